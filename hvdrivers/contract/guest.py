@@ -1,0 +1,83 @@
+"""Guest: what only somebody inside the guest can do, or tell.
+
+All of these need a running agent in the guest, except addresses from leases and ARP. Without
+one they raise GuestAgentUnavailable within the deadline; they never wait for a boot.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.operation import Interface, Repeat, operation
+from hvdrivers.contract.states import R, row
+from hvdrivers.models.guest import ExecResult, GuestAddress
+
+
+class GuestPassword(Interface, capability=Capability.GUEST_PASSWORD):
+    """Back into a guest."""
+
+    @operation(states=row(same=(R,)), timeout=30)
+    @abstractmethod
+    def set_guest_password(
+        self, uuid: UUID, user: str, password: SecretStr, *, timeout: float | None = None
+    ) -> None:
+        """Set a user's password in the guest.
+
+        Raises:
+            InvalidRequest: the guest knows no such user.
+        """
+
+
+class GuestFreeze(Interface, capability=Capability.GUEST_FREEZE):
+    """Consistent file systems for a snapshot made elsewhere."""
+
+    @operation(states=row(same=(R,)), timeout=60)
+    @abstractmethod
+    def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Flush and freeze all file systems of the guest. Freezing twice is one freeze."""
+
+    @operation(states=row(same=(R,)), timeout=60)
+    @abstractmethod
+    def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Let them go on. Thawing what is not frozen is a success."""
+
+
+class GuestExec(Interface, capability=Capability.GUEST_EXEC):
+    """Run something inside."""
+
+    @operation(states=row(same=(R,)), timeout=300, repeat=Repeat.AGAIN)
+    @abstractmethod
+    def guest_exec(
+        self,
+        uuid: UUID,
+        command: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+    ) -> ExecResult:
+        """Run a program in the guest and wait for its end.
+
+        Args:
+            command: the program's path and its arguments; no shell reads them.
+
+        Raises:
+            InvalidRequest: the guest has no such program.
+            OperationTimeout: it still ran at the deadline, and may run on.
+        """
+
+
+class GuestAddresses(Interface, capability=Capability.GUEST_ADDRESSES):
+    """Where the guest can be reached."""
+
+    @operation(changes=False, states=row(same=(R,)), timeout=30)
+    @abstractmethod
+    def guest_addresses(
+        self, uuid: UUID, *, timeout: float | None = None
+    ) -> Sequence[GuestAddress]:
+        """Every address that any source knows now, each with its source. Empty if none does; it
+        does not wait for the guest to get one."""

@@ -1,0 +1,50 @@
+"""Images: the host's cache of what instances are made from.
+
+The cache is the host's, not the library's: every driver on every machine sees the same entries,
+named by content (``ImageRef.cache_key()``), and an entry in use is never removed.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.operation import Interface, Scope, operation
+from hvdrivers.models.image import CachedImage, ImageRef
+from hvdrivers.models.progress import ProgressCallback
+
+
+class ImageCache(Interface, capability=Capability.IMAGE_CACHE):
+    """Load before it is needed, see what is there, make room."""
+
+    @operation(scope=Scope.HOST, timeout=3600)
+    @abstractmethod
+    def cache_image(
+        self,
+        image: ImageRef,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> CachedImage:
+        """Bring an image into the host's cache; at once if it is there. Two callers at the same
+        time load it once, or the second load is dropped; never half an image.
+
+        Raises:
+            ImageRejected: as in spawn.
+            InsufficientResources: no room.
+        """
+
+    @operation(scope=Scope.HOST, changes=False, timeout=60)
+    @abstractmethod
+    def list_cached_images(self, *, timeout: float | None = None) -> Sequence[CachedImage]:
+        """What is in the cache."""
+
+    @operation(scope=Scope.HOST, timeout=60)
+    @abstractmethod
+    def evict_image(self, key: str, *, timeout: float | None = None) -> None:
+        """Remove one entry. One that is not there is a success.
+
+        Raises:
+            DeviceBusy: an instance's disk is based on it.
+        """

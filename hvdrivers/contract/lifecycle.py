@@ -1,0 +1,253 @@
+"""Lifecycle: from an image to a machine and back to nothing.
+
+*Instance*: a virtual machine that this library made (or adopted). Its identity is a UUID that
+the caller chose; its name is a label. *Foreign machine*: any other on the same host; shown by
+list_foreign(), touched by nothing.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from uuid import UUID
+
+from pydantic import PositiveInt
+
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.operation import Interface, Repeat, Scope, operation
+from hvdrivers.contract.states import ANY_STATE, B, C, End, P, R, S, U, X, row
+from hvdrivers.models.base import Name
+from hvdrivers.models.image import ImageRef
+from hvdrivers.models.instance import (
+    Flavor,
+    ForeignInstance,
+    InstanceInfo,
+    InstanceSpec,
+    InstanceSummary,
+    Keep,
+    Metadata,
+)
+from hvdrivers.models.progress import ProgressCallback
+
+
+class Lifecycle(Interface):
+    """Core: create, look, destroy."""
+
+    @operation(scope=Scope.HOST, timeout=600, repeat=Repeat.REFUSED)
+    @abstractmethod
+    def spawn(
+        self,
+        spec: InstanceSpec,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        """Make an instance and start it (``spec.start``), or leave nothing at all.
+
+        Returns when the machine is RUNNING (or STOPPED, if not to be started) and every other
+        connection to the host sees it. RUNNING means that its CPUs run; how far the guest has
+        booted is the guest's affair. Meanwhile it is BUILDING where the hypervisor can show
+        that, and not there where it cannot.
+
+        The image is inspected and its checksum verified before the hypervisor gets a byte of
+        it. The first spawn from an image puts it into the host's cache; later ones cost the same
+        for any size of image.
+
+        A second spawn with the same UUID raises InstanceExists, also after a success whose reply
+        was lost: so a retry after OutcomeUnknown is safe, and InstanceExists then means that it
+        worked. After a crash of the calling process destroy(uuid) clears what was begun.
+        Spawns of different UUIDs run in parallel.
+
+        Raises:
+            InstanceExists: the UUID is taken.
+            ImageRejected: unsafe or corrupt image, wrong checksum, larger than the disk.
+            NetworkNotFound, VolumeNotFound: a NIC's network or a volume is not there.
+            InsufficientResources: not enough memory, disk or devices.
+            NotSupported: the spec needs a capability that is not there.
+            OperationTimeout: the deadline passed; what was made has been removed.
+        """
+
+    @operation(
+        timeout=120,
+        states=row(dict.fromkeys((B, R, P, U, S, X, C), End.GONE)),
+    )
+    @abstractmethod
+    def destroy(
+        self,
+        uuid: UUID,
+        *,
+        keep: frozenset[Keep] = frozenset(),
+        timeout: float | None = None,
+    ) -> None:
+        """Stop the instance at once and remove everything that spawn and later calls made for it.
+
+        Afterwards there are no disks, seed image, NVRAM, TPM state, NICs on switches, secrets,
+        snapshots or logs of it on the host. Attached volumes are detached and stay, with their
+        data. An instance that is not there is a success, and what an interrupted spawn or
+        destroy has left of it is removed all the same. A foreign machine with this UUID is not
+        touched: InstanceNotFound.
+
+        Args:
+            keep: what to leave on purpose.
+        """
+
+    @operation(changes=False, states=ANY_STATE, timeout=30)
+    @abstractmethod
+    def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
+        """One instance in full, read from the hypervisor now.
+
+        Raises:
+            InstanceNotFound: not there, or not ours.
+        """
+
+    @operation(scope=Scope.HOST, changes=False, timeout=60)
+    @abstractmethod
+    def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
+        """All instances of ours, in any order; one bulk call for any number of them.
+
+        Each entry is what get_instance(uuid).summary() would give at that moment.
+        """
+
+    @operation(scope=Scope.HOST, changes=False, timeout=60)
+    @abstractmethod
+    def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
+        """All machines on the host that are not ours; one bulk call."""
+
+    @operation(states=row(same=(R, P, S, X, C)), timeout=30)
+    @abstractmethod
+    def rename(self, uuid: UUID, name: Name, *, timeout: float | None = None) -> None:
+        """Change the label. In a state other than STOPPED this needs HOT_RENAME.
+
+        Raises:
+            InvalidRequest: not a valid name.
+            NotSupported: this hypervisor renames only stopped machines.
+        """
+
+    @operation(states=row(same=(R, P, S, X, C)), timeout=30)
+    @abstractmethod
+    def set_metadata(
+        self, uuid: UUID, metadata: Metadata, *, timeout: float | None = None
+    ) -> None:
+        """Replace all metadata by these entries; they come back unchanged from get_instance().
+
+        Raises:
+            InvalidRequest: a key or value is not allowed (see models.instance.Metadata).
+        """
+
+
+class Rescue(Interface, capability=Capability.RESCUE):
+    """Repair a guest that does not boot."""
+
+    @operation(states=row({R: X, S: X, C: X}), timeout=600, repeat=Repeat.REFUSED)
+    @abstractmethod
+    def rescue(
+        self,
+        uuid: UUID,
+        image: ImageRef | None = None,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Stop the instance and boot it from ``image`` with its own root disk second.
+
+        Args:
+            image: the rescue image; None boots the image that the instance was made from.
+
+        Raises:
+            InvalidRequest: no image given and the instance was booted from a volume.
+            ImageRejected: as in spawn.
+        """
+
+    @operation(states=row({X: R}), timeout=120, repeat=Repeat.REFUSED)
+    @abstractmethod
+    def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Remove the rescue disk and boot the instance's own root disk again."""
+
+
+class Resize(Interface, capability=Capability.RESIZE):
+    """Another size for a stopped instance."""
+
+    @operation(states=row(same=(S,)), timeout=120)
+    @abstractmethod
+    def resize(self, uuid: UUID, flavor: Flavor, *, timeout: float | None = None) -> None:
+        """Give a stopped instance the CPUs, memory and root disk of ``flavor``.
+
+        Raises:
+            InvalidRequest: the root disk would shrink, which destroys data.
+            InsufficientResources: the host has not that much.
+        """
+
+
+class HotResize(Interface, capability=Capability.HOT_RESIZE):
+    """More CPUs and memory while the guest runs."""
+
+    @operation(states=row(same=(R,)), timeout=120)
+    @abstractmethod
+    def hot_resize(
+        self,
+        uuid: UUID,
+        *,
+        vcpus: PositiveInt | None = None,
+        memory_mib: PositiveInt | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Change CPUs and memory of a running instance within the headroom of its flavor.
+
+        Args:
+            vcpus: new number of virtual CPUs; None leaves it.
+            memory_mib: new memory, MiB; None leaves it.
+
+        Raises:
+            InvalidRequest: outside the flavor's max_vcpus or max_memory_mib, or a decrease that
+                the hypervisor does not do hot.
+            DeviceBusy: the guest did not take it in time; nothing has changed.
+        """
+
+
+class Rebuild(Interface, capability=Capability.REBUILD):
+    """A new root disk for the same machine."""
+
+    @operation(states=row({C: S}, same=(R, S)), timeout=600, repeat=Repeat.AGAIN)
+    @abstractmethod
+    def rebuild(
+        self,
+        uuid: UUID,
+        image: ImageRef,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Replace the root disk by a fresh one from ``image``. UUID, name, metadata, NICs and
+        volumes stay; what was on the root disk is lost. A failure before the new disk is in place
+        leaves the old one.
+
+        Raises:
+            InvalidRequest: the instance was booted from a volume.
+            ImageRejected: as in spawn.
+        """
+
+
+class Adopt(Interface, capability=Capability.ADOPT):
+    """Machines that others made."""
+
+    @operation(states=row(same=(R, P, S)), timeout=60)
+    @abstractmethod
+    def adopt(
+        self,
+        uuid: UUID,
+        *,
+        name: Name | None = None,
+        metadata: Metadata | None = None,
+        timeout: float | None = None,
+    ) -> InstanceInfo:
+        """Make a foreign machine (see list_foreign()) an instance of ours, as it is.
+
+        Nothing of it is changed but the mark. A later destroy() removes its disks too.
+
+        Args:
+            name: a label; None takes the machine's own name.
+
+        Raises:
+            InstanceNotFound: no machine has this UUID.
+            InvalidRequest: its own name is not a valid label and no other was given.
+        """

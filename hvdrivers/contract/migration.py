@@ -1,0 +1,90 @@
+"""Migration: to another host, running or not.
+
+The caller holds drivers for both hosts. The source driver runs the migration; ``Destination``
+says where to in the hypervisor's own words. Afterwards the instance is on exactly one of them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from uuid import UUID
+
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.operation import Interface, Repeat, operation
+from hvdrivers.contract.states import ANY_STATE, End, P, R, S, row
+from hvdrivers.models.migration import Destination, MigrationPlan, MigrationProgress
+from hvdrivers.models.progress import ProgressCallback
+
+
+class LiveMigration(Interface, capability=Capability.LIVE_MIGRATION):
+    """The guest runs on while it moves."""
+
+    @operation(changes=False, states=row(same=(R, P)), timeout=60)
+    @abstractmethod
+    def check_live_migration(
+        self, uuid: UUID, destination: Destination, *, timeout: float | None = None
+    ) -> MigrationPlan:
+        """Find every reason why it could not move; the plan lists them all, not only the first.
+
+        Raises:
+            ConnectionFailed: the *source* cannot be reached. A dead destination is a blocker.
+        """
+
+    @operation(states=row({R: End.GONE, P: End.GONE}), timeout=3600, repeat=Repeat.REFUSED)
+    @abstractmethod
+    def live_migrate(
+        self,
+        uuid: UUID,
+        destination: Destination,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Move it. A failure, a timeout or an abort leaves it running at the source, and nothing
+        at the destination.
+
+        Raises:
+            InvalidRequest: a blocker, as check_live_migration() would list it.
+            OperationTimeout: it did not converge; it runs at the source.
+        """
+
+    @operation(changes=False, states=ANY_STATE, timeout=30)
+    @abstractmethod
+    def migration_progress(
+        self, uuid: UUID, *, timeout: float | None = None
+    ) -> MigrationProgress:
+        """Where a migration of this instance stands; phase NONE if there is none."""
+
+    @operation(serialised=False, states=row(same=(R, P)), timeout=30)
+    @abstractmethod
+    def abort_migration(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Stop a running migration: live_migrate() then raises. Without one it is a success.
+
+        Not serialised with live_migrate(), which it interrupts.
+        """
+
+    @operation(serialised=False, states=row(same=(R, P)), timeout=30)
+    @abstractmethod
+    def force_migration(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Make a running migration end soon, at the price of a longer standstill of the guest.
+
+        Raises:
+            InvalidState: no migration runs.
+        """
+
+
+class ColdMigration(Interface, capability=Capability.COLD_MIGRATION):
+    """A stopped instance moves."""
+
+    @operation(states=row({S: End.GONE}), timeout=3600, repeat=Repeat.REFUSED)
+    @abstractmethod
+    def cold_migrate(
+        self,
+        uuid: UUID,
+        destination: Destination,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Move definition and disks of a stopped instance. A failure leaves it at the source and
+        nothing at the destination."""

@@ -1,0 +1,62 @@
+"""Network: NICs and what they are plugged into.
+
+*VIF*: one virtual NIC and its wiring, named by ``Vif.id`` (a Neutron port id, or the caller's
+own), the same in plug, in unplug and in InstanceInfo.vifs. A driver wires through the
+hypervisor's own API; networks, bridges and switches must exist, it never makes them.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from uuid import UUID
+
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.operation import Interface, operation
+from hvdrivers.contract.states import P, R, S, row
+from hvdrivers.models.vif import AttachedVif, Vif, VifQos
+
+
+class Network(Interface):
+    """Core: plug and unplug."""
+
+    @operation(states=row(same=(R, P, S)))
+    @abstractmethod
+    def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
+        """Give the machine a NIC: at once if it runs, and for every later start.
+
+        Plugging a VIF that this instance already has returns what is there.
+
+        Raises:
+            NetworkNotFound: the bridge, network, switch or port group is not there.
+            DeviceBusy: the MAC address or port is in use by another machine.
+            NotSupported: this driver does not do this type of VIF, model or option.
+            InsufficientResources: no free slot for another NIC, no free virtual function.
+        """
+
+    @operation(states=row(same=(R, S)))
+    @abstractmethod
+    def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
+        """Take a NIC away and free its port. Returns when the guest has let go; a VIF that is not
+        plugged is a success.
+
+        Raises:
+            DeviceBusy: the guest did not let go within the deadline. It is still plugged.
+        """
+
+
+class VifQosControl(Interface, capability=Capability.VIF_QOS):
+    """Limits of a NIC."""
+
+    @operation(states=row(same=(R, P, S)))
+    @abstractmethod
+    def set_vif_qos(
+        self, uuid: UUID, vif_id: str, qos: VifQos | None, *, timeout: float | None = None
+    ) -> None:
+        """Change the limits of a plugged NIC, at once and for later starts.
+
+        Args:
+            qos: None removes all limits.
+
+        Raises:
+            NetworkNotFound: no such VIF on this instance.
+        """

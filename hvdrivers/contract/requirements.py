@@ -1,0 +1,147 @@
+"""What the *arguments* of an operation need: the capabilities behind a spec, a volume, a NIC.
+
+An operation may be there while what is asked of it is not: attach_volume() is Core, a volume over
+NVMe-oF is not. ``required(...)`` reads that from the arguments, in one place for every driver, so
+that a driver never sees a request that it did not declare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.consoles import CONSOLE_CAPABILITIES
+from hvdrivers.models.cloudinit import CloudInit
+from hvdrivers.models.console import ConsoleKind
+from hvdrivers.models.image import FileImage, HostImage, HttpImage, ImageFormat
+from hvdrivers.models.instance import CpuPolicy, Firmware, Flavor, InstanceSpec
+from hvdrivers.models.vif import VIF_TYPES
+from hvdrivers.models.volume import VolumeAttachment
+
+IMAGE_CAPABILITIES: Mapping[ImageFormat, Capability] = {
+    ImageFormat.RAW: Capability.IMAGE_RAW,
+    ImageFormat.QCOW2: Capability.IMAGE_QCOW2,
+    ImageFormat.VMDK: Capability.IMAGE_VMDK,
+    ImageFormat.VHD: Capability.IMAGE_VHD,
+    ImageFormat.VHDX: Capability.IMAGE_VHDX,
+    ImageFormat.VDI: Capability.IMAGE_VDI,
+    ImageFormat.ISO: Capability.IMAGE_ISO,
+}
+
+VOLUME_CAPABILITIES: Mapping[str, Capability] = {
+    "pool": Capability.VOLUME_POOL,
+    "local": Capability.VOLUME_LOCAL,
+    "iscsi": Capability.VOLUME_ISCSI,
+    "iser": Capability.VOLUME_ISCSI,
+    "rbd": Capability.VOLUME_RBD,
+    "nfs": Capability.VOLUME_NFS,
+    "smbfs": Capability.VOLUME_SMBFS,
+    "fibre_channel": Capability.VOLUME_FC,
+    "nvmeof": Capability.VOLUME_NVMEOF,
+    "vmdk": Capability.VOLUME_VMDK,
+    "vstorageobject": Capability.VOLUME_FCD,
+}
+
+VIF_CAPABILITIES: Mapping[str, Capability] = {
+    "network": Capability.VIF_NETWORK,
+    "bridge": Capability.VIF_BRIDGE,
+    "ovs": Capability.VIF_OVS,
+    "tap": Capability.VIF_TAP,
+    "macvtap": Capability.VIF_MACVTAP,
+    "hw_veb": Capability.VIF_HOSTDEV,
+    "hostdev_physical": Capability.VIF_HOSTDEV,
+    "ib_hostdev": Capability.VIF_HOSTDEV,
+    "vhostuser": Capability.VIF_VHOSTUSER,
+    "vdpa": Capability.VIF_VDPA,
+    "dvs": Capability.VIF_DVS,
+    "hyperv": Capability.VIF_HYPERV,
+}
+
+
+def required(arguments: Mapping[str, object]) -> frozenset[Capability]:
+    """The capabilities that a call with these arguments needs, beyond its operation's own."""
+    needs: set[Capability] = set()
+    for argument in arguments.values():
+        needs |= _of(argument)
+    if arguments.get("memory") is True:
+        needs.add(Capability.SNAPSHOT_MEMORY)
+    return frozenset(needs)
+
+
+def _of(argument: object) -> set[Capability]:  # noqa: PLR0911 - one answer per type
+    if isinstance(argument, InstanceSpec):
+        return _of_spec(argument)
+    if isinstance(argument, FileImage | HttpImage | HostImage):
+        return _of_image(argument)
+    if isinstance(argument, VolumeAttachment):
+        return _of_attachment(argument)
+    if isinstance(argument, VIF_TYPES):
+        needs = {VIF_CAPABILITIES[argument.type]}
+        if argument.qos is not None:
+            needs.add(Capability.VIF_QOS)
+        return needs
+    if isinstance(argument, Flavor):
+        return _of_flavor(argument)
+    if isinstance(argument, ConsoleKind):
+        return {CONSOLE_CAPABILITIES[argument]}
+    return set()
+
+
+def _of_spec(spec: InstanceSpec) -> set[Capability]:
+    needs = _of_flavor(spec.flavor)
+    if spec.image is not None:
+        needs |= _of_image(spec.image)
+    for volume in spec.volumes:
+        needs |= _of_attachment(volume)
+        if volume.boot_index == 0:
+            needs.add(Capability.BOOT_FROM_VOLUME)
+    for vif in spec.vifs:
+        needs |= _of(vif)
+    if isinstance(spec.cloud_init, CloudInit):
+        needs.add(Capability.CONFIG_DRIVE)
+        if spec.cloud_init.user_data is not None:
+            needs.add(Capability.USER_DATA)
+    for wanted, capability in (
+        (spec.firmware is Firmware.UEFI, Capability.UEFI),
+        (spec.secure_boot, Capability.SECURE_BOOT),
+        (spec.vtpm, Capability.VTPM),
+        (spec.sev, Capability.SEV),
+        (spec.pci_devices, Capability.PCI_PASSTHROUGH),
+        (spec.vgpus, Capability.VGPU),
+    ):
+        if wanted:
+            needs.add(capability)
+    return needs
+
+
+def _of_flavor(flavor: Flavor) -> set[Capability]:
+    wanted = (
+        (flavor.ephemeral_gib > 0, Capability.EPHEMERAL_DISK),
+        (flavor.swap_mib > 0, Capability.SWAP_DISK),
+        (flavor.max_vcpus is not None, Capability.HOT_RESIZE),
+        (flavor.max_memory_mib is not None, Capability.HOT_RESIZE),
+        (flavor.cpu_policy is CpuPolicy.DEDICATED, Capability.CPU_PINNING),
+        (flavor.numa_nodes is not None, Capability.NUMA),
+        (flavor.page_size_kib is not None, Capability.HUGEPAGES),
+    )
+    return {capability for needed, capability in wanted if needed}
+
+
+def _of_image(image: FileImage | HttpImage | HostImage) -> set[Capability]:
+    needs = set()
+    if isinstance(image, HostImage):
+        needs.add(Capability.IMAGE_HOST)
+    if image.format is not None:
+        needs.add(IMAGE_CAPABILITIES[image.format])
+    return needs
+
+
+def _of_attachment(attachment: VolumeAttachment) -> set[Capability]:
+    needs = {VOLUME_CAPABILITIES[attachment.volume.driver_volume_type]}
+    if attachment.qos is not None:
+        needs.add(Capability.DISK_QOS)
+    if attachment.encryption is not None:
+        needs.add(Capability.ENCRYPTED_VOLUME)
+    if attachment.volume.multiattach:
+        needs.add(Capability.MULTI_ATTACH)
+    return needs

@@ -1,0 +1,125 @@
+"""Snapshots: points to come back to, images made of an instance, and backups."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.operation import Interface, Repeat, operation
+from hvdrivers.contract.states import ANY_STATE, End, P, R, S, row
+from hvdrivers.models.image import ImageFormat, ImageInfo
+from hvdrivers.models.base import Name
+from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.snapshot import Backup, Snapshot
+
+
+class Snapshots(Interface, capability=Capability.SNAPSHOTS):
+    """A tree of snapshots, inside the hypervisor."""
+
+    @operation(states=row(same=(R, P, S)), timeout=300, repeat=Repeat.REFUSED)
+    @abstractmethod
+    def create_snapshot(
+        self, uuid: UUID, name: Name, *, memory: bool = False, timeout: float | None = None
+    ) -> Snapshot:
+        """Remember the disks made by spawn (not attached volumes) as they are now.
+
+        Args:
+            name: a label, unique within the instance.
+            memory: also the memory of a powered-on machine; needs SNAPSHOT_MEMORY.
+
+        Raises:
+            InvalidRequest: the name is taken, or memory was asked of a stopped machine.
+            InsufficientResources: no room.
+        """
+
+    @operation(changes=False, states=ANY_STATE, timeout=30)
+    @abstractmethod
+    def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
+        """The tree, parents before children."""
+
+    @operation(
+        states=row({R: End.DEPENDS, P: End.DEPENDS, S: End.DEPENDS}),
+        timeout=300,
+        repeat=Repeat.CONVERGES,
+    )
+    @abstractmethod
+    def revert_snapshot(
+        self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
+    ) -> None:
+        """Go back. With memory the machine continues in the state it had; without it is STOPPED.
+        What happened since is lost, other snapshots stay.
+
+        Raises:
+            VolumeNotFound: no such snapshot.
+        """
+
+    @operation(states=row(same=(R, P, S)), timeout=600)
+    @abstractmethod
+    def delete_snapshot(
+        self,
+        uuid: UUID,
+        snapshot_id: str,
+        *,
+        children: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Forget a snapshot; the instance does not change. One that is not there is a success.
+
+        Args:
+            children: also all that descend from it; otherwise they move to its parent.
+        """
+
+
+class SnapshotToImage(Interface, capability=Capability.SNAPSHOT_TO_IMAGE):
+    """An image out of an instance."""
+
+    @operation(states=row(same=(R, P, S)), timeout=3600, repeat=Repeat.REFUSED)
+    @abstractmethod
+    def snapshot_to_image(
+        self,
+        uuid: UUID,
+        target: Path,
+        format: ImageFormat = ImageFormat.QCOW2,  # noqa: A002 - the field's own name
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> ImageInfo:
+        """Copy the root disk, as it is at one moment, into a file on *this* machine; it stands
+        alone, without backing file. A running machine runs on.
+
+        Args:
+            target: the file to write; it must not exist. After a failure it does not.
+
+        Raises:
+            InvalidRequest: the target exists or cannot be written.
+            NotSupported: not this format here.
+        """
+
+
+class IncrementalBackup(Interface, capability=Capability.INCREMENTAL_BACKUP):
+    """Only what changed."""
+
+    @operation(states=row(same=(R,)), timeout=300, repeat=Repeat.REFUSED)
+    @abstractmethod
+    def begin_backup(
+        self, uuid: UUID, *, since: str | None = None, timeout: float | None = None
+    ) -> Backup:
+        """Open a consistent point in time for reading, while the guest runs on.
+
+        Args:
+            since: the id of an earlier backup: only what changed since then. None: all.
+
+        Raises:
+            VolumeNotFound: the hypervisor has no such point any more; make a full backup.
+            DeviceBusy: a backup is open already.
+        """
+
+    @operation(states=row(same=(R, P, S)), timeout=300)
+    @abstractmethod
+    def end_backup(
+        self, uuid: UUID, backup_id: str, *, timeout: float | None = None
+    ) -> None:
+        """Close it. Its id stays valid for ``since=``. Closing what is closed is a success."""

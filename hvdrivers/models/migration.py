@@ -1,0 +1,80 @@
+"""Moving an instance between hosts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import SecretStr
+
+from hvdrivers.models.base import Identifier, Model, PrintableText
+
+
+class Destination(Model):
+    """The host to go to, in the words of the hypervisor."""
+
+    host: PrintableText
+    """Libvirt: connection URI of the destination as the *source host* sees it (or the caller, see
+    the driver). vSphere: host or cluster name. Hyper-V: computer name."""
+    storage: Identifier | None = None
+    """Pool, datastore or path to put the disks in. None: shared storage, or the same name."""
+    address: PrintableText | None = None
+    """Address of the migration network on the destination, where it differs from ``host``."""
+    password: SecretStr | None = None
+    """Where the destination needs its own credentials."""
+
+
+class BlockerKind(StrEnum):
+    """Why an instance cannot move."""
+
+    CPU = "cpu"
+    DEVICE = "device"
+    STORAGE = "storage"
+    NETWORK = "network"
+    VERSION = "version"
+    STATE = "state"
+    RESOURCES = "resources"
+    CONNECTION = "connection"
+
+
+class Blocker(Model):
+    """One reason. An empty list means that the migration can be tried."""
+
+    kind: BlockerKind
+    reason: str
+    hint: str | None = None
+    device: str | None = None
+
+
+class MigrationPlan(Model):
+    """The result of the pre-check. Frozen evidence: it is checked again when the migration runs."""
+
+    destination: Destination
+    copy_storage: bool
+    """True: the disks are copied, as the hosts do not share them."""
+    blockers: tuple[Blocker, ...] = ()
+
+    @property
+    def possible(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.blockers
+
+
+class MigrationPhase(StrEnum):
+    """Where a migration stands."""
+
+    NONE = "none"
+    COPYING = "copying"
+    SWITCHING = "switching"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+
+class MigrationProgress(Model):
+    """A running migration."""
+
+    phase: MigrationPhase
+    total_bytes: int | None = None
+    remaining_bytes: int | None = None
+    downtime_ms: int | None = None
+    """Expected or measured time that the guest stands still, milliseconds."""

@@ -1,0 +1,142 @@
+"""What a host has and what of it is taken: the typed inventory.
+
+``HostResources.placement()`` turns it into the tree that OpenStack Placement wants; nothing else
+in the library knows Placement's shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hvdrivers.models.base import Model
+from hvdrivers.models.host import HostInfo
+from hvdrivers.models.pci import PciAddress
+
+
+class CpuResources(Model):
+    """The host's processors."""
+
+    total: int
+    """Hardware threads that may run guests."""
+    dedicated: int = 0
+    """Of them, set aside for pinned virtual CPUs (Placement's PCPU); the rest is shared."""
+    used: int
+    """Virtual CPUs of our and foreign machines that are powered on."""
+    sockets: int
+    cores_per_socket: int
+    threads_per_core: int
+    model: str
+    """The vendor's or the hypervisor's name of the CPU model."""
+    features: frozenset[str] = frozenset()
+    """CPU flags in the hypervisor's spelling (``avx2``, ``vmx``)."""
+
+
+class HugePages(Model):
+    """One pool of huge pages."""
+
+    size_kib: int
+    total: int
+    """Pages."""
+    free: int
+
+
+class MemoryResources(Model):
+    """The host's memory, MiB."""
+
+    total_mib: int
+    used_mib: int
+    """Assigned to powered-on machines, ours and foreign."""
+    free_mib: int | None = None
+    """What the host itself says is free."""
+    hugepages: tuple[HugePages, ...] = ()
+
+
+class StorageResources(Model):
+    """One pool, datastore or volume folder."""
+
+    name: str
+    total_gib: float
+    used_gib: float
+    shared: bool
+    """True where other hosts see the same space: it must not be counted once for each."""
+
+
+class NumaCell(Model):
+    """One NUMA cell of the host."""
+
+    id: int
+    cpus: frozenset[int]
+    memory_mib: int
+    hugepages: tuple[HugePages, ...] = ()
+    distances: Mapping[int, int] = {}
+    """Distance to each cell, in the firmware's units (10 is local)."""
+
+
+class MediatedType(Model):
+    """A kind of slice that a device can be cut into (vGPU)."""
+
+    name: str
+    available: int
+    total: int | None = None
+    label: str | None = None
+
+
+class PciDevice(Model):
+    """A PCI device of the host."""
+
+    address: PciAddress
+    vendor_id: str
+    """Four hex digits."""
+    product_id: str
+    class_code: str
+    """Six hex digits: ``030000`` is a VGA controller, ``020000`` an Ethernet controller."""
+    label: str = ""
+    driver: str | None = None
+    numa_cell: int | None = None
+    iommu_group: int | None = None
+    physical_function: PciAddress | None = None
+    """For a virtual function: its physical function."""
+    virtual_functions: tuple[PciAddress, ...] = ()
+    max_virtual_functions: int = 0
+    mediated_types: tuple[MediatedType, ...] = ()
+
+    @property
+    def is_gpu(self) -> bool:
+        """Display or processing accelerator, by PCI base class 03 or 12."""
+        return self.class_code[:2] in {"03", "12"}
+
+
+class Inventory(Model):
+    """One resource class of one provider, in Placement's own words."""
+
+    total: int
+    reserved: int = 0
+    min_unit: int = 1
+    max_unit: int
+    step_size: int = 1
+    allocation_ratio: float = 1.0
+
+
+class PlacementProvider(Model):
+    """One resource provider of the Placement tree."""
+
+    name: str
+    parent: str | None
+    """Name of the parent provider; None for the root."""
+    inventories: Mapping[str, Inventory]
+    """By resource class: the names of os-resource-classes, or CUSTOM_*."""
+    traits: frozenset[str]
+    """The names of os-traits, or CUSTOM_*."""
+
+
+class HostResources(Model):
+    """The whole inventory of a host, read at one moment."""
+
+    host: HostInfo
+    cpu: CpuResources
+    memory: MemoryResources
+    storage: tuple[StorageResources, ...]
+    numa_cells: tuple[NumaCell, ...] = ()
+    devices: tuple[PciDevice, ...] = ()
+    instances: int
+    """Instances of ours, in any state."""

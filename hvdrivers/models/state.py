@@ -1,0 +1,24 @@
+"""The states of an instance. What leads from one to another: ``hvdrivers/contract/states.py``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class InstanceState(StrEnum):
+    """What an instance is doing. Values are stable and may be stored."""
+
+    BUILDING = "building"
+    """spawn() has begun and is not finished. Only reads and destroy() are allowed."""
+    RUNNING = "running"
+    """Powered on; the virtual CPUs run. Says nothing about the guest's operating system."""
+    PAUSED = "paused"
+    """Powered on, virtual CPUs frozen, memory kept."""
+    SUSPENDED = "suspended"
+    """Memory saved to disk, powered off. A frozen picture: it may be resumed, dropped or read."""
+    STOPPED = "stopped"
+    """Powered off. Disks and NICs stay."""
+    RESCUED = "rescued"
+    """Booted from a rescue image, with its own disks second."""
+    CRASHED = "crashed"
+    """The guest's kernel or the virtual machine process died. Disks and NICs stay."""

@@ -1,0 +1,90 @@
+"""``Volume``: any kind of volume, told apart by ``driver_volume_type``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Annotated
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import InitErrorDetails
+
+from hvdrivers.models.volume._base import prepare
+from hvdrivers.models.volume.fc import FibreChannelVolume
+from hvdrivers.models.volume.host import FcdVolume, LocalVolume, PoolVolume, VmdkVolume
+from hvdrivers.models.volume.iscsi import IscsiVolume
+from hvdrivers.models.volume.network import NfsVolume, RbdVolume, SmbfsVolume
+from hvdrivers.models.volume.nvmeof import NvmeofVolume
+
+Volume = Annotated[
+    Annotated[
+        IscsiVolume
+        | RbdVolume
+        | NfsVolume
+        | SmbfsVolume
+        | FibreChannelVolume
+        | NvmeofVolume
+        | LocalVolume
+        | PoolVolume
+        | VmdkVolume
+        | FcdVolume,
+        Field(discriminator="driver_volume_type"),
+    ],
+    # Outside of the choice, so that an unknown type does not print the credentials beside it.
+    BeforeValidator(prepare),
+]
+"""A volume. As a field it accepts a model, or Cinder's ``connection_info`` as it comes."""
+
+VOLUME_TYPES = (
+    IscsiVolume,
+    RbdVolume,
+    NfsVolume,
+    SmbfsVolume,
+    FibreChannelVolume,
+    NvmeofVolume,
+    LocalVolume,
+    PoolVolume,
+    VmdkVolume,
+    FcdVolume,
+)
+"""The classes behind ``Volume``, for ``isinstance``."""
+
+_ADAPTER: TypeAdapter[Volume] = TypeAdapter(Volume, config=ConfigDict(hide_input_in_errors=True))
+
+
+def parse_connection_info(
+    connection_info: Mapping[str, object], *, ignore: Collection[str] = ()
+) -> Volume:
+    """Read Cinder's ``connection_info``, nested or flat (attachments API).
+
+    Args:
+        connection_info: as it comes.
+        ignore: further keys to drop: what a Cinder driver of your own puts into ``data`` and
+            nobody else knows.
+
+    Raises:
+        pydantic.ValidationError: not a volume of a kind we know, a value of a wrong shape, an
+            unknown key, or no identity.
+    """
+    wanted = dict(connection_info)
+    if ignore:
+        data = wanted.get("data")
+        if isinstance(data, Mapping):
+            wanted["data"] = {k: v for k, v in data.items() if k not in ignore}
+        wanted = {k: v for k, v in wanted.items() if k not in ignore}
+    try:
+        return _ADAPTER.validate_python(wanted)
+    except ValidationError as error:
+        # Under a title that a reader understands; pydantic's own spells out the whole union.
+        raise ValidationError.from_exception_data(
+            "connection_info",
+            [
+                InitErrorDetails(
+                    type=line["type"],
+                    loc=line["loc"],
+                    input=line["input"],
+                    ctx=line.get("ctx", {}),
+                )
+                for line in error.errors(include_url=False)
+            ],
+            hide_input=True,
+        ) from None

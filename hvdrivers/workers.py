@@ -1,0 +1,91 @@
+"""Threads that run a driver's blocking calls, so that a caller's deadline holds.
+
+The client libraries block in C code that nothing can interrupt: a host that accepts a request and
+never answers would keep the caller for ever. So a call runs in a worker thread and the caller
+waits for it no longer than its deadline. ``concurrent.futures.ThreadPoolExecutor`` does not
+serve: its size is fixed, so a few hung calls would block all others, and the interpreter waits
+for its threads at exit.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
+
+_T = TypeVar("_T")
+
+
+class _Job(Generic[_T]):
+    def __init__(self, call: Callable[[], _T]) -> None:
+        self.call = call
+        self.future: Future[_T] = Future()
+        self.context = contextvars.copy_context()
+
+    def run(self) -> Callable[[], None]:
+        """Do the call; the returned function publishes its result."""
+        try:
+            result = self.context.run(self.call)
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
+            return partial(self.future.set_exception, error)
+        return partial(self.future.set_result, result)
+
+
+class _Worker:
+    def __init__(self) -> None:
+        self.inbox: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self.thread: threading.Thread | None = None
+
+
+class Workers:
+    """A pool that grows with the calls in progress and keeps a few idle threads."""
+
+    def __init__(self, name: str, *, keep_idle: int = 8) -> None:
+        self._name = name
+        self._keep_idle = keep_idle
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._closed = False
+
+    def submit(self, call: Callable[[], _T]) -> Future[_T]:
+        """Start ``call`` at once in some thread."""
+        job = _Job(call)
+        with self._lock:
+            worker = self._idle.pop() if self._idle else None
+        if worker is None:
+            worker = _Worker()
+            # daemon: a hung host must not keep the process from ending
+            worker.thread = threading.Thread(
+                target=self._serve, args=(worker,), name=self._name, daemon=True
+            )
+            worker.thread.start()
+        worker.inbox.put(job)
+        return job.future
+
+    def _serve(self, worker: _Worker) -> None:
+        staying = True
+        while staying and (job := worker.inbox.get()) is not None:
+            publish = job.run()
+            del job  # its arguments must not live as long as the thread is idle
+            with self._lock:
+                staying = not self._closed and len(self._idle) < self._keep_idle
+                if staying:
+                    # before publishing: a caller in a loop then finds this thread idle again
+                    self._idle.append(worker)
+            publish()
+            del publish
+
+    def close(self, timeout: float = 5.0) -> None:
+        """End the idle threads and wait for them; busy ones end after their call."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.inbox.put(None)
+        for worker in idle:
+            if worker.thread is not None and worker.thread is not threading.current_thread():
+                worker.thread.join(timeout)
