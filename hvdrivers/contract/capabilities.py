@@ -24,9 +24,9 @@ _MARK = "__hv_provides__"
 
 
 class Capability(StrEnum):
-    """Everything optional in the contract. Core operations have no capability: all drivers have them."""
+    """Everything optional in the contract. Core operations have none: all drivers have them."""
 
-    # operations --------------------------------------------------------------------------------
+    # operations ---------------------------------------------------------------------------------
     PAUSE = "pause"
     """Freeze the virtual CPUs, keep the memory."""
     SUSPEND = "suspend"
@@ -37,8 +37,10 @@ class Capability(StrEnum):
     """Boot from a rescue image with the own root disk second."""
     RESIZE = "resize"
     """Change CPUs, memory and root disk of a stopped instance."""
-    HOT_RESIZE = "hot-resize"
-    """Change CPUs and memory of a running instance."""
+    HOT_RESIZE_CPU = "hot-resize-cpu"
+    """Change the number of CPUs of a running instance."""
+    HOT_RESIZE_MEMORY = "hot-resize-memory"
+    """Change the memory of a running instance."""
     REBUILD = "rebuild"
     """Replace the root disk by a new image; keep UUID, NICs and volumes."""
     ADOPT = "adopt"
@@ -65,6 +67,8 @@ class Capability(StrEnum):
     """Snapshots that include memory, so that a revert continues a running guest."""
     INCREMENTAL_BACKUP = "incremental-backup"
     """Read only the blocks that changed since the last backup."""
+    CONSOLE_LOG = "console-log"
+    """The end of what the guest wrote to its serial port."""
     CONSOLE_SERIAL = "console-serial"
     CONSOLE_VNC = "console-vnc"
     CONSOLE_SPICE = "console-spice"
@@ -82,6 +86,10 @@ class Capability(StrEnum):
     GUEST_ADDRESSES = "guest-addresses"
     """Addresses as the guest, a lease or ARP shows them, each tagged by its source."""
     LIVE_MIGRATION = "live-migration"
+    LIVE_MIGRATION_ABORT = "live-migration-abort"
+    """Stop a live migration that runs."""
+    LIVE_MIGRATION_FORCE = "live-migration-force"
+    """Make one end soon: post-copy, or a longer standstill."""
     COLD_MIGRATION = "cold-migration"
     STORAGE_MIGRATION = "storage-migration"
     """Move the disks of an instance to another pool or datastore of the same host."""
@@ -109,7 +117,7 @@ class Capability(StrEnum):
     PCI_PASSTHROUGH = "pci-passthrough"
     VGPU = "vgpu"
 
-    # image formats a host takes (the library converts nothing) -----------------------------------
+    # image formats a host takes (the library converts nothing) ----------------------------------
     IMAGE_RAW = "image-raw"
     IMAGE_QCOW2 = "image-qcow2"
     IMAGE_VMDK = "image-vmdk"
@@ -120,7 +128,7 @@ class Capability(StrEnum):
     IMAGE_HOST = "image-host"
     """Spawn from an image or template that is on the host already."""
 
-    # volumes --------------------------------------------------------------------------------------
+    # volumes ------------------------------------------------------------------------------------
     MULTI_ATTACH = "multi-attach"
     """One volume attached to several instances."""
     ENCRYPTED_VOLUME = "encrypted-volume"
@@ -136,7 +144,7 @@ class Capability(StrEnum):
     VOLUME_VMDK = "volume-vmdk"
     VOLUME_FCD = "volume-fcd"
 
-    # network ----------------------------------------------------------------------------------------
+    # network ------------------------------------------------------------------------------------
     VIF_NETWORK = "vif-network"
     VIF_BRIDGE = "vif-bridge"
     VIF_OVS = "vif-ovs"
@@ -149,11 +157,16 @@ class Capability(StrEnum):
     VIF_HYPERV = "vif-hyperv"
 
 
+CHECKED_BY_DRIVER = frozenset({Capability.HOT_RENAME, Capability.RESCUE_BOOT_FROM_VOLUME})
+"""Capabilities that depend on the instance and not on the call's arguments: the guard cannot see
+whether they are needed, so a driver without them raises NotSupported itself."""
+
+
 def provides(*capabilities: Capability) -> Callable[[_F], _F]:
-    """Mark the method that does the work of these capabilities. Having the method is having them."""
+    """Mark the method that does the work of these capabilities: who has it has them."""
 
     def mark(function: _F) -> _F:
-        setattr(function, _MARK, frozenset(capabilities))
+        setattr(function, _MARK, getattr(function, _MARK, frozenset()) | set(capabilities))
         return function
 
     return mark

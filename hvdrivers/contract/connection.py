@@ -1,4 +1,6 @@
-"""Connection: one driver object is one host (or one vCenter), from connect() to close().
+"""Connection: one driver object is one host, or one cluster, from connect() to close().
+
+Where it is a cluster (vCenter), ``host`` in this contract means the cluster as a whole.
 
 A driver object is safe to share between threads. It holds whatever connections it needs, notices
 when one is lost and makes a new one at the next call; a call that was under way when it was lost

@@ -13,15 +13,16 @@ from hvdrivers.contract.states import C, P, R, S, U, X, row
 from hvdrivers.models.console import ConsoleAccess, ConsoleKind, ConsoleLog, Screenshot
 
 
-class Consoles(Interface):
-    """Core: the log."""
+class Consoles(Interface, capability=Capability.CONSOLE_LOG):
+    """The log. Not Core: on Hyper-V nobody keeps what a guest writes to its serial port."""
 
     @operation(changes=False, states=row(same=(R, P, U, S, X, C)), timeout=30)
     @abstractmethod
     def get_console_log(
         self, uuid: UUID, *, max_bytes: PositiveInt = 65536, timeout: float | None = None
     ) -> ConsoleLog:
-        """The end of what the guest wrote to its first serial port, since spawn and over reboots.
+        """The end of what the guest wrote to its first serial port, since spawn and over reboots,
+        as far as the hypervisor keeps it: logs are bounded, so that a guest cannot fill the host.
 
         Args:
             max_bytes: at most this many bytes, from the end.

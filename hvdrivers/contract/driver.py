@@ -23,10 +23,23 @@ from hvdrivers.contract.errors import InvalidState
 from hvdrivers.contract.events import Events
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
 from hvdrivers.contract.images import ImageCache
-from hvdrivers.contract.lifecycle import Adopt, HotResize, Lifecycle, Rebuild, Rescue, Resize
+from hvdrivers.contract.lifecycle import (
+    Adopt,
+    HotResizeCpu,
+    HotResizeMemory,
+    Lifecycle,
+    Rebuild,
+    Rescue,
+    Resize,
+)
 from hvdrivers.contract.maintenance import HostPower, Maintenance
 from hvdrivers.contract.metrics import Metrics
-from hvdrivers.contract.migration import ColdMigration, LiveMigration
+from hvdrivers.contract.migration import (
+    ColdMigration,
+    LiveMigration,
+    LiveMigrationAbort,
+    LiveMigrationForce,
+)
 from hvdrivers.contract.network import Network, VifQosControl
 from hvdrivers.contract.operation import Operation, operations_of
 from hvdrivers.contract.power import CrashDump, Pause, Power, Suspend
@@ -45,9 +58,7 @@ from hvdrivers.contract.storage import (
 from hvdrivers.models.config import DriverConfig
 
 
-class Core(
-    Connection, Resources, Lifecycle, Power, Storage, Network, Consoles, Events, Metrics
-):
+class Core(Connection, Resources, Lifecycle, Power, Storage, Network, Events, Metrics):
     """The operations that every driver has."""
 
 
@@ -84,7 +95,8 @@ class ComputeDriver(
     Core,
     Rescue,
     Resize,
-    HotResize,
+    HotResizeCpu,
+    HotResizeMemory,
     Rebuild,
     Adopt,
     Pause,
@@ -96,6 +108,7 @@ class ComputeDriver(
     HostVolumes,
     StorageMigration,
     VifQosControl,
+    Consoles,
     InteractiveConsole,
     ScreenCapture,
     Snapshots,
@@ -107,6 +120,8 @@ class ComputeDriver(
     GuestExec,
     GuestAddresses,
     LiveMigration,
+    LiveMigrationAbort,
+    LiveMigrationForce,
     ColdMigration,
     Maintenance,
     HostPower,

@@ -6,7 +6,8 @@
     ├── NotSupported             the driver, or this host, does not have the operation: do not retry
     ├── InvalidRequest           the arguments are wrong: correct them
     │   └── ImageRejected        the image is unsafe, corrupt, or not what it claims to be
-    ├── InvalidState             the instance is in a state that does not allow it: change that first
+    ├── PluginError              the driver is not installed completely, or is broken: install it
+    ├── InvalidState             the instance is in a state that does not allow it: change it first
     ├── InstanceNotFound         no such instance (of ours)
     ├── InstanceExists           the UUID is taken
     ├── VolumeNotFound           the volume, image or snapshot named does not exist
@@ -26,6 +27,8 @@
 Every error carries ``operation``, ``host``, ``instance``, ``vendor_code``, ``hint`` and
 ``retryable``; the vendor's own exception, if any, is its ``__cause__``.
 """
+
+# ruff: noqa: N818 - the names say what is wrong; a suffix on each would say it again
 
 from __future__ import annotations
 
@@ -125,6 +128,12 @@ class ImageRejected(InvalidRequest):
     what was uploaded has been removed."""
 
 
+class PluginError(HypervisorError):
+    """A driver that is registered and cannot be used: its package or one that it needs is missing
+    or broken, two packages claim its name, or its class does not keep the contract. Raised by
+    connect() before anything is sent; ``hint`` has the command that installs what is missing."""
+
+
 class InvalidState(HypervisorError):
     """The instance's state does not allow the operation. Nothing was changed."""
 
@@ -132,7 +141,9 @@ class InvalidState(HypervisorError):
 class InstanceNotFound(HypervisorError):
     """No instance of ours has this UUID. A foreign machine with that UUID is 'not found' too."""
 
-    hint_default = "list_instances() shows what exists; list_foreign() shows machines made by others"
+    hint_default = (
+        "list_instances() shows what exists; list_foreign() shows machines made by others"
+    )
 
 
 class InstanceExists(HypervisorError):
@@ -194,10 +205,12 @@ class OperationTimeout(HypervisorError):
 
 class OutcomeUnknown(HypervisorError):
     """The request reached the host, or may have, and no reply came back. Read the state, then
-    repeat the call: every operation that can raise this converges when repeated."""
+    repeat the call if need be: it converges, or raises the error that its documentation names
+    (InstanceExists after a spawn that had worked); an operation that its rules call AGAIN
+    (``Repeat.AGAIN``: reboot, guest_exec) does it again."""
 
     retryable_default = True
-    hint_default = "get_instance() tells what happened; repeating the call is safe"
+    hint_default = "get_instance() tells what happened; then repeat the call if need be"
 
 
 class HypervisorFault(HypervisorError):

@@ -66,8 +66,10 @@ class Events(Interface):
     def watch(self, *, timeout: float | None = None) -> EventStream:
         """Subscribe to lifecycle and device events of our instances, whoever causes them.
 
-        Every change made after watch() has returned is delivered, in the order of the changes of
-        each instance.
+        Changes made after watch() has returned are delivered, in the order of the changes of each
+        instance, and the last state delivered is always the state it has. A hypervisor without
+        push events (Hyper-V) may merge changes that lie closer together than it is asked.
+        Device events come where the hypervisor tells of them.
 
         Args:
             timeout: bounds the subscribing, not the stream.

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.operation import Interface, Repeat, operation
 from hvdrivers.contract.states import R, row
-from hvdrivers.models.guest import ExecResult, GuestAddress
+from hvdrivers.models.guest import ExecResult, GuestAddress, GuestCredentials
 
 
 class GuestPassword(Interface, capability=Capability.GUEST_PASSWORD):
@@ -24,12 +24,23 @@ class GuestPassword(Interface, capability=Capability.GUEST_PASSWORD):
     @operation(states=row(same=(R,)), timeout=30)
     @abstractmethod
     def set_guest_password(
-        self, uuid: UUID, user: str, password: SecretStr, *, timeout: float | None = None
+        self,
+        uuid: UUID,
+        user: str,
+        password: SecretStr,
+        *,
+        credentials: GuestCredentials | None = None,
+        timeout: float | None = None,
     ) -> None:
         """Set a user's password in the guest.
 
+        Args:
+            credentials: an account of the guest, where the hypervisor's agent asks for one
+                (vSphere, Hyper-V); QEMU's does not.
+
         Raises:
-            InvalidRequest: the guest knows no such user.
+            InvalidRequest: the guest knows no such user, or credentials are needed.
+            PermissionDenied: the guest refused the credentials.
         """
 
 
@@ -58,16 +69,18 @@ class GuestExec(Interface, capability=Capability.GUEST_EXEC):
         command: Sequence[str],
         *,
         stdin: bytes = b"",
+        credentials: GuestCredentials | None = None,
         timeout: float | None = None,
     ) -> ExecResult:
         """Run a program in the guest and wait for its end.
 
         Args:
             command: the program's path and its arguments; no shell reads them.
+            credentials: as in set_guest_password().
 
         Raises:
             InvalidRequest: the guest has no such program.
-            OperationTimeout: it still ran at the deadline, and may run on.
+            OutcomeUnknown: it still ran at the deadline, and may run on.
         """
 
 

@@ -2,7 +2,8 @@
 
 *Instance*: a virtual machine that this library made (or adopted). Its identity is a UUID that
 the caller chose; its name is a label. *Foreign machine*: any other on the same host; shown by
-list_foreign(), touched by nothing.
+list_foreign(), touched by nothing. The mark that makes a machine ours repeats the machine's
+native id, so that a copy of it (export and import, clone) does not become ours too.
 """
 
 from __future__ import annotations
@@ -49,13 +50,14 @@ class Lifecycle(Interface):
         booted is the guest's affair. Meanwhile it is BUILDING where the hypervisor can show
         that, and not there where it cannot.
 
-        The image is inspected and its checksum verified before the hypervisor gets a byte of
-        it. The first spawn from an image puts it into the host's cache; later ones cost the same
-        for any size of image.
+        The image is inspected and its checksum verified before the hypervisor opens it. The
+        first spawn from an image puts it into the host's cache; later ones (on vSphere: with the
+        same size of root disk) cost the same for any size of image.
 
         A second spawn with the same UUID raises InstanceExists, also after a success whose reply
         was lost: so a retry after OutcomeUnknown is safe, and InstanceExists then means that it
-        worked. After a crash of the calling process destroy(uuid) clears what was begun.
+        worked. Of two processes that spawn the same UUID at the same moment one gets it:
+        drivers first take a name on the host that only one can have. After a crash of the calling process destroy(uuid) clears what was begun.
         Spawns of different UUIDs run in parallel.
 
         Raises:
@@ -113,21 +115,21 @@ class Lifecycle(Interface):
     def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
         """All machines on the host that are not ours; one bulk call."""
 
-    @operation(states=row(same=(R, P, S, X, C)), timeout=30)
+    @operation(states=row(same=(R, P, U, S, X, C)), timeout=30)
     @abstractmethod
     def rename(self, uuid: UUID, name: Name, *, timeout: float | None = None) -> None:
-        """Change the label. In a state other than STOPPED this needs HOT_RENAME.
+        """Change the label. In a state other than STOPPED this needs HOT_RENAME: where the label
+        is the machine's own name, so that one call lists all names, the hypervisor may not let it
+        be changed while it runs.
 
         Raises:
             InvalidRequest: not a valid name.
             NotSupported: this hypervisor renames only stopped machines.
         """
 
-    @operation(states=row(same=(R, P, S, X, C)), timeout=30)
+    @operation(states=row(same=(R, P, U, S, X, C)), timeout=30)
     @abstractmethod
-    def set_metadata(
-        self, uuid: UUID, metadata: Metadata, *, timeout: float | None = None
-    ) -> None:
+    def set_metadata(self, uuid: UUID, metadata: Metadata, *, timeout: float | None = None) -> None:
         """Replace all metadata by these entries; they come back unchanged from get_instance().
 
         Raises:
@@ -158,48 +160,70 @@ class Rescue(Interface, capability=Capability.RESCUE):
             ImageRejected: as in spawn.
         """
 
-    @operation(states=row({X: R}), timeout=120, repeat=Repeat.REFUSED)
+    @operation(states=row({X: R, C: S}, same=(S,)), timeout=120)
     @abstractmethod
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Remove the rescue disk and boot the instance's own root disk again."""
+        """Remove the rescue disk and boot the instance's own root disk again.
+
+        A rescued machine that was powered off, or went down by itself, is STOPPED and stays so;
+        power_on() of it removes the rescue disk as well.
+        """
 
 
 class Resize(Interface, capability=Capability.RESIZE):
     """Another size for a stopped instance."""
 
-    @operation(states=row(same=(S,)), timeout=120)
+    @operation(states=row(same=(S,)), timeout=600)
     @abstractmethod
-    def resize(self, uuid: UUID, flavor: Flavor, *, timeout: float | None = None) -> None:
+    def resize(
+        self,
+        uuid: UUID,
+        flavor: Flavor,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
         """Give a stopped instance the CPUs, memory and root disk of ``flavor``.
 
         Raises:
-            InvalidRequest: the root disk would shrink, which destroys data.
+            InvalidRequest: the root disk would shrink, which destroys data; or the ephemeral or
+                swap disk would change.
+            DeviceBusy: the disk would grow and has snapshots, which this hypervisor refuses.
             InsufficientResources: the host has not that much.
         """
 
 
-class HotResize(Interface, capability=Capability.HOT_RESIZE):
-    """More CPUs and memory while the guest runs."""
+class HotResizeCpu(Interface, capability=Capability.HOT_RESIZE_CPU):
+    """Other CPUs while the guest runs."""
 
     @operation(states=row(same=(R,)), timeout=120)
     @abstractmethod
-    def hot_resize(
-        self,
-        uuid: UUID,
-        *,
-        vcpus: PositiveInt | None = None,
-        memory_mib: PositiveInt | None = None,
-        timeout: float | None = None,
+    def hot_resize_cpu(
+        self, uuid: UUID, vcpus: PositiveInt, *, timeout: float | None = None
     ) -> None:
-        """Change CPUs and memory of a running instance within the headroom of its flavor.
-
-        Args:
-            vcpus: new number of virtual CPUs; None leaves it.
-            memory_mib: new memory, MiB; None leaves it.
+        """Change the number of virtual CPUs of a running instance.
 
         Raises:
-            InvalidRequest: outside the flavor's max_vcpus or max_memory_mib, or a decrease that
-                the hypervisor does not do hot.
+            InvalidRequest: above the flavor's max_vcpus, or a decrease that the hypervisor does
+                not do while it runs.
+            DeviceBusy: the guest did not take it in time; nothing has changed.
+        """
+
+
+class HotResizeMemory(Interface, capability=Capability.HOT_RESIZE_MEMORY):
+    """Other memory while the guest runs."""
+
+    @operation(states=row(same=(R,)), timeout=120)
+    @abstractmethod
+    def hot_resize_memory(
+        self, uuid: UUID, memory_mib: PositiveInt, *, timeout: float | None = None
+    ) -> None:
+        """Change the memory (MiB) of a running instance.
+
+        Raises:
+            InvalidRequest: above the flavor's max_memory_mib, or a decrease that the hypervisor
+                does not do while it runs.
+            InsufficientResources: the host has not that much.
             DeviceBusy: the guest did not take it in time; nothing has changed.
         """
 
@@ -224,6 +248,7 @@ class Rebuild(Interface, capability=Capability.REBUILD):
         Raises:
             InvalidRequest: the instance was booted from a volume.
             ImageRejected: as in spawn.
+            DeviceBusy: the disk has snapshots; delete them first.
         """
 
 
@@ -249,5 +274,7 @@ class Adopt(Interface, capability=Capability.ADOPT):
 
         Raises:
             InstanceNotFound: no machine has this UUID.
-            InvalidRequest: its own name is not a valid label and no other was given.
+            InvalidRequest: its own name is not a valid label and no other was given; or it cannot
+                be kept to the contract (it vanishes when it stops, its disks are out of reach,
+                another machine has the same UUID).
         """

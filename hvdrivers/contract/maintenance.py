@@ -15,8 +15,12 @@ class Maintenance(Interface, capability=Capability.MAINTENANCE):
     @operation(scope=Scope.HOST, timeout=600)
     @abstractmethod
     def enter_maintenance(self, *, timeout: float | None = None) -> None:
-        """From now on spawn and power_on raise InsufficientResources. Machines that run are left
-        running: moving them is the orchestrator's decision."""
+        """From now on spawn and power_on raise InsufficientResources.
+
+        Raises:
+            InvalidState: machines are powered on. Moving them is the orchestrator's decision, and
+                comes first.
+        """
 
     @operation(scope=Scope.HOST)
     @abstractmethod

@@ -1,7 +1,8 @@
 """Migration: to another host, running or not.
 
 The caller holds drivers for both hosts. The source driver runs the migration; ``Destination``
-says where to in the hypervisor's own words. Afterwards the instance is on exactly one of them.
+says where to in the hypervisor's own words. Afterwards the instance is on exactly one of them:
+gone from this driver, unless this driver's host is a cluster that holds the destination too.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class LiveMigration(Interface, capability=Capability.LIVE_MIGRATION):
             ConnectionFailed: the *source* cannot be reached. A dead destination is a blocker.
         """
 
-    @operation(states=row({R: End.GONE, P: End.GONE}), timeout=3600, repeat=Repeat.REFUSED)
+    @operation(states=row({R: End.DEPENDS, P: End.DEPENDS}), timeout=3600, repeat=Repeat.REFUSED)
     @abstractmethod
     def live_migrate(
         self,
@@ -50,10 +51,12 @@ class LiveMigration(Interface, capability=Capability.LIVE_MIGRATION):
 
     @operation(changes=False, states=ANY_STATE, timeout=30)
     @abstractmethod
-    def migration_progress(
-        self, uuid: UUID, *, timeout: float | None = None
-    ) -> MigrationProgress:
+    def migration_progress(self, uuid: UUID, *, timeout: float | None = None) -> MigrationProgress:
         """Where a migration of this instance stands; phase NONE if there is none."""
+
+
+class LiveMigrationAbort(Interface, capability=Capability.LIVE_MIGRATION_ABORT):
+    """Change one's mind."""
 
     @operation(serialised=False, states=row(same=(R, P)), timeout=30)
     @abstractmethod
@@ -62,6 +65,10 @@ class LiveMigration(Interface, capability=Capability.LIVE_MIGRATION):
 
         Not serialised with live_migrate(), which it interrupts.
         """
+
+
+class LiveMigrationForce(Interface, capability=Capability.LIVE_MIGRATION_FORCE):
+    """Come to an end."""
 
     @operation(serialised=False, states=row(same=(R, P)), timeout=30)
     @abstractmethod
@@ -76,7 +83,7 @@ class LiveMigration(Interface, capability=Capability.LIVE_MIGRATION):
 class ColdMigration(Interface, capability=Capability.COLD_MIGRATION):
     """A stopped instance moves."""
 
-    @operation(states=row({S: End.GONE}), timeout=3600, repeat=Repeat.REFUSED)
+    @operation(states=row({S: End.DEPENDS}), timeout=3600, repeat=Repeat.REFUSED)
     @abstractmethod
     def cold_migrate(
         self,

@@ -29,7 +29,8 @@ class Network(Interface):
         Raises:
             NetworkNotFound: the bridge, network, switch or port group is not there.
             DeviceBusy: the MAC address or port is in use by another machine.
-            NotSupported: this driver does not do this type of VIF, model or option.
+            NotSupported: this driver does not do this type of VIF, model or option; or this
+                machine takes NICs only while it is STOPPED (Hyper-V generation 1).
             InsufficientResources: no free slot for another NIC, no free virtual function.
         """
 

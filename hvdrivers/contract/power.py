@@ -40,6 +40,7 @@ class Power(Interface):
         Raises:
             InsufficientResources: the host has not the memory or the devices.
             NetworkNotFound, VolumeNotFound: what it is wired to has gone.
+            DeviceBusy: another powered-on machine has one of its volumes.
         """
 
     @operation(states=row({R: S, P: S, U: S, X: S, C: S}, same=(S,)), timeout=120)
@@ -70,7 +71,9 @@ class Power(Interface):
             kind: HARD resets. SOFT asks the guest.
 
         Raises:
-            DeviceBusy: SOFT, and the guest did not go down within the deadline. It runs on.
+            DeviceBusy: SOFT, and the guest did not go down within the deadline. It runs on, and
+                may still heed the request later.
+            GuestAgentUnavailable: SOFT, and the hypervisor can ask only through an agent.
         """
 
 
@@ -99,6 +102,7 @@ class Suspend(Interface, capability=Capability.SUSPEND):
 
         Raises:
             InsufficientResources: no room for the memory image.
+            NotSupported: a device of the machine cannot be saved (PCI passthrough, vGPU).
         """
 
     @operation(states=row({U: R}, same=(R,)), timeout=300)

@@ -65,6 +65,8 @@ def required(arguments: Mapping[str, object]) -> frozenset[Capability]:
         needs |= _of(argument)
     if arguments.get("memory") is True:
         needs.add(Capability.SNAPSHOT_MEMORY)
+    if arguments.get("keep"):
+        needs.add(Capability.HOST_VOLUMES)  # what was kept is seen by list_volumes() only
     return frozenset(needs)
 
 
@@ -118,8 +120,8 @@ def _of_flavor(flavor: Flavor) -> set[Capability]:
     wanted = (
         (flavor.ephemeral_gib > 0, Capability.EPHEMERAL_DISK),
         (flavor.swap_mib > 0, Capability.SWAP_DISK),
-        (flavor.max_vcpus is not None, Capability.HOT_RESIZE),
-        (flavor.max_memory_mib is not None, Capability.HOT_RESIZE),
+        (flavor.max_vcpus is not None, Capability.HOT_RESIZE_CPU),
+        (flavor.max_memory_mib is not None, Capability.HOT_RESIZE_MEMORY),
         (flavor.cpu_policy is CpuPolicy.DEDICATED, Capability.CPU_PINNING),
         (flavor.numa_nodes is not None, Capability.NUMA),
         (flavor.page_size_kib is not None, Capability.HUGEPAGES),

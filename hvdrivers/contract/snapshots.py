@@ -10,8 +10,8 @@ from uuid import UUID
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.operation import Interface, Repeat, operation
 from hvdrivers.contract.states import ANY_STATE, End, P, R, S, row
-from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.base import Name
+from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.snapshot import Backup, Snapshot
 
@@ -24,14 +24,15 @@ class Snapshots(Interface, capability=Capability.SNAPSHOTS):
     def create_snapshot(
         self, uuid: UUID, name: Name, *, memory: bool = False, timeout: float | None = None
     ) -> Snapshot:
-        """Remember the disks made by spawn (not attached volumes) as they are now.
+        """Remember the disks made by spawn as they are now. Attached volumes are never part of it.
 
         Args:
             name: a label, unique within the instance.
             memory: also the memory of a powered-on machine; needs SNAPSHOT_MEMORY.
 
         Raises:
-            InvalidRequest: the name is taken, or memory was asked of a stopped machine.
+            InvalidRequest: the name is taken, memory was asked of a stopped machine, or volumes
+                are attached and this hypervisor cannot leave them out.
             InsufficientResources: no room.
         """
 
@@ -49,11 +50,13 @@ class Snapshots(Interface, capability=Capability.SNAPSHOTS):
     def revert_snapshot(
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
-        """Go back. With memory the machine continues in the state it had; without it is STOPPED.
-        What happened since is lost, other snapshots stay.
+        """Bring the disks back, and the memory if the snapshot has it: then the machine continues
+        in the state it had; otherwise it is STOPPED. What the disks have got since is lost. Name,
+        metadata, flavor, NICs, volumes and other snapshots stay as they are now.
 
         Raises:
             VolumeNotFound: no such snapshot.
+            InvalidRequest: with memory, and flavor or devices differ from those of the snapshot.
         """
 
     @operation(states=row(same=(R, P, S)), timeout=600)
@@ -82,7 +85,7 @@ class SnapshotToImage(Interface, capability=Capability.SNAPSHOT_TO_IMAGE):
         self,
         uuid: UUID,
         target: Path,
-        format: ImageFormat = ImageFormat.QCOW2,  # noqa: A002 - the field's own name
+        format: ImageFormat = ImageFormat.QCOW2,
         *,
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
@@ -120,6 +123,11 @@ class IncrementalBackup(Interface, capability=Capability.INCREMENTAL_BACKUP):
     @operation(states=row(same=(R, P, S)), timeout=300)
     @abstractmethod
     def end_backup(
-        self, uuid: UUID, backup_id: str, *, timeout: float | None = None
+        self, uuid: UUID, backup_id: str | None = None, *, timeout: float | None = None
     ) -> None:
-        """Close it. Its id stays valid for ``since=``. Closing what is closed is a success."""
+        """Close it. Its id stays valid for ``since=``. Closing what is closed is a success.
+
+        Args:
+            backup_id: None closes whatever is open: the way on when the reply of begin_backup()
+                was lost.
+        """

@@ -43,18 +43,17 @@ class Storage(Interface):
 
         Raises:
             VolumeNotFound: the host cannot find or open it.
-            DeviceBusy: another machine has it and it is not ``multiattach``.
+            DeviceBusy: a powered-on machine has it and it is not ``multiattach``.
             NotSupported: this driver does not do this type of volume, bus or option.
             InsufficientResources: no free slot for another disk.
         """
 
     @operation(states=row(same=(R, S)), timeout=60)
     @abstractmethod
-    def detach_volume(
-        self, uuid: UUID, volume_id: str, *, timeout: float | None = None
-    ) -> None:
+    def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
         """Take a volume away. Returns when the guest has let go, so that the volume can be used
-        elsewhere; a volume that is not attached is a success.
+        elsewhere (a hypervisor that does not ask the guest returns at once); a volume that is not
+        attached is a success.
 
         Not legal while PAUSED: a frozen guest cannot let go.
 
@@ -66,9 +65,16 @@ class Storage(Interface):
 
     @operation(scope=Scope.HOST, changes=False, timeout=30)
     @abstractmethod
-    def get_volume_connector(self, *, timeout: float | None = None) -> VolumeConnector:
+    def get_volume_connector(
+        self, uuid: UUID | None = None, *, timeout: float | None = None
+    ) -> VolumeConnector:
         """How the host names itself to storage servers (initiator IQN, WWPNs, NQN, address): what
-        Cinder wants before it exports a volume to the host."""
+        Cinder wants before it exports a volume to the host.
+
+        Args:
+            uuid: the instance that shall get the volume, where it decides which host of a cluster
+                is meant (vSphere).
+        """
 
 
 class ExtendVolume(Interface, capability=Capability.EXTEND_VOLUME):

@@ -42,8 +42,9 @@ PrintableText = Annotated[str, AfterValidator(_printable)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=63), AfterValidator(_label)]
 """A label for people: 1 to 63 characters, at most 128 bytes in UTF-8, no control characters.
 
-Never an identity: two instances may share a name. The bound is what fits everywhere once it is
-escaped: vSphere allows 80 characters, Hyper-V 100, a libvirt domain name becomes a file name.
+Never an identity: two instances may share a name. The bound fits Hyper-V (100 characters), a
+libvirt domain name, which becomes a file name, and vSphere (80) unless most of it must be escaped
+there (slash, backslash, percent).
 """
 
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)]

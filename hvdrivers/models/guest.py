@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import IPv4Interface, IPv6Interface
+from ipaddress import IPv4Address, IPv6Address
+
+from pydantic import SecretStr
 
 from hvdrivers.models.base import Model
 
@@ -19,11 +21,20 @@ class AddressSource(StrEnum):
     """The host's neighbour table saw it."""
 
 
+class GuestCredentials(Model):
+    """An account of the guest's operating system."""
+
+    user: str
+    password: SecretStr
+
+
 class GuestAddress(Model):
     """One address of one NIC."""
 
     mac: str
-    address: IPv4Interface | IPv6Interface
+    address: IPv4Address | IPv6Address
+    prefix_length: int | None = None
+    """None: the source does not know the network (ARP)."""
     source: AddressSource
     interface: str | None = None
     """The guest's own name of the NIC, if the agent told it."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Annotated, Self
 from uuid import UUID, uuid4
 
-from pydantic import AwareDatetime, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
 
 from hvdrivers.models.base import Model, Name, PrintableText
 from hvdrivers.models.cloudinit import CloudInit
@@ -21,9 +21,21 @@ MetadataKey = Annotated[
     str, StringConstraints(min_length=1, max_length=255, pattern=r"^[A-Za-z0-9_.:/-]+$")
 ]
 MetadataValue = Annotated[str, StringConstraints(max_length=4096)]
-Metadata = Annotated[Mapping[MetadataKey, MetadataValue], Field(max_length=128)]
+
+
+def _bounded(metadata: Mapping[str, str]) -> Mapping[str, str]:
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in metadata.items())
+    if size > 16384:
+        raise ValueError(f"has {size} bytes of keys and values, more than 16 KiB")
+    return metadata
+
+
+Metadata = Annotated[
+    Mapping[MetadataKey, MetadataValue], Field(max_length=128), AfterValidator(_bounded)
+]
 """Labels of the orchestrator. Values are any text, line breaks and markup included, and come back
-unchanged; keys are plain identifiers. At most 128 entries."""
+unchanged; keys are plain identifiers. At most 128 entries and 16 KiB of UTF-8 in all, which is
+what a Hyper-V machine's notes and a vSphere configuration value hold."""
 
 
 class Firmware(StrEnum):
@@ -106,7 +118,8 @@ class InstanceSpec(Model):
     cloud_init: CloudInit | None = None
     """What cloud-init in the guest finds on its seed disk."""
     metadata: Metadata = Field(default_factory=dict)
-    firmware: Firmware = Firmware.BIOS
+    firmware: Firmware | None = None
+    """None: what the hypervisor prefers for a new machine."""
     secure_boot: bool = False
     vtpm: bool = False
     """A TPM 2.0."""
@@ -157,7 +170,7 @@ class InstanceInfo(Model):
     """Attached volumes. The root disk made from an image, a seed disk and ephemeral disks are
     part of the instance and not listed."""
     vifs: tuple[AttachedVif, ...] = ()
-    firmware: Firmware = Firmware.BIOS
+    firmware: Firmware
     created_at: AwareDatetime | None = None
     image: PrintableText | None = None
     """The cache key of the image it was made from; None for boot from volume."""

@@ -1,4 +1,5 @@
-"""Counters of instances. Counters only grow while the machine runs and begin again at each start."""
+"""Counters of instances. Counters only grow while the machine runs and begin again at each start.
+None: the hypervisor keeps no such counter (vSphere has rates over 20 seconds instead)."""
 
 from __future__ import annotations
 
@@ -14,11 +15,11 @@ class DiskMetrics(Model):
     """One disk."""
 
     device: str
-    """The device name that AttachedVolume shows, or ``root``, ``seed``, ``ephemeral``, ``swap``."""
-    read_bytes: int
-    read_requests: int
-    write_bytes: int
-    write_requests: int
+    """The hypervisor's name of the device: for a volume what AttachedVolume.device says."""
+    read_bytes: int | None = None
+    read_requests: int | None = None
+    write_bytes: int | None = None
+    write_requests: int | None = None
     capacity_bytes: int | None = None
     allocation_bytes: int | None = None
     """What the disk takes on the host."""
@@ -31,12 +32,12 @@ class VifMetrics(Model):
     """The VIF id, where the hypervisor lets it be known in the bulk call."""
     device: str
     """The host's device, or the port."""
-    rx_bytes: int
-    rx_packets: int
-    rx_dropped: int
-    tx_bytes: int
-    tx_packets: int
-    tx_dropped: int
+    rx_bytes: int | None = None
+    rx_packets: int | None = None
+    rx_dropped: int | None = None
+    tx_bytes: int | None = None
+    tx_packets: int | None = None
+    tx_dropped: int | None = None
 
 
 class InstanceMetrics(Model):

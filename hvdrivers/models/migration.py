@@ -19,6 +19,7 @@ class Destination(Model):
     """Pool, datastore or path to put the disks in. None: shared storage, or the same name."""
     address: PrintableText | None = None
     """Address of the migration network on the destination, where it differs from ``host``."""
+    user: PrintableText | None = None
     password: SecretStr | None = None
     """Where the destination needs its own credentials."""
 
@@ -74,6 +75,8 @@ class MigrationProgress(Model):
     """A running migration."""
 
     phase: MigrationPhase
+    percent: int | None = None
+    """What vSphere and Hyper-V tell; None where bytes are known."""
     total_bytes: int | None = None
     remaining_bytes: int | None = None
     downtime_ms: int | None = None

@@ -13,7 +13,7 @@ class InstanceState(StrEnum):
     RUNNING = "running"
     """Powered on; the virtual CPUs run. Says nothing about the guest's operating system."""
     PAUSED = "paused"
-    """Powered on, virtual CPUs frozen, memory kept."""
+    """Powered on, virtual CPUs frozen, memory kept; also a guest that put itself to sleep (S3)."""
     SUSPENDED = "suspended"
     """Memory saved to disk, powered off. A frozen picture: it may be resumed, dropped or read."""
     STOPPED = "stopped"
@@ -21,4 +21,5 @@ class InstanceState(StrEnum):
     RESCUED = "rescued"
     """Booted from a rescue image, with its own disks second."""
     CRASHED = "crashed"
-    """The guest's kernel or the virtual machine process died. Disks and NICs stay."""
+    """The guest's kernel or the virtual machine process died, and the hypervisor tells (libvirt;
+    elsewhere such a machine is STOPPED, or RUNNING without doing anything). Disks and NICs stay."""

@@ -49,8 +49,11 @@ def _veil(mapping: Mapping[object, object]) -> dict[object, object]:
     veiled: dict[object, object] = {}
     for key, value in mapping.items():
         if isinstance(value, str) and isinstance(key, str) and key not in _NOT_SECRET:
-            low = key.lower()
-            veiled[key] = SecretStr(value) if any(w in low for w in _SECRET_WORDS) else value
+            # Mount options carry a password for SMB.
+            hidden = any(word in key.lower() for word in _SECRET_WORDS) or (
+                key == "options" and "pass" in value.lower()
+            )
+            veiled[key] = SecretStr(value) if hidden else value
         elif isinstance(value, Mapping) and not isinstance(value, BaseModel):
             veiled[key] = _veil(value)
         else:
@@ -65,7 +68,7 @@ def prepare(value: object) -> object:
     envelope = {k: v for k, v in _veil(value).items() if v is not None}
     kind = envelope.get("driver_volume_type")
     if isinstance(kind, str):
-        envelope["driver_volume_type"] = kind.lower()  # 'iSCSI' (macrosan)
+        envelope["driver_volume_type"] = kind.lower()  # some drivers write iSCSI
     volume_id = envelope.pop("volume_id", None)
     data = envelope.get("data")
     if "data" not in envelope:

@@ -10,7 +10,14 @@ import ipaddress
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretBytes,
+    SecretStr,
+    StringConstraints,
+)
 
 from hvdrivers.models.base import PrintableText
 
@@ -128,3 +135,18 @@ def _one_or_many(value: object) -> object:
 
 Wwns = Annotated[tuple[Wwn, ...], BeforeValidator(_one_or_many)]
 """One WWN or several; Cinder drivers write both under the same key."""
+
+
+def unveil(value: object) -> object:
+    """Take the wrapper off that ``_base.veil`` has put on: JSON mode wants the bare text."""
+    return value.get_secret_value() if isinstance(value, SecretStr | SecretBytes) else value
+
+
+def _not_masked(value: SecretStr) -> SecretStr:
+    if value.get_secret_value() == "*" * 10:
+        raise ValueError("is masked: this was read back from model_dump_json()")
+    return value
+
+
+Secret = Annotated[SecretStr, BeforeValidator(unveil), AfterValidator(_not_masked)]
+"""Text that no repr, log or error shows."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretBytes, field_validator, model_validator
 
 from hvdrivers.models.base import Identifier, Model, PrintableText
+from hvdrivers.models.volume._text import unveil
 from hvdrivers.models.volume.qos import DiskQos
 from hvdrivers.models.volume.union import Volume
 
@@ -79,8 +81,18 @@ class VolumeEncryption(Model):
     key_size: Annotated[int, Field(ge=64, le=4096)] | None = None
     """Bits."""
     encryption_key_id: Identifier | None = None
-    secret: SecretBytes | None = None
+    secret: Annotated[SecretBytes, BeforeValidator(unveil)] | None = None
     """The passphrase, as LUKS takes it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _veil(cls, value: object) -> object:
+        # Wrapped before anything can fail: errors() quotes what was refused.
+        if isinstance(value, Mapping) and isinstance(value.get("secret"), str | bytes):
+            secret = value["secret"]
+            secret = secret.encode() if isinstance(secret, str) else secret
+            return {**value, "secret": SecretBytes(secret)}
+        return value
 
     @model_validator(mode="after")
     def _has_key(self) -> Self:
@@ -143,7 +155,7 @@ class VolumeAttachment(Model):
     @classmethod
     def _encryption(cls, value: object) -> object:
         # Cinder answers {} , or nulls, for a volume that is not encrypted.
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             value = {k: v for k, v in value.items() if v is not None}
             return value if value.get("provider") else None
         return value

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from hvdrivers.models.base import Identifier, Model, PrintableText
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.volume._base import VolumeBase, VolumeData
-from hvdrivers.models.volume._text import AbsolutePath, FileName, Host, Port
+from hvdrivers.models.volume._text import AbsolutePath, FileName, Host, Port, Secret
 
 
 def _check_label(value: str) -> str:
@@ -81,7 +81,7 @@ class VmdkConfig(Model):
     vmware_host_ip: Host
     vmware_host_port: Port = 443
     vmware_host_username: PrintableText
-    vmware_host_password: SecretStr
+    vmware_host_password: Secret
     vmware_api_retry_count: int | None = None
     vmware_task_poll_interval: float | None = None
     """Seconds."""

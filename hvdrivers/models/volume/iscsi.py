@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from hvdrivers.models.base import Model, PrintableText
 from hvdrivers.models.volume._base import VolumeBase, VolumeData
-from hvdrivers.models.volume._text import Host, Iqn, Lun, Port, join_portal, split_portal
+from hvdrivers.models.volume._text import Host, Iqn, Lun, Port, Secret, join_portal, split_portal
 
 ISCSI_PORT = 3260
 
@@ -33,7 +33,7 @@ class ChapCredentials(Model):
     """User name and password for CHAP."""
 
     username: PrintableText
-    password: SecretStr
+    password: Secret
 
 
 def _normalise_portal(value: str) -> str:
@@ -68,10 +68,10 @@ class IscsiData(VolumeData):
     target_luns: tuple[Lun, ...] = ()
     auth_method: AuthMethod | None = None
     auth_username: PrintableText | None = None
-    auth_password: SecretStr | None = None
+    auth_password: Secret | None = None
     discovery_auth_method: AuthMethod | None = None
     discovery_auth_username: PrintableText | None = None
-    discovery_auth_password: SecretStr | None = None
+    discovery_auth_password: Secret | None = None
     wwn: PrintableText | None = None
     """World-wide name of the LUN itself (cinder ``pure.py``), to tell disks apart by."""
 
@@ -87,13 +87,14 @@ class IscsiData(VolumeData):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if (self.target_portal is None) != (self.target_iqn is None):
+        several = bool(self.target_portals and self.target_iqns)
+        if not several and (self.target_portal is None) != (self.target_iqn is None):
             raise ValueError("target_portal and target_iqn belong together")
-        if self.target_portal is None and not (self.target_portals and self.target_iqns):
+        if not several and self.target_portal is None:
             raise ValueError(
                 "no target: target_portal and target_iqn, or their plurals, are missing"
             )
-        if self.target_portal is not None and self.target_lun is None and not self.target_luns:
+        if self.target_lun is None and not self.target_luns:
             raise ValueError("target_lun is missing")
         if self.target_iqns:
             count = len(self.target_iqns)
@@ -104,8 +105,6 @@ class IscsiData(VolumeData):
                 raise ValueError(
                     "target_portals, target_iqns and target_luns must have the same length"
                 )
-            if not self.target_luns and self.target_lun is None:
-                raise ValueError("target_luns is missing")
         for kind in ("auth", "discovery_auth"):
             if getattr(self, f"{kind}_method") == "CHAP" and not (
                 getattr(self, f"{kind}_username") and getattr(self, f"{kind}_password")

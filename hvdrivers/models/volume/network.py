@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
 from hvdrivers.models.base import Model, PrintableText
 from hvdrivers.models.image import ImageFormat
@@ -15,8 +15,10 @@ from hvdrivers.models.volume._text import (
     FileName,
     Host,
     Port,
+    Secret,
     check_host,
     join_portal,
+    unveil,
 )
 
 CEPH_PORT = 6789
@@ -48,7 +50,7 @@ class RbdData(VolumeData):
     secret_type: Literal["ceph"] | None = None
     secret_uuid: PrintableText | None = None
     """UUID of the libvirt secret that already holds the key on the host."""
-    keyring: SecretStr | None = None
+    keyring: Secret | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -133,7 +135,7 @@ class NfsData(ShareData):
 
     export: Annotated[PrintableText, Field(max_length=1024), AfterValidator(_check_nfs_export)]
     """``host:/path``."""
-    options: PrintableText | None = None
+    options: Annotated[PrintableText, BeforeValidator(unveil)] | None = None
     """Mount options, ``-o vers=4.2``."""
 
 
@@ -173,7 +175,7 @@ class SmbfsData(ShareData):
 
     export: Annotated[PrintableText, Field(max_length=1024), AfterValidator(_check_smb_export)]
     """``//host/share``; backslashes are understood."""
-    options: SecretStr | None = None
+    options: Secret | None = None
     """Mount options, ``-o username=…,password=…``: a secret, because the password is in there."""
 
 

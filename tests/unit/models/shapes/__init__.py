@@ -1,0 +1,1 @@
+"""Recorded examples of what other projects write, each with its source."""
