@@ -1,0 +1,209 @@
+"""Open an image: fetched if it must be, verified, inspected, ready to be sent to a hypervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from hvdrivers.contract.errors import ImageRejected, InvalidRequest, PermissionDenied
+from hvdrivers.images._deadline import Deadline
+from hvdrivers.images._http import Download, spool_error
+from hvdrivers.images.inspect import CHUNK_BYTES, ImageInspector, check_tables, open_regular
+from hvdrivers.images.sparse import Extent, iter_chunks, sparse_extents
+from hvdrivers.models.image import (
+    Checksum,
+    FileImage,
+    HostImage,
+    HttpImage,
+    ImageInfo,
+    ImageRef,
+    content_cache_key,
+)
+from hvdrivers.models.progress import Phase, Progress, ProgressCallback
+
+_REPORT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LocalImage:
+    """A verified image on this machine, open for reading while its ``with`` block lasts.
+
+    Read it through the descriptor (or the methods, which do): a path could lead to another file
+    than the one inspected.
+    """
+
+    descriptor: int
+    """Open for reading. Use ``os.pread``: the methods below move its position."""
+    info: ImageInfo
+    sha256: str
+    """Of the whole content, lower-case hexadecimal digits."""
+    cache_key: str
+    """The name of this content in a host's cache, see
+    :func:`hvdrivers.models.image.content_cache_key`."""
+    _stamp: tuple[int, int, int]
+
+    @property
+    def path(self) -> Path:
+        """A path to the very file that was inspected, for a library that insists on one; valid in
+        this process while the image is open (Linux)."""
+        return Path(f"/proc/self/fd/{self.descriptor}")
+
+    def extents(self) -> Iterator[Extent]:
+        """Data and holes, in order."""
+        return sparse_extents(self.descriptor)
+
+    def chunks(self, chunk_size: int = CHUNK_BYTES) -> Iterator[tuple[int, bytes]]:
+        """The data as ``(offset, bytes)``, holes left out. At its end :meth:`verify_unchanged`."""
+        yield from iter_chunks(self.descriptor, chunk_size)
+        self.verify_unchanged()
+
+    def verify_unchanged(self) -> None:
+        """Raise :class:`ImageRejected` if somebody wrote to the file since it was inspected. Call
+        it after an upload that does not use :meth:`chunks`, and undo the upload if it raises."""
+        if _stamp(self.descriptor) != self._stamp:
+            raise ImageRejected(
+                "the image file was changed while it was used",
+                hint="do not write to an image file that is being uploaded",
+            )
+
+
+@contextlib.contextmanager
+def open_image(
+    ref: ImageRef,
+    *,
+    progress: ProgressCallback | None = None,
+    timeout: float | None = None,
+    workdir: Path | None = None,
+    max_bytes: int | None = None,
+) -> Iterator[LocalImage]:
+    """Make an image ready to be sent: ``with open_image(ref) as image:``.
+
+    A file is opened once, and read once to hash and inspect it. An HTTP image is downloaded into an
+    unnamed temporary file, which vanishes with the block, or with the process; a cut connection is
+    resumed where it broke.
+
+    Args:
+        ref: a :class:`FileImage` or :class:`HttpImage`.
+        progress: gets ``VERIFY`` or ``DOWNLOAD`` reports, in bytes.
+        timeout: seconds for everything up to the beginning of the block; None waits for ever.
+            Honoured within a second; only the resolver's own time (DNS) cannot be interrupted.
+        workdir: where to spool a download; None for the system's temporary directory, which may
+            be too small (or memory).
+        max_bytes: the longest file accepted.
+
+    Raises:
+        ImageRejected: unsafe, corrupt, too long, not of the declared format or checksum, or no
+            regular file.
+        InvalidRequest: no such file or URL (404), an unacceptable redirect, a :class:`HostImage`.
+        PermissionDenied: the file may not be read; the server answers 403.
+        AuthenticationFailed: the server answers 401.
+        ConnectionFailed: name, connection, TLS or server failed, after a bounded number of
+            attempts; ``host`` says which server.
+        InsufficientResources: no room in ``workdir``.
+        OperationTimeout: ``timeout`` passed.
+    """
+    deadline = Deadline(timeout)
+    match ref:
+        case FileImage():
+            opened = _open_file(ref, deadline, progress, max_bytes)
+        case HttpImage():
+            opened = _open_http(ref, deadline, progress, max_bytes, workdir)
+        case HostImage():
+            raise InvalidRequest(
+                "a host image is on the hypervisor already: there is nothing to open here"
+            )
+        case _:
+            assert_never(ref)
+    with opened as image:
+        yield image
+
+
+@contextlib.contextmanager
+def _open_file(
+    ref: FileImage,
+    deadline: Deadline,
+    progress: ProgressCallback | None,
+    max_bytes: int | None,
+) -> Iterator[LocalImage]:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_regular(ref.path))
+        except PermissionError as error:
+            raise PermissionDenied(f"the image file {ref.path} may not be read") from error
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a path"
+            raise InvalidRequest(
+                f"the image file {ref.path} cannot be opened ({reason})",
+                hint="the path is one on the machine the library runs on",
+            ) from error
+        descriptor = file.fileno()
+        stamp = _stamp(descriptor)
+        total = os.fstat(descriptor).st_size
+        inspector = ImageInspector(ref.format, checksum=ref.checksum, max_bytes=max_bytes)
+        if max_bytes is not None and total > max_bytes:
+            raise ImageRejected(f"the image has {total} bytes, more than the {max_bytes} allowed")
+        reported = 0
+        while data := _read(descriptor, inspector.size):
+            inspector.feed(data)
+            deadline.check("the verification of the image")
+            if progress is not None and inspector.size >= reported + _REPORT_BYTES:
+                reported = inspector.size
+                progress(Progress(phase=Phase.VERIFY, done=reported, total=total))
+        info = inspector.finish()
+        if progress is not None and reported != inspector.size:
+            progress(Progress(phase=Phase.VERIFY, done=inspector.size, total=total))
+        _tables(descriptor, info)
+        deadline.check("the verification of the image")
+        sha256 = inspector.sha256
+        key = ref.cache_key() or content_cache_key(
+            ref.format, Checksum(algorithm="sha256", value=sha256)
+        )
+        image = LocalImage(descriptor, info, sha256, key, stamp)
+        image.verify_unchanged()
+        yield image
+
+
+@contextlib.contextmanager
+def _open_http(
+    ref: HttpImage,
+    deadline: Deadline,
+    progress: ProgressCallback | None,
+    max_bytes: int | None,
+    workdir: Path | None,
+) -> Iterator[LocalImage]:
+    with contextlib.ExitStack() as stack:
+        try:
+            # Without a name from the start where the file system can (O_TMPFILE): nothing to
+            # remove, not even after a kill.
+            spool = stack.enter_context(tempfile.TemporaryFile(dir=workdir, buffering=0))
+        except OSError as error:
+            raise spool_error(error) from error
+        descriptor = spool.fileno()
+        download = Download(ref, descriptor, deadline, progress=progress, max_bytes=max_bytes)
+        info, sha256 = download.run()
+        _tables(descriptor, info)
+        yield LocalImage(descriptor, info, sha256, ref.cache_key(), _stamp(descriptor))
+
+
+def _tables(descriptor: int, info: ImageInfo) -> None:
+    try:
+        check_tables(descriptor, info)
+    except OSError as error:
+        raise ImageRejected(f"the image file cannot be read ({error.strerror})") from error
+
+
+def _read(descriptor: int, offset: int) -> bytes:
+    try:
+        return os.pread(descriptor, CHUNK_BYTES, offset)
+    except OSError as error:
+        raise ImageRejected(f"the image file cannot be read ({error.strerror})") from error
+
+
+def _stamp(descriptor: int) -> tuple[int, int, int]:
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,0 +1,1 @@
+"""KVM and plain QEMU through libvirt. See ``docs/libvirt.md``."""

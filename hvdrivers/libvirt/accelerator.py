@@ -1,0 +1,70 @@
+"""Whether guests really run on KVM here.
+
+That the daemon lists KVM, and even that ``/dev/kvm`` opens, proves nothing: without nested
+virtualisation a guest's CPU may stand still for ever. So an empty machine is started whose BIOS
+writes to its serial port, and the first byte of that is waited for. It has no disk and no NIC, and
+goes with the connection (AUTODESTROY) if we die meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from uuid import uuid4
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt.connection import Remote
+from hvdrivers.libvirt.xml import el, text
+
+PROBE_SECONDS = 4.0
+"""Working KVM needs less than a second for the first byte; a busy host some more."""
+
+
+def kvm_works(remote: Remote, architecture: str, machine: str) -> bool:
+    """Start a machine for a moment. Where BIOS messages cannot be had (not x86_64), the daemon is
+    believed."""
+    if architecture != "x86_64":
+        return True
+    uuid = uuid4()
+    xml = el(
+        "domain",
+        el("name", f"hvdrivers-probe.{uuid}"),
+        el("uuid", str(uuid)),
+        el("memory", "32", unit="MiB"),
+        el("vcpu", "1"),
+        el(
+            "os",
+            el("type", "hvm", arch=architecture, machine=machine),
+            el("bios", useserial="yes"),
+        ),
+        el("features", el("acpi")),
+        el("devices", el("serial", el("target", port=0), type="pty")),
+        type="kvm",
+    )
+    try:
+        domain: Remote = remote.createXML(text(xml), libvirt.VIR_DOMAIN_START_AUTODESTROY)
+    except errors.HypervisorError:
+        return False  # QEMU itself refuses: no permission on /dev/kvm, no such CPU
+    try:
+        return _speaks(remote, domain)
+    finally:
+        with suppress(errors.HypervisorError):
+            domain.destroyFlags(0)
+
+
+def _speaks(remote: Remote, domain: Remote) -> bool:
+    stream = remote.newStream(libvirt.VIR_STREAM_NONBLOCK)
+    domain.openConsole(None, stream, 0)
+    end = time.monotonic() + PROBE_SECONDS
+    try:
+        while time.monotonic() < end:
+            data = stream.recv(64)
+            if isinstance(data, bytes) and data:
+                return True
+            time.sleep(0.05)  # -2: nothing yet; a console has no event to wait for without a loop
+        return False
+    finally:
+        with suppress(errors.HypervisorError):
+            stream.abort()

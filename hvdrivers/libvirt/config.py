@@ -1,0 +1,94 @@
+"""What connect() takes for libvirt."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
+
+from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.models.base import PrintableText
+from hvdrivers.models.config import DriverConfig
+
+
+class VirtType(StrEnum):
+    """What runs the guests' CPUs."""
+
+    AUTO = "auto"
+    """KVM if a probe shows that guests really run on it, QEMU's emulation otherwise. ``/dev/kvm``
+    may exist, open, and still run no guest (nested virtualisation switched off): the first spawn
+    of a connection therefore starts an empty machine for a moment and watches it."""
+    KVM = "kvm"
+    QEMU = "qemu"
+
+
+def _uri(value: str) -> str:
+    parts = urlsplit(value)
+    if not parts.scheme:
+        raise ValueError("is no libvirt URI: qemu:///system, qemu+ssh://root@host/system")
+    if parts.password:
+        raise ValueError("holds a password: give username= and password= instead")
+    return value
+
+
+def _absolute(value: PurePosixPath) -> PurePosixPath:
+    if not value.is_absolute():
+        raise ValueError("must be an absolute path on the host")
+    return value
+
+
+PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+
+
+class LibvirtConfig(DriverConfig):
+    """One libvirt daemon."""
+
+    uri: Annotated[PrintableText, AfterValidator(_uri)] = "qemu:///system"
+    """Libvirt's connection URI. Its parameters (``?keyfile=...``, ``?pkipath=...``,
+    ``?socket=...``) are libvirt's own: https://libvirt.org/uri.html"""
+    username: str | None = None
+    """For daemons with SASL."""
+    password: SecretStr | None = None
+    connect_timeout: Annotated[float, Field(gt=0)] = 15.0
+    """Seconds for one attempt to connect."""
+    keepalive_interval: Annotated[int, Field(ge=1)] = 5
+    """Seconds between two keepalive messages."""
+    keepalive_count: Annotated[int, Field(ge=1)] = 3
+    """Messages without an answer after which the host counts as dead."""
+    virt_type: VirtType = VirtType.AUTO
+    pool: PoolName = "hvdrivers"
+    """Storage pool for disks and images: of type dir, fs or netfs. Made if it does not exist."""
+    console_pool: PoolName = "hvdrivers-consoles"
+    """Storage pool for console logs. A pool of its own, as it is refreshed often."""
+    pool_path: Annotated[PurePosixPath, AfterValidator(_absolute)] | None = None
+    """Folder on the host in which missing pools are made (``disks`` and ``consoles`` below it).
+    None: ``/var/lib/libvirt/hvdrivers`` for a system daemon, ``~/.local/share/hvdrivers`` for a
+    session daemon on this machine."""
+    machine: PrintableText | None = None
+    """Machine type; None: q35 on x86_64, virt elsewhere."""
+    hotplug_slots: Annotated[int, Field(ge=1, le=28)] = 12
+    """Disks and NICs that can be plugged beside the ones given at spawn."""
+
+    @classmethod
+    def from_url(cls, url: str, **options: object) -> Self:
+        """A libvirt URI is the URL."""
+        values: dict[str, Any] = {"uri": url, **options}
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
+                for each in error.errors(include_input=False, include_url=False)
+            )
+            raise InvalidRequest(problems) from None
+
+    @property
+    def host_label(self) -> str:
+        """The URI without user information and parameters, which may hold key files."""
+        parts = urlsplit(self.uri)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+        return f"{parts.scheme}://{host}{port}{parts.path}"

@@ -1,0 +1,110 @@
+"""Libvirt's errors in the words of the contract: the only such table, by code.
+
+The meaning of each code: https://libvirt.org/html/libvirt-virterror.html. A code that says
+nothing by itself (VIR_ERR_SYSTEM_ERROR) carries an errno in ``int1``, which decides.
+"""
+
+from __future__ import annotations
+
+import errno
+from types import MappingProxyType
+
+import libvirt
+
+from hvdrivers.contract import errors as e
+
+CODES: dict[int, str] = {
+    value: name
+    for name, value in vars(libvirt).items()
+    if name.startswith("VIR_ERR_")
+    and name not in {"VIR_ERR_OK", "VIR_ERR_NONE", "VIR_ERR_WARNING", "VIR_ERR_ERROR"}
+}
+
+_BY_CLASS: dict[type[e.HypervisorError], str] = {
+    e.InstanceNotFound: "NO_DOMAIN INVALID_DOMAIN",
+    e.InstanceExists: "DOM_EXIST",
+    e.VolumeNotFound: """NO_STORAGE_POOL NO_STORAGE_VOL INVALID_STORAGE_POOL INVALID_STORAGE_VOL
+        NO_DOMAIN_SNAPSHOT INVALID_DOMAIN_SNAPSHOT NO_DOMAIN_CHECKPOINT INVALID_DOMAIN_CHECKPOINT
+        NO_DOMAIN_BACKUP CHECKPOINT_INCONSISTENT""",
+    e.NetworkNotFound: """NO_NETWORK INVALID_NETWORK NO_INTERFACE INVALID_INTERFACE
+        MULTIPLE_INTERFACES NO_NWFILTER INVALID_NWFILTER NO_NWFILTER_BINDING
+        INVALID_NWFILTER_BINDING NO_NETWORK_PORT INVALID_NETWORK_PORT""",
+    e.InvalidState: "OPERATION_INVALID",
+    e.DeviceBusy: """RESOURCE_BUSY BLOCK_COPY_ACTIVE NETWORK_EXIST NETWORK_PORT_EXIST
+        STORAGE_VOL_EXIST STORAGE_POOL_BUILT OPERATION_TIMEOUT""",
+    e.InsufficientResources: "NO_MEMORY DRIVER_FULL",
+    e.NotSupported: """NO_SUPPORT CONFIG_UNSUPPORTED ARGUMENT_UNSUPPORTED OPERATION_UNSUPPORTED
+        CPU_INCOMPATIBLE NO_SECURITY_MODEL SNAPSHOT_REVERT_RISKY""",
+    e.GuestAgentUnavailable: "AGENT_UNRESPONSIVE AGENT_UNSYNCED",
+    e.AuthenticationFailed: "AUTH_FAILED AUTH_CANCELLED AUTH_UNAVAILABLE GNUTLS_ERROR",
+    e.PermissionDenied: "ACCESS_DENIED OPERATION_DENIED",
+    e.ConnectionFailed: """NO_CONNECT INVALID_CONN UNKNOWN_HOST RPC SSH LIBSSH NO_SERVER NO_CLIENT
+        NO_HOSTNAME""",
+    e.InvalidRequest: """INVALID_ARG INVALID_MAC XML_ERROR XML_DETAIL XML_INVALID_SCHEMA OS_TYPE
+        NO_KERNEL NO_ROOT NO_SOURCE NO_TARGET NO_NAME NO_OS NO_DEVICE OVERFLOW""",
+    e.HypervisorFault: """INTERNAL_ERROR OPERATION_FAILED OPERATION_ABORTED GET_FAILED POST_FAILED
+        HTTP_ERROR SEXPR_SERIAL NO_XEN XEN_CALL NO_XENSTORE CALL_FAILED OPEN_FAILED READ_FAILED
+        PARSE_FAILED CONF_SYNTAX WRITE_FAILED SYSTEM_ERROR BUILD_FIREWALL INVALID_SECRET NO_SECRET
+        INVALID_NODE_DEVICE NO_NODE_DEVICE MIGRATE_PERSIST_FAILED MIGRATE_FINISH_OK MIGRATE_UNSAFE
+        HOOK_SCRIPT_FAILED INVALID_STREAM STORAGE_PROBE_FAILED NO_DOMAIN_METADATA DBUS_SERVICE
+        DEVICE_MISSING MULTIPLE_DOMAINS""",
+}
+
+TABLE = MappingProxyType(
+    {f"VIR_ERR_{code}": error for error, codes in _BY_CLASS.items() for code in codes.split()}
+)
+"""Class by the name of the code. Names, as an older libvirt lacks the newer numbers."""
+
+BY_ERRNO = MappingProxyType(
+    {
+        errno.ENOENT: e.VolumeNotFound,
+        errno.ENODEV: e.NetworkNotFound,
+        errno.EACCES: e.PermissionDenied,
+        errno.EPERM: e.PermissionDenied,
+        errno.EROFS: e.PermissionDenied,
+        errno.ENOSPC: e.InsufficientResources,
+        errno.EDQUOT: e.InsufficientResources,
+        errno.ENOMEM: e.InsufficientResources,
+        errno.EBUSY: e.DeviceBusy,
+        errno.EEXIST: e.DeviceBusy,
+        errno.ECONNREFUSED: e.ConnectionFailed,
+        errno.ECONNRESET: e.ConnectionFailed,
+        errno.EHOSTUNREACH: e.ConnectionFailed,
+        errno.ENETUNREACH: e.ConnectionFailed,
+        errno.ETIMEDOUT: e.ConnectionFailed,
+        errno.EPIPE: e.ConnectionFailed,
+    }
+)
+"""What VIR_ERR_SYSTEM_ERROR means, by the errno it carries."""
+
+_HINTS: dict[type[e.HypervisorError], str] = {
+    e.PermissionDenied: (
+        "the daemon, or QEMU's user, may not do or open this: see the daemon's log, and the"
+        " owner, AppArmor and SELinux rules of the path"
+    ),
+    e.InsufficientResources: "free memory or disk space on the host, or choose another host",
+    e.HypervisorFault: "the daemon's log on the host has the details",
+}
+
+
+def translate(error: libvirt.libvirtError) -> e.HypervisorError:
+    """The contract's error for one of libvirt's. The caller raises it ``from`` the original."""
+    code = error.get_error_code()
+    name = CODES.get(code, f"VIR_ERR_{code}") if code is not None else "VIR_ERR_UNKNOWN"
+    cls = TABLE.get(name, e.HypervisorFault)
+    if name == "VIR_ERR_SYSTEM_ERROR":
+        cls = BY_ERRNO.get(error.get_int1() or 0, e.HypervisorFault)
+        name = f"{name}/{errno.errorcode.get(error.get_int1() or 0, error.get_int1())}"
+    message = (error.get_error_message() or "libvirt gave no message").strip()
+    return cls(message.splitlines()[0][:500], vendor_code=name, hint=_HINTS.get(cls))
+
+
+def translate_opening(error: libvirt.libvirtError) -> e.HypervisorError:
+    """The same for an error while connecting, where nothing can have been changed: a missing
+    socket is an unreachable host and no missing volume."""
+    translated = translate(error)
+    if isinstance(
+        translated, e.ConnectionFailed | e.PermissionDenied | e.InvalidRequest | e.NotSupported
+    ):
+        return translated
+    return e.ConnectionFailed(translated.message, vendor_code=translated.vendor_code)

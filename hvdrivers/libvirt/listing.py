@@ -1,0 +1,38 @@
+"""All machines of the host in two calls, ours and foreign."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import libvirt
+
+from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.states import state_of
+from hvdrivers.models.state import InstanceState
+
+_STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU
+_STATS |= libvirt.VIR_DOMAIN_STATS_BALLOON
+_ALL = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+_ALL |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_INACTIVE
+
+
+class Listing(Topic):
+    """The bulk read behind lists, events and inventory."""
+
+    def _all(self) -> list[tuple[UUID, str, InstanceState, Mapping[str, Any]]]:
+        remote = self.connection.remote
+        saved = {
+            domain.UUIDString()
+            for domain in remote.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+        }
+        found = []
+        for domain, stats in remote.getAllDomainStats(_STATS, _ALL):
+            state = state_of(
+                stats.get("state.state", 0),
+                stats.get("state.reason", 0),
+                saved=domain.UUIDString() in saved,
+            )
+            found.append((UUID(domain.UUIDString()), domain.name(), state, stats))
+        return found
