@@ -1,4 +1,4 @@
-"""Threads that run a driver's blocking calls, so that a caller's deadline holds.
+"""Threads that run blocking calls, so that a caller's deadline holds.
 
 The client libraries block in C code that nothing can interrupt: a host that accepts a request and
 never answers would keep the caller for ever. So a call runs in a worker thread and the caller
@@ -20,24 +20,34 @@ from typing import Any, Generic, TypeVar
 _T = TypeVar("_T")
 
 
-class _Job(Generic[_T]):
+class Job(Generic[_T]):
+    """One call. ``future.cancel()`` tells whether it can still be kept from starting."""
+
     def __init__(self, call: Callable[[], _T]) -> None:
-        self.call = call
         self.future: Future[_T] = Future()
-        self.context = contextvars.copy_context()
+        self._call = call
+        self._context = contextvars.copy_context()
 
     def run(self) -> Callable[[], None]:
         """Do the call; the returned function publishes its result."""
+        if not self.future.set_running_or_notify_cancel():
+            return _nothing
         try:
-            result = self.context.run(self.call)
+            result = self._context.run(self._call)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
             return partial(self.future.set_exception, error)
         return partial(self.future.set_result, result)
 
 
+def _nothing() -> None:
+    pass
+
+
 class _Worker:
-    def __init__(self) -> None:
-        self.inbox: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+    def __init__(self, first: Job[Any]) -> None:
+        self.inbox: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        # before the thread starts: if its start is interrupted, the job is still its own
+        self.inbox.put(first)
         self.thread: threading.Thread | None = None
 
 
@@ -53,18 +63,27 @@ class Workers:
 
     def submit(self, call: Callable[[], _T]) -> Future[_T]:
         """Start ``call`` at once in some thread."""
-        job = _Job(call)
+        job = Job(call)
+        self.start(job)
+        return job.future
+
+    def start(self, job: Job[Any]) -> None:
+        """Start a job at once in some thread.
+
+        Raises:
+            RuntimeError: the process can have no more threads; the job was not started.
+        """
         with self._lock:
             worker = self._idle.pop() if self._idle else None
-        if worker is None:
-            worker = _Worker()
-            # daemon: a hung host must not keep the process from ending
-            worker.thread = threading.Thread(
-                target=self._serve, args=(worker,), name=self._name, daemon=True
-            )
-            worker.thread.start()
-        worker.inbox.put(job)
-        return job.future
+        if worker is not None:
+            worker.inbox.put(job)
+            return
+        worker = _Worker(job)
+        # daemon: a hung host must not keep the process from ending
+        worker.thread = threading.Thread(
+            target=self._serve, args=(worker,), name=self._name, daemon=True
+        )
+        worker.thread.start()
 
     def _serve(self, worker: _Worker) -> None:
         staying = True

@@ -56,9 +56,9 @@ class Lifecycle(Interface):
 
         A second spawn with the same UUID raises InstanceExists, also after a success whose reply
         was lost: so a retry after OutcomeUnknown is safe, and InstanceExists then means that it
-        worked. Of two processes that spawn the same UUID at the same moment one gets it:
-        drivers first take a name on the host that only one can have. After a crash of the calling process destroy(uuid) clears what was begun.
-        Spawns of different UUIDs run in parallel.
+        worked. Of two processes that spawn the same UUID at the same moment one gets it: drivers
+        first take a name on the host that only one can have. After a crash of the calling
+        process destroy(uuid) clears what was begun. Spawns of different UUIDs run in parallel.
 
         Raises:
             InstanceExists: the UUID is taken.

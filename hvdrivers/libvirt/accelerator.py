@@ -40,6 +40,8 @@ def kvm_works(remote: Remote, architecture: str, machine: str) -> bool:
             el("bios", useserial="yes"),
         ),
         el("features", el("acpi")),
+        # as our guests have it: a nested KVM may run a plain CPU and refuse the host's features
+        el("cpu", mode="host-model"),
         el("devices", el("serial", el("target", port=0), type="pty")),
         type="kvm",
     )

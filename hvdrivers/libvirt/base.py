@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from uuid import UUID
 
 import libvirt
@@ -60,13 +61,14 @@ class Topic:
         return domain
 
     def _state(self, domain: Remote) -> InstanceState:
-        """Its state. One call, two if it is off and the daemon has forgotten why."""
+        """Its state. One call, two if it is off for a reason that does not tell whether its memory
+        is saved: the daemon forgets reasons when it restarts, and keeps the reason "saved" when
+        the saved memory is thrown away."""
         state, reason = domain.state(0)
-        saved = state == libvirt.VIR_DOMAIN_SHUTOFF and (
-            reason == libvirt.VIR_DOMAIN_SHUTOFF_SAVED
-            or (
-                reason == libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN and bool(domain.hasManagedSaveImage(0))
-            )
+        saved = (
+            state == libvirt.VIR_DOMAIN_SHUTOFF
+            and reason in (libvirt.VIR_DOMAIN_SHUTOFF_SAVED, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN)
+            and bool(domain.hasManagedSaveImage(0))
         )
         return state_of(state, reason, saved=saved)
 
@@ -85,28 +87,66 @@ class Topic:
         return parse(domain.XMLDesc(flags))
 
 
-def affecting(state: InstanceState) -> int:
-    """Flags that change the definition, and the running machine too if there is one."""
+def affecting(domain: Remote, state: InstanceState) -> int:
+    """Flags that change the definition, and the running machine too if there is one. No call, or
+    one for a crashed machine: one whose guest has panicked is still there, in memory."""
     flags: int = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    if state in {InstanceState.RUNNING, InstanceState.PAUSED}:
+    powered_on = state in {InstanceState.RUNNING, InstanceState.PAUSED}
+    if powered_on or (state is InstanceState.CRASHED and domain.isActive()):
         flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
     return flags
 
 
+class Undo:
+    """Steps that take back what was done."""
+
+    def __init__(self) -> None:
+        self._steps: list[Callable[[], object]] = []
+
+    def callback(self, step: Callable[..., object], *args: object) -> None:
+        """Add a step. Do so before the change itself: if its reply is lost, it may be there."""
+        self._steps.append(partial(step, *args))
+
+    def forget(self) -> None:
+        """The change of the newest step never happened."""
+        self._steps.pop()
+
+    def close(self) -> None:
+        """Run the steps, last first, and raise the first error at the end."""
+        first: errors.HypervisorError | None = None
+        unreachable = 0
+        # each attempt to reach a dead host takes its time: two are enough
+        while self._steps and unreachable < 2:
+            try:
+                self._steps.pop()()
+            except errors.HypervisorError as error:
+                first = first or error
+                unreachable += isinstance(error, errors.ConnectionFailed)
+        if first is not None:
+            raise first
+
+
 @contextmanager
-def undoing() -> Iterator[ExitStack]:
+def undoing() -> Iterator[Undo]:
     """An undo stack: what was pushed is run, last first, unless the block gets to its end.
 
     A step that cannot be undone (the host has died) must not hide why we are undoing: its error
-    becomes a note of the original one.
+    becomes a note of the original one. Two errors promise that nothing has changed; where that is
+    not true any more, OutcomeUnknown takes their place.
     """
-    stack = ExitStack()
+    undo = Undo()
     try:
-        yield stack
+        yield undo
     except BaseException as original:
         try:
-            stack.close()
+            undo.close()
         except errors.HypervisorError as failed:
-            original.add_note(f"and what was begun could not be removed: {failed}")
+            rest = f"what was begun could not be removed: {failed}"
+            if isinstance(original, errors.ConnectionFailed | errors.OperationTimeout):
+                raise errors.OutcomeUnknown(
+                    f"{original.message}; {rest}",
+                    vendor_code=original.vendor_code,
+                    hint="call again, or destroy() what is left, when the host answers",
+                ) from original
+            original.add_note(rest)
         raise
-    stack.pop_all()

@@ -54,7 +54,7 @@ class LibvirtDriver(
 
     @classmethod
     def connect(cls, config: DriverConfig) -> Self:
-        """Budget: 5 calls for the events, 1 for the version (and what ``narrowed()`` asks)."""
+        """Budget: 6 calls for the events, 1 for the version (and what ``narrowed()`` asks)."""
         if not isinstance(config, LibvirtConfig):
             raise errors.InvalidRequest("the libvirt driver needs a LibvirtConfig")
         driver = cls(config)

@@ -95,8 +95,8 @@ def translate(error: libvirt.libvirtError) -> e.HypervisorError:
     if name == "VIR_ERR_SYSTEM_ERROR":
         cls = BY_ERRNO.get(error.get_int1() or 0, e.HypervisorFault)
         name = f"{name}/{errno.errorcode.get(error.get_int1() or 0, error.get_int1())}"
-    message = (error.get_error_message() or "libvirt gave no message").strip()
-    return cls(message.splitlines()[0][:500], vendor_code=name, hint=_HINTS.get(cls))
+    lines = (error.get_error_message() or "").strip().splitlines() or ["libvirt gave no message"]
+    return cls(lines[0][:500], vendor_code=name, hint=_HINTS.get(cls))
 
 
 def translate_opening(error: libvirt.libvirtError) -> e.HypervisorError:

@@ -13,13 +13,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.connection import Connection, Remote
+from hvdrivers.libvirt.record import STATE_NAMESPACE
+
+_LONGEST_WAIT = 3600.0
+"""Seconds: Python's own waits refuse infinity."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,14 @@ class Lifecycle:
 @dataclass(frozen=True)
 class Reboot:
     """VIR_DOMAIN_EVENT_ID_REBOOT: the guest was reset, by itself or on request."""
+
+    name: str
+    uuid: UUID
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The saved memory of a suspended machine was thrown away (see ``power.py``)."""
 
     name: str
     uuid: UUID
@@ -57,18 +69,35 @@ class Lost:
 
 @dataclass(frozen=True)
 class Back:
-    """A new connection is there, and events come again."""
+    """A new connection is there, and events come again. It may come without a Lost before it:
+    whoever finds a connection dead replaces it at once."""
+
+    generation: int
+    """Which connection it is, counted from 1."""
 
 
-RawEvent = Lifecycle | Reboot | Device | Lost | Back
+RawEvent = Lifecycle | Reboot | Dropped | Device | Lost | Back
+
+
+def is_gap(event: RawEvent | None) -> bool:
+    """Whether events have been missed before or after it."""
+    return isinstance(event, Lost | Back)
+
+
+class Sink(Protocol):
+    """Whatever takes events. It is called in libvirt's event thread and must not block."""
+
+    def put(self, event: RawEvent, /) -> None:
+        """Take one."""
 
 
 class EventHub:
-    """One per driver object. It costs 5 calls at each new connection."""
+    """One per driver object. It costs 6 calls at each new connection."""
 
     def __init__(self, connection: Connection) -> None:
         self._lock = threading.Lock()
-        self._queues: list[SimpleQueue[RawEvent]] = []
+        self._sinks: list[Sink] = []
+        self.generation = 0
         connection.on_open.append(self._register)
         connection.on_lost.append(lambda: self._put(Lost()))
         connection.on_close.append(self._deregister)
@@ -78,6 +107,7 @@ class EventHub:
         callbacks: dict[int, Callable[..., None]] = {
             libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE: self._on_lifecycle,
             libvirt.VIR_DOMAIN_EVENT_ID_REBOOT: self._on_reboot,
+            libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE: self._on_metadata,
             libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED: self._on_added,
             libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED: self._on_removed,
             libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED: self._on_failed,
@@ -88,7 +118,8 @@ class EventHub:
         for event, callback in callbacks.items():
             with suppress(errors.NotSupported):
                 self._ids.append(remote.domainEventRegisterAny(None, event, callback, None))
-        self._put(Back())
+        self.generation += 1
+        self._put(Back(self.generation))
 
     def _deregister(self, connect: Any) -> None:
         for each in self._ids:
@@ -102,6 +133,10 @@ class EventHub:
     def _on_reboot(self, _c: Any, domain: Any, _o: Any) -> None:
         self._put(Reboot(domain.name(), UUID(domain.UUIDString())))
 
+    def _on_metadata(self, _c: Any, domain: Any, _kind: int, namespace: str, _o: Any) -> None:
+        if namespace == STATE_NAMESPACE:
+            self._put(Dropped(domain.name(), UUID(domain.UUIDString())))
+
     def _on_added(self, _c: Any, domain: Any, alias: str, _o: Any) -> None:
         self._put(Device(domain.name(), UUID(domain.UUIDString()), "added", alias))
 
@@ -113,9 +148,9 @@ class EventHub:
 
     def _put(self, event: RawEvent) -> None:
         with self._lock:
-            queues = list(self._queues)
-        for queue in queues:
-            queue.put(event)
+            sinks = list(self._sinks)
+        for sink in sinks:
+            sink.put(event)
 
     @contextmanager
     def listening(self) -> Iterator[Listener]:
@@ -127,15 +162,15 @@ class EventHub:
         finally:
             self.unsubscribe(listener.queue)
 
-    def subscribe(self, queue: SimpleQueue[RawEvent]) -> None:
-        """Put every event into this queue too."""
+    def subscribe(self, sink: Sink) -> None:
+        """Give every event to this one too."""
         with self._lock:
-            self._queues.append(queue)
+            self._sinks.append(sink)
 
-    def unsubscribe(self, queue: SimpleQueue[RawEvent]) -> None:
-        """No more events for this queue."""
+    def unsubscribe(self, sink: Sink) -> None:
+        """No more events for this one."""
         with self._lock:
-            self._queues = [each for each in self._queues if each is not queue]
+            self._sinks = [each for each in self._sinks if each is not sink]
 
 
 @dataclass(frozen=True)
@@ -145,12 +180,15 @@ class Listener:
     queue: SimpleQueue[RawEvent]
 
     def wait(self, matches: Callable[[RawEvent], bool], timeout: float) -> RawEvent | None:
-        """The first event that matches, or a Lost; None after ``timeout`` seconds."""
+        """The first event that matches, or one that ``is_gap``; None after ``timeout`` seconds."""
         end = time.monotonic() + timeout
         while True:
+            left = end - time.monotonic()
             try:
-                event = self.queue.get(timeout=max(0.0, end - time.monotonic()))
+                event = self.queue.get(timeout=min(max(0.0, left), _LONGEST_WAIT))
             except Empty:
+                if left > _LONGEST_WAIT:
+                    continue
                 return None
-            if isinstance(event, Lost) or matches(event):
+            if is_gap(event) or matches(event):
                 return event

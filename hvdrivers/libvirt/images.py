@@ -13,7 +13,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -56,6 +56,8 @@ class Base:
     path: str
     format: str
     virtual_size: int
+    record: str | None = None
+    """Name of its record; None for a volume that is not in the cache."""
 
 
 class ImageStore(Topic):
@@ -106,11 +108,11 @@ class ImageStore(Topic):
         self, opened: LocalImage, deadline: Deadline, progress: ProgressCallback | None
     ) -> Base:
         pool = self.pools.disks()
-        self._remove_abandoned(pool, opened.cache_key)
+        self._remove_abandoned(pool)
         size = opened.info.file_size_bytes
         name = f"{IMAGE_PREFIX}{opened.cache_key}.{secrets.token_hex(8)}"
         with undoing() as undo:
-            undo.callback(self._delete_named, pool, name)
+            undo.callback(self._delete_disk, name)
             # raw: the bytes are written as they are; what they mean stands in the record
             volume = pool.createXML(volume_xml(name, size, "raw"), 0)
             self._send(volume, opened, deadline, progress)
@@ -120,15 +122,10 @@ class ImageStore(Topic):
                 path=self.pools.disk_path(name),
                 format=opened.info.format.value,
                 virtual_size=opened.info.virtual_size_bytes,
-            )
-            record = volume_xml(
-                IMAGE_PREFIX + base.key,
-                base.virtual_size,
-                "qcow2",
-                backing=(base.path, base.format),
+                record=IMAGE_PREFIX + opened.cache_key,
             )
             try:
-                pool.createXML(record, 0)
+                pool.createXML(_record_xml(base), 0)
             except errors.DeviceBusy:
                 other = self._cached(base.key)
                 if other is None:
@@ -176,20 +173,43 @@ class ImageStore(Topic):
             raise
         stream.finish()
 
-    @staticmethod
-    def _delete_named(pool: Remote, name: str) -> None:
+    def _delete_disk(self, name: str) -> None:
+        # the pool is looked up now: this is how things are undone after a connection was lost
         try:
-            delete(pool.storageVolLookupByName(name))
+            delete(self.pools.disks().storageVolLookupByName(name))
         except errors.VolumeNotFound:
             return
 
-    @staticmethod
-    def _remove_abandoned(pool: Remote, key: str) -> None:
-        for volume in pool.listAllVolumes(0):
-            if volume.name().startswith(f"{IMAGE_PREFIX}{key}."):
-                written = parse(volume.XMLDesc(0)).findtext("target/timestamps/mtime") or "0"
-                if time.time() - float(written) > _ABANDONED:
-                    delete(volume)
+    def _require_still_cached(self, base: Base) -> None:
+        """Called when a disk was based on an image. Eviction removes the record, looks for disks
+        and then removes the content: if the record is still there, it will see this disk."""
+        if base.record is None:
+            return
+        try:
+            self.pools.disks().storageVolLookupByName(base.record)
+        except errors.VolumeNotFound as error:
+            raise errors.DeviceBusy(
+                "the image was evicted from the cache meanwhile",
+                vendor_code=error.vendor_code,
+                hint="call again: the image is brought to the host again",
+            ) from error
+
+    def _remove_abandoned(self, pool: Remote) -> None:
+        """Remove contents without a record that a dead process has left: their upload was not
+        completed, or their eviction not."""
+        volumes = {volume.name(): volume for volume in pool.listAllVolumes(0)}
+        for name, volume in volumes.items():
+            record, dot, _ = name.partition(".")
+            if not (dot and record.startswith(IMAGE_PREFIX)) or record in volumes:
+                continue
+            description = _described(volume)
+            if description is None:
+                continue
+            written = description.findtext("target/timestamps/mtime")
+            if written is None or time.time() - float(written) < _ABANDONED:
+                continue
+            if not _based_on(description.findtext("target/path"), volumes.values()):
+                delete(volume)
 
     def _key(self, image: FileImage | HttpImage) -> str | None:
         key = image.cache_key()
@@ -226,7 +246,8 @@ class LibvirtImages(ImageStore, ImageCache):
         for volume in self.pools.disks().listAllVolumes(0):
             key = volume.name().removeprefix(IMAGE_PREFIX)
             if volume.name().startswith(IMAGE_PREFIX) and "." not in key:
-                found.append(self._entry(_recorded(key, parse(volume.XMLDesc(0)))))
+                with suppress(errors.VolumeNotFound):  # evicted meanwhile
+                    found.append(self._entry(_recorded(key, parse(volume.XMLDesc(0)))))
         return found
 
     def _entry(self, base: Base) -> CachedImage:
@@ -239,26 +260,47 @@ class LibvirtImages(ImageStore, ImageCache):
         )
 
     def evict_image(self, key: str, *, timeout: float | None = None) -> None:
-        """Budget: 1 call and one for each volume in the pool: libvirt has no question 'who is
-        based on this'."""
+        """Budget: 5 calls, and two for each volume in the pool: libvirt has no question 'who is
+        based on this'. It is asked twice: a disk may be made meanwhile."""
         del timeout
-        volumes = {volume.name(): volume for volume in self.pools.disks().listAllVolumes(0)}
-        record = volumes.get(IMAGE_PREFIX + key)
-        if record is None:
+        pool = self.pools.disks()
+        base = self._cached(key)
+        if base is None:
             return
-        backing = backing_of(parse(record.XMLDesc(0)))
-        users = [
-            name
-            for name, volume in volumes.items()
-            if name != record.name() and backing == backing_of(parse(volume.XMLDesc(0)))
-        ]
-        if backing is not None and users:
-            raise errors.DeviceBusy(f"the image is the base of {len(users)} disks", retryable=False)
+        self._refuse_used(pool, base)
         # the record first: without it nobody finds the image to base a new disk on
-        delete(record)
-        for name, volume in volumes.items():
-            if name.startswith(f"{IMAGE_PREFIX}{key}."):
-                delete(volume)
+        assert base.record is not None  # noqa: S101 - it came from there
+        self._delete_disk(base.record)
+        try:
+            self._refuse_used(pool, base)
+        except BaseException:
+            with suppress(errors.DeviceBusy):  # loaded again meanwhile
+                pool.createXML(_record_xml(base), 0)
+            raise
+        self._delete_disk(PurePosixPath(base.path).name)
+
+    @staticmethod
+    def _refuse_used(pool: Remote, base: Base) -> None:
+        volumes = [each for each in pool.listAllVolumes(0) if each.name() != base.record]
+        users = _based_on(base.path, volumes)
+        if users:
+            raise errors.DeviceBusy(f"the image is the base of {users} disks", retryable=False)
+
+
+def _based_on(path: str | None, volumes: Iterable[Remote]) -> int:
+    """How many volumes have this base. One call for each that there is."""
+    described = (_described(volume) for volume in volumes)
+    return sum(
+        description is not None and description.findtext("backingStore/path") == path
+        for description in described
+    )
+
+
+def _described(volume: Remote) -> Element | None:
+    try:
+        return parse(volume.XMLDesc(0))
+    except errors.VolumeNotFound:
+        return None  # deleted meanwhile
 
 
 def _identity(image: FileImage) -> tuple[object, ...]:
@@ -278,6 +320,13 @@ def _recorded(key: str, description: Element) -> Base:
         path=backing[0],
         format=backing[1],
         virtual_size=int(description.findtext("capacity") or 0),
+        record=IMAGE_PREFIX + key,
+    )
+
+
+def _record_xml(base: Base) -> str:
+    return volume_xml(
+        IMAGE_PREFIX + base.key, base.virtual_size, "qcow2", backing=(base.path, base.format)
     )
 
 

@@ -1,15 +1,17 @@
 """Lifecycle on libvirt: spawn, destroy, look, rename, metadata.
 
 The order of spawn makes its last step but one, the definition of the domain, the moment from
-which the instance exists. Before it there are only volumes named by the UUID; creating the first
-of them is atomic, so of two spawns of one UUID, in whatever processes, one gets it. destroy()
-removes domain and volumes whether or not the other is there.
+which the instance exists. Before it there are only volumes named by the UUID. The first of them,
+the console log, is the claim: creating a volume is atomic, so of two spawns of one UUID, in
+whatever processes, one gets it, and only who has it defines a domain. destroy() removes domain and
+volumes whether or not the others are there, the claim last.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from uuid import UUID
 
 import libvirt
@@ -18,7 +20,7 @@ from hvdrivers.cloudinit import build_seed
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.lifecycle import Lifecycle
-from hvdrivers.libvirt.base import Deadline, affecting, undoing
+from hvdrivers.libvirt.base import Deadline, Undo, affecting, undoing
 from hvdrivers.libvirt.connection import Remote
 from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, volumes_of
 from hvdrivers.libvirt.domain import OwnDisk, domain_xml
@@ -37,8 +39,8 @@ from hvdrivers.libvirt.naming import (
     label_of,
 )
 from hvdrivers.libvirt.pools import delete, volume_xml
-from hvdrivers.libvirt.power import start
 from hvdrivers.libvirt.record import NAMESPACE, PREFIX, Record, record_in
+from hvdrivers.libvirt.starting import start
 from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.wiring import Wiring
 from hvdrivers.libvirt.xml import Element, parse, text
@@ -66,9 +68,9 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> InstanceInfo:
-        """Budget from a cached image: 9 calls; 3 more for a seed, 1 for each ephemeral or swap
-        disk and each bridge, 2 for each network of libvirt's own, 1 for each local volume, 3 for
-        one of a pool."""
+        """Budget from a cached image: 9 calls, 8 without starting it; 3 more for a seed, 1 for
+        each ephemeral or swap disk and each bridge, 2 for each network of libvirt's own, 1 for
+        each local volume, 3 for one of a pool."""
         deadline = Deadline(timeout)
         self._refuse_existing(spec.uuid)
         self._require_networks(spec.vifs)
@@ -77,9 +79,9 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
         base = self._base(spec.image, deadline, progress) if spec.image is not None else None
         capacity = _root_capacity(spec, base)
         with undoing() as undo:
+            self._claim(spec.uuid, undo)
             disks = self._make_disks(spec, base, capacity, undo)
             deadline.check("disks were made")
-            self._make_console(spec.uuid, undo)
             record = Record.of(spec, base.key if base else None, self._default_firmware())
             xml = domain_xml(
                 spec,
@@ -94,7 +96,8 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
             if spec.start:
                 deadline.check("the machine was defined")
                 start(domain)
-            return self._info(spec.uuid, domain)
+            state = InstanceState.RUNNING if spec.start else InstanceState.STOPPED
+            return self._info(spec.uuid, domain, state)
 
     def _refuse_existing(self, uuid: UUID) -> None:
         try:
@@ -105,14 +108,15 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
 
     @provides(Capability.EPHEMERAL_DISK, Capability.SWAP_DISK)
     def _make_disks(
-        self, spec: InstanceSpec, base: Base | None, capacity: int, undo: ExitStack
+        self, spec: InstanceSpec, base: Base | None, capacity: int, undo: Undo
     ) -> list[OwnDisk]:
         disks = []
         if base is not None:
             xml = volume_xml(
                 disk_name(spec.uuid, ROOT), capacity, "qcow2", backing=(base.path, base.format)
             )
-            self._create_first(spec.uuid, ROOT, xml, undo)
+            self._create(spec.uuid, ROOT, xml, undo)
+            self._require_still_cached(base)
             disks.append(self._own(spec.uuid, ROOT, "qcow2"))
         for role, size in (
             (EPHEMERAL, spec.flavor.ephemeral_gib * _GIB),
@@ -127,37 +131,38 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
             disks.append(self._own(spec.uuid, SEED, "raw"))
         return disks
 
-    def _create_first(self, uuid: UUID, role: str, xml: str, undo: ExitStack) -> None:
-        """Create the volume that stands for the instance's name on the host."""
-        try:
-            self._create(uuid, role, xml, undo)
-        except errors.InstanceExists:
-            raise errors.InstanceExists(
-                "a disk of an instance with this UUID exists",
-                instance=uuid,
-                hint="another spawn of it is under way, or one was interrupted: destroy() it first",
-            ) from None
+    def _claim(self, uuid: UUID, undo: Undo) -> None:
+        """Create the volume that stands for the instance's name on the host.
 
-    def _create(self, uuid: UUID, role: str, xml: str, undo: ExitStack) -> Remote:
-        pool = self.pools.disks()
-        # pushed before the call: if its reply is lost, the volume may be there
-        mark = ExitStack()
-        mark.callback(self._delete_named, pool, disk_name(uuid, role))
+        It is the console log. The daemon would make that file itself; made as a volume it is
+        known to the pool, so that it can be read through the pool without a refresh.
+        """
+        xml = volume_xml(console_name(uuid), 0, "raw")
+        undo.callback(self._delete_console, uuid)
+        self._create_or_refuse(uuid, self.pools.consoles(), xml, undo)
+
+    def _create(self, uuid: UUID, role: str, xml: str, undo: Undo) -> Remote:
+        undo.callback(self._delete_disk, disk_name(uuid, role))
         try:
-            volume: Remote = pool.createXML(xml, 0)
-        except errors.DeviceBusy as error:
-            mark.pop_all()  # the volume is somebody else's
-            raise errors.InstanceExists(error.message, vendor_code=error.vendor_code) from error
+            return self._create_or_refuse(uuid, self.pools.disks(), xml, undo)
         except errors.HypervisorFault as error:
-            # A fault may have left a volume, and libvirt has no code for "the base is missing"
-            undo.push(mark.pop_all())
+            # libvirt has no code for "the base is missing"
             raise errors.HypervisorFault(
                 f"the disk could not be made: {error.message}", vendor_code=error.vendor_code
             ) from error
-        except BaseException:
-            undo.push(mark.pop_all())
-            raise
-        undo.push(mark.pop_all())
+
+    @staticmethod
+    def _create_or_refuse(uuid: UUID, pool: Remote, xml: str, undo: Undo) -> Remote:
+        try:
+            volume: Remote = pool.createXML(xml, 0)
+        except errors.DeviceBusy as error:
+            undo.forget()  # it is somebody else's
+            raise errors.InstanceExists(
+                "a volume of an instance with this UUID exists",
+                instance=uuid,
+                vendor_code=error.vendor_code,
+                hint="another spawn of it is under way, or one was interrupted: destroy() it first",
+            ) from error
         return volume
 
     def _own(self, uuid: UUID, role: str, format_: str) -> OwnDisk:
@@ -165,22 +170,12 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
         return OwnDisk(role, path, format_, boots=role == ROOT, cdrom=role == SEED)
 
     @provides(Capability.CONFIG_DRIVE, Capability.USER_DATA)
-    def _make_seed(self, spec: InstanceSpec, undo: ExitStack) -> None:
+    def _make_seed(self, spec: InstanceSpec, undo: Undo) -> None:
         assert spec.cloud_init is not None  # noqa: S101 - the caller has looked
         seed = build_seed(spec.cloud_init, uuid=spec.uuid, name=spec.name)
         xml = volume_xml(disk_name(spec.uuid, SEED), len(seed), "raw")
         volume = self._create(spec.uuid, SEED, xml, undo)
         self.upload_bytes(volume, seed)
-
-    def _make_console(self, uuid: UUID, undo: ExitStack) -> None:
-        # The daemon makes the file itself when the machine starts. Made as a volume it is known to
-        # the pool, so that it can be read and deleted through the pool without a refresh.
-        pool = self.pools.consoles()
-        undo.callback(self._delete_console, uuid)
-        try:
-            pool.createXML(volume_xml(console_name(uuid), 0, "raw"), 0)
-        except errors.DeviceBusy:
-            return  # left by an earlier instance with this UUID: go on with it
 
     @provides(Capability.BOOT_FROM_VOLUME, Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM)
     def _define(self, xml: str) -> Remote:
@@ -196,36 +191,77 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
         keep: frozenset[Keep] = frozenset(),
         timeout: float | None = None,
     ) -> None:
-        """Budget: 3 calls for the domain, 1 for each of its disks and logs, 4 for the pools."""
+        """Budget: 3 calls for the domain, 1 for each of its disks and logs, 3 for the pools; 4
+        more to keep the root disk."""
         del timeout
-        self._remove_domain(uuid)
+        domain = self._domain_if_there(uuid)
         pool = self.pools.disks()
-        for volume in pool.listAllVolumes(0):
-            if not volume.name().startswith(f"{uuid}."):
-                continue
-            if volume.name() == disk_name(uuid, ROOT) and Keep.ROOT_DISK in keep:
-                self._keep_root(pool, volume, uuid)
-            delete(volume)
+        own = {
+            volume.name(): volume
+            for volume in pool.listAllVolumes(0)
+            if volume.name().startswith(f"{uuid}.")
+        }
+        if domain is not None:
+            with suppress(errors.InvalidState, errors.InstanceNotFound):  # it is off, or has gone
+                domain.destroyFlags(0)
+        if Keep.ROOT_DISK in keep:
+            # before the definition goes: if there is no room for it, the instance is still there
+            self._keep_root(pool, uuid, own)
+        if domain is not None:
+            self._undefine(domain)
+        # the root disk before the marks that say whether it has been kept
+        for name in sorted(own, key=lambda name: name != disk_name(uuid, ROOT)):
+            delete(own[name])
         self._delete_console(uuid)
 
-    def _keep_root(self, pool: Remote, root: Remote, uuid: UUID) -> None:
-        # libvirt cannot rename a volume; a copy also stands alone, without the cached image
+    def _keep_root(self, pool: Remote, uuid: UUID, own: dict[str, Remote]) -> None:
+        # Libvirt cannot rename a volume; a copy also stands alone, without the cached image. Two
+        # marks tell the next destroy(), if this one is interrupted, how far it has come: only a
+        # copy that is complete may cost the original, and only a half one of ours may be replaced.
+        begun, done = disk_name(uuid, "keeping"), disk_name(uuid, "kept")
+        root = own.get(disk_name(uuid, ROOT))
+        if root is None or done in own:
+            return
         name = f"{VOLUME_PREFIX}{uuid}-root.qcow2"
+        if begun in own:
+            self._delete_disk(name)
+        else:
+            self._refuse_taken(pool, name)
+            own[begun] = pool.createXML(volume_xml(begun, 0, "raw"), 0)
         capacity = int(root.info()[1])
+        pool.createXMLFrom(volume_xml(name, capacity, "qcow2"), root, 0)
+        own[done] = pool.createXML(volume_xml(done, 0, "raw"), 0)
+
+    @staticmethod
+    def _refuse_taken(pool: Remote, name: str) -> None:
         try:
-            pool.createXMLFrom(volume_xml(name, capacity, "qcow2"), root, 0)
-        except errors.DeviceBusy:
-            return  # kept by an earlier destroy that was interrupted
+            pool.storageVolLookupByName(name)
+        except errors.VolumeNotFound:
+            return
+        raise errors.DeviceBusy(
+            "a root disk of an earlier instance with this UUID has been kept",
+            hint="delete_volume() that one first, or destroy() without keep=",
+            retryable=False,
+        )
 
     def _remove_domain(self, uuid: UUID) -> None:
-        try:
-            domain = self._domain(uuid)
-        except errors.InstanceNotFound as error:
-            if error.vendor_code is None:
-                raise  # a foreign machine
+        domain = self._domain_if_there(uuid)
+        if domain is None:
             return
         with suppress(errors.InvalidState, errors.InstanceNotFound):  # it is off, or has gone
             domain.destroyFlags(0)
+        self._undefine(domain)
+
+    def _domain_if_there(self, uuid: UUID) -> Remote | None:
+        try:
+            return self._domain(uuid)
+        except errors.InstanceNotFound as error:
+            if error.vendor_code is None:
+                raise  # a foreign machine
+            return None
+
+    @staticmethod
+    def _undefine(domain: Remote) -> None:
         flags = (
             libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
             | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -233,15 +269,13 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
             | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
             | libvirt.VIR_DOMAIN_UNDEFINE_TPM
         )
-        try:
+        with suppress(errors.InstanceNotFound):
             domain.undefineFlags(flags)
-        except errors.InstanceNotFound:
-            return
 
     def _delete_console(self, uuid: UUID) -> None:
         pool = self.pools.consoles()
         # the daemon's log rotation makes files (".0", ".1") that the pool has not seen
-        pool.refresh(0)
+        _refresh(pool)
         for volume in pool.listAllVolumes(0):
             if volume.name().startswith(console_name(uuid)):
                 delete(volume)
@@ -249,15 +283,16 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
         """Budget: 3 calls, 4 for a machine that is off after the daemon was restarted."""
         del timeout
-        return self._info(uuid, self._domain(uuid))
+        domain = self._domain(uuid)
+        return self._info(uuid, domain, self._state(domain))
 
-    def _info(self, uuid: UUID, domain: Remote) -> InstanceInfo:
+    def _info(self, uuid: UUID, domain: Remote, state: InstanceState) -> InstanceInfo:
         xml = self._xml(domain)
         record = record_in(xml)
         return InstanceInfo(
             uuid=uuid,
             name=label_of(domain.name(), uuid) or record.name,
-            state=self._state(domain),
+            state=state,
             flavor=record.flavor,
             metadata=record.metadata,
             volumes=tuple(attached_volume(key, disk) for key, disk in volumes_of(xml).items()),
@@ -292,7 +327,7 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
         ]
 
     def rename(self, uuid: UUID, name: str, *, timeout: float | None = None) -> None:
-        """Budget: 4 calls. The label is in the domain's name (see ``naming.py``)."""
+        """Budget: 3 calls. The label is in the domain's name (see ``naming.py``)."""
         del timeout
         domain, state = self._checked("rename", uuid)
         if label_of(domain.name(), uuid) == name:
@@ -302,9 +337,7 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
                 "libvirt renames a machine only while it is stopped",
                 hint="power_off() first, or keep the label in metadata",
             )
-        record = record_in(self._xml(domain)).model_copy(update={"name": name})
         domain.rename(domain_name(name, uuid), 0)
-        self._write_record(self._domain(uuid), state, record)
 
     def set_metadata(
         self, uuid: UUID, metadata: Mapping[str, str], *, timeout: float | None = None
@@ -324,7 +357,7 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
             text(record.element()),
             PREFIX,
             NAMESPACE,
-            affecting(state),
+            affecting(domain, state),
         )
 
     @staticmethod
@@ -335,6 +368,19 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
         if element is not None:
             element.text = record.element().text
             domain.managedSaveDefineXML(text(saved), 0)
+
+
+def _refresh(pool: Remote) -> None:
+    # Refused while another thread or process makes a volume in the pool, which takes a few
+    # milliseconds and has no event to wait for; a pool that is really ill fails at the last try.
+    for pause in (0.01, 0.03, 0.1, 0.3, 1.0):
+        try:
+            pool.refresh(0)
+        except errors.HypervisorFault:
+            time.sleep(pause)
+        else:
+            return
+    pool.refresh(0)
 
 
 def _root_capacity(spec: InstanceSpec, base: Base | None) -> int:

@@ -16,6 +16,8 @@ _STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU
 _STATS |= libvirt.VIR_DOMAIN_STATS_BALLOON
 _ALL = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
 _ALL |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_INACTIVE
+# a machine that is being started, saved or moved must not hold up the list of all
+_ALL |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 
 
 class Listing(Topic):

@@ -38,7 +38,7 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
         present = vifs_of(self._xml(domain, inactive=stopped)).get(vif.id)
         if present is None:
             self._require_networks([vif])
-            domain.attachDeviceFlags(text(vif_element(vif)), affecting(state))
+            self._plug(domain, vif_element(vif), state)
             present = vifs_of(self._xml(domain, inactive=stopped)).get(vif.id)
         if present is None:
             raise errors.OutcomeUnknown("the NIC was plugged and is not there any more")
@@ -74,7 +74,7 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
             ("outbound", qos.outbound if qos else None),
         ):
             parameters |= _limits(direction, limits)
-        domain.setInterfaceParameters(mac, parameters, affecting(state))
+        domain.setInterfaceParameters(mac, parameters, affecting(domain, state))
 
 
 def _limits(direction: str, limits: Bandwidth | None) -> dict[str, int]:

@@ -7,9 +7,8 @@ are used only inside domain XML, for QEMU.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import libvirt
@@ -61,10 +60,12 @@ class Pools:
         def find(remote: Remote) -> Remote:
             try:
                 pool: Remote = remote.storagePoolLookupByName(name)
+                made = False
             except errors.VolumeNotFound:
                 pool = self._make(remote, name, folder)
+                made = True
             if not pool.isActive():
-                pool.create(0)
+                _activate(pool, made)
             return pool
 
         return self._connection.fact(f"pool:{name}", find)
@@ -74,11 +75,10 @@ class Pools:
         xml = el("pool", el("name", name), el("target", el("path", target)), type="dir")
         try:
             pool: Remote = remote.storagePoolDefineXML(text(xml), 0)
-            pool.build(libvirt.VIR_STORAGE_POOL_BUILD_NEW)
-            pool.setAutostart(1)
         except errors.HypervisorFault:
             # another process made it at the same moment: its pool serves as well
-            pool = remote.storagePoolLookupByName(name)
+            return cast(Remote, remote.storagePoolLookupByName(name))
+        pool.setAutostart(1)
         return pool
 
     def _base(self) -> PurePosixPath:
@@ -94,6 +94,21 @@ class Pools:
             f"the session daemon has no storage pool '{config.pool}'",
             hint="give pool_path=, a folder on the host in which it may be made",
         )
+
+
+def _activate(pool: Remote, made: bool) -> None:
+    """Start a pool; with its folder made, if it is new, or whoever defined it died before that."""
+    build = libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD
+    for flags in (build,) if made else (0, build):
+        try:
+            pool.create(flags)
+        except errors.InvalidState:
+            return  # another process has started it meanwhile
+        except (errors.VolumeNotFound, errors.HypervisorFault):
+            if flags:
+                raise
+        else:
+            return
 
 
 def _file_pool_path(pool: Any) -> str:
@@ -138,25 +153,14 @@ def volume_xml(
     )
 
 
-def delete_all(pool: Remote, prefixes: Iterable[str]) -> None:
-    """Delete every volume of the pool whose name begins with one of these."""
-    wanted = tuple(prefixes)
-    for volume in pool.listAllVolumes(0):
-        if volume.name().startswith(wanted):
-            delete(volume)
-
-
 def delete(volume: Remote) -> None:
     """Delete a volume; one that has gone meanwhile is as good."""
     try:
         volume.delete(0)
     except errors.VolumeNotFound:
         return
-
-
-def capacity_of(volume: Remote) -> int:
-    """Bytes that a guest sees."""
-    return int(volume.info()[1])
+    except errors.InvalidState as error:
+        raise errors.DeviceBusy(error.message, vendor_code=error.vendor_code) from error
 
 
 def backing_of(description: Any) -> tuple[str, str] | None:

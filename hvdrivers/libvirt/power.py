@@ -10,7 +10,9 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, Suspend
 from hvdrivers.libvirt.base import Deadline, Topic
 from hvdrivers.libvirt.connection import Remote
-from hvdrivers.libvirt.hub import Lifecycle, Lost, RawEvent, Reboot
+from hvdrivers.libvirt.hub import Lifecycle, RawEvent, Reboot, is_gap
+from hvdrivers.libvirt.record import STATE_NAMESPACE
+from hvdrivers.libvirt.starting import cut, start
 from hvdrivers.models.state import InstanceState
 
 _ASK_AGAIN = 5.0
@@ -21,8 +23,8 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
     """Core power, pause, suspend and NMI."""
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 3 calls, 4 if it crashed and is still there. A managed save image is resumed by
-        libvirt itself."""
+        """Budget: 3 calls, 4 if it was suspended or has crashed. A managed save image is resumed
+        by libvirt itself."""
         del timeout
         domain, state = self._checked("power_on", uuid)
         if state is InstanceState.RUNNING:
@@ -32,17 +34,47 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
         start(domain)
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
-        """Budget: 3 calls, and 1 for each press of the power button (every 5 seconds)."""
-        del timeout
+        """Budget: 3 calls, and 1 for each press of the power button (every 5 seconds); 5 if it
+        was suspended or has crashed."""
+        deadline = Deadline(timeout)
         domain, state = self._checked("power_off", uuid)
         if state is InstanceState.STOPPED:
             return
         if state is InstanceState.SUSPENDED:
-            domain.managedSaveRemove(0)
+            self._drop_saved(domain)
             return
-        if graceful and state is InstanceState.RUNNING and self._shut_down(uuid, domain, graceful):
+        if state is InstanceState.CRASHED and not domain.isActive():
+            self._forget_crash(domain)
+            return
+        grace = min(graceful, deadline.left)
+        if grace and state is InstanceState.RUNNING and self._shut_down(uuid, domain, grace):
             return
         cut(domain)
+
+    @staticmethod
+    def _drop_saved(domain: Remote) -> None:
+        domain.managedSaveRemove(0)
+        # Libvirt has no event for that. Removing a metadata element that is not there has one, and
+        # tells the streams of every connection (see ``events.py``).
+        domain.setMetadata(
+            libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+            None,
+            None,
+            STATE_NAMESPACE,
+            libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+        )
+
+    def _forget_crash(self, domain: Remote) -> None:
+        """From CRASHED to STOPPED where QEMU itself has died: the daemon keeps the reason for
+        which a machine is off until its next start, so it is started, without its CPUs, and
+        stopped. A start that fails changes the reason as well."""
+        try:
+            domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        except errors.HypervisorError:
+            if self._state(domain) is not InstanceState.STOPPED:
+                raise
+        else:
+            cut(domain)
 
     def _shut_down(self, uuid: UUID, domain: Remote, seconds: float) -> bool:
         """Press the power button and wait; True if the guest went down."""
@@ -60,9 +92,9 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
                 try:
                     domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
                 except errors.InvalidState:
-                    return True
+                    return not domain.isActive()  # it went down, or it crashed
                 event = events.wait(stopped, min(_ASK_AGAIN, grace.left))
-                if isinstance(event, Lost):
+                if is_gap(event):
                     raise errors.OutcomeUnknown("the connection broke while the guest shut down")
                 if event is not None:
                     return True
@@ -71,8 +103,8 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
     def reboot(
         self, uuid: UUID, kind: RebootKind = RebootKind.HARD, *, timeout: float | None = None
     ) -> None:
-        """Budget: 3 calls for HARD (4 from PAUSED or CRASHED), 3 for SOFT and one for each press
-        of the button."""
+        """Budget: 3 calls for HARD (4 from PAUSED, 4 or 5 from CRASHED), 3 for SOFT and one for
+        each press of the button after the first."""
         deadline = Deadline(timeout)
         domain, state = self._checked("reboot", uuid, kind)
         if kind is RebootKind.SOFT:
@@ -81,9 +113,9 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
             cut(domain)
             start(domain)
         else:
-            domain.reset(0)
             if state is InstanceState.PAUSED:
-                domain.resume()
+                self._let_run(uuid, domain, deadline)
+            domain.reset(0)
 
     def _reboot_soft(self, uuid: UUID, domain: Remote, deadline: Deadline) -> None:
         def rebooted(event: RawEvent) -> bool:
@@ -93,7 +125,7 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
             while not deadline.passed:
                 domain.reboot(libvirt.VIR_DOMAIN_REBOOT_ACPI_POWER_BTN)
                 event = events.wait(rebooted, min(_ASK_AGAIN, deadline.left))
-                if isinstance(event, Lost):
+                if is_gap(event):
                     raise errors.OutcomeUnknown("the connection broke while the guest rebooted")
                 if event is not None:
                     return
@@ -109,11 +141,32 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
             domain.suspend()
 
     def unpause(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 3 calls."""
-        del timeout
+        """Budget: 3 calls, 4 if the guest had put itself to sleep."""
+        deadline = Deadline(timeout)
         domain, state = self._checked("unpause", uuid)
         if state is InstanceState.PAUSED:
+            self._let_run(uuid, domain, deadline)
+
+    def _let_run(self, uuid: UUID, domain: Remote, deadline: Deadline) -> None:
+        """Let a machine that stands still go on, also one whose guest sleeps (ACPI S3)."""
+
+        def awake(event: RawEvent) -> bool:
+            return (
+                isinstance(event, Lifecycle)
+                and event.uuid == uuid
+                and event.event == libvirt.VIR_DOMAIN_EVENT_STARTED
+            )
+
+        try:
             domain.resume()
+        except errors.InvalidState:
+            with self.hub.listening() as events:
+                domain.pMWakeup(0)
+                event = events.wait(awake, deadline.left)
+            if is_gap(event):
+                raise errors.OutcomeUnknown("the connection broke while the guest woke") from None
+            if event is None:
+                raise errors.OperationTimeout("the guest did not wake in time") from None
 
     def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls. A paused machine is saved so that it runs when it comes back."""
@@ -123,7 +176,7 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
             domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 3 calls."""
+        """Budget: 4 calls."""
         del timeout
         domain, state = self._checked("resume", uuid)
         if state is InstanceState.SUSPENDED:
@@ -134,21 +187,3 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
         del timeout
         domain, _ = self._checked("inject_nmi", uuid)
         domain.injectNMI(0)
-
-
-def start(domain: Remote) -> None:
-    """Power on; somebody else having done it is as good."""
-    try:
-        domain.createWithFlags(0)
-    except errors.InvalidState:
-        if not domain.isActive():
-            raise
-
-
-def cut(domain: Remote) -> None:
-    """Power off at once; it being off is as good."""
-    try:
-        domain.destroyFlags(0)
-    except errors.InvalidState:
-        if domain.isActive():
-            raise

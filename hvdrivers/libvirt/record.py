@@ -19,6 +19,9 @@ from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec, Metadata
 
 NAMESPACE = "https://hvdrivers.org/xmlns/libvirt/1"
 PREFIX = "hvdrivers"
+STATE_NAMESPACE = "https://hvdrivers.org/xmlns/libvirt/state/1"
+"""Of an element that never exists: its removal is an event that says "the saved memory has been
+thrown away", for which libvirt has none."""
 
 
 class Record(Model):

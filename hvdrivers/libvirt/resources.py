@@ -45,6 +45,7 @@ class LibvirtResources(HostFacts, Listing, Resources):
                 used_mib += _number(stats, "balloon.current", 0) // 1024
         remote = self.connection.remote
         info = remote.getInfo()
+        memory = remote.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS, 0)
         cells = self._cells()
         return HostResources(
             host=self._host_info(),
@@ -62,9 +63,10 @@ class LibvirtResources(HostFacts, Listing, Resources):
                 ),
             ),
             memory=MemoryResources(
-                total_mib=int(info[1]),
+                # getInfo() and getFreeMemory() leave out NUMA cells without CPUs of their own
+                total_mib=int(memory["total"]) // 1024,
                 used_mib=used_mib,
-                free_mib=int(remote.getFreeMemory()) >> 20,
+                free_mib=int(memory["free"]) // 1024,
                 hugepages=_sum_pages(cells),
             ),
             storage=(self._storage(),),

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.connection import Remote
+from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.vif import BridgeVif, NetworkVif, OvsVif, Vif
 
 
@@ -16,30 +18,68 @@ class Wiring(Topic):
     @provides(Capability.VIF_BRIDGE, Capability.VIF_OVS, Capability.VIF_NETWORK, Capability.VIF_TAP)
     def _require_networks(self, vifs: Iterable[Vif]) -> None:
         """Refuse what is not there: by the time that libvirt's own attempt fails, its error has no
-        code that would tell. One call for each network or bridge."""
+        code that would tell. One call for each bridge, two for each network."""
         seen = set()
         for vif in vifs:
-            if isinstance(vif, NetworkVif) and vif.network not in seen:
-                seen.add(vif.network)
-                network = self.connection.remote.networkLookupByName(vif.network)
-                if not network.isActive():
-                    raise errors.NetworkNotFound(
-                        f"network '{vif.network}' is not active",
-                        hint=f"virsh net-start {vif.network}",
-                    )
-            elif isinstance(vif, BridgeVif | OvsVif) and vif.bridge not in seen:
-                seen.add(vif.bridge)
-                self._require_bridge(vif)
+            place = _place(vif)
+            if place is None or place in seen:
+                continue
+            seen.add(place)
+            kind, name = place
+            missing = (_missing_network if kind == "network" else _missing_bridge)(
+                self.connection.remote, name
+            )
+            if missing is not None:
+                raise missing
 
-    def _require_bridge(self, vif: BridgeVif | OvsVif) -> None:
-        bridge = vif.hybrid_bridge if isinstance(vif, OvsVif) and vif.hybrid_plug else vif.bridge
-        try:
-            self.connection.remote.interfaceLookupByName(bridge)
-        except errors.NotSupported:
-            return  # a daemon without the interface driver: the attempt itself must tell
-        except errors.NetworkNotFound as error:
-            raise errors.NetworkNotFound(
-                f"there is no bridge '{bridge}' on the host",
-                vendor_code=error.vendor_code,
-                hint="make it first: drivers never make networks",
-            ) from error
+
+def _place(vif: Vif) -> tuple[str, str] | None:
+    if isinstance(vif, NetworkVif):
+        return "network", vif.network
+    if isinstance(vif, OvsVif) and vif.hybrid_plug:
+        return "bridge", vif.hybrid_bridge
+    if isinstance(vif, BridgeVif | OvsVif):
+        return "bridge", vif.bridge
+    return None
+
+
+def missing_network(remote: Remote, interface: Element) -> errors.NetworkNotFound | None:
+    """After a failure: what is wrong with what an ``<interface>`` is plugged into, if anything."""
+    network = attribute(interface, "source", "network")
+    if network is not None:
+        return _missing_network(remote, network)
+    bridge = attribute(interface, "source", "bridge")
+    if bridge is None:
+        return None
+    plain = attribute(interface, "virtualport", "type") is None
+    return _missing_bridge(remote, bridge, plain=plain)
+
+
+def _missing_network(remote: Remote, name: str) -> errors.NetworkNotFound | None:
+    try:
+        network = remote.networkLookupByName(name)
+    except errors.NetworkNotFound as error:
+        return error
+    if network.isActive():
+        return None
+    return errors.NetworkNotFound(f"network '{name}' is not active", hint=f"virsh net-start {name}")
+
+
+def _missing_bridge(
+    remote: Remote, name: str, *, plain: bool = False
+) -> errors.NetworkNotFound | None:
+    """With ``plain`` it must be a bridge of Linux itself, which costs one call more."""
+    hint = "make it first: drivers never make networks"
+    try:
+        interface = remote.interfaceLookupByName(name)
+        if plain and parse(interface.XMLDesc(0)).get("type") != "bridge":
+            return errors.NetworkNotFound(f"'{name}' is no bridge", hint=hint)
+    except errors.NotSupported:
+        return None  # a daemon without the interface driver: the attempt itself must tell
+    except errors.NetworkNotFound as error:
+        missing = errors.NetworkNotFound(
+            f"there is no bridge '{name}' on the host", vendor_code=error.vendor_code, hint=hint
+        )
+        missing.__cause__ = error
+        return missing
+    return None

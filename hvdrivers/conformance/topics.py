@@ -1,0 +1,16 @@
+"""The topic files, which declare clauses and checks when they are imported."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+TOPICS = (
+    "lifecycle",
+    "states",
+)
+
+
+def load() -> None:
+    """Import them all."""
+    for topic in TOPICS:
+        import_module(f"hvdrivers.conformance.{topic}")

@@ -1,0 +1,249 @@
+"""A trial: what one check gets to work with, and what is cleaned up after it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+from uuid import UUID, uuid4
+
+from pydantic import SecretBytes
+
+from hvdrivers.conformance.journal import Journal
+from hvdrivers.conformance.target import FaultSeam, Observer, PreconditionMissing, Target
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.models.cloudinit import CloudInit
+from hvdrivers.models.instance import Firmware, InstanceInfo, InstanceSpec
+from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import Volume, VolumeAttachment, VolumeSpec
+
+METADATA_KEY = "hvdrivers.conformance.run"
+
+
+class Failed(AssertionError):
+    """The driver broke the clause."""
+
+
+class Trial:
+    """Makes instances and volumes with a prefix of its own, counts what was checked, and removes
+    everything afterwards, in reverse order, whatever happened."""
+
+    def __init__(self, target: Target, driver: ComputeDriver, journal: Journal) -> None:
+        self.target = target
+        self.driver = driver
+        self.journal = journal
+        self.checked = 0
+        """How often check() was called: a trial that checks nothing is an error of the suite."""
+        self._stack = ExitStack()
+        self._volumes = ExitStack()
+        self._attachment: VolumeAttachment | None = None
+
+    # ---- saying what is wrong -------------------------------------------------------------------
+
+    def check(self, condition: object, message: str) -> None:
+        """The clause is broken unless ``condition`` is true."""
+        self.checked += 1
+        if not condition:
+            raise Failed(message)
+
+    def equal(self, found: object, expected: object, what: str) -> None:
+        """The clause is broken unless both are equal."""
+        self.check(found == expected, f"{what}: expected {expected!r}, found {found!r}")
+
+    @contextmanager
+    def raises(
+        self, *classes: type[errors.HypervisorError]
+    ) -> Iterator[list[errors.HypervisorError]]:
+        """The block must raise one of these; the list gets the error."""
+        caught: list[errors.HypervisorError] = []
+        names = " or ".join(each.__name__ for each in classes)
+        try:
+            yield caught
+        except PreconditionMissing:
+            raise
+        except errors.HypervisorError as error:
+            self.check(
+                isinstance(error, classes), f"raised {type(error).__name__} ({error}), not {names}"
+            )
+            caught.append(error)
+        else:
+            self.check(False, f"raised nothing, where the contract says {names}")
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """The block must leave everything on the host as it was."""
+        before = self.picture()
+        yield
+        after = self.picture()
+        for part, was in before.items():
+            self.equal(after[part], was, f"changed by what must change nothing: {part}")
+
+    def picture(self) -> dict[str, Any]:
+        """Everything that can be seen of the host: by the driver, and by the observer."""
+        infos = {}
+        for each in self.driver.list_instances():
+            with suppress(errors.InstanceNotFound):
+                infos[each.uuid] = self.driver.get_instance(each.uuid)
+        picture: dict[str, Any] = {
+            "instances": infos,
+            "foreign machines": sorted(
+                (each.uuid.hex, each.state) for each in self.driver.list_foreign()
+            ),
+        }
+        if self.has(Capability.HOST_VOLUMES):
+            picture["volumes"] = sorted(each.volume_id for each in self.driver.list_volumes())
+        observer = self.observer
+        if observer is not None:
+            picture["residue"] = observer.residue()
+        return picture
+
+    def eventually(
+        self, condition: Callable[[], bool], message: str, timeout: float = 30.0
+    ) -> None:
+        """The clause is broken unless the condition comes true in time."""
+        end = time.monotonic() + timeout * self.target.time_scale
+        while not condition():
+            if time.monotonic() > end:
+                self.check(False, message)
+            time.sleep(0.02)
+        self.check(True, message)
+
+    # ---- what there is to work with -------------------------------------------------------------
+
+    def has(self, *capabilities: Capability) -> bool:
+        """Whether the driver declares all of these."""
+        return self.driver.capabilities >= set(capabilities)
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who reads the truth by another path, if anybody does."""
+        return self.target.observer()
+
+    @property
+    def faults(self) -> FaultSeam:
+        """The seam in the transport of ``driver``."""
+        seam = self.target.faults(self.driver)
+        if seam is None:
+            raise PreconditionMissing("the target has no fault seam (faults)")
+        return seam
+
+    def connect(self) -> ComputeDriver:
+        """Another connection, closed after the check."""
+        return self._stack.enter_context(self.target.connect())
+
+    def spec(self, **changes: Any) -> InstanceSpec:
+        """A spec of a small instance, named and marked as the suite's own."""
+        uuid: UUID = changes.pop("uuid", None) or uuid4()
+        metadata: Mapping[str, str] = changes.pop("metadata", {})
+        boots = any(each.boot_index == 0 for each in changes.get("volumes", ()))
+        if "image" not in changes and not boots:
+            changes["image"] = self.target.image()
+        return InstanceSpec(
+            **{
+                "uuid": uuid,
+                "name": f"{self.journal.prefix}{uuid.hex[:6]}",
+                "flavor": self.target.flavor,
+                "metadata": {METADATA_KEY: self.journal.run, **metadata},
+                **changes,
+            }
+        )
+
+    def spawn(self, spec: InstanceSpec | None = None, **changes: Any) -> InstanceInfo:
+        """Spawn, and destroy after the check. Written into the journal before it is tried."""
+        spec = spec or self.spec(**changes)
+        self.will_destroy(spec.uuid)
+        return self.driver.spawn(spec)
+
+    def will_destroy(self, uuid: UUID) -> None:
+        """Remember an instance that is about to be made."""
+        self.journal.instance(uuid)
+        self._stack.callback(self._destroy, uuid)
+
+    def _destroy(self, uuid: UUID) -> None:
+        # a driver may break the clause that destroying twice is allowed: it is not there
+        with suppress(errors.InstanceNotFound):
+            self.driver.destroy(uuid)
+        self.journal.done(str(uuid))
+
+    def everything(self) -> dict[str, Any]:
+        """Changes to a spec that make an instance have all that this driver can give it."""
+        changes: dict[str, Any] = {}
+        with suppress(PreconditionMissing):
+            changes["vifs"] = (self.target.vif("hvct-nic"),)
+        if self.has(Capability.HOST_VOLUMES):
+            changes["volumes"] = (self.attachment(),)
+        if self.has(Capability.CONFIG_DRIVE, Capability.USER_DATA):
+            changes["cloud_init"] = CloudInit(user_data=SecretBytes(b"#!/bin/sh\n"))
+        if self.has(Capability.UEFI):
+            changes["firmware"] = Firmware.UEFI
+        if self.has(Capability.VTPM):
+            changes["vtpm"] = True
+        update = {}
+        if self.has(Capability.EPHEMERAL_DISK):
+            update["ephemeral_gib"] = 1
+        if self.has(Capability.SWAP_DISK):
+            update["swap_mib"] = 16
+        changes["flavor"] = self.target.flavor.model_copy(update=update)
+        return changes
+
+    def volume(self, size_bytes: int = 64 << 20) -> Volume:
+        """A new volume, deleted after the check."""
+        self.need(Capability.HOST_VOLUMES)
+        name = f"{self.journal.prefix}{uuid4().hex[:8]}"
+        self.journal.volume(name)
+        volume = self.driver.create_volume(VolumeSpec(name=name, size_bytes=size_bytes))
+        self._volumes.callback(self._delete_volume, name, volume.volume_id)
+        return volume
+
+    def _delete_volume(self, name: str, volume_id: str) -> None:
+        self.driver.delete_volume(volume_id)
+        self.journal.done(name)
+
+    def attachment(self) -> VolumeAttachment:
+        """A volume, as attach_volume() takes it; always the same one in one trial."""
+        if self._attachment is None:
+            self._attachment = VolumeAttachment(volume=self.volume())
+        return self._attachment
+
+    def state(self, uuid: UUID) -> InstanceState:
+        """The state, by the driver."""
+        return self.driver.get_instance(uuid).state
+
+    def in_state(self, state: InstanceState, **changes: Any) -> UUID:
+        """A new instance, brought into this state by the contract's own operations."""
+        if state is InstanceState.STOPPED:
+            return self.spawn(start=False, **changes).uuid
+        if state is InstanceState.BUILDING:
+            raise PreconditionMissing("no operation leads to a lasting BUILDING")
+        uuid = self.spawn(**changes).uuid
+        if state is InstanceState.PAUSED:
+            self.need(Capability.PAUSE)
+            self.driver.pause(uuid)
+        elif state is InstanceState.SUSPENDED:
+            self.need(Capability.SUSPEND)
+            self.driver.suspend(uuid)
+        elif state is InstanceState.RESCUED:
+            self.need(Capability.RESCUE)
+            self.driver.rescue(uuid, self.target.image())
+        elif state is InstanceState.CRASHED:
+            self.target.crash(self.driver, uuid)
+        self.equal(self.state(uuid), state, "state that the check begins with")
+        return uuid
+
+    def need(self, *capabilities: Capability) -> None:
+        """Stop here if the driver does not declare these."""
+        missing = sorted(set(capabilities) - self.driver.capabilities)
+        if missing:
+            raise PreconditionMissing(f"the driver does not declare {', '.join(missing)}")
+
+    def after(self, callback: Callable[[], object]) -> None:
+        """Do something after the check."""
+        self._stack.callback(callback)
+
+    def close(self) -> None:
+        """Remove everything: the volumes after the machines that have them."""
+        with self._volumes, self._stack:
+            pass

@@ -1,0 +1,89 @@
+"""What the topic classes of the fake driver share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.driver import check_state
+from hvdrivers.contract.operation import Interface
+from hvdrivers.contract.states import Outcome
+from hvdrivers.fake.steps import Task
+from hvdrivers.models.progress import ProgressCallback
+
+if TYPE_CHECKING:
+    from hvdrivers.fake.host import FakeHost
+    from hvdrivers.fake.link import Link
+    from hvdrivers.fake.records import Machine
+
+
+class FakeBase(Interface):
+    """One connection, and what every topic does with it."""
+
+    _host: FakeHost
+    _link: Link
+    _without: Mapping[Capability, str]
+
+    def _task(
+        self,
+        operation: str,
+        uuid: UUID | None,
+        timeout: float | None,
+        *,
+        progress: ProgressCallback | None = None,
+        slow: str | None = None,
+    ) -> Task:
+        return Task(self._link, operation, uuid, timeout, progress=progress, slow=slow)
+
+    def _machine(self, uuid: UUID) -> Machine:
+        """A machine of ours. The caller holds the world's lock."""
+        machine = self._host.machines.get(uuid)
+        if machine is None or not machine.ours:
+            raise errors.InstanceNotFound(f"no instance {uuid} is on this host", instance=uuid)
+        return machine
+
+    def _checked(self, operation: str, uuid: UUID, variant: Enum | None = None) -> Machine:
+        """The machine, if its state allows the operation now."""
+        machine = self._machine(uuid)
+        self._outcome(operation, machine, variant)
+        return machine
+
+    def _outcome(self, operation: str, machine: Machine, variant: Enum | None = None) -> Outcome:
+        outcome = check_state(operation, machine.state, machine.uuid, variant=variant)
+        busy = machine.migration is not None and machine.migration.active
+        if busy and operation not in _DURING_MIGRATION:
+            raise errors.DeviceBusy(
+                "the instance is being migrated", hint="wait for its end, or abort_migration()"
+            )
+        return outcome
+
+    def _need(self, capability: Capability) -> None:
+        """Raise NotSupported if the connection was made without this capability."""
+        if capability in self._without:
+            raise errors.NotSupported(
+                self._without[capability],
+                hint=f"'{capability}' is not among this driver's capabilities",
+            )
+
+
+_DURING_MIGRATION = frozenset(
+    {
+        "get_instance",
+        "get_console_log",
+        "list_snapshots",
+        "migration_progress",
+        "abort_migration",
+        "force_migration",
+        "live_migrate",
+        "cold_migrate",
+        "check_live_migration",
+        "guest_addresses",
+        "screenshot",
+        "destroy",
+    }
+)
+"""What may happen to an instance while it moves."""

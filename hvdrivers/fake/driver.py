@@ -1,0 +1,155 @@
+"""The fake driver: every operation of the contract, in memory.
+
+It is written as a driver for a real hypervisor would be, in calls to a host that can fail between
+any two of them, and it is the reference for what the contract means.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.driver import Driver
+from hvdrivers.fake.config import FakeConfig
+from hvdrivers.fake.connection import FakeConnection
+from hvdrivers.fake.consoles import FakeConsoles, FakeInteractiveConsole, FakeScreenCapture
+from hvdrivers.fake.events import FakeEvents
+from hvdrivers.fake.guest import (
+    FakeGuestAddresses,
+    FakeGuestExec,
+    FakeGuestFreeze,
+    FakeGuestPassword,
+)
+from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.images import FakeImageCache
+from hvdrivers.fake.lifecycle import FakeAdopt, FakeLifecycle
+from hvdrivers.fake.link import Link
+from hvdrivers.fake.maintenance import FakeHostPower, FakeMaintenance
+from hvdrivers.fake.metrics import FakeMetrics
+from hvdrivers.fake.migration import (
+    FakeColdMigration,
+    FakeLiveMigration,
+    FakeLiveMigrationAbort,
+    FakeLiveMigrationForce,
+)
+from hvdrivers.fake.network import FakeNetwork, FakeVifQos
+from hvdrivers.fake.power import FakeCrashDump, FakePause, FakePower, FakeSuspend
+from hvdrivers.fake.reshape import (
+    FakeHotResizeCpu,
+    FakeHotResizeMemory,
+    FakeRebuild,
+    FakeRescue,
+    FakeResize,
+)
+from hvdrivers.fake.resources import FakeResources
+from hvdrivers.fake.shares import FakeShares
+from hvdrivers.fake.snapshots import FakeIncrementalBackup, FakeSnapshots, FakeSnapshotToImage
+from hvdrivers.fake.storage import (
+    FakeDiskQos,
+    FakeExtendVolume,
+    FakeHostVolumes,
+    FakeStorage,
+    FakeStorageMigration,
+    FakeSwapVolume,
+)
+from hvdrivers.fake.world import default_world
+from hvdrivers.models.config import DriverConfig
+
+
+class FakeDriver(
+    FakeConnection,
+    FakeResources,
+    FakeLifecycle,
+    FakeRescue,
+    FakeResize,
+    FakeHotResizeCpu,
+    FakeHotResizeMemory,
+    FakeRebuild,
+    FakeAdopt,
+    FakePower,
+    FakePause,
+    FakeSuspend,
+    FakeCrashDump,
+    FakeStorage,
+    FakeExtendVolume,
+    FakeSwapVolume,
+    FakeDiskQos,
+    FakeHostVolumes,
+    FakeStorageMigration,
+    FakeNetwork,
+    FakeVifQos,
+    FakeConsoles,
+    FakeInteractiveConsole,
+    FakeScreenCapture,
+    FakeSnapshots,
+    FakeSnapshotToImage,
+    FakeIncrementalBackup,
+    FakeImageCache,
+    FakeGuestPassword,
+    FakeGuestFreeze,
+    FakeGuestExec,
+    FakeGuestAddresses,
+    FakeLiveMigration,
+    FakeLiveMigrationAbort,
+    FakeLiveMigrationForce,
+    FakeColdMigration,
+    FakeEvents,
+    FakeMetrics,
+    FakeMaintenance,
+    FakeHostPower,
+    FakeShares,
+    Driver,
+):
+    """A driver for a :class:`FakeHost`."""
+
+    driver_name: ClassVar[str] = "fake"
+    config_model: ClassVar[type[DriverConfig]] = FakeConfig
+
+    def __init__(self, host: FakeHost, config: FakeConfig | None = None) -> None:
+        config = config or FakeConfig()
+        self._host = host
+        self._link = Link(host, config)
+        self._without = config.without
+
+    @classmethod
+    def connect(cls, config: DriverConfig) -> Self:
+        """Connect to the host that ``config`` names, or to a new one."""
+        if not isinstance(config, FakeConfig):
+            raise errors.InvalidRequest("the fake driver takes a FakeConfig")
+        if config.host is not None:
+            return cls((config.in_world or default_world()).host(config.host, config), config)
+        host = FakeHost(
+            size=config.size,
+            world=config.in_world,
+            clock=config.clock,
+            accept_any_network=config.accept_any_network,
+            accept_any_volume=config.accept_any_volume,
+        )
+        return cls(host, config)
+
+    @property
+    def host_label(self) -> str:
+        """``fake://NAME``."""
+        return self._host.label
+
+    @property
+    def fake_host(self) -> FakeHost:
+        """The host behind it."""
+        return self._host
+
+    def __repr__(self) -> str:
+        return f"<FakeDriver {self._host.label}>"
+
+
+def host_of(driver: object) -> FakeHost:
+    """The fake host behind a driver, guarded or not: ``host_of(connect("fake")).crash(uuid)``.
+
+    Raises:
+        TypeError: it is not a fake driver.
+    """
+    inner = driver
+    while inner is not None and not isinstance(inner, FakeDriver):
+        inner = getattr(inner, "_driver", None)
+    if inner is None:
+        raise TypeError(f"{driver!r} is not a fake driver")
+    return inner.fake_host

@@ -1,0 +1,144 @@
+"""Events of a fake host, and who listens."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from hvdrivers.contract.events import Events, EventStream
+from hvdrivers.fake.base import FakeBase
+from hvdrivers.models.events import (
+    DeviceEvent,
+    DeviceKind,
+    Event,
+    LifecycleEvent,
+    LifecycleKind,
+    ResyncEvent,
+)
+from hvdrivers.models.state import InstanceState
+
+if TYPE_CHECKING:
+    from hvdrivers.fake.host import FakeHost
+
+Change = Callable[[int], Event]
+"""A change that has no number yet: each stream counts for itself."""
+
+
+class FakeEventStream(EventStream):
+    """One subscription, with a bounded buffer."""
+
+    def __init__(
+        self, host: FakeHost, limit: int, on_close: Callable[[FakeEventStream], None]
+    ) -> None:
+        self._host = host
+        self._on_close = on_close
+        # the world's lock: a resync and the changes after it are in one order with all changes
+        self._ready = threading.Condition(host.world.lock)
+        # what is true now comes first; changes from here on are behind it
+        self._buffer: deque[Change] = deque([self._resync_event()])
+        self._limit = limit + 1
+        self._lost = False
+        self._closed = False
+        self._sequence = 0
+
+    def next(self, timeout: float | None = None) -> Event | None:
+        """The next event; the wait is in real time, whatever the host's clock."""
+        with self._ready:
+            self._ready.wait_for(self._has_something, timeout)
+            if self._closed or not self._has_something():
+                return None
+            self._sequence += 1
+            if self._lost:
+                self._lost = False
+                self._buffer.clear()
+                self._buffer.append(self._resync_event())
+            return self._buffer.popleft()(self._sequence)
+
+    def _resync_event(self) -> Change:
+        at = self._host.clock.wall()
+        states = {machine.uuid: machine.state for machine in self._host.ours()}
+        return lambda sequence: ResyncEvent(sequence=sequence, at=at, states=states)
+
+    def _has_something(self) -> bool:
+        # while the host cannot be reached there is nothing to resynchronise with
+        return self._closed or (self._host.reachable and (self._lost or bool(self._buffer)))
+
+    def deliver(self, change: Change) -> None:
+        """Take a change. The caller holds the world's lock."""
+        if len(self._buffer) >= self._limit:
+            self._lost = True
+        if not self._lost:
+            self._buffer.append(change)
+            self._ready.notify_all()
+
+    def lose_connection(self) -> None:
+        """Whatever comes before the next resync is not seen one by one."""
+        self._lost = True
+        self._ready.notify_all()
+
+    def wake(self) -> None:
+        """Look again: the host can be reached."""
+        self._ready.notify_all()
+
+    def close(self) -> None:
+        """End it."""
+        with self._ready:
+            self._closed = True
+            self._buffer.clear()
+            self._ready.notify_all()
+        self._on_close(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended."""
+        return self._closed
+
+
+def lifecycle(at: datetime, uuid: UUID, kind: LifecycleKind, state: InstanceState | None) -> Change:
+    """A change of an instance's state."""
+    return lambda sequence: LifecycleEvent(
+        sequence=sequence, at=at, uuid=uuid, kind=kind, state=state
+    )
+
+
+def device(at: datetime, uuid: UUID, kind: DeviceKind, name: str) -> Change:
+    """A device that came or went."""
+    return lambda sequence: DeviceEvent(sequence=sequence, at=at, uuid=uuid, kind=kind, device=name)
+
+
+class FakeEvents(FakeBase, Events):
+    """The events topic."""
+
+    def watch(self, *, timeout: float | None = None) -> EventStream:
+        """One call."""
+        with self._task("watch", None, timeout) as task:
+            made: list[FakeEventStream] = []
+            stream = task.call(
+                "subscribe-events",
+                lambda: self._stream(made),
+                undo=("unsubscribe-events", lambda: _close_all(made)),
+                changes=False,
+            )
+            self._link.streams.append(stream)
+            return stream
+
+    def _stream(self, made: list[FakeEventStream]) -> FakeEventStream:
+        stream = FakeEventStream(self._host, self._link.event_buffer, self._unsubscribe)
+        made.append(stream)
+        self._host.streams.add(stream)
+        return stream
+
+    def _unsubscribe(self, stream: FakeEventStream) -> None:
+        with self._host.world.lock:
+            self._host.streams.discard(stream)
+            if stream in self._link.streams:
+                self._link.streams.remove(stream)
+
+
+def _close_all(streams: list[FakeEventStream]) -> None:
+    for stream in streams:
+        stream.close()

@@ -1,0 +1,145 @@
+"""What fake guests do and tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
+from hvdrivers.fake.port_steps import PortSteps
+from hvdrivers.fake.records import Machine
+from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
+from hvdrivers.models.vif import NetworkVif
+
+
+class _Agent(PortSteps):
+    def _ask_agent(self, operation: str, uuid: UUID) -> Machine:
+        """The machine, if its agent answers."""
+        machine = self._checked(operation, uuid)
+        if not self._host.agent_answers(machine):
+            raise errors.GuestAgentUnavailable("no agent answers in the guest", instance=uuid)
+        return machine
+
+    def _log_in(self, machine: Machine, credentials: GuestCredentials | None) -> None:
+        accounts = machine.guest.accounts
+        if accounts is None:
+            return
+        if credentials is None:
+            raise errors.InvalidRequest("the guest's agent asks for credentials")
+        if accounts.get(credentials.user) != credentials.password.get_secret_value():
+            raise errors.PermissionDenied("the guest refused the credentials")
+
+
+class FakeGuestPassword(_Agent, GuestPassword):
+    """Passwords."""
+
+    def set_guest_password(
+        self,
+        uuid: UUID,
+        user: str,
+        password: SecretStr,
+        *,
+        credentials: GuestCredentials | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """1 call."""
+        with self._task("set_guest_password", uuid, timeout) as task:
+            task.call("set-password", lambda: self._set_password(uuid, user, password, credentials))
+
+    def _set_password(
+        self, uuid: UUID, user: str, password: SecretStr, credentials: GuestCredentials | None
+    ) -> None:
+        machine = self._ask_agent("set_guest_password", uuid)
+        self._log_in(machine, credentials)
+        if user not in machine.guest.users:
+            raise errors.InvalidRequest(f"the guest has no user {user!r}")
+        machine.passwords[user] = password
+
+
+class FakeGuestFreeze(_Agent, GuestFreeze):
+    """File systems."""
+
+    def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """1 call."""
+        with self._task("freeze", uuid, timeout) as task:
+            task.call("freeze-guest", lambda: self._set_frozen("freeze", uuid, True))
+
+    def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """1 call."""
+        with self._task("thaw", uuid, timeout) as task:
+            task.call("thaw-guest", lambda: self._set_frozen("thaw", uuid, False))
+
+    def _set_frozen(self, operation: str, uuid: UUID, frozen: bool) -> None:
+        self._ask_agent(operation, uuid).frozen = frozen
+
+
+class FakeGuestExec(_Agent, GuestExec):
+    """Programs."""
+
+    def guest_exec(
+        self,
+        uuid: UUID,
+        command: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        credentials: GuestCredentials | None = None,
+        timeout: float | None = None,
+    ) -> ExecResult:
+        """2 calls."""
+        with self._task("guest_exec", uuid, timeout) as task:
+            machine = task.call("start-program", lambda: self._run(uuid, command, credentials))
+            if not task.wait_for(machine.guest.exec_seconds):
+                raise errors.OutcomeUnknown("the program still ran at the deadline, and runs on")
+            # outside the host's lock: the program is a test's own code
+            program = machine.guest.programs[command[0]]
+            result = program(command, stdin)
+            task.call("read-output", lambda: None, changes=False)
+            return result
+
+    def _run(
+        self, uuid: UUID, command: Sequence[str], credentials: GuestCredentials | None
+    ) -> Machine:
+        machine = self._ask_agent("guest_exec", uuid)
+        self._log_in(machine, credentials)
+        if not command or command[0] not in machine.guest.programs:
+            raise errors.InvalidRequest("the guest has no such program")
+        return machine
+
+
+class FakeGuestAddresses(_Agent, GuestAddresses):
+    """Addresses: 10.x.y.z/8 from the last three octets of the MAC address."""
+
+    def guest_addresses(
+        self, uuid: UUID, *, timeout: float | None = None
+    ) -> Sequence[GuestAddress]:
+        """1 call: the agent, leases and neighbours are asked at once."""
+        with self._task("guest_addresses", uuid, timeout) as task:
+            return task.call("read-addresses", lambda: self._addresses(uuid), changes=False)
+
+    def _addresses(self, uuid: UUID) -> list[GuestAddress]:
+        machine = self._checked("guest_addresses", uuid)
+        agent = self._host.agent_answers(machine)
+        found = []
+        for number, port in enumerate(self._ports_of(uuid)):
+            octets = [int(part, 16) for part in port.vif.mac.split(":")[3:]]
+            address = IPv4Address(f"10.{octets[0]}.{octets[1]}.{octets[2]}")
+            sources = [AddressSource.ARP]
+            if isinstance(port.vif, NetworkVif):
+                sources.append(AddressSource.LEASE)
+            if agent:
+                sources.append(AddressSource.AGENT)
+            found += [
+                GuestAddress(
+                    mac=port.vif.mac,
+                    address=address,
+                    prefix_length=None if source is AddressSource.ARP else 8,
+                    source=source,
+                    interface=f"eth{number}" if source is AddressSource.AGENT else None,
+                )
+                for source in sources
+            ]
+        return found

@@ -1,0 +1,63 @@
+"""The image cache of a fake host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.images import ImageCache
+from hvdrivers.fake.image_steps import ImageSteps
+from hvdrivers.fake.records import ImageRecord
+from hvdrivers.models.image import CachedImage, ImageRef
+from hvdrivers.models.progress import ProgressCallback
+
+
+class FakeImageCache(ImageSteps, ImageCache):
+    """Load, look, make room."""
+
+    def cache_image(
+        self,
+        image: ImageRef,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> CachedImage:
+        """1 call if it is there, else at most 5."""
+        with self._task(
+            "cache_image", None, timeout, progress=progress, slow="upload-image"
+        ) as task:
+            return self._cached(self._provide(task, image))
+
+    def _cached(self, record: ImageRecord) -> CachedImage:
+        with self._host.world.lock:
+            return CachedImage(
+                key=record.key,
+                format=record.format,
+                virtual_size_bytes=record.virtual_size_bytes,
+                size_bytes=record.size_bytes,
+                last_used=record.last_used,
+                in_use=self._in_use(record.key),
+            )
+
+    def _in_use(self, key: str) -> bool:
+        return any(disk.base == key for disk in self._host.default_pool.disks.values()) or any(
+            disk.base == key for pool in self._host.pools.values() for disk in pool.disks.values()
+        )
+
+    def list_cached_images(self, *, timeout: float | None = None) -> Sequence[CachedImage]:
+        """1 call."""
+        with self._task("list_cached_images", None, timeout) as task:
+            return task.call("list-images", self._list_images, changes=False)
+
+    def _list_images(self) -> list[CachedImage]:
+        return [self._cached(record) for record in self._host.default_pool.images.values()]
+
+    def evict_image(self, key: str, *, timeout: float | None = None) -> None:
+        """1 call."""
+        with self._task("evict_image", None, timeout) as task:
+            task.call("delete-image", lambda: self._evict(key))
+
+    def _evict(self, key: str) -> None:
+        if self._in_use(key):
+            raise errors.DeviceBusy(f"a disk is based on image {key}")
+        self._host.default_pool.images.pop(key, None)

@@ -1,0 +1,393 @@
+"""Fake machines come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from pydantic import SecretBytes, TypeAdapter, ValidationError
+
+from hvdrivers import cloudinit
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.lifecycle import Adopt, Lifecycle
+from hvdrivers.fake.capacity import check_device_free, check_power, check_room, find_slice
+from hvdrivers.fake.image_steps import ImageSteps, disk_size
+from hvdrivers.fake.port_steps import PortSteps
+from hvdrivers.fake.records import POWERED_ON, Claim, Content, Disk, ImageRecord, Machine
+from hvdrivers.fake.steps import Task
+from hvdrivers.fake.volume_steps import VolumeSteps, shown
+from hvdrivers.models.base import Name
+from hvdrivers.models.events import LifecycleKind
+from hvdrivers.models.instance import (
+    Firmware,
+    ForeignInstance,
+    InstanceInfo,
+    InstanceSpec,
+    InstanceSummary,
+    Keep,
+    Metadata,
+)
+from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.state import InstanceState
+
+_SEED_BYTES = 1 << 20
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+class _Showing(PortSteps, VolumeSteps):
+    def _info(self, machine: Machine) -> InstanceInfo:
+        ports = self._ports_of(machine.uuid)
+        return InstanceInfo(
+            uuid=machine.uuid,
+            name=machine.name,
+            state=machine.state,
+            flavor=machine.flavor,
+            metadata=dict(machine.metadata),
+            volumes=tuple(shown(disk) for disk in machine.volumes.values()),
+            vifs=tuple(self._shown(machine, port) for port in ports),
+            firmware=machine.firmware,
+            created_at=machine.created_at,
+            image=machine.image_key,
+        )
+
+
+class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
+    """The lifecycle topic of Core."""
+
+    def spawn(
+        self,
+        spec: InstanceSpec,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        """3 calls, and: image and root disk 2 (5 if the image is new to the host), ephemeral and
+        swap disk 1 each, seed 1, each volume 1 (2 with secrets), all volumes 1, each NIC 1."""
+        last = "start-machine" if spec.start else "finish-machine"
+        with self._task("spawn", spec.uuid, timeout, progress=progress, slow=last) as task:
+            task.call("check-request", lambda: self._check_spec(spec), changes=False)
+            image = None if spec.image is None else self._provide(task, spec.image)
+            if image is not None:
+                disk_size(image, spec.flavor.disk_gib)
+            task.call(
+                "define-machine",
+                lambda: self._define(task, spec, image),
+                undo=("undefine-machine", lambda: self._undefine(spec.uuid, task.token)),
+            )
+            self._make_disks(task, spec, image)
+            for attachment in spec.volumes:
+                self._connect_volume(task, spec.uuid, attachment)
+            if spec.volumes:
+                task.call("add-volumes", lambda: self._add_volumes(task, spec), covered=True)
+            for vif in spec.vifs:
+                self._create_port(task, spec.uuid, vif)
+            return task.call(last, lambda: self._finish(task, spec))
+
+    def _check_spec(self, spec: InstanceSpec) -> None:
+        self._check_new(spec.uuid)
+        for vif in spec.vifs:
+            self._check_port(spec.uuid, vif)
+        for attachment in spec.volumes:
+            self._check_free(spec.uuid, attachment)
+        if len(spec.volumes) > self._host.size.disk_slots:
+            raise errors.InsufficientResources("the machine has not that many slots for disks")
+        if len(spec.vifs) > self._host.size.nic_slots:
+            raise errors.InsufficientResources("the machine has not that many slots for NICs")
+
+    def _check_new(self, uuid: UUID) -> None:
+        if uuid in self._host.machines or uuid in self._host.incoming:
+            raise errors.InstanceExists(f"the UUID {uuid} is taken", instance=uuid)
+        if self._host.maintenance:
+            raise errors.InsufficientResources("the host is in maintenance: no new machines")
+
+    def _define(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
+        self._check_new(spec.uuid)
+        machine = Machine(
+            uuid=spec.uuid,
+            name=spec.name,
+            state=InstanceState.BUILDING,
+            flavor=spec.flavor,
+            created_at=self._host.clock.wall(),
+            token=task.token,
+            guest=self._host.default_guest.copy(),
+            metadata=dict(spec.metadata),
+            image=spec.image,
+            image_key=None if image is None else image.key,
+            claims=spec.start,
+        )
+        self._set_firmware(machine, spec)
+        self._check_size(machine, spec)
+        before = list(self._host.claims)
+        try:
+            self._claim_devices(task, spec)
+        except errors.InsufficientResources:
+            self._host.claims = before
+            raise
+        self._host.machines[spec.uuid] = machine
+        if machine.firmware is Firmware.UEFI:
+            self._host.nvram[spec.uuid] = task.token
+        if machine.vtpm:
+            self._host.tpm[spec.uuid] = task.token
+        self._host.tell_lifecycle(machine, LifecycleKind.CREATED, InstanceState.BUILDING)
+
+    @provides(Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM, Capability.SEV)
+    def _set_firmware(self, machine: Machine, spec: InstanceSpec) -> None:
+        # there is no BIOS on ARM
+        usual = Firmware.BIOS if self._host.size.architecture == "x86_64" else Firmware.UEFI
+        machine.firmware = spec.firmware or usual
+        machine.vtpm = spec.vtpm
+        machine.sev = spec.sev
+
+    @provides(Capability.NUMA, Capability.CPU_PINNING, Capability.HUGEPAGES)
+    def _check_size(self, machine: Machine, spec: InstanceSpec) -> None:
+        if spec.flavor.numa_nodes is not None and spec.flavor.numa_nodes > self._host.size.sockets:
+            raise errors.InsufficientResources(f"the host has {self._host.size.sockets} NUMA cells")
+        if spec.start:
+            check_power(self._host, machine)
+
+    @provides(Capability.PCI_PASSTHROUGH, Capability.VGPU)
+    def _claim_devices(self, task: Task, spec: InstanceSpec) -> None:
+        claims = self._host.claims
+        for wanted in spec.pci_devices:
+            check_device_free(self._host, wanted.address)
+            claims.append(Claim(spec.uuid, wanted.address, None, task.token, use="passthrough"))
+        for slice_ in spec.vgpus:
+            parent = find_slice(self._host, slice_.type, slice_.parent)
+            claims.append(Claim(spec.uuid, parent, slice_.type, task.token, use="vgpu"))
+
+    def _undefine(self, uuid: UUID, token: int) -> None:
+        """Remove a machine that spawn has begun, and what hangs on its definition."""
+        host = self._host
+        machine = host.machines.get(uuid)
+        if machine is not None and machine.token == token:
+            del host.machines[uuid]
+            host.tell_lifecycle(machine, LifecycleKind.DESTROYED, None)
+        for states in (host.nvram, host.tpm):
+            if states.get(uuid) == token:
+                del states[uuid]
+        host.release(uuid, token=token)
+
+    @provides(
+        Capability.EPHEMERAL_DISK,
+        Capability.SWAP_DISK,
+        Capability.CONFIG_DRIVE,
+        Capability.USER_DATA,
+    )
+    def _make_disks(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
+        flavor = spec.flavor
+        wanted: list[tuple[str, int, Content]] = []
+        if image is not None:
+            wanted.append(("root", disk_size(image, flavor.disk_gib), image.content))
+        if flavor.ephemeral_gib:
+            wanted.append(("ephemeral", flavor.ephemeral_gib << 30, ("empty",)))
+        if flavor.swap_mib:
+            wanted.append(("swap", flavor.swap_mib << 20, ("empty",)))
+        seed: dict[str, SecretBytes] = {}
+        if spec.cloud_init is not None:
+            files = cloudinit.seed_files(spec.cloud_init, uuid=spec.uuid, name=spec.name)
+            seed = {path: SecretBytes(data) for path, data in files.items()}
+            wanted.append(("seed", _SEED_BYTES, ("seed", *seed)))
+        for role, size, content in wanted:
+            base = image.key if image is not None and role == "root" else None
+            disk = Disk(spec.uuid, role, size, content, task.token, base)
+            self._create_disk(task, disk, seed if role == "seed" else None)
+
+    def _create_disk(
+        self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None = None
+    ) -> None:
+        task.call(
+            f"create-{disk.role}-disk",
+            lambda: self._place_disk(task, disk, seed),
+            undo=(
+                "delete-disk",
+                lambda: self._host.remove_disks(disk.owner, disk.role, token=task.token),
+            ),
+        )
+
+    def _place_disk(self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None) -> None:
+        machine = self._building(task, disk.owner)
+        check_room(self._host.default_pool, disk.size_bytes)
+        self._host.default_pool.disks[disk.name] = disk
+        machine.seed = seed or machine.seed
+        used = self._host.default_pool.images.get(disk.base or "")
+        if used is not None:
+            used.last_used = self._host.clock.wall()
+
+    def _building(self, task: Task, uuid: UUID) -> Machine:
+        machine = self._host.machines.get(uuid)
+        if machine is None or machine.token != task.token:
+            raise errors.InstanceNotFound(
+                "the instance was destroyed while it was built", instance=uuid
+            )
+        return machine
+
+    @provides(Capability.BOOT_FROM_VOLUME)
+    def _add_volumes(self, task: Task, spec: InstanceSpec) -> None:
+        machine = self._building(task, spec.uuid)
+        for attachment in spec.volumes:
+            self._add_disk(machine, attachment)
+
+    def _finish(self, task: Task, spec: InstanceSpec) -> InstanceInfo:
+        machine = self._building(task, spec.uuid)
+        for vif in spec.vifs:
+            self._host.ports[spec.uuid, vif.id].plugged = True
+        if spec.start:
+            self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.STARTED)
+            self._host.boot(machine)
+        else:
+            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+        return self._info(machine)
+
+    def destroy(
+        self,
+        uuid: UUID,
+        *,
+        keep: frozenset[Keep] = frozenset(),
+        timeout: float | None = None,
+    ) -> None:
+        """1 call if nothing is there, else at most 8. The definition goes last: until then the
+        instance can be seen, and destroyed again."""
+        with self._task("destroy", uuid, timeout, slow="undefine-machine") as task:
+            steps = task.call("look-up", lambda: self._leftovers(uuid, keep), changes=False)
+            host = self._host
+            effects = {
+                "stop-machine": lambda: self._cut_power(uuid),
+                "release-volumes": lambda: self._release_volumes(uuid),
+                "delete-ports": lambda: host.remove_ports(uuid),
+                "delete-secrets": lambda: host.remove_secrets(uuid),
+                "delete-disks": lambda: self._delete_disks(uuid, keep),
+                "delete-firmware": lambda: self._delete_firmware(uuid),
+                "undefine-machine": lambda: self._forget(uuid),
+            }
+            for name, effect in effects.items():
+                if name in steps:
+                    task.call(name, effect)
+
+    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+        """Which calls it takes to remove all that is there of an instance."""
+        host = self._host
+        machine = host.machines.get(uuid)
+        if machine is not None:
+            self._checked("destroy", uuid)  # a foreign machine is 'not found'
+        if Keep.ROOT_DISK in keep and host.disk(uuid, "root") is not None:
+            name = f"{uuid}-root"
+            if any(name in pool.volumes for pool in host.pools.values()):
+                raise errors.InvalidRequest(f"there is a volume {name} already", instance=uuid)
+        key = (host.name, uuid)
+        found = {
+            "stop-machine": machine is not None and machine.state in POWERED_ON,
+            "release-volumes": any(key in volume.locks for volume in host.volumes()),
+            "delete-ports": any(port.owner == uuid for port in host.ports.values()),
+            "delete-secrets": any(each.owner == uuid for each in host.secrets.values()),
+            "delete-disks": any(host.disks_of(uuid)),
+            "delete-firmware": uuid in host.nvram or uuid in host.tpm,
+            "undefine-machine": machine is not None,
+        }
+        return {name for name, there in found.items() if there}
+
+    def _cut_power(self, uuid: UUID) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is not None and machine.state in POWERED_ON:
+            if machine.migration is not None:
+                machine.migration.wake.set()
+            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+
+    def _release_volumes(self, uuid: UUID) -> None:
+        self._host.unlock(uuid)
+        machine = self._host.machines.get(uuid)
+        if machine is not None:
+            machine.volumes.clear()
+
+    def _delete_disks(self, uuid: UUID, keep: frozenset[Keep]) -> None:
+        if Keep.ROOT_DISK in keep:
+            self._host.keep_root(uuid)
+        self._host.remove_disks(uuid)
+
+    def _delete_firmware(self, uuid: UUID) -> None:
+        self._host.nvram.pop(uuid, None)
+        self._host.tpm.pop(uuid, None)
+
+    def _forget(self, uuid: UUID) -> None:
+        machine = self._host.machines.pop(uuid, None)
+        self._host.release(uuid)
+        if machine is not None:
+            self._host.tell_lifecycle(machine, LifecycleKind.DESTROYED, None)
+
+    def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
+        """1 call."""
+        with self._task("get_instance", uuid, timeout) as task:
+            return task.call("read-machine", lambda: self._info(self._machine(uuid)), changes=False)
+
+    def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
+        """1 call."""
+        with self._task("list_instances", None, timeout) as task:
+            return task.call("list-machines", self._summaries, changes=False)
+
+    def _summaries(self) -> list[InstanceSummary]:
+        return [self._info(machine).summary() for machine in self._host.ours()]
+
+    def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
+        """1 call."""
+        with self._task("list_foreign", None, timeout) as task:
+            return task.call("list-machines", self._foreign, changes=False)
+
+    def _foreign(self) -> list[ForeignInstance]:
+        return [
+            ForeignInstance(uuid=machine.uuid, name=machine.name, state=machine.state)
+            for machine in self._host.machines.values()
+            if not machine.ours
+        ]
+
+    @provides(Capability.HOT_RENAME)
+    def rename(self, uuid: UUID, name: Name, *, timeout: float | None = None) -> None:
+        """1 call."""
+        with self._task("rename", uuid, timeout) as task:
+            task.call("rename-machine", lambda: self._rename(uuid, name))
+
+    def _rename(self, uuid: UUID, name: str) -> None:
+        machine = self._checked("rename", uuid)
+        if machine.state is not InstanceState.STOPPED:
+            self._need(Capability.HOT_RENAME)
+        machine.name = name
+
+    def set_metadata(self, uuid: UUID, metadata: Metadata, *, timeout: float | None = None) -> None:
+        """1 call."""
+        with self._task("set_metadata", uuid, timeout) as task:
+            task.call("write-metadata", lambda: self._set_metadata(uuid, metadata))
+
+    def _set_metadata(self, uuid: UUID, metadata: Metadata) -> None:
+        self._checked("set_metadata", uuid).metadata = dict(metadata)
+
+
+class FakeAdopt(_Showing, Adopt):
+    """Machines of others become ours."""
+
+    def adopt(
+        self,
+        uuid: UUID,
+        *,
+        name: Name | None = None,
+        metadata: Metadata | None = None,
+        timeout: float | None = None,
+    ) -> InstanceInfo:
+        """1 call."""
+        with self._task("adopt", uuid, timeout) as task:
+            return task.call("mark-machine", lambda: self._adopt(uuid, name, metadata))
+
+    def _adopt(self, uuid: UUID, name: str | None, metadata: Metadata | None) -> InstanceInfo:
+        machine = self._host.machines.get(uuid)
+        if machine is None:
+            raise errors.InstanceNotFound(f"no machine {uuid} is on this host", instance=uuid)
+        self._outcome("adopt", machine)
+        if not machine.ours:
+            try:
+                machine.name = _NAME.validate_python(name or machine.name)
+            except ValidationError:
+                raise errors.InvalidRequest(
+                    "the machine's own name is not a valid label", hint="give name="
+                ) from None
+            machine.metadata = dict(metadata or {})
+            machine.ours = True
+            self._host.tell_lifecycle(machine, LifecycleKind.CREATED, machine.state)
+        return self._info(machine)

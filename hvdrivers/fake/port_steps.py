@@ -1,0 +1,147 @@
+"""NICs on their way into a machine: the network found, the port made on its switch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.fake.base import FakeBase
+from hvdrivers.fake.capacity import check_device_free, device_at
+from hvdrivers.fake.records import POWERED_ON, Claim, Machine, Port
+from hvdrivers.fake.steps import Task
+from hvdrivers.models.pci import PciAddress
+from hvdrivers.models.vif import (
+    AttachedVif,
+    BridgeVif,
+    DvsVif,
+    HostdevVif,
+    HypervVif,
+    MacvtapVif,
+    NetworkVif,
+    NicModel,
+    OvsVif,
+    TapVif,
+    VdpaVif,
+    VhostUserVif,
+    Vif,
+)
+
+if TYPE_CHECKING:
+    from hvdrivers.fake.host import FakeHost
+
+
+class PortSteps(FakeBase):
+    """What spawn and plug have in common."""
+
+    @provides(
+        Capability.VIF_NETWORK,
+        Capability.VIF_BRIDGE,
+        Capability.VIF_OVS,
+        Capability.VIF_TAP,
+        Capability.VIF_MACVTAP,
+        Capability.VIF_HOSTDEV,
+        Capability.VIF_VHOSTUSER,
+        Capability.VIF_VDPA,
+        Capability.VIF_DVS,
+        Capability.VIF_HYPERV,
+    )
+    def _check_wiring(self, vif: Vif, host: FakeHost | None = None) -> None:
+        """Raise NetworkNotFound unless what the NIC is to be plugged into is there.
+
+        Args:
+            host: None: this one.
+        """
+        host = host or self._host
+        match vif:
+            case NetworkVif():
+                _check_network(host, "network", vif.network)
+            case BridgeVif():
+                _check_network(host, "bridge", vif.bridge)
+            case OvsVif():
+                _check_network(host, "ovs", vif.bridge)
+            case MacvtapVif(source=str() as source):
+                _check_network(host, "macvtap", source)
+            case DvsVif():
+                name = vif.port_group_key or vif.port_group or vif.opaque_network_id
+                _check_network(host, "dvs", name or "")
+            case HypervVif():
+                _check_network(host, "hyperv", vif.switch)
+            case TapVif() | VhostUserVif() | MacvtapVif() | HostdevVif() | VdpaVif():
+                # a device or a socket, not a network: whoever names it has made it
+                if isinstance(vif, HostdevVif) and vif.offload is not None:
+                    raise errors.NotSupported(
+                        "a representor must be plugged on the host itself", hint="use os-vif there"
+                    )
+
+    def _check_port(self, uuid: UUID, vif: Vif) -> None:
+        """Raise unless this machine can have this NIC now."""
+        self._check_wiring(vif)
+        for port in self._host.ports.values():
+            if port.owner != uuid and (port.vif.id == vif.id or port.vif.mac == vif.mac):
+                raise errors.DeviceBusy(
+                    f"port {vif.id!r} or its MAC address is in use by another machine"
+                )
+        address = _device_of(vif)
+        mine = any(claim.owner == uuid and claim.use == vif.id for claim in self._host.claims)
+        if address is not None and not mine:
+            check_device_free(self._host, address)
+
+    def _ports_of(self, uuid: UUID) -> list[Port]:
+        """The NICs in a machine's definition, in their order."""
+        return [p for p in self._host.ports.values() if p.owner == uuid and p.plugged]
+
+    def _check_nic_slot(self, uuid: UUID) -> None:
+        if len(self._ports_of(uuid)) >= self._host.size.nic_slots:
+            raise errors.InsufficientResources(
+                f"the machine has {self._host.size.nic_slots} NICs, and no slot for another"
+            )
+
+    def _create_port(self, task: Task, uuid: UUID, vif: Vif) -> None:
+        """Make a port: 1 call."""
+        task.call(
+            "create-port",
+            lambda: self._make_port(uuid, vif, task.token),
+            undo=(
+                "delete-port",
+                lambda: self._host.remove_ports(uuid, vif_id=vif.id, token=task.token),
+            ),
+        )
+
+    def _make_port(self, uuid: UUID, vif: Vif, token: int) -> None:
+        self._machine(uuid)
+        there = self._host.ports.get((uuid, vif.id))
+        if there is not None and there.plugged:
+            return  # another connection was faster
+        self._check_port(uuid, vif)
+        self._host.ports[uuid, vif.id] = Port(vif, uuid, token)
+        address = _device_of(vif)
+        if address is not None and there is None:
+            device_at(self._host, address)
+            self._host.claims.append(Claim(uuid, address, None, token, use=vif.id))
+
+    def _shown(self, machine: Machine, port: Port) -> AttachedVif:
+        """A NIC as get_instance() shows it."""
+        vif = port.vif
+        passthrough = isinstance(vif, HostdevVif | VdpaVif)
+        device = vif.tap
+        if isinstance(vif, BridgeVif | OvsVif | TapVif | VhostUserVif):
+            device = vif.device_name
+        on = machine.state in POWERED_ON and not passthrough
+        return AttachedVif(
+            id=vif.id,
+            address=vif.mac,
+            type=vif.type,
+            device=device if on else None,
+            model=None if passthrough else vif.model or NicModel.VIRTIO,
+        )
+
+
+def _check_network(host: FakeHost, kind: str, name: str) -> None:
+    if not host.accept_any_network and name not in host.networks[kind]:
+        raise errors.NetworkNotFound(f"the host has no {kind} {name!r}")
+
+
+def _device_of(vif: Vif) -> PciAddress | None:
+    return vif.pci_address if isinstance(vif, HostdevVif | VdpaVif | MacvtapVif) else None

@@ -1,0 +1,169 @@
+"""Fake machines go on and off."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, Suspend
+from hvdrivers.fake.base import FakeBase
+from hvdrivers.fake.capacity import check_room
+from hvdrivers.fake.records import Disk, Machine
+from hvdrivers.fake.starting import Starting
+from hvdrivers.models.events import LifecycleKind
+from hvdrivers.models.state import InstanceState
+
+
+class FakePower(Starting, Power):
+    """The power topic of Core."""
+
+    def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """1 call."""
+        with self._task("power_on", uuid, timeout) as task:
+            task.call("start-machine", lambda: self._power_on(uuid))
+
+    def _power_on(self, uuid: UUID) -> None:
+        machine = self._checked("power_on", uuid)
+        if machine.state is InstanceState.RUNNING:
+            return
+        if self._host.maintenance:
+            raise errors.InsufficientResources("the host is in maintenance: nothing is started")
+        self._check_start(machine)
+        self._host.remove_disks(uuid, "rescue")
+        if machine.state is InstanceState.SUSPENDED:
+            self._host.remove_disks(uuid, "memory")
+            self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
+        else:
+            self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.STARTED)
+            self._host.boot(machine)
+
+    def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
+        """1 call, 2 if the guest is asked."""
+        with self._task("power_off", uuid, timeout, slow="stop-machine") as task:
+            if graceful > 0:
+                machine = task.call(
+                    "ask-shutdown", lambda: self._checked("power_off", uuid), changes=False
+                )
+                if machine.state is InstanceState.RUNNING:
+                    guest = machine.guest
+                    needs = guest.shutdown_seconds if guest.acpi else graceful
+                    # leave time to cut the power before the deadline
+                    task.wait_for(min(needs, graceful, task.remaining * 0.9))
+            task.call("stop-machine", lambda: self._power_off(uuid))
+
+    def _power_off(self, uuid: UUID) -> None:
+        machine = self._checked("power_off", uuid)
+        self._host.remove_disks(uuid, "memory", "rescue")
+        if machine.state is not InstanceState.STOPPED:
+            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+
+    def reboot(
+        self, uuid: UUID, kind: RebootKind = RebootKind.HARD, *, timeout: float | None = None
+    ) -> None:
+        """1 call, 2 for a soft one."""
+        with self._task("reboot", uuid, timeout, slow="reset-machine") as task:
+            if kind is RebootKind.SOFT:
+                machine = task.call(
+                    "ask-reboot", lambda: self._checked("reboot", uuid, kind), changes=False
+                )
+                guest = machine.guest
+                seconds = guest.shutdown_seconds if guest.acpi else float("inf")
+                if not task.wait_for(seconds):
+                    raise errors.DeviceBusy(
+                        "the guest did not go down within the deadline; it runs on"
+                    )
+            task.call("reset-machine", lambda: self._reset(uuid, kind))
+
+    def _reset(self, uuid: UUID, kind: RebootKind) -> None:
+        machine = self._checked("reboot", uuid, kind)
+        outcome = self._outcome("reboot", machine, kind).after(machine.state)
+        self._check_start(machine)
+        state = outcome if isinstance(outcome, InstanceState) else machine.state
+        self._host.set_state(machine, state, LifecycleKind.REBOOTED)
+        self._host.boot(machine)
+
+
+class FakePause(FakeBase, Pause):
+    """The clock of a machine."""
+
+    def pause(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """1 call."""
+        with self._task("pause", uuid, timeout) as task:
+            task.call(
+                "pause-machine", lambda: self._set_paused("pause", uuid, InstanceState.PAUSED)
+            )
+
+    def unpause(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """1 call."""
+        with self._task("unpause", uuid, timeout) as task:
+            task.call(
+                "unpause-machine", lambda: self._set_paused("unpause", uuid, InstanceState.RUNNING)
+            )
+
+    def _set_paused(self, operation: str, uuid: UUID, state: InstanceState) -> None:
+        machine = self._checked(operation, uuid)
+        paused = state is InstanceState.PAUSED
+        if machine.state is not state:
+            kind = LifecycleKind.PAUSED if paused else LifecycleKind.RESUMED
+            self._host.set_state(machine, state, kind)
+
+
+class FakeSuspend(Starting, Suspend):
+    """Machines to disk and back."""
+
+    def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """2 calls, 1 if it is suspended already."""
+        with self._task("suspend", uuid, timeout, slow="save-memory") as task:
+            saved = task.call(
+                "save-memory",
+                lambda: self._save(uuid, task.token),
+                undo=(
+                    "drop-memory",
+                    lambda: self._host.remove_disks(uuid, "memory", token=task.token),
+                ),
+            )
+            if saved:
+                task.call("stop-machine", lambda: self._suspended(uuid))
+
+    def _save(self, uuid: UUID, token: int) -> bool:
+        machine = self._checked("suspend", uuid)
+        if machine.state is InstanceState.SUSPENDED:
+            return False
+        self._needs_no_device(uuid)
+        size = machine.flavor.memory_mib << 20
+        pool = self._host.default_pool
+        check_room(pool, size)
+        memory = Disk(uuid, "memory", size, (f"memory:{machine.boots}",), token)
+        pool.disks[memory.name] = memory
+        return True
+
+    def _suspended(self, uuid: UUID) -> None:
+        machine = self._checked("suspend", uuid)
+        self._host.set_state(machine, InstanceState.SUSPENDED, LifecycleKind.SUSPENDED)
+
+    def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """1 call."""
+        with self._task("resume", uuid, timeout) as task:
+            task.call("restore-memory", lambda: self._resume(uuid))
+
+    def _resume(self, uuid: UUID) -> None:
+        machine = self._checked("resume", uuid)
+        if machine.state is not InstanceState.RUNNING:
+            self._check_start(machine)
+            self._host.remove_disks(uuid, "memory")
+            self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
+
+
+class FakeCrashDump(FakeBase, CrashDump):
+    """Non-maskable interrupts."""
+
+    def inject_nmi(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """1 call."""
+        with self._task("inject_nmi", uuid, timeout) as task:
+            task.call("inject-nmi", lambda: self._inject(uuid))
+
+    def _inject(self, uuid: UUID) -> None:
+        machine: Machine = self._checked("inject_nmi", uuid)
+        machine.write_console("Uhhuh. NMI received for unknown reason")
+        if machine.guest.crashes_on_nmi:
+            self._host.crash(uuid)

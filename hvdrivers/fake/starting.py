@@ -1,0 +1,37 @@
+"""What must hold before a machine is powered on, whichever operation does it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hvdrivers.contract import errors
+from hvdrivers.fake.capacity import check_power
+from hvdrivers.fake.port_steps import PortSteps
+from hvdrivers.fake.records import Machine
+from hvdrivers.fake.volume_steps import VolumeSteps
+
+
+class Starting(PortSteps, VolumeSteps):
+    """Base of the topics that start machines."""
+
+    def _check_start(self, machine: Machine) -> None:
+        """Raise unless the machine can be powered on.
+
+        Raises:
+            InsufficientResources: the host has not the memory or the CPUs.
+            VolumeNotFound, NetworkNotFound: what it is wired to has gone.
+            DeviceBusy: another powered-on machine has one of its volumes.
+        """
+        if not machine.takes_memory:
+            check_power(self._host, machine)
+        if machine.image_key is not None and self._host.disk(machine.uuid, "root") is None:
+            raise errors.VolumeNotFound("the root disk has gone: destroy() was interrupted")
+        for disk in machine.volumes.values():
+            self._check_free(machine.uuid, disk.attachment)
+        for port in self._ports_of(machine.uuid):
+            self._check_wiring(port.vif)
+
+    def _needs_no_device(self, uuid: UUID) -> None:
+        """Raise NotSupported if the machine has devices whose state nobody can save."""
+        if any(claim.owner == uuid for claim in self._host.claims):
+            raise errors.NotSupported("the instance has devices of the host: they cannot be saved")

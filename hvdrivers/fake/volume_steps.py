@@ -1,0 +1,238 @@
+"""Volumes on their way into a machine: found, locked, with their secrets."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.fake.base import FakeBase
+from hvdrivers.fake.records import AttachedDisk, Lock, Machine, Secret, VolumeRecord
+from hvdrivers.fake.steps import Task
+from hvdrivers.models.volume import (
+    AttachedVolume,
+    DeviceType,
+    DiskBus,
+    FcdVolume,
+    FibreChannelVolume,
+    IscsiVolume,
+    LocalVolume,
+    NfsVolume,
+    NvmeofVolume,
+    PoolVolume,
+    RbdVolume,
+    SmbfsVolume,
+    VmdkVolume,
+    VolumeAttachment,
+)
+
+_SERVED = (
+    IscsiVolume
+    | RbdVolume
+    | NfsVolume
+    | SmbfsVolume
+    | FibreChannelVolume
+    | NvmeofVolume
+    | VmdkVolume
+    | FcdVolume
+)
+_GIB = 1 << 30
+_LETTERS = {DiskBus.VIRTIO: "vd", DiskBus.IDE: "hd"}
+
+
+class VolumeSteps(FakeBase):
+    """What spawn, attach and swap have in common."""
+
+    def _find_volume(self, attachment: VolumeAttachment) -> VolumeRecord:
+        """The volume itself.
+
+        Raises:
+            VolumeNotFound: the host cannot find it.
+        """
+        volume = attachment.volume
+        if volume.volume_id in self._host.lost_volumes:
+            raise errors.VolumeNotFound(f"the host cannot open volume {volume.volume_id!r}")
+        if isinstance(volume, PoolVolume):
+            return self._pool_volume(volume)
+        if isinstance(volume, LocalVolume):
+            return self._local_volume(volume)
+        return self._served_volume(volume)
+
+    @provides(Capability.VOLUME_POOL)
+    def _pool_volume(self, volume: PoolVolume) -> VolumeRecord:
+        if self._host.accept_any_volume and volume.data.pool not in {None, *self._host.pools}:
+            return self._anything(volume.volume_id)
+        found = self._host.pool(volume.data.pool).volumes.get(volume.data.name)
+        if found is not None:
+            return found
+        if self._host.accept_any_volume:
+            return self._anything(volume.volume_id)
+        raise errors.VolumeNotFound(f"the pool has no volume {volume.data.name!r}")
+
+    @provides(Capability.VOLUME_LOCAL)
+    def _local_volume(self, volume: LocalVolume) -> VolumeRecord:
+        found = self._host.local_volumes.get(volume.path)
+        if found is not None:
+            return found
+        if self._host.accept_any_volume:
+            return self._anything(volume.volume_id)
+        raise errors.VolumeNotFound(f"the host has no {volume.path!r}")
+
+    @provides(
+        Capability.VOLUME_ISCSI,
+        Capability.VOLUME_RBD,
+        Capability.VOLUME_NFS,
+        Capability.VOLUME_SMBFS,
+        Capability.VOLUME_FC,
+        Capability.VOLUME_NVMEOF,
+        Capability.VOLUME_VMDK,
+        Capability.VOLUME_FCD,
+    )
+    def _served_volume(self, volume: _SERVED) -> VolumeRecord:
+        return self._anything(volume.volume_id)
+
+    def _anything(self, volume_id: str) -> VolumeRecord:
+        # a storage server of which nothing is known but the volume's name
+        fresh = VolumeRecord(volume_id, _GIB, (f"volume:{volume_id}",))
+        return self._host.world.volumes.setdefault(volume_id, fresh)
+
+    @provides(Capability.MULTI_ATTACH)
+    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+        """The volume, if this machine may have it.
+
+        Raises:
+            VolumeNotFound: see above.
+            DeviceBusy: another machine that is powered on has it.
+        """
+        record = self._find_volume(attachment)
+        others = [
+            lock
+            for key, lock in record.locks.items()
+            if key != (self._host.name, uuid) and self._host.world.has_open(*key)
+        ]
+        shared = attachment.volume.multiattach and all(lock.multiattach for lock in others)
+        if others and not shared:
+            raise errors.DeviceBusy(
+                f"volume {attachment.volume_id!r} is in use by another machine", instance=uuid
+            )
+        return record
+
+    def _connect_volume(self, task: Task, uuid: UUID, attachment: VolumeAttachment) -> None:
+        """Lock a volume for a machine, and store its secrets: 1 call, 2 with secrets."""
+        volume_id = attachment.volume_id
+        secrets = self._secrets_of(attachment)
+        if secrets:
+            prefix = f"{uuid}/{volume_id}/"
+            task.call(
+                "create-secrets",
+                lambda: self._store(uuid, task.token, {prefix + k: v for k, v in secrets.items()}),
+                undo=(
+                    "delete-secrets",
+                    lambda: self._host.remove_secrets(uuid, token=task.token),
+                ),
+            )
+        task.call(
+            "connect-volume",
+            lambda: self._lock_volume(uuid, attachment, task.token),
+            undo=(
+                "disconnect-volume",
+                lambda: self._host.unlock(uuid, volume_id=volume_id, token=task.token),
+            ),
+        )
+
+    def _secrets_of(self, attachment: VolumeAttachment) -> dict[str, SecretStr]:
+        volume = attachment.volume
+        found: dict[str, SecretStr | None] = {"luks": self._passphrase(attachment)}
+        if isinstance(volume, IscsiVolume) and volume.chap is not None:
+            found["chap"] = volume.chap.password
+        elif isinstance(volume, RbdVolume):
+            found["ceph"] = volume.key
+        elif isinstance(volume, SmbfsVolume):
+            found["smb"] = volume.password
+        return {name: value for name, value in found.items() if value is not None}
+
+    @provides(Capability.ENCRYPTED_VOLUME)
+    def _passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
+        encryption = attachment.encryption
+        if encryption is None or encryption.control_location == "back-end":
+            return None
+        if encryption.secret is None:
+            raise errors.InvalidRequest(
+                "the volume is encrypted and its passphrase is not there",
+                hint="resolve encryption_key_id and give encryption.secret",
+            )
+        return SecretStr(encryption.secret.get_secret_value().hex())
+
+    def _store(self, uuid: UUID, token: int, secrets: dict[str, SecretStr]) -> None:
+        self._machine(uuid)
+        for name, value in secrets.items():
+            self._host.secrets[name] = Secret(uuid, token, value)
+
+    def _lock_volume(self, uuid: UUID, attachment: VolumeAttachment, token: int) -> None:
+        self._machine(uuid)
+        record = self._check_free(uuid, attachment)
+        lock = Lock(token, attachment.volume.multiattach, attachment.volume_id)
+        record.locks[self._host.name, uuid] = lock
+
+    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+        """Put a locked volume into the machine's definition."""
+        record = self._find_volume(attachment)
+        self._check_disk_slot(machine)
+        disk = AttachedDisk(
+            attachment=attachment,
+            record=record,
+            device=_device_name(machine, attachment, has_root=machine.image_key is not None),
+            seen_bytes=record.size_bytes,
+            qos=attachment.qos,
+        )
+        machine.volumes[attachment.volume_id] = disk
+        return shown(disk)
+
+    def _check_disk_slot(self, machine: Machine) -> None:
+        if len(machine.volumes) >= self._host.size.disk_slots:
+            raise errors.InsufficientResources(
+                f"the machine has {self._host.size.disk_slots} disks, and no slot for another"
+            )
+
+    def _disconnect(self, uuid: UUID, volume_id: str) -> None:
+        """Unlock a volume and forget its secrets."""
+        self._host.unlock(uuid, volume_id=volume_id)
+        prefix = f"{uuid}/{volume_id}/"
+        for name in [name for name in self._host.secrets if name.startswith(prefix)]:
+            del self._host.secrets[name]
+
+
+def bus_of(attachment: VolumeAttachment) -> DiskBus:
+    """The bus asked for, or what the fake prefers."""
+    if attachment.bus is not None:
+        return attachment.bus
+    preferred = {DeviceType.CDROM: DiskBus.SATA, DeviceType.LUN: DiskBus.SCSI}
+    return preferred.get(attachment.device_type, DiskBus.VIRTIO)
+
+
+def shown(disk: AttachedDisk) -> AttachedVolume:
+    """A disk as get_instance() shows it."""
+    return AttachedVolume(
+        volume_id=disk.attachment.volume_id,
+        device=disk.device,
+        bus=bus_of(disk.attachment),
+        read_only=disk.attachment.read_only,
+        size_bytes=disk.seen_bytes,
+        boot_index=disk.attachment.boot_index,
+    )
+
+
+def _device_name(machine: Machine, attachment: VolumeAttachment, *, has_root: bool) -> str:
+    taken = {disk.device for disk in machine.volumes.values()}
+    if has_root:
+        taken.add("vda")
+    if attachment.device is not None and attachment.device not in taken:
+        return attachment.device
+    prefix = _LETTERS.get(bus_of(attachment), "sd")
+    names = [prefix + chr(ord("a") + n) for n in range(26)]
+    names += [prefix + "a" + chr(ord("a") + n) for n in range(26)]
+    if bus_of(attachment) is DiskBus.NVME:
+        names = [f"nvme{n}n1" for n in range(64)]
+    return next(name for name in names if name not in taken)

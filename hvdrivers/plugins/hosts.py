@@ -1,0 +1,176 @@
+"""Hosts by name, from a TOML file, so that programs and people need not repeat addresses::
+
+    [hosts.lab1]
+    driver = "libvirt"
+    uri = "qemu+ssh://root@lab1.example/system"
+
+    [hosts.esx1]
+    driver = "vmware"
+    host = "esx1.example"
+    user = "automation"
+    password_file = "esx1.password"    # relative to this file; fills ``password``
+
+The file is ``$XDG_CONFIG_HOME/hvdrivers/hosts.toml`` (``~/.config/hvdrivers/hosts.toml``) unless
+the caller names another. Keys are those of the driver's configuration. A secret may stand in the
+file itself or in one of its own, as long as not everybody on the machine can read that.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from pydantic import SecretBytes, SecretStr
+
+from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.models.config import DriverConfig
+from hvdrivers.plugins.discovery import registered
+
+_FILE = "_file"
+
+
+@dataclass(frozen=True)
+class Host:
+    """One table of the file."""
+
+    name: str
+    driver: str
+    options: dict[str, object]
+    path: Path
+    private: bool
+    """Whether the file may hold secrets: others cannot read it."""
+
+    @property
+    def where(self) -> str:
+        """What an error names."""
+        return f"{self.path}: [hosts.{self.name}]"
+
+
+def default_hosts_file() -> Path:
+    """The file that is read if the caller names none; it need not exist."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base, "hvdrivers", "hosts.toml")
+
+
+def list_hosts(config_file: str | os.PathLike[str] | None = None) -> dict[str, str]:
+    """The names of the hosts in the file, each with the name of its driver.
+
+    Args:
+        config_file: None means the default file, which need not exist.
+
+    Raises:
+        InvalidRequest: the file cannot be read, or says something unknown.
+    """
+    return {host.name: host.driver for host in read_hosts(config_file).values()}
+
+
+def read_hosts(config_file: str | os.PathLike[str] | None = None) -> dict[str, Host]:
+    """The file's hosts by name. A default file that is not there has none."""
+    path = default_hosts_file() if config_file is None else Path(config_file)
+    try:
+        text, private = _read(path)
+    except FileNotFoundError:
+        if config_file is None:
+            return {}
+        raise InvalidRequest(f"{path}: there is no such file") from None
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidRequest(f"{path}: {error}") from None
+    tables = content.pop("hosts", {})
+    if content:
+        raise InvalidRequest(f"{path}: unknown key {min(content)!r}: only [hosts.NAME] is known")
+    if not isinstance(tables, dict):
+        raise InvalidRequest(f"{path}: 'hosts' must be tables: [hosts.NAME]")
+    return {name: _host(path, name, table, private) for name, table in tables.items()}
+
+
+def _host(path: Path, name: str, table: object, private: bool) -> Host:
+    where = f"{path}: [hosts.{name}]"
+    if not isinstance(table, dict):
+        raise InvalidRequest(f"{where} must be a table")
+    options = dict(table)
+    driver = options.pop("driver", None)
+    if not isinstance(driver, str):
+        raise InvalidRequest(f'{where} must name its driver: driver = "..."')
+    if name in registered():
+        raise InvalidRequest(
+            f"{where} has the name of a driver, which connect({name!r}) would mean",
+            hint="give the host another name",
+        )
+    return Host(name=name, driver=driver, options=options, path=path, private=private)
+
+
+def options_of(host: Host, model: type[DriverConfig]) -> tuple[dict[str, object], set[str]]:
+    """The host's options for ``model``, and the names of those that came from files of their own.
+
+    ``password_file`` fills ``password`` where that is a secret of the model, unless the model has
+    a ``password_file`` of its own.
+    """
+    options, filled = dict(host.options), set()
+    for key in host.options:
+        field = key.removesuffix(_FILE)
+        if key in model.model_fields or field == key or not is_secret(model, field):
+            continue
+        if field in options:
+            raise InvalidRequest(f"{host.where} has both {field!r} and {key!r}")
+        options[field] = _secret_file(host, key, options.pop(key))
+        filled.add(field)
+    return options, filled
+
+
+def refuse_exposed(host: Host, model: type[DriverConfig], from_files: Collection[str]) -> None:
+    """Raise InvalidRequest if a secret stands in a file that everybody can read."""
+    for key in host.options:
+        if is_secret(model, key) and key not in from_files and not host.private:
+            raise InvalidRequest(
+                f"{host.where} holds the secret {key!r}, and everybody on this machine can read it",
+                hint=f"chmod o= {host.path}, or use {key}{_FILE}",
+            )
+
+
+def is_secret(model: type[DriverConfig], field: str) -> bool:
+    """Whether a field of the model is a SecretStr or SecretBytes, or may be."""
+    info = model.model_fields.get(field)
+    return info is not None and _holds_secret(info.annotation)
+
+
+def _holds_secret(annotation: object) -> bool:
+    return annotation in (SecretStr, SecretBytes) or any(map(_holds_secret, get_args(annotation)))
+
+
+def _secret_file(host: Host, key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{host.where} {key}: must be a path")
+    path = host.path.parent / Path(value).expanduser()
+    try:
+        text, private = _read(path)
+    except FileNotFoundError:
+        raise InvalidRequest(f"{host.where} {key}: there is no file {path}") from None
+    if not private:
+        raise InvalidRequest(
+            f"{host.where} {key}: everybody on this machine can read {path}",
+            hint=f"chmod o= {path}",
+        )
+    return text.removesuffix("\n").removesuffix("\r")  # editors end a file with a line break
+
+
+def _read(path: Path) -> tuple[str, bool]:
+    """A file's text, and whether others are kept out of it."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read().decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{path}: is not UTF-8 text") from None
+    # whoever can write a file decides what is in it: that is no better than reading
+    return text, os.name != "posix" or not mode & (stat.S_IROTH | stat.S_IWOTH)

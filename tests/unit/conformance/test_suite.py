@@ -1,0 +1,47 @@
+"""The suite itself: green on the fake, whole, and able to fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from hvdrivers.conformance.clauses import catalogue
+from hvdrivers.conformance.engine import Session, selected
+from hvdrivers.conformance.mutants import mutants, run_mutants
+from hvdrivers.conformance.refusals import REQUESTS
+from hvdrivers.conformance.report import ProfileVerdict, Status
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.fake.conformance import FakeTarget
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_fake_passes(seed: int) -> None:
+    with Session(FakeTarget(), seed=seed) as session:
+        results = session.run(selected())
+        report = session.report(complete=True)
+    assert [
+        (each.check, each.message) for each in results if each.status is not Status.PASSED
+    ] == []
+    assert report.verdict is ProfileVerdict.SUCCESS
+
+
+def test_every_clause_has_a_check() -> None:
+    found = catalogue()
+    assert {each.clause.id for each in found.checks.values()} == set(found.clauses)
+
+
+def test_every_capability_can_be_refused() -> None:
+    assert set(REQUESTS) == set(Capability) - {Capability.HOT_RENAME}
+
+
+@pytest.mark.parametrize("capability", sorted(Capability))
+def test_a_capability_that_is_switched_off_is_refused(capability: Capability) -> None:
+    with Session(FakeTarget(without={capability: "switched off"})) as session:
+        checks = [each for each in selected() if capability in each.all_needs]
+        results = session.run(checks[:3])
+    assert {each.status for each in results} <= {Status.REFUSED}
+
+
+def test_every_mutant_is_killed_by_its_clause() -> None:
+    score = run_mutants(lambda mutant: FakeTarget(mutant.driver))
+    assert [each.name for each in score.results if not each.killed_as_intended] == []
+    assert score.killed == score.total == len(mutants())
