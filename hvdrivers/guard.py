@@ -50,6 +50,8 @@ _LONGEST = 366 * 86400.0
 """Longer timeouts mean this: Python's own waits refuse very large numbers."""
 
 _log = logging.getLogger("hvdrivers.operations")
+# a program that has not set up logging gets errors as exceptions, not also as lines on stderr
+logging.getLogger("hvdrivers").addHandler(logging.NullHandler())
 
 
 class _Guard:

@@ -8,9 +8,11 @@
         event = events.next(timeout=5)   # or one at a time; None if nothing came
 
 The first event is a ResyncEvent with the state of every instance, so a consumer needs no list of
-its own beside the stream and no change falls between the two. After a lost connection the stream
-connects again by itself and delivers another ResyncEvent. A consumer that is slower than the
-host loses nothing silently either: when the buffer is full the stream drops it and resynchronises.
+its own beside the stream and no change falls between the two. It is the truth at that moment: an
+instance that is spawned afterwards comes as an event and is not in it. After a lost connection the
+stream connects again by itself and delivers another ResyncEvent. A consumer that is slower than
+the host loses nothing silently either: when the buffer is full the stream drops it and
+resynchronises.
 """
 
 from __future__ import annotations

@@ -1,0 +1,111 @@
+"""The site builds without a warning, loads nothing from elsewhere, and is in step with the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.driver import OPERATIONS, state_table
+from hvdrivers.contract.states import End, InstanceState
+from tests.unit.docs.page import ROOT
+
+_LOADED = {
+    ("script", "src"),
+    ("link", "href"),
+    ("img", "src"),
+    ("iframe", "src"),
+    ("source", "src"),
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    result = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+class _Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.ids: set[str] = set()
+        self.rows: list[list[str]] = []
+        self._cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if (tag, name) in _LOADED and value:
+                self.loaded.append(value)
+            if name == "id" and value:
+                self.ids.add(value)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in {"td", "th"}:
+            self.rows[-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in {"td", "th"}:
+            self._cell = False
+
+    def handle_data(self, data: str) -> None:
+        if self._cell:
+            self.rows[-1][-1] += data
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        for address in _Page(path.read_text()).loaded:
+            # a canonical link is no request; there is none without site_url
+            assert not re.match(r"(https?:)?//", address), f"{path.name}: {address}"
+    for path in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//|@import", path.read_text()), path.name
+
+
+def test_states_page_shows_the_table(site: Path) -> None:
+    rows = {row[0]: row[1:] for row in _Page((site / "states.html").read_text()).rows if row}
+    assert rows["operation"] == [state.value for state in InstanceState]
+    words = {None: "·", End.SAME: "=", End.GONE: "gone", End.DEPENDS: "depends"}
+    for name, row in state_table().items():
+        ends = [row[state].end for state in InstanceState]
+        assert rows[name] == [
+            end.value if isinstance(end, InstanceState) else words[end] for end in ends
+        ]
+
+
+def test_reference_has_every_operation_and_capability(site: Path) -> None:
+    index = _Page((site / "reference" / "index.html").read_text())
+    assert {row[0] for row in index.rows[1:]} == set(OPERATIONS)
+    page = _Page((site / "reference" / "capabilities.html").read_text())
+    assert {each.value for each in Capability} <= {row[0] for row in page.rows if row}
+    for name, rules in OPERATIONS.items():
+        topic = _Page((site / "reference" / f"{rules.topic}.html").read_text())
+        assert any(
+            identifier.startswith(f"hvdrivers.contract.{rules.topic}.")
+            and identifier.endswith(f".{name}")
+            for identifier in topic.ids
+        ), name
+
+
+def test_pages_name_no_machine(site: Path) -> None:
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        assert str(ROOT) not in path.read_text(), path
+    assert site.is_dir()

@@ -1,0 +1,242 @@
+"""open_image on files, and the models of image references."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from hvdrivers.contract.errors import (
+    ImageRejected,
+    InvalidRequest,
+    OperationTimeout,
+    PermissionDenied,
+)
+from hvdrivers.images import iter_chunks, open_image, sparse_extents
+from hvdrivers.images.sparse import SparseWriter
+from hvdrivers.models.image import (
+    Checksum,
+    FileImage,
+    HostImage,
+    HttpImage,
+    ImageFormat,
+    ImageRef,
+)
+from hvdrivers.models.progress import Phase, Progress
+
+SUM = "sha256:" + "ab" * 32
+
+
+def test_file(disk: Path) -> None:
+    seen: list[Progress] = []
+    with open_image(FileImage(path=disk, format=ImageFormat.RAW), progress=seen.append) as image:
+        assert image.sha256 == hashlib.sha256(disk.read_bytes()).hexdigest()
+        assert image.cache_key == f"raw-sha256-{image.sha256}"
+        assert image.path.read_bytes() == disk.read_bytes()
+        assert b"".join(data for _, data in image.chunks(1000)) == disk.read_bytes()
+        descriptor = image.descriptor
+    assert {report.phase for report in seen} == {Phase.VERIFY}
+    assert seen[-1].fraction == 1.0
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(descriptor)
+
+
+def test_file_checksum(disk: Path) -> None:
+    value = hashlib.sha512(disk.read_bytes()).hexdigest()
+    ref = FileImage(path=disk, format=ImageFormat.RAW, checksum=f"sha512:{value}")  # type: ignore[arg-type]
+    with open_image(ref) as image:
+        assert image.cache_key == ref.cache_key() == f"raw-sha512-{value[:64]}"
+    wrong = ref.model_copy(update={"checksum": Checksum(algorithm="sha256", value="0" * 64)})
+    with pytest.raises(ImageRejected, match="checksum"), open_image(wrong):
+        pass
+
+
+def test_file_is_read_through_one_descriptor(convert: Callable[..., Path], disk: Path) -> None:
+    """Somebody swaps the file under the same name after the inspection."""
+    path = convert("qcow2")
+    original = path.read_bytes()
+    with open_image(FileImage(path=path, format=ImageFormat.QCOW2)) as image:
+        evil = path.with_suffix(".evil")
+        evil.write_bytes(b"evil")
+        evil.rename(path)
+        assert os.pread(image.descriptor, len(original), 0) == original
+        assert image.path.read_bytes() == original
+
+
+def test_file_changed_during_the_upload(convert: Callable[..., Path]) -> None:
+    path = convert("qcow2")
+    with open_image(FileImage(path=path, format=ImageFormat.QCOW2)) as image:
+        chunks = image.chunks()
+        next(chunks)
+        with path.open("r+b") as file:
+            file.write(b"QFI\xfb\0\0\0\3\0\0\0\0\0\0\1")
+            file.truncate(5_000_000)
+        with pytest.raises(ImageRejected, match="changed"):
+            list(chunks)
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to("loop")
+    for path in ("absent", "loop", "fifo", "", "x" * 300, "nul\0nul"):
+        ref = FileImage(path=tmp_path / path, format=ImageFormat.RAW)
+        with pytest.raises(InvalidRequest), open_image(ref):
+            pass
+
+
+def test_no_permission(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("hvdrivers.images.inspect.os.open", refuse)  # the tests may run as root
+    ref = FileImage(path=disk, format=ImageFormat.RAW)
+    with pytest.raises(PermissionDenied) as caught, open_image(ref):
+        pass
+    assert isinstance(caught.value.__cause__, PermissionError)
+
+
+def test_limits(disk: Path) -> None:
+    ref = FileImage(path=disk, format=ImageFormat.RAW)
+    with pytest.raises(ImageRejected, match="more than"), open_image(ref, max_bytes=1000):
+        pass
+    with pytest.raises(OperationTimeout), open_image(ref, timeout=0):
+        pass
+    with pytest.raises(InvalidRequest), open_image(HostImage(name="template")):
+        pass
+
+
+def test_a_raising_progress_callback_stops(disk: Path) -> None:
+    class StopHere(Exception):
+        pass
+
+    def stop(_: Progress) -> None:
+        raise StopHere
+
+    ref = FileImage(path=disk, format=ImageFormat.RAW)
+    with pytest.raises(StopHere), open_image(ref, progress=stop):
+        pass
+
+
+# -------------------------------------------------------------------------------- sparse files
+
+
+def test_sparse_extents(tmp_path: Path) -> None:
+    mib = 1024 * 1024
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(64 * mib)
+        file.seek(8 * mib)
+        file.write(b"x" * mib)
+        extents = list(sparse_extents(file.fileno()))
+    with path.open("rb") as file:
+        assert [(e.offset, e.length, e.is_data) for e in extents] == [
+            (0, 8 * mib, False),
+            (8 * mib, mib, True),
+            (9 * mib, 55 * mib, False),
+        ]
+        assert [(o, len(d)) for o, d in iter_chunks(file.fileno(), 700_000)] == [
+            (8 * mib, 700_000),
+            (8 * mib + 700_000, mib - 700_000),
+        ]
+
+
+def test_empty_and_full_files(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    with path.open("rb") as file:
+        assert list(sparse_extents(file.fileno())) == []
+    path.write_bytes(b"x" * 10)
+    with path.open("rb") as file:
+        assert list(sparse_extents(file.fileno())) == [(0, 10, True)]
+
+
+def test_sparse_writer(tmp_path: Path) -> None:
+    content = bytes(3_000_000) + b"data" + bytes(5_000_000) + b"end" + bytes(200_000)
+    path = tmp_path / "spool"
+    with path.open("w+b") as file:
+        writer = SparseWriter(file.fileno())
+        writer.write(b"something else")
+        writer.restart()
+        for start in range(0, len(content), 99_999):
+            writer.write(content[start : start + 99_999])
+        writer.finish()
+    assert path.read_bytes() == content
+    assert path.stat().st_blocks * 512 < 1_000_000
+
+
+# -------------------------------------------------------------------------------------- models
+
+
+def test_references_are_told_apart_by_source() -> None:
+    adapter: TypeAdapter[ImageRef] = TypeAdapter(ImageRef)
+    file = adapter.validate_python({"source": "file", "path": "/x", "format": "qcow2"})
+    assert isinstance(file, FileImage)
+    assert file.cache_key() is None
+    host = adapter.validate_python({"source": "host", "name": "Tmpl / ünï"})
+    assert isinstance(host, HostImage)
+    http = adapter.validate_python(
+        {"source": "http", "url": "https://a/b", "format": "raw", "checksum": SUM}
+    )
+    assert adapter.validate_json(adapter.dump_json(http)) == http
+
+
+def test_cache_keys_fit_everywhere() -> None:
+    keys = set()
+    for name in ("a", "A", "ü", "x" * 255, "../../etc", "host-a"):
+        keys.add(HostImage(name=name).cache_key())
+    for image_format in ImageFormat:
+        for checksum in (SUM, "sha384:" + "0" * 96, "SHA512:" + "F" * 128):
+            ref = FileImage(path=Path("x"), format=image_format, checksum=checksum)  # type: ignore[arg-type]
+            keys.add(str(ref.cache_key()))
+    assert len(keys) == 6 + 7 * 3
+    for key in keys:
+        assert set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+        assert len(key) <= 80
+
+
+@pytest.mark.parametrize(
+    "text", ["md5:" + "0" * 32, "sha1:" + "0" * 40, "sha256:xyz", "sha256", "", "0" * 64]
+)
+def test_bad_checksums(text: str) -> None:
+    with pytest.raises(ValidationError):
+        Checksum.model_validate(text)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"url": "ftp://a/b"},
+        {"url": "file:///etc/passwd"},
+        {"url": "https://user:hunter2@a/b"},
+        {"url": "https://hunter2@a/b"},
+        {"checksum": None},
+        {"headers": {"X-Token": "hunter2\r\nHost: b"}},
+        {"headers": {"X Token": "hunter2"}},
+        {"headers": {"Range": "hunter2"}},
+        {"headers": {"X-A": "hunter2", "x-a": "hunter2"}},
+        {"ca_file": "/ca", "verify_tls": False},
+        {"unknown": 1},
+    ],
+)
+def test_bad_http_references(change: dict[str, object]) -> None:
+    good = {"url": "https://a/b", "format": "raw", "checksum": SUM}
+    HttpImage.model_validate(good)
+    with pytest.raises(ValidationError) as caught:
+        HttpImage.model_validate(good | change)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_http_reference_shows_no_secrets() -> None:
+    ref = HttpImage.model_validate(
+        {
+            "url": "https://a/b?signature=hunter2",
+            "format": "raw",
+            "checksum": SUM,
+            "headers": {"Authorization": "Bearer hunter2"},
+        }
+    )
+    assert "hunter2" not in f"{ref} {ref!r} {ref.display_url}"

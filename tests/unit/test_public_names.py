@@ -1,0 +1,79 @@
+"""What ``import hvdrivers`` gives: the names it says, lazily, and nothing by accident."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hvdrivers
+from hvdrivers.contract import errors
+
+
+def test_the_names_are_sorted_and_complete() -> None:
+    assert hvdrivers.__all__ == sorted(hvdrivers.__all__)
+    for name in hvdrivers.__all__:
+        assert getattr(hvdrivers, name) is not None
+    assert set(hvdrivers.__all__) <= set(dir(hvdrivers))
+
+
+def test_a_type_checker_sees_the_same_names_at_the_same_places() -> None:
+    (block,) = (
+        node
+        for node in ast.parse(inspect.getsource(hvdrivers)).body
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name)
+    )
+    declared = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        declared |= {alias.name: node.module for alias in node.names}
+    assert sorted(declared) == hvdrivers.__all__
+    for name, module in declared.items():
+        assert getattr(sys.modules[module], name) is getattr(hvdrivers, name)
+
+
+def test_every_error_is_public() -> None:
+    tree = {
+        name
+        for name, each in vars(errors).items()
+        if isinstance(each, type) and issubclass(each, errors.HypervisorError)
+    }
+    assert tree <= set(hvdrivers.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'conect'"):
+        _ = hvdrivers.conect
+
+
+def imported_by(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+OPTIONAL = {"libvirt", "typer", "rich", "httpx", "oslo_utils", "pycdlib", "yaml", "stevedore"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import hvdrivers",
+        "import hvdrivers; [getattr(hvdrivers, name) for name in hvdrivers.__all__]",
+        "import hvdrivers.aio",
+    ],
+)
+def test_importing_needs_no_extra(statement: str) -> None:
+    assert not imported_by(statement) & OPTIONAL
+
+
+def test_importing_the_package_alone_costs_nothing() -> None:
+    assert "pydantic" not in imported_by("import hvdrivers")
+
+
+def test_the_package_is_typed() -> None:
+    assert (Path(inspect.getfile(hvdrivers)).parent / "py.typed").is_file()
