@@ -1,0 +1,44 @@
+"""The ``hvdrivers`` command: what an operator or a shell script asks of a host.
+
+    hvdrivers [OPTIONS] COMMAND HOST [...]
+
+HOST is always the first argument: a URL, a host's name in the file of hosts, a driver's name, or
+``-`` for ``$HVDRIVERS_HOST``. It is never left out, for then ``destroy a b`` would have two
+meanings.
+
+* Data goes to standard output (``-o table|json|yaml``), talk and progress to standard error.
+* The exit status says what kind of failure it was: see :mod:`hvdrivers.cli.codes`.
+* Names and console output come from tenants: nothing of theirs reaches a terminal but printable
+  characters: see :mod:`hvdrivers.cli.text`.
+
+``app.py`` has the table of commands; a command's module is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import NoReturn
+
+_NEEDS = ("typer", "rich", "yaml")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and end the process.
+
+    Args:
+        arguments: what follows the command's name; None takes ``sys.argv``.
+    """
+    missing = [module for module in _NEEDS if find_spec(module) is None]
+    if missing:
+        sys.stderr.write(
+            f"error: the hvdrivers command needs packages that are not installed:"
+            f" {', '.join(missing)}\n"
+            "hint: pip install 'hvdrivers[cli]'\n"
+        )
+        sys.exit(2)
+    from hvdrivers.cli.app import app
+
+    app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="hvdrivers")
+    sys.exit(0)  # not reached: the line above ends the process
