@@ -24,6 +24,7 @@ class AsyncImageCache(Running):
 
         Raises:
             ImageRejected: as in spawn.
+            InvalidRequest: a host image, which is on the host already.
             InsufficientResources: no room.
         """
         return await self._run(

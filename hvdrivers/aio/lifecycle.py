@@ -52,7 +52,7 @@ class AsyncLifecycle(Running):
         Raises:
             InstanceExists: the UUID is taken.
             ImageRejected: unsafe or corrupt image, wrong checksum, larger than the disk.
-            NetworkNotFound, VolumeNotFound: a NIC's network or a volume is not there.
+            NetworkNotFound, VolumeNotFound: a NIC's network, a volume or a host image is not there.
             InsufficientResources: not enough memory, disk or devices.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.
@@ -141,7 +141,8 @@ class AsyncRescue(Running):
         )
 
     async def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Remove the rescue disk and boot the instance's own root disk again.
+        """Remove the rescue disk and boot the instance's own root disk again. An instance that is
+        not rescued stays as it is.
 
         A rescued machine that was powered off, or went down by itself, is STOPPED and stays so;
         power_on() of it removes the rescue disk as well.
@@ -160,7 +161,8 @@ class AsyncResize(Running):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Give a stopped instance the CPUs, memory and root disk of ``flavor``.
+        """Give a stopped instance the CPUs, memory and root disk of ``flavor`` (``disk_gib=0``: the
+        disk stays as it is).
 
         Raises:
             InvalidRequest: the root disk would shrink, which destroys data; or the ephemeral or
@@ -179,7 +181,7 @@ class AsyncHotResizeCpu(Running):
     async def hot_resize_cpu(
         self, uuid: UUID, vcpus: PositiveInt, *, timeout: float | None = None
     ) -> None:
-        """Change the number of virtual CPUs of a running instance.
+        """Change the number of virtual CPUs of a running instance, and of its flavor.
 
         Raises:
             InvalidRequest: above the flavor's max_vcpus, or a decrease that the hypervisor does
@@ -195,7 +197,7 @@ class AsyncHotResizeMemory(Running):
     async def hot_resize_memory(
         self, uuid: UUID, memory_mib: PositiveInt, *, timeout: float | None = None
     ) -> None:
-        """Change the memory (MiB) of a running instance.
+        """Change the memory (MiB) of a running instance, and of its flavor.
 
         Raises:
             InvalidRequest: above the flavor's max_memory_mib, or a decrease that the hypervisor

@@ -10,7 +10,7 @@ class AsyncMaintenance(Running):
     """No new machines, please."""
 
     async def enter_maintenance(self, *, timeout: float | None = None) -> None:
-        """From now on spawn and power_on raise InsufficientResources.
+        """From now on whatever would power a machine on raises InsufficientResources.
 
         Raises:
             InvalidState: machines are powered on. Moving them is the orchestrator's decision, and

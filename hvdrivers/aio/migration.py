@@ -38,6 +38,7 @@ class AsyncLiveMigration(Running):
         Raises:
             InvalidRequest: a blocker, as check_live_migration() would list it.
             OperationTimeout: it did not converge; it runs at the source.
+            HypervisorFault: it was aborted, or failed on the way; it runs at the source.
         """
         await self._run(
             lambda: self._driver.live_migrate(uuid, destination, timeout=timeout, progress=progress)

@@ -18,7 +18,8 @@ class AsyncNetwork(Running):
 
         Raises:
             NetworkNotFound: the bridge, network, switch or port group is not there.
-            DeviceBusy: the MAC address or port is in use by another machine.
+            DeviceBusy: the port is in use by another powered-on machine, or its MAC address is,
+                where the hypervisor can tell.
             NotSupported: this driver does not do this type of VIF, model or option; or this
                 machine takes NICs only while it is STOPPED (Hyper-V generation 1).
             InsufficientResources: no free slot for another NIC, no free virtual function.

@@ -22,6 +22,7 @@ class AsyncResources(Running):
     async def placement_inventories(
         self, *, timeout: float | None = None
     ) -> Sequence[PlacementProvider]:
-        """The same as resource providers, root first, each parent before its children; names of
+        """The same as resource providers, root first, each parent before its children (storage
+        that other hosts see too is a further provider without a parent); names of
         classes and traits are those of os-resource-classes and os-traits, or CUSTOM_*."""
         return await self._run(lambda: self._driver.placement_inventories(timeout=timeout))

@@ -16,7 +16,7 @@ class AsyncShares(Running):
         the same share again is a success.
 
         Raises:
-            InvalidRequest: the tag is taken by another path.
+            InvalidRequest: the tag is taken by another path, or with another read_only.
             VolumeNotFound: no such directory on the host.
         """
         await self._run(lambda: self._driver.attach_share(uuid, share, timeout=timeout))

@@ -14,9 +14,9 @@ reason per capability ("ESXi without vCenter cannot clone"); it can never widen 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from enum import StrEnum
+from functools import cache
 from typing import TypeVar
 
 _F = TypeVar("_F", bound=Callable[..., object])
@@ -172,14 +172,19 @@ def provides(*capabilities: Capability) -> Callable[[_F], _F]:
     return mark
 
 
+@cache
 def declared(cls: type) -> frozenset[Capability]:
-    """The capabilities that the code of ``cls`` implements, before any narrowing."""
+    """The capabilities that the code of ``cls`` implements, before any narrowing.
+
+    A subclass that overrides a marked method has what the method had: an override changes how,
+    not whether.
+    """
     found: set[Capability] = set()
     for base in cls.__mro__:
         interface = base.__dict__.get("__hv_capability__")
         if interface is not None:
             found.add(interface)
-    for _, member in inspect.getmembers_static(cls):
-        function = getattr(member, "__func__", member)
-        found |= getattr(function, _MARK, frozenset())
+        for member in vars(base).values():
+            function = getattr(member, "__func__", member)
+            found |= getattr(function, _MARK, frozenset())
     return frozenset(found)

@@ -204,7 +204,8 @@ class OperationTimeout(HypervisorError):
 
 
 class OutcomeUnknown(HypervisorError):
-    """The request reached the host, or may have, and no reply came back. Read the state, then
+    """The request reached the host, or may have, and no reply came back: it is done, or (where
+    the driver could still undo what it had begun) nothing is left of it. Read the state, then
     repeat the call if need be: it converges, or raises the error that its documentation names
     (InstanceExists after a spawn that had worked); an operation that its rules call AGAIN
     (``Repeat.AGAIN``: reboot, guest_exec) does it again."""

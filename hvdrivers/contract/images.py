@@ -32,6 +32,7 @@ class ImageCache(Interface, capability=Capability.IMAGE_CACHE):
 
         Raises:
             ImageRejected: as in spawn.
+            InvalidRequest: a host image, which is on the host already.
             InsufficientResources: no room.
         """
 

@@ -63,7 +63,7 @@ class Lifecycle(Interface):
         Raises:
             InstanceExists: the UUID is taken.
             ImageRejected: unsafe or corrupt image, wrong checksum, larger than the disk.
-            NetworkNotFound, VolumeNotFound: a NIC's network or a volume is not there.
+            NetworkNotFound, VolumeNotFound: a NIC's network, a volume or a host image is not there.
             InsufficientResources: not enough memory, disk or devices.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.
@@ -160,10 +160,11 @@ class Rescue(Interface, capability=Capability.RESCUE):
             ImageRejected: as in spawn.
         """
 
-    @operation(states=row({X: R, C: S}, same=(S,)), timeout=120)
+    @operation(states=row({X: R, C: S}, same=(R, S)), timeout=120)
     @abstractmethod
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Remove the rescue disk and boot the instance's own root disk again.
+        """Remove the rescue disk and boot the instance's own root disk again. An instance that is
+        not rescued stays as it is.
 
         A rescued machine that was powered off, or went down by itself, is STOPPED and stays so;
         power_on() of it removes the rescue disk as well.
@@ -183,7 +184,8 @@ class Resize(Interface, capability=Capability.RESIZE):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Give a stopped instance the CPUs, memory and root disk of ``flavor``.
+        """Give a stopped instance the CPUs, memory and root disk of ``flavor`` (``disk_gib=0``: the
+        disk stays as it is).
 
         Raises:
             InvalidRequest: the root disk would shrink, which destroys data; or the ephemeral or
@@ -201,7 +203,7 @@ class HotResizeCpu(Interface, capability=Capability.HOT_RESIZE_CPU):
     def hot_resize_cpu(
         self, uuid: UUID, vcpus: PositiveInt, *, timeout: float | None = None
     ) -> None:
-        """Change the number of virtual CPUs of a running instance.
+        """Change the number of virtual CPUs of a running instance, and of its flavor.
 
         Raises:
             InvalidRequest: above the flavor's max_vcpus, or a decrease that the hypervisor does
@@ -218,7 +220,7 @@ class HotResizeMemory(Interface, capability=Capability.HOT_RESIZE_MEMORY):
     def hot_resize_memory(
         self, uuid: UUID, memory_mib: PositiveInt, *, timeout: float | None = None
     ) -> None:
-        """Change the memory (MiB) of a running instance.
+        """Change the memory (MiB) of a running instance, and of its flavor.
 
         Raises:
             InvalidRequest: above the flavor's max_memory_mib, or a decrease that the hypervisor

@@ -15,7 +15,7 @@ class Maintenance(Interface, capability=Capability.MAINTENANCE):
     @operation(scope=Scope.HOST, timeout=600)
     @abstractmethod
     def enter_maintenance(self, *, timeout: float | None = None) -> None:
-        """From now on spawn and power_on raise InsufficientResources.
+        """From now on whatever would power a machine on raises InsufficientResources.
 
         Raises:
             InvalidState: machines are powered on. Moving them is the orchestrator's decision, and

@@ -47,6 +47,7 @@ class LiveMigration(Interface, capability=Capability.LIVE_MIGRATION):
         Raises:
             InvalidRequest: a blocker, as check_live_migration() would list it.
             OperationTimeout: it did not converge; it runs at the source.
+            HypervisorFault: it was aborted, or failed on the way; it runs at the source.
         """
 
     @operation(changes=False, states=ANY_STATE, timeout=30)

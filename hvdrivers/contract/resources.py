@@ -24,5 +24,6 @@ class Resources(Interface):
     @operation(scope=Scope.HOST, changes=False, timeout=60)
     @abstractmethod
     def placement_inventories(self, *, timeout: float | None = None) -> Sequence[PlacementProvider]:
-        """The same as resource providers, root first, each parent before its children; names of
+        """The same as resource providers, root first, each parent before its children (storage
+        that other hosts see too is a further provider without a parent); names of
         classes and traits are those of os-resource-classes and os-traits, or CUSTOM_*."""

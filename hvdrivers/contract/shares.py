@@ -21,7 +21,7 @@ class Shares(Interface, capability=Capability.SHARES):
         the same share again is a success.
 
         Raises:
-            InvalidRequest: the tag is taken by another path.
+            InvalidRequest: the tag is taken by another path, or with another read_only.
             VolumeNotFound: no such directory on the host.
         """
 

@@ -155,7 +155,10 @@ class InstalledFault:
         if occasion.undoing and not rule.undo:
             return False
         if rule.operation in OPERATIONS:
-            return rule.operation == occasion.operation and rule.step == occasion.step
+            return occasion.call is None and (rule.operation, rule.step) == (
+                occasion.operation,
+                occasion.step,
+            )
         # calls, whatever their number
         return occasion.call is not None and rule.operation in {"*", occasion.call}
 

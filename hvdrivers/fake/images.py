@@ -8,7 +8,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.images import ImageCache
 from hvdrivers.fake.image_steps import ImageSteps
 from hvdrivers.fake.records import ImageRecord
-from hvdrivers.models.image import CachedImage, ImageRef
+from hvdrivers.models.image import CachedImage, HostImage, ImageRef
 from hvdrivers.models.progress import ProgressCallback
 
 
@@ -22,7 +22,9 @@ class FakeImageCache(ImageSteps, ImageCache):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> CachedImage:
-        """1 call if it is there, else at most 5."""
+        """1 call if it is there, else 4."""
+        if isinstance(image, HostImage):
+            raise errors.InvalidRequest("a host image is on the host already")
         with self._task(
             "cache_image", None, timeout, progress=progress, slow="upload-image"
         ) as task:

@@ -77,23 +77,22 @@ class FakeRescue(Starting, ImageSteps, Rescue):
         self._host.boot(machine)
 
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """2 calls."""
+        """1 call."""
         with self._task("unrescue", uuid, timeout) as task:
-            task.call("start-machine", lambda: self._unrescue(uuid))
-            task.call("delete-disk", lambda: self._drop_rescue(uuid))
+            task.call("end-rescue", lambda: self._unrescue(uuid))
 
     def _unrescue(self, uuid: UUID) -> None:
         machine = self._checked("unrescue", uuid)
         before = machine.state
+        if before is InstanceState.RUNNING:
+            return  # not rescued
+        self._host.remove_disks(uuid, "rescue")
         if before is not InstanceState.STOPPED:
             self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
         if before is not InstanceState.RESCUED:
             return  # it went down while it was rescued, and stays down
         self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.STARTED)
         self._host.boot(machine)
-
-    def _drop_rescue(self, uuid: UUID) -> None:
-        self._host.remove_disks(uuid, "rescue")
 
 
 class FakeResize(FakeBase, Resize):

@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 _TOKENS = itertools.count(1)
 _SLICES = 4
 _FOREVER = float("inf")
-_BY_HOST = frozenset({"stop-migration", "cancel-incoming"})
+_BY_HOST = frozenset({"stop-migration", "cancel-incoming", "drop-upload"})
 """What the host does by itself when whoever asked for it has died."""
 
 
@@ -94,8 +94,10 @@ class Task:
             self._lose_reply()
             return
         self._undo.close()
-        if self._dead or not isinstance(exc, errors.HypervisorError):
+        if self._dead or not OPERATIONS[self.operation].changes:
             return
+        if not isinstance(exc, errors.HypervisorError):
+            return  # what a progress callback raised goes to the caller as it is
         if self._not_undone:
             raise errors.OutcomeUnknown(
                 "it failed, and not all that was begun could be undone",
@@ -128,9 +130,8 @@ class Task:
         forward only, and what fails later is OutcomeUnknown.
 
         Args:
-            effect: what the host does; it runs under the world's lock.
-            undo: the request that reverts it. It is sent even if this one's reply was lost, so it
-                must tolerate that there is nothing to revert.
+            effect: what the host does, all of it or nothing; it runs under the world's lock.
+            undo: the request that reverts it, sent also if this one's reply was lost.
             covered: the undo of an earlier call reverts this one too, or it needs none.
             changes: False for a read.
         """
@@ -145,9 +146,9 @@ class Task:
         for rule in strikes:
             self._before(rule)
         self._take_time(name)
+        result = self._link.send(Call(self.operation, name, self.uuid, False), effect)
         if undo is not None:
             self._undo.callback(self._send_undo, *undo)
-        result = self._link.send(Call(self.operation, name, self.uuid, False), effect)
         if changes and undo is None and not covered:
             self._committed = True
             self._undo.pop_all()

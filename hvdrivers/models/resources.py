@@ -55,6 +55,7 @@ class StorageResources(Model):
     """One pool, datastore or volume folder."""
 
     name: str
+    """What ``VolumeSpec.pool`` and ``migrate_storage()`` take."""
     total_gib: float
     used_gib: float
     shared: bool

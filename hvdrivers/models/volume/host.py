@@ -180,6 +180,7 @@ class HostVolume(Model):
     volume_id: Identifier
     """What ``detach_volume()`` and ``delete_volume()`` take."""
     name: PrintableText
+    """The hypervisor's own; ``VolumeSpec.name`` is contained in it."""
     pool: PrintableText
     capacity_bytes: Annotated[int, Field(ge=0)]
     """Size that a guest sees."""

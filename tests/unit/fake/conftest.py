@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
+from hvdrivers import guard
 from hvdrivers.fake import FakeHost, FakeWorld, ManualClock
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _capabilities_read_once():
+    """Reading them from the class takes longer than most tests here; a class does not change."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guard, "declared", functools.cache(guard.declared))
+        yield
 
 
 @pytest.fixture

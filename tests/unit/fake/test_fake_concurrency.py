@@ -64,12 +64,12 @@ def test_different_instances_do_not_wait_for_each_other():
     host = FakeHost(clock=clock)
     with host.connect() as driver:
         uuids = [build(host, driver, R, flavor=TINY) for _ in range(10)]
-        host.latency["pause-machine"] = 60
+        host.latency["pause-machine"] = 30
         with ThreadPoolExecutor(10) as pool:
             futures = [pool.submit(driver.pause, uuid) for uuid in uuids]
             clock.until_waiting(10)  # all ten are at work at the same time
             assert {each.state for each in driver.list_instances()} == {R}
-            clock.advance(60)
+            clock.advance(30)
             for future in futures:
                 future.result(10)
         assert {each.state for each in driver.list_instances()} == {InstanceState.PAUSED}

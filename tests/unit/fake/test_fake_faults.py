@@ -324,3 +324,34 @@ def test_soft_reboot_is_cut_too(host, driver):
             with pytest.raises(errors.ConnectionFailed):
                 driver.reboot(uuid, RebootKind.SOFT)
             assert host.console(uuid).count(b"Booting") == boots
+
+
+BUDGETS = {
+    # check, define, start; image and root disk 2; ephemeral, swap, seed; volumes 2+1+1; NICs 2
+    "spawn": 3 + 2 + 3 + 4 + 2,
+    "spawn-file": 3 + 5,
+    "destroy": 6,
+    "rename": 1,
+    "power_on": 1,
+    "power_off": 1,
+    "suspend": 2,
+    "resume": 1,
+    "rescue": 4,
+    "unrescue": 1,
+    "rebuild": 4,
+    "attach_volume": 4,
+    "detach_volume": 4,
+    "swap_volume": 5,
+    "migrate_storage": 3,
+    "plug_vif": 3,
+    "unplug_vif": 4,
+    "create_snapshot": 1,
+    "live_migrate": 4,
+    "cold_migrate": 3,
+    "cache_image": 4,
+}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_the_calls_of_an_operation_are_as_many_as_it_says(scenario, tmp_path):
+    assert steps_of(scenario, tmp_path)[0] == BUDGETS[str(scenario)]

@@ -221,6 +221,7 @@ class FakeAgainstModel(RuleBasedStateMachine):
     @rule()
     def restart_host(self) -> None:
         self.host.restart_host()
+        self.foreign_items = self.host.inventory().of(self.foreign)
         for model in self.model.values():
             if model.state in ON:
                 model.state = "stopped"
