@@ -28,7 +28,7 @@ Every error carries ``operation``, ``host``, ``instance``, ``vendor_code``, ``hi
 ``retryable``; the vendor's own exception, if any, is its ``__cause__``.
 """
 
-# ruff: noqa: N818 - the names say what is wrong; a suffix on each would say it again
+
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class ImageInspector:
                 "the image was changed or damaged: fetch it again, or correct the checksum",
             )
         if not self._size:
-            reject("the image is empty")
+            reject("the image is empty", "was its download cut off? Fetch it again")
         found = self._judge(View(self._head, self._tail, self._size))
         if not 0 < found.virtual_size <= MAX_VIRTUAL_SIZE_BYTES:
             reject(f"the image's virtual size of {found.virtual_size} bytes is absurd")

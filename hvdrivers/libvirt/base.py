@@ -63,7 +63,7 @@ class Topic:
     def _state(self, domain: Remote) -> InstanceState:
         """Its state. One call, two if it is off for a reason that does not tell whether its memory
         is saved: the daemon forgets reasons when it restarts, and keeps the reason "saved" when
-        the saved memory is thrown away."""
+        the saved memory is thrown away. The budgets of operations count one."""
         state, reason = domain.state(0)
         saved = (
             state == libvirt.VIR_DOMAIN_SHUTOFF
@@ -95,6 +95,18 @@ def affecting(domain: Remote, state: InstanceState) -> int:
     if powered_on or (state is InstanceState.CRASHED and domain.isActive()):
         flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
     return flags
+
+
+@contextmanager
+def changed() -> Iterator[None]:
+    """Around what follows a change that stays: if the host cannot be reached any more, that does
+    not mean that nothing has happened."""
+    try:
+        yield
+    except errors.ConnectionFailed as error:
+        raise errors.OutcomeUnknown(
+            f"{error.message}, and a part had been done", vendor_code=error.vendor_code
+        ) from error
 
 
 class Undo:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from uuid import UUID
 
 from hvdrivers.contract import errors
@@ -80,7 +81,7 @@ def disk_element(
         el("readonly") if attachment.read_only else None,
         el("shareable") if attachment.volume.multiattach else None,
         # the guest finds it by this: /dev/disk/by-id/virtio-<first 20 characters>
-        el("serial", attachment.volume_id),
+        el("serial", serial_of(attachment.volume_id)),
         el("boot", order=attachment.boot_index + 1) if attachment.boot_index is not None else None,
         el("alias", name=alias("volume", attachment.volume_id)),
         type=kind,
@@ -88,9 +89,43 @@ def disk_element(
     )
 
 
+def serial_of(volume_id: str) -> str:
+    """The serial number by which the guest finds a volume: its id, as far as a serial number can
+    be it. Libvirt's schema takes only these characters, and QEMU's SCSI disks 36 of them."""
+    return re.sub(r"[^A-Za-z0-9_.+-]", "_", volume_id)[:36]
+
+
 def iotune(qos: DiskQos) -> Element:
     """``<iotune>``; libvirt's names are the model's."""
     return el("iotune", *(el(name, str(value)) for name, value in qos.limits().items()))
+
+
+def limits_of(qos: DiskQos | None) -> dict[str, int]:
+    """All of libvirt's limits of a disk; zero is its "no limit"."""
+    return dict.fromkeys(DiskQos.model_fields, 0) | (qos.limits() if qos else {})
+
+
+def has_free_port(domain: Element) -> bool:
+    """Whether a running machine can take another PCI device. PCI Express plugs only into empty
+    root ports, and nothing adds one while it runs; older machines (pc) have none, and a bus with
+    slots."""
+    ports = {
+        int(controller.get("index", "0"))
+        for controller in domain.iterfind("devices/controller[@model='pcie-root-port']")
+    }
+    used = {
+        int(address.get("bus", "0"), 16)
+        for address in domain.iterfind("devices/*/address[@type='pci']")
+    }
+    return not ports or bool(ports - used)
+
+
+def no_free_port() -> errors.InsufficientResources:
+    """What to say about it."""
+    return errors.InsufficientResources(
+        "the running machine has no free slot for another device",
+        hint="power_off() it first; or connect(hotplug_slots=...) before the next spawn()",
+    )
 
 
 def volumes_of(domain: Element) -> dict[str, Element]:
@@ -101,6 +136,11 @@ def volumes_of(domain: Element) -> dict[str, Element]:
         if volume_id is not None:
             found[volume_id] = disk
     return found
+
+
+def source_of(disk: Element) -> str:
+    """Path of the file or block device behind a ``<disk>``; empty for any other source."""
+    return attribute(disk, "source", "file") or attribute(disk, "source", "dev") or ""
 
 
 def attached_volume(volume_id: str, disk: Element) -> AttachedVolume:

@@ -48,12 +48,15 @@ def domain_xml(
     disks: list[OwnDisk],
     volumes: list[Element],
     console_path: str,
+    nvram_path: str,
 ) -> str:
     """The definition of a new domain.
 
     Args:
         volumes: ``<disk>`` elements of the attached volumes.
         console_path: where the daemon logs the serial port.
+        nvram_path: where UEFI keeps its variables. By itself libvirt makes the path of the
+            domain's name: rename() would lose the variables, and leave the file.
     """
     flavor = spec.flavor
     pcie = "q35" in host.machine or host.machine.startswith("virt")
@@ -82,7 +85,7 @@ def domain_xml(
         el("metadata", record.qualified()),
         el("memory", str(flavor.memory_mib), unit="MiB"),
         el("vcpu", str(flavor.vcpus)),
-        _os(spec, record.firmware, host),
+        _os(spec, record.firmware, host, nvram_path),
         _features(spec, host),
         # KVM: what the host has, minus what could not move to a like host. Emulation: the default.
         el("cpu", mode="host-model") if host.virt_type == "kvm" else None,
@@ -97,7 +100,7 @@ def domain_xml(
     return text(domain)
 
 
-def _os(spec: InstanceSpec, firmware: Firmware, host: HostChoice) -> Element:
+def _os(spec: InstanceSpec, firmware: Firmware, host: HostChoice, nvram_path: str) -> Element:
     kind = el("type", "hvm", arch=host.architecture, machine=host.machine)
     if firmware is Firmware.BIOS:
         return el("os", kind)
@@ -110,6 +113,7 @@ def _os(spec: InstanceSpec, firmware: Firmware, host: HostChoice) -> Element:
             el("feature", enabled=secure, name="enrolled-keys"),
             el("feature", enabled=secure, name="secure-boot"),
         ),
+        el("nvram", nvram_path),
         firmware="efi",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 from uuid import UUID
 
@@ -15,7 +15,16 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.events import Events, EventStream
 from hvdrivers.libvirt.base import Deadline
 from hvdrivers.libvirt.devices import vif_in_alias
-from hvdrivers.libvirt.hub import Back, Device, EventHub, Lifecycle, Lost, RawEvent, Reboot
+from hvdrivers.libvirt.hub import (
+    Back,
+    Device,
+    Dropped,
+    EventHub,
+    Lifecycle,
+    Lost,
+    RawEvent,
+    Reboot,
+)
 from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.naming import from_alias, label_of
 from hvdrivers.models.events import (
@@ -31,29 +40,43 @@ from hvdrivers.models.state import InstanceState
 _BUFFER = 10_000
 """Events a slow consumer may lag behind; beyond that they are dropped and it is resynchronised."""
 _RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+_ONE_REBOOT = timedelta(seconds=2)
+"""One reset of a machine is two to nine RESET events of QEMU: its BIOS resets it again."""
 
 _S, _K = InstanceState, LifecycleKind
-_STOPPED = {
-    libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED: (_K.CRASHED, _S.CRASHED),
-    libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED: (_K.MIGRATED, None),
-    libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED: (_K.SUSPENDED, _S.SUSPENDED),
+_Change = tuple[LifecycleKind, InstanceState | None]
+
+_CRASHED = {
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED,
+    # QEMU itself has died
+    libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED,
 }
-_STARTED = {
-    libvirt.VIR_DOMAIN_EVENT_STARTED_RESTORED: (_K.RESUMED, _S.RUNNING),
-    libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED: (_K.MIGRATED, _S.RUNNING),
-}
-# PAUSED and RESUMED of these details are steps inside another operation, which has its own event
+# PAUSED and RESUMED of these details are steps inside a migration, which has its own events
 _INNER_PAUSES = {
     libvirt.VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED,
-    libvirt.VIR_DOMAIN_EVENT_SUSPENDED_RESTORED,
-    libvirt.VIR_DOMAIN_EVENT_SUSPENDED_FROM_SNAPSHOT,
     libvirt.VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY,
-    libvirt.VIR_DOMAIN_EVENT_SUSPENDED_API_ERROR,
 }
 
 
-def translate(raw: Lifecycle) -> tuple[LifecycleKind, InstanceState | None] | None:  # noqa: PLR0911
-    """Kind and new state for libvirt's event and detail; None for what is no change of ours."""
+def translate(raw: Lifecycle, before: InstanceState | None) -> _Change | None:
+    """Kind and new state for libvirt's event and detail; None for what is no change.
+
+    Args:
+        before: the state until now; None for a machine that is not known.
+    """
+    change = _translated(raw, before)
+    if change is None:
+        return None
+    kind, state = change
+    if kind is _K.DESTROYED:
+        # one that is not known: its end was already in a resynchronisation
+        return change if before is not None else None
+    # An event of before a resynchronisation says again what that had said; and a step inside a
+    # longer change (RESUMED after STARTED) says what its main event has said.
+    return None if state is before and kind is not _K.MIGRATED else change
+
+
+def _translated(raw: Lifecycle, before: InstanceState | None) -> _Change | None:  # noqa: PLR0911
     match raw.event:
         case libvirt.VIR_DOMAIN_EVENT_DEFINED:
             if raw.detail == libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED:
@@ -64,15 +87,14 @@ def translate(raw: Lifecycle) -> tuple[LifecycleKind, InstanceState | None] | No
                 return None
             return _K.DESTROYED, None
         case libvirt.VIR_DOMAIN_EVENT_STARTED:
-            return _STARTED.get(raw.detail, (_K.STARTED, _S.RUNNING))
+            return _started(raw.detail)
         case libvirt.VIR_DOMAIN_EVENT_SUSPENDED:
             return None if raw.detail in _INNER_PAUSES else (_K.PAUSED, _S.PAUSED)
         case libvirt.VIR_DOMAIN_EVENT_RESUMED:
-            if raw.detail == libvirt.VIR_DOMAIN_EVENT_RESUMED_MIGRATED:
-                return None
-            return _K.RESUMED, _S.RUNNING
+            # otherwise the CPUs' first start, which comes before STARTED
+            return (_K.RESUMED, _S.RUNNING) if before is _S.PAUSED else None
         case libvirt.VIR_DOMAIN_EVENT_STOPPED:
-            return _STOPPED.get(raw.detail, (_K.STOPPED, _S.STOPPED))
+            return _stopped(raw.detail)
         case libvirt.VIR_DOMAIN_EVENT_PMSUSPENDED:
             return _K.PAUSED, _S.PAUSED
         case libvirt.VIR_DOMAIN_EVENT_CRASHED:
@@ -80,100 +102,179 @@ def translate(raw: Lifecycle) -> tuple[LifecycleKind, InstanceState | None] | No
     return None
 
 
+def _started(detail: int) -> _Change:
+    if detail == libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED:
+        return _K.MIGRATED, _S.RUNNING
+    if detail in {
+        libvirt.VIR_DOMAIN_EVENT_STARTED_RESTORED,
+        libvirt.VIR_DOMAIN_EVENT_STARTED_WAKEUP,
+    }:
+        return _K.RESUMED, _S.RUNNING
+    return _K.STARTED, _S.RUNNING
+
+
+def _stopped(detail: int) -> _Change:
+    if detail in _CRASHED:
+        return _K.CRASHED, _S.CRASHED
+    if detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_MIGRATED:
+        return _K.MIGRATED, None
+    if detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED:
+        return _K.SUSPENDED, _S.SUSPENDED
+    return _K.STOPPED, _S.STOPPED
+
+
+class Buffer:
+    """Raw events with their time of arrival, for a consumer who may be slow, or gone."""
+
+    def __init__(self, limit: int = _BUFFER) -> None:
+        self._limit = limit
+        self._queue: SimpleQueue[tuple[datetime, RawEvent] | None] = SimpleQueue()
+        self.overflown = False
+        """Events have been dropped since clear()."""
+
+    def put(self, event: RawEvent) -> None:
+        """Add one; drop it if there are too many."""
+        if self._queue.qsize() >= self._limit:
+            self.overflown = True
+        else:
+            self._queue.put((datetime.now(UTC), event))
+
+    def wake(self) -> None:
+        """Let get() return."""
+        self._queue.put(None)
+
+    def get(self, timeout: float | None) -> tuple[datetime, RawEvent] | None:
+        """The next event; None if there was none in time, or after wake()."""
+        try:
+            return self._queue.get(timeout=timeout)
+        except Empty:
+            return None
+
+    def clear(self) -> None:
+        """Forget what is there."""
+        self.overflown = False
+        while True:
+            try:
+                self._queue.get_nowait()
+            except Empty:
+                return
+
+
 class LibvirtEventStream(EventStream):
-    """One subscription. The consumer's own thread does the work; there is none behind it."""
+    """One subscription. The consumer's own thread does the work; there is none behind it.
+
+    What pauses a machine for another purpose shows too: suspend() is PAUSED and then SUSPENDED,
+    as libvirt's event does not tell why.
+    """
 
     def __init__(
         self,
         hub: EventHub,
         states: Callable[[], dict[UUID, InstanceState]],
         forget: Callable[[LibvirtEventStream], None],
+        buffer: Buffer | None = None,
     ) -> None:
         self._hub = hub
         self._states = states
         self._forget = forget
-        self._queue: SimpleQueue[RawEvent] = SimpleQueue()
+        self._buffer = buffer or Buffer()
         self._closed = threading.Event()
         self._sequence = 0
-        self._resync = True
+        self._gap = True
+        self._generation = 0
         self._attempt = 0
         self._seen: dict[UUID, InstanceState] = {}
-        hub.subscribe(self._queue)
+        self._rebooted: dict[UUID, datetime] = {}
+        self._first: ResyncEvent | None = None
+        hub.subscribe(self._buffer)
+
+    def begin(self) -> None:
+        """Read the states that next() delivers first: changes from here on are delivered as such.
+
+        Raises:
+            HypervisorError: as the reading does.
+        """
+        self._first = self._read()
 
     def next(self, timeout: float | None = None) -> Event | None:
         deadline = Deadline(timeout)
+        if self._first is not None:
+            first, self._first = self._first, None
+            return None if self.closed else first
         while not self._closed.is_set():
-            if self._resync:
-                event: Event | None = self._resynchronise(deadline)
-                if event is not None or deadline.passed:
-                    return event
-                continue
-            try:
-                left = None if timeout is None else deadline.left
-                raw = self._queue.get(timeout=left)
-            except Empty:
-                return None
-            event = self._translated(raw)
-            if event is not None:
+            event: Event | None
+            if self._gap or self._buffer.overflown:
+                event = self._resynchronise(deadline)
+            else:
+                raw = self._buffer.get(None if timeout is None else deadline.left)
+                event = self._delivered(*raw) if raw is not None else None
+            if event is not None or deadline.passed:
                 return event
-            if deadline.passed:
-                return None
         return None
 
-    def _translated(self, raw: RawEvent) -> Event | None:
-        if isinstance(raw, Lost) or self._queue.qsize() > _BUFFER:
-            self._resync = True
+    def _delivered(self, at: datetime, raw: RawEvent) -> Event | None:
+        if isinstance(raw, Lost):
+            self._gap = True
             return None
-        if isinstance(raw, Back) or label_of(raw.name, raw.uuid) is None:
+        if isinstance(raw, Back):
+            # somebody replaced a dead connection before its end was told to us
+            self._gap = raw.generation > self._generation
+            return None
+        if label_of(raw.name, raw.uuid) is None:
             return None
         if isinstance(raw, Device):
-            return self._device(raw)
+            return self._device(at, raw)
+        before = self._seen.get(raw.uuid)
+        change: _Change | None
         if isinstance(raw, Reboot):
-            return self._lifecycle(raw.uuid, _K.REBOOTED, self._seen.get(raw.uuid))
-        change = translate(raw)
-        if change is None:
+            change = self._reboot(at, raw.uuid, before)
+        elif isinstance(raw, Dropped):
+            change = (_K.STOPPED, _S.STOPPED) if before is _S.SUSPENDED else None
+        else:
+            change = translate(raw, before)
+        return self._lifecycle(at, raw.uuid, *change) if change is not None else None
+
+    def _reboot(self, at: datetime, uuid: UUID, before: InstanceState | None) -> _Change | None:
+        last = self._rebooted.get(uuid)
+        if before is None or (last is not None and at - last < _ONE_REBOOT):
             return None
-        return self._lifecycle(raw.uuid, *change)
+        self._rebooted[uuid] = at
+        return _K.REBOOTED, before
 
     def _lifecycle(
-        self, uuid: UUID, kind: LifecycleKind, state: InstanceState | None
+        self, at: datetime, uuid: UUID, kind: LifecycleKind, state: InstanceState | None
     ) -> LifecycleEvent:
         if state is None:
             self._seen.pop(uuid, None)
+            self._rebooted.pop(uuid, None)
         else:
             self._seen[uuid] = state
-        return LifecycleEvent(
-            sequence=self._count(), at=datetime.now(UTC), uuid=uuid, kind=kind, state=state
-        )
+        return LifecycleEvent(sequence=self._count(), at=at, uuid=uuid, kind=kind, state=state)
 
-    def _device(self, raw: Device) -> DeviceEvent:
+    def _device(self, at: datetime, raw: Device) -> DeviceEvent:
         vif = vif_in_alias(raw.alias)
         device = from_alias("volume", raw.alias) or (vif[1] if vif else raw.alias)
         return DeviceEvent(
-            sequence=self._count(),
-            at=datetime.now(UTC),
-            uuid=raw.uuid,
-            kind=DeviceKind(raw.kind),
-            device=device,
+            sequence=self._count(), at=at, uuid=raw.uuid, kind=DeviceKind(raw.kind), device=device
         )
 
     def _resynchronise(self, deadline: Deadline) -> ResyncEvent | None:
         """Read all states, connecting again if need be; None if that failed for now."""
-        # what is queued from before is older than what is read now; what comes meanwhile stays
-        while True:
-            try:
-                self._queue.get_nowait()
-            except Empty:
-                break
         try:
-            states = self._states()
+            return self._read()
         except errors.HypervisorError:
             pause = _RETRY_SECONDS[min(self._attempt, len(_RETRY_SECONDS) - 1)]
             self._attempt += 1
             self._closed.wait(min(pause, deadline.left))
             return None
+
+    def _read(self) -> ResyncEvent:
+        # what is queued from before is older than what is read now; what comes meanwhile stays
+        self._buffer.clear()
+        states = self._states()
+        self._generation = self._hub.generation
         self._attempt = 0
-        self._resync = False
+        self._gap = False
         self._seen = dict(states)
         return ResyncEvent(sequence=self._count(), at=datetime.now(UTC), states=states)
 
@@ -184,8 +285,8 @@ class LibvirtEventStream(EventStream):
     def close(self) -> None:
         if not self._closed.is_set():
             self._closed.set()
-            self._hub.unsubscribe(self._queue)
-            self._queue.put(Back())  # wakes a consumer that waits
+            self._hub.unsubscribe(self._buffer)
+            self._buffer.wake()  # a consumer that waits
             self._forget(self)
 
     @property
@@ -200,11 +301,15 @@ class LibvirtEvents(Listing, Events):
     _streams_lock: threading.Lock
 
     def watch(self, *, timeout: float | None = None) -> EventStream:
-        """Budget: 1 call (the callbacks are registered with the connection), 2 for each
-        resynchronisation."""
+        """Budget: 2 calls (the callbacks are registered with the connection), 2 for each
+        resynchronisation later."""
         del timeout
-        self.connection.remote.getLibVersion()  # connected, so that changes from here on are seen
         stream = LibvirtEventStream(self.hub, self._states, self._forget_stream)
+        try:
+            stream.begin()
+        except BaseException:
+            stream.close()
+            raise
         with self._streams_lock:
             self._streams.append(stream)
         return stream
@@ -225,4 +330,4 @@ class LibvirtEvents(Listing, Events):
             stream.close()
 
 
-__all__ = ["LibvirtEventStream", "LibvirtEvents", "translate"]
+__all__ = ["Buffer", "LibvirtEventStream", "LibvirtEvents", "translate"]

@@ -28,6 +28,7 @@ from hvdrivers.libvirt.base import Deadline, Topic, undoing
 from hvdrivers.libvirt.connection import Remote
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.libvirt.pools import backing_of, delete, volume_xml
+from hvdrivers.libvirt.volumes import VOLUME_NAME
 from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.image import (
     CachedImage,
@@ -96,12 +97,17 @@ class ImageStore(Topic):
     def _host_image(self, image: HostImage) -> Base:
         volume = self.pools.disks().storageVolLookupByName(image.name)
         description = parse(volume.XMLDesc(0))
-        recorded = attribute(description, "target/format", "type") or "raw"
+        # What the pool says was read from the first bytes of the volume. Those of a volume of ours
+        # may be a tenant's: a raw one stays raw, whatever was written to it.
+        named = VOLUME_NAME.fullmatch(image.name)
+        recorded = named["format"] if named else attribute(description, "target/format", "type")
+        format_ = image.format.value if image.format else recorded or "raw"
+        size = description.findtext("physical") if format_ == "raw" else None
         return Base(
             key=image.cache_key(),
             path=str(description.findtext("target/path")),
-            format=image.format.value if image.format else recorded,
-            virtual_size=int(description.findtext("capacity") or 0),
+            format=format_,
+            virtual_size=int(size or description.findtext("capacity") or 0),
         )
 
     def _upload(
@@ -112,7 +118,7 @@ class ImageStore(Topic):
         size = opened.info.file_size_bytes
         name = f"{IMAGE_PREFIX}{opened.cache_key}.{secrets.token_hex(8)}"
         with undoing() as undo:
-            undo.callback(self._delete_disk, name)
+            undo.callback(self._drop_content, opened.cache_key, name)
             # raw: the bytes are written as they are; what they mean stands in the record
             volume = pool.createXML(volume_xml(name, size, "raw"), 0)
             self._send(volume, opened, deadline, progress)
@@ -179,6 +185,12 @@ class ImageStore(Topic):
             delete(self.pools.disks().storageVolLookupByName(name))
         except errors.VolumeNotFound:
             return
+
+    def _drop_content(self, key: str, name: str) -> None:
+        """Undo an upload; not if its record is there, and only the reply to that was lost."""
+        found = self._cached(key)
+        if found is None or PurePosixPath(found.path).name != name:
+            self._delete_disk(name)
 
     def _require_still_cached(self, base: Base) -> None:
         """Called when a disk was based on an image. Eviction removes the record, looks for disks

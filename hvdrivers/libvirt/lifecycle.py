@@ -9,9 +9,8 @@ volumes whether or not the others are there, the claim last.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from uuid import UUID
 
 import libvirt
@@ -25,21 +24,22 @@ from hvdrivers.libvirt.connection import Remote
 from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, volumes_of
 from hvdrivers.libvirt.domain import OwnDisk, domain_xml
 from hvdrivers.libvirt.host import HostFacts
-from hvdrivers.libvirt.images import Base, ImageStore
+from hvdrivers.libvirt.images import Base
 from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.naming import (
     EPHEMERAL,
+    NVRAM,
     ROOT,
     SEED,
     SWAP,
-    VOLUME_PREFIX,
     console_name,
     disk_name,
     domain_name,
     label_of,
 )
-from hvdrivers.libvirt.pools import delete, volume_xml
+from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.record import NAMESPACE, PREFIX, Record, record_in
+from hvdrivers.libvirt.removal import Removal
 from hvdrivers.libvirt.starting import start
 from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.wiring import Wiring
@@ -49,7 +49,6 @@ from hvdrivers.models.instance import (
     InstanceInfo,
     InstanceSpec,
     InstanceSummary,
-    Keep,
 )
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState
@@ -58,7 +57,7 @@ _GIB = 1 << 30
 _MIB = 1 << 20
 
 
-class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Lifecycle):
+class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifecycle):
     """Core lifecycle."""
 
     def spawn(
@@ -90,9 +89,9 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
                 disks=disks,
                 volumes=volumes,
                 console_path=self.pools.console_path(console_name(spec.uuid)),
+                nvram_path=self.pools.disk_path(disk_name(spec.uuid, NVRAM)),
             )
-            undo.callback(self._remove_domain, spec.uuid)
-            domain = self._define(xml)
+            domain = self._define(spec.uuid, xml, undo)
             if spec.start:
                 deadline.check("the machine was defined")
                 start(domain)
@@ -178,110 +177,19 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
         self.upload_bytes(volume, seed)
 
     @provides(Capability.BOOT_FROM_VOLUME, Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM)
-    def _define(self, xml: str) -> Remote:
-        domain: Remote = self.connection.remote.defineXMLFlags(
-            xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE
-        )
+    def _define(self, uuid: UUID, xml: str, undo: Undo) -> Remote:
+        undo.callback(self._remove_domain, uuid)
+        flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE
+        try:
+            domain: Remote = self.connection.remote.defineXMLFlags(xml, flags)
+        except errors.OutcomeUnknown:
+            undo.forget()
+            undo.callback(partial(self._remove_domain, uuid, is_coming=True))
+            raise
         return domain
 
-    def destroy(
-        self,
-        uuid: UUID,
-        *,
-        keep: frozenset[Keep] = frozenset(),
-        timeout: float | None = None,
-    ) -> None:
-        """Budget: 3 calls for the domain, 1 for each of its disks and logs, 3 for the pools; 4
-        more to keep the root disk."""
-        del timeout
-        domain = self._domain_if_there(uuid)
-        pool = self.pools.disks()
-        own = {
-            volume.name(): volume
-            for volume in pool.listAllVolumes(0)
-            if volume.name().startswith(f"{uuid}.")
-        }
-        if domain is not None:
-            with suppress(errors.InvalidState, errors.InstanceNotFound):  # it is off, or has gone
-                domain.destroyFlags(0)
-        if Keep.ROOT_DISK in keep:
-            # before the definition goes: if there is no room for it, the instance is still there
-            self._keep_root(pool, uuid, own)
-        if domain is not None:
-            self._undefine(domain)
-        # the root disk before the marks that say whether it has been kept
-        for name in sorted(own, key=lambda name: name != disk_name(uuid, ROOT)):
-            delete(own[name])
-        self._delete_console(uuid)
-
-    def _keep_root(self, pool: Remote, uuid: UUID, own: dict[str, Remote]) -> None:
-        # Libvirt cannot rename a volume; a copy also stands alone, without the cached image. Two
-        # marks tell the next destroy(), if this one is interrupted, how far it has come: only a
-        # copy that is complete may cost the original, and only a half one of ours may be replaced.
-        begun, done = disk_name(uuid, "keeping"), disk_name(uuid, "kept")
-        root = own.get(disk_name(uuid, ROOT))
-        if root is None or done in own:
-            return
-        name = f"{VOLUME_PREFIX}{uuid}-root.qcow2"
-        if begun in own:
-            self._delete_disk(name)
-        else:
-            self._refuse_taken(pool, name)
-            own[begun] = pool.createXML(volume_xml(begun, 0, "raw"), 0)
-        capacity = int(root.info()[1])
-        pool.createXMLFrom(volume_xml(name, capacity, "qcow2"), root, 0)
-        own[done] = pool.createXML(volume_xml(done, 0, "raw"), 0)
-
-    @staticmethod
-    def _refuse_taken(pool: Remote, name: str) -> None:
-        try:
-            pool.storageVolLookupByName(name)
-        except errors.VolumeNotFound:
-            return
-        raise errors.DeviceBusy(
-            "a root disk of an earlier instance with this UUID has been kept",
-            hint="delete_volume() that one first, or destroy() without keep=",
-            retryable=False,
-        )
-
-    def _remove_domain(self, uuid: UUID) -> None:
-        domain = self._domain_if_there(uuid)
-        if domain is None:
-            return
-        with suppress(errors.InvalidState, errors.InstanceNotFound):  # it is off, or has gone
-            domain.destroyFlags(0)
-        self._undefine(domain)
-
-    def _domain_if_there(self, uuid: UUID) -> Remote | None:
-        try:
-            return self._domain(uuid)
-        except errors.InstanceNotFound as error:
-            if error.vendor_code is None:
-                raise  # a foreign machine
-            return None
-
-    @staticmethod
-    def _undefine(domain: Remote) -> None:
-        flags = (
-            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-            | libvirt.VIR_DOMAIN_UNDEFINE_TPM
-        )
-        with suppress(errors.InstanceNotFound):
-            domain.undefineFlags(flags)
-
-    def _delete_console(self, uuid: UUID) -> None:
-        pool = self.pools.consoles()
-        # the daemon's log rotation makes files (".0", ".1") that the pool has not seen
-        _refresh(pool)
-        for volume in pool.listAllVolumes(0):
-            if volume.name().startswith(console_name(uuid)):
-                delete(volume)
-
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
-        """Budget: 3 calls, 4 for a machine that is off after the daemon was restarted."""
+        """Budget: 3 calls, 4 for a machine that has not run since the daemon was started."""
         del timeout
         domain = self._domain(uuid)
         return self._info(uuid, domain, self._state(domain))
@@ -368,19 +276,6 @@ class LibvirtLifecycle(ImageStore, VolumeSources, Wiring, HostFacts, Listing, Li
         if element is not None:
             element.text = record.element().text
             domain.managedSaveDefineXML(text(saved), 0)
-
-
-def _refresh(pool: Remote) -> None:
-    # Refused while another thread or process makes a volume in the pool, which takes a few
-    # milliseconds and has no event to wait for; a pool that is really ill fails at the last try.
-    for pause in (0.01, 0.03, 0.1, 0.3, 1.0):
-        try:
-            pool.refresh(0)
-        except errors.HypervisorFault:
-            time.sleep(pause)
-        else:
-            return
-    pool.refresh(0)
 
 
 def _root_capacity(spec: InstanceSpec, base: Base | None) -> int:

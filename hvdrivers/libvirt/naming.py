@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from uuid import UUID
 
-ROOT, SEED, EPHEMERAL, SWAP = "root", "seed", "ephemeral", "swap"
+ROOT, SEED, EPHEMERAL, SWAP, NVRAM = "root", "seed", "ephemeral", "swap", "nvram"
 IMAGE_PREFIX = "hv-image-"
 VOLUME_PREFIX = "hv-volume-"
 

@@ -6,18 +6,27 @@ host does the rest.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from uuid import UUID
 
 import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.network import Network, VifQosControl
-from hvdrivers.libvirt.base import Deadline, affecting
-from hvdrivers.libvirt.devices import attached_vif, vif_element, vifs_of
+from hvdrivers.libvirt.base import Deadline, affecting, changed
+from hvdrivers.libvirt.connection import Remote
+from hvdrivers.libvirt.devices import (
+    attached_vif,
+    has_free_port,
+    no_free_port,
+    vif_element,
+    vifs_of,
+)
 from hvdrivers.libvirt.naming import alias
 from hvdrivers.libvirt.plugging import Plugging
-from hvdrivers.libvirt.wiring import Wiring
-from hvdrivers.libvirt.xml import text
+from hvdrivers.libvirt.starting import taken
+from hvdrivers.libvirt.wiring import Wiring, missing_network
+from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import (
     AttachedVif,
@@ -31,18 +40,36 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
     """Core network, and limits."""
 
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
-        """Budget: 6 calls, 5 for a tap device."""
+        """Budget: 6 calls, 5 for a tap device, 7 for a network of libvirt's own; 3 if it is there
+        already."""
         del timeout
         domain, state = self._checked("plug_vif", uuid)
         stopped = state is InstanceState.STOPPED
-        present = vifs_of(self._xml(domain, inactive=stopped)).get(vif.id)
+        xml = self._xml(domain, inactive=stopped)
+        present = vifs_of(xml).get(vif.id)
         if present is None:
             self._require_networks([vif])
+            if not stopped and not has_free_port(xml):
+                raise no_free_port()
             self._plug(domain, vif_element(vif), state)
-            present = vifs_of(self._xml(domain, inactive=stopped)).get(vif.id)
+            with changed():
+                present = vifs_of(self._xml(domain, inactive=stopped)).get(vif.id)
         if present is None:
             raise errors.OutcomeUnknown("the NIC was plugged and is not there any more")
         return attached_vif(vif.id, *present)
+
+    def _plug(self, domain: Remote, interface: Element, state: InstanceState) -> None:
+        try:
+            domain.attachDeviceFlags(text(interface), affecting(domain, state))
+        except errors.HypervisorFault as error:
+            missing = missing_network(self.connection.remote, interface)
+            if missing is None:
+                raise
+            raise missing from error
+        except errors.InvalidState as error:
+            if state is not InstanceState.STOPPED and not domain.isActive():
+                raise  # it went off meanwhile
+            raise taken(error) from error
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
         """Budget: as detach_volume()."""
@@ -53,28 +80,35 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
         if state is InstanceState.RUNNING:
             live = vifs_of(self._xml(domain)).get(vif_id)
         if live is not None:
-            kind, element = live
-            self._unplug(uuid, domain, element, alias(f"vif-{kind}", vif_id), deadline)
+            self._unplug(uuid, domain, alias(f"vif-{live[0]}", vif_id), deadline)
         if stored is not None:
-            domain.detachDeviceFlags(text(stored[1]), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+            with changed() if live is not None else nullcontext():
+                domain.detachDeviceFlags(text(stored[1]), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     def set_vif_qos(
         self, uuid: UUID, vif_id: str, qos: VifQos | None, *, timeout: float | None = None
     ) -> None:
-        """Budget: 4 calls."""
+        """Budget: 4 calls, 5 for a machine that is on."""
         del timeout
         domain, state = self._checked("set_vif_qos", uuid)
         found = vifs_of(self._xml(domain, inactive=state is InstanceState.STOPPED)).get(vif_id)
         if found is None:
             raise errors.NetworkNotFound(f"the instance has no VIF {vif_id}")
-        mac = attached_vif(vif_id, *found).address
+        nic = attached_vif(vif_id, *found)
         parameters: dict[str, int] = {}
         for direction, limits in (
             ("inbound", qos.inbound if qos else None),
             ("outbound", qos.outbound if qos else None),
         ):
             parameters |= _limits(direction, limits)
-        domain.setInterfaceParameters(mac, parameters, affecting(domain, state))
+        # Two calls: libvirt-python first asks for what there is, with the same flags, and that
+        # takes only one of them. The running machine first, where it may fail; there by device,
+        # as two NICs may have one MAC address, but the definition does not know every device.
+        if affecting(domain, state) & libvirt.VIR_DOMAIN_AFFECT_LIVE:
+            domain.setInterfaceParameters(
+                nic.device or nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_LIVE
+            )
+        domain.setInterfaceParameters(nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
 
 def _limits(direction: str, limits: Bandwidth | None) -> dict[str, int]:

@@ -15,8 +15,8 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.base import Deadline, Topic
 from hvdrivers.libvirt.connection import Remote
-from hvdrivers.libvirt.hub import Device, Lifecycle, Lost, RawEvent
-from hvdrivers.libvirt.xml import Element, attribute, text
+from hvdrivers.libvirt.hub import Device, Lifecycle, RawEvent, is_gap
+from hvdrivers.libvirt.xml import attribute
 
 _ASK_AGAIN = 5.0
 """Seconds after which an unplug request is repeated: QEMU refuses a second one earlier."""
@@ -25,9 +25,7 @@ _ASK_AGAIN = 5.0
 class Plugging(Topic):
     """Take a device out of a running machine."""
 
-    def _unplug(
-        self, uuid: UUID, domain: Remote, device: Element, device_alias: str, deadline: Deadline
-    ) -> None:
+    def _unplug(self, uuid: UUID, domain: Remote, device_alias: str, deadline: Deadline) -> None:
         """Ask the guest to let go of a device, until it does."""
 
         def ours(event: RawEvent) -> bool:
@@ -49,7 +47,7 @@ class Plugging(Topic):
 
         with self.hub.listening() as events:
             while not deadline.passed:
-                if not self._request_unplug(domain, device, gone):
+                if not self._request_unplug(domain, device_alias, gone):
                     return
                 event = events.wait(ours, min(_ASK_AGAIN, deadline.left))
                 if isinstance(event, Device) and event.kind == "removed":
@@ -58,7 +56,7 @@ class Plugging(Topic):
                     return  # switched off: nothing holds the device any more
                 if isinstance(event, Device):
                     raise errors.DeviceBusy("the guest refused to let go of the device")
-                if isinstance(event, Lost):
+                if is_gap(event):
                     raise errors.OutcomeUnknown("the connection broke while the guest was asked")
         if not gone():
             raise errors.DeviceBusy(
@@ -67,10 +65,12 @@ class Plugging(Topic):
             )
 
     @staticmethod
-    def _request_unplug(domain: Remote, device: Element, gone: Callable[[], bool]) -> bool:
+    def _request_unplug(domain: Remote, device_alias: str, gone: Callable[[], bool]) -> bool:
         """Send the request; False if the device is not there any more."""
         try:
-            domain.detachDeviceFlags(text(device), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            # by alias, as only that call does not itself wait for the guest, which would make
+            # the caller's deadline five seconds longer than he said
+            domain.detachDeviceAlias(device_alias, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         except errors.InvalidState:
             return False  # the machine went off
         except (errors.HypervisorFault, errors.InvalidRequest):

@@ -7,6 +7,8 @@ are used only inside domain XML, for QEMU.
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -154,13 +156,32 @@ def volume_xml(
 
 
 def delete(volume: Remote) -> None:
-    """Delete a volume; one that has gone meanwhile is as good."""
+    """Delete a volume; one that has gone meanwhile is as good. One call, more while the daemon is
+    still making it for somebody else, or for a process that died meanwhile."""
     try:
-        volume.delete(0)
+        _patiently(lambda: volume.delete(0), errors.InvalidState)
     except errors.VolumeNotFound:
         return
     except errors.InvalidState as error:
         raise errors.DeviceBusy(error.message, vendor_code=error.vendor_code) from error
+
+
+def refresh(pool: Remote) -> None:
+    """Look at the pool's folder again. One call, more while the daemon makes a volume in it."""
+    _patiently(lambda: pool.refresh(0), errors.HypervisorFault)
+
+
+def _patiently(act: Callable[[], object], busy: type[errors.HypervisorError]) -> None:
+    # A volume is made in a few milliseconds, and libvirt has no event for its end. The code for
+    # "wait" is also one for worse, so there is an end to it.
+    for pause in (0.01, 0.03, 0.1, 0.3, 1.0):
+        try:
+            act()
+        except busy:
+            time.sleep(pause)
+        else:
+            return
+    act()
 
 
 def backing_of(description: Any) -> tuple[str, str] | None:

@@ -23,8 +23,8 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
     """Core power, pause, suspend and NMI."""
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 3 calls, 4 if it was suspended or has crashed. A managed save image is resumed
-        by libvirt itself."""
+        """Budget: 3 calls, 4 if it was suspended, 4 or 5 if it has crashed. A managed save image is
+        resumed by libvirt itself."""
         del timeout
         domain, state = self._checked("power_on", uuid)
         if state is InstanceState.RUNNING:

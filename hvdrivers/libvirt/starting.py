@@ -10,6 +10,7 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.connection import Remote
+from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import used_sources
 from hvdrivers.libvirt.wiring import missing_network
 from hvdrivers.libvirt.xml import Element, parse
@@ -21,9 +22,11 @@ def start(domain: Remote) -> None:
     try:
         domain.createWithFlags(0)
     except errors.InvalidState as error:
-        # also libvirt's answer for a network of its own that is switched off
+        # also libvirt's answer for a network of its own that is switched off, and a tap device
+        # that another machine has
         if not domain.isActive():
-            raise _explained(domain, error) from error
+            explained = _explained(domain, error)
+            raise (taken(error) if explained is error else explained) from error
     except errors.HypervisorFault as error:
         raise _explained(domain, error) from error
 
@@ -35,6 +38,15 @@ def cut(domain: Remote) -> None:
     except errors.InvalidState:
         if domain.isActive():
             raise
+
+
+def taken(error: errors.InvalidState) -> errors.DeviceBusy:
+    """What libvirt means by "invalid operation" where the state allows the operation."""
+    return errors.DeviceBusy(
+        error.message,
+        vendor_code=error.vendor_code,
+        hint="another machine may have this NIC: unplug_vif() it there",
+    )
 
 
 def _explained(domain: Remote, error: errors.HypervisorError) -> errors.HypervisorError:
@@ -49,13 +61,7 @@ def _explained(domain: Remote, error: errors.HypervisorError) -> errors.Hypervis
 
 def _shared(remote: Remote, domain: Remote, xml: Element) -> errors.DeviceBusy | None:
     """The disk that another machine has, if that is why QEMU could not lock it."""
-    own = {
-        path
-        for disk in xml.iterfind("devices/disk")
-        if disk.find("shareable") is None
-        for source in disk.iterfind("source")
-        if (path := source.get("file") or source.get("dev"))
-    }
+    own = {source_of(disk) for disk in xml.iterfind("devices/disk")} - {""}
     for other, stats in remote.getAllDomainStats(
         libvirt.VIR_DOMAIN_STATS_BLOCK, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
     ):

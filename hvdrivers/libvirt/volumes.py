@@ -11,7 +11,7 @@ from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import disk_element, target_prefix
 from hvdrivers.libvirt.domain import next_target, used_sources
-from hvdrivers.libvirt.naming import VOLUME_PREFIX
+from hvdrivers.libvirt.naming import IMAGE_PREFIX, VOLUME_PREFIX
 from hvdrivers.libvirt.xml import Element, el
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import InstanceSpec
@@ -64,11 +64,21 @@ class VolumeSources(Topic):
 
     @provides(Capability.VOLUME_POOL)
     def _pool_source(self, volume: PoolVolume) -> tuple[str, str]:
+        if volume.data.name.startswith(IMAGE_PREFIX):
+            raise errors.InvalidRequest(
+                "a cached image is the base of other machines' disks, and no volume",
+                hint="spawn() from it; or create_volume() and write to that",
+            )
         stored = self.pools.named(volume.data.pool).storageVolLookupByName(volume.data.name)
         named = VOLUME_NAME.fullmatch(volume.data.name)
         format_ = volume.data.format
         if format_ is not None and format_ not in FORMATS:
             raise errors.NotSupported(f"volumes of format {format_}")
+        if named and format_ is not None and named["format"] != FORMATS[format_]:
+            raise errors.InvalidRequest(
+                f"the volume was made as {named['format']}, not as {FORMATS[format_]}",
+                hint="take the Volume that create_volume() or list_volumes() gives",
+            )
         # Never the pool's own idea: it reads that from the first bytes of the volume, and those
         # are the guest's to write (a raw disk could become "a qcow2 over /etc/shadow").
         chosen = FORMATS[format_] if format_ is not None else (named and named["format"])

@@ -59,6 +59,7 @@ def _missing_network(remote: Remote, name: str) -> errors.NetworkNotFound | None
     try:
         network = remote.networkLookupByName(name)
     except errors.NetworkNotFound as error:
+        error.hint = "make it first: drivers never make networks; virsh net-list --all"
         return error
     if network.isActive():
         return None

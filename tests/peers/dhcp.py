@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hvdrivers.testing.guestimage.inputs import find_static_busybox
 from tests.peers.precondition import PreconditionMissing
+from tests.peers.waiting import wait_until
 
 
 class DhcpServer:
@@ -48,6 +49,11 @@ def _serve(device: str, root: Path) -> tuple[str, subprocess.Popen[bytes]]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+    )
+    wait_until(
+        lambda: (root / "udhcpd.pid").exists() or process.poll() is not None,
+        timeout=10,
+        what="the DHCP server runs",
     )
     return f"{net}.1", process
 

@@ -10,6 +10,7 @@ import re
 import subprocess
 import uuid
 from pathlib import Path
+from typing import Self
 
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
@@ -37,12 +38,12 @@ class Console:
             if line.startswith(PREFIX)
         ]
 
-    def expect(self, pattern: str, *, timeout: float = 30, after: int = 0) -> re.Match[str]:
+    def expect(self, pattern: str, *, timeout: float = 90, after: int = 0) -> re.Match[str]:
         """Wait for a report that matches from its beginning.
 
         Args:
             pattern: a regular expression for the line without ``hv-guest: ``.
-            timeout: seconds.
+            timeout: seconds; generous, since an emulated guest on a busy machine is slow.
             after: ignore that many lines (``len(console.lines())`` before the action).
         """
         expression = re.compile(pattern)
@@ -57,13 +58,19 @@ class Console:
 
 
 class Guest:
-    """A machine made with virsh, not by a driver."""
+    """A machine made with virsh, not by a driver. As a context manager it is removed at the end."""
 
     def __init__(self, peer: LibvirtPeer, name: str, identity: str, console: Console) -> None:
         self.peer = peer
         self.name = name
         self.uuid = identity
         self.console = console
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
     def start(self) -> None:
         self.peer.virsh("start", self.uuid)

@@ -34,9 +34,8 @@ def processes_of(namespace: str | None, marker: str) -> dict[int, list[str]]:
         if not entry.name.isdigit():
             continue
         try:
-            command = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            if not command:  # a kernel thread, or a zombie
-                continue
+            line = (entry / "cmdline").read_bytes().decode(errors="replace")
+            command = line.rstrip("\0").split("\0")
             if namespace is not None:
                 mine = os.readlink(entry / "ns/mnt") == namespace
             else:
@@ -45,7 +44,7 @@ def processes_of(namespace: str | None, marker: str) -> dict[int, list[str]]:
                 )
         except OSError:  # it has ended, or is somebody else's
             continue
-        if mine:
+        if mine:  # a zombie is in no namespace and has no command line
             found[int(entry.name)] = command
     return found
 
@@ -113,11 +112,11 @@ def _end_processes(namespace: str | None, root: str) -> None:
     """End what belongs to the peer until nothing is left; daemons may start more meanwhile."""
     asked: set[int] = set()
     force = time.monotonic() + 1
-    while True:
+    quiet = 0
+    while quiet < 3:  # a process is invisible for a moment while it becomes another program
         found = processes_of(namespace, root)
         found.pop(os.getpid(), None)
-        if not found:
-            return
+        quiet = 0 if found else quiet + 1
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 if time.monotonic() > force:

@@ -108,6 +108,12 @@ def _processes(peer: LibvirtPeer) -> set[str]:
 
 def _taps(peer: LibvirtPeer) -> set[str]:
     """Tap devices that a process of this host holds, and those that nobody holds any more."""
+    first = _taps_once(peer)
+    # another host's tap may have been made between two looks; nobody's stays nobody's
+    return first & _taps_once(peer) if first else first
+
+
+def _taps_once(peer: LibvirtPeer) -> set[str]:
     owners: dict[str, int] = {}
     for process in Path("/proc").iterdir():
         if process.name.isdigit():

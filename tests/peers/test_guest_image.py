@@ -26,40 +26,40 @@ def test_guest_boots_and_reports_its_devices(
     nic = f"<interface type='bridge'><source bridge='{linux_bridge.name}'/><model type='virtio'/>"
     first = f"{nic}<mac address='52:54:00:00:00:01'/></interface>"
     second = f"{nic}<mac address='52:54:00:00:00:02'/></interface>"
-    guest = define_guest(libvirt_peer, guest_image, devices=first, vcpus=2)
-    console = guest.console
-    guest.start()
+    with define_guest(libvirt_peer, guest_image, devices=first, vcpus=2) as guest:
+        console = guest.console
+        guest.start()
 
-    booted = console.expect(r"booted uuid=(\S+) vcpus=(\d+) memory_mib=(\d+) firmware=bios")
-    assert booted[1] == guest.uuid
-    assert booted[2] == "2"
-    assert 192 - 64 < int(booted[3]) <= 192
-    console.expect("root disk vda 128 MiB$")
-    console.expect("nic eth0 mac=52:54:00:00:00:01 attached$")
-    console.expect("address eth0 198[.]1[89][.]")
-    console.expect("ready$")
-    assert len(linux_bridge.ports()) == 1
+        booted = console.expect(r"booted uuid=(\S+) vcpus=(\d+) memory_mib=(\d+) firmware=bios")
+        assert booted[1] == guest.uuid
+        assert booted[2] == "2"
+        assert 192 - 64 < int(booted[3]) <= 192
+        console.expect("root disk vda 128 MiB$")
+        console.expect("nic eth0 mac=52:54:00:00:00:01 attached$")
+        console.expect("address eth0 198[.]1[89][.]")
+        console.expect("ready$")
+        assert len(linux_bridge.ports()) == 1
 
-    volume = make_volume(libvirt_peer, "data.qcow2", 64)
-    disk = (
-        f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
-        f"<source file='{volume}'/><target dev='vdb' bus='virtio'/><serial>data-1</serial></disk>"
-    )
-    guest.hot_plug(disk)
-    console.expect("disk vdb 64 MiB serial=data-1 attached$", timeout=10)
-    guest.hot_plug(second)
-    console.expect("nic eth1 mac=52:54:00:00:00:02 attached$", timeout=10)
-    guest.unplug(disk)
-    console.expect("disk vdb removed$", timeout=10)
-    guest.unplug(second)
-    console.expect("nic eth1 removed$", timeout=10)
-    wait_until(lambda: len(linux_bridge.ports()) == 1, timeout=10, what="the tap is gone")
-    libvirt_peer.virsh("vol-delete", "data.qcow2", "--pool", "default")
+        volume = make_volume(libvirt_peer, "data.qcow2", 64)
+        disk = (
+            f"<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
+            f"<source file='{volume}'/><target dev='vdb' bus='virtio'/>"
+            "<serial>data-1</serial></disk>"
+        )
+        guest.hot_plug(disk)
+        console.expect("disk vdb 64 MiB serial=data-1 attached$", timeout=30)
+        guest.hot_plug(second)
+        console.expect("nic eth1 mac=52:54:00:00:00:02 attached$", timeout=30)
+        guest.unplug(disk)
+        console.expect("disk vdb removed$", timeout=30)
+        guest.unplug(second)
+        console.expect("nic eth1 removed$", timeout=30)
+        wait_until(lambda: len(linux_bridge.ports()) == 1, timeout=30, what="the tap is gone")
+        libvirt_peer.virsh("vol-delete", "data.qcow2", "--pool", "default")
 
-    libvirt_peer.virsh("shutdown", guest.uuid, "--mode", "acpi")
-    console.expect("power button$", timeout=10)
-    wait_until(lambda: guest.state() == "shut off", timeout=10, what="the machine is off")
-    guest.remove()
+        libvirt_peer.virsh("shutdown", guest.uuid, "--mode", "acpi")
+        console.expect("power button$", timeout=30)
+        wait_until(lambda: guest.state() == "shut off", timeout=30, what="the machine is off")
     assert libvirt_peer.residue() == before
 
 
@@ -72,7 +72,7 @@ def test_guest_takes_its_seed_and_serves_console_and_agent(
         libvirt_peer,
         {
             "meta-data": "instance-id: i-7\nlocal-hostname: web-1\n",
-            "user-data": '#!/bin/sh\necho "name $(hostname)"\nexit 3\n',
+            "user-data": '#!/bin/sh\necho "name $(hostname)"\nexit $((1 + 2))\n',
         },
         tmp_path,
     )
@@ -85,30 +85,29 @@ def test_guest_takes_its_seed_and_serves_console_and_agent(
         image = build_guest_image(with_agent=True, name="with-agent")
     except GuestImageUnavailable as error:
         missing(str(error))
-    guest = define_guest(libvirt_peer, image, devices=devices)
-    console = guest.console
-    guest.start()
+    with define_guest(libvirt_peer, image, devices=devices) as guest:
+        console = guest.console
+        guest.start()
 
-    console.expect("booted .* image=with-agent ")
-    console.expect("boot number 1$")
-    console.expect("seed cidata hostname=web-1 instance-id=i-7$")
-    console.expect('user-data echo "name')
-    console.expect("user-data exit 3$")
-    assert "\nname web-1\n" in console.text()
-    console.expect("ready$")
-    with _terminal(libvirt_peer, guest.uuid) as send:
-        send("ping\n")
-        console.expect("pong$", timeout=10)
-    wait_until(
-        lambda: _agent(libvirt_peer, guest.uuid, "guest-get-host-name"),
-        timeout=15,
-        what="the agent answers",
-    )
-    assert "web-1" in _agent(libvirt_peer, guest.uuid, "guest-get-host-name")
+        console.expect("booted .* image=with-agent ")
+        console.expect("boot number 1$")
+        console.expect("seed cidata hostname=web-1 instance-id=i-7$")
+        console.expect('user-data echo "name')
+        console.expect("user-data exit 3$")
+        assert "\nname web-1\n" in console.text()
+        console.expect("ready$")
+        with _terminal(libvirt_peer, guest.uuid) as send:
+            send("ping\n")
+            console.expect("pong$", timeout=30)
+        wait_until(
+            lambda: _agent(libvirt_peer, guest.uuid, "guest-get-host-name"),
+            timeout=30,
+            what="the agent answers",
+        )
+        assert "web-1" in _agent(libvirt_peer, guest.uuid, "guest-get-host-name")
 
-    libvirt_peer.virsh("reset", guest.uuid)
-    console.expect("boot number 2$")
-    guest.remove()
+        libvirt_peer.virsh("reset", guest.uuid)
+        console.expect("boot number 2$")
     libvirt_peer.virsh("vol-delete", "seed", "--pool", "default")
     assert libvirt_peer.residue() == before
 

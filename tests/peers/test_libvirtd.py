@@ -34,7 +34,7 @@ signal.pause()
 
 def test_machines_survive_a_crash_of_the_daemon(guest_image: Path) -> None:
     with started(LibvirtPeer) as peer:
-        guest = define_guest(peer, guest_image)
+        guest = define_guest(peer, guest_image)  # it goes with the peer
         guest.start()
         pid = peer.qemu_pid(guest.uuid)
         guest.console.expect("booted")
@@ -47,7 +47,6 @@ def test_machines_survive_a_crash_of_the_daemon(guest_image: Path) -> None:
         assert guest.state() == "running"
         assert peer.qemu_pid(guest.uuid) == pid
         guest.console.expect("ready")
-        guest.remove()
 
 
 def test_two_peers_are_two_hosts() -> None:
@@ -113,12 +112,11 @@ def test_open_vswitch_takes_a_tap_of_libvirt(
         f"<interface type='bridge'><source bridge='{ovs_bridge.name}'/>"
         "<virtualport type='openvswitch'/><model type='virtio'/></interface>"
     )
-    guest = define_guest(libvirt_peer, guest_image, devices=nic)
-    guest.start()
-    (port,) = ovs_bridge.ports()
-    assert guest.uuid in ovs_bridge.interface(port, "external_ids")
-    guest.console.expect(r"address eth0 198\.1[89]\.")
-    guest.remove()
+    with define_guest(libvirt_peer, guest_image, devices=nic) as guest:
+        guest.start()
+        (port,) = ovs_bridge.ports()
+        assert guest.uuid in ovs_bridge.interface(port, "external_ids")
+        guest.console.expect(r"address eth0 198\.1[89]\.")
     assert ovs_bridge.ports() == set()
     assert libvirt_peer.residue() == before
 

@@ -139,10 +139,11 @@ def find_agent(cache: Path) -> Path | None:
 def find_signed_loaders(cache: Path) -> tuple[Path, Path] | None:
     """shim and GRUB as the distribution signed them, of the cache (`make setup`) or the machine."""
     for root in (cache / "secure-boot", Path("/")):
-        shim = root / "usr/lib/shim/shimx64.efi.signed"
         grub = root / "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
-        if shim.exists() and grub.exists():
-            return shim, grub
+        for suffix in ("", ".latest"):  # Ubuntu ships two, and links to one when installed
+            shim = root / f"usr/lib/shim/shimx64.efi.signed{suffix}"
+            if shim.exists() and grub.exists():
+                return shim, grub
     return None
 
 

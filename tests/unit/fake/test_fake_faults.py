@@ -121,7 +121,7 @@ SCENARIOS = [
     Scenario("suspend", R, (UID,)),
     Scenario("resume", InstanceState.SUSPENDED, (UID,)),
     Scenario("rescue", R, (UID, DEBIAN), STATE),
-    Scenario("unrescue", InstanceState.RESCUED, (UID,), STATE),
+    Scenario("unrescue", InstanceState.RESCUED, (UID,)),
     Scenario("rebuild", R, (UID, DEBIAN)),
     Scenario("attach_volume", R, (UID, chap())),
     Scenario("detach_volume", R, (UID, "vol-0")),

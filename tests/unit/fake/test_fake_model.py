@@ -53,7 +53,8 @@ POWER = {
     "suspend": {"running": "suspended", "paused": "suspended", "suspended": "suspended"},
     "resume": {"suspended": "running", "running": "running"},
     "rescue": {"running": "rescued", "stopped": "rescued", "crashed": "rescued"},
-    "unrescue": {"rescued": "running", "stopped": "stopped", "crashed": "stopped"},
+    "unrescue": {"rescued": "running", "stopped": "stopped", "crashed": "stopped"}
+    | {"running": "running"},
 }
 
 

@@ -1,0 +1,125 @@
+"""Child processes for the tests that kill, and for those that let two processes race.
+
+They come from a fork server that has everything imported and no thread: a child is there in some
+20 ms, and libvirt's event loop is its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection as Pipe
+from typing import Any
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.driver import LibvirtDriver
+from hvdrivers.models.image import ImageRef
+from hvdrivers.models.instance import InstanceSpec
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload([__name__])
+
+
+def driver_on(uri: str) -> LibvirtDriver:
+    return LibvirtDriver.connect(LibvirtConfig(uri=uri, virt_type="qemu"))
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Killer:
+    """A seam in which the process dies at one call: before it, after it, or while it runs."""
+
+    def __init__(self, at: int, when: str, pipe: Pipe) -> None:
+        self._at, self._when, self._pipe = at, when, pipe
+        self._number = 0
+
+    def __call__(self, name: str, send: Any) -> Any:
+        number, self._number = self._number, self._number + 1
+        if number != self._at:
+            return send()
+        self._pipe.send(name)
+        if self._when == "before":
+            _die()
+        try:
+            return send()  # the parent kills "during" when it has read the name
+        finally:  # the answer may be an error
+            if self._when == "after":
+                _die()
+            signal.pause()
+
+
+def _spawn_and_die(uri: str, spec: InstanceSpec, at: int, when: str, pipe: Pipe) -> None:
+    driver = driver_on(uri)
+    driver.connection.seam = _Killer(at, when, pipe)
+    driver.spawn(spec)
+    pipe.send("")
+
+
+def killed_at(uri: str, spec: InstanceSpec, at: int, when: str) -> str | None:
+    """Spawn in a child that is killed at a call; its name, or None if spawn came to its end."""
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_spawn_and_die, args=(uri, spec, at, when, theirs))
+    child.start()
+    theirs.close()
+    try:
+        name: str = ours.recv()
+        if when == "during" and name:
+            child.kill()
+        child.join(60)
+    finally:
+        ours.close()
+    assert child.exitcode == (-signal.SIGKILL if name else 0), child.exitcode
+    return name or None
+
+
+def _spawn_one(uri: str, spec: InstanceSpec, gate: Any, pipe: Pipe) -> None:
+    driver = driver_on(uri)
+    gate.wait(30)
+    try:
+        driver.spawn(spec)
+        pipe.send("spawned")
+    except errors.HypervisorError as error:
+        pipe.send(type(error).__name__)
+    driver.close()
+
+
+def _cache_one(uri: str, image: ImageRef, gate: Any, pipe: Pipe) -> None:
+    driver = driver_on(uri)
+    gate.wait(30)
+    try:
+        pipe.send(driver.cache_image(image).key)
+    except errors.HypervisorError as error:
+        pipe.send(repr(error))
+    driver.close()
+
+
+def _race(target: Any, uri: str, arguments: list[Any]) -> list[str]:
+    gate = context.Barrier(len(arguments))
+    runs = []
+    for each in arguments:
+        ours, theirs = context.Pipe()
+        child = context.Process(target=target, args=(uri, each, gate, theirs))
+        child.start()
+        theirs.close()
+        runs.append((child, ours))
+    results = []
+    for child, ours in runs:
+        results.append(ours.recv())
+        child.join(60)
+        assert child.exitcode == 0
+        ours.close()
+    return results
+
+
+def race_to_spawn(uri: str, specs: list[InstanceSpec]) -> list[str]:
+    """Spawn in as many processes at the same moment: ``spawned``, or the name of the error."""
+    return _race(_spawn_one, uri, list(specs))
+
+
+def race_to_cache(uri: str, image: ImageRef, processes: int) -> list[str]:
+    """Cache an image in as many processes at the same moment: the keys, or what was raised."""
+    return _race(_cache_one, uri, [image] * processes)

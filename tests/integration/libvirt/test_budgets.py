@@ -1,0 +1,219 @@
+"""Round trips: every operation against the Budget sentence of its docstring."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+from uuid import UUID, uuid4
+
+import libvirt
+import pytest
+
+from hvdrivers.contract.driver import OPERATIONS
+from hvdrivers.libvirt.driver import LibvirtDriver
+from hvdrivers.libvirt.naming import domain_name
+from hvdrivers.models.cloudinit import CloudInit
+from hvdrivers.models.image import HostImage
+from hvdrivers.models.instance import Flavor, Keep
+from hvdrivers.models.vif import BridgeVif
+from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
+from tests.integration.libvirt.conftest import SpecFactory, connect
+from tests.peers.bridge import LinuxBridge
+from tests.peers.libvirtd import LibvirtPeer
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[LibvirtPeer]:
+    with LibvirtPeer() as made:
+        yield made
+
+
+@pytest.fixture
+def host(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
+    made = connect(peer)
+    made.host()
+    made.pools.path(made.pools.disks())
+    made.pools.path(made.pools.consoles())
+    yield made
+    made.close()
+
+
+def calls(driver: LibvirtDriver, operation: Callable[[], Any]) -> int:
+    with driver.connection.counting() as counter:
+        operation()
+    return sum(counter.values())
+
+
+def budget(name: str) -> str:
+    text = " ".join((inspect.getdoc(getattr(LibvirtDriver, name)) or "").split())
+    assert "Budget" in text, f"{name}() states no budget"
+    return text[text.index("Budget") :]
+
+
+def numbers(name: str) -> set[int]:
+    """The numbers of calls that an operation's docstring names."""
+    return {int(each) for each in re.findall(r"\b\d+\b", budget(name))}
+
+
+def test_every_operation_states_its_budget() -> None:
+    for name in OPERATIONS.keys() & set(dir(LibvirtDriver)):
+        if name not in {"cache_image", "placement_inventories"}:
+            assert budget(name)
+
+
+def test_reads(host: LibvirtDriver, spec: SpecFactory) -> None:
+    made = spec()
+    host.spawn(made)
+    for name, operation, expected in (
+        ("ping", host.ping, 1),
+        ("host", host.host, 4),
+        ("get_instance", lambda: host.get_instance(made.uuid), 4),  # it never ran
+        ("list_instances", host.list_instances, 2),
+        ("list_foreign", host.list_foreign, 2),
+        ("get_metrics", host.get_metrics, 2),
+        ("watch", lambda: host.watch().close(), 1),
+    ):
+        assert calls(host, operation) == expected, name
+        assert expected in numbers(name), (name, budget(name))
+    host.destroy(made.uuid)
+
+
+def test_spawn_and_destroy(
+    host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBridge
+) -> None:
+    host.cache_image(spec().image)
+    plain = spec()
+    assert calls(host, lambda: host.spawn(plain)) == 8
+    # lookup, off, undefine; list and delete a disk; refresh, list and delete the log; look again
+    assert calls(host, lambda: host.destroy(plain.uuid)) == 3 + 1 + 1 + 3 + 2
+    assert calls(host, lambda: host.destroy(plain.uuid)) == 4
+    started = spec(start=True)
+    assert calls(host, lambda: host.spawn(started)) == 9
+    assert calls(host, lambda: host.destroy(started.uuid)) == 3 + 1 + 1 + 3
+    for changes, more in (
+        ({"cloud_init": CloudInit(hostname="h")}, 3),
+        ({"flavor": Flavor(vcpus=1, memory_mib=192, ephemeral_gib=1, swap_mib=64)}, 2),
+        (
+            {
+                "vifs": (
+                    BridgeVif(
+                        id=str(uuid4()), address="52:54:00:00:02:01", bridge=linux_bridge.name
+                    ),
+                )
+            },
+            1,
+        ),
+    ):
+        made = spec(**changes)
+        assert calls(host, lambda made=made: host.spawn(made)) == 8 + more, changes
+        host.destroy(made.uuid)
+    assert {8, 9, 3} <= numbers("spawn")
+    volume = host.create_volume(VolumeSpec(name="root", size_bytes=1 << 20))
+    booted = spec(image=None, volumes=(VolumeAttachment(volume=volume, boot_index=0),))
+    # without an image: no record to find and to find again, no disk to make; 3 for the volume
+    assert calls(host, lambda: host.spawn(booted)) == 8 - 4 + 3
+    host.destroy(booted.uuid)
+    host.delete_volume("root")
+    kept = spec()
+    host.spawn(kept)
+    keep = frozenset({Keep.ROOT_DISK})
+    # look for the name, two marks and their deletion, size, copy
+    assert calls(host, lambda: host.destroy(kept.uuid, keep=keep)) == 10 + 7
+    host.delete_volume(f"{kept.uuid}-root")
+
+
+def test_changes(host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBridge) -> None:
+    made = spec(start=True)
+    host.spawn(made)
+    uuid = made.uuid
+    host.power_off(uuid)  # so that the daemon knows why it is off, which it does not from the start
+    volume = host.create_volume(VolumeSpec(name="v", size_bytes=1 << 20))
+    nic = BridgeVif(id=str(uuid4()), address="52:54:00:00:02:02", bridge=linux_bridge.name)
+    attachment = VolumeAttachment(volume=volume)
+    for name, operation, expected in (
+        ("attach_volume", lambda: host.attach_volume(uuid, attachment), 8),
+        ("attach_volume", lambda: host.attach_volume(uuid, attachment), 3),
+        ("detach_volume", lambda: host.detach_volume(uuid, "v"), 4),
+        ("detach_volume", lambda: host.detach_volume(uuid, "v"), 3),
+        ("plug_vif", lambda: host.plug_vif(uuid, nic), 6),
+        ("plug_vif", lambda: host.plug_vif(uuid, nic), 3),
+        ("unplug_vif", lambda: host.unplug_vif(uuid, nic.id), 4),
+        ("rename", lambda: host.rename(uuid, "other"), 3),
+        ("rename", lambda: host.rename(uuid, "other"), 2),
+        ("set_metadata", lambda: host.set_metadata(uuid, {"a": "b"}), 4),
+        ("power_on", lambda: host.power_on(uuid), 3),
+        ("pause", lambda: host.pause(uuid), 3),
+        ("unpause", lambda: host.unpause(uuid), 3),
+        ("inject_nmi", lambda: host.inject_nmi(uuid), 3),
+        ("reboot", lambda: host.reboot(uuid), 3),
+        ("suspend", lambda: host.suspend(uuid), 3),
+        ("set_metadata", lambda: host.set_metadata(uuid, {"a": "c"}), 7),
+        ("resume", lambda: host.resume(uuid), 4),
+        ("power_off", lambda: host.power_off(uuid), 3),
+        ("power_off", lambda: host.power_off(uuid), 2),
+    ):
+        assert calls(host, operation) == expected, name
+    host.destroy(uuid)
+    host.delete_volume("v")
+
+
+def test_images(host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory) -> None:
+    image = spec().image
+    assert image is not None
+    key = host.cache_image(image).key
+    assert calls(host, lambda: host.cache_image(image)) == 4
+    assert calls(host, host.list_cached_images) == 1 + 3
+    made = spec(image=HostImage(name=f"hv-image-{key}"))
+    host.destroy(made.uuid)
+    in_pool = len(host.pools.disks().listAllVolumes(0))
+    assert calls(host, lambda: host.evict_image(key)) <= 8 + 2 * in_pool
+
+
+@pytest.fixture
+def raw(peer: LibvirtPeer) -> Iterator[Any]:
+    with closing(libvirt.open(peer.uri)) as connection:
+        yield connection
+
+
+def define(raw: Any, how_many: int) -> list[Any]:
+    """Machines of ours and of others by turns, without disks."""
+    found = []
+    for number in range(how_many):
+        uuid = uuid4()
+        name = domain_name(f"many-{number}", uuid) if number % 2 else f"foreign-{uuid}"
+        found.append(
+            raw.defineXML(
+                f"<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid>"
+                "<memory unit='MiB'>64</memory><vcpu>1</vcpu>"
+                "<os><type arch='x86_64' machine='q35'>hvm</type></os></domain>"
+            )
+        )
+    return found
+
+
+def test_lists_cost_the_same_for_any_number_of_machines(host: LibvirtDriver, raw: Any) -> None:
+    def bulk() -> dict[str, int]:
+        return {
+            "list_instances": calls(host, host.list_instances),
+            "list_foreign": calls(host, host.list_foreign),
+            "get_metrics": calls(host, host.get_metrics),
+            "get_available_resource": calls(host, host.get_available_resource),
+        }
+
+    defined = define(raw, 5)
+    try:
+        host.get_available_resource()
+        few = bulk()
+        defined += define(raw, 495)
+        assert bulk() == few
+        ours = {UUID(each.UUIDString()) for each in defined[1::2]}
+        assert {each.uuid for each in host.list_instances()} == ours
+        assert {each.uuid for each in host.get_metrics()} == ours
+        assert len(host.list_foreign()) == 250
+        assert few["list_instances"] == few["list_foreign"] == few["get_metrics"] == 2
+    finally:
+        for each in defined:
+            each.undefine()

@@ -1,0 +1,297 @@
+"""Connections that cannot be made, break, fall silent, and come back."""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hvdrivers.contract import errors
+from hvdrivers.guard import TOLERANCE, guarded
+from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.driver import LibvirtDriver
+from hvdrivers.models.cloudinit import CloudInit
+from hvdrivers.models.events import LifecycleEvent, LifecycleKind, ResyncEvent
+from hvdrivers.models.image import FileImage, ImageFormat
+from hvdrivers.models.state import InstanceState
+from tests.integration.libvirt.conftest import SpecFactory, connect, residue
+from tests.integration.libvirt.faults import cut, script
+from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[LibvirtPeer]:
+    with LibvirtPeer() as made:
+        yield made
+
+
+@pytest.fixture
+def host(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
+    made = connect(peer, connect_timeout=5)
+    yield made
+    made.close()
+
+
+def test_no_socket(tmp_path: Path) -> None:
+    with pytest.raises(errors.ConnectionFailed) as caught:
+        LibvirtDriver.connect(
+            LibvirtConfig(uri=f"qemu+unix:///system?socket={tmp_path}/none", virt_type="qemu")
+        )
+    assert type(caught.value) is errors.ConnectionFailed
+    assert caught.value.retryable
+
+
+def test_a_port_that_refuses() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # bound, and not listening
+        with pytest.raises(errors.ConnectionFailed):
+            LibvirtDriver.connect(
+                LibvirtConfig(uri=f"qemu+tcp://127.0.0.1:{free.getsockname()[1]}/system")
+            )
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(errors.ConnectionFailed):
+        LibvirtDriver.connect(LibvirtConfig(uri="qemu+tcp://no-such-host.invalid/system"))
+
+
+def test_a_host_that_accepts_and_never_answers() -> None:
+    """Nor do attempts pile up: each keeps a thread until the host says something."""
+    before = set(threading.enumerate())
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        driver = LibvirtDriver(
+            LibvirtConfig(
+                uri=f"qemu+tcp://127.0.0.1:{silent.getsockname()[1]}/system",
+                virt_type="qemu",
+                connect_timeout=0.2,
+            )
+        )
+        began = time.monotonic()
+        for _ in range(8):
+            with pytest.raises(errors.ConnectionFailed, match="did not answer"):
+                driver.ping()
+        assert time.monotonic() - began < 8 * 0.2 + 2
+        assert len(set(threading.enumerate()) - before) <= 4 + 1  # and libvirt's event thread
+        # threads that wait for the same attempt share its end
+        began = time.monotonic()
+        with ThreadPoolExecutor(8) as pool:
+            waiting = [pool.submit(driver.ping) for _ in range(8)]
+            assert all(isinstance(each.exception(), errors.ConnectionFailed) for each in waiting)
+        assert time.monotonic() - began < 8 * 0.2
+        driver.close()
+        while True:  # the host hangs up, and the attempts end
+            silent.settimeout(0.1)
+            try:
+                silent.accept()[0].close()
+            except TimeoutError:
+                break
+    wait_until(
+        lambda: not any("open" in each.name for each in threading.enumerate()),
+        timeout=10,
+        what="no attempt is left",
+    )
+
+
+def test_every_transport(peer: LibvirtPeer) -> None:
+    uris = [peer.uri]
+    if peer.privileged:
+        uris.append(peer.tcp_uri)
+    for uri in uris:
+        with closing(LibvirtDriver.connect(LibvirtConfig(uri=uri, virt_type="qemu"))) as driver:
+            assert driver._host_uuid() == peer.host_uuid
+
+
+def test_the_library_s_own_test_driver() -> None:
+    """No keepalive, few events, no firmware: what is missing is refused and not guessed."""
+    config = LibvirtConfig(uri="test:///default", virt_type="qemu")
+    with closing(LibvirtDriver.connect(config)) as driver:
+        assert driver.list_instances() == []
+        assert len(driver.list_foreign()) == 1
+        assert driver.host().product == "TEST"
+
+
+def test_close_leaves_nothing(peer: LibvirtPeer) -> None:
+    connect(peer).close()  # the event thread, once a process
+    gc.collect()
+    threads, files = set(threading.enumerate()), descriptors()
+    driver = connect(peer)
+    stream = driver.watch()
+    assert isinstance(stream.next(timeout=5), ResyncEvent)
+    cut(driver, peer)
+    driver.list_instances()
+    driver.close()
+    driver.close()
+    assert stream.closed
+    with pytest.raises(errors.ConnectionFailed) as caught:
+        driver.ping()
+    assert not caught.value.retryable
+    del driver, stream, caught
+    gc.collect()
+    wait_until(lambda: set(threading.enumerate()) == threads, timeout=5, what="no thread is left")
+    wait_until(lambda: descriptors() == files, timeout=5, what="no descriptor is left")
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def test_a_broken_connection_is_replaced_and_streams_resynchronise(
+    host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory
+) -> None:
+    with host.watch() as stream:
+        assert isinstance(stream.next(timeout=5), ResyncEvent)
+        made = spec()
+        host.spawn(made)
+        event = stream.next(timeout=5)
+        assert isinstance(event, LifecycleEvent)
+        assert event.kind is LifecycleKind.CREATED
+        cut(host, peer)
+        peer.virsh("undefine", str(made.uuid))  # nobody tells us
+        event = stream.next(timeout=10)
+        while isinstance(event, LifecycleEvent):
+            event = stream.next(timeout=10)
+        assert isinstance(event, ResyncEvent)
+        assert made.uuid not in event.states
+    host.destroy(made.uuid)
+
+
+def test_a_connection_that_breaks_while_it_is_set_up_is_not_used(
+    host: LibvirtDriver, peer: LibvirtPeer
+) -> None:
+    """Without its callbacks it would live, and miss every event."""
+    cut(host, peer)
+
+    def refuse(_name: str, _send: Any) -> Any:
+        raise errors.ConnectionFailed("broken")
+
+    registering = "Connect.domainEventRegisterAny"
+    with script(host, registering, refuse), pytest.raises(errors.ConnectionFailed):
+        host.ping()
+    with host.connection.counting() as counter:
+        host.ping()
+    assert counter["Connect.domainEventRegisterAny"] > 1
+
+
+def test_a_stopped_pool_is_started_at_the_next_call(host: LibvirtDriver, peer: LibvirtPeer) -> None:
+    host.list_cached_images()
+    peer.virsh("pool-destroy", "hvdrivers")
+    with pytest.raises(errors.HypervisorFault) as caught:
+        host.list_cached_images()
+    assert caught.value.retryable
+    assert host.list_cached_images() == []
+
+
+def test_the_daemon_dies_during_an_upload(
+    peer: LibvirtPeer, host: LibvirtDriver, spec: SpecFactory
+) -> None:
+    guest = spec(start=True)
+    host.spawn(guest)
+    pid = peer.qemu_pid(str(guest.uuid))
+    before = residue(peer)
+    path = peer.root / "big.raw"
+    path.write_bytes(os.urandom(2_000_000))
+    image = FileImage(path=path, format=ImageFormat.RAW)
+
+    def kill(_name: str, send: Any) -> Any:
+        result = send()
+        peer.kill()
+        return result
+
+    with script(host, "Stream.send", kill), pytest.raises(errors.OutcomeUnknown):
+        host.cache_image(image)
+    peer.start()
+    assert peer.qemu_pid(str(guest.uuid)) == pid
+    assert host.get_instance(guest.uuid).state is InstanceState.RUNNING
+    cached = host.cache_image(image)
+    assert cached.size_bytes >= 2_000_000
+    host.evict_image(cached.key)
+    assert residue(peer) == before
+    host.destroy(guest.uuid)
+
+
+def test_the_daemon_dies_during_a_spawn(
+    peer: LibvirtPeer, host: LibvirtDriver, spec: SpecFactory
+) -> None:
+    host.cache_image(spec().image)
+    before = residue(peer)
+    for call in ("StoragePool.createXML", "Connect.defineXMLFlags", "Domain.createWithFlags"):
+        made = spec(start=True, cloud_init=CloudInit(hostname="h"))
+
+        def kill(_name: str, send: Any) -> Any:
+            threading.Thread(target=peer.kill).start()
+            return send()
+
+        with script(host, call, kill), suppress(errors.HypervisorError):
+            host.spawn(made)
+        wait_until(lambda: peer._daemons["libvirtd"].poll() is not None, timeout=10, what="dead")
+        peer.start()
+        host.destroy(made.uuid)
+        left = residue(peer) - before
+        assert not left, (call, left)
+
+
+@pytest.fixture
+def silence(peer: LibvirtPeer) -> Iterator[Callable[[], None]]:
+    """Let the host fall silent; at the end it goes on."""
+    yield peer.sigstop
+    peer.sigcont()
+
+
+def test_a_silent_host_costs_no_more_than_the_deadline(
+    peer: LibvirtPeer, spec: SpecFactory, silence: Callable[[], None]
+) -> None:
+    raw = connect(peer, keepalive_interval=30)  # nobody but the guard
+    driver = guarded(raw)
+    made = spec()
+    driver.spawn(made)
+    silence()
+    began = time.monotonic()
+    with pytest.raises(errors.OperationTimeout):
+        driver.list_instances(timeout=0.1)
+    assert time.monotonic() - began < 0.1 + TOLERANCE + 1
+    peer.sigcont()
+    assert [each.uuid for each in driver.list_instances()] == [made.uuid]
+    driver.destroy(made.uuid)
+    driver.close()
+
+
+def test_keepalive_gives_a_silent_host_up(
+    peer: LibvirtPeer, spec: SpecFactory, silence: Callable[[], None]
+) -> None:
+    raw = connect(peer, keepalive_interval=1, keepalive_count=2, connect_timeout=1)
+    driver = guarded(raw)
+    made = spec()
+    driver.spawn(made)
+    silence()
+    with pytest.raises(errors.ConnectionFailed):  # a read
+        driver.list_instances()
+    began = time.monotonic()
+    with pytest.raises(errors.ConnectionFailed, match="did not answer"):
+        driver.set_metadata(made.uuid, {"a": "b"}, timeout=10)
+    assert time.monotonic() - began < 1 + 1
+    peer.sigcont()
+    driver.set_metadata(made.uuid, {"a": "c"})
+
+    def silent_now(_name: str, send: Any) -> Any:
+        silence()
+        return send()
+
+    changing = script(raw, "Domain.setMetadata", silent_now)
+    with changing, pytest.raises(errors.OutcomeUnknown):
+        driver.set_metadata(made.uuid, {"a": "d"})
+    peer.sigcont()
+    assert driver.get_instance(made.uuid).metadata in ({"a": "c"}, {"a": "d"})
+    driver.destroy(made.uuid)
+    driver.close()

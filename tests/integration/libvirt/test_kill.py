@@ -1,0 +1,158 @@
+"""The process dies at every remote call of spawn: another one sees a defined state, and destroy()
+removes what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt.driver import LibvirtDriver
+from hvdrivers.libvirt.naming import IMAGE_PREFIX
+from hvdrivers.models.cloudinit import CloudInit
+from hvdrivers.models.image import FileImage, ImageFormat
+from hvdrivers.models.instance import Firmware, InstanceSpec
+from hvdrivers.models.state import InstanceState
+from hvdrivers.models.vif import BridgeVif
+from tests.integration.libvirt.children import driver_on, killed_at
+from tests.integration.libvirt.conftest import SpecFactory, connect, residue
+from tests.peers.bridge import LinuxBridge
+from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[LibvirtPeer]:
+    with LibvirtPeer() as made:
+        yield made
+
+
+@pytest.fixture
+def observer(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
+    made = connect(peer)
+    yield made
+    made.close()
+
+
+def seen_and_destroyed(observer: LibvirtDriver, spec: InstanceSpec) -> None:
+    """What another process sees is an instance or none; then it is destroyed."""
+    try:
+        info = observer.get_instance(spec.uuid)
+    except errors.InstanceNotFound:
+        assert spec.uuid not in {each.uuid for each in observer.list_instances()}
+    else:
+        assert info.state in {InstanceState.STOPPED, InstanceState.RUNNING}
+        assert info.name == spec.name
+
+    def destroyed() -> bool:
+        try:
+            observer.destroy(spec.uuid)
+        except errors.DeviceBusy:  # the daemon may still be at the call of its dead client
+            return False
+        return True
+
+    wait_until(destroyed, timeout=10, what="the machine is destroyed")
+
+
+def wanted(linux_bridge: LinuxBridge) -> dict[str, Any]:
+    return {
+        "cloud_init": CloudInit(hostname="killed"),
+        # tap devices are named by the id, and other tests run on this machine
+        "vifs": (
+            BridgeVif(id=str(uuid4()), address="52:54:00:00:01:01", bridge=linux_bridge.name),
+        ),
+    }
+
+
+@pytest.mark.parametrize("when", ["before", "after", "during"])
+def test_killed_at_each_call_from_a_warm_cache(
+    observer: LibvirtDriver,
+    peer: LibvirtPeer,
+    linux_bridge: LinuxBridge,
+    spec: SpecFactory,
+    when: str,
+) -> None:
+    observer.cache_image(spec().image)
+    before, ports = residue(peer), linux_bridge.ports()
+    made = spec(start=True, **wanted(linux_bridge))
+    for number in count():
+        name = killed_at(peer.uri, made, number, when)
+        seen_and_destroyed(observer, made)
+        left = residue(peer) - before
+        assert not left, (number, name, left)
+        if name is None:
+            break
+    assert number > 10
+    observer.spawn(made.model_copy(update={"start": False}))
+    observer.destroy(made.uuid)
+    assert residue(peer) == before
+    assert linux_bridge.ports() == ports
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_killed_at_each_call_of_the_first_spawn_on_a_host(
+    guest_image: Any, linux_bridge: LinuxBridge, spec: SpecFactory, when: str
+) -> None:
+    """No pools, no image: the driver that comes after makes what is missing, whatever is there."""
+    with LibvirtPeer() as peer:
+        untouched = residue(peer)
+        path = peer.root / "small.raw"
+        path.write_bytes(b"\x55\xaa" * 300_000)
+        image = FileImage(path=path, format=ImageFormat.RAW)
+        made = spec(image=image, **wanted(linux_bridge))
+        for number in count():
+            name = killed_at(peer.uri, made, number, when)
+            with closing(driver_on(peer.uri)) as next_process:
+                for cached in next_process.list_cached_images():
+                    assert cached.size_bytes >= path.stat().st_size, name
+                seen_and_destroyed(next_process, made)
+                left = {line for line in residue(peer) - untouched if "pool" not in line}
+                assert not left, (number, name, left)
+                # and it works: from whatever is there
+                next_process.spawn(made)
+                next_process.destroy(made.uuid)
+                for cached in next_process.list_cached_images():
+                    next_process.evict_image(cached.key)
+            forget_pools(peer)
+            if name is None:
+                break
+        assert number > 25
+
+
+def forget_pools(peer: LibvirtPeer) -> None:
+    """Make the host new again, half uploads included (they are kept for a day)."""
+    for pool in ("hvdrivers", "hvdrivers-consoles"):
+        for line in peer.virsh("vol-list", pool).splitlines():
+            assert line.strip().startswith(IMAGE_PREFIX)
+            peer.virsh("vol-delete", line.split()[0], "--pool", pool)
+        peer.virsh("pool-destroy", pool)
+        peer.virsh("pool-delete", pool)
+        peer.virsh("pool-undefine", pool)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_with_uefi(
+    observer: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory, when: str
+) -> None:
+    """The variable store appears when the machine starts, and goes with it."""
+    observer.cache_image(spec().image)
+    before = residue(peer)
+    made = spec(start=True, firmware=Firmware.UEFI)
+    stores = False
+    for number in count():
+        name = killed_at(peer.uri, made, number, when)
+        if name is not None and number < 6:
+            observer.destroy(made.uuid)
+            continue
+        stores = stores or any("nvram" in line for line in residue(peer) - before)
+        seen_and_destroyed(observer, made)
+        left = residue(peer) - before
+        assert not left, (number, name, left)
+        if name is None:
+            break
+    assert stores

@@ -1,0 +1,264 @@
+"""Power, in every state into which libvirt can be brought."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.driver import ComputeDriver, state_table
+from hvdrivers.contract.power import RebootKind
+from hvdrivers.contract.states import End
+from hvdrivers.models.state import InstanceState
+from tests.integration.libvirt.machines import Host, Machine, local
+from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.waiting import wait_until
+
+S = InstanceState
+
+OPERATIONS: dict[str, Callable[[ComputeDriver, Machine], object]] = {
+    "power_on": lambda driver, machine: driver.power_on(machine.uuid),
+    "power_off": lambda driver, machine: driver.power_off(machine.uuid),
+    "reboot": lambda driver, machine: driver.reboot(machine.uuid),
+    "pause": lambda driver, machine: driver.pause(machine.uuid),
+    "unpause": lambda driver, machine: driver.unpause(machine.uuid),
+    "suspend": lambda driver, machine: driver.suspend(machine.uuid),
+    "resume": lambda driver, machine: driver.resume(machine.uuid),
+    "inject_nmi": lambda driver, machine: driver.inject_nmi(machine.uuid),
+    "set_metadata": lambda driver, machine: driver.set_metadata(machine.uuid, {"state": "any"}),
+    "get_console_log": lambda driver, machine: driver.get_console_log(machine.uuid),
+    "get_instance": lambda driver, machine: driver.get_instance(machine.uuid),
+}
+
+
+def let_run(machine: Machine) -> None:
+    """Let it run, from any state."""
+    driver = machine.host.driver
+    (driver.unpause if machine.state is S.PAUSED else driver.power_on)(machine.uuid)
+
+
+def kill(machine: Machine) -> None:
+    """Let QEMU itself die."""
+    os.kill(machine.host.peer.qemu_pid(str(machine.uuid)), signal.SIGKILL)
+    wait_until(lambda: machine.info.state is S.CRASHED, timeout=10, what="the machine is crashed")
+
+
+BRING: dict[InstanceState, Callable[[Machine], None]] = {
+    S.RUNNING: let_run,
+    S.PAUSED: lambda machine: machine.host.driver.pause(machine.uuid),
+    S.SUSPENDED: lambda machine: machine.host.driver.suspend(machine.uuid),
+    S.STOPPED: lambda machine: machine.host.driver.power_off(machine.uuid),
+    S.CRASHED: kill,
+}
+
+
+def pvpanic() -> bytes:
+    """The kernel's driver for libvirt's panic device, as a tar archive. The guest's kernel is
+    this machine's package, and its initramfs has only what every test needs."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for module in Path("/lib/modules").glob("*-cloud-*/kernel/drivers/misc/pvpanic/*.ko"):
+            archive.add(module, module.name)
+    return packed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def empty(host: Host) -> Iterator[Machine]:
+    """A machine without an operating system, brought from state to state."""
+    with host.empty_machine(name="table") as made:
+        yield made
+
+
+@pytest.mark.parametrize("before", [S.RUNNING, S.PAUSED, S.SUSPENDED, S.STOPPED, S.CRASHED])
+def test_state_table(host: Host, empty: Machine, before: InstanceState) -> None:
+    """Every pair of state and operation: it ends where the contract says, or is refused and
+    changes nothing. (Soft reboot needs a guest; BUILDING lasts too short; RESCUED is no state
+    of a driver without rescue.)"""
+    table = state_table()
+    for name, call in OPERATIONS.items():
+        if empty.state is not before:
+            let_run(empty)
+            BRING[before](empty)
+        assert empty.state is before, name
+        outcome = table[name][before]
+        if outcome.legal:
+            call(host.driver, empty)
+            end = outcome.after(before)
+            assert end is not End.DEPENDS
+            assert empty.state is end, name
+        else:
+            with pytest.raises(errors.InvalidState) as refused:
+                call(host.driver, empty)
+            assert refused.value.hint
+            assert empty.state is before, name
+    if not table["reboot[soft]"][before].legal:
+        with pytest.raises(errors.InvalidState):
+            host.driver.reboot(empty.uuid, RebootKind.SOFT)
+        assert empty.state is before
+
+
+def test_metadata_is_kept_through_every_state(host: Host, empty: Machine) -> None:
+    """What is written in one state is read in all later ones, memory saved or not."""
+    driver = host.driver
+    driver.power_off(empty.uuid)
+    for number, (state, change) in enumerate(
+        (
+            (S.STOPPED, lambda: None),
+            (S.RUNNING, lambda: driver.power_on(empty.uuid)),
+            (S.PAUSED, lambda: driver.pause(empty.uuid)),
+            (S.SUSPENDED, lambda: driver.suspend(empty.uuid)),
+            (S.RUNNING, lambda: driver.resume(empty.uuid)),
+            (S.CRASHED, lambda: kill(empty)),
+            (S.RUNNING, lambda: driver.power_on(empty.uuid)),
+            (S.STOPPED, lambda: driver.power_off(empty.uuid)),
+        )
+    ):
+        change()
+        assert empty.state is state
+        if number:
+            assert empty.info.metadata == {"step": str(number - 1)}
+        driver.set_metadata(empty.uuid, {"step": str(number)})
+        assert empty.info.metadata == {"step": str(number)}
+
+
+def test_a_guest_that_ignores_the_button(host: Host, empty: Machine) -> None:
+    """The power is cut after the grace that it was given, or at the deadline."""
+    for graceful, timeout in ((2.0, None), (60.0, 2.0)):
+        host.driver.power_on(empty.uuid)
+        began = time.monotonic()
+        host.driver.power_off(empty.uuid, graceful=graceful, timeout=timeout)
+        assert empty.state is S.STOPPED
+        assert 1.9 < time.monotonic() - began < 6.5
+    host.driver.power_on(empty.uuid)
+    with pytest.raises(errors.DeviceBusy) as busy:
+        host.driver.reboot(empty.uuid, RebootKind.SOFT, timeout=2)
+    assert busy.value.retryable
+    assert empty.state is S.RUNNING
+
+
+def test_what_is_wired_to_has_gone(host: Host) -> None:
+    """power_on() says what is missing, and leaves the machine as it was."""
+    driver = host.driver
+    with host.unchanged(), host.empty_machine(start=False) as machine:
+        root = host.peer.path(host.raw.pools.disk_path(f"{machine.uuid}.root"))
+        hidden = root.with_name("hidden")
+        root.rename(hidden)
+        with pytest.raises(errors.VolumeNotFound):
+            driver.power_on(machine.uuid)
+        assert machine.state is S.STOPPED
+        hidden.rename(root)
+        driver.power_on(machine.uuid)
+        assert machine.state is S.RUNNING
+
+
+def test_a_guest_through_its_day(host: Host, machine: Machine) -> None:
+    """One guest: soft reboot, pause, suspend, sleep, panic, and a graceful end."""
+    driver, console = host.driver, machine.console
+
+    said = machine.said()
+    driver.reboot(machine.uuid, RebootKind.SOFT)
+    console.expect("power button", after=said)
+    machine.booted(said)
+    boots = [line for line in console.lines() if line.startswith("boot number")]
+    assert len(boots) == 2
+
+    driver.pause(machine.uuid)
+    driver.pause(machine.uuid)
+    said = machine.said()
+    driver.unpause(machine.uuid)
+    console.expect("tick", after=said)
+
+    # from disk it continues where it was: it does not boot again
+    for suspended_from in (S.RUNNING, S.PAUSED):
+        if suspended_from is S.PAUSED:
+            driver.pause(machine.uuid)
+        driver.suspend(machine.uuid)
+        assert machine.state is S.SUSPENDED
+        said = machine.said()
+        driver.resume(machine.uuid)
+        assert machine.state is S.RUNNING
+        console.expect("tick", after=said)
+    assert [line for line in console.lines() if line.startswith("boot number")] == boots
+
+    # a suspended machine that is powered off has lost its memory, and boots
+    driver.suspend(machine.uuid)
+    driver.power_off(machine.uuid)
+    assert machine.state is S.STOPPED
+    said = machine.said()
+    driver.power_on(machine.uuid)
+    machine.booted(said)
+
+    # a panic, as the kernel's pvpanic driver tells it: the machine is kept as it was
+    with host.file(pvpanic()) as path:
+        machine.attach(local(path, "modules"))
+        disk = machine.sees("modules")
+        machine.run(f"mkdir -p /run/m; tar xf /dev/{disk} -C /run/m")
+        machine.run("insmod /run/m/pvpanic.ko && insmod /run/m/pvpanic-mmio.ko")
+        driver.detach_volume(machine.uuid, "modules")
+    machine.type("echo c >/proc/sysrq-trigger")
+    wait_until(lambda: machine.info.state is S.CRASHED, timeout=20, what="the panic is seen")
+    driver.set_metadata(machine.uuid, {"what": "panic"})
+    assert machine.info.metadata == {"what": "panic"}
+    said = machine.said()
+    driver.power_on(machine.uuid)
+    assert machine.state is S.RUNNING
+    assert machine.info.metadata == {"what": "panic"}
+    machine.booted(said)
+
+    # the guest puts itself to sleep (ACPI S3): that is PAUSED; reboot() and unpause() wake it
+    for wake in (driver.reboot, driver.unpause):
+        machine.type("echo mem >/sys/power/state; echo hv-guest: woke")
+        wait_until(lambda: machine.info.state is S.PAUSED, timeout=20, what="the guest sleeps")
+        said = machine.said()
+        wake(machine.uuid)
+        assert machine.state is S.RUNNING
+        if wake == driver.reboot:
+            machine.booted(said)
+        else:
+            console.expect("woke", after=said)
+
+    kill(machine)
+    said = machine.said()
+    driver.reboot(machine.uuid)
+    assert machine.state is S.RUNNING
+    machine.booted(said)
+
+    said = machine.said()
+    driver.power_off(machine.uuid, graceful=60)
+    console.expect("power button", after=said)
+    assert machine.state is S.STOPPED
+    assert "reboot: Power down" in console.text()
+
+
+def test_states_outlive_the_daemon(guest_image: Path) -> None:
+    """The daemon is killed and comes back: every state is what it was."""
+    with LibvirtPeer() as peer:
+        own = Host(peer, guest_image)
+        try:
+            machines = {
+                state: own.made(own.empty(name=state))
+                for state in (S.RUNNING, S.PAUSED, S.SUSPENDED, S.STOPPED)
+            }
+            for state, each in machines.items():
+                BRING[state](each)
+            dropped = own.made(own.empty(name="dropped"))
+            own.driver.suspend(dropped.uuid)
+            own.driver.power_off(dropped.uuid)
+            peer.kill()
+            peer.start()
+            for state, each in machines.items():
+                assert each.state is state
+            assert dropped.state is S.STOPPED
+            own.driver.resume(machines[S.SUSPENDED].uuid)
+            assert machines[S.SUSPENDED].state is S.RUNNING
+            for each in (*machines.values(), dropped):
+                own.driver.destroy(each.uuid)
+        finally:
+            own.close()
