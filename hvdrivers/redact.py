@@ -20,7 +20,7 @@ _SHORTEST = 4  # blotting out "a" would make a message unreadable and give the s
 _SHORTEST_LINE = 8  # a script has many short lines that say nothing
 
 
-class Redacted(Exception):  # noqa: N818 - it stands in for errors of any name
+class Redacted(Exception):
     """Stands for an exception of another library that held a secret and could not be changed."""
 
 

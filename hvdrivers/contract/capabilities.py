@@ -172,13 +172,17 @@ def provides(*capabilities: Capability) -> Callable[[_F], _F]:
     return mark
 
 
-@cache
 def declared(cls: type) -> frozenset[Capability]:
     """The capabilities that the code of ``cls`` implements, before any narrowing.
 
     A subclass that overrides a marked method has what the method had: an override changes how,
     not whether.
     """
+    return _declared(cls)
+
+
+@cache  # a class does not change once it is defined, and every connection asks
+def _declared(cls: type) -> frozenset[Capability]:
     found: set[Capability] = set()
     for base in cls.__mro__:
         interface = base.__dict__.get("__hv_capability__")

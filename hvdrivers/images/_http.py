@@ -43,7 +43,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 _WHAT = "the download of the image"
 
 
-class _Interrupted(Exception):  # noqa: N818  (not an error: the reason to try again)
+class _Interrupted(Exception):
     """This attempt is over, the next may succeed. ``error`` is what to raise if none does."""
 
     def __init__(self, error: ConnectionFailed) -> None:

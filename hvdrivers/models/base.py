@@ -47,5 +47,7 @@ libvirt domain name, which becomes a file name, and vSphere (80) unless most of 
 there (slash, backslash, percent).
 """
 
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)]
+Identifier = Annotated[
+    str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)
+]
 """An identifier chosen by another system (a Cinder volume id, a Neutron port id): opaque text."""

@@ -21,7 +21,7 @@ class HostInfo(Model):
     """``x86_64``, ``aarch64`` (the names of ``uname -m``)."""
     hostname: str
     accelerated: bool
-    """True where guests run on the CPU's virtualisation extensions; False where they are emulated."""
+    """True: guests run on the CPU's virtualisation extensions. False: they are emulated."""
 
 
 class HostPowerAction(StrEnum):
