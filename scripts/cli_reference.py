@@ -128,9 +128,12 @@ def reference() -> str:
             lines += _parameters(command, hide=common)
             continue
         lines += [*_help(command)]
+        start = f"hvdrivers {name} HOST" if command.params else f"hvdrivers {name}"
         for word, each in commands.items():
-            lines += [f"#### {name} {word}", "", _usage(f"hvdrivers {name} HOST {word}", each), ""]
-            lines += [*_help(each), *_parameters(each, hide=common)]
+            lines += [f"#### {name} {word}", "", _usage(f"{start} {word}", each), ""]
+            # an option of its own that has a common one's name is in front of the common ones
+            own = frozenset(param.name for param in each.params[: -len(common)])
+            lines += [*_help(each), *_parameters(each, hide=common - own)]
     return "\n".join(lines).rstrip() + "\n"
 
 

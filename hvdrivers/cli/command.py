@@ -91,14 +91,16 @@ def _with_common_options(function: Callable[..., None]) -> Callable[..., None]:
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("ctx", keyword, annotation=typer.Context)]
     parameters += [p.replace(kind=keyword, annotation=hints[p.name]) for p in own]
+    # a command's own option of the same name goes before: --config of the conformance suite
+    common = {name: each for name, each in _COMMON.items() if name not in hints}
     parameters += [
         inspect.Parameter(name, keyword, default=default, annotation=annotation)
-        for name, (annotation, default) in _COMMON.items()
+        for name, (annotation, default) in common.items()
     ]
 
     def run(ctx: typer.Context, **arguments: Any) -> None:
         session = ctx.obj
-        merge(session, {name: arguments.pop(name) for name in _COMMON})
+        merge(session, {name: arguments.pop(name) for name in common})
         with operations_log(verbose=session.verbose, debug=session.debug, secrets=session.secrets):
             function(session, **arguments)
 
@@ -121,11 +123,16 @@ def _take_host(ctx: typer.Context, host: HostArgument) -> None:
 
 
 class Group:
-    """Commands of one kind, after the host: ``volume HOST create``, ``volume HOST list``."""
+    """Commands of one kind, after the host: ``volume HOST create``, ``volume HOST list``.
 
-    def __init__(self, description: str) -> None:
+    Args:
+        of_host: False for commands that are not all about one host.
+    """
+
+    def __init__(self, description: str, *, of_host: bool = True) -> None:
         self.app = typer.Typer(help=description, **_APP)
-        self.app.callback()(_take_host)
+        if of_host:
+            self.app.callback()(_take_host)
 
     def command(self, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Make a function a command of this group. Its session knows the host."""

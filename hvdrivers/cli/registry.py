@@ -57,5 +57,11 @@ COMMANDS: Mapping[str, Entry] = {
     "vif": Entry("vif:group", "Storage and network", "NICs: plug and unplug."),
     "snapshot": Entry("snapshot:group", "Storage and network", "Snapshots of an instance."),
     "image": Entry("image:group", "Storage and network", "The host's cache of images."),
+    "conformance": Entry(
+        "conformance:group", "Writing drivers", "Check whether a driver keeps the contract."
+    ),
+    "new-driver": Entry(
+        "scaffold:new_driver", "Writing drivers", "Make the package of a driver to be written."
+    ),
 }
 """Every command, in the order of the help."""

@@ -37,6 +37,7 @@ from hvdrivers.conformance.trial import Failed, Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.models.host import HostInfo
 
 WATCHDOG_SECONDS = 180.0
 """A check that takes longer has its stacks printed: that is how a deadlock is found."""
@@ -246,7 +247,7 @@ class Session:
             suite_hash=suite_hash(),
             driver=self.target.name,
             driver_version=_version_of(self.target),
-            host=driver.host() if driver is not None else None,
+            host=_host(driver),
             simulated=self.target.simulated,
             observed=self.target.observer() is not None,
             seed=self.seed,
@@ -269,13 +270,23 @@ class Session:
     def _leftovers(self) -> tuple[str, ...]:
         if self._driver is None:
             return ()
-        found = [
-            f"instance {each.uuid}"
-            for each in self._driver.list_instances()
-            if each.name.startswith(PREFIX)
-        ]
-        if _fingerprint(self._driver) != self._foreign:
-            found.append("the foreign machines are not what they were before the run")
+        driver = self._driver
+        try:
+            found = [
+                f"instance {each.uuid}"
+                for each in driver.list_instances()
+                if each.name.startswith(PREFIX)
+            ]
+            if Capability.HOST_VOLUMES in driver.capabilities:
+                found += [
+                    f"volume {each.name}"
+                    for each in driver.list_volumes()
+                    if each.name.startswith(PREFIX)
+                ]
+            if _fingerprint(driver) != self._foreign:
+                found.append("the foreign machines are not what they were before the run")
+        except errors.HypervisorError as error:
+            return (f"nobody knows: the host does not tell ({error.message})",)
         return tuple(found)
 
 
@@ -312,13 +323,20 @@ def _fingerprint(driver: ComputeDriver) -> object:
     return sorted((each.uuid.hex, each.name, each.state) for each in driver.list_foreign())
 
 
+def _host(driver: ComputeDriver | None) -> HostInfo | None:
+    try:
+        return driver.host() if driver is not None else None
+    except errors.HypervisorError:
+        return None  # the checks have told of it; the report must come out all the same
+
+
 def _version_of(target: Target) -> str:
     from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
-    package = target.driver_class().__module__.partition(".")[0]
     try:
+        package = target.driver_class().__module__.partition(".")[0]
         return version(packages_distributions().get(package, [package])[0])
-    except PackageNotFoundError:
+    except (PackageNotFoundError, errors.HypervisorError):
         return "unknown"
 
 
@@ -328,12 +346,12 @@ def selected(
     clauses: Iterable[str] = (),
     tiers: Iterable[Tier] = tuple(Tier),
 ) -> list[Check]:
-    """The checks to run: all, or those of these profiles, clauses and tiers."""
+    """The checks to run: all, or those of these profiles, clauses (or single checks) and tiers."""
     wanted_profiles, wanted_clauses, wanted_tiers = set(profiles), set(clauses), set(tiers)
     return [
         each
         for each in catalogue().checks.values()
         if each.tier in wanted_tiers
         and (not wanted_profiles or each.clause.profile in wanted_profiles)
-        and (not wanted_clauses or each.clause.id in wanted_clauses)
+        and (not wanted_clauses or wanted_clauses & {each.clause.id, each.id})
     ]

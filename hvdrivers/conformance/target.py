@@ -15,12 +15,14 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from uuid import UUID
 
+from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
-from hvdrivers.guard import guarded
+from hvdrivers.models.guest import GuestCredentials, Share
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import Flavor
+from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.vif import Vif
+from hvdrivers.models.vif import Vif, VifQos
 
 
 class PreconditionMissing(Exception):
@@ -43,6 +45,23 @@ class Observer(ABC):
     def devices(self, uuid: UUID) -> frozenset[str]:
         """Volume ids and VIF ids that the machine has now, as the hypervisor's own tools show."""
 
+    def disk_limits(self, uuid: UUID) -> Mapping[str, Mapping[str, int]]:
+        """The limits of each attached volume, by volume id, as ``DiskQos.limits()`` has them; of
+        one without limits an empty mapping."""
+        raise PreconditionMissing("the observer does not see the limits of disks (disk_limits)")
+
+    def vif_limits(self, uuid: UUID) -> Mapping[str, VifQos | None]:
+        """The limits of each NIC, by VIF id."""
+        raise PreconditionMissing("the observer does not see the limits of NICs (vif_limits)")
+
+    def shares(self, uuid: UUID) -> Mapping[str, Share]:
+        """The directories of the host that the machine has, by tag."""
+        raise PreconditionMissing("the observer does not see shares (shares)")
+
+    def frozen(self, uuid: UUID) -> bool:
+        """Whether the guest's file systems are frozen."""
+        raise PreconditionMissing("the observer does not see frozen file systems (frozen)")
+
     def power_off(self, uuid: UUID) -> None:
         """Switch a machine off behind the driver's back."""
         raise PreconditionMissing("the observer cannot switch a machine off")
@@ -51,6 +70,9 @@ class Observer(ABC):
 class FaultSeam(ABC):
     """The place in a driver's transport where a call can be cut."""
 
+    deadline: float = 1.5
+    """Seconds that the suite gives an operation of which one call is to time out."""
+
     @abstractmethod
     def counting(self) -> AbstractContextManager[list[str]]:
         """Collect the names of the calls that are made meanwhile."""
@@ -58,7 +80,8 @@ class FaultSeam(ABC):
     @abstractmethod
     def cut(self, call: int, kind: str) -> AbstractContextManager[None]:
         """Cut the call with this number (from 0): ``before`` it is sent, ``after`` it took effect
-        (the reply is lost), ``timeout``, or ``expired`` (the session is not valid any more)."""
+        (the reply is lost), ``timeout`` (it hangs for longer than ``deadline``), or ``expired``
+        (the session is not valid any more, and the host refuses it)."""
 
 
 class Target(ABC):
@@ -71,6 +94,8 @@ class Target(ABC):
     time_scale: float = 1.0
     """Multiplies every deadline of the suite."""
     flavor: Flavor = Flavor(vcpus=1, memory_mib=192, disk_gib=1)
+    boot_mark: bytes | None = None
+    """What the guest writes to its serial console exactly once each time it starts."""
 
     @abstractmethod
     def connect(self) -> ComputeDriver:
@@ -107,9 +132,30 @@ class Target(ABC):
     def wait_booted(self, driver: ComputeDriver, uuid: UUID) -> None:  # noqa: B027
         """Wait until the guest reacts: to the power button, to hot-plug, by its agent."""
 
+    def boots(self, driver: ComputeDriver, uuid: UUID) -> int:
+        """How often the guest has started from its disks since it was spawned. A guest that went
+        on from memory (unpause, resume) has not started again."""
+        if self.boot_mark is None:
+            raise PreconditionMissing("the target cannot tell when its guest starts (boot_mark)")
+        if Capability.CONSOLE_LOG not in driver.capabilities:
+            raise PreconditionMissing("without a console log nobody sees the guest start (boots)")
+        log = driver.get_console_log(uuid, max_bytes=1 << 20)
+        return log.data.count(self.boot_mark)
+
+    def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
+        """Whether the mark is on the instance's root disk, whatever the machine booted from."""
+        raise PreconditionMissing("the target cannot look into a disk (on_disk)")
+
+    @contextmanager
+    def slowed(self, operation: str, seconds: float) -> Iterator[None]:
+        """Make this operation take so much longer on the host meanwhile, whoever calls it."""
+        raise PreconditionMissing("the target cannot slow its host down (slowed)")
+        yield
+
     @contextmanager
     def foreign_machine(self) -> Iterator[UUID]:
-        """A machine on the host that this library did not make."""
+        """A machine on the host that this library did not make. The block may adopt and destroy
+        it."""
         raise PreconditionMissing("the target cannot make a foreign machine (foreign_machine)")
         yield
 
@@ -122,9 +168,74 @@ class Target(ABC):
 
     @contextmanager
     def stubborn_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
-        """Make the guest keep its devices and ignore the power button meanwhile."""
+        """Make the guest keep its devices, refuse new CPUs and memory, and ignore the power button
+        meanwhile."""
         raise PreconditionMissing("the target's guest lets go of everything (stubborn_guest)")
         yield
+
+    # ---- inside the guest: for snapshots, backups and the agent ---------------------------------
+
+    def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
+        """Let the running guest write a text to its root disk, or to a volume (by its id)."""
+        raise PreconditionMissing("the target cannot write inside a guest (write_disk)")
+
+    def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
+        """The texts of write_disk() that the running guest finds on the disk, oldest first."""
+        raise PreconditionMissing("the target cannot read inside a guest (written)")
+
+    def accepts_password(self, driver: ComputeDriver, uuid: UUID, user: str, password: str) -> bool:
+        """Whether the guest takes this password for this user."""
+        raise PreconditionMissing("the target cannot log in to a guest (accepts_password)")
+
+    @contextmanager
+    def account_needed(self, driver: ComputeDriver, uuid: UUID) -> Iterator[GuestCredentials]:
+        """Make the guest's agent ask for this account meanwhile."""
+        raise PreconditionMissing("the guest's agent asks for no account (account_needed)")
+        yield
+
+    @contextmanager
+    def silent_agent(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """Make the guest's agent not answer meanwhile."""
+        raise PreconditionMissing("the target cannot silence an agent (silent_agent)")
+        yield
+
+    @contextmanager
+    def endless_program(self, driver: ComputeDriver, uuid: UUID) -> Iterator[Sequence[str]]:
+        """A command that runs in the guest for longer than anybody waits."""
+        raise PreconditionMissing("the target names no endless program (endless_program)")
+        yield
+
+    # ---- other hosts: for migration -------------------------------------------------------------
+
+    def other_host(self) -> tuple[Destination, ComputeDriver]:
+        """A host that every machine of the suite can move to, and a new connection to it."""
+        raise PreconditionMissing("the target has no second host (other_host)")
+
+    def unfit_host(self) -> tuple[Destination, frozenset[BlockerKind]]:
+        """A host that no machine of the suite can move to, for at least two reasons."""
+        raise PreconditionMissing("the target has no host that is unfit (unfit_host)")
+
+    @contextmanager
+    def restless_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """Make the guest write memory faster than a live migration copies it."""
+        raise PreconditionMissing("the target's guest dirties no memory (restless_guest)")
+        yield
+
+    # ---- the host as a whole --------------------------------------------------------------------
+
+    @contextmanager
+    def expendable_host(self) -> Iterator[None]:
+        """The host may be rebooted and shut down meanwhile; it is up again afterwards."""
+        raise PreconditionMissing("the host must stay up (expendable_host)")
+        yield
+
+    def grow_volume(self, driver: ComputeDriver, volume_id: str, size_bytes: int) -> None:
+        """Make a volume larger at its server, as its administrator does."""
+        raise PreconditionMissing("the target cannot make a volume grow (grow_volume)")
+
+    def shared_directories(self) -> tuple[str, str]:
+        """Two directories of the host that can be shared into a guest."""
+        raise PreconditionMissing("the target names no directories (shared_directories)")
 
     def hostile_images(self) -> Sequence[tuple[str, ImageRef]]:
         """Images that must be refused, each with a word that says why."""
@@ -149,8 +260,9 @@ class DriverTarget(Target):
         return load_driver(self.name)
 
     def connect(self) -> ComputeDriver:
-        cls = self.driver_class()
-        return guarded(cls.connect(cls.config_model(**self._options)))
+        from hvdrivers.plugins import connect
+
+        return connect(self.name, **self._options)
 
     def image(self) -> ImageRef:
         if self._image is None:

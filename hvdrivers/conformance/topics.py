@@ -5,8 +5,28 @@ from __future__ import annotations
 from importlib import import_module
 
 TOPICS = (
+    "static",
+    "connection",
     "lifecycle",
+    "looking",
+    "foreign",
+    "reshape",
+    "sizes",
     "states",
+    "power",
+    "standstill",
+    "storage",
+    "volumes",
+    "hostvolumes",
+    "network",
+    "resources",
+    "metrics",
+    "images",
+    "shares",
+    "laws",
+    "hostile",
+    "concurrency",
+    "leaks",
 )
 
 

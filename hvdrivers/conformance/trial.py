@@ -17,6 +17,7 @@ from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.instance import Firmware, InstanceInfo, InstanceSpec
+from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import Volume, VolumeAttachment, VolumeSpec
 
@@ -40,6 +41,9 @@ class Trial:
         self._stack = ExitStack()
         self._volumes = ExitStack()
         self._attachment: VolumeAttachment | None = None
+        self.notes: dict[str, Any] = {}
+        """What one step of a check wants another to find."""
+        self._other: ComputeDriver | None = None
 
     # ---- saying what is wrong -------------------------------------------------------------------
 
@@ -95,10 +99,20 @@ class Trial:
         }
         if self.has(Capability.HOST_VOLUMES):
             picture["volumes"] = sorted(each.volume_id for each in self.driver.list_volumes())
+        if self.has(Capability.SNAPSHOTS):
+            picture["snapshots"] = {
+                uuid: trees for uuid in infos if (trees := self._snapshots(uuid))
+            }
         observer = self.observer
         if observer is not None:
             picture["residue"] = observer.residue()
         return picture
+
+    def _snapshots(self, uuid: UUID) -> list[Snapshot]:
+        try:
+            return list(self.driver.list_snapshots(uuid))
+        except errors.InstanceNotFound:
+            return []
 
     def eventually(
         self, condition: Callable[[], bool], message: str, timeout: float = 30.0
@@ -133,6 +147,13 @@ class Trial:
     def connect(self) -> ComputeDriver:
         """Another connection, closed after the check."""
         return self._stack.enter_context(self.target.connect())
+
+    @property
+    def other(self) -> ComputeDriver:
+        """Another connection, the same one throughout the check."""
+        if self._other is None:
+            self._other = self.connect()
+        return self._other
 
     def spec(self, **changes: Any) -> InstanceSpec:
         """A spec of a small instance, named and marked as the suite's own."""
@@ -189,12 +210,16 @@ class Trial:
         changes["flavor"] = self.target.flavor.model_copy(update=update)
         return changes
 
-    def volume(self, size_bytes: int = 64 << 20) -> Volume:
-        """A new volume, deleted after the check."""
+    def volume(self, size_bytes: int | None = 64 << 20, **changes: Any) -> Volume:
+        """A new volume, deleted after the check.
+
+        Args:
+            changes: further fields of the VolumeSpec.
+        """
         self.need(Capability.HOST_VOLUMES)
-        name = f"{self.journal.prefix}{uuid4().hex[:8]}"
+        name = changes.pop("name", None) or f"{self.journal.prefix}{uuid4().hex[:8]}"
         self.journal.volume(name)
-        volume = self.driver.create_volume(VolumeSpec(name=name, size_bytes=size_bytes))
+        volume = self.driver.create_volume(VolumeSpec(name=name, size_bytes=size_bytes, **changes))
         self._volumes.callback(self._delete_volume, name, volume.volume_id)
         return volume
 

@@ -28,8 +28,6 @@ Every error carries ``operation``, ``host``, ``instance``, ``vendor_code``, ``hi
 ``retryable``; the vendor's own exception, if any, is its ``__cause__``.
 """
 
-
-
 from __future__ import annotations
 
 from typing import ClassVar

@@ -1,17 +1,372 @@
-"""Mutants of the lifecycle."""
+"""Mutants of spawn and destroy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from uuid import UUID
+
+from pydantic import SecretStr
 
 from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
+from hvdrivers.fake.config import FakeConfig
 from hvdrivers.fake.driver import FakeDriver
-from hvdrivers.models.instance import InstanceSummary
+from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.records import ImageRecord, Machine, Secret
+from hvdrivers.fake.steps import Task
+from hvdrivers.models.events import LifecycleKind
+from hvdrivers.models.image import ImageRef
+from hvdrivers.models.instance import InstanceInfo, InstanceSpec, Keep
+from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.state import InstanceState
 
 
 @mutant("LIFE-001")
-class ListDropsOne(FakeDriver):
-    """list_instances() leaves out the newest instance."""
+class SpawnReturnsEarly(FakeDriver):
+    """spawn() says RUNNING of a machine that is only defined."""
 
-    def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
-        return list(super().list_instances(timeout=timeout))[:-1]
+    def _finish(self, task: Task, spec: InstanceSpec) -> InstanceInfo:
+        info = super()._finish(task, spec.model_copy(update={"start": False}))
+        state = InstanceState.RUNNING if spec.start else InstanceState.STOPPED
+        return info.model_copy(update={"state": state})
+
+
+@mutant("LIFE-001")
+class OthersSeeItLater(FakeDriver):
+    """What spawn() made is in the lists of its own connection alone."""
+
+    def __init__(self, host: FakeHost, config: FakeConfig | None = None) -> None:
+        super().__init__(host, config)
+        self._made: set[UUID] = set()
+
+    def _define(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
+        self._made.add(spec.uuid)
+        super()._define(task, spec, image)
+
+    def _machine(self, uuid: UUID) -> Machine:
+        if uuid not in self._made:
+            raise errors.InstanceNotFound(f"no instance {uuid} is on this host", instance=uuid)
+        return super()._machine(uuid)
+
+
+@mutant("LIFE-002")
+class StartIsIgnored(FakeDriver):
+    """spawn(start=False) starts the machine."""
+
+    def _finish(self, task: Task, spec: InstanceSpec) -> InstanceInfo:
+        return super()._finish(task, spec.model_copy(update={"start": True}))
+
+
+@mutant("LIFE-002")
+class StartsForAMoment(FakeDriver):
+    """spawn(start=False) starts the machine and stops it again."""
+
+    def _finish(self, task: Task, spec: InstanceSpec) -> InstanceInfo:
+        info = super()._finish(task, spec)
+        if not spec.start:
+            self._host.boot(self._machine(spec.uuid))
+        return info
+
+
+class _Forgetful(FakeDriver):
+    _role = ""
+
+    def _delete_disks(self, uuid: UUID, keep: frozenset[Keep]) -> None:
+        kept = [(pool, disk) for pool, disk in self._host.disks_of(uuid) if disk.role == self._role]
+        super()._delete_disks(uuid, keep)
+        for pool, disk in kept:
+            pool.disks[disk.name] = disk
+
+
+@mutant("LIFE-003")
+class DestroyForgetsDisk(_Forgetful):
+    """destroy() leaves the root disk."""
+
+    _role = "root"
+
+
+@mutant("LIFE-003")
+class DestroyForgetsSeed(_Forgetful):
+    """destroy() leaves the seed image."""
+
+    _role = "seed"
+
+
+@mutant("LIFE-003")
+class DestroyForgetsMemory(_Forgetful):
+    """destroy() of a suspended machine leaves its saved memory."""
+
+    _role = "memory"
+
+
+@mutant("LIFE-003")
+class DestroyForgetsRescueDisk(_Forgetful):
+    """destroy() of a rescued machine leaves the rescue disk."""
+
+    _role = "rescue"
+
+
+@mutant("LIFE-003")
+class DestroyForgetsNvram(FakeDriver):
+    """destroy() leaves the firmware's variables."""
+
+    def _delete_firmware(self, uuid: UUID) -> None:
+        self._host.tpm.pop(uuid, None)
+
+
+@mutant("LIFE-003")
+class DestroyForgetsTpm(FakeDriver):
+    """destroy() leaves the TPM's state."""
+
+    def _delete_firmware(self, uuid: UUID) -> None:
+        self._host.nvram.pop(uuid, None)
+
+
+@mutant("LIFE-003")
+class DestroyForgetsSecondPort(FakeDriver):
+    """destroy() removes the first NIC's port from the switch, and leaves the others."""
+
+    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+        steps = super()._leftovers(uuid, keep)
+        if "delete-ports" in steps:
+            ports = [port.vif.id for port in self._host.ports.values() if port.owner == uuid]
+            self._host.remove_ports(uuid, vif_id=ports[0])
+        return steps - {"delete-ports"}
+
+
+@mutant("LIFE-003")
+class DestroyForgetsLockWhenStopped(FakeDriver):
+    """destroy() of a stopped machine does not let go of its volumes."""
+
+    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+        steps = super()._leftovers(uuid, keep)
+        return steps if "stop-machine" in steps else steps - {"release-volumes"}
+
+
+@mutant("LIFE-003")
+class DestroyRemovesEverybodysPorts(FakeDriver):
+    """destroy() removes the ports of every instance on the host."""
+
+    def _forget(self, uuid: UUID) -> None:
+        super()._forget(uuid)
+        self._host.ports.clear()
+
+
+@mutant("LIFE-004")
+class SpawnOverwrites(FakeDriver):
+    """spawn() of an existing UUID replaces a stopped machine."""
+
+    def _check_new(self, uuid: UUID) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is None or not machine.ours or machine.state is not InstanceState.STOPPED:
+            super()._check_new(uuid)
+
+
+@mutant("LIFE-004")
+class SpawnReturnsWhatIsThere(FakeDriver):
+    """spawn() of an existing UUID returns the existing instance."""
+
+    def spawn(
+        self,
+        spec: InstanceSpec,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        try:
+            return super().spawn(spec, timeout=timeout, progress=progress)
+        except errors.InstanceExists:
+            return self.get_instance(spec.uuid)
+
+
+@mutant("LIFE-004")
+class SpawnRenamesWhatIsThere(FakeDriver):
+    """spawn() of an existing UUID raises InstanceExists, and has set its metadata all the same."""
+
+    def _check_new(self, uuid: UUID) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is not None:
+            machine.metadata["hvct.seen"] = "twice"
+        super()._check_new(uuid)
+
+
+@mutant("LIFE-005")
+class DestroyTwiceFails(FakeDriver):
+    """destroy() of what this connection has destroyed raises InstanceNotFound."""
+
+    def __init__(self, host: FakeHost, config: FakeConfig | None = None) -> None:
+        super().__init__(host, config)
+        self._destroyed: set[UUID] = set()
+
+    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+        if uuid in self._destroyed and uuid not in self._host.machines:
+            raise errors.InstanceNotFound("it has gone", instance=uuid)
+        self._destroyed.add(uuid)
+        return super()._leftovers(uuid, keep)
+
+
+@mutant("LIFE-006")
+class SpawnSortsNics(FakeDriver):
+    """NICs come in another order than they were asked for."""
+
+    def _info(self, machine: Machine) -> InstanceInfo:
+        info = super()._info(machine)
+        return info.model_copy(update={"vifs": info.vifs[::-1]})
+
+
+@mutant("LIFE-006")
+class FirmwareIsBios(FakeDriver):
+    """UEFI is asked for, BIOS is given."""
+
+    def _info(self, machine: Machine) -> InstanceInfo:
+        return super()._info(machine).model_copy(update={"firmware": "bios"})
+
+
+@mutant("LIFE-006")
+class ClockInLocalTime(FakeDriver):
+    """created_at is hours off: local time, said to be UTC."""
+
+    def _info(self, machine: Machine) -> InstanceInfo:
+        info = super()._info(machine)
+        if info.created_at is None:
+            return info
+        hours = info.created_at.replace(hour=(info.created_at.hour + 5) % 24)
+        return info.model_copy(update={"created_at": hours})
+
+
+@mutant("LIFE-007")
+class DestroyDeletesVolumes(FakeDriver):
+    """destroy() deletes attached volumes."""
+
+    def _release_volumes(self, uuid: UUID) -> None:
+        machine = self._host.machines.get(uuid)
+        for name in machine.volumes if machine is not None else ():
+            for pool in self._host.pools.values():
+                pool.volumes.pop(name.rpartition("/")[2], None)
+        super()._release_volumes(uuid)
+
+
+@mutant("LIFE-008")
+class KeepKeepsNothing(FakeDriver):
+    """destroy(keep={ROOT_DISK}) deletes the root disk."""
+
+    def _delete_disks(self, uuid: UUID, keep: frozenset[Keep]) -> None:
+        super()._delete_disks(uuid, frozenset())
+
+
+@mutant("LIFE-008")
+class KeepKeepsAll(FakeDriver):
+    """destroy(keep={ROOT_DISK}) keeps the ephemeral and the swap disk too."""
+
+    def _delete_disks(self, uuid: UUID, keep: frozenset[Keep]) -> None:
+        if keep:
+            self._host.keep_root(uuid)
+        else:
+            super()._delete_disks(uuid, keep)
+
+
+@mutant("LIFE-009")
+class HalfSpawnKeepsMachine(FakeDriver):
+    """spawn() that fails leaves the machine's definition, as if it were STOPPED."""
+
+    def _undefine(self, uuid: UUID, token: int) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is not None and machine.token == token:
+            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+
+
+@mutant("LIFE-009")
+class HalfSpawnKeepsFirmware(FakeDriver):
+    """spawn() that fails late leaves the TPM's state."""
+
+    def _undefine(self, uuid: UUID, token: int) -> None:
+        state = self._host.tpm.get(uuid)
+        super()._undefine(uuid, token)
+        if state is not None:
+            self._host.tpm[uuid] = state
+
+    def _check_spec(self, spec: InstanceSpec) -> None:
+        self._check_new(spec.uuid)  # the rest fails where it is needed
+
+
+@mutant("LIFE-009")
+class HalfSpawnKeepsSecret(FakeDriver):
+    """spawn() that fails leaves a secret on the host."""
+
+    def _check_spec(self, spec: InstanceSpec) -> None:
+        try:
+            super()._check_spec(spec)
+        except errors.HypervisorError:
+            if spec.cloud_init is not None and spec.cloud_init.user_data is not None:
+                self._host.secrets[f"{spec.uuid}/left"] = Secret(spec.uuid, 0, SecretStr("left"))
+            raise
+
+
+@mutant("LIFE-009")
+class WrongErrorForVolume(FakeDriver):
+    """An absent volume is a HypervisorFault, though nothing is left."""
+
+    def _check_spec(self, spec: InstanceSpec) -> None:
+        try:
+            super()._check_spec(spec)
+        except errors.VolumeNotFound as error:
+            raise errors.HypervisorFault("storage error") from error
+
+
+@mutant("LIFE-009")
+class AbsentImageIsIgnored(FakeDriver):
+    """An image that the host has not is replaced by one that it has."""
+
+    def _provide(self, task: Task, ref: ImageRef) -> ImageRecord:
+        try:
+            return super()._provide(task, ref)
+        except errors.VolumeNotFound:
+            return super()._provide(task, ref.model_copy(update={"name": "cirros"}))
+
+
+@mutant("LIFE-010")
+class DeadlineKeepsHalf(FakeDriver):
+    """spawn() that runs out of time raises OperationTimeout and leaves what it has made."""
+
+    def _undefine(self, uuid: UUID, token: int) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is None or machine.state is not InstanceState.BUILDING or not machine.claims:
+            super()._undefine(uuid, token)
+
+
+@mutant("LIFE-011")
+class UuidIsRemembered(FakeDriver):
+    """The metadata of a destroyed instance come back with its UUID."""
+
+    _remembered: dict[UUID, dict[str, str]] = {}  # noqa: RUF012 - that is the fault
+
+    def _forget(self, uuid: UUID) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is not None:
+            self._remembered[uuid] = machine.metadata
+        super()._forget(uuid)
+
+    def _define(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
+        super()._define(task, spec, image)
+        self._host.machines[spec.uuid].metadata.update(self._remembered.get(spec.uuid, {}))
+
+
+@mutant("LIFE-012")
+class CallbackIsSwallowed(FakeDriver):
+    """What the progress callback raises does not stop spawn()."""
+
+    def spawn(
+        self,
+        spec: InstanceSpec,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        if progress is not None:
+            try:
+                super().spawn(spec, timeout=timeout, progress=progress)
+            except errors.HypervisorError:
+                raise
+            except Exception:  # noqa: BLE001 - that is the fault
+                time.sleep(0)
+        return super().spawn(spec, timeout=timeout)
