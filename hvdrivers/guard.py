@@ -175,7 +175,10 @@ class _Guard:
         if rules.capability is not None:
             self._check_capabilities({rules.capability})
         if not hasattr(type(self._driver), rules.name):
-            raise errors.NotSupported(f"the {self.driver_name} driver has no {rules.name}()")
+            raise errors.NotSupported(
+                f"the {self.driver_name} driver has no {rules.name}()",
+                hint="it needs an optional interface that this driver does not implement",
+            )
 
     def _check_capabilities(self, needs: frozenset[Capability] | set[Capability]) -> None:
         for capability in sorted(needs):

@@ -147,7 +147,7 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def root(  # noqa: PLR0917 - options, given by name
+def root(
     ctx: typer.Context,
     output: Annotated[
         Output | None,

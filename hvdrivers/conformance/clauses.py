@@ -47,6 +47,31 @@ class Tier(StrEnum):
     """A host, real or simulated."""
 
 
+_PROFILES = {
+    "storage": ("volume-", "disk-qos", "multi-attach", "encrypted-volume", "boot-from-volume"),
+    "network": ("vif-",),
+    "images": ("image-",),
+    "consoles": ("console-",),
+    "resources": ("numa", "cpu-pinning", "hugepages", "pci-passthrough", "vgpu", "hot-resize-"),
+    "snapshots": ("snapshot-",),
+}
+"""Where a feature that is no operation of its own belongs, by the beginning of its name."""
+
+
+def _profile_of(capability: Capability) -> str:
+    homes = {
+        rules.capability: rules.topic
+        for rules in OPERATIONS.values()
+        if rules.capability is not None
+    }
+    if capability in homes:
+        return homes[capability]
+    for profile, beginnings in _PROFILES.items():
+        if capability.value.startswith(beginnings):
+            return profile
+    return "lifecycle"
+
+
 @dataclass(frozen=True)
 class Clause:
     """One rule of the contract."""
@@ -67,7 +92,7 @@ class Clause:
             return "core"
         if self.operation is not None and OPERATIONS[self.operation].capability is not None:
             return OPERATIONS[self.operation].topic
-        return min(self.needs).value.partition("-")[0]
+        return _profile_of(min(self.needs))
 
 
 @dataclass(frozen=True)

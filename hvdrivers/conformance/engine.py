@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import os
 import random
 import statistics
 import sys
@@ -133,14 +134,17 @@ class Session:
         """The connection that the checks share."""
         if self._driver is None:
             driver = self.target.connect()
-            found = [each for each in driver.list_instances() if each.name.startswith(PREFIX)]
-            if found:
+            try:
+                found = [each for each in driver.list_instances() if each.name.startswith(PREFIX)]
+                if found:
+                    raise LeftoversFound(
+                        f"{len(found)} instances of an earlier run are on the host:"
+                        " 'hvdrivers conformance reap' removes them"
+                    )
+                self._foreign = _fingerprint(driver)
+            except BaseException:
                 driver.close()
-                raise LeftoversFound(
-                    f"{len(found)} instances of an earlier run are on the host:"
-                    " 'hvdrivers conformance reap' removes them"
-                )
-            self._foreign = _fingerprint(driver)
+                raise
             self._driver = driver
         return self._driver
 
@@ -309,7 +313,9 @@ def _passed(trial: Trial) -> tuple[Status, str, str]:
 
 
 def _classified(error: Exception) -> tuple[Status, str, str]:
-    detail = "".join(traceback.format_exception(error))[-4000:]
+    # the same report wherever the package lies
+    root = f"{Path(__file__).parents[2]}{os.sep}"
+    detail = "".join(traceback.format_exception(error)).replace(root, "")[-4000:]
     if isinstance(error, PreconditionMissing):
         return Status.PRECONDITION_MISSING, str(error), ""
     if isinstance(error, Failed):

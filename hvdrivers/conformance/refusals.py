@@ -47,6 +47,7 @@ from hvdrivers.models.vif import (
 )
 from hvdrivers.models.volume import (
     DiskQos,
+    Volume,
     VolumeAttachment,
     VolumeEncryption,
     VolumeSpec,
@@ -105,7 +106,7 @@ def _vif(vif: Vif) -> Request:
 
 
 def _rescue_from_volume(trial: Trial, uuid: UUID) -> object:
-    return trial.driver.rescue(uuid, _HOST_IMAGE)
+    return trial.driver.rescue(uuid, trial.target.image())
 
 
 _VIF = {"id": "hvct"}
@@ -242,6 +243,10 @@ REQUESTS: dict[Capability, Request] = {
 """A request for each capability. HOT_RENAME has its own (a running machine)."""
 
 
+def _bootable(trial: Trial) -> Volume:
+    return trial.volume(1 << 30) if trial.has(Capability.HOST_VOLUMES) else _POOL_VOLUME
+
+
 def refuse(trial: Trial, capability: Capability) -> None:
     """Make the request and demand that it is refused."""
     if capability is Capability.HOT_RENAME:
@@ -249,6 +254,18 @@ def refuse(trial: Trial, capability: Capability) -> None:
         with trial.unchanged(), trial.raises(errors.NotSupported):
             trial.driver.rename(uuid, f"{trial.journal.prefix}other")
         return
-    uuid = trial.spawn(start=False).uuid
+    changes: dict[str, Any] = {}
+    if capability is Capability.RESCUE_BOOT_FROM_VOLUME and trial.has(Capability.RESCUE):
+        # what it is about is the instance; where there can be none that boots from a volume,
+        # spawn() refuses to make one
+        if trial.has(Capability.BOOT_FROM_VOLUME) and not trial.has(Capability.HOST_VOLUMES):
+            return  # the suite has no volume to boot from
+        changes["image"] = None
+        changes["volumes"] = (VolumeAttachment(volume=_bootable(trial), boot_index=0),)
+        if not trial.has(Capability.BOOT_FROM_VOLUME):
+            with trial.unchanged(), trial.raises(errors.NotSupported):
+                trial.spawn(start=False, **changes)
+            return
+    uuid = trial.spawn(start=False, **changes).uuid
     with trial.unchanged(), trial.raises(errors.NotSupported):
         REQUESTS[capability](trial, uuid)

@@ -6,15 +6,24 @@ import hashlib
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime
+from pydantic import AfterValidator, AwareDatetime
 
 from hvdrivers.conformance.clauses import Level, catalogue
 from hvdrivers.models.base import Model
 from hvdrivers.models.host import HostInfo
 
 SCHEMA_VERSION = 1
+
+
+def _writable(text: str) -> str:
+    # what a driver raises may hold what a tenant wrote: half of a surrogate pair fits in no file
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+Text = Annotated[str, AfterValidator(_writable)]
+"""Text that any encoding of a report can hold."""
 
 
 class Status(StrEnum):
@@ -45,8 +54,8 @@ class CheckResult(Model):
     level: Level
     profile: str
     status: Status
-    message: str = ""
-    detail: str = ""
+    message: Text = ""
+    detail: Text = ""
     """Where it failed: a traceback without secrets."""
     seconds: float = 0.0
 
@@ -107,7 +116,7 @@ class Report(Model):
     results: tuple[CheckResult, ...]
     profiles: tuple[ProfileResult, ...]
     verdict: ProfileVerdict
-    leftovers: tuple[str, ...] = ()
+    leftovers: tuple[Text, ...] = ()
     latencies: tuple[Latency, ...] = ()
 
 

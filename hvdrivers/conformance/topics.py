@@ -23,10 +23,19 @@ TOPICS = (
     "metrics",
     "images",
     "shares",
+    "consoles",
+    "snapshots",
+    "copies",
+    "guest",
+    "migration",
+    "maintenance",
+    "events",
     "laws",
     "hostile",
     "concurrency",
     "leaks",
+    "faults",
+    "model",
 )
 
 

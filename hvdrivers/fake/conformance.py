@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from hvdrivers.conformance import imagefiles
 from hvdrivers.conformance.target import FaultSeam, Observer, Target
+from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.fake.config import FakeConfig, FakePool, HostSize
 from hvdrivers.fake.driver import FakeDriver
@@ -22,7 +23,7 @@ from hvdrivers.fake.host import FakeHost
 from hvdrivers.fake.world import FakeWorld
 from hvdrivers.guard import guarded
 from hvdrivers.models.guest import GuestCredentials, Share
-from hvdrivers.models.image import HostImage, ImageRef
+from hvdrivers.models.image import HostImage, ImageFormat, ImageRef
 from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import NetworkVif, Vif, VifQos
@@ -130,6 +131,7 @@ class FakeTarget(Target):
         self.host = self._world.host("conformance", self._config)
         self._observer = FakeObserver(self.host)
         self._folder: TemporaryDirectory[str] | None = None
+        self._file: ImageRef | None = None
 
     def driver_class(self) -> type[Driver]:
         return self._driver
@@ -138,7 +140,13 @@ class FakeTarget(Target):
         return guarded(self._driver.connect(self._config))
 
     def image(self) -> ImageRef:
-        return HostImage(name="cirros")
+        if Capability.IMAGE_HOST not in self._config.without:
+            return HostImage(name="cirros")
+        if self._file is None:
+            if self._folder is None:
+                self._folder = TemporaryDirectory(prefix="hvct-")
+            self._file = imagefiles.fresh(Path(self._folder.name), ImageFormat.QCOW2, checksum=True)
+        return self._file
 
     def vif(self, vif_id: str) -> Vif:
         return NetworkVif(id=vif_id, network="private")

@@ -250,7 +250,7 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
     def set_metadata(
         self, uuid: UUID, metadata: Mapping[str, str], *, timeout: float | None = None
     ) -> None:
-        """Budget: 4 calls, 6 for a suspended machine."""
+        """Budget: 4 calls, 7 for a suspended machine."""
         del timeout
         domain, state = self._checked("set_metadata", uuid)
         record = record_in(self._xml(domain)).model_copy(update={"metadata": dict(metadata)})

@@ -43,10 +43,11 @@ def mutant(killed_by: str) -> Callable[[_D], _D]:
     def register(cls: _D) -> _D:
         if not (cls.__doc__ or "").strip():
             raise ValueError(f"the mutant {cls.__name__} does not say what is wrong with it")
-        if cls.__name__ in _MUTANTS:
-            raise ValueError(f"there are two mutants {cls.__name__}")
         topic = cls.__module__.rpartition(".")[2]
-        _MUTANTS[cls.__name__] = Mutant(driver=cls, killed_by=killed_by, topic=topic)
+        name = f"{topic}.{cls.__name__}"
+        if name in _MUTANTS:
+            raise ValueError(f"there are two mutants {name}")
+        _MUTANTS[name] = Mutant(driver=cls, killed_by=killed_by, topic=topic)
         return cls
 
     return register

@@ -59,6 +59,33 @@ def _spawn_and_die(uri: str, spec: InstanceSpec, at: int, when: str, pipe: Pipe)
     pipe.send("")
 
 
+def _spawn_and_tell(uri: str, spec: InstanceSpec, pipe: Pipe) -> None:
+    driver = driver_on(uri)
+    names: list[str] = []
+
+    def note(name: str, send: Any) -> Any:
+        names.append(name)
+        return send()
+
+    driver.connection.seam = note
+    driver.spawn(spec)
+    driver.connection.seam = None
+    driver.destroy(spec.uuid)
+    pipe.send(names)
+
+
+def calls_of_spawn(uri: str, spec: InstanceSpec) -> list[str]:
+    """The calls that spawn makes in a new process; the machine is destroyed."""
+    ours, theirs = context.Pipe()
+    child = context.Process(target=_spawn_and_tell, args=(uri, spec, theirs))
+    child.start()
+    theirs.close()
+    names: list[str] = ours.recv()
+    child.join(60)
+    ours.close()
+    return names
+
+
 def killed_at(uri: str, spec: InstanceSpec, at: int, when: str) -> str | None:
     """Spawn in a child that is killed at a call; its name, or None if spawn came to its end."""
     ours, theirs = context.Pipe()

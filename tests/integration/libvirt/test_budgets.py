@@ -53,9 +53,9 @@ def budget(name: str) -> str:
     return text[text.index("Budget") :]
 
 
-def numbers(name: str) -> set[int]:
-    """The numbers of calls that an operation's docstring names."""
-    return {int(each) for each in re.findall(r"\b\d+\b", budget(name))}
+def numbers(name: str) -> list[int]:
+    """The numbers of calls that an operation's docstring names; the first is for the usual case."""
+    return [int(each) for each in re.findall(r"\b\d+\b", budget(name))]
 
 
 def test_every_operation_states_its_budget() -> None:
@@ -74,7 +74,7 @@ def test_reads(host: LibvirtDriver, spec: SpecFactory) -> None:
         ("list_instances", host.list_instances, 2),
         ("list_foreign", host.list_foreign, 2),
         ("get_metrics", host.get_metrics, 2),
-        ("watch", lambda: host.watch().close(), 1),
+        ("watch", lambda: host.watch().close(), 2),
     ):
         assert calls(host, operation) == expected, name
         assert expected in numbers(name), (name, budget(name))
@@ -110,7 +110,7 @@ def test_spawn_and_destroy(
         made = spec(**changes)
         assert calls(host, lambda made=made: host.spawn(made)) == 8 + more, changes
         host.destroy(made.uuid)
-    assert {8, 9, 3} <= numbers("spawn")
+    assert {8, 9, 3} <= set(numbers("spawn"))
     volume = host.create_volume(VolumeSpec(name="root", size_bytes=1 << 20))
     booted = spec(image=None, volumes=(VolumeAttachment(volume=volume, boot_index=0),))
     # without an image: no record to find and to find again, no disk to make; 3 for the volume
@@ -156,6 +156,8 @@ def test_changes(host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBrid
         ("power_off", lambda: host.power_off(uuid), 2),
     ):
         assert calls(host, operation) == expected, name
+        stated = numbers(name)  # "as detach_volume()" has none
+        assert not stated or expected in stated or expected < stated[0], (name, budget(name))
     host.destroy(uuid)
     host.delete_volume("v")
 
@@ -209,10 +211,10 @@ def test_lists_cost_the_same_for_any_number_of_machines(host: LibvirtDriver, raw
         few = bulk()
         defined += define(raw, 495)
         assert bulk() == few
-        ours = {UUID(each.UUIDString()) for each in defined[1::2]}
+        ours = {UUID(each.UUIDString()) for each in defined if each.name().startswith("many")}
         assert {each.uuid for each in host.list_instances()} == ours
         assert {each.uuid for each in host.get_metrics()} == ours
-        assert len(host.list_foreign()) == 250
+        assert len(host.list_foreign()) == len(defined) - len(ours)
         assert few["list_instances"] == few["list_foreign"] == few["get_metrics"] == 2
     finally:
         for each in defined:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import count
+from itertools import count, cycle
 from typing import Any
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.image import Checksum, FileImage, ImageFormat, content_cache_key
+from hvdrivers.models.instance import Keep
 from hvdrivers.models.vif import BridgeVif
 from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.conftest import SpecFactory, connect, residue
@@ -58,14 +60,16 @@ class Kind:
     errors: tuple[type[errors.HypervisorError], ...]
 
 
+_ANSWERS = cycle([NO_SPACE, NO_PERMISSION, INTERNAL])
 KINDS = {
     # a read that is lost changed nothing: ConnectionFailed; a change: OutcomeUnknown
     # the call was not made; OutcomeUnknown where another had been, which stays
     "cut-before": Kind(before, (errors.ConnectionFailed, errors.OutcomeUnknown)),
     "reply-lost": Kind(after, (errors.OutcomeUnknown, errors.ConnectionFailed)),
-    "no-space": Kind(lambda *_: answered(NO_SPACE), (errors.InsufficientResources,)),
-    "permission": Kind(lambda *_: answered(NO_PERMISSION), (errors.PermissionDenied,)),
-    "internal": Kind(lambda *_: answered(INTERNAL), (errors.HypervisorFault,)),
+    "refused": Kind(
+        lambda *_: answered(next(_ANSWERS)),
+        (errors.InsufficientResources, errors.PermissionDenied, errors.HypervisorFault),
+    ),
 }
 
 
@@ -165,6 +169,46 @@ def test_destroy_converges(
         left = residue(peer) - before_all
         assert not left, (name, left)
     assert residue(peer) == before_all
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_root_disk_to_be_kept_is_never_lost(
+    host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory, kind: str
+) -> None:
+    """Whatever fails, the disk is there, or its complete copy; and an older copy stays."""
+    keep = frozenset({Keep.ROOT_DISK})
+    made = spec(image=small_image(peer))
+    kept = f"{made.uuid}-root"
+    before_all = residue(peer)
+
+    def again() -> None:
+        host.delete_volume(kept)
+        host.spawn(made)
+
+    def contents() -> bytes:
+        (volume,) = [each for each in host.list_volumes() if each.volume_id == kept]
+        raw = peer.root / "kept.raw"
+        command = ["qemu-img", "convert", "-O", "raw", str(peer.path(str(volume.path)))]
+        subprocess.run([*command, str(raw)], check=True)
+        return raw.read_bytes()
+
+    for name, _ in attempts(
+        host, peer, kind, lambda: host.destroy(made.uuid, keep=keep), prepare=again
+    ):
+        host.destroy(made.uuid, keep=keep)
+        assert contents().startswith((peer.root / "small.raw").read_bytes()), name
+        left = {line for line in residue(peer) - before_all if kept not in line}
+        assert not left, (name, left)
+    host.spawn(made)
+    with pytest.raises(errors.DeviceBusy, match="has been kept"):
+        host.destroy(made.uuid, keep=keep)
+    assert host.get_instance(made.uuid).uuid == made.uuid
+    host.destroy(made.uuid)
+    host.delete_volume(kept)
+    assert residue(peer) == before_all
+    for image in host.list_cached_images():
+        if image.format is ImageFormat.RAW:
+            host.evict_image(image.key)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -277,7 +321,7 @@ def test_cold_plug_converges(
     host.delete_volume("cold")
 
 
-@pytest.mark.parametrize("kind", ["cut-before", "reply-lost", "internal"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_hot_plug_converges(
     host: LibvirtDriver, peer: LibvirtPeer, linux_bridge: LinuxBridge, spec: SpecFactory, kind: str
 ) -> None:
@@ -294,7 +338,7 @@ def test_hot_plug_converges(
         there = 0
         for name, raised in attempts(host, peer, kind, plug):
             now = len(getattr(host.get_instance(made.uuid), what))
-            if now > there and raised is not None and kind != "internal":
+            if now > there and raised is not None and kind != "refused":
                 assert type(raised) is errors.OutcomeUnknown, (name, raised)
             there = now
         assert there == 1

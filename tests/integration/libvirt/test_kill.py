@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import count
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.connection import _READ
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.models.cloudinit import CloudInit
@@ -19,7 +19,7 @@ from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Firmware, InstanceSpec
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import BridgeVif
-from tests.integration.libvirt.children import driver_on, killed_at
+from tests.integration.libvirt.children import calls_of_spawn, driver_on, killed_at
 from tests.integration.libvirt.conftest import SpecFactory, connect, residue
 from tests.peers.bridge import LinuxBridge
 from tests.peers.libvirtd import LibvirtPeer
@@ -46,7 +46,8 @@ def seen_and_destroyed(observer: LibvirtDriver, spec: InstanceSpec) -> None:
     except errors.InstanceNotFound:
         assert spec.uuid not in {each.uuid for each in observer.list_instances()}
     else:
-        assert info.state in {InstanceState.STOPPED, InstanceState.RUNNING}
+        # BUILDING: the daemon is still at the start that its client did not wait for
+        assert info.state in set(InstanceState) - {InstanceState.CRASHED}
         assert info.name == spec.name
 
     def destroyed() -> bool:
@@ -59,6 +60,11 @@ def seen_and_destroyed(observer: LibvirtDriver, spec: InstanceSpec) -> None:
     wait_until(destroyed, timeout=10, what="the machine is destroyed")
 
 
+def changes_in(calls: list[str]) -> list[int]:
+    """Numbers of the calls that are no reads."""
+    return [n for n, name in enumerate(calls) if not _READ.match(name.partition(".")[2])]
+
+
 def wanted(linux_bridge: LinuxBridge) -> dict[str, Any]:
     return {
         "cloud_init": CloudInit(hostname="killed"),
@@ -69,7 +75,9 @@ def wanted(linux_bridge: LinuxBridge) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("when", ["before", "after", "during"])
+# Between two remote calls nothing happens on the host: to die after one, or before the next, is the
+# same for it. So each test takes one of the two, and the first the moment in between as well.
+@pytest.mark.parametrize("when", ["after", "during"])
 def test_killed_at_each_call_from_a_warm_cache(
     observer: LibvirtDriver,
     peer: LibvirtPeer,
@@ -80,23 +88,23 @@ def test_killed_at_each_call_from_a_warm_cache(
     observer.cache_image(spec().image)
     before, ports = residue(peer), linux_bridge.ports()
     made = spec(start=True, **wanted(linux_bridge))
-    for number in count():
-        name = killed_at(peer.uri, made, number, when)
+    calls = calls_of_spawn(peer.uri, made)
+    assert len(calls) > 12
+    # in the middle of a call that only reads there is nothing to be seen
+    chosen = range(len(calls)) if when == "after" else changes_in(calls)
+    for number in chosen:
+        assert killed_at(peer.uri, made, number, when) == calls[number]
         seen_and_destroyed(observer, made)
         left = residue(peer) - before
-        assert not left, (number, name, left)
-        if name is None:
-            break
-    assert number > 10
+        assert not left, (calls[number], left)
     observer.spawn(made.model_copy(update={"start": False}))
     observer.destroy(made.uuid)
     assert residue(peer) == before
     assert linux_bridge.ports() == ports
 
 
-@pytest.mark.parametrize("when", ["before", "during"])
 def test_killed_at_each_call_of_the_first_spawn_on_a_host(
-    guest_image: Any, linux_bridge: LinuxBridge, spec: SpecFactory, when: str
+    linux_bridge: LinuxBridge, spec: SpecFactory
 ) -> None:
     """No pools, no image: the driver that comes after makes what is missing, whatever is there."""
     with LibvirtPeer() as peer:
@@ -105,8 +113,15 @@ def test_killed_at_each_call_of_the_first_spawn_on_a_host(
         path.write_bytes(b"\x55\xaa" * 300_000)
         image = FileImage(path=path, format=ImageFormat.RAW)
         made = spec(image=image, **wanted(linux_bridge))
-        for number in count():
-            name = killed_at(peer.uri, made, number, when)
+        calls = calls_of_spawn(peer.uri, made)
+        with closing(driver_on(peer.uri)) as first:
+            for cached in first.list_cached_images():
+                first.evict_image(cached.key)
+        forget_pools(peer)
+        assert len(calls) > 25
+        for number in changes_in(calls):
+            name = killed_at(peer.uri, made, number, "after")
+            assert name == calls[number]
             with closing(driver_on(peer.uri)) as next_process:
                 for cached in next_process.list_cached_images():
                     assert cached.size_bytes >= path.stat().st_size, name
@@ -119,9 +134,6 @@ def test_killed_at_each_call_of_the_first_spawn_on_a_host(
                 for cached in next_process.list_cached_images():
                     next_process.evict_image(cached.key)
             forget_pools(peer)
-            if name is None:
-                break
-        assert number > 25
 
 
 def forget_pools(peer: LibvirtPeer) -> None:
@@ -135,24 +147,16 @@ def forget_pools(peer: LibvirtPeer) -> None:
         peer.virsh("pool-undefine", pool)
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_killed_with_uefi(
-    observer: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory, when: str
-) -> None:
+def test_killed_with_uefi(observer: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory) -> None:
     """The variable store appears when the machine starts, and goes with it."""
     observer.cache_image(spec().image)
     before = residue(peer)
     made = spec(start=True, firmware=Firmware.UEFI)
     stores = False
-    for number in count():
-        name = killed_at(peer.uri, made, number, when)
-        if name is not None and number < 6:
-            observer.destroy(made.uuid)
-            continue
+    for number in changes_in(calls_of_spawn(peer.uri, made))[-2:]:
+        name = killed_at(peer.uri, made, number, "after")
         stores = stores or any("nvram" in line for line in residue(peer) - before)
         seen_and_destroyed(observer, made)
         left = residue(peer) - before
-        assert not left, (number, name, left)
-        if name is None:
-            break
+        assert not left, (name, left)
     assert stores

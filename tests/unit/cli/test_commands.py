@@ -84,6 +84,10 @@ CALLS = [
     "image {url} cache host:debian",
     "image {url} list",
     "image {url} evict nothing-here --yes",
+    "conformance list --profile power",
+    "conformance explain LIFE-003",
+    "conformance run fake --clause LIFE-005",
+    "conformance reap {url} --dry-run",
 ]
 
 
@@ -111,7 +115,7 @@ READS = [
     call
     for call in CALLS
     if call.split(maxsplit=1)[0] not in {"spawn", "power", "resize", "rename", "vif"}
-    and not re.search(r"--yes|--set|create|attach|detach|cache", call)
+    and not re.search(r"--yes|--set|create|attach|detach|cache|conformance run", call)
 ]
 """Those that say the same a second time."""
 
@@ -134,7 +138,7 @@ def test_yaml_says_the_same_as_json(
 
 def test_every_command_is_called_above() -> None:
     called = {call.split()[0] for call in CALLS}
-    assert called | {"adopt", "migrate"} == set(COMMANDS)
+    assert called | {"adopt", "migrate", "new-driver"} == set(COMMANDS)
 
 
 def test_list_and_show_give_the_models(

@@ -1,0 +1,295 @@
+"""``conformance run`` and ``conformance reap``: what goes to a host."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hvdrivers.cli.codes import ExitCode
+from hvdrivers.cli.command import HostArgument
+from hvdrivers.cli.output import table
+from hvdrivers.cli.report import BadUsageError, CommandError, say
+from hvdrivers.cli.session import Session
+from hvdrivers.conformance.clauses import Tier
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from hvdrivers.conformance.clauses import Check
+    from hvdrivers.conformance.engine import Session as Run
+    from hvdrivers.conformance.report import CheckResult, Report
+
+ClauseNames = Annotated[
+    list[str] | None,
+    typer.Option("--clause", metavar="ID", help="Only this clause, or this check. Repeatable."),
+]
+ProfileNames = Annotated[
+    list[str] | None,
+    typer.Option("--profile", metavar="NAME", help="Only this profile. Repeatable."),
+]
+
+
+def run(
+    session: Session,
+    driver: Annotated[
+        str, typer.Argument(metavar="DRIVER", help="The name of a driver.", show_default=False)
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML file with the options of its target."),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="One option of its target. Repeatable."),
+    ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="IMAGE", help="What to spawn from: PATH or host:NAME."),
+    ] = None,
+    profile: ProfileNames = None,
+    clause: ClauseNames = None,
+    tier: Annotated[
+        Tier | None,
+        typer.Option(metavar="TIER", help="Only static (asks no host) or only host."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of everything random, to do it again.")
+    ] = None,
+    report: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the report: .json, .xml (JUnit), .md, .html, .svg (badge). Repeatable.",
+        ),
+    ] = None,
+    journal: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What is made on the host, written down before it is."),
+    ] = None,
+    known_issues: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML file of checks that are known to fail."),
+    ] = None,
+) -> None:
+    """Run the conformance suite against a driver.
+
+    Makes machines and volumes whose names begin with hvct-, and removes them. Exit status: 0 if
+    every profile that the driver claims is kept, 5 if something could not be tried or is a known
+    issue, 1 if a clause is broken; 3 if the host cannot be reached.
+    """
+    from hvdrivers.conformance.arguments import image_of, options_of
+    from hvdrivers.conformance.finding import find_target
+    from hvdrivers.conformance.known import read_known_issues
+    from hvdrivers.conformance.writers import check_name, write
+
+    for path in report or ():
+        check_name(path)
+    checks = chosen(profile, clause, [tier] if tier is not None else list(Tier))
+    issues = read_known_issues(known_issues) if known_issues else []
+    target = find_target(
+        driver, image=image_of(image) if image else None, options=options_of(option or (), config)
+    )
+    from hvdrivers.conformance.engine import Session as EngineSession
+
+    own_journal = journal is None and not target.simulated and tier is not Tier.STATIC
+    journal = _default_journal(driver) if own_journal else journal
+    with EngineSession(target, journal=journal, known_issues=issues, seed=seed) as engine:
+        if any(each.tier is Tier.HOST for each in checks):
+            _reach(engine)
+        with _Progress(len(checks)) as tell:
+            engine.run(checks, on_result=tell)
+        found = engine.report(complete=not (profile or clause or tier))
+    for path in report or ():
+        write(found, path)
+        say(f"written: {path}")
+    _keep_or_remove(journal, own=own_journal)
+    session.emit(found, lambda: _summary(found))
+    _exit(found)
+
+
+def chosen(
+    profiles: Sequence[str] | None, clauses: Sequence[str] | None, tiers: Sequence[Tier]
+) -> list[Check]:
+    """The checks that the command line asks for."""
+    from hvdrivers.conformance.clauses import by_profile, catalogue
+    from hvdrivers.conformance.engine import selected
+    from hvdrivers.plugins.discovery import alternatives, close_to
+
+    known = catalogue()
+    for name in profiles or ():
+        if name not in by_profile(known.clauses):
+            raise BadUsageError(
+                f"--profile: there is no {name!r}",
+                hint=alternatives(name, by_profile(known.clauses)),
+            )
+    for name in clauses or ():
+        if name not in known.clauses and name not in known.checks:
+            close = close_to(name, known.clauses)
+            raise BadUsageError(
+                f"--clause: there is no {name!r}",
+                hint=f"{close}hvdrivers conformance list shows them all",
+            )
+    found = selected(profiles=profiles or (), clauses=clauses or (), tiers=tiers)
+    if not found:
+        raise BadUsageError("no check is in this profile, clause and tier at once")
+    return found
+
+
+def _reach(engine: Run) -> None:
+    """Connect before the first check: a host that is not there is no broken clause."""
+    from hvdrivers.conformance.engine import LeftoversFound
+    from hvdrivers.contract import errors
+
+    try:
+        _ = engine.driver
+    except LeftoversFound as error:
+        raise CommandError(
+            str(error),
+            code=ExitCode.PARTIAL,
+            hint="hvdrivers conformance reap HOST --dry-run shows them",
+        ) from error
+    except (errors.ConnectionFailed, errors.PermissionDenied, errors.InvalidRequest,
+            errors.PluginError):  # fmt: skip
+        raise
+    except Exception as error:  # noqa: BLE001 - the driver is broken: each check will say so
+        say(f"the driver does not connect: {' '.join(f'{type(error).__name__}: {error}'.split())}")
+
+
+class _Progress:
+    """What goes wrong, at once; and how far it is: a line on a terminal, elsewhere one a tenth."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> Callable[[CheckResult], None]:
+        return self._tell
+
+    def __exit__(self, *_: object) -> None:
+        self._wipe()
+
+    def _wipe(self) -> None:
+        if self._terminal:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def _tell(self, result: CheckResult) -> None:
+        from hvdrivers.conformance.report import GOOD
+
+        self._done += 1
+        if result.status not in GOOD:
+            self._wipe()
+            say(f"{result.status.value} {result.check}: {' '.join(result.message.split())}")
+        if self._terminal:
+            sys.stderr.write(f"\r\x1b[K{self._done}/{self._total} {result.check}"[:100])
+            sys.stderr.flush()
+        elif (
+            self._total >= 20
+            and self._done * 10 // self._total > (self._done - 1) * 10 // self._total
+        ):
+            say(f"{self._done} of {self._total} checks")
+
+
+def _default_journal(driver: str) -> Path:
+    """A file of its own for each run against a real host."""
+    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    folder = base / "hvdrivers" / "conformance"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{driver}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}.jsonl"
+
+
+def _keep_or_remove(journal: Path | None, *, own: bool) -> None:
+    """A journal with nothing unfinished is of no use to anybody."""
+    from hvdrivers.conformance.journal import unfinished
+
+    if journal is None or not journal.exists():
+        return
+    left = list(unfinished(journal))
+    if left:
+        say(f"{len(left)} things may be left: hvdrivers conformance reap HOST --journal {journal}")
+    elif own:
+        journal.unlink()
+
+
+def _summary(report: Report) -> str:
+    from hvdrivers.cli.output import rendered
+    from hvdrivers.conformance.report import GOOD
+    from hvdrivers.conformance.summary import sentence, tally
+
+    lines = [
+        rendered(
+            table(
+                ("PROFILE", "VERDICT", "CHECKS"),
+                [(each.profile, each.verdict.value, tally(each)) for each in report.profiles],
+            )
+        )
+    ]
+    unmet = [each for each in report.results if each.status not in GOOD]
+    if unmet:
+        rows = [(each.status.value, each.check, " ".join(each.message.split())) for each in unmet]
+        lines += ["", rendered(table(("STATUS", "CHECK", "MESSAGE"), rows))]
+    lines += [f"left behind: {each}" for each in report.leftovers]
+    lines += ["", f"verdict: {report.verdict.value} ({sentence(report)}; seed {report.seed})"]
+    return "\n".join(lines)
+
+
+def _exit(report: Report) -> None:
+    from hvdrivers.conformance.report import ProfileVerdict
+
+    if report.verdict is ProfileVerdict.FAILURE:
+        raise typer.Exit(ExitCode.FAILED)
+    if report.verdict is ProfileVerdict.PARTIAL:
+        raise typer.Exit(ExitCode.PARTIAL)
+
+
+def reap(
+    session: Session,
+    host: HostArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be removed.")
+    ] = False,
+    journal: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--journal", metavar="FILE", help="Also what this journal has open. Repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Remove what an interrupted run of the suite has left on a host.
+
+    That is: instances and volumes whose names begin with hvct-, instances with the suite's mark in
+    their metadata, and what a journal has open. Nothing else is touched, no foreign machine either.
+    Exit status: 5 if something could not be removed.
+    """
+    from hvdrivers.conformance.journal import Journal, unfinished
+    from hvdrivers.conformance.reaping import half_made, leftovers_on
+    from hvdrivers.conformance.reaping import reap as remove
+
+    journals = journal or []
+    for path in journals:
+        if not path.is_file():
+            raise BadUsageError(f"--journal: {path} is not a file")
+    with session.host(host) as driver:
+        found = [*leftovers_on(driver, journals), *half_made(driver, journals)]
+        if not dry_run:
+            found = remove(driver, found)
+    done = not dry_run and all(each.outcome == "removed" for each in found)
+    if done:
+        for path in journals:
+            for entry in list(unfinished(path)):
+                Journal(path).done(entry.id)
+    session.emit(
+        found,
+        lambda: table(
+            ("KIND", "ID", "NAME", "WHY", "OUTCOME"),
+            ((each.kind, each.id, each.name, each.why, each.outcome) for each in found),
+        ),
+    )
+    if not dry_run and not done:
+        raise typer.Exit(ExitCode.PARTIAL)

@@ -1,0 +1,129 @@
+"""Mutants of the connection, and of what a driver says about itself."""
+
+from __future__ import annotations
+
+import itertools
+from typing import ClassVar
+
+from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.fake.config import FakeConfig
+from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.host import FakeHost
+from hvdrivers.models.events import LifecycleKind
+from hvdrivers.models.host import HostInfo
+from hvdrivers.models.state import InstanceState
+
+_NUMBERS = itertools.count()
+
+
+@mutant("CONN-001")
+class SecondPingFails(FakeDriver):
+    """ping() works once."""
+
+    _pinged = False
+
+    def ping(self, *, timeout: float | None = None) -> None:
+        if self._pinged:
+            raise errors.OperationTimeout("no answer")
+        self._pinged = True
+        super().ping(timeout=timeout)
+
+
+@mutant("CONN-002")
+class HostNamesAmd64(FakeDriver):
+    """The architecture is what Debian calls it."""
+
+    def host(self, *, timeout: float | None = None) -> HostInfo:
+        return super().host(timeout=timeout).model_copy(update={"architecture": "amd64"})
+
+
+@mutant("CONN-002")
+class HostHasNoVersion(FakeDriver):
+    """The version is 'unknown'."""
+
+    def host(self, *, timeout: float | None = None) -> HostInfo:
+        return super().host(timeout=timeout).model_copy(update={"product_version": "unknown"})
+
+
+@mutant("CONN-003")
+class CloseCutsAll(FakeDriver):
+    """close() closes every connection to the host."""
+
+    _all: ClassVar[dict[str, list[FakeDriver]]] = {}
+
+    def __init__(self, host: FakeHost, config: FakeConfig | None = None) -> None:
+        super().__init__(host, config)
+        self._all.setdefault(str(id(host)), []).append(self)
+
+    def close(self, *, timeout: float | None = None) -> None:
+        for each in self._all.pop(str(id(self._host)), []):
+            each._link.close()
+
+
+@mutant("CONN-003")
+class CloseStopsMachines(FakeDriver):
+    """close() stops what runs."""
+
+    def close(self, *, timeout: float | None = None) -> None:
+        super().close(timeout=timeout)
+        with self._host.world.lock:
+            for machine in self._host.ours():
+                if machine.state is InstanceState.RUNNING:
+                    self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+
+
+@mutant("CONN-005")
+class ReasonIsEmpty(FakeDriver):
+    """A capability is taken away without a reason."""
+
+    def narrowed(self) -> dict[Capability, str]:
+        return {**super().narrowed(), Capability.SCREENSHOT: ""}
+
+
+@mutant("CONN-006")
+class EveryOtherConnectionIsPoorer(FakeDriver):
+    """Every second connection lacks a capability."""
+
+    def narrowed(self) -> dict[Capability, str]:
+        found = super().narrowed()
+        if next(_NUMBERS) % 2:
+            found[Capability.SCREENSHOT] = "no display could be opened"
+        return found
+
+
+@mutant("CONN-007")
+class DoesNotComeBack(FakeDriver):
+    """Once the connection was lost the driver is of no use any more."""
+
+    _lost = False
+
+    def ping(self, *, timeout: float | None = None) -> None:
+        try:
+            if self._lost:
+                raise errors.ConnectionFailed("the connection was lost")
+            super().ping(timeout=timeout)
+        except errors.ConnectionFailed:
+            self._lost = True
+            raise
+
+
+@mutant("CONN-007")
+class UnreachableIsAFault(FakeDriver):
+    """A host that does not answer is a HypervisorFault."""
+
+    def ping(self, *, timeout: float | None = None) -> None:
+        try:
+            super().ping(timeout=timeout)
+        except errors.ConnectionFailed as error:
+            raise errors.HypervisorFault("internal error") from error
+
+
+@mutant("CONN-008")
+class LabelHasThePassword(FakeDriver):
+    """The host's label is the whole URL."""
+
+    @property
+    def host_label(self) -> str:
+        return f"fake://root:calvin@{self._host.name}"

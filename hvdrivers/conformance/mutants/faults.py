@@ -1,0 +1,283 @@
+"""Mutants of faults: errors, undo and retries that are not what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+from uuid import UUID
+
+from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
+from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.records import Disk
+from hvdrivers.fake.steps import Task
+from hvdrivers.models.instance import InstanceInfo, InstanceSpec, Keep
+from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.snapshot import Snapshot
+from hvdrivers.models.vif import AttachedVif, Vif
+from hvdrivers.models.volume import AttachedVolume, Volume, VolumeAttachment, VolumeSpec
+
+_T = TypeVar("_T")
+
+
+class _Forgetful(Task):
+    forgets: ClassVar[str]
+
+    def call(
+        self,
+        name: str,
+        effect: Callable[[], _T],
+        *,
+        undo: tuple[str, Callable[[], object]] | None = None,
+        covered: bool = False,
+        changes: bool = True,
+    ) -> _T:
+        if undo is not None and undo[0] == self.forgets:
+            undo, covered = None, True
+        return super().call(name, effect, undo=undo, covered=covered, changes=changes)
+
+
+class _WithTask(FakeDriver):
+    """A driver whose operations go another way."""
+
+    task: ClassVar[type[Task]]
+    operations: ClassVar[set[str]]
+
+    def _task(
+        self, operation: str, uuid: UUID | None, timeout: float | None, **options: Any
+    ) -> Task:
+        cls = self.task if operation in self.operations else Task
+        return cls(self._link, operation, uuid, timeout, **options)
+
+
+@mutant("FAULT-SPAWN")
+class UndoForgetsADisk(_WithTask):
+    """A spawn that fails leaves the disks that it has made."""
+
+    class task(_Forgetful):
+        forgets = "delete-disk"
+
+    operations: ClassVar = {"spawn"}
+
+
+@mutant("FAULT-SPAWN")
+class UndoForgetsTheMachine(_WithTask):
+    """A spawn that fails leaves the definition."""
+
+    class task(_Forgetful):
+        forgets = "undefine-machine"
+
+    operations: ClassVar = {"spawn"}
+
+
+@mutant("FAULT-ATTACH-VOLUME")
+class UndoForgetsTheVolume(_WithTask):
+    """An attach that fails leaves the volume connected."""
+
+    class task(_Forgetful):
+        forgets = "disconnect-volume"
+
+    operations: ClassVar = {"attach_volume"}
+
+
+@mutant("FAULT-PLUG-VIF")
+class UndoForgetsThePort(_WithTask):
+    """A plug that fails leaves the port on the switch."""
+
+    class task(_Forgetful):
+        forgets = "delete-port"
+
+    operations: ClassVar = {"plug_vif"}
+
+
+@mutant("FAULT-SPAWN")
+class UndoesNothingAtADeadline(_WithTask):
+    """A spawn whose deadline passes leaves what it has begun."""
+
+    class task(Task):
+        def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> None:
+            if isinstance(exc, errors.OperationTimeout):
+                self._undo.pop_all()
+            super().__exit__(exc_type, exc, traceback)
+
+    operations: ClassVar = {"spawn"}
+
+
+@mutant("FAULT-SPAWN")
+class LostReplyIsConnectionFailed(FakeDriver):
+    """A spawn whose last reply is lost raises ConnectionFailed, though the machine is there."""
+
+    def spawn(
+        self,
+        spec: InstanceSpec,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        try:
+            return super().spawn(spec, timeout=timeout, progress=progress)
+        except errors.OutcomeUnknown as error:
+            raise errors.ConnectionFailed(error.message) from error
+
+
+@mutant("FAULT-POWER-OFF")
+class LostReplyIsSuccess(FakeDriver):
+    """A power_off() whose reply is lost returns as if it had come."""
+
+    def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
+        try:
+            super().power_off(uuid, graceful=graceful, timeout=timeout)
+        except errors.OutcomeUnknown:
+            return
+
+
+@mutant("FAULT-SET-METADATA")
+class SwallowsABrokenConnection(FakeDriver):
+    """set_metadata() returns although the request was never sent."""
+
+    def set_metadata(self, uuid: UUID, metadata: Any, *, timeout: float | None = None) -> None:
+        try:
+            super().set_metadata(uuid, metadata, timeout=timeout)
+        except errors.ConnectionFailed:
+            return
+
+
+@mutant("FAULT-SPAWN")
+class RetryMakesASecondDisk(FakeDriver):
+    """A spawn after one whose outcome was unknown makes a disk beside that of the first."""
+
+    def spawn(
+        self,
+        spec: InstanceSpec,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        unsure = self.__dict__.setdefault("_unsure", set())
+        try:
+            info = super().spawn(spec, timeout=timeout, progress=progress)
+        except errors.OutcomeUnknown:
+            unsure.add(spec.uuid)
+            raise
+        if spec.uuid in unsure:
+            disk = Disk(spec.uuid, "root-1", 1 << 30, ("empty",), token=0)
+            self._host.default_pool.disks[disk.name] = disk
+        return info
+
+
+@mutant("FAULT-CREATE-VOLUME")
+class RetryMakesASecondVolume(FakeDriver):
+    """create_volume() whose reply was lost makes another under a new name."""
+
+    def create_volume(self, spec: VolumeSpec, *, timeout: float | None = None) -> Volume:
+        try:
+            return super().create_volume(spec, timeout=timeout)
+        except errors.InvalidRequest:
+            again = spec.model_copy(update={"name": f"{spec.name}-1"})
+            return super().create_volume(again, timeout=timeout)
+
+
+@mutant("FAULT-CREATE-SNAPSHOT")
+class RetryMakesASecondSnapshot(FakeDriver):
+    """A create_snapshot() that is repeated makes another of a like name."""
+
+    def create_snapshot(
+        self, uuid: UUID, name: str, *, memory: bool = False, timeout: float | None = None
+    ) -> Snapshot:
+        try:
+            return super().create_snapshot(uuid, name, memory=memory, timeout=timeout)
+        except errors.InvalidRequest:
+            return super().create_snapshot(uuid, f"{name}-1", memory=memory, timeout=timeout)
+
+
+@mutant("FAULT-ATTACH-VOLUME")
+class RetryFindsTheVolumeBusy(FakeDriver):
+    """attach_volume() repeated after a lost reply takes its own hold for that of another."""
+
+    def attach_volume(
+        self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
+    ) -> AttachedVolume:
+        machine = self._host.machines.get(uuid)
+        if machine is not None and attachment.volume_id in machine.volumes:
+            raise errors.DeviceBusy("the volume is in use")
+        return super().attach_volume(uuid, attachment, timeout=timeout)
+
+
+@mutant("FAULT-DESTROY")
+class RetryOfDestroyFails(FakeDriver):
+    """destroy() of what an interrupted destroy has taken away says that it is not there."""
+
+    def destroy(
+        self, uuid: UUID, *, keep: frozenset[Keep] = frozenset(), timeout: float | None = None
+    ) -> None:
+        seen = self.__dict__.setdefault("_seen", set())
+        if uuid in seen and uuid not in self._host.machines:
+            raise errors.InstanceNotFound("it has gone")
+        if uuid in self._host.machines:
+            seen.add(uuid)
+        super().destroy(uuid, keep=keep, timeout=timeout)
+        seen.discard(uuid)
+
+
+@mutant("FAULT-RENAME")
+class ExpiredSessionIsNoPermission(FakeDriver):
+    """A session that has expired is reported as PermissionDenied, which nobody retries."""
+
+    def rename(self, uuid: UUID, name: str, *, timeout: float | None = None) -> None:
+        try:
+            super().rename(uuid, name, timeout=timeout)
+        except errors.AuthenticationFailed as error:
+            raise errors.PermissionDenied(error.message) from error
+
+
+@mutant("FAULT-PLUG-VIF")
+class TimeoutIsAFault(FakeDriver):
+    """A deadline that passes is reported as a fault of the hypervisor."""
+
+    def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
+        try:
+            return super().plug_vif(uuid, vif, timeout=timeout)
+        except errors.OperationTimeout as error:
+            raise errors.HypervisorFault(error.message) from error
+
+
+@mutant("FAULT-DETACH-VOLUME")
+class TimeoutAfterTheChange(FakeDriver):
+    """detach_volume() that cannot tell its outcome says that the deadline passed."""
+
+    def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
+        try:
+            super().detach_volume(uuid, volume_id, timeout=timeout)
+        except errors.OutcomeUnknown as error:
+            raise errors.OperationTimeout(error.message) from error
+
+
+@mutant("FAULT-RESIZE")
+class ResizeBeginsWithItsRecord(FakeDriver):
+    """resize() writes the new flavor down first, and leaves it when the disk cannot grow."""
+
+    def resize(
+        self,
+        uuid: UUID,
+        flavor: Any,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        machine = self._host.machines[uuid]
+        try:
+            super().resize(uuid, flavor, timeout=timeout, progress=progress)
+        except errors.ConnectionFailed:
+            machine.flavor = machine.flavor.model_copy(update={"vcpus": flavor.vcpus})
+            raise
+
+
+@mutant("FAULT-READ")
+class ReadOfUnknownOutcome(FakeDriver):
+    """A read whose reply is lost raises OutcomeUnknown, as if it had changed something."""
+
+    def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
+        try:
+            return super().get_instance(uuid, timeout=timeout)
+        except errors.ConnectionFailed as error:
+            raise errors.OutcomeUnknown(error.message) from error

@@ -1,0 +1,163 @@
+"""Mutants of rescue and rebuild."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
+from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.records import ImageRecord, Machine
+from hvdrivers.models.events import LifecycleKind
+from hvdrivers.models.image import ImageRef
+from hvdrivers.models.state import InstanceState
+
+
+@mutant("RESCUE-001")
+class RescueDoesNotRestart(FakeDriver):
+    """rescue() puts the disk in and calls the machine rescued; its guest runs on."""
+
+    def _start_rescue(self, uuid: UUID) -> None:
+        boots = self._machine(uuid).boots
+        super()._start_rescue(uuid)
+        self._machine(uuid).boots = boots
+
+
+@mutant("RESCUE-002")
+class UnrescueKeepsTheDisk(FakeDriver):
+    """unrescue() leaves the rescue disk."""
+
+    def _unrescue(self, uuid: UUID) -> None:
+        kept = [each for each in self._host.disks_of(uuid) if each[1].role == "rescue"]
+        super()._unrescue(uuid)
+        for pool, disk in kept:
+            pool.disks[disk.name] = disk
+
+
+@mutant("RESCUE-002")
+class RescueOverwritesRoot(FakeDriver):
+    """rescue() writes the image over the root disk."""
+
+    def _start_rescue(self, uuid: UUID) -> None:
+        super()._start_rescue(uuid)
+        root = self._host.disk(uuid, "root")
+        if root is not None:
+            root.content = root.content[:1]
+
+
+@mutant("RESCUE-003")
+class RescueNeedsAnImage(FakeDriver):
+    """rescue() without an image is refused."""
+
+    def _rescue_image(self, uuid: UUID, image: ImageRef | None) -> ImageRef:
+        if image is None:
+            raise errors.InvalidRequest("name an image")
+        return super()._rescue_image(uuid, image)
+
+
+@mutant("RESCUE-004")
+class RefusedRescueStops(FakeDriver):
+    """rescue() stops the machine before it looks for the image."""
+
+    def _rescue_image(self, uuid: UUID, image: ImageRef | None) -> ImageRef:
+        found = super()._rescue_image(uuid, image)
+        if self._machine(uuid).state is InstanceState.RUNNING:
+            self._host.shut_down_guest(uuid)
+        return found
+
+
+@mutant("RESCUE-005")
+class UnrescueOfStoppedStarts(FakeDriver):
+    """unrescue() of a machine that was powered off starts it."""
+
+    def _unrescue(self, uuid: UUID) -> None:
+        stopped = self._machine(uuid).state is InstanceState.STOPPED
+        super()._unrescue(uuid)
+        if stopped:
+            self._power_on(uuid)
+
+
+@mutant("RESCUE-006")
+class RescueOfVolumeGuesses(FakeDriver):
+    """rescue() without an image of a machine that boots from a volume raises VolumeNotFound."""
+
+    def _rescue_image(self, uuid: UUID, image: ImageRef | None) -> ImageRef:
+        try:
+            return super()._rescue_image(uuid, image)
+        except errors.InvalidRequest as error:
+            raise errors.VolumeNotFound("there is no image") from error
+
+
+@mutant("REBUILD-001")
+class RebuildLosesMetadata(FakeDriver):
+    """rebuild() makes the machine anew, without its metadata."""
+
+    def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
+        super()._switch_root(uuid, image, record)
+        self._machine(uuid).metadata = {}
+
+
+@mutant("REBUILD-001")
+class RebuildStops(FakeDriver):
+    """rebuild() of a running machine leaves it stopped."""
+
+    def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
+        super()._switch_root(uuid, image, record)
+        machine = self._machine(uuid)
+        if machine.state is InstanceState.RUNNING:
+            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+
+
+@mutant("REBUILD-002")
+class RebuildKeepsTheData(FakeDriver):
+    """rebuild() leaves the old disk's data."""
+
+    def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
+        before = self._host.disk(uuid, "root")
+        super()._switch_root(uuid, image, record)
+        after = self._host.disk(uuid, "root")
+        if before is not None and after is not None:
+            after.content = before.content
+
+
+@mutant("REBUILD-002")
+class RebuildLeavesTheOldDisk(FakeDriver):
+    """rebuild() leaves the old disk beside the new one."""
+
+    def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
+        old = self._host.disk(uuid, "root")
+        super()._switch_root(uuid, image, record)
+        if old is not None:
+            old.role = "root.old"
+            self._host.default_pool.disks[old.name] = old
+
+
+@mutant("REBUILD-003")
+class RebuildOfVolumeDoesNothing(FakeDriver):
+    """rebuild() of a machine that boots from a volume succeeds."""
+
+    def rebuild(self, uuid: UUID, image: ImageRef, **options: object) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is None or machine.image_key is not None:
+            super().rebuild(uuid, image, **options)  # type: ignore[arg-type]
+
+
+@mutant("REBUILD-004")
+class RebuildDeletesFirst(FakeDriver):
+    """rebuild() deletes the old disk before it has the image."""
+
+    def _check_rebuild(self, uuid: UUID) -> Machine:
+        machine = super()._check_rebuild(uuid)
+        self._host.remove_disks(uuid, "root")
+        return machine
+
+
+@mutant("REBUILD-005")
+class RebuildDropsSnapshots(FakeDriver):
+    """rebuild() deletes the snapshots that are in its way."""
+
+    def _check_rebuild(self, uuid: UUID) -> Machine:
+        machine = self._checked("rebuild", uuid)
+        machine.snapshots.clear()
+        machine.current_snapshot = None
+        return super()._check_rebuild(uuid)

@@ -1,0 +1,292 @@
+"""Mutants of everything about volumes beyond attach and detach."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import count
+from typing import ClassVar
+from uuid import UUID
+
+from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
+from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.records import AttachedDisk, Lock, Machine
+from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.volume import (
+    AttachedVolume,
+    DiskQos,
+    VolumeAttachment,
+    VolumeConnector,
+)
+
+_NUMBERS = count(1)
+
+
+@mutant("STOR-015")
+class ConnectorOfEachConnection(FakeDriver):
+    """Each connection makes up an initiator of its own, so that exports to one fail for another."""
+
+    def _connector(self) -> VolumeConnector:
+        number = self.__dict__.setdefault("number", next(_NUMBERS))
+        name = f"iqn.2026-01.org.example:connection-{number}"
+        return super()._connector().model_copy(update={"initiator": name})
+
+
+@mutant("STOR-016")
+class ConnectorWithoutInitiator(FakeDriver):
+    """The driver declares iSCSI, and does not tell the host's name there."""
+
+    def _connector(self) -> VolumeConnector:
+        return super()._connector().model_copy(update={"initiator": None})
+
+
+@mutant("STOR-016")
+class ConnectorWithoutPorts(FakeDriver):
+    """The driver declares Fibre Channel, and names no port."""
+
+    def _connector(self) -> VolumeConnector:
+        return super()._connector().model_copy(update={"wwpns": ()})
+
+
+@mutant("STOR-020")
+class ExtendDoesNothing(FakeDriver):
+    """extend_volume() checks its arguments, and the machine sees what it saw."""
+
+    def _extend(self, uuid: UUID, volume_id: str, size_bytes: int) -> None:
+        disk = self._disk_of("extend_volume", uuid, volume_id)
+        seen = disk.seen_bytes
+        super()._extend(uuid, volume_id, size_bytes)
+        disk.seen_bytes = seen
+
+
+@mutant("STOR-021")
+class ExtendShrinks(FakeDriver):
+    """extend_volume() to a smaller size cuts off the end of the guest's file system."""
+
+    def _extend(self, uuid: UUID, volume_id: str, size_bytes: int) -> None:
+        self._disk_of("extend_volume", uuid, volume_id).seen_bytes = size_bytes
+
+
+@mutant("STOR-021")
+class ExtendRefusesTheSame(FakeDriver):
+    """extend_volume() to the size that is there, as when it is repeated, raises InvalidRequest."""
+
+    def _extend(self, uuid: UUID, volume_id: str, size_bytes: int) -> None:
+        if size_bytes == self._disk_of("extend_volume", uuid, volume_id).seen_bytes:
+            raise errors.InvalidRequest("the volume has that size already")
+        super()._extend(uuid, volume_id, size_bytes)
+
+
+class _Owned(FakeDriver):
+    """Takes a volume for attached to this instance when any instance has it."""
+
+    everywhere: ClassVar[frozenset[str]] = frozenset()
+
+    def _disk_of(self, operation: str, uuid: UUID, volume_id: str) -> AttachedDisk:
+        if operation in self.everywhere:
+            for machine in self._host.ours():
+                if volume_id in machine.volumes:
+                    return machine.volumes[volume_id]
+        return super()._disk_of(operation, uuid, volume_id)
+
+
+@mutant("STOR-022")
+class ExtendOfAnothersVolume(_Owned):
+    """extend_volume() finds the volume in whatever machine has it."""
+
+    everywhere = frozenset({"extend_volume"})
+
+
+@mutant("STOR-022")
+class ExtendOfAbsentIsInvalid(FakeDriver):
+    """extend_volume() of a volume that is not attached raises InvalidRequest."""
+
+    def _extend(self, uuid: UUID, volume_id: str, size_bytes: int) -> None:
+        try:
+            super()._extend(uuid, volume_id, size_bytes)
+        except errors.VolumeNotFound as error:
+            raise errors.InvalidRequest("not attached") from error
+
+
+@mutant("STOR-030")
+class SwapKeepsTheOldLock(FakeDriver):
+    """After swap_volume() the old volume stays locked, and cannot be deleted."""
+
+    def _switch_volume(
+        self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
+    ) -> AttachedVolume:
+        record = self._disk_of("swap_volume", uuid, volume_id).record
+        locks = dict(record.locks)
+        swapped = super()._switch_volume(uuid, volume_id, replacement)
+        record.locks = locks
+        return swapped
+
+
+@mutant("STOR-030")
+class SwapAddsADisk(FakeDriver):
+    """swap_volume() attaches the replacement beside the old volume."""
+
+    def _switch_volume(
+        self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
+    ) -> AttachedVolume:
+        self._disk_of("swap_volume", uuid, volume_id)
+        return self._add_disk(self._machine(uuid), replacement)
+
+
+@mutant("STOR-030")
+class SwapMovesTheDisk(FakeDriver):
+    """After swap_volume() the guest finds its disk at another place."""
+
+    def _switch_volume(
+        self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
+    ) -> AttachedVolume:
+        swapped = super()._switch_volume(uuid, volume_id, replacement)
+        self._machine(uuid).volumes[replacement.volume_id].device = "vdy"
+        return swapped.model_copy(update={"device": "vdy"})
+
+
+@mutant("STOR-031")
+class RepeatedSwapSucceeds(FakeDriver):
+    """A swap_volume() that was done returns the replacement again, whatever was asked for."""
+
+    def _check_swap(self, uuid: UUID, volume_id: str, replacement: VolumeAttachment) -> None:
+        if replacement.volume_id not in self._machine(uuid).volumes:
+            super()._check_swap(uuid, volume_id, replacement)
+
+    def swap_volume(
+        self,
+        uuid: UUID,
+        volume_id: str,
+        replacement: VolumeAttachment,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> AttachedVolume:
+        info = self.get_instance(uuid)
+        for volume in info.volumes:
+            if volume.volume_id == replacement.volume_id:
+                return volume
+        return super().swap_volume(uuid, volume_id, replacement, timeout=timeout, progress=progress)
+
+
+@mutant("STOR-032")
+class SwapTakesSmaller(FakeDriver):
+    """swap_volume() to a smaller volume loses the end of the data."""
+
+    def _check_swap(self, uuid: UUID, volume_id: str, replacement: VolumeAttachment) -> None:
+        self._disk_of("swap_volume", uuid, volume_id)
+
+
+@mutant("STOR-032")
+class RefusedSwapHoldsTheReplacement(FakeDriver):
+    """The right error, but the replacement is locked for the machine from then on."""
+
+    def _check_swap(self, uuid: UUID, volume_id: str, replacement: VolumeAttachment) -> None:
+        try:
+            super()._check_swap(uuid, volume_id, replacement)
+        except errors.InvalidRequest:
+            record = self._find_volume(replacement)
+            record.locks[self._host.name, uuid] = Lock(0, False, replacement.volume_id)
+            raise
+
+
+@mutant("STOR-033")
+class SwapDoesNotCopy(FakeDriver):
+    """swap_volume() gives the guest an empty volume."""
+
+    def _switch_volume(
+        self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
+    ) -> AttachedVolume:
+        content = self._find_volume(replacement).content
+        swapped = super()._switch_volume(uuid, volume_id, replacement)
+        self._find_volume(replacement).content = content
+        return swapped
+
+
+@mutant("STOR-033")
+class SwapStaysOnTheOldVolume(FakeDriver):
+    """After swap_volume() the guest is shown the replacement, and writes to the old volume."""
+
+    def _switch_volume(
+        self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
+    ) -> AttachedVolume:
+        old = self._disk_of("swap_volume", uuid, volume_id).record
+        swapped = super()._switch_volume(uuid, volume_id, replacement)
+        self._machine(uuid).volumes[replacement.volume_id].record = old
+        return swapped
+
+
+@mutant("STOR-040")
+class DiskQosIgnored(FakeDriver):
+    """set_disk_qos() accepts limits and sets none."""
+
+    def _limit_disk(self, uuid: UUID, volume_id: str, qos: DiskQos | None) -> None:
+        self._disk_of("set_disk_qos", uuid, volume_id)
+
+
+@mutant("STOR-040")
+class DiskQosCannotBeRemoved(FakeDriver):
+    """set_disk_qos(None) leaves the limits that there are."""
+
+    def _limit_disk(self, uuid: UUID, volume_id: str, qos: DiskQos | None) -> None:
+        disk = self._disk_of("set_disk_qos", uuid, volume_id)
+        disk.qos = qos or disk.qos
+
+
+@mutant("STOR-040")
+class DiskQosAddsUp(FakeDriver):
+    """set_disk_qos() leaves limits in force that the new ones do not name."""
+
+    def _limit_disk(self, uuid: UUID, volume_id: str, qos: DiskQos | None) -> None:
+        disk = self._disk_of("set_disk_qos", uuid, volume_id)
+        before = disk.qos.limits() if disk.qos is not None and qos is not None else {}
+        disk.qos = qos and DiskQos.model_construct(None, **(before | qos.limits()))
+
+
+@mutant("STOR-040")
+class DiskQosOfAll(FakeDriver):
+    """set_disk_qos() of one volume limits every volume of the machine."""
+
+    def _limit_disk(self, uuid: UUID, volume_id: str, qos: DiskQos | None) -> None:
+        super()._limit_disk(uuid, volume_id, qos)
+        for disk in self._machine(uuid).volumes.values():
+            disk.qos = qos
+
+
+@mutant("STOR-040")
+class DiskQosOnlyLive(FakeDriver):
+    """Limits are gone after the next power_off()."""
+
+    def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
+        super().power_off(uuid, graceful=graceful, timeout=timeout)
+        for disk in self._host.machines[uuid].volumes.values():
+            disk.qos = None
+
+
+@mutant("STOR-041")
+class DiskQosOfAnothersVolume(_Owned):
+    """set_disk_qos() limits the volume in whatever machine has it."""
+
+    everywhere = frozenset({"set_disk_qos"})
+
+
+@mutant("STOR-041")
+class DiskQosOfAbsentSucceeds(FakeDriver):
+    """set_disk_qos() of a volume that is not attached is taken for done."""
+
+    def _limit_disk(self, uuid: UUID, volume_id: str, qos: DiskQos | None) -> None:
+        try:
+            super()._limit_disk(uuid, volume_id, qos)
+        except errors.VolumeNotFound:
+            return
+
+
+@mutant("STOR-042")
+class AttachIgnoresQos(FakeDriver):
+    """A volume is attached without the limits that its attachment names."""
+
+    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+        attached = super()._add_disk(machine, attachment)
+        disk = machine.volumes[attachment.volume_id]
+        machine.volumes[attachment.volume_id] = replace(disk, qos=None)
+        return attached

@@ -1,0 +1,145 @@
+"""Clauses of ``contract/power.py``: pause and suspend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+from hvdrivers.conformance.clauses import Case, Clause, check, clause
+from hvdrivers.conformance.seeing import (
+    all_that_can_be_had,
+    booted,
+    expect_boots,
+    expect_only_state,
+    expect_state,
+)
+from hvdrivers.conformance.trial import Trial
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.state import InstanceState
+
+RUNNING, STOPPED = InstanceState.RUNNING, InstanceState.STOPPED
+PAUSED, SUSPENDED = InstanceState.PAUSED, InstanceState.SUSPENDED
+
+
+def _power(number: str, rule: str, operation: str, *needs: Capability) -> Clause:
+    return clause(f"POWER-{number}", rule, operation=operation, needs=needs)
+
+
+POWER_009 = _power(
+    "009", "pause() stops the machine's clock, unpause() lets it go on where it was", "pause"
+)
+POWER_010 = _power(
+    "010",
+    "a suspended machine goes on where it was, by resume() or power_on(), and what was saved"
+    " is gone then",
+    "suspend",
+)
+POWER_011 = _power(
+    "011", "power_off() of a suspended machine drops its memory: the guest starts anew", "suspend"
+)
+POWER_017 = _power(
+    "017",
+    "unpause() of a running machine and resume() of one succeed and disturb nothing",
+    "unpause",
+)
+
+
+@check(POWER_009)
+def pauses_and_goes_on(trial: Trial) -> None:
+    before = trial.spawn(**all_that_can_be_had(trial))
+    for _ in range(2):
+        trial.driver.pause(before.uuid)
+        expect_only_state(trial, before, PAUSED, "after pause()")
+        with trial.unchanged():
+            trial.connect().pause(before.uuid)
+        trial.driver.unpause(before.uuid)
+        expect_only_state(trial, before, RUNNING, "after unpause()")
+
+
+@check(POWER_009)
+def guest_notices_no_pause(trial: Trial) -> None:
+    uuid = trial.spawn().uuid
+    starts = booted(trial, uuid)
+    trial.driver.pause(uuid)
+    trial.driver.unpause(uuid)
+    trial.equal(trial.target.boots(trial.driver, uuid), starts, "starts of the guest")
+
+
+def _resume(trial: Trial, uuid: UUID) -> None:
+    trial.driver.resume(uuid)
+
+
+def _power_on(trial: Trial, uuid: UUID) -> None:
+    trial.driver.power_on(uuid)
+
+
+_BACK = [Case("resume", (_resume,)), Case("power_on", (_power_on,))]
+
+
+@check(POWER_010, cases=_BACK)
+def comes_back(trial: Trial, back: Callable[[Trial, UUID], None]) -> None:
+    before = trial.spawn(**all_that_can_be_had(trial))
+    things = trial.observer.residue() if trial.observer is not None else None
+    for round_ in ("first", "second"):
+        trial.driver.suspend(before.uuid)
+        expect_only_state(trial, before, SUSPENDED, f"after the {round_} suspend()")
+        with trial.unchanged():
+            trial.connect().suspend(before.uuid)
+        back(trial, before.uuid)
+        expect_only_state(trial, before, RUNNING, f"back for the {round_} time")
+    if trial.observer is not None:
+        trial.equal(trial.observer.residue(), things, "what is on the host")
+
+
+@check(POWER_010, cases=_BACK)
+def guest_notices_no_suspend(trial: Trial, back: Callable[[Trial, UUID], None]) -> None:
+    uuid = trial.spawn().uuid
+    starts = booted(trial, uuid)
+    trial.driver.suspend(uuid)
+    back(trial, uuid)
+    trial.equal(trial.target.boots(trial.driver, uuid), starts, "starts of the guest")
+
+
+@check(POWER_010, needs=[Capability.PAUSE])
+def paused_is_saved_too(trial: Trial) -> None:
+    uuid = trial.in_state(PAUSED)
+    trial.driver.suspend(uuid)
+    expect_state(trial, uuid, SUSPENDED, "after pause() and suspend()")
+    trial.driver.resume(uuid)
+    expect_state(trial, uuid, RUNNING, "after resume()")
+
+
+@check(POWER_011)
+def saved_memory_is_dropped(trial: Trial) -> None:
+    before = trial.spawn(start=False)
+    things = trial.observer.residue() if trial.observer is not None else frozenset()
+    trial.driver.power_on(before.uuid)
+    trial.driver.suspend(before.uuid)
+    trial.driver.power_off(before.uuid)
+    expect_only_state(trial, before, STOPPED, "after suspend() and power_off()")
+    if trial.observer is not None:
+        trial.equal(len(trial.observer.residue()), len(things), "how much is on the host")
+
+
+@check(POWER_011)
+def guest_starts_anew(trial: Trial) -> None:
+    uuid = trial.spawn().uuid
+    starts = booted(trial, uuid)
+    trial.driver.suspend(uuid)
+    trial.driver.power_off(uuid)
+    trial.driver.power_on(uuid)
+    expect_boots(trial, uuid, starts + 1, "after suspend(), power_off() and power_on()")
+
+
+@check(
+    POWER_017,
+    cases=[
+        Case("unpause", ("unpause",)),
+        Case("resume", ("resume",), needs=frozenset({Capability.SUSPEND})),
+    ],
+)
+def running_goes_on(trial: Trial, name: str) -> None:
+    uuid = trial.spawn().uuid
+    with trial.unchanged():
+        getattr(trial.driver, name)(uuid)
+        getattr(trial.connect(), name)(uuid)

@@ -1,0 +1,251 @@
+"""Clauses of ``contract/storage.py`` beyond attach and detach: how the host names itself, and
+volumes that grow, are swapped and limited. The host's own are in ``hostvolumes.py``."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hvdrivers.conformance.clauses import Case, check, clause
+from hvdrivers.conformance.storage import expect_volume, shown_volume
+from hvdrivers.conformance.target import PreconditionMissing
+from hvdrivers.conformance.trial import Trial
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import DiskQos, VolumeAttachment
+
+STOR_015 = clause(
+    "STOR-015",
+    "get_volume_connector() gives the host the same names at every call and on every connection",
+    operation="get_volume_connector",
+)
+STOR_016 = clause(
+    "STOR-016",
+    "get_volume_connector() has the name that each protocol that the driver declares needs",
+    operation="get_volume_connector",
+)
+STOR_020 = clause(
+    "STOR-020",
+    "after extend_volume() every connection shows the new size",
+    operation="extend_volume",
+)
+STOR_021 = clause(
+    "STOR-021",
+    "extend_volume() to the size that the machine sees changes nothing; to less it raises"
+    " InvalidRequest and changes nothing",
+    operation="extend_volume",
+)
+STOR_022 = clause(
+    "STOR-022",
+    "extend_volume() of a volume that is not attached to this instance raises VolumeNotFound and"
+    " changes nothing",
+    operation="extend_volume",
+)
+STOR_030 = clause(
+    "STOR-030",
+    "swap_volume() puts the replacement into the old volume's place while the guest runs, and"
+    " gives the old one back",
+    operation="swap_volume",
+)
+STOR_031 = clause(
+    "STOR-031",
+    "swap_volume() of a volume that is not attached, as when it is repeated, raises VolumeNotFound"
+    " and changes nothing",
+    operation="swap_volume",
+)
+STOR_032 = clause(
+    "STOR-032",
+    "swap_volume() to a smaller volume raises InvalidRequest, and the guest keeps the old one",
+    operation="swap_volume",
+)
+STOR_033 = clause(
+    "STOR-033",
+    "after swap_volume() the guest finds its data on the replacement, and writes to that alone",
+    operation="swap_volume",
+)
+STOR_040 = clause(
+    "STOR-040",
+    "set_disk_qos() sets the limits of that volume, and None removes them, at once and for later"
+    " starts",
+    operation="set_disk_qos",
+)
+STOR_041 = clause(
+    "STOR-041",
+    "set_disk_qos() of a volume that is not attached to this instance raises VolumeNotFound and"
+    " changes nothing",
+    operation="set_disk_qos",
+)
+STOR_042 = clause(
+    "STOR-042",
+    "the limits that an attachment names are in force once it is attached",
+    operation="attach_volume",
+    needs=[Capability.DISK_QOS],
+)
+
+_SIZE = 64 << 20
+_QOS = DiskQos(total_iops_sec=400, total_bytes_sec=8 << 20)
+_OTHER_QOS = DiskQos(read_bytes_sec=1 << 20)
+_ON_AND_OFF = [
+    Case("running", (InstanceState.RUNNING,)),
+    Case("stopped", (InstanceState.STOPPED,)),
+]
+
+
+@check(STOR_015)
+def host_has_one_name(trial: Trial) -> None:
+    uuid = trial.spawn(start=False).uuid
+    with trial.unchanged():
+        first = trial.driver.get_volume_connector()
+        trial.equal(trial.driver.get_volume_connector(), first, "the second answer")
+        trial.equal(trial.connect().get_volume_connector(), first, "the answer to another")
+        trial.check(first.host.strip(), "the host has no name")
+        # which host of a cluster is meant may depend on the instance; that there is one may not
+        trial.check(trial.driver.get_volume_connector(uuid).host.strip(), "no host for an instance")
+
+
+@check(
+    STOR_016,
+    cases=[
+        Case("iscsi", ("initiator",), needs=frozenset({Capability.VOLUME_ISCSI})),
+        Case("fibre-channel", ("wwpns",), needs=frozenset({Capability.VOLUME_FC})),
+        Case("nvmeof", ("nqn",), needs=frozenset({Capability.VOLUME_NVMEOF})),
+    ],
+)
+def protocol_has_its_name(trial: Trial, field: str) -> None:
+    connector = trial.driver.get_volume_connector()
+    trial.check(getattr(connector, field), f"the connector has no {field}")
+    trial.check(field in connector.to_cinder(), f"Cinder is not told {field}")
+
+
+@check(STOR_020, cases=_ON_AND_OFF)
+def new_size_is_seen(trial: Trial, state: InstanceState) -> None:
+    attachment = trial.attachment()
+    uuid = trial.in_state(state, volumes=(attachment,))
+    size = 2 * _SIZE
+    trial.target.grow_volume(trial.driver, attachment.volume_id, size)
+    trial.driver.extend_volume(uuid, attachment.volume_id, size)
+    for driver in (trial.driver, trial.connect()):
+        shown = shown_volume(driver.get_instance(uuid), attachment.volume_id)
+        trial.check(shown is not None, "the volume is not attached any more")
+        trial.check(shown and shown.size_bytes in {size, None}, f"the machine sees {shown}")
+
+
+@check(STOR_021)
+def never_shrinks(trial: Trial) -> None:
+    attachment = trial.attachment()
+    uuid = trial.spawn(volumes=(attachment,)).uuid
+    with trial.unchanged():
+        trial.driver.extend_volume(uuid, attachment.volume_id, _SIZE)
+    with trial.unchanged(), trial.raises(errors.InvalidRequest):
+        trial.driver.extend_volume(uuid, attachment.volume_id, _SIZE // 2)
+
+
+@check(STOR_022)
+def only_what_is_attached_grows(trial: Trial) -> None:
+    attachment = trial.attachment()
+    trial.spawn(volumes=(attachment,), start=False)
+    other = trial.spawn(start=False).uuid
+    for volume_id in ("hvct-absent", attachment.volume_id):
+        with trial.unchanged(), trial.raises(errors.VolumeNotFound):
+            trial.driver.extend_volume(other, volume_id, 2 * _SIZE)
+
+
+@check(STOR_030)
+def takes_the_old_ones_place(trial: Trial) -> None:
+    old, new = trial.attachment(), VolumeAttachment(volume=trial.volume())
+    neighbour = VolumeAttachment(volume=trial.volume())
+    uuid = trial.spawn(volumes=(old, neighbour)).uuid
+    before = shown_volume(trial.driver.get_instance(uuid), old.volume_id)
+    swapped = trial.driver.swap_volume(uuid, old.volume_id, new)
+    trial.equal(swapped.volume_id, new.volume_id, "volume_id that swap_volume() returned")
+    expect_volume(trial, uuid, new.volume_id, True, "after swap_volume()")
+    expect_volume(trial, uuid, old.volume_id, False, "after swap_volume()")
+    expect_volume(trial, uuid, neighbour.volume_id, True, "beside what was swapped")
+    after = shown_volume(trial.connect().get_instance(uuid), new.volume_id)
+    trial.equal(after, swapped, "what another connection shows")
+    for field in ("device", "bus", "address"):
+        trial.equal(getattr(after, field), getattr(before, field), f"{field}, which the guest sees")
+    trial.equal(trial.state(uuid), InstanceState.RUNNING, "state after swap_volume()")
+    trial.driver.delete_volume(old.volume_id)  # DeviceBusy if it was not given back
+    with trial.unchanged(), trial.raises(errors.DeviceBusy):
+        trial.driver.delete_volume(new.volume_id)
+
+
+@check(STOR_031)
+def repeated_swap_is_refused(trial: Trial) -> None:
+    old, new = trial.attachment(), VolumeAttachment(volume=trial.volume())
+    uuid = trial.spawn(volumes=(old,)).uuid
+    with trial.unchanged(), trial.raises(errors.VolumeNotFound):
+        trial.driver.swap_volume(uuid, "hvct-absent", new)
+    trial.driver.swap_volume(uuid, old.volume_id, new)
+    with trial.unchanged(), trial.raises(errors.VolumeNotFound):
+        trial.driver.swap_volume(uuid, old.volume_id, new)
+
+
+@check(STOR_032)
+def smaller_is_refused(trial: Trial) -> None:
+    old, small = trial.attachment(), VolumeAttachment(volume=trial.volume(_SIZE // 2))
+    uuid = trial.spawn(volumes=(old,)).uuid
+    with trial.unchanged(), trial.raises(errors.InvalidRequest):
+        trial.driver.swap_volume(uuid, old.volume_id, small)
+    expect_volume(trial, uuid, old.volume_id, True, "after a swap that was refused")
+    trial.driver.delete_volume(small.volume_id)  # DeviceBusy if the machine has a hold on it
+
+
+@check(STOR_033)
+def data_is_copied(trial: Trial) -> None:
+    old, new = trial.attachment(), VolumeAttachment(volume=trial.volume())
+    target = trial.target
+    uuid = trial.spawn(volumes=(old,)).uuid
+    target.wait_booted(trial.driver, uuid)
+    target.write_disk(trial.driver, uuid, "hvct before", old.volume_id)
+    trial.driver.swap_volume(uuid, old.volume_id, new)
+    found = list(target.written(trial.driver, uuid, new.volume_id))
+    trial.equal(found, ["hvct before"], "what the guest finds on the replacement")
+    target.write_disk(trial.driver, uuid, "hvct after", new.volume_id)
+    trial.driver.attach_volume(uuid, old)
+    found = list(target.written(trial.driver, uuid, old.volume_id))
+    trial.equal(found, ["hvct before"], "what is on the old volume")
+    found = list(target.written(trial.driver, uuid, new.volume_id))
+    trial.equal(found, ["hvct before", "hvct after"], "what is on the replacement")
+
+
+def _limits(trial: Trial, uuid: UUID) -> dict[str, dict[str, int]]:
+    if trial.observer is None:
+        raise PreconditionMissing("there is no observer, and get_instance() shows no limits")
+    return {name: dict(limits) for name, limits in trial.observer.disk_limits(uuid).items()}
+
+
+@check(STOR_040, cases=_ON_AND_OFF)
+def limits_are_in_force(trial: Trial, state: InstanceState) -> None:
+    limited, free = trial.attachment(), VolumeAttachment(volume=trial.volume())
+    uuid = trial.in_state(state, volumes=(limited, free))
+    for qos in (_QOS, _OTHER_QOS, None):
+        for _ in range(2):  # repeating it changes nothing more
+            trial.driver.set_disk_qos(uuid, limited.volume_id, qos)
+            wanted = {limited.volume_id: qos.limits() if qos else {}, free.volume_id: {}}
+            trial.equal(_limits(trial, uuid), wanted, f"limits after set_disk_qos({qos})")
+    trial.driver.set_disk_qos(uuid, limited.volume_id, _QOS)
+    wanted = {limited.volume_id: _QOS.limits(), free.volume_id: {}}
+    trial.driver.power_off(uuid)
+    trial.equal(_limits(trial, uuid), wanted, "limits after power_off()")
+    trial.driver.power_on(uuid)
+    trial.equal(_limits(trial, uuid), wanted, "limits at the next start")
+
+
+@check(STOR_041)
+def only_what_is_attached_is_limited(trial: Trial) -> None:
+    attachment = trial.attachment()
+    trial.spawn(volumes=(attachment,), start=False)
+    other = trial.spawn(start=False).uuid
+    for volume_id in ("hvct-absent", attachment.volume_id):
+        with trial.unchanged(), trial.raises(errors.VolumeNotFound):
+            trial.driver.set_disk_qos(other, volume_id, _QOS)
+
+
+@check(STOR_042, cases=_ON_AND_OFF)
+def attachments_limits_are_in_force(trial: Trial, state: InstanceState) -> None:
+    attachment = VolumeAttachment(volume=trial.volume(), qos=_QOS)
+    uuid = trial.in_state(state)
+    trial.driver.attach_volume(uuid, attachment)
+    trial.equal(_limits(trial, uuid), {attachment.volume_id: _QOS.limits()}, "limits")

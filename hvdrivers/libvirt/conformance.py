@@ -1,0 +1,370 @@
+"""A libvirt host as a target of the conformance suite: real QEMU guests, real cuts.
+
+::
+
+    hvdrivers conformance run libvirt --option uri=qemu:///system --option bridge=br0
+
+Everything that the suite does beside the driver goes over a libvirt connection of its own, so the
+host may be another machine; only what cuts connections needs them to be sockets of this process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import UUID, uuid4
+
+import libvirt
+
+from hvdrivers.conformance import imagefiles
+from hvdrivers.conformance.target import FaultSeam, Observer, PreconditionMissing, Target
+from hvdrivers.contract.driver import ComputeDriver, Driver
+from hvdrivers.guard import guarded
+from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.connection import Connection
+from hvdrivers.libvirt.driver import LibvirtDriver
+from hvdrivers.libvirt.observing import LibvirtObserver, RawHost
+from hvdrivers.libvirt.xml import el, text
+from hvdrivers.models.image import FileImage, ImageFormat, ImageRef
+from hvdrivers.models.vif import BridgeVif, NetworkVif, Vif
+from hvdrivers.testing.guestimage import GuestImageUnavailable, build_guest_image
+
+_BOOT = 90.0
+"""Seconds within which an emulated guest has booted on a busy machine."""
+_STREAM = frozenset({"Stream.send", "Stream.sendHole", "Stream.recv", "Stream.recvAll"})
+"""Parts of one transfer: how many there are is the size of an image."""
+_Send = Callable[[], Any]
+
+
+class LibvirtSeam(FaultSeam):
+    """The driver's own seam: the sockets below its connection are really shut."""
+
+    def __init__(self, connection: Connection, cut: Callable[[Any], None]) -> None:
+        self._connection = connection
+        self._cut = cut
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def counting(self) -> Iterator[list[str]]:
+        names: list[str] = []
+
+        def note(_number: int, name: str, send: _Send) -> Any:
+            names.append(name)
+            return send()
+
+        with self._through(note):
+            yield names
+
+    @contextmanager
+    def cut(self, call: int, kind: str) -> Iterator[None]:
+        faults = {
+            "before": self._before,
+            "after": self._after,
+            "timeout": self._hang,
+            # libvirt's session is its connection, which the daemon closes
+            "expired": self._before,
+        }
+
+        def at(number: int, _name: str, send: _Send) -> Any:
+            return faults[kind](send) if number == call else send()
+
+        with self._through(at):
+            yield
+
+    @contextmanager
+    def _through(self, at: Callable[[int, str, _Send], Any]) -> Iterator[None]:
+        numbers = itertools.count()
+
+        def seam(name: str, send: _Send) -> Any:
+            if name in _STREAM:
+                return send()
+            with self._lock:
+                number = next(numbers)
+            return at(number, name, send)
+
+        self._connection.seam = seam
+        try:
+            yield
+        finally:
+            self._connection.seam = None
+
+    def _dead(self) -> Any:
+        connect = self._connection.remote._object
+        self._cut(connect)
+        return connect
+
+    def _before(self, send: _Send) -> Any:
+        self._dead()
+        return send()
+
+    def _after(self, send: _Send) -> Any:
+        with suppress(libvirt.libvirtError):  # the reply that is lost may have been an error
+            send()
+        return self._dead().getLibVersion()  # raises what libvirt raises on a lost connection
+
+    def _hang(self, send: _Send) -> Any:
+        time.sleep(self.deadline + 0.1)
+        return send()
+
+
+class LibvirtTarget(Target):
+    """One libvirt daemon.
+
+    Args:
+        driver: the class to test.
+        image: None: a tiny Linux, made from packages of this machine.
+        bridge: a Linux bridge of the host for NICs, or
+        network: a network of libvirt's.
+        options: fields of LibvirtConfig.
+    """
+
+    name = "libvirt"
+    boot_mark = b"hv-guest: booted"
+
+    def __init__(
+        self,
+        driver: type[LibvirtDriver] = LibvirtDriver,
+        *,
+        image: ImageRef | None = None,
+        bridge: str | None = None,
+        network: str | None = None,
+        **options: Any,
+    ) -> None:
+        self._driver = driver
+        self._config = LibvirtConfig(**options)
+        self._image = image
+        self._bridge, self._network = bridge, network
+        self._raw = RawHost(self._config.uri)
+        self._observer = LibvirtObserver(self._raw)
+        self._folder: TemporaryDirectory[str] | None = None
+
+    def driver_class(self) -> type[Driver]:
+        return self._driver
+
+    def connect(self) -> ComputeDriver:
+        return guarded(self._driver.connect(self._config))
+
+    def image(self) -> ImageRef:
+        if self._image is None:
+            try:
+                path = build_guest_image()
+            except GuestImageUnavailable as error:
+                raise PreconditionMissing(f"no image to boot: {error}") from error
+            self._image = FileImage(path=path, format=ImageFormat.QCOW2)
+        return self._image
+
+    def vif(self, vif_id: str) -> Vif:
+        if self._bridge is not None:
+            return BridgeVif(id=vif_id, bridge=self._bridge)
+        if self._network is not None:
+            return NetworkVif(id=vif_id, network=self._network)
+        raise PreconditionMissing("no network was named (bridge=, network=)")
+
+    def vif_to_nowhere(self, vif_id: str) -> Vif:
+        return BridgeVif(id=vif_id, bridge="hvct-nowhere")
+
+    def observer(self) -> Observer:
+        return self._observer
+
+    def faults(self, driver: ComputeDriver) -> FaultSeam:
+        self._to_daemon()  # what cannot be cut is known before anything is tried
+        return LibvirtSeam(_inner(driver).connection, self._cut)
+
+    def hostile_images(self) -> Sequence[tuple[str, ImageRef]]:
+        if self._folder is None:
+            self._folder = TemporaryDirectory(prefix="hvct-")
+        return imagefiles.hostile(Path(self._folder.name))
+
+    def close(self) -> None:
+        self._raw.drop()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    # ---- guests ---------------------------------------------------------------------------------
+
+    def crash(self, driver: ComputeDriver, uuid: UUID) -> None:
+        """QEMU dies: it may start no program, and is killed when it tries; or it starts this one,
+        which kills it."""
+        import libvirt_qemu  # type: ignore[import-untyped]
+
+        domain = self._raw.domain(uuid)
+        arguments = {"uri": "exec:kill -9 $PPID"}
+        command = json.dumps({"execute": "migrate", "arguments": arguments})
+        with suppress(libvirt.libvirtError):  # the one that would answer has died
+            libvirt_qemu.qemuMonitorCommand(domain, command, 0)
+        if not _in_time(lambda: not self._raw.domain(uuid).isActive(), 15):
+            raise PreconditionMissing("QEMU survives what should kill it")
+
+    def wait_booted(self, driver: ComputeDriver, uuid: UUID) -> None:
+        """The guest answers when it is spoken to on its serial console."""
+        before = _log(driver, uuid).count(b"hv-guest: pong")
+        with self._typing(uuid) as type_:
+            ends = time.monotonic() + _BOOT * self.time_scale
+            while time.monotonic() < ends:
+                if b"hv-guest: ready" in _log(driver, uuid):
+                    type_("ping")
+                if _in_time(lambda: _log(driver, uuid).count(b"hv-guest: pong") > before, 2):
+                    return
+        raise PreconditionMissing("the guest did not boot in time")
+
+    def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
+        if disk != "root":
+            raise PreconditionMissing("the guest writes to its root disk only")
+        self._shell(driver, uuid, f"echo '{text}' >> /disk/hvct; sync")
+
+    def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
+        if disk != "root":
+            raise PreconditionMissing("the guest reads its root disk only")
+        return self._shell(driver, uuid, "cat /disk/hvct 2>/dev/null").split()
+
+    @contextmanager
+    def stubborn_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """The guest's kernel halts without switching the machine off. It starts again at the end,
+        or when the machine is switched off and on."""
+        self.wait_booted(driver, uuid)
+        with self._typing(uuid) as type_:
+            type_("sync; halt -f")
+            said = b"System halted"
+            _in_time(lambda: said in _log(driver, uuid), 5)
+        try:
+            yield
+        finally:
+            with suppress(libvirt.libvirtError):
+                domain = self._raw.domain(uuid)
+                if domain.isActive():
+                    domain.reset(0)
+
+    def _shell(self, driver: ComputeDriver, uuid: UUID, command: str) -> str:
+        """Run a command in the guest; what it printed."""
+        self.wait_booted(driver, uuid)
+        mark = uuid4().hex[:8]
+        # in quotes, so that the echo of what is typed is not taken for the output
+        begin, end = f'hvct-"begin"-{mark}', f'hvct-"end"-{mark}'
+        first, last = (each.replace('"', "").encode() for each in (begin, end))
+        with self._typing(uuid) as type_:
+            type_(f"echo {begin}; {command}; echo {end}")
+            if not _in_time(lambda: last in _log(driver, uuid), 30):
+                raise PreconditionMissing("the guest does not answer on its console")
+        between = _log(driver, uuid).partition(first)[2].partition(last)[0]
+        return between.decode(errors="replace").replace("\r", "").strip()
+
+    @contextmanager
+    def _typing(self, uuid: UUID) -> Iterator[Callable[[str], None]]:
+        connect = self._raw.connect
+        stream = connect.newStream(0)
+        domain = connect.lookupByUUIDString(str(uuid))
+        domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+
+        def type_(line: str) -> None:
+            stream.send(line.encode() + b"\n")
+
+        try:
+            yield type_
+        finally:
+            with suppress(libvirt.libvirtError):
+                stream.abort()
+
+    # ---- machines of others, and the connection -------------------------------------------------
+
+    @contextmanager
+    def foreign_machine(self) -> Iterator[UUID]:
+        uuid = uuid4()
+        connect = self._raw.connect
+        xml = el(
+            "domain",
+            el("name", f"foreign-{uuid.hex[:8]}"),
+            el("uuid", str(uuid)),
+            el("memory", "32", unit="MiB"),
+            el("os", el("type", "hvm", arch=str(connect.getInfo()[0]))),
+            type="qemu",
+        )
+        connect.defineXML(text(xml))
+        try:
+            yield uuid
+        finally:
+            domain = self._raw.domain(uuid)
+            if domain.isActive():
+                domain.destroy()
+            domain.undefine()
+
+    @contextmanager
+    def broken_connection(self, driver: ComputeDriver) -> Iterator[None]:
+        self._cut(_inner(driver).connection.remote._object)
+        yield
+
+    def _cut(self, connect: Any) -> None:
+        """Shut every socket from this process to the daemon, and wait until ``connect`` knows."""
+        found = self._to_daemon()
+        for descriptor in found:
+            with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as each:
+                each.shutdown(socket.SHUT_RDWR)
+        if not _in_time(lambda: not connect.isAlive(), 10):
+            raise PreconditionMissing("the connection survives the end of its socket")
+
+    def _to_daemon(self) -> list[int]:
+        """The descriptors of this process's sockets to the daemon."""
+        known = set(_sockets())
+        # the socket of a new connection shows who the server is
+        probe = libvirt.open(self._config.uri)
+        now = _sockets()
+        servers = {now[each] for each in now.keys() - known}
+        probe.close()
+        found = [each for each, server in now.items() if server in servers]
+        if not found:
+            raise PreconditionMissing("the connection is not a socket of this process (ssh?)")
+        return [descriptor for descriptor, _ in found]
+
+
+def _inner(driver: ComputeDriver) -> LibvirtDriver:
+    inner = getattr(driver, "_driver", driver)
+    if not isinstance(inner, LibvirtDriver):
+        raise PreconditionMissing("there is a seam only in the driver of this package")
+    return inner
+
+
+def _log(driver: ComputeDriver, uuid: UUID) -> bytes:
+    return driver.get_console_log(uuid, max_bytes=1 << 20).data
+
+
+def _in_time(condition: Callable[[], bool], seconds: float) -> bool:
+    ends = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _sockets() -> dict[tuple[int, int], object]:
+    """The connected sockets of this process, by descriptor and inode, as descriptors are used
+    again; and the server of each: the process behind a Unix socket, an address."""
+    found: dict[tuple[int, int], object] = {}
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the listing's own descriptor, one that was closed meanwhile
+            status = os.fstat(int(name))
+            if not stat.S_ISSOCK(status.st_mode):
+                continue
+            key = int(name), status.st_ino
+            with socket.socket(fileno=os.dup(int(name))) as each:
+                if each.family == socket.AF_UNIX:
+                    raw = each.getsockopt(
+                        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+                    )
+                    pid = struct.unpack("3i", raw)[0]
+                    if pid not in (0, os.getpid()):
+                        found[key] = pid
+                else:
+                    found[key] = each.getpeername()
+    return found
