@@ -46,9 +46,7 @@ def cache(
     session: Session,
     image: Annotated[
         str,
-        typer.Argument(
-            metavar="IMAGE", help="PATH, https://..., or host:NAME.", show_default=False
-        ),
+        typer.Argument(metavar="IMAGE", help="PATH or https://...", show_default=False),
     ],
     image_format: Annotated[
         str | None,

@@ -24,7 +24,15 @@ Make = Callable[..., UUID]
 
 
 @pytest.fixture
-def prepared(driver: ComputeDriver, make: Make) -> dict[str, str]:
+def image(tmp_path: Path) -> Path:
+    """An image that no host has."""
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+@pytest.fixture
+def prepared(driver: ComputeDriver, make: Make, image: Path) -> dict[str, str]:
     """What the commands below name."""
     running = make("web1", metadata={"role": "web"})
     stopped = make("db1", start=False)
@@ -38,6 +46,7 @@ def prepared(driver: ComputeDriver, make: Make) -> dict[str, str]:
         "other": other.volume_id,
         "snapshot": snapshot.id,
         "new": str(uuid4()),
+        "image": str(image),
     }
 
 
@@ -81,7 +90,7 @@ CALLS = [
     "snapshot {url} list web1",
     "snapshot {url} revert web1 {snapshot} --yes",
     "snapshot {url} delete web1 {snapshot} --yes",
-    "image {url} cache host:debian",
+    "image {url} cache {image}",
     "image {url} list",
     "image {url} evict nothing-here --yes",
     "conformance list --profile power",
@@ -371,8 +380,8 @@ def test_snapshots(run: Runner, url: str, make: Make, tmp_path: Path) -> None:
     assert run("snapshot", url, "export", uuid, target, "--format", "zip").code == 2
 
 
-def test_images(run: Runner, url: str) -> None:
-    key = run("image", url, "cache", "host:cirros", "-o", "json").data["key"]
+def test_images(run: Runner, url: str, image: Path) -> None:
+    key = run("image", url, "cache", image, "-o", "json").data["key"]
     assert [each["key"] for each in run("image", url, "list", "-o", "json").data] == [key]
     assert run("image", url, "evict", key, "--yes").code == 0
     assert run("image", url, "list", "-o", "json").data == []
