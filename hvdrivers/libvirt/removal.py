@@ -37,9 +37,12 @@ class Removal(ImageStore):
         """Budget: 3 calls for the domain, 1 for each of its disks and logs, 3 for the pools; 2
         more if it did not run, 5 more to keep the root disk."""
         del timeout
-        for _ in range(3):
-            if not self._destroyed(uuid, keep) or not self._anything_of(uuid):
-                return
+        again = self._destroyed(uuid, keep)
+        with changed():
+            for _ in range(2):
+                if not again or not self._anything_of(uuid):
+                    return
+                again = self._destroyed(uuid, keep)
 
     def _destroyed(self, uuid: UUID, keep: frozenset[Keep]) -> bool:
         """Remove what is there; whether there was something that did not run.

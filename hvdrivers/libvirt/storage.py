@@ -219,7 +219,8 @@ class LibvirtStorage(VolumeSources, Plugging, HostFacts, Storage, DiskQosControl
         """Budget: 1 call, 1 for each file pool of the host that is active; then 4, and 1 for each
         machine on the host: libvirt does not tell for stopped machines in bulk what they have."""
         del timeout
-        for _, volume, _, _ in self._volumes(volume_id):
+        found = [volume for _, volume, _, _ in self._volumes(volume_id)]
+        for volume in found:
             path = str(volume.path())
             for domain in self.connection.remote.listAllDomains(0):
                 try:
@@ -233,4 +234,5 @@ class LibvirtStorage(VolumeSources, Plugging, HostFacts, Storage, DiskQosControl
                         retryable=False,
                     )
             self._refuse_shared(path)
+        for volume in found:
             delete(volume)

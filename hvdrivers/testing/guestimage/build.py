@@ -72,21 +72,30 @@ def build_guest_image(
     recipe = _find_inputs(cache, name, with_agent, secure_boot)
     target = cache / f"guest-{name}-{recipe.key()}.{image_format}"
     if target.exists():
-        os.utime(target)
+        # beside it: somebody may be uploading the image, and it must not look changed
+        _used(target).touch()
         return target
     with (cache / "guest.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             _forget_old(cache)
             recipe.build(target, image_format)
+            _used(target).touch()
     return target
+
+
+def _used(image: Path) -> Path:
+    return image.with_name(f".{image.name}.used")
 
 
 def _forget_old(cache: Path) -> None:
     """Images that nobody has asked for in 30 days were made from other packages."""
     for image in cache.glob("guest-*-*.*"):
-        if image.stat().st_mtime < time.time() - 30 * 24 * 3600:
+        used = _used(image)
+        asked = used if used.exists() else image
+        if asked.stat().st_mtime < time.time() - 30 * 24 * 3600:
             image.unlink(missing_ok=True)
+            used.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
