@@ -16,21 +16,29 @@ _STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU
 _STATS |= libvirt.VIR_DOMAIN_STATS_BALLOON
 _ALL = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
 _ALL |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_INACTIVE
-# a machine that is being started, saved or moved must not hold up the list of all
-_ALL |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
 
 
 class Listing(Topic):
-    """The bulk read behind lists, events and inventory."""
+    """The bulk read behind lists, events, inventory and metrics."""
 
-    def _all(self) -> list[tuple[UUID, str, InstanceState, Mapping[str, Any]]]:
+    def _all(
+        self, groups: int = _STATS, *, wait: bool = False
+    ) -> list[tuple[UUID, str, InstanceState, Mapping[str, Any]]]:
+        """UUID, name, state and statistics of every machine.
+
+        Args:
+            groups: which statistics.
+            wait: for a machine that is being started, saved or moved. Such a one must not hold up
+                a list; counters that are asked for shall be whole.
+        """
+        flags = _ALL if wait else _ALL | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         remote = self.connection.remote
         saved = {
             domain.UUIDString()
             for domain in remote.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
         }
         found = []
-        for domain, stats in remote.getAllDomainStats(_STATS, _ALL):
+        for domain, stats in remote.getAllDomainStats(groups, flags):
             state = state_of(
                 stats.get("state.state", 0),
                 stats.get("state.reason", 0),

@@ -10,10 +10,10 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract.metrics import Metrics
-from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.naming import label_of
-from hvdrivers.libvirt.states import state_of
 from hvdrivers.models.metrics import DiskMetrics, InstanceMetrics, VifMetrics
+from hvdrivers.models.state import InstanceState
 
 _STATS = (
     libvirt.VIR_DOMAIN_STATS_STATE
@@ -23,11 +23,9 @@ _STATS = (
     | libvirt.VIR_DOMAIN_STATS_INTERFACE
     | libvirt.VIR_DOMAIN_STATS_BLOCK
 )
-_ALL = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-_ALL |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_INACTIVE
 
 
-class LibvirtMetrics(Topic, Metrics):
+class LibvirtMetrics(Listing, Metrics):
     """Counters."""
 
     def get_metrics(
@@ -35,25 +33,18 @@ class LibvirtMetrics(Topic, Metrics):
     ) -> Sequence[InstanceMetrics]:
         """Budget: 2 calls for any number of instances."""
         del timeout
-        remote = self.connection.remote
-        saved = {
-            domain.UUIDString()
-            for domain in remote.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-        }
-        found = []
-        for domain, stats in remote.getAllDomainStats(_STATS, _ALL):
-            uuid = UUID(domain.UUIDString())
-            if label_of(domain.name(), uuid) is None or (uuids is not None and uuid not in uuids):
-                continue
-            found.append(_metrics(uuid, stats, saved=str(uuid) in saved))
-        return found
+        return [
+            _metrics(uuid, state, stats)
+            for uuid, name, state, stats in self._all(_STATS, wait=True)
+            if label_of(name, uuid) is not None and (uuids is None or uuid in uuids)
+        ]
 
 
-def _metrics(uuid: UUID, stats: Mapping[str, Any], *, saved: bool) -> InstanceMetrics:
+def _metrics(uuid: UUID, state: InstanceState, stats: Mapping[str, Any]) -> InstanceMetrics:
     return InstanceMetrics(
         uuid=uuid,
         at=datetime.now(UTC),
-        state=state_of(stats.get("state.state", 0), stats.get("state.reason", 0), saved=saved),
+        state=state,
         vcpus=int(stats.get("vcpu.current", stats.get("vcpu.maximum", 1))),
         cpu_time_ns=stats.get("cpu.time"),
         memory_mib=int(stats.get("balloon.current", stats.get("balloon.maximum", 0))) // 1024,
