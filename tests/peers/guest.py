@@ -19,16 +19,20 @@ PREFIX = "hv-guest: "
 
 
 class Console:
-    """The lines of a serial console that is written to a file."""
+    """The lines of a serial console that is written to a file, and put aside when that is full."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def text(self) -> str:
+        written = b"".join(map(self._bytes, (".2", ".1", ".0", "")))
+        return written.decode(errors="replace").replace("\r", "")
+
+    def _bytes(self, suffix: str) -> bytes:
         try:
-            return self.path.read_bytes().decode(errors="replace").replace("\r", "")
+            return self.path.with_name(self.path.name + suffix).read_bytes()
         except FileNotFoundError:
-            return ""
+            return b""
 
     def lines(self) -> list[str]:
         """What the guest has reported so far, without the prefix."""

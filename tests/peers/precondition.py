@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -26,3 +29,10 @@ def missing(reason: str) -> NoReturn:
     if peers_are_required():
         pytest.fail(sentence, pytrace=False)
     pytest.skip(sentence)
+
+
+def tool(*command: str | Path) -> bytes:
+    """What a program prints that the tests need and the library does not."""
+    if shutil.which(str(command[0])) is None:
+        missing(f"{command[0]} (run `make setup`)")
+    return subprocess.run([str(part) for part in command], check=True, capture_output=True).stdout

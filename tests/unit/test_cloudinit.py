@@ -4,7 +4,6 @@ the YAML) PyYAML, which is what cloud-init uses."""
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,11 @@ from pydantic import ValidationError
 from hvdrivers.cloudinit import _yaml, build_seed, default_hostname, seed_files
 from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.models.cloudinit import USER_DATA_LIMIT, CloudInit
+from tests.peers.precondition import tool
 
 ID = UUID("6b1c9a3e-0000-4000-8000-000000000001")
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA== me@example"
 MAC = "52:54:00:12:34:56"
-
-
-def tool(*command: str | Path) -> bytes:
-    return subprocess.run([str(c) for c in command], check=True, capture_output=True).stdout
 
 
 class Seed:

@@ -201,9 +201,10 @@ def test_console_log(host: Host) -> None:
         assert (rotated.data, rotated.truncated) == (whole.data + b"older new", False)
 
         # and as it really comes about: the log is nearly full, and the guest goes on
-        path.write_bytes(b"x" * ((2 << 20) - 5000))
+        path.write_bytes(b"x" * ((2 << 20) - 5000) + b"\n")
+        said = machine.said()
         driver.power_on(machine.uuid)
-        machine.console.expect("ready", timeout=BOOT)
+        machine.booted(said)
         machine.type("yes abcdefghijklmnopqrstuvwxyz | head -c 9000; echo; echo hv-guest: full")
         machine.console.expect("full", timeout=BOOT)
         assert path.stat().st_size < 20000

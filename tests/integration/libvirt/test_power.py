@@ -17,6 +17,8 @@ from hvdrivers.contract.driver import ComputeDriver, state_table
 from hvdrivers.contract.power import RebootKind
 from hvdrivers.contract.states import End
 from hvdrivers.models.state import InstanceState
+from hvdrivers.testing.guestimage import cache_folder
+from hvdrivers.testing.guestimage.inputs import find_kernel
 from tests.integration.libvirt.machines import Host, Machine, local
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
@@ -60,12 +62,17 @@ BRING: dict[InstanceState, Callable[[Machine], None]] = {
 
 
 def pvpanic() -> bytes:
-    """The kernel's driver for libvirt's panic device, as a tar archive. The guest's kernel is
-    this machine's package, and its initramfs has only what every test needs."""
+    """The kernel's driver for libvirt's panic device, as a tar archive: the guest's initramfs has
+    only what every test needs."""
+    kernel = find_kernel(cache_folder())
+    assert kernel is not None
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
-        for module in Path("/lib/modules").glob("*-cloud-*/kernel/drivers/misc/pvpanic/*.ko"):
-            archive.add(module, module.name)
+        for name in ("pvpanic", "pvpanic-mmio"):
+            content = kernel.read_module(name.replace("-", "_"))
+            member = tarfile.TarInfo(f"{name}.ko")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return packed.getvalue()
 
 

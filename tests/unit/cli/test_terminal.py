@@ -246,8 +246,10 @@ def interrupted(
     arguments: Sequence[str], body: str, *, after: str, times: int = 1
 ) -> tuple[int, str, str]:
     """Run, wait for a line on standard error (or output), and press Ctrl-C."""
+    # what a shell runs in the background ignores Ctrl-C, and so would its children
+    listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     with subprocess.Popen(
-        script(body, list(arguments)),
+        script(listens + body, list(arguments)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -265,7 +267,10 @@ def interrupted(
         for _ in range(times):
             running.send_signal(signal.SIGINT)
             time.sleep(0.5)
-        out, err = running.communicate(timeout=60)
+        try:
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
     if stream is running.stderr:
         return running.returncode, out, seen + err
     return running.returncode, seen + out, err

@@ -6,18 +6,15 @@ import contextlib
 import http.server
 import random
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.peers.precondition import tool
+
 Reply = Callable[["Handler"], None]
-
-
-def run(*command: str | Path) -> None:
-    subprocess.run([str(part) for part in command], check=True, capture_output=True)
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +32,7 @@ def convert(disk: Path, tmp_path: Path) -> Callable[..., Path]:
     def make(image_format: str, options: str | None = None) -> Path:
         path = tmp_path / f"converted.{image_format}"
         extra = ["-o", options] if options else []
-        run("qemu-img", "convert", "-f", "raw", "-O", image_format, *extra, disk, path)
+        tool("qemu-img", "convert", "-f", "raw", "-O", image_format, *extra, disk, path)
         return path
 
     return make
@@ -48,16 +45,16 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     names = ("ca.key", "ca.pem", "server.key", "server.csr", "server.pem")
     files = {name: folder / name for name in names}
     new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    run(
+    tool(
         *("openssl", "req", "-x509", *new_key, "-keyout", files["ca.key"], "-out", files["ca.pem"]),
         *("-days", "2", "-subj", "/CN=test authority", "-addext", "keyUsage=keyCertSign,cRLSign"),
     )
-    run(
+    tool(
         *("openssl", "req", *new_key, "-keyout", files["server.key"]),
         *("-out", files["server.csr"], "-subj", "/CN=127.0.0.1"),
     )
     (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
-    run(
+    tool(
         *("openssl", "x509", "-req", "-in", files["server.csr"], "-CA", files["ca.pem"]),
         *("-CAkey", files["ca.key"], "-CAcreateserial", "-days", "2"),
         *("-extfile", folder / "ext", "-out", files["server.pem"]),

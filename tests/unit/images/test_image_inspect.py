@@ -14,8 +14,7 @@ from hvdrivers.contract.errors import ImageRejected
 from hvdrivers.images import ImageInspector, InspectingStream, inspect_image
 from hvdrivers.images._other_formats import _crc32c
 from hvdrivers.models.image import Checksum, ImageFormat
-
-from .conftest import run
+from tests.peers.precondition import tool
 
 Convert = Callable[..., Path]
 F = ImageFormat
@@ -73,7 +72,7 @@ def test_accepts(
 
 def test_a_large_empty_disk_costs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "large.qcow2"
-    run("qemu-img", "create", "-f", "qcow2", path, "2T")
+    tool("qemu-img", "create", "-f", "qcow2", path, "2T")
     assert inspect_image(path, F.QCOW2).virtual_size_bytes == 2 * 1024**4
 
 
@@ -127,7 +126,7 @@ def test_formats_only_qemu_knows_are_not_raw(tmp_path: Path, magic: bytes) -> No
 
 def test_qcow2_backing_file(tmp_path: Path) -> None:
     path = tmp_path / "evil.qcow2"
-    run(
+    tool(
         *("qemu-img", "create", "-u", "-f", "qcow2", "-b", "/etc/shadow", "-F", "raw"),
         *(path, "1M"),
     )
@@ -139,7 +138,7 @@ def test_qcow2_backing_file(tmp_path: Path) -> None:
 def test_qcow2_external_data_file(tmp_path: Path) -> None:
     path = tmp_path / "evil.qcow2"
     data = tmp_path / "data.raw"
-    run("qemu-img", "create", "-f", "qcow2", "-o", f"data_file={data}", path, "1M")
+    tool("qemu-img", "create", "-f", "qcow2", "-o", f"data_file={data}", path, "1M")
     assert "another file" in refused(path, F.QCOW2)
     patch(path, 72, b"\x80")  # an unknown feature on top does not hide it
     refused(path, F.QCOW2)
@@ -147,7 +146,7 @@ def test_qcow2_external_data_file(tmp_path: Path) -> None:
 
 def test_qcow2_encrypted(tmp_path: Path) -> None:
     path = tmp_path / "secret.qcow2"
-    run(
+    tool(
         *("qemu-img", "create", "-f", "qcow2", "--object", "secret,id=s,data=x"),
         *("-o", "encrypt.format=aes,encrypt.key-secret=s", path, "1M"),
     )
@@ -195,7 +194,7 @@ def test_qcow2_truncated(convert: Convert, keep: int) -> None:
 
 def test_qcow2_with_snapshots(convert: Convert) -> None:
     path = convert("qcow2")
-    run("qemu-img", "snapshot", "-c", "one", path)
+    tool("qemu-img", "snapshot", "-c", "one", path)
     inspect_image(path, F.QCOW2)
 
 
@@ -278,7 +277,7 @@ def footered(path: Path) -> Path:
     data += bytes(-len(data) % 512)
     marker = struct.pack("<QII496x", 1, 0, 3)
     path.write_bytes(bytes(data) + marker + header + bytes(512))
-    run("qemu-img", "check", path)
+    tool("qemu-img", "check", path)
     return path
 
 
@@ -446,7 +445,7 @@ def test_vdi_truncated(convert: Convert) -> None:
 @pytest.fixture
 def iso(tmp_path: Path, disk: Path) -> Path:
     path = tmp_path / "disk.iso"
-    run("genisoimage", "-quiet", "-R", "-J", "-V", "test", "-o", path, disk)
+    tool("genisoimage", "-quiet", "-R", "-J", "-V", "test", "-o", path, disk)
     return path
 
 
@@ -488,7 +487,7 @@ def test_iso_truncated(iso: Path) -> None:
 
 def test_a_bad_head_is_refused_before_the_rest_is_read(tmp_path: Path) -> None:
     path = tmp_path / "evil.qcow2"
-    run("qemu-img", "create", "-u", "-f", "qcow2", "-b", "x", "-F", "raw", path, "1M")
+    tool("qemu-img", "create", "-u", "-f", "qcow2", "-b", "x", "-F", "raw", path, "1M")
 
     class Endless(io.RawIOBase):
         sent = 0
