@@ -22,7 +22,6 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from hvdrivers.testing.guestimage import cache_folder
 from tests.peers import observer
 from tests.peers.janitor import Janitor
 from tests.peers.precondition import PreconditionMissing
+from tests.peers.reaper import Daemon
 from tests.peers.waiting import wait_until
 
 _BINDS = {
@@ -70,7 +70,8 @@ class LibvirtPeer:
     def __init__(self, *, privileged: bool | None = None) -> None:
         self.privileged = os.geteuid() == 0 if privileged is None else privileged
         self.host_uuid = str(uuid.uuid4())
-        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._daemons: dict[str, Daemon] = {}
+        self._ended: list[Daemon] = []
         self.programs = _find_programs()
         # short, because the path of a unix socket may have 107 characters
         self.root = Path(tempfile.mkdtemp(prefix="hvp-", dir="/tmp"))
@@ -156,17 +157,14 @@ class LibvirtPeer:
             ]
             if name == "libvirtd" and self.privileged:
                 command.append("--listen")
+            if name in self._daemons:
+                self._ended.append(self._daemons[name])
             with log:
-                self._daemons[name] = subprocess.Popen(
-                    self._janitor.inside(*command),
-                    env=self.environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
+                self._daemons[name] = Daemon(
+                    self._janitor.inside(*command), log=log, env=self.environment()
                 )
         wait_until(
-            lambda: self._daemons["libvirtd"].poll() is not None or self._answers(),
+            lambda: not self._running("libvirtd") or self._answers(),
             timeout=timeout,
             what=f"libvirtd listens on {self.socket}",
         )
@@ -202,8 +200,8 @@ class LibvirtPeer:
         """End everything and remove every trace. Idempotent."""
         if "_janitor" in self.__dict__:
             self._janitor.finish()
-        for daemon in self._daemons.values():
-            daemon.wait(30)
+        for daemon in (*self._ended, *self._daemons.values()):
+            daemon.close()
         shutil.rmtree(self.root, ignore_errors=True)
 
     # -- the independent observer -------------------------------------------------------------
@@ -339,7 +337,7 @@ class LibvirtPeer:
         return f"/run/libvirt/{name}" if self.privileged else str(self.folder("run") / name)
 
     def _running(self, name: str) -> bool:
-        return name in self._daemons and self._daemons[name].poll() is None
+        return name in self._daemons and self._daemons[name].running()
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as client:
@@ -353,7 +351,7 @@ class LibvirtPeer:
         daemon = self._daemons["libvirtd"]
         daemon.send_signal(number)
         if number != signal.SIGKILL:
-            daemon.send_signal(signal.SIGCONT)
+            daemon.send_signal(signal.SIGCONT)  # a stopped process does not notice a request
         daemon.wait(30)
 
 

@@ -236,7 +236,7 @@ def test_the_daemon_dies_during_a_spawn(
 
         with script(host, call, kill), suppress(errors.HypervisorError):
             host.spawn(made)
-        wait_until(lambda: peer._daemons["libvirtd"].poll() is not None, timeout=10, what="dead")
+        wait_until(lambda: not peer._running("libvirtd"), timeout=10, what="dead")
         peer.start()
         host.destroy(made.uuid)
         left = residue(peer) - before
