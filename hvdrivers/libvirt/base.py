@@ -18,7 +18,7 @@ from hvdrivers.libvirt.connection import Connection, Remote
 from hvdrivers.libvirt.hub import EventHub
 from hvdrivers.libvirt.naming import label_of
 from hvdrivers.libvirt.pools import Pools
-from hvdrivers.libvirt.states import state_of
+from hvdrivers.libvirt.states import is_starting, state_of
 from hvdrivers.libvirt.xml import Element, parse
 from hvdrivers.models.state import InstanceState
 
@@ -63,8 +63,14 @@ class Topic:
     def _state(self, domain: Remote) -> InstanceState:
         """Its state. One call, two if it is off for a reason that does not tell whether its memory
         is saved: the daemon forgets reasons when it restarts, and keeps the reason "saved" when
-        the saved memory is thrown away. The budgets of operations count one."""
+        the saved memory is thrown away; up to four while it is being started. The budgets of
+        operations count one."""
         state, reason = domain.state(0)
+        # spawn() starts what is not defined; anything else that starts has not left its state yet
+        if is_starting(state, reason) and domain.isPersistent():
+            state, reason = domain.state(0)  # or spawn() has come to its end meanwhile
+            if is_starting(state, reason):
+                state, reason = libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN
         saved = (
             state == libvirt.VIR_DOMAIN_SHUTOFF
             and reason in (libvirt.VIR_DOMAIN_SHUTOFF_SAVED, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN)

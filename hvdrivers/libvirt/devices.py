@@ -174,12 +174,18 @@ def vif_element(vif: Vif) -> Element:
     )
 
 
+def tap_of(vif: Vif) -> str:
+    """Name of the VIF's device on the host."""
+    return attribute(vif_element(vif), "target", "dev") or ""
+
+
 def _wiring(vif: Vif) -> tuple[str, list[Element]]:
     if vif.model is NicModel.NETVSC:
         raise errors.NotSupported("QEMU has no netvsc adapter", hint="use virtio or e1000e")
     tag = el("vlan", el("tag", id=vif.vlan)) if vif.vlan else None
     if isinstance(vif, NetworkVif):
-        wiring = [el("source", network=vif.network, portgroup=vif.portgroup), tag]
+        source = el("source", network=vif.network, portgroup=vif.portgroup)
+        wiring = [source, tag, el("target", dev=vif.tap)]
         return "network", [each for each in wiring if each is not None]
     if isinstance(vif, BridgeVif):
         if tag is not None:

@@ -54,13 +54,15 @@ class LibvirtDriver(
 
     @classmethod
     def connect(cls, config: DriverConfig) -> Self:
-        """Budget: 6 calls for the events, 1 for the version (and what ``narrowed()`` asks)."""
+        """Budget: 6 calls for the events, 1 for the version, 1 for what an interrupted spawn has
+        left undone (and what ``narrowed()`` asks)."""
         if not isinstance(config, LibvirtConfig):
             raise errors.InvalidRequest("the libvirt driver needs a LibvirtConfig")
         driver = cls(config)
         try:
             driver.ping()
             driver.narrowed()
+            driver.complete_spawns()
         except BaseException:
             driver.close()
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -58,22 +59,25 @@ _INNER_PAUSES = {
 }
 
 
-def translate(raw: Lifecycle, before: InstanceState | None) -> _Change | None:
-    """Kind and new state for libvirt's event and detail; None for what is no change.
+def translate(raw: Lifecycle, before: InstanceState | None) -> tuple[_Change, ...]:
+    """Kind and new state for libvirt's event and detail; nothing for what is no change.
 
     Args:
         before: the state until now; None for a machine that is not known.
     """
     change = _translated(raw, before)
     if change is None:
-        return None
+        return ()
     kind, state = change
-    if kind is _K.DESTROYED:
-        # one that is not known: its end was already in a resynchronisation
-        return change if before is not None else None
+    if before is None and kind is _K.STARTED:
+        # spawn() starts a machine before it defines it
+        return (_K.CREATED, _S.BUILDING), change
+    if kind in {_K.DESTROYED, _K.CREATED}:
+        # the end of one that is not known was already in a resynchronisation
+        return (change,) if (before is None) is (kind is _K.CREATED) else ()
     # An event of before a resynchronisation says again what that had said; and a step inside a
     # longer change (RESUMED after STARTED) says what its main event has said.
-    return None if state is before and kind is not _K.MIGRATED else change
+    return () if state is before and kind is not _K.MIGRATED else (change,)
 
 
 def _translated(raw: Lifecycle, before: InstanceState | None) -> _Change | None:  # noqa: PLR0911
@@ -184,6 +188,9 @@ class LibvirtEventStream(EventStream):
         self._generation = 0
         self._attempt = 0
         self._seen: dict[UUID, InstanceState] = {}
+        self._not_defined: set[UUID] = set()
+        """Machines that spawn() has started and not defined yet: they end with their power."""
+        self._ready: deque[Event] = deque()
         self._rebooted: dict[UUID, datetime] = {}
         self._first: ResyncEvent | None = None
         hub.subscribe(self._buffer)
@@ -202,6 +209,8 @@ class LibvirtEventStream(EventStream):
             first, self._first = self._first, None
             return None if self.closed else first
         while not self._closed.is_set():
+            if self._ready:
+                return self._ready.popleft()
             event: Event | None
             if self._gap or self._buffer.overflown:
                 event = self._resynchronise(deadline)
@@ -225,21 +234,34 @@ class LibvirtEventStream(EventStream):
         if isinstance(raw, Device):
             return self._device(at, raw)
         before = self._seen.get(raw.uuid)
-        change: _Change | None
+        changes: tuple[_Change, ...]
         if isinstance(raw, Reboot):
-            change = self._reboot(at, raw.uuid, before)
+            changes = self._reboot(at, raw.uuid, before)
         elif isinstance(raw, Dropped):
-            change = (_K.STOPPED, _S.STOPPED) if before is _S.SUSPENDED else None
+            changes = ((_K.STOPPED, _S.STOPPED),) if before is _S.SUSPENDED else ()
         else:
-            change = translate(raw, before)
-        return self._lifecycle(at, raw.uuid, *change) if change is not None else None
+            changes = self._changes(raw, before)
+        self._ready.extend(self._lifecycle(at, raw.uuid, *change) for change in changes)
+        return self._ready.popleft() if self._ready else None
 
-    def _reboot(self, at: datetime, uuid: UUID, before: InstanceState | None) -> _Change | None:
+    def _changes(self, raw: Lifecycle, before: InstanceState | None) -> tuple[_Change, ...]:
+        if raw.event == libvirt.VIR_DOMAIN_EVENT_DEFINED:
+            self._not_defined.discard(raw.uuid)
+        elif raw.event == libvirt.VIR_DOMAIN_EVENT_STARTED and before is None:
+            self._not_defined.add(raw.uuid)
+        elif raw.event == libvirt.VIR_DOMAIN_EVENT_STOPPED and raw.uuid in self._not_defined:
+            self._not_defined.discard(raw.uuid)
+            return ((_K.DESTROYED, None),)
+        return translate(raw, before)
+
+    def _reboot(
+        self, at: datetime, uuid: UUID, before: InstanceState | None
+    ) -> tuple[_Change, ...]:
         last = self._rebooted.get(uuid)
         if before is None or (last is not None and at - last < _ONE_REBOOT):
-            return None
+            return ()
         self._rebooted[uuid] = at
-        return _K.REBOOTED, before
+        return ((_K.REBOOTED, before),)
 
     def _lifecycle(
         self, at: datetime, uuid: UUID, kind: LifecycleKind, state: InstanceState | None
@@ -276,6 +298,7 @@ class LibvirtEventStream(EventStream):
         self._attempt = 0
         self._gap = False
         self._seen = dict(states)
+        self._not_defined.clear()
         return ResyncEvent(sequence=self._count(), at=datetime.now(UTC), states=states)
 
     def _count(self) -> int:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from hvdrivers.contract.images import ImageCache
 from hvdrivers.libvirt.base import Deadline, Topic, undoing
 from hvdrivers.libvirt.connection import Remote
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
-from hvdrivers.libvirt.pools import backing_of, delete, volume_xml
+from hvdrivers.libvirt.pools import backing_of, delete, in_time, volume_xml
 from hvdrivers.libvirt.volumes import VOLUME_NAME
 from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.image import (
@@ -88,10 +89,13 @@ class ImageStore(Topic):
 
     def _cached(self, key: str) -> Base | None:
         try:
-            volume = self.pools.disks().storageVolLookupByName(IMAGE_PREFIX + key)
-            return _recorded(key, parse(volume.XMLDesc(0)))
+            return self._record(key)
         except errors.VolumeNotFound:
             return None
+
+    def _record(self, key: str) -> Base:
+        volume = self.pools.disks().storageVolLookupByName(IMAGE_PREFIX + key)
+        return _recorded(key, volume)
 
     @provides(Capability.IMAGE_HOST)
     def _host_image(self, image: HostImage) -> Base:
@@ -133,10 +137,9 @@ class ImageStore(Topic):
             try:
                 pool.createXML(_record_xml(base), 0)
             except errors.DeviceBusy:
-                other = self._cached(base.key)
-                if other is None:
-                    raise
-                # somebody else was faster: use that one, and drop ours
+                # somebody else was faster: use that one, and drop ours. Its name is taken before
+                # its file is there.
+                other = in_time(partial(self._record, base.key), errors.VolumeNotFound)
                 undo.close()
                 return other
         return base
@@ -247,6 +250,7 @@ class LibvirtImages(ImageStore, ImageCache):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> CachedImage:
+        """Budget: 4 calls if it is in the cache; else 10, and those of the upload's stream."""
         if isinstance(image, HostImage):
             raise errors.InvalidRequest("a host image is on the host already")
         return self._entry(self._base(image, Deadline(timeout), progress))
@@ -259,7 +263,7 @@ class LibvirtImages(ImageStore, ImageCache):
             key = volume.name().removeprefix(IMAGE_PREFIX)
             if volume.name().startswith(IMAGE_PREFIX) and "." not in key:
                 with suppress(errors.VolumeNotFound):  # evicted meanwhile
-                    found.append(self._entry(_recorded(key, parse(volume.XMLDesc(0)))))
+                    found.append(self._entry(_recorded(key, volume)))
         return found
 
     def _entry(self, base: Base) -> CachedImage:
@@ -323,17 +327,23 @@ def _identity(image: FileImage) -> tuple[object, ...]:
     return (image.format, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def _recorded(key: str, description: Element) -> Base:
-    backing = backing_of(description)
-    if backing is None:
-        raise errors.HypervisorFault(f"the cached image {key} has no content")
-    return Base(
-        key=key,
-        path=backing[0],
-        format=backing[1],
-        virtual_size=int(description.findtext("capacity") or 0),
-        record=IMAGE_PREFIX + key,
-    )
+def _recorded(key: str, record: Remote) -> Base:
+    """What a record says. One call, more while it is being made."""
+
+    def read() -> Base:
+        description = parse(record.XMLDesc(0))
+        backing = backing_of(description)
+        if backing is None:
+            raise errors.HypervisorFault(f"the cached image {key} has no content")
+        return Base(
+            key=key,
+            path=backing[0],
+            format=backing[1],
+            virtual_size=int(description.findtext("capacity") or 0),
+            record=IMAGE_PREFIX + key,
+        )
+
+    return in_time(read, errors.HypervisorFault)
 
 
 def _record_xml(base: Base) -> str:

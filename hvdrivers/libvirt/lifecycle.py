@@ -1,15 +1,20 @@
 """Lifecycle on libvirt: spawn, destroy, look, rename, metadata.
 
-The order of spawn makes its last step but one, the definition of the domain, the moment from
-which the instance exists. Before it there are only volumes named by the UUID. The first of them,
-the console log, is the claim: creating a volume is atomic, so of two spawns of one UUID, in
-whatever processes, one gets it, and only who has it defines a domain. destroy() removes domain and
-volumes whether or not the others are there, the claim last.
+Spawn makes volumes named by the UUID, and the domain last: until then there is no instance. The
+first volume, the console log, is the claim: creating a volume is atomic, so of two spawns of one
+UUID, in whatever processes, one gets it, and only who has it makes a domain. destroy() removes
+domain and volumes whether or not the others are there, the claim last.
+
+An instance that shall run is started first and defined then: the other way round it would be seen
+as STOPPED for a moment. Libvirt shows a machine that it starts as such (BUILDING). A process that
+dies between the two leaves a running machine that would end with its power; whoever connects next
+defines it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
@@ -40,11 +45,12 @@ from hvdrivers.libvirt.naming import (
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.record import NAMESPACE, PREFIX, Record, record_in
 from hvdrivers.libvirt.removal import Removal
-from hvdrivers.libvirt.starting import start
+from hvdrivers.libvirt.starting import start_new
 from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.wiring import Wiring
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.instance import (
+    Firmware,
     ForeignInstance,
     InstanceInfo,
     InstanceSpec,
@@ -91,18 +97,18 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
                 console_path=self.pools.console_path(console_name(spec.uuid)),
                 nvram_path=self.pools.disk_path(disk_name(spec.uuid, NVRAM)),
             )
-            domain = self._define(spec.uuid, xml, undo)
-            if spec.start:
-                deadline.check("the machine was defined")
-                start(domain)
+            domain = self._make_domain(spec, record.firmware, xml, undo)
             state = InstanceState.RUNNING if spec.start else InstanceState.STOPPED
             return self._info(spec.uuid, domain, state)
 
     def _refuse_existing(self, uuid: UUID) -> None:
         try:
-            self.connection.remote.lookupByUUIDString(str(uuid))
+            domain = self.connection.remote.lookupByUUIDString(str(uuid))
         except errors.InstanceNotFound:
             return
+        # to a caller who tries again after a lost reply this says that it is done
+        if label_of(domain.name(), uuid) is not None and not domain.isPersistent():
+            self._complete(domain)
         raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
 
     @provides(Capability.EPHEMERAL_DISK, Capability.SWAP_DISK)
@@ -111,10 +117,8 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
     ) -> list[OwnDisk]:
         disks = []
         if base is not None:
-            xml = volume_xml(
-                disk_name(spec.uuid, ROOT), capacity, "qcow2", backing=(base.path, base.format)
-            )
-            self._create(spec.uuid, ROOT, xml, undo)
+            backing = base.path, base.format
+            self._create(spec.uuid, ROOT, capacity, undo, backing=backing)
             self._require_still_cached(base)
             disks.append(self._own(spec.uuid, ROOT, "qcow2"))
         for role, size in (
@@ -122,8 +126,7 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
             (SWAP, spec.flavor.swap_mib * _MIB),
         ):
             if size:
-                xml = volume_xml(disk_name(spec.uuid, role), size, "qcow2")
-                self._create(spec.uuid, role, xml, undo)
+                self._create(spec.uuid, role, size, undo)
                 disks.append(self._own(spec.uuid, role, "qcow2"))
         if spec.cloud_init is not None:
             self._make_seed(spec, undo)
@@ -140,12 +143,30 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
         undo.callback(self._delete_console, uuid)
         self._create_or_refuse(uuid, self.pools.consoles(), xml, undo)
 
-    def _create(self, uuid: UUID, role: str, xml: str, undo: Undo) -> Remote:
+    def _create(
+        self,
+        uuid: UUID,
+        role: str,
+        capacity: int,
+        undo: Undo,
+        *,
+        format_: str = "qcow2",
+        backing: tuple[str, str] | None = None,
+    ) -> Remote:
         undo.callback(self._delete_disk, disk_name(uuid, role))
+        xml = volume_xml(disk_name(uuid, role), capacity, format_, backing=backing)
         try:
             return self._create_or_refuse(uuid, self.pools.disks(), xml, undo)
         except errors.HypervisorFault as error:
-            # libvirt has no code for "the base is missing"
+            # libvirt has no code for "the base is missing", nor for "too large for qcow2"
+            room = int(self.pools.disks().info()[1])
+            if capacity > room:
+                raise errors.InsufficientResources(
+                    f"the disk of {capacity / _GIB:.0f} GiB is larger than its storage pool, which"
+                    f" has {room / _GIB:.0f} GiB",
+                    vendor_code=error.vendor_code,
+                    hint="choose a flavor with smaller disks, or another pool",
+                ) from error
             raise errors.HypervisorFault(
                 f"the disk could not be made: {error.message}", vendor_code=error.vendor_code
             ) from error
@@ -172,21 +193,53 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
     def _make_seed(self, spec: InstanceSpec, undo: Undo) -> None:
         assert spec.cloud_init is not None  # noqa: S101 - the caller has looked
         seed = build_seed(spec.cloud_init, uuid=spec.uuid, name=spec.name)
-        xml = volume_xml(disk_name(spec.uuid, SEED), len(seed), "raw")
-        volume = self._create(spec.uuid, SEED, xml, undo)
+        volume = self._create(spec.uuid, SEED, len(seed), undo, format_="raw")
         self.upload_bytes(volume, seed)
 
     @provides(Capability.BOOT_FROM_VOLUME, Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM)
-    def _define(self, uuid: UUID, xml: str, undo: Undo) -> Remote:
-        undo.callback(self._remove_domain, uuid)
-        flags = libvirt.VIR_DOMAIN_DEFINE_VALIDATE
+    def _make_domain(self, spec: InstanceSpec, firmware: Firmware, xml: str, undo: Undo) -> Remote:
+        remote = self.connection.remote
+        if spec.start and firmware is not Firmware.BIOS:
+            undo.callback(self._delete_nvram, spec.uuid)
+        undo.callback(self._remove_domain, spec.uuid)
         try:
-            domain: Remote = self.connection.remote.defineXMLFlags(xml, flags)
+            if spec.start:
+                start_new(remote, xml)
+            domain = self._define(remote, xml)
         except errors.OutcomeUnknown:
             undo.forget()
-            undo.callback(partial(self._remove_domain, uuid, is_coming=True))
+            undo.callback(partial(self._remove_domain, spec.uuid, is_coming=True))
             raise
+        if spec.start and domain.ID() < 0:
+            raise errors.HypervisorFault(
+                "the machine ended before it was complete",
+                hint="somebody has destroyed it, or it has died: the daemon's log tells",
+            )
         return domain
+
+    @staticmethod
+    def _define(remote: Remote, xml: str) -> Remote:
+        domain: Remote = remote.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        return domain
+
+    def complete_spawns(self) -> None:
+        """Define what runs because its spawn was interrupted, and was not defined any more. One
+        call, and four for each such machine."""
+        for domain in self.connection.remote.listAllDomains(
+            libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT
+        ):
+            if label_of(domain.name(), UUID(domain.UUIDString())) is not None:
+                # of no importance to whoever connects; the next one will try as well
+                with suppress(errors.HypervisorError):
+                    self._complete(domain)
+
+    def _complete(self, domain: Remote) -> None:
+        if self._state(domain) is InstanceState.BUILDING:
+            return  # somebody is at it
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        defined = self._define(self.connection.remote, domain.XMLDesc(flags))
+        if not defined.isActive():  # it has been removed meanwhile, and this is its shell
+            self._undefine(defined)
 
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
         """Budget: 3 calls, 4 for a machine that has not run since the daemon was started."""

@@ -1,4 +1,5 @@
-"""All machines of the host in two calls, ours and foreign."""
+"""All machines of the host in two calls, ours and foreign; one more while any is being started, and
+up to four for each of these that is no spawn."""
 
 from __future__ import annotations
 
@@ -8,8 +9,9 @@ from uuid import UUID
 
 import libvirt
 
+from hvdrivers.contract import errors
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.states import state_of
+from hvdrivers.libvirt.states import is_starting, state_of
 from hvdrivers.models.state import InstanceState
 
 _STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU
@@ -37,12 +39,25 @@ class Listing(Topic):
             domain.UUIDString()
             for domain in remote.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
         }
+        machines = [
+            (domain, (stats.get("state.state", 0), stats.get("state.reason", 0)), stats)
+            for domain, stats in remote.getAllDomainStats(groups, flags)
+        ]
+        building = self._building() if any(is_starting(*at) for _, at, _ in machines) else set()
         found = []
-        for domain, stats in remote.getAllDomainStats(groups, flags):
-            state = state_of(
-                stats.get("state.state", 0),
-                stats.get("state.reason", 0),
-                saved=domain.UUIDString() in saved,
-            )
-            found.append((UUID(domain.UUIDString()), domain.name(), state, stats))
+        for domain, at, stats in machines:
+            name, uuid = domain.name(), domain.UUIDString()
+            if is_starting(*at) and uuid not in building:
+                try:
+                    state = self._state(domain)
+                except errors.InstanceNotFound:
+                    continue  # its spawn has failed, or it was destroyed
+            else:
+                state = state_of(*at, saved=uuid in saved)
+            found.append((UUID(uuid), name, state, stats))
         return found
+
+    def _building(self) -> set[str]:
+        """What is being spawned. One call."""
+        flags = libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT
+        return {each.UUIDString() for each in self.connection.remote.listAllDomains(flags)}

@@ -19,6 +19,7 @@ from hvdrivers.libvirt.devices import (
     attached_vif,
     has_free_port,
     no_free_port,
+    tap_of,
     vif_element,
     vifs_of,
 )
@@ -40,8 +41,8 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
     """Core network, and limits."""
 
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
-        """Budget: 6 calls, 5 for a tap device, 7 for a network of libvirt's own; 3 if it is there
-        already."""
+        """Budget: 6 calls, 5 for a tap device, 7 for a network of libvirt's own; 1 more for a
+        stopped machine; 3 if it is there already."""
         del timeout
         domain, state = self._checked("plug_vif", uuid)
         stopped = state is InstanceState.STOPPED
@@ -49,7 +50,9 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
         present = vifs_of(xml).get(vif.id)
         if present is None:
             self._require_networks([vif])
-            if not stopped and not has_free_port(xml):
+            if stopped:
+                self._refuse_taken_port(uuid, vif)
+            elif not has_free_port(xml):
                 raise no_free_port()
             self._plug(domain, vif_element(vif), state)
             with changed():
@@ -57,6 +60,22 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
         if present is None:
             raise errors.OutcomeUnknown("the NIC was plugged and is not there any more")
         return attached_vif(vif.id, *present)
+
+    def _refuse_taken_port(self, uuid: UUID, vif: Vif) -> None:
+        """For a stopped machine libvirt looks only when it starts whether another one has the
+        device. (Not so the MAC address: libvirt tells those of each machine apart.)"""
+        device = tap_of(vif)
+        flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+        flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+        for other, stats in self.connection.remote.getAllDomainStats(
+            libvirt.VIR_DOMAIN_STATS_INTERFACE, flags
+        ):
+            names = {stats.get(f"net.{number}.name") for number in range(stats.get("net.count", 0))}
+            if device in names and other.UUIDString() != str(uuid):
+                raise errors.DeviceBusy(
+                    f"machine {other.UUIDString()} has this port ({device})",
+                    hint="unplug_vif() it there, or power_off() that machine",
+                )
 
     def _plug(self, domain: Remote, interface: Element, state: InstanceState) -> None:
         try:

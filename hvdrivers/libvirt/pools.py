@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import PurePosixPath
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import libvirt
@@ -19,6 +19,7 @@ from hvdrivers.contract import errors
 from hvdrivers.libvirt.connection import Connection, Remote
 from hvdrivers.libvirt.xml import attribute, el, parse, text
 
+_T = TypeVar("_T")
 _FILE_POOLS = {"dir", "fs", "netfs"}
 
 
@@ -155,11 +156,25 @@ def volume_xml(
     )
 
 
+def in_time(act: Callable[[], _T], busy: type[errors.HypervisorError]) -> _T:
+    """The result of ``act``, which raises ``busy`` while the daemon makes a volume.
+
+    That takes a few milliseconds, and libvirt has no event for its end. The code for "wait" is
+    also one for worse, so there is an end to it.
+    """
+    for pause in (0.01, 0.03, 0.1, 0.3, 1.0):
+        try:
+            return act()
+        except busy:
+            time.sleep(pause)
+    return act()
+
+
 def delete(volume: Remote) -> None:
     """Delete a volume; one that has gone meanwhile is as good. One call, more while the daemon is
     still making it for somebody else, or for a process that died meanwhile."""
     try:
-        _patiently(lambda: volume.delete(0), errors.InvalidState)
+        in_time(lambda: volume.delete(0), errors.InvalidState)
     except errors.VolumeNotFound:
         return
     except errors.InvalidState as error:
@@ -168,20 +183,7 @@ def delete(volume: Remote) -> None:
 
 def refresh(pool: Remote) -> None:
     """Look at the pool's folder again. One call, more while the daemon makes a volume in it."""
-    _patiently(lambda: pool.refresh(0), errors.HypervisorFault)
-
-
-def _patiently(act: Callable[[], object], busy: type[errors.HypervisorError]) -> None:
-    # A volume is made in a few milliseconds, and libvirt has no event for its end. The code for
-    # "wait" is also one for worse, so there is an end to it.
-    for pause in (0.01, 0.03, 0.1, 0.3, 1.0):
-        try:
-            act()
-        except busy:
-            time.sleep(pause)
-        else:
-            return
-    act()
+    in_time(lambda: pool.refresh(0), errors.HypervisorFault)
 
 
 def backing_of(description: Any) -> tuple[str, str] | None:

@@ -6,7 +6,6 @@ UUID over the remains of an interrupted destroy().
 
 from __future__ import annotations
 
-from contextlib import suppress
 from uuid import UUID
 
 import libvirt
@@ -16,7 +15,7 @@ from hvdrivers.libvirt.base import changed, undoing
 from hvdrivers.libvirt.connection import Remote
 from hvdrivers.libvirt.hub import Lifecycle, RawEvent
 from hvdrivers.libvirt.images import ImageStore
-from hvdrivers.libvirt.naming import ROOT, VOLUME_PREFIX, console_name, disk_name
+from hvdrivers.libvirt.naming import NVRAM, ROOT, VOLUME_PREFIX, console_name, disk_name
 from hvdrivers.libvirt.pools import delete, refresh, volume_xml
 from hvdrivers.models.instance import Keep
 
@@ -68,8 +67,10 @@ class Removal(ImageStore):
         if Keep.ROOT_DISK in keep:
             # before the definition goes: if there is no room, the instance is still there
             self._keep_root(uuid, disks)
-        if domain is not None:
-            self._undefine(domain)
+        gone = domain is None or not self._undefine(domain)
+        if gone and disks:
+            # a spawn was interrupted before the definition, with which libvirt removes this too
+            self._delete_nvram(uuid)
         # the root disk before the marks that say whether it has been kept
         for name in sorted(disks, key=lambda name: name != disk_name(uuid, ROOT)):
             delete(disks[name])
@@ -140,8 +141,13 @@ class Removal(ImageStore):
                 raise  # a foreign machine
             return None
 
+    def _delete_nvram(self, uuid: UUID) -> None:
+        refresh(self.pools.disks())  # QEMU's driver has made the file, the pool has not seen it
+        self._delete_disk(disk_name(uuid, NVRAM))
+
     @staticmethod
-    def _undefine(domain: Remote) -> None:
+    def _undefine(domain: Remote) -> bool:
+        """Remove the definition; False if there was none."""
         flags = (
             libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
             | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
@@ -149,8 +155,11 @@ class Removal(ImageStore):
             | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
             | libvirt.VIR_DOMAIN_UNDEFINE_TPM
         )
-        with suppress(errors.InstanceNotFound):
+        try:
             domain.undefineFlags(flags)
+        except errors.InstanceNotFound:
+            return False
+        return True
 
     def _delete_console(self, uuid: UUID) -> bool:
         pool = self.pools.consoles()

@@ -26,6 +26,11 @@ _BY_REASON = {
 }
 
 
+def is_starting(state: int, reason: int) -> bool:
+    """Whether QEMU is being started, for a spawn or a power-on."""
+    return _BY_REASON.get((state, reason)) is InstanceState.BUILDING
+
+
 def state_of(state: int, reason: int, *, saved: bool) -> InstanceState:
     """The state for libvirt's state and reason.
 

@@ -80,7 +80,7 @@ def test_the_life_of_a_machine(host: Host, watch: Watch) -> None:
     machine = host.made(host.empty(name="watched"))
     uuid = machine.uuid
     assert uuid not in watch.resync()
-    watch.steps(uuid, (K.CREATED, S.STOPPED), (K.STARTED, S.RUNNING))
+    watch.steps(uuid, (K.CREATED, S.BUILDING), (K.STARTED, S.RUNNING))
     driver.pause(uuid)
     driver.unpause(uuid)
     watch.steps(uuid, (K.PAUSED, S.PAUSED), (K.RESUMED, S.RUNNING))
@@ -113,7 +113,7 @@ def test_others_cause_it(host: Host, watch: Watch) -> None:
     watch.resync()
     with host.empty_machine(name="others") as machine:
         uuid = machine.uuid
-        watch.steps(uuid, (K.CREATED, S.STOPPED), (K.STARTED, S.RUNNING))
+        watch.steps(uuid, (K.CREATED, S.BUILDING), (K.STARTED, S.RUNNING))
         for command, steps in (
             ("suspend", [(K.PAUSED, S.PAUSED)]),
             # paused when saved: it comes back paused
