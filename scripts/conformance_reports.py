@@ -1,8 +1,7 @@
-"""Make the committed reports: ``python scripts/conformance_reports.py [fake] [mutants] [badges]``.
+"""Make the committed reports: ``python scripts/conformance_reports.py [NAME ...]``.
 
-Without arguments all of them. A report of a driver that needs a host is made by the command, and
-only its badge here: ``hvdrivers conformance run libvirt … --report docs/reports/libvirt.json``.
-``badges`` makes the badges alone, from the JSON that is there.
+``fake``, ``libvirt`` (on a host of its own, for some minutes), ``mutants``; without arguments all
+of them. ``badges`` makes the badges alone, from the JSON that is there.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from hvdrivers.conformance.engine import Session, selected
 from hvdrivers.conformance.mutants import run_mutants
+from hvdrivers.conformance.target import Target
 from hvdrivers.conformance.verifying import read_report
 from hvdrivers.conformance.writers import to_svg, write
 from hvdrivers.conformance.writers.badge import badge
@@ -21,12 +21,23 @@ from hvdrivers.fake.conformance import FakeTarget
 FOLDER = Path(__file__).parent.parent / "docs" / "reports"
 
 
-def fake() -> None:
-    """The fake's report."""
-    with Session(FakeTarget(), seed=1) as session:
+def report_on(target: Target) -> None:
+    """A driver's report."""
+    with Session(target, seed=1) as session:
         session.run(selected())
         report = session.report(complete=True)
-    write(report, FOLDER / "fake.json")
+    write(report, FOLDER / f"{target.name}.json")
+
+
+def libvirt() -> None:
+    """The report of the libvirt driver, as ``tests/integration`` comes to it."""
+    sys.path.insert(0, str(FOLDER.parent.parent))
+    from hvdrivers.libvirt.conformance import LibvirtTarget
+    from tests.peers.libvirtd import LibvirtPeer
+    from tests.peers.openvswitch import OvsBridge
+
+    with LibvirtPeer() as peer, OvsBridge() as bridge:
+        report_on(LibvirtTarget(uri=peer.uri, virt_type="qemu", ovs_bridge=bridge.name))
 
 
 def mutants() -> None:
@@ -60,10 +71,12 @@ def badges() -> dict[str, str]:
 
 def main() -> None:
     """Make what the command line asks for."""
-    wanted = set(sys.argv[1:]) or {"fake", "mutants", "badges"}
+    wanted = set(sys.argv[1:]) or {"fake", "libvirt", "mutants", "badges"}
     FOLDER.mkdir(parents=True, exist_ok=True)
     if "fake" in wanted:
-        fake()
+        report_on(FakeTarget())
+    if "libvirt" in wanted:
+        libvirt()
     if "mutants" in wanted:
         mutants()
     for name, svg in badges().items():

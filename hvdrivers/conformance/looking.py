@@ -71,10 +71,14 @@ def has_all_and_no_more(trial: Trial) -> None:
                 trial.equal(each, driver.get_instance(each.uuid).summary(), f"{who} list's line")
 
 
-@check(LIFE_015, cases=[Case("stopped", (False,)), Case("running", (True,))])
+@check(
+    LIFE_015,
+    cases=[
+        Case("stopped", (False,)),
+        Case("running", (True,), needs=frozenset({Capability.HOT_RENAME})),
+    ],
+)
 def changes_the_label_alone(trial: Trial, start: bool) -> None:
-    if start:
-        trial.need(Capability.HOT_RENAME)
     info, beside = trial.spawn(start=start), trial.spawn(start=False)
     name = f"{trial.journal.prefix}renamed"
     trial.driver.rename(info.uuid, name)

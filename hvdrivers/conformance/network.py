@@ -39,13 +39,19 @@ NET_005 = clause(
 )
 NET_006 = clause(
     "NET-006",
-    "plug_vif() with the port or the MAC address of another machine raises DeviceBusy and changes"
-    " nothing",
+    "plug_vif() with the port of another powered-on machine raises DeviceBusy and changes nothing",
     operation="plug_vif",
 )
 NET_007 = clause(
     "NET-007",
     "plug_vif() to a machine without a free slot raises InsufficientResources and changes nothing",
+    operation="plug_vif",
+    level=Level.SHOULD,
+)
+NET_008 = clause(
+    "NET-008",
+    "plug_vif() with the MAC address of another powered-on machine raises DeviceBusy and changes"
+    " nothing, where the hypervisor can tell",
     operation="plug_vif",
     level=Level.SHOULD,
 )
@@ -203,7 +209,7 @@ def port_of_another_is_refused(trial: Trial) -> None:
     _expect(trial, owner, vif.id, True, "after another wanted it")
 
 
-@check(NET_006)
+@check(NET_008)
 def address_of_another_is_refused(trial: Trial) -> None:
     vif = _changed(trial.target.vif(_VIF), address=_ADDRESS)
     trial.spawn(vifs=(vif,))

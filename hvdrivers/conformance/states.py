@@ -143,7 +143,8 @@ def obeys_its_row(
             call(trial, uuid)
         trial.check(all(error.hint for error in caught), "the error has no hint")
         return
-    if name in {"reboot[soft]", "detach_volume"}:
+    powered_on = state in {InstanceState.RUNNING, InstanceState.RESCUED}
+    if powered_on and name in {"reboot[soft]", "detach_volume"}:
         trial.target.wait_booted(trial.driver, uuid)
     call(trial, uuid)
     end = outcome.after(state)

@@ -2,7 +2,7 @@
 
 ::
 
-    hvdrivers conformance run libvirt --option uri=qemu:///system --option bridge=br0
+    hvdrivers conformance run libvirt --option uri=qemu:///system --option ovs_bridge=br-int
 
 Everything that the suite does beside the driver goes over a libvirt connection of its own, so the
 host may be another machine; only what cuts connections needs them to be sockets of this process.
@@ -34,16 +34,22 @@ from hvdrivers.guard import guarded
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.connection import Connection
 from hvdrivers.libvirt.driver import LibvirtDriver
+from hvdrivers.libvirt.naming import from_alias
 from hvdrivers.libvirt.observing import LibvirtObserver, RawHost
-from hvdrivers.libvirt.xml import el, text
+from hvdrivers.libvirt.xml import attribute, el, parse, text
 from hvdrivers.models.image import FileImage, ImageFormat, ImageRef
-from hvdrivers.models.vif import BridgeVif, NetworkVif, Vif
+from hvdrivers.models.vif import BridgeVif, NetworkVif, OvsVif, Vif
 from hvdrivers.testing.guestimage import GuestImageUnavailable, build_guest_image
 
+_TEXTS = "dd if={} bs=4096 count=1 2>/dev/null | tr -d '\\000'"
+"""What write_disk() has written to a device, which has no file system."""
 _BOOT = 90.0
 """Seconds within which an emulated guest has booted on a busy machine."""
 _STREAM = frozenset({"Stream.send", "Stream.sendHole", "Stream.recv", "Stream.recvAll"})
 """Parts of one transfer: how many there are is the size of an image."""
+_MAKING = frozenset({"StoragePool.createXML", "Connect.createXML", "Connect.defineXMLFlags"})
+_LEAST_MADE = 4
+"""Calls of these that a spawn makes at least: for its console log, its disk, the machine twice."""
 _Send = Callable[[], Any]
 
 
@@ -93,11 +99,11 @@ class LibvirtSeam(FaultSeam):
                 number = next(numbers)
             return at(number, name, send)
 
-        self._connection.seam = seam
+        usual, self._connection.seam = self._connection.seam, seam
         try:
             yield
         finally:
-            self._connection.seam = None
+            self._connection.seam = usual
 
     def _dead(self) -> Any:
         connect = self._connection.remote._object
@@ -125,11 +131,14 @@ class LibvirtTarget(Target):
         driver: the class to test.
         image: None: a tiny Linux, made from packages of this machine.
         bridge: a Linux bridge of the host for NICs, or
+        ovs_bridge: a bridge of Open vSwitch, or
         network: a network of libvirt's.
         options: fields of LibvirtConfig.
     """
 
     name = "libvirt"
+    time_scale = 2.0
+    """Emulated guests share few cores."""
     boot_mark = b"hv-guest: booted"
 
     def __init__(
@@ -138,13 +147,16 @@ class LibvirtTarget(Target):
         *,
         image: ImageRef | None = None,
         bridge: str | None = None,
+        ovs_bridge: str | None = None,
         network: str | None = None,
         **options: Any,
     ) -> None:
         self._driver = driver
         self._config = LibvirtConfig(**options)
         self._image = image
-        self._bridge, self._network = bridge, network
+        self._bridge, self._ovs_bridge, self._network = bridge, ovs_bridge, network
+        self._console: tuple[tuple[UUID, int, int], Any] | None = None
+        self._slowness = 0.0
         self._raw = RawHost(self._config.uri)
         self._observer = LibvirtObserver(self._raw)
         self._folder: TemporaryDirectory[str] | None = None
@@ -153,7 +165,14 @@ class LibvirtTarget(Target):
         return self._driver
 
     def connect(self) -> ComputeDriver:
-        return guarded(self._driver.connect(self._config))
+        driver = self._driver.connect(self._config)
+        driver.connection.seam = self._slow
+        return guarded(driver)
+
+    def _slow(self, name: str, send: _Send) -> Any:
+        if self._slowness and name in _MAKING:
+            time.sleep(self._slowness)
+        return send()
 
     def image(self) -> ImageRef:
         if self._image is None:
@@ -167,11 +186,15 @@ class LibvirtTarget(Target):
     def vif(self, vif_id: str) -> Vif:
         if self._bridge is not None:
             return BridgeVif(id=vif_id, bridge=self._bridge)
+        if self._ovs_bridge is not None:
+            return OvsVif(id=vif_id, bridge=self._ovs_bridge)
         if self._network is not None:
             return NetworkVif(id=vif_id, network=self._network)
-        raise PreconditionMissing("no network was named (bridge=, network=)")
+        raise PreconditionMissing("no network was named (bridge=, ovs_bridge=, network=)")
 
     def vif_to_nowhere(self, vif_id: str) -> Vif:
+        if self._ovs_bridge is not None:
+            return OvsVif(id=vif_id, bridge="hvct-nowhere")
         return BridgeVif(id=vif_id, bridge="hvct-nowhere")
 
     def observer(self) -> Observer:
@@ -181,12 +204,25 @@ class LibvirtTarget(Target):
         self._to_daemon()  # what cannot be cut is known before anything is tried
         return LibvirtSeam(_inner(driver).connection, self._cut)
 
+    @contextmanager
+    def slowed(self, operation: str, seconds: float) -> Iterator[None]:
+        """Each call that makes a part of the machine takes its share of the time; none so long
+        that the driver, which cannot take a call back, would have no time left to undo."""
+        if operation != "spawn":
+            raise PreconditionMissing(f"the target slows only spawn() down, not {operation}()")
+        self._slowness = min(seconds / _LEAST_MADE, 0.3 * self.time_scale)
+        try:
+            yield
+        finally:
+            self._slowness = 0.0
+
     def hostile_images(self) -> Sequence[tuple[str, ImageRef]]:
         if self._folder is None:
             self._folder = TemporaryDirectory(prefix="hvct-")
         return imagefiles.hostile(Path(self._folder.name))
 
     def close(self) -> None:
+        self._close_console()
         self._raw.drop()
         if self._folder is not None:
             self._folder.cleanup()
@@ -210,34 +246,52 @@ class LibvirtTarget(Target):
     def wait_booted(self, driver: ComputeDriver, uuid: UUID) -> None:
         """The guest answers when it is spoken to on its serial console."""
         before = _log(driver, uuid).count(b"hv-guest: pong")
-        with self._typing(uuid) as type_:
-            ends = time.monotonic() + _BOOT * self.time_scale
-            while time.monotonic() < ends:
-                if b"hv-guest: ready" in _log(driver, uuid):
-                    type_("ping")
-                if _in_time(lambda: _log(driver, uuid).count(b"hv-guest: pong") > before, 2):
-                    return
+        ends = time.monotonic() + _BOOT * self.time_scale
+        while time.monotonic() < ends:
+            self._open_console(uuid)  # so that QEMU listens when the guest does
+            if b"hv-guest: ready" in _log(driver, uuid):
+                self._type(uuid, "ping")
+            if _in_time(lambda: _log(driver, uuid).count(b"hv-guest: pong") > before, 1):
+                return
         raise PreconditionMissing("the guest did not boot in time")
 
     def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
-        if disk != "root":
-            raise PreconditionMissing("the guest writes to its root disk only")
-        self._shell(driver, uuid, f"echo '{text}' >> /disk/hvct; sync")
+        if disk == "root":
+            self._shell(driver, uuid, f"echo '{text}' >> /disk/hvct; sync")
+            return
+        device = self._device(driver, uuid, disk)
+        command = f"{{ {_TEXTS.format(device)}; echo '{text}'; }} >/run/hvct"
+        write = f"dd if=/run/hvct of={device} bs=4096 conv=sync,notrunc,fsync 2>/dev/null"
+        self._shell(driver, uuid, f"{command}; {write}")
 
     def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
-        if disk != "root":
-            raise PreconditionMissing("the guest reads its root disk only")
-        return self._shell(driver, uuid, "cat /disk/hvct 2>/dev/null").split()
+        if disk == "root":
+            return self._shell(driver, uuid, "cat /disk/hvct 2>/dev/null").splitlines()
+        texts = _TEXTS.format(self._device(driver, uuid, disk))
+        return self._shell(driver, uuid, texts).splitlines()
+
+    def _device(self, driver: ComputeDriver, uuid: UUID, volume_id: str) -> str:
+        """The guest's own name for a volume, by its serial number, of which virtio tells 20
+        characters."""
+        disk = next(
+            each
+            for each in parse(self._raw.domain(uuid).XMLDesc(0)).iterfind("devices/disk")
+            if from_alias("volume", attribute(each, "alias", "name") or "") == volume_id
+        )
+        serial = (disk.findtext("serial") or "")[:20]
+        look = f"grep -l '^{serial}' /sys/block/*/serial && break; sleep 1"  # just plugged
+        found = self._shell(driver, uuid, f"for i in 1 2 3 4 5 6 7 8 9; do {look}; done")
+        if found.count("\n") or not found:
+            raise PreconditionMissing(f"the guest does not see the volume {volume_id}")
+        return f"/dev/{found.split('/')[3]}"
 
     @contextmanager
     def stubborn_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
         """The guest's kernel halts without switching the machine off. It starts again at the end,
         or when the machine is switched off and on."""
         self.wait_booted(driver, uuid)
-        with self._typing(uuid) as type_:
-            type_("sync; halt -f")
-            said = b"System halted"
-            _in_time(lambda: said in _log(driver, uuid), 5)
+        self._type(uuid, "sync; halt -f")
+        _in_time(lambda: b"System halted" in _log(driver, uuid), 5)
         try:
             yield
         finally:
@@ -253,28 +307,33 @@ class LibvirtTarget(Target):
         # in quotes, so that the echo of what is typed is not taken for the output
         begin, end = f'hvct-"begin"-{mark}', f'hvct-"end"-{mark}'
         first, last = (each.replace('"', "").encode() for each in (begin, end))
-        with self._typing(uuid) as type_:
-            type_(f"echo {begin}; {command}; echo {end}")
-            if not _in_time(lambda: last in _log(driver, uuid), 30):
-                raise PreconditionMissing("the guest does not answer on its console")
+        self._type(uuid, f"echo {begin}; {command}; echo {end}")
+        if not _in_time(lambda: last in _log(driver, uuid), 30):
+            raise PreconditionMissing("the guest does not answer on its console")
         between = _log(driver, uuid).partition(first)[2].partition(last)[0]
         return between.decode(errors="replace").replace("\r", "").strip()
 
-    @contextmanager
-    def _typing(self, uuid: UUID) -> Iterator[Callable[[str], None]]:
+    def _open_console(self, uuid: UUID) -> Any:
+        """The guest's console. It stays open: QEMU takes a second to see that somebody is there."""
         connect = self._raw.connect
-        stream = connect.newStream(0)
         domain = connect.lookupByUUIDString(str(uuid))
-        domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+        # each start of the machine has a console of its own, each connection its streams
+        key = uuid, domain.ID(), id(connect)
+        if self._console is None or self._console[0] != key:
+            self._close_console()
+            stream = connect.newStream(0)
+            domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+            self._console = key, stream
+        return self._console[1]
 
-        def type_(line: str) -> None:
-            stream.send(line.encode() + b"\n")
+    def _close_console(self) -> None:
+        console, self._console = self._console, None
+        if console is not None:
+            with suppress(libvirt.libvirtError):  # it has ended with its machine
+                console[1].abort()
 
-        try:
-            yield type_
-        finally:
-            with suppress(libvirt.libvirtError):
-                stream.abort()
+    def _type(self, uuid: UUID, line: str) -> None:
+        self._open_console(uuid).send(line.encode() + b"\n")
 
     # ---- machines of others, and the connection -------------------------------------------------
 
@@ -290,7 +349,7 @@ class LibvirtTarget(Target):
             el("os", el("type", "hvm", arch=str(connect.getInfo()[0]))),
             type="qemu",
         )
-        connect.defineXML(text(xml))
+        connect.defineXML(text(xml)).create()
         try:
             yield uuid
         finally:

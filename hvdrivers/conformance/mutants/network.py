@@ -165,7 +165,7 @@ class PortIsTakenFromItsOwner(FakeDriver):
         super()._check_port(uuid, vif)
 
 
-@mutant("NET-006")
+@mutant("NET-008")
 class AddressesAreNotCompared(FakeDriver):
     """Two machines get the same MAC address on one network."""
 
