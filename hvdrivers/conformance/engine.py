@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hvdrivers.conformance.clauses import CONTRACT_VERSION, Check, Tier, catalogue
-from hvdrivers.conformance.journal import PREFIX, Journal
+from hvdrivers.conformance.journal import PREFIX, Journal, is_suites
 from hvdrivers.conformance.refusals import refuse
 from hvdrivers.conformance.report import (
     CheckResult,
@@ -283,9 +283,7 @@ class Session:
             ]
             if Capability.HOST_VOLUMES in driver.capabilities:
                 found += [
-                    f"volume {each.name}"
-                    for each in driver.list_volumes()
-                    if each.name.startswith(PREFIX)
+                    f"volume {each.name}" for each in driver.list_volumes() if is_suites(each)
                 ]
             if _fingerprint(driver) != self._foreign:
                 found.append("the foreign machines are not what they were before the run")

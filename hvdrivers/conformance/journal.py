@@ -14,8 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from hvdrivers.models.volume import HostVolume
+
 PREFIX = "hvct-"
 """Names of everything that the suite makes begin with this."""
+
+
+def is_suites(volume: HostVolume) -> bool:
+    """Whether the suite has made this volume. The hypervisor's own name may only contain the one
+    that was asked for, which somebody else's may too; then the id is that one."""
+    return volume.name.startswith(PREFIX) or volume.volume_id.startswith(PREFIX)
 
 
 @dataclass(frozen=True)

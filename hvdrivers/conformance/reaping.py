@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from hvdrivers.conformance.journal import PREFIX, Entry, unfinished
+from hvdrivers.conformance.journal import PREFIX, Entry, is_suites, unfinished
 from hvdrivers.conformance.trial import METADATA_KEY
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
@@ -43,7 +43,7 @@ def leftovers_on(driver: ComputeDriver, journals: Iterable[Path] = ()) -> list[L
         found.append(Leftover(kind="instance", id=str(each.uuid), name=each.name, why=why))
     if Capability.HOST_VOLUMES in driver.capabilities:
         for volume in driver.list_volumes():
-            if volume.name.startswith(PREFIX):
+            if is_suites(volume):
                 why = f"its name begins with {PREFIX}"
             elif written & {Entry("volume", volume.name), Entry("volume", volume.volume_id)}:
                 why = "it is in the journal"

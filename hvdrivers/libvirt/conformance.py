@@ -402,7 +402,7 @@ def _in_time(condition: Callable[[], bool], seconds: float) -> bool:
     while not condition():
         if time.monotonic() > ends:
             return False
-        time.sleep(0.05)
+        time.sleep(0.1)
     return True
 
 

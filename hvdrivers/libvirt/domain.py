@@ -118,6 +118,16 @@ def _os(spec: InstanceSpec, firmware: Firmware, host: HostChoice, nvram_path: st
     )
 
 
+def definable(domain: Element) -> Element:
+    """The definition of a running machine that was never defined. Libvirt shows the firmware that
+    it has chosen beside what it was chosen by, and takes only one of them back."""
+    system = domain.find("os")
+    features = domain.find("os/firmware")
+    if system is not None and features is not None:
+        system.remove(features)
+    return domain
+
+
 def _features(spec: InstanceSpec, host: HostChoice) -> Element | None:
     if host.architecture != "x86_64":
         return el("features", el("acpi")) if host.architecture == "aarch64" else None
@@ -211,4 +221,12 @@ def used_sources(stats: dict[str, Any]) -> set[str]:
     }
 
 
-__all__ = ["HostChoice", "OwnDisk", "disk_element", "domain_xml", "next_target", "used_sources"]
+__all__ = [
+    "HostChoice",
+    "OwnDisk",
+    "definable",
+    "disk_element",
+    "domain_xml",
+    "next_target",
+    "used_sources",
+]

@@ -240,8 +240,7 @@ class ImageStore(Topic):
 
 
 class LibvirtImages(ImageStore, ImageCache):
-    """The image cache. Budget of cache_image() with a warm cache: 4 calls (look up and describe
-    the record, look up and measure the content)."""
+    """The image cache."""
 
     def cache_image(
         self,
@@ -250,7 +249,7 @@ class LibvirtImages(ImageStore, ImageCache):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> CachedImage:
-        """Budget: 4 calls if it is in the cache; else 10, and those of the upload's stream."""
+        """Budget: 4 calls if it is in the cache; else 7, and those of the upload's stream."""
         if isinstance(image, HostImage):
             raise errors.InvalidRequest("a host image is on the host already")
         return self._entry(self._base(image, Deadline(timeout), progress))

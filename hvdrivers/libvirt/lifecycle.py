@@ -27,7 +27,7 @@ from hvdrivers.contract.lifecycle import Lifecycle
 from hvdrivers.libvirt.base import Deadline, Undo, affecting, undoing
 from hvdrivers.libvirt.connection import Remote
 from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, volumes_of
-from hvdrivers.libvirt.domain import OwnDisk, domain_xml
+from hvdrivers.libvirt.domain import OwnDisk, definable, domain_xml
 from hvdrivers.libvirt.host import HostFacts
 from hvdrivers.libvirt.images import Base
 from hvdrivers.libvirt.listing import Listing
@@ -237,7 +237,8 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
         if self._state(domain) is InstanceState.BUILDING:
             return  # somebody is at it
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-        defined = self._define(self.connection.remote, domain.XMLDesc(flags))
+        xml = definable(parse(domain.XMLDesc(flags)))
+        defined = self._define(self.connection.remote, text(xml))
         if not defined.isActive():  # it has been removed meanwhile, and this is its shell
             self._undefine(defined)
 

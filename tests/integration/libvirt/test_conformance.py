@@ -13,8 +13,11 @@ import pytest
 
 from hvdrivers.conformance.clauses import Check, Level
 from hvdrivers.conformance.engine import Session, selected
+from hvdrivers.conformance.journal import PREFIX
+from hvdrivers.conformance.reaping import leftovers_on, reap
 from hvdrivers.conformance.report import GOOD, ProfileVerdict, Status
 from hvdrivers.libvirt.conformance import LibvirtTarget
+from hvdrivers.models.volume import VolumeSpec
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.openvswitch import OvsBridge
 
@@ -49,6 +52,16 @@ def test_check(session: Session, check: Check) -> None:
         assert result.status is wanted, result.message
     else:
         assert result.status in GOOD, f"{result.status}: {result.message}\n{result.detail}"
+
+
+def test_what_a_killed_run_has_left_is_found(session: Session) -> None:
+    driver = session.driver
+    name = f"{PREFIX}killed"
+    driver.create_volume(VolumeSpec(name=name, size_bytes=1 << 20))
+    found = leftovers_on(driver)
+    assert [(each.kind, each.id) for each in found] == [("volume", name)]
+    assert [each.outcome for each in reap(driver, found)] == ["removed"]
+    assert leftovers_on(driver) == []
 
 
 def test_verdict(session: Session) -> None:

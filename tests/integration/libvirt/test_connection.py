@@ -227,15 +227,16 @@ def test_the_daemon_dies_during_a_spawn(
 ) -> None:
     host.cache_image(spec().image)
     before = residue(peer)
-    for call in ("StoragePool.createXML", "Connect.defineXMLFlags", "Domain.createWithFlags"):
+    for call in ("StoragePool.createXML", "Connect.createXML", "Connect.defineXMLFlags"):
         made = spec(start=True, cloud_init=CloudInit(hostname="h"))
 
         def kill(_name: str, send: Any) -> Any:
             threading.Thread(target=peer.kill).start()
             return send()
 
-        with script(host, call, kill), suppress(errors.HypervisorError):
+        with script(host, call, kill) as seam, suppress(errors.HypervisorError):
             host.spawn(made)
+        assert seam.reached
         wait_until(lambda: not peer._running("libvirtd"), timeout=10, what="dead")
         peer.start()
         host.destroy(made.uuid)

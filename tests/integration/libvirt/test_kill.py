@@ -21,6 +21,7 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import BridgeVif
 from tests.integration.libvirt.children import calls_of_spawn, driver_on, killed_at
 from tests.integration.libvirt.conftest import SpecFactory, connect, residue
+from tests.integration.libvirt.faults import script
 from tests.peers.bridge import LinuxBridge
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
@@ -160,3 +161,48 @@ def test_killed_with_uefi(observer: LibvirtDriver, peer: LibvirtPeer, spec: Spec
         left = residue(peer) - before
         assert not left, (name, left)
     assert stores
+
+
+def test_killed_between_start_and_definition(
+    observer: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory
+) -> None:
+    """The machine runs, and would be gone with its power: the next connection, or a second attempt
+    over an old one, makes it an instance like any other."""
+    observer.cache_image(spec().image)
+    before = residue(peer)
+    for attempt in (False, True):
+        made = spec(start=True, firmware=Firmware.UEFI)
+        number = calls_of_spawn(peer.uri, made).index("Connect.createXML")
+        assert killed_at(peer.uri, made, number, "after") == "Connect.createXML"
+        assert "Persistent:     no" in peer.virsh("dominfo", str(made.uuid))
+        if attempt:
+            with pytest.raises(errors.InstanceExists):
+                observer.spawn(made)
+        else:
+            driver_on(peer.uri).close()
+        assert observer.get_instance(made.uuid).state is InstanceState.RUNNING
+        observer.power_off(made.uuid)
+        assert observer.get_instance(made.uuid).state is InstanceState.STOPPED
+        observer.power_on(made.uuid)
+        observer.destroy(made.uuid)
+        assert residue(peer) == before
+
+
+def test_a_machine_that_ends_before_it_is_defined(
+    observer: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory
+) -> None:
+    """Somebody destroys it, or its guest powers off: spawn() has failed, and leaves nothing."""
+    observer.cache_image(spec().image)
+    before = residue(peer)
+    made = spec(start=True, firmware=Firmware.UEFI)
+
+    def ends(_name: str, send: Any) -> Any:
+        peer.virsh("destroy", str(made.uuid))
+        return send()
+
+    with (
+        script(observer, "Connect.defineXMLFlags", ends),
+        pytest.raises(errors.HypervisorFault, match="ended"),
+    ):
+        observer.spawn(made)
+    assert residue(peer) == before
