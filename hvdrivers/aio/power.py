@@ -74,7 +74,11 @@ class AsyncSuspend(Running):
         await self._run(lambda: self._driver.suspend(uuid, timeout=timeout))
 
     async def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Continue a suspended machine where it was saved."""
+        """Continue a suspended machine where it was saved.
+
+        Raises:
+            InsufficientResources, NetworkNotFound, VolumeNotFound, DeviceBusy: as power_on() does.
+        """
         await self._run(lambda: self._driver.resume(uuid, timeout=timeout))
 
 

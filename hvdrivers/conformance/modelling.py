@@ -26,6 +26,7 @@ from hvdrivers.models.volume import VolumeAttachment
 _VALUES = ("", "a", "b & <c>", "\u00e9")
 _NAMESPACE = UUID("c7b6a3de-6f4c-4a53-9a6e-2f3a9f6f2b11")
 _POWERED_ON = frozenset({InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.RESCUED})
+_POWERING_ON = frozenset({"power_on", "resume"})
 _POWER: dict[str, Capability | None] = {
     "power_on": None,
     "power_off": None,
@@ -178,7 +179,7 @@ def machine_for(trial: Trial, scripts: list[str]) -> type[RuleBasedStateMachine]
 
         def _power(self, uuid: UUID, name: str) -> None:
             expected = self.expected(name, uuid)
-            if name == "power_on" and expected is None and self._holds_busy(uuid):
+            if name in _POWERING_ON and expected is None and self._holds_busy(uuid):
                 expected = errors.DeviceBusy
             line = f"driver.{name}(UUID({str(uuid)!r}))"
             if self.act(line, lambda: getattr(trial.driver, name)(uuid), expected):

@@ -108,7 +108,11 @@ class Suspend(Interface, capability=Capability.SUSPEND):
     @operation(states=row({U: R}, same=(R,)), timeout=300)
     @abstractmethod
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Continue a suspended machine where it was saved."""
+        """Continue a suspended machine where it was saved.
+
+        Raises:
+            InsufficientResources, NetworkNotFound, VolumeNotFound, DeviceBusy: as power_on() does.
+        """
 
 
 class CrashDump(Interface, capability=Capability.CRASH_DUMP):
