@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID
 
-from hvdrivers.conformance.clauses import check, clause
+from hvdrivers.conformance.clauses import Case, check, clause
 from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
 from hvdrivers.models.host import HostPowerAction
 from hvdrivers.models.state import InstanceState
 
@@ -31,6 +33,12 @@ MAINT_003 = clause(
 MAINT_004 = clause(
     "MAINT-004",
     "in maintenance instances can be looked at, changed and destroyed",
+    operation="enter_maintenance",
+)
+MAINT_005 = clause(
+    "MAINT-005",
+    "in maintenance whatever else would power a machine on (resume(), rescue(), reboot() of a"
+    " crashed one, revert_snapshot() with memory) raises InsufficientResources and changes nothing",
     operation="enter_maintenance",
 )
 HOSTP_001 = clause(
@@ -115,6 +123,77 @@ def the_rest_works(trial: Trial) -> None:
     with trial.raises(errors.InstanceNotFound):
         trial.driver.get_instance(uuid)
     trial.check(trial.driver.in_maintenance(), "a destroy() has ended the maintenance")
+
+
+def _suspended(trial: Trial) -> UUID:
+    return trial.in_state(InstanceState.SUSPENDED)
+
+
+def _stopped(trial: Trial) -> UUID:
+    return trial.in_state(InstanceState.STOPPED)
+
+
+def _crashed(trial: Trial) -> UUID:
+    return trial.in_state(InstanceState.CRASHED)
+
+
+def _remembered(trial: Trial) -> UUID:
+    uuid = trial.spawn().uuid
+    trial.notes["snapshot"] = trial.driver.create_snapshot(uuid, "hvct", memory=True).id
+    trial.driver.power_off(uuid)
+    return uuid
+
+
+def _revert(trial: Trial, uuid: UUID) -> None:
+    trial.driver.revert_snapshot(uuid, trial.notes["snapshot"])
+
+
+def _starter(
+    label: str,
+    make: Callable[[Trial], UUID],
+    call: Callable[[Trial, UUID], None],
+    *needs: Capability,
+) -> Case:
+    return Case(label, (make, call), needs=frozenset(needs))
+
+
+@check(
+    MAINT_005,
+    cases=[
+        _starter(
+            "power_on,suspended",
+            _suspended,
+            lambda t, uuid: t.driver.power_on(uuid),
+            Capability.SUSPEND,
+        ),
+        _starter("resume", _suspended, lambda t, uuid: t.driver.resume(uuid), Capability.SUSPEND),
+        _starter(
+            "rescue",
+            _stopped,
+            lambda t, uuid: t.driver.rescue(uuid, t.target.image()),
+            Capability.RESCUE,
+        ),
+        _starter("reboot", _crashed, lambda t, uuid: t.driver.reboot(uuid)),
+        _starter(
+            "revert_snapshot",
+            _remembered,
+            _revert,
+            Capability.SNAPSHOTS,
+            Capability.SNAPSHOT_MEMORY,
+        ),
+    ],
+)
+def nothing_else_starts(
+    trial: Trial, make: Callable[[Trial], UUID], call: Callable[[Trial, UUID], None]
+) -> None:
+    _quiet(trial)
+    uuid = make(trial)
+    trial.driver.enter_maintenance()
+    with trial.unchanged(), trial.raises(errors.InsufficientResources):
+        call(trial, uuid)
+    trial.driver.exit_maintenance()
+    call(trial, uuid)
+    trial.check(trial.state(uuid) in _ON, "after maintenance it does not power the machine on")
 
 
 def _stopped_one(trial: Trial) -> UUID:

@@ -26,8 +26,6 @@ class FakePower(Starting, Power):
         machine = self._checked("power_on", uuid)
         if machine.state is InstanceState.RUNNING:
             return
-        if self._host.maintenance:
-            raise errors.InsufficientResources("the host is in maintenance: nothing is started")
         self._check_start(machine)
         self._host.remove_disks(uuid, "rescue")
         if machine.state is InstanceState.SUSPENDED:

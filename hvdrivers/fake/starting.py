@@ -18,11 +18,13 @@ class Starting(PortSteps, VolumeSteps):
         """Raise unless the machine can be powered on.
 
         Raises:
-            InsufficientResources: the host has not the memory or the CPUs.
+            InsufficientResources: the host has not the memory or the CPUs, or is in maintenance.
             VolumeNotFound, NetworkNotFound: what it is wired to has gone.
             DeviceBusy: another powered-on machine has one of its volumes.
         """
         if not machine.takes_memory:
+            if self._host.maintenance:
+                raise errors.InsufficientResources("the host is in maintenance: nothing is started")
             check_power(self._host, machine)
         if machine.image_key is not None and self._host.disk(machine.uuid, "root") is None:
             raise errors.VolumeNotFound("the root disk has gone: destroy() was interrupted")

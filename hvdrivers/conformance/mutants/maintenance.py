@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.models.host import HostPowerAction
+from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec
 from hvdrivers.models.progress import ProgressCallback
 
@@ -98,6 +101,37 @@ class DestroyEndsMaintenance(FakeDriver):
         super().destroy(uuid, **options)  # type: ignore[arg-type]
         if not self._host.ours():
             self._host.maintenance = False
+
+
+@mutant("MAINT-005")
+class ResumeSlipsThrough(FakeDriver):
+    """In maintenance resume() powers a suspended machine on."""
+
+    def _resume(self, uuid: UUID) -> None:
+        before, self._host.maintenance = self._host.maintenance, False
+        try:
+            super()._resume(uuid)
+        finally:
+            self._host.maintenance = before
+
+
+@mutant("MAINT-005")
+class RescueSlipsThrough(FakeDriver):
+    """In maintenance rescue() powers a stopped machine on."""
+
+    def _rescue_image(self, uuid: UUID, image: ImageRef | None) -> ImageRef:
+        before, self._host.maintenance = self._host.maintenance, False
+        try:
+            return super()._rescue_image(uuid, image)
+        finally:
+            self._host.maintenance = before
+
+    def _start_rescue(self, uuid: UUID) -> None:
+        before, self._host.maintenance = self._host.maintenance, False
+        try:
+            super()._start_rescue(uuid)
+        finally:
+            self._host.maintenance = before
 
 
 @mutant("HOSTP-001")
