@@ -5,9 +5,11 @@ from __future__ import annotations
 from uuid import UUID
 
 from hvdrivers.conformance.clauses import check, clause
+from hvdrivers.conformance.seeing import booted, larger
 from hvdrivers.conformance.trial import METADATA_KEY, Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.instance import Flavor
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import VolumeAttachment
@@ -44,19 +46,21 @@ SNAP_005 = clause(
 )
 SNAP_006 = clause(
     "SNAP-006",
-    "revert_snapshot() leaves name, metadata, NICs, volumes and other snapshots as they are now",
+    "revert_snapshot() leaves name, metadata, flavor, NICs, volumes and other snapshots as they are"
+    " now",
     operation="revert_snapshot",
 )
 SNAP_007 = clause(
     "SNAP-007",
-    "revert_snapshot() to one with memory continues the machine in the state that it had",
+    "revert_snapshot() to one with memory continues the machine in the state that it had, and its"
+    " guest does not start anew",
     operation="revert_snapshot",
     needs=[Capability.SNAPSHOT_MEMORY],
 )
 SNAP_008 = clause(
     "SNAP-008",
     "revert_snapshot() to one with memory raises InvalidRequest and changes nothing, if the devices"
-    " are others now",
+    " or the flavor are others now",
     operation="revert_snapshot",
     needs=[Capability.SNAPSHOT_MEMORY],
 )
@@ -207,6 +211,24 @@ def leaves_the_rest(trial: Trial) -> None:
         trial.check("hvct-nic" in trial.observer.devices(uuid), "the NIC is not there any more")
 
 
+@check(SNAP_006, needs=[Capability.RESIZE])
+def leaves_the_size(trial: Trial) -> None:
+    uuid = trial.spawn(start=False).uuid
+    snapshot = trial.driver.create_snapshot(uuid, "hvct")
+    trial.driver.resize(uuid, _another(trial))
+    before = trial.driver.get_instance(uuid)
+    trial.driver.revert_snapshot(uuid, snapshot.id)
+    trial.equal(trial.driver.get_instance(uuid), before, "the instance after the revert")
+    trial.driver.power_on(uuid)
+    trial.equal(trial.driver.get_instance(uuid).flavor, _another(trial), "flavor while it runs")
+
+
+def _another(trial: Trial) -> Flavor:
+    """More CPUs and memory; the disk stays, as a disk with snapshots may not grow."""
+    flavor = trial.target.flavor
+    return larger(flavor, vcpus=flavor.vcpus + 1, memory_mib=flavor.memory_mib + 128)
+
+
 @check(SNAP_007)
 def continues(trial: Trial) -> None:
     uuid = trial.spawn().uuid
@@ -223,6 +245,28 @@ def continues(trial: Trial) -> None:
         trial.equal(trial.state(uuid), state, f"state after the revert to {snapshot.name!r}")
         if trial.observer is not None:
             trial.equal(trial.observer.states().get(uuid), state, "observed state")
+
+
+@check(SNAP_007)
+def guest_goes_on(trial: Trial) -> None:
+    uuid = trial.spawn().uuid
+    starts = booted(trial, uuid)
+    snapshot = trial.driver.create_snapshot(uuid, "hvct", memory=True)
+    for off in (False, True):
+        if off:
+            trial.driver.power_off(uuid)
+        trial.driver.revert_snapshot(uuid, snapshot.id)
+        trial.equal(trial.target.boots(trial.driver, uuid), starts, "starts of the guest")
+
+
+@check(SNAP_008, needs=[Capability.RESIZE])
+def flavor_is_another(trial: Trial) -> None:
+    uuid = trial.spawn().uuid
+    made = trial.driver.create_snapshot(uuid, "hvct", memory=True)
+    trial.driver.power_off(uuid)
+    trial.driver.resize(uuid, _another(trial))
+    with trial.unchanged(), trial.raises(errors.InvalidRequest):
+        trial.driver.revert_snapshot(uuid, made.id)
 
 
 @check(SNAP_008)

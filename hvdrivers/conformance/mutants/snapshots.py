@@ -136,6 +136,27 @@ class RevertDropsLaterSnapshots(FakeDriver):
             self._delete_snapshot(uuid, each.id, True)
 
 
+@mutant("SNAP-006")
+class RevertTakesTheFlavorBack(FakeDriver):
+    """The definition of the snapshot's time comes back with it: CPUs and memory too."""
+
+    def _revert(self, uuid: UUID, snapshot_id: str) -> None:
+        super()._revert(uuid, snapshot_id)
+        machine = self._machine(uuid)
+        machine.flavor = machine.snapshots[snapshot_id].flavor
+
+
+@mutant("SNAP-007")
+class RevertWithMemoryBoots(FakeDriver):
+    """A revert to a snapshot with memory starts the guest from its disks."""
+
+    def _revert(self, uuid: UUID, snapshot_id: str) -> None:
+        super()._revert(uuid, snapshot_id)
+        machine = self._machine(uuid)
+        if machine.snapshots[snapshot_id].memory:
+            self._host.boot(machine)
+
+
 @mutant("SNAP-007")
 class RevertWithMemoryAlwaysRuns(FakeDriver):
     """A machine that was paused when its memory was taken runs after the revert."""
@@ -154,6 +175,18 @@ class MemoryOfOtherDevices(FakeDriver):
         record = self._machine(uuid).snapshots.get(snapshot_id)
         if record is not None:
             record.devices = self._devices(self._machine(uuid))
+        super()._revert(uuid, snapshot_id)
+
+
+@mutant("SNAP-008")
+class MemoryOfAnotherFlavor(FakeDriver):
+    """Memory is brought back into a machine that has got other CPUs since."""
+
+    def _revert(self, uuid: UUID, snapshot_id: str) -> None:
+        machine = self._machine(uuid)
+        record = machine.snapshots.get(snapshot_id)
+        if record is not None:
+            record.flavor = machine.flavor
         super()._revert(uuid, snapshot_id)
 
 
