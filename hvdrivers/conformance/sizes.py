@@ -68,6 +68,11 @@ MEMORY_003 = clause(
     " nothing has changed",
     operation="hot_resize_memory",
 )
+MEMORY_004 = clause(
+    "HOTMEMORY-004",
+    "hot_resize_memory() beyond what the host has raises InsufficientResources and changes nothing",
+    operation="hot_resize_memory",
+)
 _STEP_MIB = 128
 """Memory comes and goes in blocks: 128 MiB on x86_64."""
 
@@ -238,3 +243,15 @@ def stubborn_guest_keeps_its_size(trial: Trial, field: str) -> None:
         with trial.unchanged(), trial.raises(errors.DeviceBusy):
             _do(trial, uuid, field, wanted, timeout=2.0 * trial.target.time_scale)
         _expect_flavor(trial, uuid, flavor, "after the guest has refused")
+
+
+@check(MEMORY_004)
+def host_has_no_more(trial: Trial) -> None:
+    total = trial.driver.get_available_resource().memory.total_mib
+    beyond = (total // _STEP_MIB + 1) * _STEP_MIB
+    flavor = larger(trial.target.flavor, max_memory_mib=beyond)
+    uuid = trial.spawn(flavor=flavor).uuid
+    trial.target.wait_booted(trial.driver, uuid)
+    with trial.unchanged(), trial.raises(errors.InsufficientResources):
+        trial.driver.hot_resize_memory(uuid, beyond)
+    _expect_flavor(trial, uuid, flavor, "after the host had no more")

@@ -13,8 +13,11 @@ from hvdrivers.conformance.seeing import (
     expect_only_state,
     expect_state,
 )
+from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
+from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.instance import VgpuRequest
 from hvdrivers.models.state import InstanceState
 
 RUNNING, STOPPED = InstanceState.RUNNING, InstanceState.STOPPED
@@ -41,6 +44,13 @@ POWER_017 = _power(
     "017",
     "unpause() of a running machine and resume() of one succeed and disturb nothing",
     "unpause",
+)
+POWER_018 = _power(
+    "018",
+    "suspend() of a machine with a device that cannot be saved raises NotSupported and changes"
+    " nothing",
+    "suspend",
+    Capability.VGPU,
 )
 
 
@@ -143,3 +153,16 @@ def running_goes_on(trial: Trial, name: str) -> None:
     with trial.unchanged():
         getattr(trial.driver, name)(uuid)
         getattr(trial.connect(), name)(uuid)
+
+
+@check(POWER_018)
+def device_cannot_be_saved(trial: Trial) -> None:
+    found = trial.driver.get_available_resource()
+    kinds = [kind for device in found.devices for kind in device.mediated_types]
+    wanted = next((kind.name for kind in kinds if kind.available > 0), None)
+    if wanted is None:
+        raise PreconditionMissing("the host has no GPU with a slice left")
+    uuid = trial.spawn(vgpus=(VgpuRequest(type=wanted),)).uuid
+    with trial.unchanged(), trial.raises(errors.NotSupported):
+        trial.driver.suspend(uuid)
+    expect_state(trial, uuid, RUNNING, "after suspend() was refused")

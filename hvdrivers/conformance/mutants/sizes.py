@@ -157,3 +157,18 @@ class MemoryIsShownAnyway(_Stubborn):
     """hot_resize_memory() that the guest refused raises DeviceBusy, and the new size is shown."""
 
     _wrong = "memory_mib"
+
+
+@mutant("HOTMEMORY-004")
+class MemoryIsPromised(_Hot):
+    """hot_resize_memory() gives a guest more than the host has."""
+
+    _wrong = "memory_mib"
+
+    def _do(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
+        machine = self._checked(operation, uuid)
+        before = machine.flavor
+        try:
+            FakeDriver._resize_hot(self, operation, uuid, field, wanted)
+        except errors.InsufficientResources:
+            machine.flavor = before.model_copy(update={field: wanted})

@@ -116,3 +116,11 @@ class ResumeOfRunningBoots(FakeDriver):
         super()._resume(uuid)
         if running:
             self._host.boot(self._machine(uuid))
+
+
+@mutant("POWER-018")
+class SuspendForgetsTheDevice(FakeDriver):
+    """suspend() saves the memory of a machine with a GPU, and what was in the GPU is lost."""
+
+    def _needs_no_device(self, uuid: UUID) -> None:
+        pass
