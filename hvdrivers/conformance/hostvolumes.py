@@ -308,3 +308,9 @@ def fill(trial: Trial, name: str) -> None:
     pools = {pool.name: pool for pool in trial.driver.get_available_resource().storage}
     if pools[name].total_gib - pools[name].used_gib > 1 / 1024:
         raise PreconditionMissing("a volume takes no room before it is written to")
+
+
+def fill_all(trial: Trial) -> None:
+    """Leave less than 1 MiB free in every pool."""
+    for name in _pools(trial):
+        fill(trial, name)

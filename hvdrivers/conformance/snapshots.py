@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from hvdrivers.conformance.clauses import check, clause
+from hvdrivers.conformance.clauses import Level, check, clause
+from hvdrivers.conformance.hostvolumes import fill_all
 from hvdrivers.conformance.seeing import booted, larger
 from hvdrivers.conformance.trial import METADATA_KEY, Trial
 from hvdrivers.contract import errors
@@ -87,6 +88,13 @@ SNAP_013 = clause(
     "SNAP-013",
     "attached volumes are not part of a snapshot: a revert leaves their data",
     operation="revert_snapshot",
+    needs=[Capability.HOST_VOLUMES],
+)
+SNAP_014 = clause(
+    "SNAP-014",
+    "create_snapshot() for which there is no room raises InsufficientResources and changes nothing",
+    operation="create_snapshot",
+    level=Level.SHOULD,
     needs=[Capability.HOST_VOLUMES],
 )
 
@@ -366,3 +374,12 @@ def volumes_are_not_part_of_it(trial: Trial) -> None:
     target.wait_booted(driver, uuid)
     found = list(target.written(driver, uuid, volume.volume_id))
     trial.equal(found, ["since"], "what is on the volume after the revert")
+
+
+@check(SNAP_014)
+def no_room_for_a_snapshot(trial: Trial) -> None:
+    uuid = trial.spawn().uuid
+    fill_all(trial)
+    memory = trial.has(Capability.SNAPSHOT_MEMORY)
+    with trial.unchanged(), trial.raises(errors.InsufficientResources):
+        trial.driver.create_snapshot(uuid, "hvct", memory=memory)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
-from hvdrivers.conformance.clauses import Case, Clause, check, clause
+from hvdrivers.conformance.clauses import Case, Clause, Level, check, clause
+from hvdrivers.conformance.hostvolumes import fill_all
 from hvdrivers.conformance.seeing import (
     all_that_can_be_had,
     booted,
@@ -51,6 +52,13 @@ POWER_018 = _power(
     " nothing",
     "suspend",
     Capability.VGPU,
+)
+POWER_019 = clause(
+    "POWER-019",
+    "suspend() without room for the memory raises InsufficientResources, and the machine runs on",
+    operation="suspend",
+    level=Level.SHOULD,
+    needs=[Capability.HOST_VOLUMES],
 )
 
 
@@ -164,5 +172,14 @@ def device_cannot_be_saved(trial: Trial) -> None:
         raise PreconditionMissing("the host has no GPU with a slice left")
     uuid = trial.spawn(vgpus=(VgpuRequest(type=wanted),)).uuid
     with trial.unchanged(), trial.raises(errors.NotSupported):
+        trial.driver.suspend(uuid)
+    expect_state(trial, uuid, RUNNING, "after suspend() was refused")
+
+
+@check(POWER_019)
+def no_room_for_its_memory(trial: Trial) -> None:
+    uuid = trial.spawn().uuid
+    fill_all(trial)
+    with trial.unchanged(), trial.raises(errors.InsufficientResources):
         trial.driver.suspend(uuid)
     expect_state(trial, uuid, RUNNING, "after suspend() was refused")

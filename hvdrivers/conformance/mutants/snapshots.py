@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.records import SnapshotRecord
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
 
@@ -273,3 +275,40 @@ class RevertTakesVolumesBack(FakeDriver):
         super()._revert(uuid, snapshot_id)
         for disk in self._machine(uuid).volumes.values():
             disk.record.content = disk.record.content[:1]
+
+
+@mutant("SNAP-014")
+class NoRoomLeavesHalfASnapshot(FakeDriver):
+    """The right error when there is no room, and a snapshot that can never be reverted to."""
+
+    def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
+        try:
+            return super()._take(uuid, name, memory)
+        except errors.InsufficientResources:
+            machine = self._checked("create_snapshot", uuid)
+            number = f"snapshot-{machine.number()}"
+            machine.snapshots[number] = SnapshotRecord(
+                id=number,
+                name=name,
+                parent=machine.current_snapshot,
+                created_at=self._host.clock.wall(),
+                state=machine.state,
+                memory=memory,
+                contents={},
+                flavor=machine.flavor,
+                devices=frozenset(),
+            )
+            raise
+
+
+@mutant("SNAP-014")
+class RoomForSnapshotsIsNotCounted(FakeDriver):
+    """create_snapshot() overfills the pool."""
+
+    def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
+        pool = self._host.default_pool
+        before, pool.total_bytes = pool.total_bytes, pool.total_bytes << 1
+        try:
+            return super()._take(uuid, name, memory)
+        finally:
+            pool.total_bytes = before

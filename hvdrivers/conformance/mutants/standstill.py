@@ -124,3 +124,14 @@ class SuspendForgetsTheDevice(FakeDriver):
 
     def _needs_no_device(self, uuid: UUID) -> None:
         pass
+
+
+@mutant("POWER-019")
+class NoRoomIsSuspendedToNothing(FakeDriver):
+    """suspend() without room for the memory stops the machine all the same."""
+
+    def _save(self, uuid: UUID, token: int) -> bool:
+        try:
+            return super()._save(uuid, token)
+        except errors.InsufficientResources:
+            return True
