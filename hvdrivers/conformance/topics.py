@@ -30,6 +30,7 @@ TOPICS = (
     "migration",
     "maintenance",
     "events",
+    "telling",
     "laws",
     "hostile",
     "concurrency",

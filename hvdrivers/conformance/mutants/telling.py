@@ -1,0 +1,55 @@
+"""Mutants of what the optional operations tell."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.records import Machine
+from hvdrivers.models.instance import InstanceInfo
+from hvdrivers.models.state import InstanceState
+
+
+@mutant("EVENT-014")
+class RescueIsNoEvent(FakeDriver):
+    """A machine that is rescued is RUNNING to everybody who watches."""
+
+    def _start_rescue(self, uuid: UUID) -> None:
+        waiting, self._host.streams = self._host.streams, set()
+        try:
+            super()._start_rescue(uuid)
+        finally:
+            self._host.streams = waiting
+
+
+@mutant("EVENT-014")
+class RevertIsNoEvent(FakeDriver):
+    """A machine that a revert stops is RUNNING to everybody who watches."""
+
+    def _continue(self, machine: Machine, state: InstanceState) -> None:
+        machine.state = state
+
+
+@mutant("EVENT-014")
+class AdoptionIsNoEvent(FakeDriver):
+    """Who watches never learns of an instance that was adopted."""
+
+    def _adopt(self, uuid: UUID, name: str | None, metadata: object) -> InstanceInfo:
+        waiting, self._host.streams = self._host.streams, set()
+        try:
+            return super()._adopt(uuid, name, metadata)  # type: ignore[arg-type]
+        finally:
+            self._host.streams = waiting
+
+
+@mutant("EVENT-014")
+class MigrationIsNoEvent(FakeDriver):
+    """An instance that has moved is still there to everybody who watches the source."""
+
+    def _switch_host(self, operation: str, uuid: UUID, destination: object) -> None:
+        waiting, self._host.streams = self._host.streams, set()
+        try:
+            super()._switch_host(operation, uuid, destination)  # type: ignore[arg-type]
+        finally:
+            self._host.streams = waiting

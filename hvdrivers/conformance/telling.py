@@ -1,0 +1,124 @@
+"""Clauses of ``contract/events.py``: what the optional operations tell. The rest is in
+``events.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+from hvdrivers.conformance.clauses import Case, check, clause
+from hvdrivers.conformance.trial import Trial
+from hvdrivers.conformance.watching import QUIET, Watcher, watching
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.events import LifecycleEvent
+from hvdrivers.models.state import InstanceState
+
+EVENT_014 = clause(
+    "EVENT-014",
+    "the last state that a stream delivers of an instance is the state that it has, whichever"
+    " operation led to it: also rescue(), unrescue(), a revert, an adoption, a migration",
+    operation="watch",
+)
+
+_S = InstanceState
+
+
+def _state(watcher: Watcher, uuid: UUID, state: InstanceState | None, when: str) -> None:
+    """Wait for this state, on whatever way and under whatever name of the change."""
+    watcher.until(
+        f"the instance is {state or 'gone'} {when}",
+        lambda event: (
+            isinstance(event, LifecycleEvent) and (event.uuid, event.state) == (uuid, state)
+        ),
+    )
+
+
+def _unrescue(trial: Trial, uuid: UUID) -> None:
+    trial.driver.unrescue(uuid)
+
+
+def _rescue(trial: Trial, uuid: UUID) -> None:
+    trial.driver.rescue(uuid, trial.target.image())
+
+
+def _revert(trial: Trial, uuid: UUID) -> None:
+    trial.driver.revert_snapshot(uuid, trial.notes["snapshot"])
+
+
+def _rescued(trial: Trial) -> UUID:
+    return trial.in_state(_S.RESCUED)
+
+
+def _running(trial: Trial) -> UUID:
+    return trial.in_state(_S.RUNNING)
+
+
+def _remembered(trial: Trial) -> UUID:
+    uuid = trial.spawn().uuid
+    trial.notes["snapshot"] = trial.driver.create_snapshot(uuid, "hvct").id
+    return uuid
+
+
+def _remembered_with_memory(trial: Trial) -> UUID:
+    uuid = trial.spawn().uuid
+    trial.notes["snapshot"] = trial.driver.create_snapshot(uuid, "hvct", memory=True).id
+    trial.driver.power_off(uuid)
+    return uuid
+
+
+_RESCUE = frozenset({Capability.RESCUE})
+_SNAPSHOTS = frozenset({Capability.SNAPSHOTS})
+
+
+@check(
+    EVENT_014,
+    cases=[
+        Case("rescue", (_running, _rescue, _S.RESCUED), needs=_RESCUE),
+        Case("unrescue", (_rescued, _unrescue, _S.RUNNING), needs=_RESCUE),
+        Case("revert", (_remembered, _revert, _S.STOPPED), needs=_SNAPSHOTS),
+        Case(
+            "revert,memory",
+            (_remembered_with_memory, _revert, _S.RUNNING),
+            needs=_SNAPSHOTS | {Capability.SNAPSHOT_MEMORY},
+        ),
+    ],
+)
+def tells_where_it_ends(
+    trial: Trial,
+    make: Callable[[Trial], UUID],
+    call: Callable[[Trial, UUID], None],
+    end: InstanceState,
+) -> None:
+    uuid = make(trial)
+    watcher = watching(trial)
+    watcher.resync()
+    call(trial, uuid)
+    _state(watcher, uuid, end, "after that")
+    while (event := watcher.next(QUIET)) is not None:
+        if isinstance(event, LifecycleEvent) and event.uuid == uuid:
+            trial.equal(event.state, end, "state that is told at last")
+
+
+@check(EVENT_014, needs=[Capability.ADOPT])
+def tells_of_an_adoption(trial: Trial) -> None:
+    with trial.target.foreign_machine() as uuid:
+        watcher = watching(trial)
+        watcher.resync()
+        trial.will_destroy(uuid)
+        state = trial.driver.adopt(uuid, name=f"{trial.journal.prefix}adopted").state
+        _state(watcher, uuid, state, "and ours")
+
+
+@check(EVENT_014, needs=[Capability.LIVE_MIGRATION])
+def tells_of_a_migration(trial: Trial) -> None:
+    destination, other = trial.target.other_host()
+    trial.after(other.close)
+    uuid = trial.spawn().uuid
+    trial.after(lambda: other.destroy(uuid))
+    here, there = watching(trial), Watcher(trial, other.watch())
+    trial.after(there.stream.close)
+    here.resync()
+    there.resync()
+    trial.driver.live_migrate(uuid, destination)
+    _state(here, uuid, None, "at the source")
+    _state(there, uuid, _S.RUNNING, "at the destination")
