@@ -225,6 +225,19 @@ def _leave_maintenance(trial: Trial, _uuid: UUID) -> None:
         trial.driver.exit_maintenance()
 
 
+def _in_first_pool(trial: Trial, uuid: UUID) -> None:
+    pools = [pool.name for pool in trial.driver.get_available_resource().storage]
+    if len(pools) < 2:
+        raise PreconditionMissing("the host has one storage pool: there is nowhere to move to")
+    _stopped(trial, uuid)
+    trial.driver.migrate_storage(uuid, pools[0])
+    trial.notes["pool"] = pools[1]
+
+
+def _migrate_storage(trial: Trial, uuid: UUID, timeout: float | None) -> None:
+    trial.driver.migrate_storage(uuid, trial.notes["pool"], timeout=timeout)
+
+
 PLANS: dict[str, Plan] = {
     "spawn": Plan(
         lambda t, uuid, s: t.driver.spawn(t.spec(uuid=uuid, **_everything(t)), timeout=s),
@@ -266,6 +279,7 @@ PLANS: dict[str, Plan] = {
         refused=(errors.VolumeNotFound, errors.DeviceBusy),
         needs=(Capability.HOST_VOLUMES,),
     ),
+    "migrate_storage": Plan(_migrate_storage, _in_first_pool, atomic=True),
     "create_volume": Plan(
         _create_volume, reset=_delete_named, refused=(errors.InvalidRequest,), atomic=True
     ),

@@ -7,6 +7,7 @@ from functools import partial
 from uuid import UUID
 
 from hvdrivers.conformance.clauses import Case, Level, check, clause
+from hvdrivers.conformance.seeing import larger
 from hvdrivers.conformance.storage import expect_volume
 from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
@@ -265,6 +266,19 @@ def disks_move(trial: Trial, state: InstanceState) -> None:
         trial.check(here != there, "nothing has moved")
         trial.equal(len(there), len(here), "how many things there are on the host")
     trial.equal(_move(trial, uuid, first), here, "what is on the host after moving there and back")
+
+
+@check(STOR_060, needs=[Capability.EPHEMERAL_DISK])
+def every_disk_moves(trial: Trial) -> None:
+    if trial.observer is None:
+        raise PreconditionMissing("no observer")
+    first, second = _two_pools(trial)
+    moved = []
+    for ephemeral_gib in (0, 1):
+        flavor = larger(trial.target.flavor, ephemeral_gib=ephemeral_gib)
+        uuid = trial.spawn(start=False, flavor=flavor).uuid
+        moved.append(len(_move(trial, uuid, first) - _move(trial, uuid, second)))
+    trial.equal(moved[1], moved[0] + 1, "things that move, if there is an ephemeral disk too")
 
 
 @check(STOR_063)

@@ -80,6 +80,16 @@ class UndoForgetsTheVolume(_WithTask):
     operations: ClassVar = {"attach_volume"}
 
 
+@mutant("FAULT-MIGRATE-STORAGE")
+class UndoForgetsTheCopies(_WithTask):
+    """A migration of the disks that fails leaves what it has copied in the other pool."""
+
+    class task(_Forgetful):
+        forgets = "delete-copies"
+
+    operations: ClassVar = {"migrate_storage"}
+
+
 @mutant("FAULT-PLUG-VIF")
 class UndoForgetsThePort(_WithTask):
     """A plug that fails leaves the port on the switch."""

@@ -185,6 +185,14 @@ class NothingMoves(FakeDriver):
 
 
 @mutant("STOR-060")
+class RootDiskMovesAlone(FakeDriver):
+    """migrate_storage() leaves the ephemeral and the swap disk where they were."""
+
+    def _to_move(self, uuid: UUID, pool: str) -> list[Disk]:
+        return [disk for disk in super()._to_move(uuid, pool) if disk.role == "root"]
+
+
+@mutant("STOR-060")
 class CopiesStay(FakeDriver):
     """migrate_storage() moves the disks, and leaves the old files behind."""
 
