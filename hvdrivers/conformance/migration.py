@@ -104,7 +104,7 @@ def _cold(trial: Trial, uuid: UUID, destination: Destination) -> object:
     return trial.driver.cold_migrate(uuid, destination)
 
 
-class _Elsewhere:
+class Elsewhere:
     """The other host."""
 
     def __init__(self, trial: Trial) -> None:
@@ -128,20 +128,20 @@ class _Elsewhere:
         return {"instances": shown, "volumes": volumes, "resources": disk}
 
 
-def _has(driver: ComputeDriver, uuid: UUID) -> bool:
+def has(driver: ComputeDriver, uuid: UUID) -> bool:
     return uuid in {each.uuid for each in driver.list_instances()}
 
 
-def _movable(trial: Trial, **changes: Any) -> UUID:
+def movable(trial: Trial, **changes: Any) -> UUID:
     changes.setdefault("vifs", (trial.target.vif("hvct-nic"),))
     changes.setdefault("metadata", {"moved": "yes"})
     return trial.spawn(**changes).uuid
 
 
 def _arrives(trial: Trial, state: InstanceState, move: _Move) -> None:
-    there = _Elsewhere(trial)
+    there = Elsewhere(trial)
     before = trial.picture()
-    uuid = _movable(trial, start=state is not InstanceState.STOPPED)
+    uuid = movable(trial, start=state is not InstanceState.STOPPED)
     there.expect(uuid)
     if state is InstanceState.PAUSED:
         trial.driver.pause(uuid)
@@ -158,8 +158,8 @@ def _arrives(trial: Trial, state: InstanceState, move: _Move) -> None:
 
 @check(MIGR_001)
 def fit_host_is_possible(trial: Trial) -> None:
-    there = _Elsewhere(trial)
-    uuid = _movable(trial)
+    there = Elsewhere(trial)
+    uuid = movable(trial)
     before = there.picture()
     with trial.unchanged():
         plan = trial.driver.check_live_migration(uuid, there.destination)
@@ -172,7 +172,7 @@ def fit_host_is_possible(trial: Trial) -> None:
 @check(MIGR_002)
 def every_reason_is_listed(trial: Trial) -> None:
     destination, kinds = trial.target.unfit_host()
-    uuid = _movable(trial)
+    uuid = movable(trial)
     with trial.unchanged():
         plan = trial.driver.check_live_migration(uuid, destination)
     found = {each.kind for each in plan.blockers}
@@ -183,7 +183,7 @@ def every_reason_is_listed(trial: Trial) -> None:
 
 @check(MIGR_003)
 def dead_host_is_a_blocker(trial: Trial) -> None:
-    uuid = _movable(trial)
+    uuid = movable(trial)
     with trial.unchanged():
         plan = trial.driver.check_live_migration(uuid, Destination(host="hvct-nowhere.invalid"))
     kinds = [each.kind for each in plan.blockers]
@@ -202,7 +202,7 @@ def arrives_alive(trial: Trial, state: InstanceState) -> None:
 
 
 def _refused(trial: Trial, state: InstanceState, move: _Move) -> None:
-    there = _Elsewhere(trial)
+    there = Elsewhere(trial)
     uuid = trial.in_state(state)
     unfit, _ = trial.target.unfit_host()
     before = there.picture()
@@ -219,8 +219,8 @@ def unfit_host_is_refused(trial: Trial) -> None:
 
 @check(MIGR_006)
 def does_not_converge(trial: Trial) -> None:
-    there = _Elsewhere(trial)
-    uuid = _movable(trial)
+    there = Elsewhere(trial)
+    uuid = movable(trial)
     there.expect(uuid)
     before = there.picture()
     with trial.target.restless_guest(trial.driver, uuid):
@@ -230,7 +230,7 @@ def does_not_converge(trial: Trial) -> None:
         trial.equal(there.picture(), before, "the destination after a migration that failed")
     trial.equal(trial.state(uuid), InstanceState.RUNNING, "state at the source")
     trial.driver.live_migrate(uuid, there.destination)
-    trial.check(_has(there.driver, uuid), "a later attempt does not arrive")
+    trial.check(has(there.driver, uuid), "a later attempt does not arrive")
 
 
 class _UnderWay:
@@ -262,8 +262,8 @@ class _UnderWay:
 
 @check(MIGR_007)
 def shows_where_it_stands(trial: Trial) -> None:
-    there = _Elsewhere(trial)
-    uuid = _movable(trial)
+    there = Elsewhere(trial)
+    uuid = movable(trial)
     there.expect(uuid)
     phase = trial.driver.migration_progress(uuid).phase
     trial.equal(phase, MigrationPhase.NONE, "phase before any migration")
@@ -287,8 +287,8 @@ def shows_where_it_stands(trial: Trial) -> None:
 
 @check(MIGR_008)
 def abort_keeps_it_here(trial: Trial) -> None:
-    there = _Elsewhere(trial)
-    uuid = _movable(trial)
+    there = Elsewhere(trial)
+    uuid = movable(trial)
     there.expect(uuid)
     before = there.picture()
     with trial.target.restless_guest(trial.driver, uuid):
@@ -305,7 +305,7 @@ def abort_keeps_it_here(trial: Trial) -> None:
         trial.equal(observed, InstanceState.RUNNING, "observed state at the source")
     trial.equal(there.picture(), before, "the destination after the abort")
     trial.driver.live_migrate(uuid, there.destination)
-    trial.check(_has(there.driver, uuid), "a later attempt does not arrive")
+    trial.check(has(there.driver, uuid), "a later attempt does not arrive")
 
 
 @check(MIGR_009)
@@ -318,15 +318,15 @@ def nothing_to_abort(trial: Trial) -> None:
 
 @check(MIGR_010)
 def force_brings_it_to_an_end(trial: Trial) -> None:
-    there = _Elsewhere(trial)
-    uuid = _movable(trial)
+    there = Elsewhere(trial)
+    uuid = movable(trial)
     there.expect(uuid)
     with trial.target.restless_guest(trial.driver, uuid):
         move = _UnderWay(trial, uuid, there.destination)
         trial.driver.force_migration(uuid)
         error = move.ended()
         trial.equal(error, None, "error of a migration that was forced")
-    trial.check(not _has(trial.driver, uuid), "the instance is still at the source")
+    trial.check(not has(trial.driver, uuid), "the instance is still at the source")
     state = there.driver.get_instance(uuid).state
     trial.equal(state, InstanceState.RUNNING, "state at the destination")
 
@@ -345,7 +345,7 @@ def arrives_stopped(trial: Trial) -> None:
 
 @check(MIGR_013)
 def unfit_host_is_refused_when_stopped(trial: Trial) -> None:
-    there = _Elsewhere(trial)
+    there = Elsewhere(trial)
     uuid = trial.spawn(start=False).uuid
     before = there.picture()
     with trial.unchanged(), trial.raises(errors.InvalidRequest):
@@ -361,8 +361,8 @@ class _Enough(Exception):
 
 @check(MIGR_014)
 def callback_stops_it(trial: Trial) -> None:
-    there = _Elsewhere(trial)
-    uuid = _movable(trial)
+    there = Elsewhere(trial)
+    uuid = movable(trial)
     there.expect(uuid)
     before = there.picture()
 

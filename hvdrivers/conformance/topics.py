@@ -28,6 +28,7 @@ TOPICS = (
     "copies",
     "guest",
     "migration",
+    "moving",
     "maintenance",
     "events",
     "telling",

@@ -17,7 +17,7 @@ from hvdrivers.conformance.target import FaultSeam, Observer, Target
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.fake.config import FakeConfig, FakePool, HostSize
-from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.driver import FakeDriver, host_of
 from hvdrivers.fake.faults import FaultKind, FaultRule
 from hvdrivers.fake.host import FakeHost
 from hvdrivers.fake.world import FakeWorld
@@ -179,10 +179,10 @@ class FakeTarget(Target):
             yield
 
     def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
-        self.host.write_disk(uuid, text, disk)
+        host_of(driver).write_disk(uuid, text, disk)
 
     def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
-        content = self.host.disk_content(uuid, disk)
+        content = host_of(driver).disk_content(uuid, disk)
         return [each.removeprefix("write:") for each in content if each.startswith("write:")]
 
     def accepts_password(self, driver: ComputeDriver, uuid: UUID, user: str, password: str) -> bool:
@@ -278,10 +278,10 @@ class FakeTarget(Target):
 
     def boots(self, driver: ComputeDriver, uuid: UUID) -> int:
         with self._world.lock:
-            return self.host.machines[uuid].boots
+            return host_of(driver).machines[uuid].boots
 
     def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
-        return f"write:{text}" in self.host.disk_content(uuid)
+        return f"write:{text}" in host_of(driver).disk_content(uuid)
 
     @contextmanager
     def slowed(self, operation: str, seconds: float) -> Iterator[None]:

@@ -1,0 +1,84 @@
+"""Clauses of ``contract/migration.py``: what moves along, and what a failure leaves. The rest is in
+``migration.py``."""
+
+from __future__ import annotations
+
+from hvdrivers.conformance.clauses import check, clause
+from hvdrivers.conformance.migration import MIGR_004, MIGR_012, Elsewhere, has, movable
+from hvdrivers.conformance.seeing import booted
+from hvdrivers.conformance.trial import Trial
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+
+MIGR_015 = clause(
+    "MIGR-015",
+    "cold_migrate() that is cut before it is done leaves the instance at the source and nothing at"
+    " the destination",
+    operation="cold_migrate",
+)
+_MOST_CALLS = 100
+
+
+@check(MIGR_004)
+def guest_notices_no_move(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial)
+    there.expect(uuid)
+    starts = booted(trial, uuid)
+    trial.target.write_disk(trial.driver, uuid, "before")
+    trial.driver.live_migrate(uuid, there.destination)
+    trial.equal(trial.target.boots(there.driver, uuid), starts, "starts of the guest")
+    found = list(trial.target.written(there.driver, uuid))
+    trial.equal(found, ["before"], "what the guest finds on its disk at the destination")
+
+
+@check(MIGR_012)
+def data_moves_along(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial)
+    there.expect(uuid)
+    trial.target.wait_booted(trial.driver, uuid)
+    trial.target.write_disk(trial.driver, uuid, "before")
+    trial.driver.power_off(uuid)
+    trial.driver.cold_migrate(uuid, there.destination)
+    trial.check(trial.target.on_disk(there.driver, uuid, "before"), "lost by cold_migrate()")
+
+
+@check(MIGR_012, needs=[Capability.SNAPSHOTS])
+def snapshots_move_along(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial, start=False)
+    there.expect(uuid)
+    trial.driver.create_snapshot(uuid, "hvct")
+    before, tree = trial.picture(), trial.driver.list_snapshots(uuid)
+    try:
+        trial.driver.cold_migrate(uuid, there.destination)
+    except errors.InvalidRequest:
+        trial.equal(trial.picture(), before, "the source, where snapshots are in the way")
+    else:
+        trial.equal(there.driver.list_snapshots(uuid), tree, "snapshots at the destination")
+
+
+@check(MIGR_015)
+def cut_keeps_it_here(trial: Trial) -> None:
+    seam = trial.faults
+    there = Elsewhere(trial)
+    uuid = movable(trial, start=False)
+    there.expect(uuid)
+    before = there.picture()
+    for number in range(_MOST_CALLS):
+        here, where = trial.picture(), f"cut before call {number + 1}"
+        with seam.cut(number, "before"):
+            try:
+                trial.driver.cold_migrate(uuid, there.destination)
+            except errors.ConnectionFailed:
+                trial.equal(trial.picture(), here, f"the source, {where}")
+                trial.equal(there.picture(), before, f"the destination, {where}")
+            except errors.OutcomeUnknown:
+                places = [has(who, uuid) for who in (trial.driver, there.driver)]
+                trial.equal(sum(places), 1, f"hosts that the instance is on, {where}")
+                if places[1]:
+                    break
+            else:
+                break  # it was done before it came to that call
+    trial.check(has(there.driver, uuid), "it does not arrive, however late it is cut")
