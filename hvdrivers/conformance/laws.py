@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from uuid import UUID
 
 from hvdrivers.conformance.clauses import Case, check, clause
-from hvdrivers.conformance.seeing import STATE_NEEDS
+from hvdrivers.conformance.seeing import STATE_NEEDS, booted, larger
 from hvdrivers.conformance.states import CALLS
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import OPERATIONS, ComputeDriver, state_table
 from hvdrivers.contract.operation import Repeat
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.vif import Bandwidth, VifQos
+from hvdrivers.models.volume import DiskQos
 
 LAW_001 = clause("LAW-001", "a read changes nothing, and reads the same again")
 LAW_002 = clause(
@@ -19,6 +22,13 @@ LAW_002 = clause(
     "an operation that converges succeeds a second time, on any connection, and changes nothing"
     " more",
 )
+LAW_003 = clause(
+    "LAW-003",
+    "what changes a running machine and leaves it RUNNING does not start its guest anew, but for"
+    " reboot() and rebuild()",
+)
+
+Step = Callable[[Trial, UUID], object]
 
 READS: dict[str, Callable[[ComputeDriver], object]] = {
     "ping": lambda driver: driver.ping(),
@@ -86,3 +96,76 @@ def converges(trial: Trial, name: str, state: InstanceState) -> None:
         with trial.unchanged():
             call(other, uuid)
             other.check(True, "")
+
+
+def _volume_comes_and_goes(trial: Trial, uuid: UUID) -> None:
+    volume = trial.driver.attach_volume(uuid, trial.attachment()).volume_id
+    if trial.has(Capability.DISK_QOS):
+        trial.driver.set_disk_qos(uuid, volume, DiskQos(total_iops_sec=100))
+    if trial.has(Capability.EXTEND_VOLUME):
+        size = next(each.size_bytes for each in trial.driver.get_instance(uuid).volumes)
+        trial.driver.extend_volume(uuid, volume, size or 64 << 20)
+    trial.driver.detach_volume(uuid, volume)
+
+
+def _nic_comes_and_goes(trial: Trial, uuid: UUID) -> None:
+    trial.driver.plug_vif(uuid, trial.target.vif("hvct-nic"))
+    if trial.has(Capability.VIF_QOS):
+        trial.driver.set_vif_qos(uuid, "hvct-nic", VifQos(inbound=Bandwidth(average=1000)))
+    trial.driver.unplug_vif(uuid, "hvct-nic")
+
+
+def _snapshot_comes_and_goes(trial: Trial, uuid: UUID) -> None:
+    made = trial.driver.create_snapshot(uuid, "hvct")
+    trial.driver.delete_snapshot(uuid, made.id)
+
+
+def _backup_comes_and_goes(trial: Trial, uuid: UUID) -> None:
+    trial.driver.end_backup(uuid, trial.driver.begin_backup(uuid).id)
+
+
+def _freezes(trial: Trial, uuid: UUID) -> None:
+    trial.driver.freeze(uuid)
+    trial.driver.thaw(uuid)
+
+
+def _grows(trial: Trial, uuid: UUID) -> None:
+    flavor = trial.driver.get_instance(uuid).flavor
+    if flavor.max_vcpus is not None:
+        trial.driver.hot_resize_cpu(uuid, flavor.max_vcpus)
+    if flavor.max_memory_mib is not None:
+        trial.driver.hot_resize_memory(uuid, flavor.max_memory_mib)
+
+
+def _disks_move(trial: Trial, uuid: UUID) -> None:
+    for pool in trial.driver.get_available_resource().storage:
+        trial.driver.migrate_storage(uuid, pool.name)
+
+
+GENTLE: dict[str, tuple[Step, frozenset[Capability]]] = {
+    "rename": (CALLS["rename"], frozenset({Capability.HOT_RENAME})),
+    "set_metadata": (CALLS["set_metadata"], frozenset()),
+    "volumes": (_volume_comes_and_goes, frozenset({Capability.HOST_VOLUMES})),
+    "nics": (_nic_comes_and_goes, frozenset()),
+    "snapshots": (_snapshot_comes_and_goes, frozenset({Capability.SNAPSHOTS})),
+    "backups": (_backup_comes_and_goes, frozenset({Capability.INCREMENTAL_BACKUP})),
+    "freeze": (_freezes, frozenset({Capability.GUEST_FREEZE})),
+    "hot_resize_cpu": (_grows, frozenset({Capability.HOT_RESIZE_CPU})),
+    "hot_resize_memory": (_grows, frozenset({Capability.HOT_RESIZE_MEMORY})),
+    "migrate_storage": (_disks_move, frozenset({Capability.STORAGE_MIGRATION})),
+}
+"""What may be done to a running machine without its guest being started anew."""
+
+
+@check(LAW_003, cases=[Case(name, (name,), needs=needs) for name, (_, needs) in GENTLE.items()])
+def guest_runs_on(trial: Trial, name: str) -> None:
+    flavor = trial.target.flavor
+    if name == "hot_resize_cpu":
+        flavor = larger(flavor, max_vcpus=flavor.vcpus + 1)
+    elif name == "hot_resize_memory":
+        flavor = larger(flavor, max_memory_mib=flavor.memory_mib + 128)
+    uuid = trial.spawn(flavor=flavor).uuid
+    starts = booted(trial, uuid)
+    GENTLE[name][0](trial, uuid)
+    trial.equal(trial.state(uuid), InstanceState.RUNNING, "state after it")
+    trial.equal(trial.target.boots(trial.driver, uuid), starts, "starts of the guest")

@@ -6,8 +6,11 @@ from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.models.instance import Metadata
 from hvdrivers.models.resources import HostResources
+from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import AttachedVolume, VolumeAttachment
 
 
 @mutant("LAW-001")
@@ -42,3 +45,66 @@ class SecondSuspendSavesAgain(FakeDriver):
         if not saved and memory is not None:
             memory.content = ()
         return saved
+
+
+class _Restarting(FakeDriver):
+    def _restart(self, uuid: UUID) -> None:
+        machine = self._machine(uuid)
+        if machine.state is InstanceState.RUNNING:
+            self._host.boot(machine)
+
+
+@mutant("LAW-003")
+class MetadataNeedARestart(_Restarting):
+    """set_metadata() defines the machine anew, and starts it from that."""
+
+    def _set_metadata(self, uuid: UUID, metadata: Metadata) -> None:
+        super()._set_metadata(uuid, metadata)
+        self._restart(uuid)
+
+
+@mutant("LAW-003")
+class DisksComeByARestart(_Restarting):
+    """attach_volume() resets a running machine, so that its guest finds the new disk."""
+
+    def _plug_disk(self, uuid: UUID, attachment: VolumeAttachment) -> AttachedVolume:
+        attached = super()._plug_disk(uuid, attachment)
+        self._restart(uuid)
+        return attached
+
+
+@mutant("LAW-003")
+class NicsGoByARestart(_Restarting):
+    """unplug_vif() resets a running machine, so that its guest lets go of the NIC."""
+
+    def _unplug_nic(self, uuid: UUID, vif_id: str) -> None:
+        super()._unplug_nic(uuid, vif_id)
+        self._restart(uuid)
+
+
+@mutant("LAW-003")
+class SizesComeByARestart(_Restarting):
+    """A hot resize is a resize and a reset."""
+
+    def _resize_hot(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
+        super()._resize_hot(operation, uuid, field, wanted)
+        self._restart(uuid)
+
+
+@mutant("LAW-003")
+class DisksMoveWhileItIsOff(_Restarting):
+    """migrate_storage() stops a running machine, moves its disks, and starts it again."""
+
+    def _switch_pool(self, uuid: UUID, pool: str, token: int) -> None:
+        super()._switch_pool(uuid, pool, token)
+        self._restart(uuid)
+
+
+@mutant("LAW-003")
+class SnapshotsResetTheGuest(_Restarting):
+    """create_snapshot() takes the disks of a machine that it has stopped for that."""
+
+    def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
+        made = super()._take(uuid, name, memory)
+        self._restart(uuid)
+        return made
