@@ -242,3 +242,18 @@ def other_sources_know(trial: Trial) -> None:
         found = trial.driver.guest_addresses(uuid)
     sources = {each.source for each in found}
     trial.check(AddressSource.AGENT not in sources, "an agent that is silent gave an address")
+
+
+@check(GUEST_003, needs=[Capability.GUEST_EXEC])
+def account_is_asked_for_by_exec(trial: Trial) -> None:
+    uuid = booted(trial)
+    run = trial.driver.guest_exec
+    with trial.target.account_needed(trial.driver, uuid) as account:
+        with trial.unchanged(), trial.raises(errors.InvalidRequest):
+            run(uuid, ["/bin/true"])
+        wrong = GuestCredentials(user=account.user, password=SecretStr("hvct-wrong"))
+        with trial.unchanged(), trial.raises(errors.PermissionDenied) as caught:
+            run(uuid, ["/bin/true"], credentials=wrong)
+        trial.check("hvct-wrong" not in str(caught[0]), "the error shows the password")
+        done = run(uuid, ["/bin/true"], credentials=account)
+        trial.equal(done.exit_code, 0, "exit code, with the right account")

@@ -19,7 +19,7 @@ from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.requirements import IMAGE_CAPABILITIES
-from hvdrivers.models.image import CachedImage, FileImage, ImageFormat, ImageRef
+from hvdrivers.models.image import CachedImage, FileImage, HostImage, ImageFormat, ImageRef
 from hvdrivers.models.progress import Phase, Progress
 from hvdrivers.models.state import InstanceState
 
@@ -96,6 +96,13 @@ IMG_014 = clause(
     "IMG-014",
     "spawn() from a file that is not there raises InvalidRequest and leaves nothing behind",
     operation="spawn",
+)
+IMG_015 = clause(
+    "IMG-015",
+    "cache_image() of an image that is on the host already raises InvalidRequest and changes"
+    " nothing",
+    operation="cache_image",
+    needs=[Capability.IMAGE_HOST],
 )
 
 _ABSENT_KEY = "raw-sha256-" + "0" * 64
@@ -300,6 +307,18 @@ def image_in_use_stays(trial: Trial) -> None:
     trial.check(key not in _cached(trial), "it stays although nobody uses it")
 
 
+@check(IMG_008, needs=[Capability.RESCUE])
+def image_of_a_rescue_stays(trial: Trial) -> None:
+    image = _fresh(trial)
+    uuid = trial.spawn(start=False).uuid
+    trial.driver.rescue(uuid, image)
+    with trial.unchanged(), trial.raises(errors.DeviceBusy):
+        trial.driver.evict_image(_key(image))
+    trial.check(_key(image) in _cached(trial), "the image of a rescue disk is gone")
+    trial.driver.unrescue(uuid)
+    trial.driver.evict_image(_key(image))
+
+
 @check(IMG_010)
 def spawn_fills_the_cache(trial: Trial) -> None:
     for checksum in (True, False):
@@ -370,3 +389,12 @@ def absent_file_is_refused(trial: Trial) -> None:
     trial.will_destroy(spec.uuid)
     with trial.unchanged(), trial.raises(errors.InvalidRequest):
         trial.driver.spawn(spec)
+
+
+@check(IMG_015)
+def host_image_is_there_already(trial: Trial) -> None:
+    before = set(_cached(trial))
+    image = HostImage(name=getattr(trial.target.image(), "name", "hvct"))
+    with trial.unchanged(), trial.raises(errors.InvalidRequest):
+        trial.driver.cache_image(image)
+    trial.equal(set(_cached(trial)), before, "the cache after that was refused")

@@ -92,7 +92,7 @@ NET_021 = clause(
 )
 NET_022 = clause(
     "NET-022",
-    "the limits that a VIF names are in force once it is plugged",
+    "the limits that a VIF names are in force once it is plugged, by plug_vif() or spawn()",
     operation="plug_vif",
     needs=[Capability.VIF_QOS],
 )
@@ -347,3 +347,10 @@ def vifs_limits_are_in_force(trial: Trial, state: InstanceState) -> None:
     uuid = trial.in_state(state)
     trial.driver.plug_vif(uuid, vif)
     trial.equal(_limits(trial, uuid), {vif.id: _QOS}, "limits")
+
+
+@check(NET_022)
+def limits_are_in_force_from_the_start(trial: Trial) -> None:
+    vif = _changed(trial.target.vif(_VIF), qos=_QOS)
+    uuid = trial.spawn(vifs=(vif,)).uuid
+    trial.equal(_limits(trial, uuid), {vif.id: _QOS}, "limits after spawn()")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from hvdrivers.conformance import imagefiles
 from hvdrivers.conformance.clauses import Case, Clause, check, clause
 from hvdrivers.conformance.seeing import (
     all_that_can_be_had,
@@ -244,6 +247,19 @@ def hostile_image_keeps_the_disk(trial: Trial) -> None:
         with trial.unchanged(), trial.raises(errors.ImageRejected, errors.NotSupported) as caught:
             trial.driver.rebuild(uuid, image)
         trial.check(caught, why)
+
+
+@check(REBUILD_004, needs=[Capability.IMAGE_QCOW2])
+def too_large_image_keeps_the_disk(trial: Trial) -> None:
+    folder = TemporaryDirectory(prefix="hvct-")
+    trial.after(folder.cleanup)
+    image = imagefiles.large(Path(folder.name), trial.target.flavor.disk_gib + 1)
+    if trial.has(Capability.IMAGE_CACHE):
+        trial.after(lambda: trial.driver.evict_image(image.cache_key() or ""))
+    uuid = trial.spawn().uuid
+    with trial.unchanged(), trial.raises(errors.ImageRejected):
+        trial.driver.rebuild(uuid, image)
+    expect_state(trial, uuid, RUNNING, "after rebuild() was refused")
 
 
 @check(REBUILD_005)

@@ -110,6 +110,19 @@ def becomes_the_flavor(trial: Trial) -> None:
     _expect_flavor(trial, before.uuid, wanted, "while it runs")
 
 
+@check(RESIZE_001)
+def zero_leaves_the_disk(trial: Trial) -> None:
+    two = _two_gib(trial)
+    uuid = trial.spawn(start=False, flavor=two).uuid
+    wanted = larger(two, vcpus=two.vcpus + 1, disk_gib=0)
+    trial.driver.resize(uuid, wanted)
+    found = trial.driver.get_instance(uuid).flavor
+    trial.equal(found.vcpus, wanted.vcpus, "CPUs after a resize() with disk_gib=0")
+    with trial.unchanged(), trial.raises(errors.InvalidRequest):
+        trial.driver.resize(uuid, larger(wanted, disk_gib=two.disk_gib - 1))
+    trial.driver.resize(uuid, larger(wanted, disk_gib=two.disk_gib))
+
+
 @check(RESIZE_002)
 def does_not_shrink(trial: Trial) -> None:
     uuid = trial.spawn(start=False, flavor=_two_gib(trial)).uuid

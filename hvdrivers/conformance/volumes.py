@@ -77,7 +77,8 @@ STOR_041 = clause(
 )
 STOR_042 = clause(
     "STOR-042",
-    "the limits that an attachment names are in force once it is attached",
+    "the limits that an attachment names are in force once it is attached, by attach_volume() or"
+    " spawn()",
     operation="attach_volume",
     needs=[Capability.DISK_QOS],
 )
@@ -249,3 +250,10 @@ def attachments_limits_are_in_force(trial: Trial, state: InstanceState) -> None:
     uuid = trial.in_state(state)
     trial.driver.attach_volume(uuid, attachment)
     trial.equal(_limits(trial, uuid), {attachment.volume_id: _QOS.limits()}, "limits")
+
+
+@check(STOR_042)
+def limits_are_in_force_from_the_start(trial: Trial) -> None:
+    attachment = VolumeAttachment(volume=trial.volume(), qos=_QOS)
+    uuid = trial.spawn(volumes=(attachment,)).uuid
+    trial.equal(_limits(trial, uuid), {attachment.volume_id: _QOS.limits()}, "limits after spawn()")

@@ -226,3 +226,18 @@ class OldAnswersOfTheAgent(FakeDriver):
             else each
             for each in found
         ]
+
+
+@mutant("GUEST-003")
+class AnybodyRunsPrograms(FakeDriver):
+    """guest_exec() does not look at the account, where set_guest_password() does."""
+
+    def _run(
+        self, uuid: UUID, command: Sequence[str], credentials: GuestCredentials | None
+    ) -> Machine:
+        guest = self._machine(uuid).guest
+        accounts, guest.accounts = guest.accounts, None
+        try:
+            return super()._run(uuid, command, credentials)
+        finally:
+            guest.accounts = accounts

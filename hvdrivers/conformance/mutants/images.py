@@ -369,3 +369,29 @@ class AbsentFileIsAnAbsentVolume(FakeDriver):
         if isinstance(ref, FileImage) and not ref.path.exists():
             raise errors.VolumeNotFound("no such image")
         return super()._upload(task, ref)
+
+
+@mutant("IMG-008")
+class RescueDisksAreNotCounted(FakeDriver):
+    """evict_image() removes the image that a rescue disk is based on."""
+
+    def _in_use(self, key: str) -> bool:
+        pools = self._host.pools.values()
+        disks = [disk for pool in pools for disk in pool.disks.values()]
+        return any(disk.base == key for disk in disks if disk.role != "rescue")
+
+
+@mutant("IMG-015")
+class HostImagesAreCached(FakeDriver):
+    """cache_image() of an image that is on the host copies it into the cache."""
+
+    def cache_image(
+        self,
+        image: ImageRef,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> CachedImage:
+        if isinstance(image, HostImage):
+            return self._cached(self._host_image(image))
+        return super().cache_image(image, timeout=timeout, progress=progress)

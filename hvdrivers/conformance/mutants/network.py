@@ -10,7 +10,7 @@ from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Machine, Port
 from hvdrivers.fake.steps import Task
-from hvdrivers.models.instance import InstanceInfo
+from hvdrivers.models.instance import InstanceInfo, InstanceSpec
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import AttachedVif, NicModel, Vif, VifQos
 
@@ -331,3 +331,14 @@ class PlugIgnoresQos(FakeDriver):
 
     def _create_port(self, task: Task, uuid: UUID, vif: Vif) -> None:
         super()._create_port(task, uuid, vif.model_copy(update={"qos": None}))
+
+
+@mutant("NET-022")
+class SpawnIgnoresQos(FakeDriver):
+    """A NIC that a machine is spawned with has no limits."""
+
+    def _finish(self, task: Task, spec: InstanceSpec) -> InstanceInfo:
+        for port in self._host.ports.values():
+            if port.owner == spec.uuid:
+                port.vif = port.vif.model_copy(update={"qos": None})
+        return super()._finish(task, spec)

@@ -161,3 +161,17 @@ class RebuildDropsSnapshots(FakeDriver):
         machine.snapshots.clear()
         machine.current_snapshot = None
         return super()._check_rebuild(uuid)
+
+
+@mutant("REBUILD-004")
+class RebuildGrowsTheDisk(FakeDriver):
+    """rebuild() from an image that is larger than the disk makes the disk larger, unasked."""
+
+    def _place_new(self, uuid: UUID, record: ImageRecord, token: int) -> None:
+        machine = self._machine(uuid)
+        before = machine.flavor
+        machine.flavor = before.model_copy(update={"disk_gib": 0})
+        try:
+            super()._place_new(uuid, record, token)
+        finally:
+            machine.flavor = before

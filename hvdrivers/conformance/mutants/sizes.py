@@ -172,3 +172,13 @@ class MemoryIsPromised(_Hot):
             FakeDriver._resize_hot(self, operation, uuid, field, wanted)
         except errors.InsufficientResources:
             machine.flavor = before.model_copy(update={field: wanted})
+
+
+@mutant("RESIZE-001")
+class ZeroIsASize(FakeDriver):
+    """resize() with disk_gib=0, which leaves the disk, is refused as a smaller disk."""
+
+    def _resize(self, uuid: UUID, flavor: Flavor) -> None:
+        if not flavor.disk_gib and self._checked("resize", uuid).flavor.disk_gib:
+            raise errors.InvalidRequest("the root disk would shrink, which destroys data")
+        super()._resize(uuid, flavor)

@@ -11,6 +11,8 @@ from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import AttachedDisk, Lock, Machine
+from hvdrivers.fake.steps import Task
+from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.volume import (
     AttachedVolume,
@@ -290,3 +292,13 @@ class AttachIgnoresQos(FakeDriver):
         disk = machine.volumes[attachment.volume_id]
         machine.volumes[attachment.volume_id] = replace(disk, qos=None)
         return attached
+
+
+@mutant("STOR-042")
+class SpawnIgnoresTheLimits(FakeDriver):
+    """A volume that a machine is spawned with has no limits."""
+
+    def _add_volumes(self, task: Task, spec: InstanceSpec) -> None:
+        super()._add_volumes(task, spec)
+        for disk in self._machine(spec.uuid).volumes.values():
+            disk.qos = None
