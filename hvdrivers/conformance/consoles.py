@@ -20,7 +20,7 @@ CONS_001 = clause(
 )
 CONS_002 = clause(
     "CONS-002",
-    "the console log goes on over reboot(), power_off() and power_on()",
+    "the console log goes on over reboot(), power_off(), power_on(), suspend() and rescue()",
     operation="get_console_log",
 )
 CONS_003 = clause(
@@ -98,6 +98,25 @@ def goes_on(trial: Trial) -> None:
         now = _longer(trial, uuid, len(before), f"after {name}()")
         trial.check(now.startswith(before), f"{name}() began a new log")
         before = now
+
+
+@check(
+    CONS_002,
+    cases=[
+        Case("suspend", (InstanceState.SUSPENDED,), needs=frozenset({Capability.SUSPEND})),
+        Case("rescue", (InstanceState.RESCUED,), needs=frozenset({Capability.RESCUE})),
+    ],
+)
+def goes_on_elsewhere(trial: Trial, state: InstanceState) -> None:
+    uuid = _spoken(trial)
+    before = trial.driver.get_console_log(uuid, max_bytes=_ALL).data
+    if state is InstanceState.RESCUED:
+        trial.driver.rescue(uuid, trial.target.image())
+    else:
+        trial.driver.power_on(uuid)
+        trial.driver.suspend(uuid)
+    now = trial.driver.get_console_log(uuid, max_bytes=_ALL).data
+    trial.check(now.startswith(before), f"the log of a {state} machine begins anew")
 
 
 @check(CONS_003)

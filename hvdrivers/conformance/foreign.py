@@ -54,6 +54,12 @@ ADOPT_004 = clause(
 ADOPT_005 = clause(
     "ADOPT-005", "destroy() of an adopted machine removes it with its disks", operation="adopt"
 )
+ADOPT_006 = clause(
+    "ADOPT-006",
+    "adopt() without a name takes the machine's own; where that is no valid label it raises"
+    " InvalidRequest and the machine stays foreign",
+    operation="adopt",
+)
 
 Call = Callable[[Trial, UUID], object]
 
@@ -220,3 +226,18 @@ def goes_with_its_disks(trial: Trial) -> None:
         trial.driver.power_off(uuid)
         trial.driver.destroy(uuid)
         trial.equal(trial.picture(), before, "the host after adopt() and destroy()")
+
+
+@check(ADOPT_006)
+def takes_its_own_name(trial: Trial) -> None:
+    name = _label(trial)
+    with trial.target.foreign_machine(name) as uuid:
+        trial.will_destroy(uuid)
+        trial.equal(trial.driver.adopt(uuid).name, name, "name that was not given")
+        trial.equal(trial.connect().get_instance(uuid).name, name, "name on another connection")
+        trial.driver.destroy(uuid)
+    with trial.target.foreign_machine("hvct-" + "x" * 64) as uuid:
+        with trial.unchanged(), trial.raises(errors.InvalidRequest):
+            trial.driver.adopt(uuid)
+        foreign = {each.uuid for each in trial.driver.list_foreign()}
+        trial.check(uuid in foreign, "the machine whose name is no label is not foreign any more")

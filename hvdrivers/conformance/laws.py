@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from uuid import UUID
+from contextlib import suppress
+from uuid import UUID, uuid4
 
 from hvdrivers.conformance.clauses import Case, check, clause
 from hvdrivers.conformance.seeing import STATE_NEEDS, booted, larger
 from hvdrivers.conformance.states import CALLS
+from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
+from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import OPERATIONS, ComputeDriver, state_table
 from hvdrivers.contract.operation import Repeat
@@ -26,6 +29,12 @@ LAW_003 = clause(
     "LAW-003",
     "what changes a running machine and leaves it RUNNING does not start its guest anew, but for"
     " reboot() and rebuild()",
+)
+
+LAW_004 = clause(
+    "LAW-004",
+    "an error tells by retryable what its class promises: DeviceBusy may pass, a wrong request or"
+    " state does not",
 )
 
 Step = Callable[[Trial, UUID], object]
@@ -169,3 +178,26 @@ def guest_runs_on(trial: Trial, name: str) -> None:
     GENTLE[name][0](trial, uuid)
     trial.equal(trial.state(uuid), InstanceState.RUNNING, "state after it")
     trial.equal(trial.target.boots(trial.driver, uuid), starts, "starts of the guest")
+
+
+@check(LAW_004)
+def says_whether_to_retry(trial: Trial) -> None:
+    driver, on, off = trial.driver, trial.spawn().uuid, trial.spawn(start=False).uuid
+    refused: list[tuple[type[errors.HypervisorError], Callable[[], object]]] = [
+        (errors.InstanceExists, lambda: driver.spawn(trial.spec(uuid=on))),
+        (errors.InstanceNotFound, lambda: driver.power_on(uuid4())),
+        (errors.InvalidRequest, lambda: driver.rename(off, " ")),
+        (errors.InvalidState, lambda: driver.reboot(off)),
+    ]
+    with suppress(PreconditionMissing):
+        nowhere = trial.target.vif_to_nowhere("hvct-nowhere")
+        refused.append((errors.NetworkNotFound, lambda: driver.plug_vif(off, nowhere)))
+    if trial.has(Capability.HOST_VOLUMES):
+        driver.attach_volume(on, trial.attachment())
+        busy = trial.attachment()
+        refused.append((errors.DeviceBusy, lambda: driver.attach_volume(off, busy)))
+        refused.append((errors.DeviceBusy, lambda: driver.delete_volume(busy.volume_id)))
+    for kind, call in refused:
+        with trial.raises(kind) as caught:
+            call()
+        trial.equal(caught[0].retryable, kind.retryable_default, f"retryable of {caught[0]!r}")

@@ -153,9 +153,13 @@ class Target(ABC):
         yield
 
     @contextmanager
-    def foreign_machine(self) -> Iterator[UUID]:
+    def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
         """A machine on the host that this library did not make. The block may adopt and destroy
-        it."""
+        it.
+
+        Args:
+            name: its own name; only of a driver that adopts machines a certain one is asked for.
+        """
         raise PreconditionMissing("the target cannot make a foreign machine (foreign_machine)")
         yield
 

@@ -131,6 +131,19 @@ def new_size_is_seen(trial: Trial, state: InstanceState) -> None:
         trial.check(shown and shown.size_bytes in {size, None}, f"the machine sees {shown}")
 
 
+@check(STOR_020)
+def new_size_is_seen_at_the_next_start(trial: Trial) -> None:
+    attachment = trial.attachment()
+    uuid = trial.spawn(volumes=(attachment,)).uuid
+    size = 2 * _SIZE
+    trial.target.grow_volume(trial.driver, attachment.volume_id, size)
+    trial.driver.extend_volume(uuid, attachment.volume_id, size)
+    trial.driver.power_off(uuid)
+    trial.driver.power_on(uuid)
+    shown = shown_volume(trial.driver.get_instance(uuid), attachment.volume_id)
+    trial.check(shown and shown.size_bytes in {size, None}, f"the machine sees {shown}")
+
+
 @check(STOR_021)
 def never_shrinks(trial: Trial) -> None:
     attachment = trial.attachment()
@@ -170,6 +183,17 @@ def takes_the_old_ones_place(trial: Trial) -> None:
     trial.driver.delete_volume(old.volume_id)  # DeviceBusy if it was not given back
     with trial.unchanged(), trial.raises(errors.DeviceBusy):
         trial.driver.delete_volume(new.volume_id)
+
+
+@check(STOR_030)
+def replacement_is_there_at_the_next_start(trial: Trial) -> None:
+    old, new = trial.attachment(), VolumeAttachment(volume=trial.volume())
+    uuid = trial.spawn(volumes=(old,)).uuid
+    trial.driver.swap_volume(uuid, old.volume_id, new)
+    trial.driver.power_off(uuid)
+    trial.driver.power_on(uuid)
+    expect_volume(trial, uuid, new.volume_id, True, "at the next start")
+    expect_volume(trial, uuid, old.volume_id, False, "at the next start")
 
 
 @check(STOR_031)

@@ -268,8 +268,8 @@ class FakeTarget(Target):
             self._folder = None
 
     @contextmanager
-    def foreign_machine(self) -> Iterator[UUID]:
-        uuid = self.host.add_foreign()
+    def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
+        uuid = self.host.add_foreign(name=name or "somebody else's")
         try:
             yield uuid
         finally:

@@ -338,12 +338,12 @@ class LibvirtTarget(Target):
     # ---- machines of others, and the connection -------------------------------------------------
 
     @contextmanager
-    def foreign_machine(self) -> Iterator[UUID]:
+    def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
         uuid = uuid4()
         connect = self._raw.connect
         xml = el(
             "domain",
-            el("name", f"foreign-{uuid.hex[:8]}"),
+            el("name", name or f"foreign-{uuid.hex[:8]}"),
             el("uuid", str(uuid)),
             el("memory", "32", unit="MiB"),
             el("os", el("type", "hvm", arch=str(connect.getInfo()[0]))),

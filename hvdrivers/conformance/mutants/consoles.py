@@ -122,3 +122,21 @@ class ReadingEmptiesTheLog(FakeDriver):
         if max_bytes == 65536:
             del self._machine(uuid).console[:]
         return log
+
+
+@mutant("CONS-002")
+class RescueBeginsANewLog(FakeDriver):
+    """What the guest wrote before it was rescued, and why it had to be, is gone."""
+
+    def _start_rescue(self, uuid: UUID) -> None:
+        self._machine(uuid).console.clear()
+        super()._start_rescue(uuid)
+
+
+@mutant("CONS-002")
+class SuspendDropsTheLog(FakeDriver):
+    """The log of a machine goes with its process when that is saved to disk."""
+
+    def _suspended(self, uuid: UUID) -> None:
+        super()._suspended(uuid)
+        self._machine(uuid).console.clear()

@@ -163,3 +163,27 @@ class AdoptedKeepsItsDisks(FakeDriver):
     def _delete_disks(self, uuid: UUID, keep: frozenset[Keep]) -> None:
         if not any(disk.content == ("foreign",) for _, disk in self._host.disks_of(uuid)):
             super()._delete_disks(uuid, keep)
+
+
+@mutant("ADOPT-006")
+class AdoptInventsAName(FakeDriver):
+    """A machine whose name is no valid label is adopted under its UUID."""
+
+    def _adopt(self, uuid: UUID, name: str | None, metadata: Metadata | None) -> InstanceInfo:
+        try:
+            return super()._adopt(uuid, name, metadata)
+        except errors.InvalidRequest:
+            return super()._adopt(uuid, str(uuid), metadata)
+
+
+@mutant("ADOPT-006")
+class RefusedAdoptionIsMarked(FakeDriver):
+    """The right error for a name that is no label, after the machine was marked as ours."""
+
+    def _adopt(self, uuid: UUID, name: str | None, metadata: Metadata | None) -> InstanceInfo:
+        try:
+            return super()._adopt(uuid, name, metadata)
+        except errors.InvalidRequest:
+            self._host.machines[uuid].name = str(uuid)
+            self._host.machines[uuid].ours = True
+            raise

@@ -5,7 +5,9 @@ from __future__ import annotations
 from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.records import Machine, VolumeRecord
 from hvdrivers.models.instance import Metadata
 from hvdrivers.models.resources import HostResources
 from hvdrivers.models.snapshot import Snapshot
@@ -108,3 +110,27 @@ class SnapshotsResetTheGuest(_Restarting):
         made = super()._take(uuid, name, memory)
         self._restart(uuid)
         return made
+
+
+@mutant("LAW-004")
+class BusyIsForEver(FakeDriver):
+    """A volume that another machine has is DeviceBusy, and not to be asked for again."""
+
+    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+        try:
+            return super()._check_free(uuid, attachment)
+        except errors.DeviceBusy as error:
+            error.retryable = False
+            raise
+
+
+@mutant("LAW-004")
+class AbsentMayComeBack(FakeDriver):
+    """InstanceNotFound says that the same call may succeed later."""
+
+    def _machine(self, uuid: UUID) -> Machine:
+        try:
+            return super()._machine(uuid)
+        except errors.InstanceNotFound as error:
+            error.retryable = True
+            raise

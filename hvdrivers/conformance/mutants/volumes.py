@@ -61,6 +61,21 @@ class ExtendDoesNothing(FakeDriver):
         disk.seen_bytes = seen
 
 
+@mutant("STOR-020")
+class ExtendOnlyLive(FakeDriver):
+    """extend_volume() tells the running machine alone: at the next start it sees the old size."""
+
+    def _extend(self, uuid: UUID, volume_id: str, size_bytes: int) -> None:
+        before = self._disk_of("extend_volume", uuid, volume_id).seen_bytes
+        super()._extend(uuid, volume_id, size_bytes)
+        self.__dict__.setdefault("_stored", {})[uuid, volume_id] = before
+
+    def _power_off(self, uuid: UUID) -> None:
+        super()._power_off(uuid)
+        for name, disk in self._machine(uuid).volumes.items():
+            disk.seen_bytes = self.__dict__.get("_stored", {}).get((uuid, name), disk.seen_bytes)
+
+
 @mutant("STOR-021")
 class ExtendShrinks(FakeDriver):
     """extend_volume() to a smaller size cuts off the end of the guest's file system."""
@@ -145,6 +160,24 @@ class SwapMovesTheDisk(FakeDriver):
         swapped = super()._switch_volume(uuid, volume_id, replacement)
         self._machine(uuid).volumes[replacement.volume_id].device = "vdy"
         return swapped.model_copy(update={"device": "vdy"})
+
+
+@mutant("STOR-030")
+class SwapOnlyLive(FakeDriver):
+    """swap_volume() changes the running machine alone: at the next start the old volume is back."""
+
+    def _switch_volume(
+        self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
+    ) -> AttachedVolume:
+        machine = self._machine(uuid)
+        self.__dict__.setdefault("_stored", {})[uuid] = dict(machine.volumes)
+        return super()._switch_volume(uuid, volume_id, replacement)
+
+    def _power_off(self, uuid: UUID) -> None:
+        super()._power_off(uuid)
+        stored = self.__dict__.get("_stored", {}).pop(uuid, None)
+        if stored is not None:
+            self._machine(uuid).volumes = stored
 
 
 @mutant("STOR-031")
