@@ -94,6 +94,17 @@ def machines_are_on(trial: Trial) -> None:
     trial.equal(trial.state(uuid), InstanceState.RUNNING, "state after power_on()")
 
 
+@check(MAINT_002)
+def machines_of_others_are_on(trial: Trial) -> None:
+    _quiet(trial)
+    with trial.target.foreign_machine() as uuid:
+        if uuid not in {each.uuid for each in trial.driver.list_foreign() if each.state in _ON}:
+            raise PreconditionMissing("the foreign machine of the target is not powered on")
+        with trial.unchanged(), trial.raises(errors.InvalidState):
+            trial.driver.enter_maintenance()
+        trial.check(not trial.driver.in_maintenance(), "the host is in maintenance all the same")
+
+
 @check(MAINT_003)
 def twice_is_once(trial: Trial) -> None:
     _quiet(trial)

@@ -87,6 +87,12 @@ POWER_015 = _power(
     "015", "a machine that has crashed can be started, powered off and rebooted", "power_on"
 )
 POWER_016 = _power("016", "inject_nmi() reaches a running guest and restarts nothing", "inject_nmi")
+POWER_020 = _power(
+    "020",
+    "power_on() of a machine whose volume has gone raises VolumeNotFound and leaves it STOPPED",
+    "power_on",
+    Capability.HOST_VOLUMES,
+)
 
 
 @check(POWER_001)
@@ -297,3 +303,16 @@ def interrupts(trial: Trial) -> None:
             lambda: trial.driver.get_console_log(uuid).data != told,
             "the guest's kernel has said nothing of an interrupt",
         )
+
+
+@check(POWER_020)
+def its_volume_has_gone(trial: Trial) -> None:
+    attachment = trial.attachment()
+    uuid = trial.spawn(start=False, volumes=(attachment,)).uuid
+    trial.target.lose_volume(trial.driver, attachment.volume_id)
+    with trial.unchanged(), trial.raises(errors.VolumeNotFound):
+        trial.driver.power_on(uuid)
+    expect_state(trial, uuid, InstanceState.STOPPED, "after power_on() without its volume")
+    trial.driver.detach_volume(uuid, attachment.volume_id)
+    trial.driver.power_on(uuid)
+    expect_state(trial, uuid, InstanceState.RUNNING, "after the volume was detached")

@@ -237,6 +237,10 @@ class Target(ABC):
         """Make a volume larger at its server, as its administrator does."""
         raise PreconditionMissing("the target cannot make a volume grow (grow_volume)")
 
+    def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
+        """Delete a volume of create_volume() behind the driver's back, attached or not."""
+        raise PreconditionMissing("the target cannot take a volume away (lose_volume)")
+
     def shared_directories(self) -> tuple[str, str]:
         """Two directories of the host that can be shared into a guest."""
         raise PreconditionMissing("the target names no directories (shared_directories)")

@@ -254,6 +254,9 @@ class FakeTarget(Target):
     def grow_volume(self, driver: ComputeDriver, volume_id: str, size_bytes: int) -> None:
         self.host.resize_volume(volume_id, size_bytes)
 
+    def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
+        self.host.lose_volume(volume_id)
+
     def shared_directories(self) -> tuple[str, str]:
         return "/srv/share", "/srv/other"
 

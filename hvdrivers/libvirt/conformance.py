@@ -335,6 +335,10 @@ class LibvirtTarget(Target):
     def _type(self, uuid: UUID, line: str) -> None:
         self._open_console(uuid).send(line.encode() + b"\n")
 
+    def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
+        path = next(each.path for each in driver.list_volumes() if each.volume_id == volume_id)
+        self._raw.connect.storageVolLookupByPath(path).delete(0)
+
     # ---- machines of others, and the connection -------------------------------------------------
 
     @contextmanager

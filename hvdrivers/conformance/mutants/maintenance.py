@@ -70,6 +70,16 @@ class MaintenanceAlthoughMachinesRun(FakeDriver):
             self._host.maintenance = True
 
 
+@mutant("MAINT-002")
+class MachinesOfOthersDoNotCount(FakeDriver):
+    """enter_maintenance() looks only at the machines of ours, and takes the host from others."""
+
+    def _enter(self) -> None:
+        if any(machine.takes_memory for machine in self._host.ours()):
+            super()._enter()
+        self._host.maintenance = True
+
+
 @mutant("MAINT-003")
 class EnteringTogglesIt(FakeDriver):
     """enter_maintenance() in maintenance ends it."""

@@ -229,6 +229,31 @@ class PowerOnSharesVolumes(FakeDriver):
         return self._find_volume(attachment)
 
 
+@mutant("POWER-020")
+class PowerOnWithoutItsVolume(FakeDriver):
+    """power_on() starts a machine whose volume has gone: its guest misses a disk."""
+
+    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+        try:
+            return super()._check_free(uuid, attachment)
+        except errors.VolumeNotFound:
+            machine = self._host.machines.get(uuid)
+            if machine is None or attachment.volume_id not in machine.volumes:
+                raise
+            return machine.volumes[attachment.volume_id].record
+
+
+@mutant("POWER-020")
+class LostVolumeIsAFault(FakeDriver):
+    """power_on() of a machine whose volume has gone is a HypervisorFault."""
+
+    def _power_on(self, uuid: UUID) -> None:
+        try:
+            super()._power_on(uuid)
+        except errors.VolumeNotFound as error:
+            raise errors.HypervisorFault(error.message) from error
+
+
 @mutant("POWER-014")
 class RemembersTheState(FakeDriver):
     """get_instance() says RUNNING of what this connection has started, until it stops it."""
