@@ -196,7 +196,6 @@ def says_whether_to_retry(trial: Trial) -> None:
         driver.attach_volume(on, trial.attachment())
         busy = trial.attachment()
         refused.append((errors.DeviceBusy, lambda: driver.attach_volume(off, busy)))
-        refused.append((errors.DeviceBusy, lambda: driver.delete_volume(busy.volume_id)))
     for kind, call in refused:
         with trial.raises(kind) as caught:
             call()

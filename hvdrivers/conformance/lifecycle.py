@@ -246,6 +246,15 @@ def absent_volume_leaves_nothing(trial: Trial, start: bool) -> None:
         trial.spawn(start=start, **changes)
 
 
+@check(LIFE_009, needs=[Capability.HOST_VOLUMES])
+def busy_volume_leaves_nothing(trial: Trial) -> None:
+    changes = all_that_can_be_had(trial)
+    trial.spawn(volumes=changes["volumes"])
+    changes.pop("vifs", None)  # whose ports nobody else has
+    with trial.unchanged(), trial.raises(errors.DeviceBusy):
+        trial.spawn(**changes)
+
+
 @check(LIFE_009, needs=[Capability.IMAGE_HOST])
 def absent_image_leaves_nothing(trial: Trial) -> None:
     changes = all_that_can_be_had(trial)

@@ -12,13 +12,14 @@ from hvdrivers.contract import errors
 from hvdrivers.fake.config import FakeConfig
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.host import FakeHost
-from hvdrivers.fake.records import ImageRecord, Machine, Secret
+from hvdrivers.fake.records import ImageRecord, Machine, Secret, VolumeRecord
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec, Keep
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import VolumeAttachment
 
 
 @mutant("LIFE-001")
@@ -370,3 +371,14 @@ class CallbackIsSwallowed(FakeDriver):
             except Exception:  # noqa: BLE001 - that is the fault
                 time.sleep(0)
         return super().spawn(spec, timeout=timeout)
+
+
+@mutant("LIFE-009")
+class SpawnSharesVolumes(FakeDriver):
+    """spawn() starts a second machine on a volume that a running one writes to."""
+
+    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+        machine = self._host.machines.get(uuid)
+        if machine is None or machine.state is InstanceState.BUILDING:
+            return self._find_volume(attachment)
+        return super()._check_free(uuid, attachment)
