@@ -3,18 +3,31 @@
 
 from __future__ import annotations
 
-from hvdrivers.conformance.clauses import check, clause
+from collections.abc import Callable
+from typing import Any
+
+from hvdrivers.conformance.clauses import Case, check, clause
 from hvdrivers.conformance.migration import MIGR_004, MIGR_012, Elsewhere, has, movable
 from hvdrivers.conformance.seeing import booted
+from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.instance import VgpuRequest
+from hvdrivers.models.migration import BlockerKind
+from hvdrivers.models.state import InstanceState
 
 MIGR_015 = clause(
     "MIGR-015",
     "cold_migrate() that is cut before it is done leaves the instance at the source and nothing at"
     " the destination",
     operation="cold_migrate",
+)
+MIGR_016 = clause(
+    "MIGR-016",
+    "a machine with a volume, or with a device of the host, moves with it and can be started there;"
+    " or check_live_migration() lists that as a reason, and live_migrate() refuses it",
+    operation="check_live_migration",
 )
 _MOST_CALLS = 100
 
@@ -82,3 +95,46 @@ def cut_keeps_it_here(trial: Trial) -> None:
             else:
                 break  # it was done before it came to that call
     trial.check(has(there.driver, uuid), "it does not arrive, however late it is cut")
+
+
+def _volume(trial: Trial) -> dict[str, Any]:
+    return {"volumes": (trial.attachment(),)}
+
+
+def _slice(trial: Trial) -> dict[str, Any]:
+    found = trial.driver.get_available_resource()
+    kinds = [kind for device in found.devices for kind in device.mediated_types]
+    wanted = next((kind.name for kind in kinds if kind.available > 0), None)
+    if wanted is None:
+        raise PreconditionMissing("the host has no GPU with a slice left")
+    return {"vgpus": (VgpuRequest(type=wanted),)}
+
+
+@check(
+    MIGR_016,
+    cases=[
+        Case("volume", (_volume,), needs=frozenset({Capability.HOST_VOLUMES})),
+        Case("slice", (_slice,), needs=frozenset({Capability.VGPU})),
+    ],
+)
+def moves_or_is_a_reason(trial: Trial, changes: Callable[[Trial], dict[str, Any]]) -> None:
+    there = Elsewhere(trial)
+    having = changes(trial)
+    before = trial.driver.get_available_resource()
+    uuid = movable(trial, **having)
+    there.expect(uuid)
+    plan = trial.driver.check_live_migration(uuid, there.destination)
+    if not plan.possible:
+        kinds = {each.kind for each in plan.blockers}
+        trial.check(kinds <= {BlockerKind.STORAGE, BlockerKind.DEVICE}, f"reasons: {kinds}")
+        with trial.unchanged(), trial.raises(errors.InvalidRequest):
+            trial.driver.live_migrate(uuid, there.destination)
+        return
+    info = trial.driver.get_instance(uuid)
+    trial.driver.live_migrate(uuid, there.destination)
+    trial.equal(there.driver.get_instance(uuid), info, "the instance at the destination")
+    devices = trial.driver.get_available_resource().devices
+    trial.equal(devices, before.devices, "devices that are left at the source")
+    there.driver.power_off(uuid)
+    there.driver.power_on(uuid)
+    trial.equal(there.driver.get_instance(uuid).state, InstanceState.RUNNING, "state there")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.records import Machine
 from hvdrivers.fake.steps import Task
-from hvdrivers.models.migration import Destination
+from hvdrivers.models.migration import Blocker, BlockerKind, Destination
 
 
 @mutant("MIGR-004")
@@ -64,3 +68,26 @@ class CutColdMigrationLeavesACopy(FakeDriver):
     def _cancel(self, task: Task, uuid: UUID, destination: Destination) -> None:
         if task.operation != "cold_migrate":
             super()._cancel(task, uuid, destination)
+
+
+class _Careless(FakeDriver):
+    _forgets = BlockerKind.STORAGE
+
+    def _blockers(
+        self, machine: Machine, target: FakeHost | None, moves: list[Any]
+    ) -> Iterator[Blocker]:
+        for each in super()._blockers(machine, target, moves):
+            if each.kind is not self._forgets or target is None:
+                yield each
+
+
+@mutant("MIGR-016")
+class LocalVolumesAreNoReason(_Careless):
+    """A machine moves away from a volume that only the source has."""
+
+
+@mutant("MIGR-016")
+class DevicesAreNoReason(_Careless):
+    """A machine moves away from its slice of a GPU, which stays taken at the source."""
+
+    _forgets = BlockerKind.DEVICE
