@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +11,7 @@ from uuid import UUID
 from hvdrivers.conformance.clauses import Case, check, clause
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
 from hvdrivers.images.inspect import inspect_image
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.progress import Progress
@@ -66,6 +67,12 @@ BACK_005 = clause(
     "BACK-005",
     "end_backup() closes it, by its id or whatever is open; closing what is closed succeeds",
     operation="end_backup",
+)
+BACK_006 = clause(
+    "BACK-006",
+    "begin_backup() since a point before a revert or a rebuild has what that changed, or raises"
+    " VolumeNotFound",
+    operation="begin_backup",
 )
 
 
@@ -244,3 +251,35 @@ def closes_it(trial: Trial) -> None:
     trial.driver.end_backup(uuid, second.id)
     trial.driver.end_backup(uuid, second.id)
     _ended(trial, uuid, second.id)
+
+
+def _revert(trial: Trial, uuid: UUID) -> None:
+    trial.driver.revert_snapshot(uuid, trial.notes["snapshot"])
+    trial.driver.power_on(uuid)
+
+
+def _rebuild(trial: Trial, uuid: UUID) -> None:
+    trial.driver.rebuild(uuid, trial.target.image())
+
+
+@check(
+    BACK_006,
+    cases=[
+        Case("revert", (_revert,), needs=frozenset({Capability.SNAPSHOTS})),
+        Case("rebuild", (_rebuild,), needs=frozenset({Capability.REBUILD})),
+    ],
+)
+def disk_is_another(trial: Trial, replace_disk: Callable[[Trial, UUID], None]) -> None:
+    uuid = _booted(trial)
+    if replace_disk is _revert:
+        trial.notes["snapshot"] = trial.driver.create_snapshot(uuid, "hvct").id
+    trial.target.write_disk(trial.driver, uuid, "one")
+    before = _ended(trial, uuid)
+    replace_disk(trial, uuid)
+    trial.target.wait_booted(trial.driver, uuid)
+    try:
+        since = _ended(trial, uuid, before.id)
+    except errors.VolumeNotFound:
+        trial.check(True, "the point is not there any more, and it says so")
+    else:
+        trial.check(_covered(since), "a disk with other content has no changes")

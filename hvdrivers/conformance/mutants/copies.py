@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -9,8 +10,9 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.records import ImageRecord
 from hvdrivers.models.events import LifecycleKind
-from hvdrivers.models.image import ImageFormat, ImageInfo
+from hvdrivers.models.image import ImageFormat, ImageInfo, ImageRef
 from hvdrivers.models.snapshot import Backup
 from hvdrivers.models.state import InstanceState
 
@@ -168,3 +170,26 @@ class EndClosesAll(FakeDriver):
 
     def _end(self, uuid: UUID, backup_id: str | None) -> None:
         super()._end(uuid, None)
+
+
+class _Keeping(FakeDriver):
+    def _kept(self, uuid: UUID, change: Callable[[], None]) -> None:
+        before = dict(self._machine(uuid).backups)
+        change()
+        self._machine(uuid).backups = before
+
+
+@mutant("BACK-006")
+class PointsOutliveARevert(_Keeping):
+    """A backup since a point before a revert has only what was written after it."""
+
+    def _revert(self, uuid: UUID, snapshot_id: str) -> None:
+        self._kept(uuid, lambda: FakeDriver._revert(self, uuid, snapshot_id))
+
+
+@mutant("BACK-006")
+class PointsOutliveARebuild(_Keeping):
+    """A backup since a point before a rebuild has nothing of the new disk."""
+
+    def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
+        self._kept(uuid, lambda: FakeDriver._switch_root(self, uuid, image, record))
