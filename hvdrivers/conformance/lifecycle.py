@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 from hvdrivers.conformance.clauses import Case, Clause, check, clause
@@ -19,9 +20,11 @@ from hvdrivers.conformance.seeing import (
     expect_state,
     larger,
 )
+from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec, Keep
 from hvdrivers.models.progress import Progress
@@ -65,6 +68,7 @@ LIFE_011 = _spawn("011", "the UUID of a destroyed instance can be spawned again,
 LIFE_012 = _spawn(
     "012", "what the progress callback of spawn() raises comes back, and nothing is left"
 )
+LIFE_018 = _spawn("018", "spawn() makes each disk that the spec asks for: ephemeral, swap, seed")
 
 
 @check(LIFE_001)
@@ -119,6 +123,17 @@ def leaves_the_others(trial: Trial) -> None:
         going = trial.spawn(**alike)
         trial.driver.destroy(going.uuid)
     trial.equal(trial.driver.get_instance(staying.uuid), staying, "the instance beside it")
+
+
+@check(LIFE_003, needs=[Capability.SNAPSHOTS])
+def leaves_no_snapshot(trial: Trial) -> None:
+    with trial.unchanged():
+        uuid = trial.spawn(start=False).uuid
+        for name in ("first", "second"):
+            trial.driver.create_snapshot(uuid, name)
+        trial.driver.destroy(uuid)
+    trial.spawn(uuid=uuid, start=False)
+    trial.equal(list(trial.driver.list_snapshots(uuid)), [], "snapshots of one that is new")
 
 
 @check(LIFE_004, cases=[Case("running", (True,)), Case("stopped", (False,))])
@@ -341,3 +356,25 @@ def callback_stops_it(trial: Trial) -> None:
     trial.check(all(isinstance(each, Progress) for each in reports), "it was told no Progress")
     if stopped:
         trial.equal(trial.picture(), before, "the host after the callback had raised")
+
+
+@check(
+    LIFE_018,
+    cases=[
+        Case("ephemeral", ({"ephemeral_gib": 1},), needs=frozenset({Capability.EPHEMERAL_DISK})),
+        Case("swap", ({"swap_mib": 16},), needs=frozenset({Capability.SWAP_DISK})),
+        Case("seed", ({},), needs=frozenset({Capability.CONFIG_DRIVE})),
+    ],
+)
+def each_disk_is_made(trial: Trial, update: dict[str, int]) -> None:
+    if trial.observer is None:
+        raise PreconditionMissing("no observer")
+    with_it: dict[str, Any] = {"flavor": larger(trial.target.flavor, **update)}
+    if not update:
+        with_it["cloud_init"] = CloudInit()
+    counts = []
+    for changes in ({}, with_it):
+        before = trial.observer.residue()
+        trial.spawn(start=False, **changes)
+        counts.append(len(trial.observer.residue() - before))
+    trial.equal(counts[1], counts[0] + 1, "things that spawn() has made, with that disk")
