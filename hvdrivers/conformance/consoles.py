@@ -9,6 +9,7 @@ from hvdrivers.conformance.clauses import Case, check, clause
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.consoles import CONSOLE_CAPABILITIES
+from hvdrivers.contract.power import RebootKind
 from hvdrivers.models.console import ConsoleKind
 from hvdrivers.models.state import InstanceState
 
@@ -98,6 +99,11 @@ def goes_on(trial: Trial) -> None:
         now = _longer(trial, uuid, len(before), f"after {name}()")
         trial.check(now.startswith(before), f"{name}() began a new log")
         before = now
+    trial.target.wait_booted(trial.driver, uuid)
+    before = trial.driver.get_console_log(uuid, max_bytes=_ALL).data
+    trial.driver.reboot(uuid, RebootKind.SOFT)
+    now = _longer(trial, uuid, len(before), "after a soft reboot()")
+    trial.check(now.startswith(before), "a soft reboot() began a new log")
 
 
 @check(

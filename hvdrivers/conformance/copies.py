@@ -283,3 +283,16 @@ def disk_is_another(trial: Trial, replace_disk: Callable[[Trial, UUID], None]) -
         trial.check(True, "the point is not there any more, and it says so")
     else:
         trial.check(_covered(since), "a disk with other content has no changes")
+
+
+@check(COPY_005)
+def has_what_was_written(trial: Trial) -> None:
+    uuid = _booted(trial)
+    trial.target.write_disk(trial.driver, uuid, "one")
+    trial.driver.power_off(uuid)
+    with _folder() as folder:
+        target = folder / "image.qcow2"
+        trial.driver.snapshot_to_image(uuid, target)
+        image = FileImage(path=target, format=ImageFormat.QCOW2)
+        other = trial.spawn(image=image, start=False).uuid
+        trial.check(trial.target.on_disk(trial.driver, other, "one"), "it is an older image")

@@ -224,7 +224,13 @@ def is_deleted_alone(trial: Trial) -> None:
     trial.check(again.volume_id in _listed(trial), "the name cannot be used again")
 
 
-@check(STOR_056, cases=_ON_AND_OFF)
+@check(
+    STOR_056,
+    cases=[
+        *_ON_AND_OFF,
+        Case("suspended", (InstanceState.SUSPENDED,), needs=frozenset({Capability.SUSPEND})),
+    ],
+)
 def attached_one_stays(trial: Trial, state: InstanceState) -> None:
     attachment = trial.attachment()
     uuid = trial.in_state(state, volumes=(attachment,))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import UUID
 
 from hvdrivers.conformance import imagefiles
 from hvdrivers.conformance.clauses import Case, Clause, check, clause
@@ -271,3 +272,29 @@ def snapshots_keep_the_disk(trial: Trial) -> None:
     trial.driver.delete_snapshot(uuid, snapshot.id)
     trial.driver.rebuild(uuid, trial.target.image())
     expect_state(trial, uuid, STOPPED, "after rebuild() without snapshots")
+
+
+def _rebuild_it(trial: Trial, uuid: UUID) -> None:
+    trial.driver.rebuild(uuid, trial.target.image())
+
+
+def _rescue_and_back(trial: Trial, uuid: UUID) -> None:
+    trial.driver.rescue(uuid, trial.target.image())
+    trial.driver.unrescue(uuid)
+
+
+@check(
+    cases=[
+        Case("rebuild", (_rebuild_it,), REBUILD_001, needs=frozenset({Capability.HOST_VOLUMES})),
+        Case("rescue", (_rescue_and_back,), RESCUE_002, frozenset({Capability.HOST_VOLUMES})),
+    ],
+)
+def volumes_keep_their_data(trial: Trial, call: Callable[[Trial, UUID], None]) -> None:
+    driver, target, volume = trial.driver, trial.target, trial.attachment()
+    uuid = trial.spawn(volumes=(volume,)).uuid
+    target.wait_booted(driver, uuid)
+    target.write_disk(driver, uuid, "kept", volume.volume_id)
+    call(trial, uuid)
+    target.wait_booted(driver, uuid)
+    found = list(target.written(driver, uuid, volume.volume_id))
+    trial.equal(found, ["kept"], "what is on the volume")

@@ -38,7 +38,7 @@ RESIZE_006 = _resize(
 )
 CPU_001 = clause(
     "HOTCPU-001",
-    "hot_resize_cpu() changes the number of CPUs at once, and nothing else",
+    "hot_resize_cpu() changes the number of CPUs at once and for later starts, and nothing else",
     operation="hot_resize_cpu",
 )
 CPU_002 = clause(
@@ -54,7 +54,7 @@ CPU_003 = clause(
 )
 MEMORY_001 = clause(
     "HOTMEMORY-001",
-    "hot_resize_memory() changes the memory at once, and nothing else",
+    "hot_resize_memory() changes the memory at once and for later starts, and nothing else",
     operation="hot_resize_memory",
 )
 MEMORY_002 = clause(
@@ -220,6 +220,17 @@ def grows_at_once(trial: Trial, field: str) -> None:
         trial.equal(after, before.model_copy(update={"flavor": wanted}), "the instance")
         with trial.unchanged():
             _do(trial, uuid, field, size)
+
+
+@check(cases=_FIELDS)
+def lasts(trial: Trial, field: str) -> None:
+    uuid, flavor, step = _hot(trial, field)
+    wanted = larger(flavor, **{field: getattr(flavor, field) + step})
+    _do(trial, uuid, field, getattr(wanted, field))
+    trial.driver.power_off(uuid)
+    _expect_flavor(trial, uuid, wanted, "after the hot resize and power_off()")
+    trial.driver.power_on(uuid)
+    _expect_flavor(trial, uuid, wanted, "at the next start")
 
 
 @check(cases=_FIELDS)

@@ -140,3 +140,13 @@ class SuspendDropsTheLog(FakeDriver):
     def _suspended(self, uuid: UUID) -> None:
         super()._suspended(uuid)
         self._machine(uuid).console.clear()
+
+
+@mutant("CONS-002")
+class SoftRebootBeginsANewLog(FakeDriver):
+    """A soft reboot empties the console log, a hard one does not."""
+
+    def _reset(self, uuid: UUID, kind: RebootKind) -> None:
+        if kind is RebootKind.SOFT:
+            self._machine(uuid).console.clear()
+        super()._reset(uuid, kind)

@@ -10,7 +10,7 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
-from hvdrivers.fake.records import ImageRecord
+from hvdrivers.fake.records import Content, ImageRecord
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.image import ImageFormat, ImageInfo, ImageRef
 from hvdrivers.models.snapshot import Backup
@@ -193,3 +193,12 @@ class PointsOutliveARebuild(_Keeping):
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
         self._kept(uuid, lambda: FakeDriver._switch_root(self, uuid, image, record))
+
+
+@mutant("COPY-005")
+class ImageIsThatOfTheStart(FakeDriver):
+    """The image of an instance is the one that it was made from."""
+
+    def _view(self, uuid: UUID) -> tuple[int, Content]:
+        size, content = super()._view(uuid)
+        return size, content[:1]

@@ -10,6 +10,7 @@ from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Disk
 from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import HostVolume, Volume, VolumeSpec
 
 
@@ -244,3 +245,16 @@ class FullDestinationIsFilled(FakeDriver):
             super()._copy_disks(uuid, pool, token)
         finally:
             target.total_bytes = total
+
+
+@mutant("STOR-056")
+class SuspendedMachinesHaveNothing(FakeDriver):
+    """delete_volume() deletes the volume that a suspended machine would go on with."""
+
+    def _delete_volume(self, volume_id: str) -> None:
+        for record in self._host.volumes():
+            for key in list(record.locks):
+                machine = self._host.machines.get(key[1])
+                if machine is not None and machine.state is InstanceState.SUSPENDED:
+                    del record.locks[key]
+        super()._delete_volume(volume_id)

@@ -175,3 +175,27 @@ class RebuildGrowsTheDisk(FakeDriver):
             super()._place_new(uuid, record, token)
         finally:
             machine.flavor = before
+
+
+class _Wiping(FakeDriver):
+    def _wipe(self, uuid: UUID) -> None:
+        for disk in self._machine(uuid).volumes.values():
+            disk.record.content = ("empty",)
+
+
+@mutant("REBUILD-001")
+class RebuildWipesVolumes(_Wiping):
+    """rebuild() makes every disk of the machine anew, its volumes too."""
+
+    def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
+        super()._switch_root(uuid, image, record)
+        self._wipe(uuid)
+
+
+@mutant("RESCUE-002")
+class RescueWipesVolumes(_Wiping):
+    """rescue() writes its image over the volumes."""
+
+    def _start_rescue(self, uuid: UUID) -> None:
+        super()._start_rescue(uuid)
+        self._wipe(uuid)

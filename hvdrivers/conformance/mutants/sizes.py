@@ -182,3 +182,29 @@ class ZeroIsASize(FakeDriver):
         if not flavor.disk_gib and self._checked("resize", uuid).flavor.disk_gib:
             raise errors.InvalidRequest("the root disk would shrink, which destroys data")
         super()._resize(uuid, flavor)
+
+
+class _UntilItStops(_Hot):
+    def _do(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
+        before = self._checked(operation, uuid).flavor
+        FakeDriver._resize_hot(self, operation, uuid, field, wanted)
+        self.__dict__.setdefault("_stored", {}).setdefault(uuid, before)
+
+    def _power_off(self, uuid: UUID) -> None:
+        super()._power_off(uuid)
+        machine = self._machine(uuid)
+        machine.flavor = self.__dict__.get("_stored", {}).pop(uuid, machine.flavor)
+
+
+@mutant("HOTCPU-001")
+class CpusGoAtTheNextStart(_UntilItStops):
+    """What hot_resize_cpu() gave is gone when the machine is switched off."""
+
+    _wrong = "vcpus"
+
+
+@mutant("HOTMEMORY-001")
+class MemoryGoesAtTheNextStart(_UntilItStops):
+    """What hot_resize_memory() gave is gone when the machine is switched off."""
+
+    _wrong = "memory_mib"

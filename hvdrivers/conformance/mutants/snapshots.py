@@ -312,3 +312,12 @@ class RoomForSnapshotsIsNotCounted(FakeDriver):
             return super()._take(uuid, name, memory)
         finally:
             pool.total_bytes = before
+
+
+@mutant("SNAP-007")
+class ListForgetsTheMemory(FakeDriver):
+    """list_snapshots() shows every snapshot as one without memory."""
+
+    def _list_tree(self, uuid: UUID) -> list[Snapshot]:
+        found = super()._list_tree(uuid)
+        return [each.model_copy(update={"with_memory": False}) for each in found]
