@@ -237,6 +237,7 @@ def takes_its_own_name(trial: Trial) -> None:
         trial.equal(trial.connect().get_instance(uuid).name, name, "name on another connection")
         trial.driver.destroy(uuid)
     with trial.target.foreign_machine("hvct-" + "x" * 64) as uuid:
+        trial.will_destroy(uuid)
         with trial.unchanged(), trial.raises(errors.InvalidRequest):
             trial.driver.adopt(uuid)
         foreign = {each.uuid for each in trial.driver.list_foreign()}
