@@ -24,6 +24,7 @@ from tests.peers.openvswitch import OvsBridge
 UNTRIED = {
     "STOR-053/no_room_is_refused": "volumes take no room before they are written to",
     "IMG-005/no_room_for_an_image": "nobody fills the disk of the test machine",
+    "POWER-019/no_room_for_its_memory": "nor here",
 }
 """Checks of SHOULD clauses that the host cannot be brought to try."""
 
