@@ -53,6 +53,8 @@ class AsyncLifecycle(Running):
             InstanceExists: the UUID is taken.
             ImageRejected: unsafe or corrupt image, wrong checksum, larger than the disk.
             NetworkNotFound, VolumeNotFound: a NIC's network, a volume or a host image is not there.
+            DeviceBusy: a powered-on machine has one of the volumes and it is not ``multiattach``,
+                or, if this one is to be started, one of the ports.
             InsufficientResources: not enough memory, disk or devices.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.

@@ -65,7 +65,7 @@ class Lifecycle(Interface):
             ImageRejected: unsafe or corrupt image, wrong checksum, larger than the disk.
             NetworkNotFound, VolumeNotFound: a NIC's network, a volume or a host image is not there.
             DeviceBusy: a powered-on machine has one of the volumes and it is not ``multiattach``,
-                or one of the ports.
+                or, if this one is to be started, one of the ports.
             InsufficientResources: not enough memory, disk or devices.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.
