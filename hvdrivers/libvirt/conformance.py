@@ -155,7 +155,7 @@ class LibvirtTarget(Target):
         self._config = LibvirtConfig(**options)
         self._image = image
         self._bridge, self._ovs_bridge, self._network = bridge, ovs_bridge, network
-        self._console: tuple[tuple[UUID, int, int], Any] | None = None
+        self._console: tuple[tuple[UUID, int, Any], Any] | None = None
         self._slowness = 0.0
         self._raw = RawHost(self._config.uri)
         self._observer = LibvirtObserver(self._raw)
@@ -318,7 +318,7 @@ class LibvirtTarget(Target):
         connect = self._raw.connect
         domain = connect.lookupByUUIDString(str(uuid))
         # each start of the machine has a console of its own, each connection its streams
-        key = uuid, domain.ID(), id(connect)
+        key = uuid, domain.ID(), connect
         if self._console is None or self._console[0] != key:
             self._close_console()
             stream = connect.newStream(0)
@@ -353,8 +353,9 @@ class LibvirtTarget(Target):
             el("os", el("type", "hvm", arch=str(connect.getInfo()[0]))),
             type="qemu",
         )
-        connect.defineXML(text(xml)).create()
+        domain = connect.defineXML(text(xml))
         try:
+            domain.create()
             yield uuid
         finally:
             domain = self._raw.domain(uuid)

@@ -17,6 +17,7 @@ from hvdrivers.conformance.journal import PREFIX
 from hvdrivers.conformance.reaping import leftovers_on, reap
 from hvdrivers.conformance.report import GOOD, ProfileVerdict, Status
 from hvdrivers.libvirt.conformance import LibvirtTarget
+from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.volume import VolumeSpec
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.openvswitch import OvsBridge
@@ -38,8 +39,12 @@ UNMET = {
 def session(
     libvirt_peer: LibvirtPeer, ovs_bridge: OvsBridge, guest_image: Path
 ) -> Iterator[Session]:
-    assert guest_image
-    target = LibvirtTarget(uri=libvirt_peer.uri, virt_type="qemu", ovs_bridge=ovs_bridge.name)
+    target = LibvirtTarget(
+        image=FileImage(path=guest_image, format=ImageFormat.QCOW2),
+        ovs_bridge=ovs_bridge.name,
+        uri=libvirt_peer.uri,
+        virt_type="qemu",
+    )
     with Session(target) as made:
         yield made
 
