@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hvdrivers.testing.guestimage import GuestImageUnavailable, build_guest_image
-from hvdrivers.testing.guestimage.inputs import run_tool
+from hvdrivers.testing.guestimage.inputs import run_tool, without_signature
 from tests.peers.bridge import LinuxBridge
 from tests.peers.guest import define_guest, make_volume
 from tests.peers.libvirtd import LibvirtPeer
@@ -151,3 +152,12 @@ def test_build_is_cached_and_names_are_checked(tmp_path: Path, guest_image: Path
     with pytest.raises(ValueError, match="not a name"):
         build_guest_image(name="../escape", cache=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signature_is_taken_off_a_module() -> None:
+    """As scripts/sign-file of Linux 6.1 appends it."""
+    module, signature = b"\x7fELF and so on", b"PKCS #7"
+    fields = struct.pack(">BBBBB3xI", 0, 0, 2, 0, 0, len(signature))
+    mark = b"~Module signature appended~\n"
+    assert without_signature(module + signature + fields + mark) == module
+    assert without_signature(module) == module

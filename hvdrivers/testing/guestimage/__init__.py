@@ -1,6 +1,6 @@
 """A tiny Linux guest for demos and tests: it boots in seconds without KVM and says what it sees.
 
-`build_guest_image` makes a bootable disk of about 15 MB from packages of the machine it runs on
+`build_guest_image` makes a bootable disk of about 17 MB from packages of the machine it runs on
 (a Debian or Ubuntu kernel, static busybox, syslinux), as any user, without mounting anything::
 
     from hvdrivers.testing.guestimage import build_guest_image
@@ -16,6 +16,8 @@ that. It wants 128 MiB of memory (UEFI 256, secure boot 384) and a virtio, SCSI 
 (Debian's cloud kernel has no AHCI driver, so no SATA disks and CD drives), and reports on the
 first serial port, one fact a line (``\\r\\n`` ends it)::
 
+    SYSLINUX 6.04 ...                             BIOS: the boot loader, within the first second
+    hv-guest: starts                              UEFI: its boot loader says nothing
     hv-guest: booted uuid=UUID vcpus=2 memory_mib=180 firmware=bios image=hv-guest uptime=2.61
     hv-guest: boot number 1                       counted on its disk: tells a reset from a rebuild
     hv-guest: root disk vda 64 MiB

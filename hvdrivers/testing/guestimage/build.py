@@ -55,7 +55,7 @@ def build_guest_image(
 
     Args:
         name: what the guest reports as ``image=``; letters, digits, dot, dash and underscore.
-        image_format: ``qcow2`` (compressed, about 15 MB) or ``raw`` (sparse).
+        image_format: ``qcow2`` (about 17 MB) or ``raw`` (sparse).
         with_agent: run the QEMU guest agent where the machine has its channel; shutdown, exec,
             files, freezing /disk, addresses and (pretended) passwords work.
         secure_boot: boot UEFI by the distribution's signed shim and GRUB, which firmware with
@@ -124,15 +124,17 @@ class _Recipe:
         return digest.hexdigest()[:16]
 
     def build(self, target: Path, image_format: Format) -> None:
-        initramfs = make_initramfs(self.kernel, self.busybox, self.name, self.agent)
+        initramfs = make_initramfs(
+            *(self.kernel, self.busybox, self.name, self.agent), signed=self.signed is not None
+        )
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as folder:
             raw = Path(folder) / "disk.raw"
             write_disk(raw, self.kernel.image.read_bytes(), initramfs, self.signed)
             result = raw
             if image_format == "qcow2":
                 result = Path(folder) / "disk.qcow2"
-                compress = ("convert", "-q", "-c", "-f", "raw", "-O", "qcow2")
-                run_tool("qemu-img", *compress, str(raw), str(result))
+                convert = ("convert", "-q", "-f", "raw", "-O", "qcow2")
+                run_tool("qemu-img", *convert, str(raw), str(result))
             result.chmod(0o644)
             result.replace(target)
 

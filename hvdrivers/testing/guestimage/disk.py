@@ -17,7 +17,7 @@ _START = 2048  # sectors; the usual alignment
 _COMMAND_LINE = (
     "console=tty0 console=ttyS0,115200 quiet loglevel=3 no_timer_check random.trust_cpu=on "
     "random.trust_bootloader=on mitigations=off memhp_default_state=online panic=5 "
-    "net.ifnames=0"
+    "net.ifnames=0 cryptomgr.notests"
 )
 
 MBR_CODE = (
@@ -28,6 +28,7 @@ MBR_CODE = (
 EFI_LOADER = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
 
 _SYSLINUX_CFG = f"""\
+serial 0 115200
 default guest
 prompt 0
 timeout 0

@@ -9,7 +9,7 @@ import stat
 from importlib import resources
 from pathlib import Path
 
-from hvdrivers.testing.guestimage.inputs import Kernel, run_tool
+from hvdrivers.testing.guestimage.inputs import Kernel, run_tool, without_signature
 
 # What the first report needs, then the rest: the guest says "booted" between the two.
 _EARLY = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_net", "button", "evdev")
@@ -103,7 +103,9 @@ def module_lists(kernel: Kernel) -> dict[str, list[str]]:
     }
 
 
-def make_initramfs(kernel: Kernel, busybox: Path, name: str, agent: Path | None) -> bytes:
+def make_initramfs(
+    kernel: Kernel, busybox: Path, name: str, agent: Path | None, *, signed: bool = False
+) -> bytes:
     """The compressed archive, the same bytes for the same inputs.
 
     Args:
@@ -111,6 +113,7 @@ def make_initramfs(kernel: Kernel, busybox: Path, name: str, agent: Path | None)
         busybox: the static program.
         name: what the guest reports as ``image=``.
         agent: the program qemu-ga, if the guest shall run it.
+        signed: the kernel will take no module without its signature (secure boot).
     """
     cpio = Cpio()
     for folder in _FOLDERS:
@@ -128,7 +131,8 @@ def make_initramfs(kernel: Kernel, busybox: Path, name: str, agent: Path | None)
     cpio.file("etc/group", b"root:x:0:\n")
     for stage, modules in module_lists(kernel).items():
         for module in modules:
-            cpio.file(f"lib/modules/{module}.ko", kernel.read_module(module))
+            data = kernel.read_module(module)
+            cpio.file(f"lib/modules/{module}.ko", data if signed else without_signature(data))
         lines = "".join(f"{module}.ko\n" for module in modules)
         cpio.file(f"lib/modules/{stage}", lines.encode())
     if agent:
