@@ -126,16 +126,20 @@ def spawns_overlap(trial: Trial) -> None:
     specs = [trial.spec() for _ in range(count)]
     for spec in specs:
         trial.will_destroy(spec.uuid)
-    began = time.monotonic()
     with trial.target.slowed("spawn", slow):
+        began = time.monotonic()
+        trial.spawn()
+        one = time.monotonic() - began
+        began = time.monotonic()
         results = together(trial, [partial(trial.driver.spawn, spec) for spec in specs])
-    took = time.monotonic() - began
+        took = time.monotonic() - began
     for spec, result in zip(specs, results, strict=True):
         trial.check(isinstance(result, InstanceInfo), f"a spawn got {result!r}")
         trial.equal(getattr(result, "uuid", None), spec.uuid, "UUID that spawn() returned")
         trial.equal(trial.driver.get_instance(spec.uuid), result, "the instance")
+    # a ratio, which holds on a host with little to spare
     trial.check(
-        took < 0.8 * count * slow, f"{count} spawns of {slow:.2f} s took {took:.2f} s together"
+        took < 0.8 * count * one, f"{count} spawns of {one:.2f} s took {took:.2f} s together"
     )
 
 

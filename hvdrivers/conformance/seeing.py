@@ -70,6 +70,12 @@ def booted(trial: Trial, uuid: UUID) -> int:
     return trial.target.boots(trial.driver, uuid)
 
 
+def expect_no_boot(trial: Trial, uuid: UUID, starts: int, when: str) -> None:
+    """The guest has gone on. One that had not would answer when it has started, and be counted."""
+    trial.target.wait_booted(trial.driver, uuid)
+    trial.equal(trial.target.boots(trial.driver, uuid), starts, f"starts of the guest {when}")
+
+
 def larger(flavor: Flavor, **changes: int) -> Flavor:
     """Another flavor, validated."""
     return Flavor.model_validate(flavor.model_dump() | changes)
