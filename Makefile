@@ -11,8 +11,8 @@ setup: ## system packages (Debian, Ubuntu), .venv, a kernel for the test guest
 demo: setup ## a machine's life on libvirt, or on the fake where libvirt cannot run
 	@scripts/with-libvirt .venv/bin/python examples/demo.py $(ARGS)
 
-test: setup ## all tests; ARGS="-k word" goes to pytest
-	@.venv/bin/python -m pytest $(ARGS)
+test: setup ## all tests, on each core; ARGS="-k word" goes to pytest
+	@.venv/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: setup ## style, format and types
 	.venv/bin/ruff check .

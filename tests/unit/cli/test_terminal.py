@@ -29,12 +29,16 @@ def in_terminal(
     env: dict[str, str] | None = None,
 ) -> tuple[int, str]:
     """Run in a pseudo-terminal of 200 columns; what it shows, both streams together."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        command = script(body, list(arguments))
-        os.execve(
-            command[0], command, {**os.environ, "COLUMNS": "200", "TERM": "xterm", **(env or {})}
-        )
+    terminal, theirs = pty.openpty()
+    process = subprocess.Popen(  # no fork: other tests may have brought libraries that mind it
+        script(body, list(arguments)),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "COLUMNS": "200", "TERM": "xterm", **(env or {})},
+        start_new_session=True,
+    )
+    os.close(theirs)
     shown = b""
     if typed:
         os.write(terminal, typed)
@@ -49,9 +53,8 @@ def in_terminal(
             if not data:
                 break
             shown += data
-    _, status = os.waitpid(pid, 0)
     os.close(terminal)
-    return os.waitstatus_to_exitcode(status), shown.decode(errors="replace")
+    return process.wait(10), shown.decode(errors="replace")
 
 
 def without_colours(text: str) -> str:
