@@ -22,7 +22,8 @@ class AsyncNetwork(Running):
                 where the hypervisor can tell.
             NotSupported: this driver does not do this type of VIF, model or option; or this
                 machine takes NICs only while it is STOPPED (Hyper-V generation 1).
-            InsufficientResources: no free slot for another NIC, no free virtual function.
+            InsufficientResources: no free slot for another NIC, or the virtual function that the
+                VIF names is another machine's.
         """
         return await self._run(lambda: self._driver.plug_vif(uuid, vif, timeout=timeout))
 

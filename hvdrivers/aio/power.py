@@ -17,7 +17,7 @@ class AsyncPower(Running):
         Raises:
             InsufficientResources: the host has not the memory or the devices.
             NetworkNotFound, VolumeNotFound: what it is wired to has gone.
-            DeviceBusy: another powered-on machine has one of its volumes.
+            DeviceBusy: another powered-on machine has one of its volumes or ports.
         """
         await self._run(lambda: self._driver.power_on(uuid, timeout=timeout))
 

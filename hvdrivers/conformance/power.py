@@ -94,6 +94,18 @@ POWER_020 = _power(
     "power_on",
     Capability.HOST_VOLUMES,
 )
+POWER_021 = _power(
+    "021",
+    "power_off(graceful=) waits for the guest of a RUNNING machine alone: one that is PAUSED or"
+    " SUSPENDED is STOPPED at once",
+    "power_off",
+    Capability.PAUSE,
+)
+POWER_022 = _power(
+    "022",
+    "power_on() of a machine whose network has gone raises NetworkNotFound and leaves it STOPPED",
+    "power_on",
+)
 
 
 @check(POWER_001)
@@ -316,3 +328,29 @@ def its_volume_has_gone(trial: Trial) -> None:
     trial.driver.detach_volume(uuid, attachment.volume_id)
     trial.driver.power_on(uuid)
     expect_state(trial, uuid, InstanceState.RUNNING, "after the volume was detached")
+
+
+@check(POWER_021)
+def who_cannot_heed_is_not_waited_for(trial: Trial) -> None:
+    before = trial.spawn()
+    grace = (1.0 if trial.target.simulated else 60.0) * trial.target.time_scale
+    for state, stand_still in ((PAUSED, "pause"), (SUSPENDED, "suspend")):
+        if not trial.has(STATE_NEEDS[state]):
+            continue
+        trial.driver.power_on(before.uuid)
+        getattr(trial.driver, stand_still)(before.uuid)
+        took = _timed(lambda: trial.driver.power_off(before.uuid, graceful=grace))
+        trial.check(took < grace, f"a {state} guest, which hears nothing, was given {took:.1f} s")
+        expect_only_state(trial, before, STOPPED, f"after power_off(graceful=) from {state}")
+
+
+@check(POWER_022)
+def its_network_has_gone(trial: Trial) -> None:
+    with trial.target.passing_network("hvct-nic") as vif:
+        uuid = trial.spawn(start=False, vifs=(vif,)).uuid
+    with trial.unchanged(), trial.raises(errors.NetworkNotFound):
+        trial.driver.power_on(uuid)
+    expect_state(trial, uuid, STOPPED, "after power_on() without its network")
+    trial.driver.unplug_vif(uuid, vif.id)
+    trial.driver.power_on(uuid)
+    expect_state(trial, uuid, RUNNING, "after the NIC was unplugged")

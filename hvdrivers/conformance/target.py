@@ -117,6 +117,12 @@ class Target(ABC):
         """The same kind of NIC, on a network that does not exist."""
         raise PreconditionMissing("the target names no absent network (vif_to_nowhere)")
 
+    @contextmanager
+    def passing_network(self, vif_id: str) -> Iterator[Vif]:
+        """A NIC on a network that is there during the block, and gone after it."""
+        raise PreconditionMissing("the target makes no network that goes away (passing_network)")
+        yield
+
     def observer(self) -> Observer | None:
         """Who reads the truth by another path."""
         return None
@@ -175,6 +181,12 @@ class Target(ABC):
         """Make the guest keep its devices, refuse new CPUs and memory, and ignore the power button
         meanwhile."""
         raise PreconditionMissing("the target's guest lets go of everything (stubborn_guest)")
+        yield
+
+    @contextmanager
+    def refusing_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """Make the guest answer, when it is asked for a device meanwhile, that it keeps it."""
+        raise PreconditionMissing("the target's guest never says no (refusing_guest)")
         yield
 
     # ---- inside the guest: for snapshots, backups and the agent ---------------------------------

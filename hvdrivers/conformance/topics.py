@@ -19,6 +19,7 @@ TOPICS = (
     "volumes",
     "hostvolumes",
     "network",
+    "ports",
     "resources",
     "metrics",
     "images",

@@ -3,6 +3,9 @@
 *VIF*: one virtual NIC and its wiring, named by ``Vif.id`` (a Neutron port id, or the caller's
 own), the same in plug, in unplug and in InstanceInfo.vifs. A driver wires through the
 hypervisor's own API; networks, bridges and switches must exist, it never makes them.
+
+A port is in use by the machine that is powered on with it. Machines that are powered off may name
+the same one: which of them has it is decided when one is started.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ class Network(Interface):
                 where the hypervisor can tell.
             NotSupported: this driver does not do this type of VIF, model or option; or this
                 machine takes NICs only while it is STOPPED (Hyper-V generation 1).
-            InsufficientResources: no free slot for another NIC, no free virtual function.
+            InsufficientResources: no free slot for another NIC, or the virtual function that the
+                VIF names is another machine's.
         """
 
     @operation(states=row(same=(R, S)))

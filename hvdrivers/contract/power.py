@@ -40,7 +40,7 @@ class Power(Interface):
         Raises:
             InsufficientResources: the host has not the memory or the devices.
             NetworkNotFound, VolumeNotFound: what it is wired to has gone.
-            DeviceBusy: another powered-on machine has one of its volumes.
+            DeviceBusy: another powered-on machine has one of its volumes or ports.
         """
 
     @operation(states=row({R: S, P: S, U: S, X: S, C: S}, same=(S,)), timeout=120)

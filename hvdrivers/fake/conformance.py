@@ -154,6 +154,14 @@ class FakeTarget(Target):
     def vif_to_nowhere(self, vif_id: str) -> Vif:
         return NetworkVif(id=vif_id, network="hvct-nowhere")
 
+    @contextmanager
+    def passing_network(self, vif_id: str) -> Iterator[Vif]:
+        self.host.add_network("network", "passing")
+        try:
+            yield NetworkVif(id=vif_id, network="passing")
+        finally:
+            self.host.remove_network("network", "passing")
+
     def observer(self) -> Observer:
         return self._observer
 
@@ -169,6 +177,15 @@ class FakeTarget(Target):
             yield
         finally:
             guest.detach_seconds, guest.acpi, guest.accepts_hotplug = before
+
+    @contextmanager
+    def refusing_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        guest = self.host.guest(uuid)
+        guest.refuses_unplug = True
+        try:
+            yield
+        finally:
+            guest.refuses_unplug = False
 
     def faults(self, driver: ComputeDriver) -> FaultSeam:
         return FakeSeam(self.host)

@@ -87,7 +87,7 @@ class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
     def _check_spec(self, spec: InstanceSpec) -> None:
         self._check_new(spec.uuid)
         for vif in spec.vifs:
-            self._check_port(spec.uuid, vif)
+            self._check_port(spec.uuid, vif, starts=spec.start)
         for attachment in spec.volumes:
             self._check_free(spec.uuid, attachment)
         if len(spec.volumes) > self._host.size.disk_slots:

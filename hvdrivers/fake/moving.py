@@ -135,7 +135,11 @@ class Moving(PortSteps):
                 )
 
     def _network_blockers(self, machine: Machine, target: FakeHost) -> Iterator[Blocker]:
-        macs = {port.vif.mac for port in target.ports.values()}
+        macs = {
+            port.vif.mac
+            for port in target.ports.values()
+            if (other := target.machines.get(port.owner)) is not None and other.takes_memory
+        }
         for port in self._host.ports.values():
             if port.owner != machine.uuid:
                 continue
@@ -143,7 +147,7 @@ class Moving(PortSteps):
                 self._check_wiring(port.vif, target)
             except errors.NetworkNotFound as error:
                 yield Blocker(kind=BlockerKind.NETWORK, reason=error.message, device=port.vif.id)
-            if port.vif.mac in macs:
+            if machine.takes_memory and port.vif.mac in macs:
                 yield Blocker(
                     kind=BlockerKind.NETWORK,
                     reason="the MAC address is in use on the destination",

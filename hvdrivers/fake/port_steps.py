@@ -12,6 +12,7 @@ from hvdrivers.fake.capacity import check_device_free, device_at
 from hvdrivers.fake.records import POWERED_ON, Claim, Machine, Port
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.pci import PciAddress
+from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import (
     AttachedVif,
     BridgeVif,
@@ -75,14 +76,30 @@ class PortSteps(FakeBase):
                         "a representor must be plugged on the host itself", hint="use os-vif there"
                     )
 
-    def _check_port(self, uuid: UUID, vif: Vif) -> None:
-        """Raise unless this machine can have this NIC now."""
+    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
+        """Raise unless this machine can have this NIC now.
+
+        Args:
+            starts: False: spawn() leaves it off, so the port may still be another's.
+        """
         self._check_wiring(vif)
+        if starts:
+            self._check_free_port(uuid, vif)
+        self._check_function(uuid, vif)
+
+    def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
+        """Raise DeviceBusy if another machine that is powered on has this port, or its address."""
         for port in self._host.ports.values():
-            if port.owner != uuid and (port.vif.id == vif.id or port.vif.mac == vif.mac):
+            other = self._host.machines.get(port.owner)
+            if port.owner == uuid or other is None or not other.takes_memory:
+                continue
+            if port.vif.id == vif.id or port.vif.mac == vif.mac:
                 raise errors.DeviceBusy(
                     f"port {vif.id!r} or its MAC address is in use by another machine"
                 )
+
+    def _check_function(self, uuid: UUID, vif: Vif) -> None:
+        """Raise InsufficientResources if another machine has the device behind the NIC."""
         address = _device_of(vif)
         mine = any(claim.owner == uuid and claim.use == vif.id for claim in self._host.claims)
         if address is not None and not mine:
@@ -110,11 +127,12 @@ class PortSteps(FakeBase):
         )
 
     def _make_port(self, uuid: UUID, vif: Vif, token: int) -> None:
-        self._machine(uuid)
+        machine = self._machine(uuid)
         there = self._host.ports.get((uuid, vif.id))
         if there is not None and there.plugged:
             return  # another connection was faster
-        self._check_port(uuid, vif)
+        building = machine.state is InstanceState.BUILDING
+        self._check_port(uuid, vif, starts=machine.claims or not building)
         self._host.ports[uuid, vif.id] = Port(vif, uuid, token)
         address = _device_of(vif)
         if address is not None and there is None:

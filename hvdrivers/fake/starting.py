@@ -20,7 +20,7 @@ class Starting(PortSteps, VolumeSteps):
         Raises:
             InsufficientResources: the host has not the memory or the CPUs, or is in maintenance.
             VolumeNotFound, NetworkNotFound: what it is wired to has gone.
-            DeviceBusy: another powered-on machine has one of its volumes.
+            DeviceBusy: another powered-on machine has one of its volumes or ports.
         """
         if not machine.takes_memory:
             if self._host.maintenance:
@@ -32,6 +32,7 @@ class Starting(PortSteps, VolumeSteps):
             self._check_free(machine.uuid, disk.attachment)
         for port in self._ports_of(machine.uuid):
             self._check_wiring(port.vif)
+            self._check_free_port(machine.uuid, port.vif)
 
     def _needs_no_device(self, uuid: UUID) -> None:
         """Raise NotSupported if the machine has devices whose state nobody can save."""

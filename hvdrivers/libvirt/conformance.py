@@ -193,6 +193,20 @@ class LibvirtTarget(SerialGuest):
             return OvsVif(id=vif_id, bridge="hvct-nowhere")
         return BridgeVif(id=vif_id, bridge="hvct-nowhere")
 
+    @contextmanager
+    def passing_network(self, vif_id: str) -> Iterator[Vif]:
+        """A network of libvirt's own, on a bridge that nothing is ever plugged into."""
+        name = f"hvct-{uuid4().hex[:8]}"
+        parts = [el("name", name), el("forward", mode="bridge"), el("bridge", name="hvct-nowhere")]
+        try:
+            network = self._raw.connect.networkCreateXML(text(el("network", *parts)))
+        except libvirt.libvirtError as error:
+            raise PreconditionMissing(f"the daemon makes no network: {error}") from error
+        try:
+            yield NetworkVif(id=vif_id, network=name)
+        finally:
+            network.destroy()
+
     def observer(self) -> Observer:
         return self._observer
 

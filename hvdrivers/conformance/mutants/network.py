@@ -137,9 +137,9 @@ class AbsentNetworkLeavesAPort(FakeDriver):
 class AbsentNetworkIsInvalid(FakeDriver):
     """An absent network is an InvalidRequest."""
 
-    def _check_port(self, uuid: UUID, vif: Vif) -> None:
+    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
         try:
-            super()._check_port(uuid, vif)
+            super()._check_port(uuid, vif, starts=starts)
         except errors.NetworkNotFound as error:
             raise errors.InvalidRequest("no such network") from error
 
@@ -148,29 +148,30 @@ class AbsentNetworkIsInvalid(FakeDriver):
 class AbsentNetworkIsFoundAtStart(FakeDriver):
     """A stopped machine gets a NIC on an absent network; it fails when it is started."""
 
-    def _check_port(self, uuid: UUID, vif: Vif) -> None:
+    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
         machine = self._host.machines.get(uuid)
         if machine is None or machine.state is not InstanceState.STOPPED:
-            super()._check_port(uuid, vif)
+            super()._check_port(uuid, vif, starts=starts)
 
 
 @mutant("NET-006")
 class PortIsTakenFromItsOwner(FakeDriver):
     """plug_vif() of a port that another machine has takes it away there."""
 
-    def _check_port(self, uuid: UUID, vif: Vif) -> None:
+    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
         for port in list(self._host.ports.values()):
             if port.owner != uuid and port.vif.id == vif.id:
                 self._host.remove_ports(port.owner, vif_id=vif.id)
-        super()._check_port(uuid, vif)
+        super()._check_port(uuid, vif, starts=starts)
 
 
 @mutant("NET-008")
 class AddressesAreNotCompared(FakeDriver):
     """Two machines get the same MAC address on one network."""
 
-    def _check_port(self, uuid: UUID, vif: Vif) -> None:
-        super()._check_port(uuid, vif.model_copy(update={"address": "52:54:00:00:00:03"}))
+    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
+        other = vif.model_copy(update={"address": "52:54:00:00:00:03"})
+        super()._check_port(uuid, other, starts=starts)
 
 
 @mutant("NET-007")

@@ -254,6 +254,26 @@ class LostVolumeIsAFault(FakeDriver):
             raise errors.HypervisorFault(error.message) from error
 
 
+@mutant("POWER-021")
+class PausedGuestIsAsked(FakeDriver):
+    """power_off(graceful=) gives a paused guest its time, though it hears nothing."""
+
+    def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
+        if self._machine(uuid).state is InstanceState.PAUSED:
+            with self._task("power_off", uuid, timeout) as task:
+                task.wait_for(graceful)
+        super().power_off(uuid, graceful=graceful, timeout=timeout)
+
+
+@mutant("POWER-022")
+class StartsWithoutItsNetwork(FakeDriver):
+    """power_on() does not look whether the network of a NIC is still there."""
+
+    def _check_start(self, machine: Machine) -> None:
+        with suppress(errors.NetworkNotFound):
+            super()._check_start(machine)
+
+
 @mutant("POWER-014")
 class RemembersTheState(FakeDriver):
     """get_instance() says RUNNING of what this connection has started, until it stops it."""

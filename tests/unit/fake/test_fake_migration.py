@@ -70,6 +70,17 @@ def plan_of(driver, uuid, destination=BETA):
     return plan, {blocker.kind for blocker in plan.blockers}
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_an_address_is_in_use_where_a_machine_is_on(world, clock, on):
+    alpha, beta = (FakeHost(name, world=world, clock=clock) for name in ("alpha", "beta"))
+    same = nic(address="52:54:00:00:00:01")
+    with alpha.connect() as driver, beta.connect() as second:
+        second.spawn(spec(vifs=(same,), start=on))
+        uuid = driver.spawn(spec(vifs=(same,))).uuid
+        plan, kinds = plan_of(driver, uuid)
+        assert (plan.possible, kinds) == (not on, {BlockerKind.NETWORK} if on else set())
+
+
 def test_all_blockers_at_once(world, clock):
     alpha = FakeHost("alpha", world=world, clock=clock)
     small = HostSize(
@@ -115,7 +126,7 @@ def test_all_blockers_at_once(world, clock):
             BlockerKind.VERSION,
             BlockerKind.RESOURCES,
         }
-        assert len(plan.blockers) == 11
+        assert len(plan.blockers) == 10
         with pytest.raises(errors.InvalidRequest, match="lacks aes"):
             driver.live_migrate(wanted.uuid, BETA)
         assert (alpha.inventory(), beta.inventory()) == before

@@ -1,0 +1,72 @@
+"""Mutants of who has a port."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
+from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.models.vif import Vif
+
+
+@mutant("NET-023")
+class FunctionsAreGivenTwice(FakeDriver):
+    """Two machines get one virtual function."""
+
+    def _check_function(self, uuid: UUID, vif: Vif) -> None:
+        return None
+
+
+@mutant("NET-023")
+class TakenFunctionIsBusy(FakeDriver):
+    """A virtual function that another machine has is DeviceBusy, as if it were let go of soon."""
+
+    def _check_function(self, uuid: UUID, vif: Vif) -> None:
+        try:
+            super()._check_function(uuid, vif)
+        except errors.InsufficientResources as error:
+            raise errors.DeviceBusy(error.message) from error
+
+
+@mutant("NET-024")
+class PortsAreHeldForEver(FakeDriver):
+    """The port of a machine that is powered off is refused to every other."""
+
+    def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
+        if any(port.owner != uuid and port.vif.id == vif.id for port in self._host.ports.values()):
+            raise errors.DeviceBusy("another machine has this port")
+
+
+@mutant("NET-024")
+class PortIsTakenFromWhoIsOff(FakeDriver):
+    """plug_vif() takes the port out of the definition of a machine that is powered off."""
+
+    def _make_port(self, uuid: UUID, vif: Vif, token: int) -> None:
+        super()._make_port(uuid, vif, token)
+        for owner, name in list(self._host.ports):
+            if name == vif.id and owner != uuid:
+                self._host.remove_ports(owner, vif_id=name)
+
+
+@mutant("NET-025")
+class StartsOnATakenPort(FakeDriver):
+    """power_on() looks at volumes and networks, and not at ports."""
+
+    def _power_on(self, uuid: UUID) -> None:
+        mine = self._ports_of(uuid)
+        for port in mine:
+            port.plugged = False
+        try:
+            super()._power_on(uuid)
+        finally:
+            for port in mine:
+                port.plugged = True
+
+
+@mutant("NET-025")
+class SpawnNeedsAFreePort(FakeDriver):
+    """A machine that is not to be started is refused for a port that it does not use yet."""
+
+    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
+        super()._check_port(uuid, vif, starts=True)
