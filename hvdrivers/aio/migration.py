@@ -17,6 +17,10 @@ class AsyncLiveMigration(Running):
     ) -> MigrationPlan:
         """Find every reason why it could not move; the plan lists them all, not only the first.
 
+        A destination that does not answer (CONNECTION) is the only reason, and so is the host that
+        the instance is on already (STATE). A share is always one (DEVICE): its directory is of
+        this host.
+
         Raises:
             ConnectionFailed: the *source* cannot be reached. A dead destination is a blocker.
         """
@@ -86,7 +90,12 @@ class AsyncColdMigration(Running):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Move definition and disks of a stopped instance. A failure leaves it at the source and
-        nothing at the destination."""
+        nothing at the destination.
+
+        Raises:
+            InvalidRequest: a blocker: the destination does not answer, lacks what the instance
+                needs, or is the host that it is on already; or the instance has a share.
+        """
         await self._run(
             lambda: self._driver.cold_migrate(uuid, destination, timeout=timeout, progress=progress)
         )

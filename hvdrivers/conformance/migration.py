@@ -12,6 +12,7 @@ from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.models.instance import Firmware
 from hvdrivers.models.migration import BlockerKind, Destination, MigrationPhase
 from hvdrivers.models.progress import Progress
 from hvdrivers.models.state import InstanceState
@@ -138,10 +139,20 @@ def movable(trial: Trial, **changes: Any) -> UUID:
     return trial.spawn(**changes).uuid
 
 
+def _firmware(trial: Trial) -> dict[str, Any]:
+    """What has a state of its own beside the disks."""
+    changes: dict[str, Any] = {}
+    if trial.has(Capability.UEFI):
+        changes["firmware"] = Firmware.UEFI
+    if trial.has(Capability.VTPM):
+        changes["vtpm"] = True
+    return changes
+
+
 def _arrives(trial: Trial, state: InstanceState, move: _Move) -> None:
     there = Elsewhere(trial)
     before = trial.picture()
-    uuid = movable(trial, start=state is not InstanceState.STOPPED)
+    uuid = movable(trial, start=state is not InstanceState.STOPPED, **_firmware(trial))
     there.expect(uuid)
     if state is InstanceState.PAUSED:
         trial.driver.pause(uuid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from hvdrivers.conformance.clauses import Case, check, clause
 from hvdrivers.conformance.migration import MIGR_004, MIGR_012, Elsewhere, has, movable
@@ -13,6 +14,7 @@ from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.guest import Share
 from hvdrivers.models.instance import VgpuRequest
 from hvdrivers.models.migration import BlockerKind
 from hvdrivers.models.state import InstanceState
@@ -29,7 +31,34 @@ MIGR_016 = clause(
     " or check_live_migration() lists that as a reason, and live_migrate() refuses it",
     operation="check_live_migration",
 )
+MIGR_017 = clause(
+    "MIGR-017",
+    "the host that an instance is on already is a blocker of kind STATE, the only one, and"
+    " live_migrate() to it raises InvalidRequest and changes nothing",
+    operation="check_live_migration",
+)
+MIGR_018 = clause(
+    "MIGR-018",
+    "cold_migrate() to the host that the instance is on already raises InvalidRequest and changes"
+    " nothing",
+    operation="cold_migrate",
+)
+MIGR_019 = clause(
+    "MIGR-019",
+    "a machine with a share stays where it is: the share is a blocker of kind DEVICE, and"
+    " live_migrate() raises InvalidRequest and changes nothing, until it is detached",
+    operation="check_live_migration",
+    needs=[Capability.SHARES],
+)
+MIGR_020 = clause(
+    "MIGR-020",
+    "cold_migrate() of a machine with a share raises InvalidRequest and changes nothing, until it"
+    " is detached",
+    operation="cold_migrate",
+    needs=[Capability.SHARES],
+)
 _MOST_CALLS = 100
+_TAG = "hvct"
 
 
 @check(MIGR_004)
@@ -138,3 +167,70 @@ def moves_or_is_a_reason(trial: Trial, changes: Callable[[Trial], dict[str, Any]
     there.driver.power_off(uuid)
     there.driver.power_on(uuid)
     trial.equal(there.driver.get_instance(uuid).state, InstanceState.RUNNING, "state there")
+
+
+@check(MIGR_017)
+def is_there_already(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial)
+    there.expect(uuid)
+    trial.driver.live_migrate(uuid, there.destination)
+    # what leads there from here leads from there to itself
+    before = there.picture()
+    plan = there.driver.check_live_migration(uuid, there.destination)
+    kinds = [each.kind for each in plan.blockers]
+    trial.equal(kinds, [BlockerKind.STATE], "blockers of the host that it is on")
+    with trial.raises(errors.InvalidRequest):
+        there.driver.live_migrate(uuid, there.destination)
+    trial.equal(there.picture(), before, "the host that it is on")
+
+
+@check(MIGR_018)
+def is_there_already_when_stopped(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial, start=False)
+    there.expect(uuid)
+    trial.driver.cold_migrate(uuid, there.destination)
+    before = there.picture()
+    with trial.raises(errors.InvalidRequest):
+        there.driver.cold_migrate(uuid, there.destination)
+    trial.equal(there.picture(), before, "the host that it is on")
+
+
+def _sharing(trial: Trial, there: Elsewhere) -> UUID:
+    path, _ = trial.target.shared_directories()
+    uuid = movable(trial, start=False)
+    there.expect(uuid)
+    trial.driver.attach_share(uuid, Share(tag=_TAG, path=path))
+    return uuid
+
+
+@check(MIGR_019)
+def share_is_a_reason(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = _sharing(trial, there)
+    trial.driver.power_on(uuid)
+    with trial.unchanged():
+        plan = trial.driver.check_live_migration(uuid, there.destination)
+        found = [(each.kind, each.device) for each in plan.blockers]
+        trial.equal(found, [(BlockerKind.DEVICE, _TAG)], "blockers of a machine with a share")
+        with trial.raises(errors.InvalidRequest):
+            trial.driver.live_migrate(uuid, there.destination)
+    trial.driver.power_off(uuid)
+    trial.driver.detach_share(uuid, _TAG)
+    trial.driver.power_on(uuid)
+    plan = trial.driver.check_live_migration(uuid, there.destination)
+    trial.equal(plan.blockers, (), "blockers once the share is detached")
+
+
+@check(MIGR_020)
+def share_holds_it_when_stopped(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = _sharing(trial, there)
+    before = there.picture()
+    with trial.unchanged(), trial.raises(errors.InvalidRequest):
+        trial.driver.cold_migrate(uuid, there.destination)
+    trial.equal(there.picture(), before, "the other host")
+    trial.driver.detach_share(uuid, _TAG)
+    trial.driver.cold_migrate(uuid, there.destination)
+    trial.check(has(there.driver, uuid), "it does not arrive without its share")

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
-from hvdrivers.conformance.clauses import Case, check, clause
+from hvdrivers.conformance.clauses import Case, Level, check, clause
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.conformance.watching import QUIET, Watcher, watching
+from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.models.events import LifecycleEvent
+from hvdrivers.models.events import DeviceEvent, DeviceKind, LifecycleEvent
 from hvdrivers.models.state import InstanceState
 
 EVENT_014 = clause(
@@ -18,6 +20,14 @@ EVENT_014 = clause(
     "the last state that a stream delivers of an instance is the state that it has, whichever"
     " operation led to it: also rescue(), unrescue(), a revert, an adoption, a migration",
     operation="watch",
+)
+
+EVENT_015 = clause(
+    "EVENT-015",
+    "a guest that refuses to let go of a volume or a NIC makes the call raise DeviceBusy, and is"
+    " told as REMOVAL_FAILED of that device, which stays",
+    operation="watch",
+    level=Level.SHOULD,
 )
 
 _S = InstanceState
@@ -122,3 +132,30 @@ def tells_of_a_migration(trial: Trial) -> None:
     trial.driver.live_migrate(uuid, destination)
     _state(here, uuid, None, "at the source")
     _state(there, uuid, _S.RUNNING, "at the destination")
+
+
+@check(EVENT_015)
+def tells_of_a_refusal(trial: Trial) -> None:
+    vif = trial.target.vif("hvct-nic")
+    volumes = (trial.attachment(),) if trial.has(Capability.HOST_VOLUMES) else ()
+    uuid = trial.spawn(vifs=(vif,), volumes=volumes).uuid
+    asked: dict[str, Callable[[], object]] = {
+        vif.id: lambda: trial.driver.unplug_vif(uuid, vif.id),
+    }
+    for each in volumes:
+        asked[each.volume_id] = partial(trial.driver.detach_volume, uuid, each.volume_id)
+    with trial.target.refusing_guest(trial.driver, uuid):
+        trial.target.wait_booted(trial.driver, uuid)
+        watcher = watching(trial)
+        watcher.resync()
+        for device, call in asked.items():
+            with trial.unchanged(), trial.raises(errors.DeviceBusy):
+                call()
+            watcher.until(
+                f"the guest has kept {device}",
+                lambda event, device=device: (  # type: ignore[misc]
+                    isinstance(event, DeviceEvent)
+                    and (event.uuid, event.kind, event.device)
+                    == (uuid, DeviceKind.REMOVAL_FAILED, device)
+                ),
+            )

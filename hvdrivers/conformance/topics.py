@@ -34,6 +34,7 @@ TOPICS = (
     "events",
     "telling",
     "laws",
+    "progress",
     "hostile",
     "concurrency",
     "leaks",

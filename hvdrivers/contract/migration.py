@@ -27,6 +27,10 @@ class LiveMigration(Interface, capability=Capability.LIVE_MIGRATION):
     ) -> MigrationPlan:
         """Find every reason why it could not move; the plan lists them all, not only the first.
 
+        A destination that does not answer (CONNECTION) is the only reason, and so is the host that
+        the instance is on already (STATE). A share is always one (DEVICE): its directory is of
+        this host.
+
         Raises:
             ConnectionFailed: the *source* cannot be reached. A dead destination is a blocker.
         """
@@ -95,4 +99,9 @@ class ColdMigration(Interface, capability=Capability.COLD_MIGRATION):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Move definition and disks of a stopped instance. A failure leaves it at the source and
-        nothing at the destination."""
+        nothing at the destination.
+
+        Raises:
+            InvalidRequest: a blocker: the destination does not answer, lacks what the instance
+                needs, or is the host that it is on already; or the instance has a share.
+        """

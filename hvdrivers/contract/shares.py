@@ -1,4 +1,7 @@
-"""Shares: directories of the host inside the guest (virtio-fs)."""
+"""Shares: directories of the host inside the guest (virtio-fs).
+
+A share binds the instance to its host: it does not migrate until the share is detached.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.host import FakeHost
 from hvdrivers.fake.records import Machine
 from hvdrivers.fake.steps import Task
-from hvdrivers.models.migration import Blocker, BlockerKind, Destination
+from hvdrivers.models.migration import Blocker, BlockerKind, Destination, MigrationPlan
+from hvdrivers.models.progress import ProgressCallback
 
 
 @mutant("MIGR-004")
@@ -91,3 +92,96 @@ class DevicesAreNoReason(_Careless):
     """A machine moves away from its slice of a GPU, which stays taken at the source."""
 
     _forgets = BlockerKind.DEVICE
+
+
+class _LooksNowhere(FakeDriver):
+    """Does not see that the destination is the host itself."""
+
+    _operations: frozenset[str] = frozenset()
+
+    def _plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
+        plan = super()._plan(operation, uuid, destination)
+        if operation in self._operations and destination.host == self._host.name:
+            return plan.model_copy(update={"blockers": ()})
+        return plan
+
+
+@mutant("MIGR-017")
+class MovesToItself(_LooksNowhere):
+    """The plan has nothing against the host that the machine is on."""
+
+    _operations = frozenset({"check_live_migration"})
+
+
+@mutant("MIGR-017")
+class ItselfIsInItsWay(FakeDriver):
+    """The plan calls the machine's own NIC a reason against its own host."""
+
+    def _blockers(
+        self, machine: Machine, target: FakeHost | None, moves: list[Any]
+    ) -> Iterator[Blocker]:
+        yield from super()._blockers(machine, target, moves)
+        if target is self._host:
+            yield Blocker(kind=BlockerKind.NETWORK, reason="the MAC address is in use")
+
+
+@mutant("MIGR-018")
+class ArrivesWhereItIs(FakeDriver):
+    """cold_migrate() to the host that the machine is on returns as if it had moved."""
+
+    def cold_migrate(
+        self,
+        uuid: UUID,
+        destination: Destination,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        if destination.host != self._host.name:
+            super().cold_migrate(uuid, destination, timeout=timeout, progress=progress)
+
+
+class _SharesMove(FakeDriver):
+    _operations: frozenset[str] = frozenset()
+
+    def _plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
+        plan = super()._plan(operation, uuid, destination)
+        tags = self._machine(uuid).shares if operation in self._operations else {}
+        left = tuple(each for each in plan.blockers if each.device not in tags)
+        return plan.model_copy(update={"blockers": left})
+
+
+@mutant("MIGR-019")
+class SharesAreNoReason(_SharesMove):
+    """A running machine moves away from the directory that its guest has mounted."""
+
+    _operations = frozenset({"check_live_migration", "live_migrate"})
+
+
+@mutant("MIGR-020")
+class ShareIsFoundAtTheNextStart(_SharesMove):
+    """A stopped machine moves to a host that has another directory, or none."""
+
+    _operations = frozenset({"cold_migrate"})
+
+
+@mutant("MIGR-012")
+class TpmStateStaysBehind(FakeDriver):
+    """The state of the TPM of an instance that has moved is still at the source."""
+
+    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+        state = self._host.tpm.get(uuid)
+        super()._switch_host(operation, uuid, destination)
+        if state is not None and operation == "cold_migrate":
+            self._host.tpm[uuid] = state
+
+
+@mutant("MIGR-004")
+class NvramStaysBehind(FakeDriver):
+    """The UEFI variables of an instance that has moved are still at the source."""
+
+    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+        variables = self._host.nvram.get(uuid)
+        super()._switch_host(operation, uuid, destination)
+        if variables is not None:
+            self._host.nvram[uuid] = variables

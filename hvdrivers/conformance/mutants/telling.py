@@ -5,8 +5,10 @@ from __future__ import annotations
 from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Machine
+from hvdrivers.models.events import DeviceKind
 from hvdrivers.models.instance import InstanceInfo
 from hvdrivers.models.state import InstanceState
 
@@ -53,3 +55,22 @@ class MigrationIsNoEvent(FakeDriver):
             super()._switch_host(operation, uuid, destination)  # type: ignore[arg-type]
         finally:
             self._host.streams = waiting
+
+
+@mutant("EVENT-015")
+class RefusedNicIsNoEvent(FakeDriver):
+    """Who watches does not learn that a guest has refused to let go of a NIC."""
+
+    def _ask_guest(self, machine: Machine, device: str) -> None:
+        if machine.guest.refuses_unplug:
+            raise errors.DeviceBusy("the guest refuses")
+
+
+@mutant("EVENT-015")
+class RefusedVolumeIsRemoved(FakeDriver):
+    """A volume that the guest has refused to let go of is told as one that has gone."""
+
+    def _ask_unplug(self, machine: Machine, device: str) -> None:
+        if machine.guest.refuses_unplug:
+            self._host.tell_device(machine, DeviceKind.REMOVED, device)
+            raise errors.DeviceBusy("the guest refuses")

@@ -26,6 +26,7 @@ UNTRIED = {
     "STOR-053/no_room_is_refused": "volumes take no room before they are written to",
     "IMG-005/no_room_for_an_image": "nobody fills the disk of the test machine",
     "POWER-019/no_room_for_its_memory": "nor here",
+    "EVENT-015/tells_of_a_refusal": "a guest of QEMU cannot say no: it lets go, or it does not",
 }
 """Checks of SHOULD clauses that the host cannot be brought to try."""
 
