@@ -92,7 +92,11 @@ class FakeAgainstModel(RuleBasedStateMachine):
         )
 
     def plugged_elsewhere(self, uuid: UUID, name: str) -> bool:
-        return any(name in model.nics for other, model in self.model.items() if other != uuid)
+        return any(
+            name in model.nics and model.state in ON
+            for other, model in self.model.items()
+            if other != uuid
+        )
 
     def starts(self, uuid: UUID, before: str, after: str) -> type[Exception] | None:
         """Why an instance cannot be powered on now."""
@@ -101,6 +105,8 @@ class FakeAgainstModel(RuleBasedStateMachine):
         if before not in ON and self.full(uuid):
             return errors.InsufficientResources
         if any(self.open_elsewhere(uuid, each) for each in self.model[uuid].volumes):
+            return errors.DeviceBusy
+        if any(self.plugged_elsewhere(uuid, each) for each in self.model[uuid].nics):
             return errors.DeviceBusy
         return None
 
@@ -183,7 +189,7 @@ class FakeAgainstModel(RuleBasedStateMachine):
         model = self.model[uuid]
         if model.state not in {"running", "paused", "stopped"}:
             expected = errors.InvalidState
-        elif self.plugged_elsewhere(uuid, name):
+        elif name not in model.nics and self.plugged_elsewhere(uuid, name):
             expected = errors.DeviceBusy
         else:
             self.driver.plug_vif(uuid, bridge_nic(name))
