@@ -3,6 +3,7 @@ and deleted there, and instances' disks that move from one pool to another."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from uuid import UUID
 
@@ -72,11 +73,17 @@ STOR_062 = clause(
     operation="migrate_storage",
     level=Level.SHOULD,
 )
-
 STOR_063 = clause(
     "STOR-063",
     "the guest finds its data on the disks that migrate_storage() has moved",
     operation="migrate_storage",
+)
+STOR_064 = clause(
+    "STOR-064",
+    "after migrate_storage() the instance lives in that pool: resize() and rebuild() take room"
+    " there, and none where it was before",
+    operation="migrate_storage",
+    level=Level.SHOULD,
 )
 
 _SIZE = 64 << 20
@@ -316,6 +323,34 @@ def full_destination_is_refused(trial: Trial) -> None:
     fill(trial, second)
     with trial.unchanged(), trial.raises(errors.InsufficientResources):
         trial.driver.migrate_storage(uuid, second)
+
+
+def _grow(trial: Trial, uuid: UUID) -> None:
+    flavor = trial.driver.get_instance(uuid).flavor
+    trial.driver.resize(uuid, larger(flavor, disk_gib=flavor.disk_gib + 1))
+
+
+def _rebuild(trial: Trial, uuid: UUID) -> None:
+    trial.driver.rebuild(uuid, trial.target.image())
+
+
+@check(
+    STOR_064,
+    needs=[Capability.HOST_VOLUMES],
+    cases=[
+        Case("resize", (_grow,), needs=frozenset({Capability.RESIZE})),
+        Case("rebuild", (_rebuild,), needs=frozenset({Capability.REBUILD})),
+    ],
+)
+def lives_where_it_was_moved(trial: Trial, call: Callable[[Trial, UUID], None]) -> None:
+    first, second = _two_pools(trial)
+    uuid = trial.spawn(start=False).uuid
+    trial.driver.migrate_storage(uuid, second)
+    fill(trial, first)
+    call(trial, uuid)
+    fill(trial, second)
+    with trial.unchanged(), trial.raises(errors.InsufficientResources):
+        call(trial, uuid)
 
 
 def fill(trial: Trial, name: str) -> None:

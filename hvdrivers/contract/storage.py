@@ -180,8 +180,8 @@ class StorageMigration(Interface, capability=Capability.STORAGE_MIGRATION):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Move the instance's own disks to another pool or datastore. After a failure they are
-        where they were.
+        """Move the instance's own disks to another pool or datastore, where they stay: a root disk
+        that grows later, or is made anew, does so there. After a failure they are where they were.
 
         Raises:
             VolumeNotFound: no such pool or datastore.

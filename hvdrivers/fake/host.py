@@ -166,6 +166,11 @@ class FakeHost(Controls):
                 return disk
         return None
 
+    def home(self, uuid: UUID) -> Pool:
+        """The pool that an instance's root disk is in: where migrate_storage() has put it."""
+        homes = (pool for pool, disk in self.disks_of(uuid) if disk.role == "root")
+        return next(homes, self.default_pool)
+
     def remove_disks(self, uuid: UUID, *roles: str, token: int | None = None) -> None:
         """Delete disks of an instance: of these roles, or all; only what ``token`` made, or all."""
         for pool, disk in self.disks_of(uuid):

@@ -42,9 +42,8 @@ class FakeImageCache(ImageSteps, ImageCache):
             )
 
     def _in_use(self, key: str) -> bool:
-        return any(disk.base == key for disk in self._host.default_pool.disks.values()) or any(
-            disk.base == key for pool in self._host.pools.values() for disk in pool.disks.values()
-        )
+        pools = self._host.pools.values()
+        return any(disk.base == key for pool in pools for disk in pool.disks.values())
 
     def list_cached_images(self, *, timeout: float | None = None) -> Sequence[CachedImage]:
         """1 call."""

@@ -136,7 +136,7 @@ class FakeResize(FakeBase, Resize):
             raise errors.DeviceBusy(
                 "a disk with snapshots does not grow", hint="delete the snapshots first"
             )
-        check_room(self._host.default_pool, size - root.size_bytes)
+        check_room(self._host.home(machine.uuid), size - root.size_bytes)
         root.size_bytes = size
 
 
@@ -222,9 +222,10 @@ class FakeRebuild(ImageSteps, Rebuild):
     def _place_new(self, uuid: UUID, record: ImageRecord, token: int) -> None:
         machine = self._check_rebuild(uuid)
         size = disk_size(record, machine.flavor.disk_gib)
-        check_room(self._host.default_pool, size)
+        home = self._host.home(uuid)
+        check_room(home, size)
         disk = Disk(uuid, "root.new", size, record.content, token, record.key)
-        self._host.default_pool.disks[disk.name] = disk
+        home.disks[disk.name] = disk
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
         machine = self._check_rebuild(uuid)

@@ -7,8 +7,9 @@ from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
+from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.driver import FakeDriver
-from hvdrivers.fake.records import Disk
+from hvdrivers.fake.records import Disk, ImageRecord, Machine
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import HostVolume, Volume, VolumeSpec
@@ -258,3 +259,23 @@ class SuspendedMachinesHaveNothing(FakeDriver):
                 if machine is not None and machine.state is InstanceState.SUSPENDED:
                     del record.locks[key]
         super()._delete_volume(volume_id)
+
+
+@mutant("STOR-064")
+class RebuildGoesHome(FakeDriver):
+    """rebuild() makes the new root disk in the first pool, wherever the instance was moved to."""
+
+    def _place_new(self, uuid: UUID, record: ImageRecord, token: int) -> None:
+        super()._place_new(uuid, record, token)
+        made = self._host.home(uuid).disks.pop(f"{uuid}/root.new")
+        check_room(self._host.default_pool, made.size_bytes)
+        self._host.default_pool.disks[made.name] = made
+
+
+@mutant("STOR-064")
+class GrowsInTheFirstPool(FakeDriver):
+    """resize() wants the room for a larger disk in the first pool, where the disk is not."""
+
+    def _grow(self, machine: Machine, root: Disk, size: int) -> None:
+        check_room(self._host.default_pool, size - root.size_bytes)
+        super()._grow(machine, root, size)
