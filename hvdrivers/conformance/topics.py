@@ -14,6 +14,7 @@ TOPICS = (
     "sizes",
     "states",
     "power",
+    "cpus",
     "standstill",
     "storage",
     "volumes",

@@ -66,7 +66,8 @@ class Lifecycle(Interface):
             NetworkNotFound, VolumeNotFound: a NIC's network, a volume or a host image is not there.
             DeviceBusy: a powered-on machine has one of the volumes and it is not ``multiattach``,
                 or, if this one is to be started, one of the ports.
-            InsufficientResources: not enough memory, disk or devices.
+            InsufficientResources: not enough memory, disk, dedicated CPUs or devices, or more CPUs
+                than the hypervisor gives a machine on this host.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.
         """

@@ -49,7 +49,12 @@ class CpuPolicy(StrEnum):
     """How virtual CPUs get physical ones (Nova's ``hw:cpu_policy``)."""
 
     SHARED = "shared"
+    """The machines together may have more CPUs than the host has threads. How many more is the
+    orchestrator's affair (Placement's allocation ratio); the hypervisor may have a limit, above all
+    for one machine."""
     DEDICATED = "dedicated"
+    """Each has a thread of the host to itself, of those that are set aside
+    (``CpuResources.dedicated``)."""
 
 
 class Flavor(Model):

@@ -1,0 +1,74 @@
+"""Mutants of CPUs, shared and dedicated."""
+
+from __future__ import annotations
+
+from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
+from hvdrivers.fake.capacity import taken
+from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.records import Machine
+from hvdrivers.models.instance import CpuPolicy, InstanceInfo, InstanceSpec
+from hvdrivers.models.progress import ProgressCallback
+
+
+@mutant("POWER-023")
+class NoCpuIsShared(FakeDriver):
+    """A machine is refused once the CPUs of all machines are as many as the host's threads."""
+
+    def _check_size(self, machine: Machine, spec: InstanceSpec) -> None:
+        super()._check_size(machine, spec)
+        size = self._host.size
+        used = taken(self._host.machines.values()).shared_cpus
+        if spec.start and used + spec.flavor.vcpus > size.threads - size.dedicated_cpus:
+            raise errors.InsufficientResources("the host's threads are all given away")
+
+
+class _Unpinned(FakeDriver):
+    """Looks at dedicated CPUs as if they were shared."""
+
+    def _shared(self, machine: Machine) -> None:
+        if machine.flavor.cpu_policy is CpuPolicy.DEDICATED:
+            changes = {"cpu_policy": CpuPolicy.SHARED}
+            machine.flavor = machine.flavor.model_copy(update=changes)
+
+
+@mutant("POWER-024")
+class PinnedCpusAreShared(_Unpinned):
+    """power_on() pins a machine to threads that another has to itself."""
+
+    def _check_start(self, machine: Machine) -> None:
+        before = machine.flavor
+        self._shared(machine)
+        try:
+            super()._check_start(machine)
+        finally:
+            machine.flavor = before
+
+
+@mutant("POWER-024")
+class SpawnPinsTwice(_Unpinned):
+    """spawn() pins a machine to threads that another has to itself."""
+
+    def _check_size(self, machine: Machine, spec: InstanceSpec) -> None:
+        before = machine.flavor
+        self._shared(machine)
+        try:
+            super()._check_size(machine, spec)
+        finally:
+            machine.flavor = before
+
+
+@mutant("POWER-025")
+class TooManyCpusAreAFault(FakeDriver):
+    """A machine with more CPUs than the host has threads is a fault of the hypervisor."""
+
+    def spawn(
+        self,
+        spec: InstanceSpec,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        if spec.start and spec.flavor.vcpus > self._host.size.threads:
+            raise errors.HypervisorFault("the number of CPUs exceeds what the host has")
+        return super().spawn(spec, timeout=timeout, progress=progress)
