@@ -55,7 +55,8 @@ class AsyncLifecycle(Running):
             NetworkNotFound, VolumeNotFound: a NIC's network, a volume or a host image is not there.
             DeviceBusy: a powered-on machine has one of the volumes and it is not ``multiattach``,
                 or, if this one is to be started, one of the ports.
-            InsufficientResources: not enough memory, disk or devices.
+            InsufficientResources: not enough memory, disk, dedicated CPUs or devices, or more CPUs
+                than the hypervisor gives a machine on this host.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.
         """
@@ -74,6 +75,10 @@ class AsyncLifecycle(Running):
 
         Args:
             keep: what to leave on purpose.
+
+        Raises:
+            InvalidRequest: a root disk of an earlier instance with this UUID has been kept, and is
+                there still. Nothing was removed.
         """
         await self._run(lambda: self._driver.destroy(uuid, keep=keep, timeout=timeout))
 

@@ -15,7 +15,8 @@ class AsyncPower(Running):
         """Start the machine. A SUSPENDED one continues where it was saved.
 
         Raises:
-            InsufficientResources: the host has not the memory or the devices.
+            InsufficientResources: the host has not the memory, the dedicated CPUs or the devices,
+                or gives no machine so many CPUs.
             NetworkNotFound, VolumeNotFound: what it is wired to has gone.
             DeviceBusy: another powered-on machine has one of its volumes or ports.
         """

@@ -33,8 +33,8 @@ LAW_003 = clause(
 
 LAW_004 = clause(
     "LAW-004",
-    "an error tells by retryable what its class promises: DeviceBusy may pass, a wrong request or"
-    " state does not",
+    "an error tells by retryable whether to wait helps: DeviceBusy may pass, unless something has"
+    " to be removed first; a wrong request or state does not",
 )
 
 Step = Callable[[Trial, UUID], object]
@@ -203,3 +203,36 @@ def says_whether_to_retry(trial: Trial) -> None:
         with trial.raises(kind) as caught:
             call()
         trial.equal(caught[0].retryable, kind.retryable_default, f"retryable of {caught[0]!r}")
+
+
+def _delete_attached(trial: Trial) -> None:
+    trial.spawn(start=False, volumes=(trial.attachment(),))
+    trial.driver.delete_volume(trial.attachment().volume_id)
+
+
+def _evict_used(trial: Trial) -> None:
+    trial.driver.evict_image(trial.spawn(start=False).image or "")
+
+
+def _rebuild_with_snapshot(trial: Trial) -> None:
+    uuid = trial.spawn(start=False).uuid
+    trial.driver.create_snapshot(uuid, "hvct")
+    trial.driver.rebuild(uuid, trial.target.image())
+
+
+@check(
+    LAW_004,
+    cases=[
+        Case("delete_volume", (_delete_attached,), needs=frozenset({Capability.HOST_VOLUMES})),
+        Case("evict_image", (_evict_used,), needs=frozenset({Capability.IMAGE_CACHE})),
+        Case(
+            "rebuild",
+            (_rebuild_with_snapshot,),
+            needs=frozenset({Capability.REBUILD, Capability.SNAPSHOTS}),
+        ),
+    ],
+)
+def does_not_pass_by_itself(trial: Trial, call: Callable[[Trial], None]) -> None:
+    with trial.raises(errors.DeviceBusy) as caught:
+        call(trial)
+    trial.check(not caught[0].retryable, f"it says that to wait helps: {caught[0]!r}")

@@ -12,7 +12,7 @@
     ├── InstanceExists           the UUID is taken
     ├── VolumeNotFound           the volume, image or snapshot named does not exist
     ├── NetworkNotFound          the bridge, network, switch or port group does not exist
-    ├── DeviceBusy               somebody uses it, or the guest does not let go: retry later
+    ├── DeviceBusy               somebody uses it, or the guest does not let go: see ``retryable``
     ├── InsufficientResources    the host has not enough memory, CPU, disk, or devices
     ├── GuestAgentUnavailable    no agent answers inside the guest
     ├── ConnectionFailed         the host cannot be reached; nothing was changed: retry
@@ -44,7 +44,8 @@ class HypervisorError(Exception):
         instance: UUID of the instance concerned.
         vendor_code: the vendor's own code: ``"VIR_ERR_NO_DOMAIN"``, a fault name, a FQID.
         hint: one sentence that tells the caller what to do.
-        retryable: whether the same call may succeed later without any other change.
+        retryable: whether the same call may succeed later by itself: if the caller waits, and
+            changes nothing else.
     """
 
     retryable_default: ClassVar[bool] = False
@@ -159,7 +160,12 @@ class NetworkNotFound(HypervisorError):
 
 
 class DeviceBusy(HypervisorError):
-    """In use by somebody else, or the guest did not let go in time. It is still attached."""
+    """In use by somebody else, or the guest did not let go in time. It is still attached.
+
+    That may pass by itself: a guest lets go, a machine that has the volume or the port goes off, a
+    migration ends. So it is retryable; but not (``retryable=False``) where something has to be
+    removed first, and only a call does that: the attachments of a volume that is to be deleted, the
+    disks on an image that is to be evicted, the snapshots of a disk that is to change."""
 
     retryable_default = True
 

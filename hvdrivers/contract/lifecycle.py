@@ -94,6 +94,10 @@ class Lifecycle(Interface):
 
         Args:
             keep: what to leave on purpose.
+
+        Raises:
+            InvalidRequest: a root disk of an earlier instance with this UUID has been kept, and is
+                there still. Nothing was removed.
         """
 
     @operation(changes=False, states=ANY_STATE, timeout=30)

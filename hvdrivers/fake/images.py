@@ -60,5 +60,5 @@ class FakeImageCache(ImageSteps, ImageCache):
 
     def _evict(self, key: str) -> None:
         if self._in_use(key):
-            raise errors.DeviceBusy(f"a disk is based on image {key}")
+            raise errors.DeviceBusy(f"a disk is based on image {key}", retryable=False)
         self._host.default_pool.images.pop(key, None)

@@ -134,7 +134,9 @@ class FakeResize(FakeBase, Resize):
             raise errors.InvalidRequest("the root disk would shrink, which destroys data")
         if size > root.size_bytes and machine.snapshots:
             raise errors.DeviceBusy(
-                "a disk with snapshots does not grow", hint="delete the snapshots first"
+                "a disk with snapshots does not grow",
+                hint="delete the snapshots first",
+                retryable=False,
             )
         check_room(self._host.home(machine.uuid), size - root.size_bytes)
         root.size_bytes = size
@@ -215,7 +217,9 @@ class FakeRebuild(ImageSteps, Rebuild):
             raise errors.InvalidRequest("the instance boots from a volume: there is no root disk")
         if machine.snapshots:
             raise errors.DeviceBusy(
-                "snapshots depend on the root disk", hint="delete the snapshots first"
+                "snapshots depend on the root disk",
+                hint="delete the snapshots first",
+                retryable=False,
             )
         return machine
 

@@ -184,7 +184,9 @@ class FakeSwapVolume(_Attached, SwapVolume):
     def _check_swap(self, uuid: UUID, volume_id: str, replacement: VolumeAttachment) -> None:
         disk = self._disk_of("swap_volume", uuid, volume_id)
         if replacement.volume_id in self._machine(uuid).volumes:
-            raise errors.DeviceBusy("the replacement is attached to this instance already")
+            raise errors.DeviceBusy(
+                "the replacement is attached to this instance already", retryable=False
+            )
         if self._check_free(uuid, replacement).size_bytes < disk.seen_bytes:
             raise errors.InvalidRequest("the replacement is smaller than the volume")
 
@@ -275,7 +277,9 @@ class FakeHostVolumes(VolumeSteps, HostVolumes):
                 if record.volume_id != volume_id:
                     continue
                 if record.locks:
-                    raise errors.DeviceBusy(f"volume {volume_id!r} is attached to a machine")
+                    raise errors.DeviceBusy(
+                        f"volume {volume_id!r} is attached to a machine", retryable=False
+                    )
                 del pool.volumes[record.name]
 
 

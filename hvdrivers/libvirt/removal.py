@@ -111,10 +111,9 @@ class Removal(ImageStore):
             pool.storageVolLookupByName(name)
         except errors.VolumeNotFound:
             return
-        raise errors.DeviceBusy(
+        raise errors.InvalidRequest(
             "a root disk of an earlier instance with this UUID has been kept",
             hint="delete_volume() that one first, or destroy() without keep=",
-            retryable=False,
         )
 
     def _remove_domain(self, uuid: UUID, *, is_coming: bool = False) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
@@ -13,6 +16,8 @@ from hvdrivers.models.resources import HostResources
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import AttachedVolume, VolumeAttachment
+
+_T = TypeVar("_T")
 
 
 @mutant("LAW-001")
@@ -134,3 +139,38 @@ class AbsentMayComeBack(FakeDriver):
         except errors.InstanceNotFound as error:
             error.retryable = True
             raise
+
+
+class _Hopeful(FakeDriver):
+    """Says of everything that is in use that it may be free later."""
+
+    def _hoping(self, call: Callable[[], _T]) -> _T:
+        try:
+            return call()
+        except errors.DeviceBusy as error:
+            error.retryable = True
+            raise
+
+
+@mutant("LAW-004")
+class AttachedMayGoByItself(_Hopeful):
+    """delete_volume() of an attached volume says that the same call may succeed later."""
+
+    def delete_volume(self, volume_id: str, *, timeout: float | None = None) -> None:
+        self._hoping(partial(super().delete_volume, volume_id, timeout=timeout))
+
+
+@mutant("LAW-004")
+class SnapshotsMayGoByThemselves(_Hopeful):
+    """rebuild() of an instance with snapshots says that the same call may succeed later."""
+
+    def _check_rebuild(self, uuid: UUID) -> Machine:
+        return self._hoping(partial(super()._check_rebuild, uuid))
+
+
+@mutant("LAW-004")
+class DisksMayLeaveByThemselves(_Hopeful):
+    """evict_image() of an image in use says that the same call may succeed later."""
+
+    def _evict(self, key: str) -> None:
+        self._hoping(partial(super()._evict, key))

@@ -266,6 +266,16 @@ class KeepKeepsAll(FakeDriver):
             super()._delete_disks(uuid, keep)
 
 
+@mutant("LIFE-008")
+class KeptDiskIsReplaced(FakeDriver):
+    """destroy(keep={ROOT_DISK}) puts the root disk in place of one that was kept before."""
+
+    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+        if keep:
+            self._host.default_pool.volumes.pop(f"{uuid}-root", None)
+        return super()._leftovers(uuid, keep)
+
+
 @mutant("LIFE-009")
 class HalfSpawnKeepsMachine(FakeDriver):
     """spawn() that fails leaves the machine's definition, as if it were STOPPED."""
