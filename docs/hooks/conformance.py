@@ -1,8 +1,9 @@
 """What the pages about conformance show: the clauses of the suite, and the committed reports.
 
 A page says ``<!-- conformance: clauses -->``, ``<!-- conformance: drivers -->``,
-``<!-- conformance: profiles -->``, ``<!-- conformance: capabilities -->`` or
-``<!-- conformance: mutants -->``. Nothing of it is written by hand.
+``<!-- conformance: profiles -->``, ``<!-- conformance: capabilities -->``,
+``<!-- conformance: freedoms -->`` or ``<!-- conformance: mutants -->``. Nothing of it is written by
+hand.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 from hvdrivers.conformance.clauses import Check, Clause, Level, by_profile, catalogue
 from hvdrivers.conformance.mutants import Mutant, mutants
 from hvdrivers.conformance.report import GOOD, ProfileVerdict, Report, Status, suite_hash
-from hvdrivers.conformance.summary import clauses_of, sentence, tier_of
+from hvdrivers.conformance.summary import FREEDOMS, clauses_of, sentence, tier_of
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import OPERATIONS, ComputeDriver
 
@@ -74,7 +75,7 @@ def clauses() -> str:
         rows = [
             [
                 f'<span id="{each.id}"></span>`{each.id}`',
-                _cell(each.rule) + ("" if each.level is Level.MUST else " *(SHOULD)*"),
+                _cell(each.rule) + ("" if each.level is Level.MUST else f" *({each.level})*"),
                 _operation(each.operation),
                 ", ".join(f"`{need.value}`" for need in sorted(each.needs)),
                 str(len(known.of(each.id))),
@@ -159,6 +160,18 @@ def _proven(report: Report, capability: Capability, needs: Mapping[str, frozense
     return "proven" if any(each.status is Status.PASSED for each in own) else "declared"
 
 
+def freedoms() -> str:
+    """What is left to the driver (MAY), clause by driver."""
+    found = {each.driver: {one.id: one for one in clauses_of(each)} for each in reports()}
+    rows = []
+    for clause in catalogue().clauses.values():
+        if clause.level is Level.MAY:
+            outcomes = [own.get(clause.id) for own in found.values()]
+            cells = [FREEDOMS[each.status] if each else "not run" for each in outcomes]
+            rows.append([f"[`{clause.id}`](clauses.md#{clause.id})", _cell(clause.rule), *cells])
+    return _table(["clause", "what a driver may do", *found], rows)
+
+
 def mutant_score() -> str:
     """What the suite catches, by topic."""
     if not MUTANTS.exists():
@@ -186,6 +199,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "drivers": drivers,
     "profiles": profiles,
     "capabilities": capabilities,
+    "freedoms": freedoms,
     "mutants": mutant_score,
 }
 

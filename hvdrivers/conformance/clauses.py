@@ -36,6 +36,9 @@ class Level(StrEnum):
     MUST = "MUST"
     SHOULD = "SHOULD"
     """Not met: a warning in the report, not a failure of the profile."""
+    MAY = "MAY"
+    """What a driver is free to do. Its report says whether it does, for those who build on it;
+    nothing depends on that."""
 
 
 class Tier(StrEnum):

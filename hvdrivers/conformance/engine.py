@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hvdrivers.conformance.clauses import CONTRACT_VERSION, Check, Tier, catalogue
+from hvdrivers.conformance.clauses import CONTRACT_VERSION, Check, Level, Tier, catalogue
 from hvdrivers.conformance.journal import PREFIX, Journal, is_suites
 from hvdrivers.conformance.refusals import refuse
 from hvdrivers.conformance.report import (
@@ -34,7 +34,7 @@ from hvdrivers.conformance.report import (
     suite_hash,
 )
 from hvdrivers.conformance.target import PreconditionMissing, Target
-from hvdrivers.conformance.trial import Failed, Trial
+from hvdrivers.conformance.trial import Declined, Failed, Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver
@@ -217,6 +217,8 @@ class Session:
             finally:
                 trial.close()
         except Exception as error:  # noqa: BLE001 - any outcome of a check is a result
+            if isinstance(error, Declined) and check.clause.level is Level.MAY:
+                return Status.DECLINED, str(error), ""
             return _classified(error)
         return _passed(trial)
 

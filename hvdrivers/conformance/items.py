@@ -5,7 +5,7 @@ What pytest has no word for:
 
 * a precondition that is missing fails under ``--hv-strict`` (and where ``$CI`` is set); elsewhere
   it stands in the summary under its own name. It counts against the level either way;
-* a known issue, and a SHOULD that is not met, stand in the summary and fail nothing.
+* a known issue, and a SHOULD or MAY that is not met, stand in the summary and fail nothing.
 
 There is no skip among them.
 """
@@ -32,6 +32,8 @@ WORDS: dict[str, tuple[str, str, tuple[str, dict[str, bool]]]] = {
     "precondition-missing": ("precondition missing", "P", ("PRECONDITION", {"yellow": True})),
     "known-issue": ("known issue", "k", ("KNOWN ISSUE", {"yellow": True})),
     "should": ("SHOULD not met", "s", ("SHOULD NOT MET", {"yellow": True})),
+    "may": ("MAY not met", "m", ("MAY NOT MET", {"yellow": True})),
+    "declined": ("declined", "d", ("DECLINED", {"green": True})),
 }
 
 
@@ -182,10 +184,10 @@ class Suite(Checks):
 def mark(report: Any, result: CheckResult, *, strict: bool) -> None:
     """Give the report of pytest the status of the check."""
     status = result.status.value
-    if result.status is Status.REFUSED:
+    if result.status in {Status.REFUSED, Status.DECLINED}:
         report.hv_status = status
-    elif result.level is Level.SHOULD and result.status not in GOOD:
-        _mild(report, "should", result)
+    elif result.level is not Level.MUST and result.status not in GOOD:
+        _mild(report, result.level.lower(), result)
     elif result.status is Status.KNOWN_ISSUE or (
         result.status is Status.PRECONDITION_MISSING and not strict
     ):

@@ -40,9 +40,11 @@ class Status(StrEnum):
     """The target could not give what the check needs. Counts against the level."""
     KNOWN_ISSUE = "known-issue"
     """Failed, as an entry with a bug and a date says it will."""
+    DECLINED = "declined"
+    """Of a MAY clause: the driver does not do it, as it is free to. Counts for nothing."""
 
 
-GOOD = frozenset({Status.PASSED, Status.REFUSED})
+GOOD = frozenset({Status.PASSED, Status.REFUSED, Status.DECLINED})
 BAD = frozenset({Status.FAILED, Status.ERROR})
 
 
@@ -81,6 +83,7 @@ class ProfileResult(Model):
     refused: int
     missing: int
     known: int
+    declined: int = 0
 
 
 class Latency(Model):
@@ -147,6 +150,7 @@ def _judge(profile: str, results: list[CheckResult]) -> ProfileResult:
         refused=count[Status.REFUSED],
         missing=count[Status.PRECONDITION_MISSING],
         known=count[Status.KNOWN_ISSUE],
+        declined=count[Status.DECLINED],
     )
 
 

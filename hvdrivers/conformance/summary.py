@@ -19,9 +19,22 @@ _WORST_FIRST = (
     Status.ERROR,
     Status.PRECONDITION_MISSING,
     Status.KNOWN_ISSUE,
+    Status.DECLINED,
     Status.PASSED,
     Status.REFUSED,
 )
+
+
+FREEDOMS = {
+    Status.PASSED: "it does",
+    Status.DECLINED: "it does not",
+    Status.REFUSED: "not declared",
+    Status.FAILED: "it does, and does not do it right",
+    Status.ERROR: "not known",
+    Status.PRECONDITION_MISSING: "not tried",
+    Status.KNOWN_ISSUE: "not known",
+}
+"""What the status of a MAY clause says of the driver."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class ClauseOutcome:
 
     @property
     def met(self) -> bool:
-        """Whether the driver keeps it, or refuses it as it must."""
+        """Whether the driver keeps it, refuses it as it must, or declines it as it may."""
         return self.status in GOOD
 
 
@@ -152,5 +165,6 @@ def tally(profile: ProfileResult) -> str:
         "failed": profile.failed,
         "precondition missing": profile.missing,
         "known issue": profile.known,
+        "declined": profile.declined,
     }
     return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing"

@@ -34,6 +34,7 @@ TOPICS = (
     "maintenance",
     "events",
     "telling",
+    "freedoms",
     "laws",
     "progress",
     "hostile",

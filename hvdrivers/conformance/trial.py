@@ -28,6 +28,10 @@ class Failed(AssertionError):
     """The driver broke the clause."""
 
 
+class Declined(Exception):
+    """The driver does not do what a MAY clause leaves to it. The sentence says what it does."""
+
+
 class Trial:
     """Makes instances and volumes with a prefix of its own, counts what was checked, and removes
     everything afterwards, in reverse order, whatever happened."""

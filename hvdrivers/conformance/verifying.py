@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from hvdrivers.conformance.clauses import CONTRACT_VERSION, Tier, catalogue
+from hvdrivers.conformance.clauses import CONTRACT_VERSION, Level, Tier, catalogue
 from hvdrivers.conformance.report import (
     GOOD,
     ProfileVerdict,
@@ -68,6 +68,8 @@ def _of_the_results(report: Report) -> list[str]:
         said = (result.clause, result.level, result.profile)
         if said != (check.clause.id, check.clause.level, check.clause.profile):
             found.append(f"{result.check} is not what it says: {', '.join(said)}")
+        if result.status is Status.DECLINED and check.clause.level is not Level.MAY:
+            found.append(f"{result.check} counts as declined, but no driver is free to")
         if check.tier is Tier.STATIC or report.host is None:
             continue
         missing = {each.value for each in check.all_needs} - declared

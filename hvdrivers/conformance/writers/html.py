@@ -19,6 +19,7 @@ from hvdrivers.conformance.summary import ClauseOutcome, clauses_of, colour, sen
 _SHADES = {
     Status.PASSED: "good",
     Status.REFUSED: "calm",
+    Status.DECLINED: "calm",
     Status.KNOWN_ISSUE: "warn",
     Status.PRECONDITION_MISSING: "warn",
     Status.FAILED: "bad",
@@ -86,7 +87,7 @@ def _leftovers(report: Report) -> str:
 def _profile(profile: ProfileResult) -> str:
     counts = {
         "good": profile.passed,
-        "calm": profile.refused,
+        "calm": profile.refused + profile.declined,
         "warn": profile.missing + profile.known,
         "bad": profile.failed,
     }
@@ -113,12 +114,13 @@ def _filters(report: Report) -> str:
 
 def _clause(outcome: ClauseOutcome) -> str:
     known = catalogue().clauses.get(outcome.id)
-    level = "" if outcome.level is Level.MUST else '<span class="level">SHOULD</span>'
+    level = outcome.level.value
+    shown = "" if outcome.level is Level.MUST else f'<span class="level">{level}</span>'
     opened = "" if outcome.met else " open"
     return (
         f'<div class="clause" id="{escape(outcome.id)}" data-profile="{escape(outcome.profile)}"'
         f' data-status="{outcome.status.value}"><details{opened}><summary>'
-        f'<span class="id">{escape(outcome.id)}{level}</span>'
+        f'<span class="id">{escape(outcome.id)}{shown}</span>'
         f'<span class="rule">{escape(known.rule if known else "")}</span>'
         f"{_tag(outcome.status.value, _SHADES[outcome.status])}</summary>"
         f'<ul class="checks">{"".join(map(_check, outcome.checks))}</ul></details></div>'

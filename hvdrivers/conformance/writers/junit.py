@@ -2,7 +2,7 @@
 
 What JUnit has no word for becomes the word that cannot be mistaken for success: a precondition
 that is missing is a failure of this type; a known issue is a skip that names its bug. A check that
-was refused as declared passes, and says so.
+was refused as declared, or declined as a MAY allows, passes, and says so.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _word(result: CheckResult) -> str:
         case Status.KNOWN_ISSUE:
             return "skipped"
         case Status.FAILED | Status.ERROR | Status.PRECONDITION_MISSING if (
-            result.level is Level.SHOULD
+            result.level is not Level.MUST
         ):
             return "skipped"  # a warning: it does not fail the profile
         case Status.FAILED | Status.PRECONDITION_MISSING:
@@ -96,7 +96,7 @@ def _case(suite: ET.Element, report: Report, result: CheckResult) -> None:
             case, word, message=_text(result.message), type=_text(result.status.value)
         )
         made.text = _text(f"{result.clause}: {rule.rule if rule else ''}\n\n{result.detail}")
-    elif result.status is Status.REFUSED:
+    elif result.status in {Status.REFUSED, Status.DECLINED}:
         ET.SubElement(case, "system-out").text = _text(f"{result.status}: {result.message}")
 
 

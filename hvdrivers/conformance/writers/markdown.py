@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from hvdrivers.conformance.clauses import catalogue
+from hvdrivers.conformance.clauses import Level, catalogue
 from hvdrivers.conformance.report import GOOD, CheckResult, Report
-from hvdrivers.conformance.summary import sentence, tally
+from hvdrivers.conformance.summary import FREEDOMS, ClauseOutcome, clauses_of, sentence, tally
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 
@@ -44,6 +44,10 @@ def _lines(report: Report) -> Iterator[str]:
     if bad:
         yield from ("", "## What is not met", "")
         yield from _unmet(bad)
+    free = [each for each in clauses_of(report) if each.level is Level.MAY]
+    if free:
+        yield from ("", "## What it is free to do", "")
+        yield from map(_freedom, free)
     if report.absent:
         yield from ("", "## Capabilities that are not there", "")
         for capability, reason in report.absent.items():
@@ -60,6 +64,11 @@ def _unmet(results: Iterable[CheckResult]) -> Iterator[str]:
             yield f"- **{each.clause}** ({each.level.value}) {_plain(rule)}"
         name = each.check.partition("/")[2]
         yield f"    - {each.status.value}: `{name}`: {_plain(each.message)}"
+
+
+def _freedom(outcome: ClauseOutcome) -> str:
+    rule = catalogue().clauses.get(outcome.id)
+    return f"- **{outcome.id}** {_plain(rule.rule if rule else '')}: *{FREEDOMS[outcome.status]}*"
 
 
 def _plain(text: str) -> str:

@@ -398,6 +398,15 @@ def test_strict_fails_what_could_not_be_tried(theirs: Path) -> None:
     assert "precondition-missing: nobody can crash it" in done.stdout
 
 
+def test_what_is_declined_fails_nothing(theirs: Path) -> None:
+    name = "POWER-026/runs_larger_than_the_host"
+    arguments = ("-v", "test_mine.py", "-k", "TestMine", "--hv-clause", name, "--hv-strict")
+    done = run_pytest(theirs, *arguments)
+    assert done.returncode == 0, done.stdout
+    assert _outcomes(done) == {name: "DECLINED"}
+    assert "1 declined" in done.stdout
+
+
 def test_one_check_by_its_id(theirs: Path) -> None:
     name = "test_mine.py::TestMine::LIFE-003/leaves_nothing[paused]"
     done = run_pytest(theirs, "-v", name)

@@ -13,10 +13,19 @@ import pytest
 from typer.testing import CliRunner
 
 from hvdrivers.cli.app import app
-from hvdrivers.conformance.clauses import Level, catalogue
+from hvdrivers.conformance.clauses import Check, Clause, Level, Tier, catalogue
 from hvdrivers.conformance.engine import Session, selected
-from hvdrivers.conformance.report import CheckResult, ProfileVerdict, Report, Status, judge, overall
-from hvdrivers.conformance.summary import clauses_of, colour, sentence, standing_of
+from hvdrivers.conformance.report import (
+    GOOD,
+    CheckResult,
+    ProfileVerdict,
+    Report,
+    Status,
+    judge,
+    overall,
+)
+from hvdrivers.conformance.summary import clauses_of, colour, sentence, standing_of, tally
+from hvdrivers.conformance.trial import Declined, Trial
 from hvdrivers.conformance.verifying import difference, read_report, verify
 from hvdrivers.conformance.writers import WRITERS, to_html, to_json, to_junit, to_markdown, to_svg
 from hvdrivers.contract.errors import InvalidRequest
@@ -83,7 +92,7 @@ CORE = "LIFE-005/absent_is_a_success"
 @pytest.fixture(scope="module")
 def ugly(whole: Report) -> Report:
     """One of each status, and text that means something to every format."""
-    names = [each.check for each in whole.results if each.profile == "core"][:6]
+    names = [each.check for each in whole.results if each.profile == "core"][: len(Status)]
     report = whole
     for name, status in zip(names, Status, strict=True):
         report = changed(report, name, status, message=HOSTILE, detail=f"{HOSTILE}\nline 2")
@@ -151,6 +160,59 @@ def test_a_should_is_a_warning(whole: Report) -> None:
     assert standing_of(report).reached
 
 
+def _may(status: Status, **fields: object) -> CheckResult:
+    check = next(each for each in catalogue().checks.values() if each.clause.level is Level.MAY)
+    return _result(check.id, status, **fields)
+
+
+@pytest.mark.parametrize("status", [each for each in Status if each is not Status.PASSED])
+def test_a_may_changes_nothing(whole: Report, status: Status) -> None:
+    report = changed(whole, _may(status).check, status)
+    assert (report.verdict, sentence(report)) == (whole.verdict, sentence(whole))
+    assert [(each.profile, each.verdict) for each in report.profiles] == [
+        (each.profile, each.verdict) for each in whole.profiles
+    ]
+    assert colour(report) == "green"
+
+
+def test_only_a_may_is_declined() -> None:
+    def nothing(_trial: Trial) -> None:
+        raise Declined("it does something else")
+
+    found = {}
+    with Session(FakeTarget()) as session:
+        for level in Level:
+            clause = Clause(id="X-001", rule="x", level=level)
+            found[level] = session.run_check(Check(clause, nothing, Tier.HOST))
+    assert {level: each.status for level, each in found.items()} == {
+        Level.MUST: Status.ERROR,
+        Level.SHOULD: Status.ERROR,
+        Level.MAY: Status.DECLINED,
+    }
+    assert found[Level.MAY].message == "it does something else"
+
+
+def test_what_is_declined_is_told(whole: Report) -> None:
+    told = _may(Status.DECLINED, message="it does not")
+    report = changed(whole, told.check, Status.DECLINED, message="it does not")
+    assert verify(report) == []
+    (profile,) = [each for each in report.profiles if each.profile == told.profile]
+    assert profile.declined == 1
+    assert tally(profile).endswith("1 declined")
+    brief = next(line for line in to_json(report).splitlines() if f'"{told.check}"' in line)
+    assert '"level": "MAY"' in brief
+    assert '"status": "declined"' in brief
+    assert f"**{told.clause}** " in to_markdown(report)
+    assert "*it does not*" in to_markdown(report)
+    assert "not met" not in to_markdown(report)
+    assert f'>{told.clause}<span class="level">MAY</span>' in to_html(report)
+    assert '<span class="tag calm">declined</span>' in to_html(report)
+    root = ET.fromstring(to_junit(report))
+    (case,) = [each for each in root.iter("testcase") if each.get("name") == told.check]
+    assert [each.tag for each in case] == ["system-out"]
+    assert difference(whole, report).regressed is False
+
+
 # ---- verify ----------------------------------------------------------------------------------
 
 
@@ -175,6 +237,7 @@ def _without(report: Report, check_id: str) -> Report:
             update={"verdict": r.verdict}), "the verdict: it says success"),
         (lambda r: _without(r, CORE), f"{CORE} is missing"),
         (lambda r: changed(r, CORE, Status.REFUSED), "what it needs is declared"),
+        (lambda r: changed(r, CORE, Status.DECLINED), "counts as declined"),
         (lambda r: r.model_copy(update={"capabilities": ()}), "counts as passed without"),
         (lambda r: rejudged(r, (*r.results, r.results[0])), "more than once"),
         (lambda r: rejudged(r, (
@@ -316,7 +379,7 @@ def test_markdown_shows_what_is_not_met(ugly: Report) -> None:
     for each in ugly.results:
         name = each.check.partition("/")[2]
         shown = f"{each.status.value}: `{name}`" in text
-        assert shown is (each.status not in {Status.PASSED, Status.REFUSED}), each.check
+        assert shown is (each.status not in GOOD), each.check
 
 
 class _Page(HTMLParser):
@@ -404,3 +467,5 @@ def test_the_pages_are_made_from_the_suite_and_the_reports() -> None:
     assert "| `fake` " in parts["drivers"]()
     assert parts["profiles"]().splitlines()[2].startswith("| core | ")
     assert "| `pause` | " in parts["capabilities"]()
+    assert "(clauses.md#NET-008) | " in parts["freedoms"]()
+    assert " *(MAY)* | " in clauses

@@ -12,6 +12,14 @@ from hvdrivers.conformance.report import ProfileVerdict, Status
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.fake.conformance import FakeTarget
 
+DECLINED = {
+    "RESIZE-007/grows_with_snapshots",
+    "POWER-026/runs_larger_than_the_host",
+    "STOR-065/volumes_are_promises",
+    "MIGR-021/moves_with_its_volume",
+}
+"""What the fake is free to do, and does not."""
+
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_fake_passes(seed: int) -> None:
@@ -19,7 +27,9 @@ def test_the_fake_passes(seed: int) -> None:
         results = session.run(selected())
         report = session.report(complete=True)
     assert [
-        (each.check, each.message) for each in results if each.status is not Status.PASSED
+        (each.check, each.message)
+        for each in results
+        if each.status is not (Status.DECLINED if each.check in DECLINED else Status.PASSED)
     ] == []
     assert report.verdict is ProfileVerdict.SUCCESS
 
