@@ -19,7 +19,7 @@ class AsyncLiveMigration(Running):
 
         A destination that does not answer (CONNECTION) is the only reason, and so is the host that
         the instance is on already (STATE). A share is always one (DEVICE): its directory is of
-        this host.
+        this host. So is a port that a powered-on machine has there (NETWORK).
 
         Raises:
             ConnectionFailed: the *source* cannot be reached. A dead destination is a blocker.

@@ -57,6 +57,12 @@ MIGR_020 = clause(
     operation="cold_migrate",
     needs=[Capability.SHARES],
 )
+MIGR_023 = clause(
+    "MIGR-023",
+    "a port that a powered-on machine has at the destination is a blocker of kind NETWORK, and"
+    " live_migrate() raises InvalidRequest and changes nothing on either host",
+    operation="check_live_migration",
+)
 _MOST_CALLS = 100
 _TAG = "hvct"
 
@@ -234,3 +240,24 @@ def share_holds_it_when_stopped(trial: Trial) -> None:
     trial.driver.detach_share(uuid, _TAG)
     trial.driver.cold_migrate(uuid, there.destination)
     trial.check(has(there.driver, uuid), "it does not arrive without its share")
+
+
+@check(MIGR_023)
+def port_is_in_use_there(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial)
+    there.expect(uuid)
+    rival = trial.spec(vifs=(trial.target.vif("hvct-nic"),))
+    there.expect(rival.uuid)
+    there.driver.spawn(rival)
+    before = there.picture()
+    with trial.unchanged():
+        plan = trial.driver.check_live_migration(uuid, there.destination)
+        kinds = {each.kind for each in plan.blockers}
+        trial.equal(kinds, {BlockerKind.NETWORK}, "kinds of blockers, where the port is in use")
+        with trial.raises(errors.InvalidRequest):
+            trial.driver.live_migrate(uuid, there.destination)
+    trial.equal(there.picture(), before, "the destination")
+    there.driver.power_off(rival.uuid)
+    plan = trial.driver.check_live_migration(uuid, there.destination)
+    trial.equal(plan.blockers, (), "blockers once the other is powered off")

@@ -246,7 +246,7 @@ class FakeTarget(Target):
             architecture="riscv64",
         )
         self._driver.connect(self._config_of("unfit", size)).close()
-        kinds = {BlockerKind.VERSION, BlockerKind.CPU, BlockerKind.STORAGE, BlockerKind.RESOURCES}
+        kinds = set(BlockerKind) - {BlockerKind.DEVICE, BlockerKind.STATE, BlockerKind.CONNECTION}
         return Destination(host="unfit"), frozenset(kinds)
 
     def _config_of(self, host: str, size: HostSize) -> FakeConfig:

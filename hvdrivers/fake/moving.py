@@ -135,10 +135,11 @@ class Moving(PortSteps):
                 )
 
     def _network_blockers(self, machine: Machine, target: FakeHost) -> Iterator[Blocker]:
-        macs = {
-            port.vif.mac
+        taken = {
+            name
             for port in target.ports.values()
             if (other := target.machines.get(port.owner)) is not None and other.takes_memory
+            for name in (port.vif.id, port.vif.mac)
         }
         for port in self._host.ports.values():
             if port.owner != machine.uuid:
@@ -147,10 +148,10 @@ class Moving(PortSteps):
                 self._check_wiring(port.vif, target)
             except errors.NetworkNotFound as error:
                 yield Blocker(kind=BlockerKind.NETWORK, reason=error.message, device=port.vif.id)
-            if machine.takes_memory and port.vif.mac in macs:
+            if machine.takes_memory and taken & {port.vif.id, port.vif.mac}:
                 yield Blocker(
                     kind=BlockerKind.NETWORK,
-                    reason="the MAC address is in use on the destination",
+                    reason="the port or its MAC address is in use on the destination",
                     device=port.vif.id,
                 )
 

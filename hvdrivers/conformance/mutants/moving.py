@@ -185,3 +185,20 @@ class NvramStaysBehind(FakeDriver):
         super()._switch_host(operation, uuid, destination)
         if variables is not None:
             self._host.nvram[uuid] = variables
+
+
+@mutant("MIGR-023")
+class PortsThereAreNoReason(FakeDriver):
+    """The plan asks for networks alone: two machines run on one port in the end."""
+
+    def _network_blockers(self, machine: Machine, target: FakeHost) -> Iterator[Blocker]:
+        for each in super()._network_blockers(machine, target):
+            if "in use" not in each.reason:
+                yield each
+
+
+@mutant("MIGR-002")
+class NetworksAreNoReason(_Careless):
+    """The plan does not look whether the destination has the networks of the NICs."""
+
+    _forgets = BlockerKind.NETWORK
