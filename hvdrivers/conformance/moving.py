@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from hvdrivers.conformance.clauses import Case, check, clause
+from hvdrivers.conformance.clauses import Case, Level, check, clause
+from hvdrivers.conformance.hostvolumes import fill_all
 from hvdrivers.conformance.migration import MIGR_004, MIGR_012, Elsewhere, has, movable
 from hvdrivers.conformance.seeing import booted
 from hvdrivers.conformance.target import PreconditionMissing
@@ -62,6 +63,20 @@ MIGR_023 = clause(
     "a port that a powered-on machine has at the destination is a blocker of kind NETWORK, and"
     " live_migrate() raises InvalidRequest and changes nothing on either host",
     operation="check_live_migration",
+)
+MIGR_024 = clause(
+    "MIGR-024",
+    "a machine with the same UUID at the destination is a blocker of kind STATE, maintenance there"
+    " one of kind RESOURCES, and live_migrate() raises InvalidRequest and changes nothing",
+    operation="check_live_migration",
+)
+MIGR_025 = clause(
+    "MIGR-025",
+    "a destination without room for the disks is a blocker of kind STORAGE, and live_migrate()"
+    " raises InvalidRequest and changes nothing",
+    operation="check_live_migration",
+    level=Level.SHOULD,
+    needs=[Capability.HOST_VOLUMES],
 )
 _MOST_CALLS = 100
 _TAG = "hvct"
@@ -242,6 +257,22 @@ def share_holds_it_when_stopped(trial: Trial) -> None:
     trial.check(has(there.driver, uuid), "it does not arrive without its share")
 
 
+def _in_the_way(trial: Trial, there: Elsewhere, uuid: UUID, kind: BlockerKind) -> None:
+    """This, and nothing else, speaks against the move."""
+    before = there.picture()
+    with trial.unchanged():
+        plan = trial.driver.check_live_migration(uuid, there.destination)
+        trial.equal({each.kind for each in plan.blockers}, {kind}, "kinds of blockers")
+        with trial.raises(errors.InvalidRequest):
+            trial.driver.live_migrate(uuid, there.destination)
+    trial.equal(there.picture(), before, "the destination")
+
+
+def _out_of_the_way(trial: Trial, there: Elsewhere, uuid: UUID) -> None:
+    plan = trial.driver.check_live_migration(uuid, there.destination)
+    trial.equal(plan.blockers, (), "blockers once it is out of the way")
+
+
 @check(MIGR_023)
 def port_is_in_use_there(trial: Trial) -> None:
     there = Elsewhere(trial)
@@ -250,14 +281,42 @@ def port_is_in_use_there(trial: Trial) -> None:
     rival = trial.spec(vifs=(trial.target.vif("hvct-nic"),))
     there.expect(rival.uuid)
     there.driver.spawn(rival)
-    before = there.picture()
-    with trial.unchanged():
-        plan = trial.driver.check_live_migration(uuid, there.destination)
-        kinds = {each.kind for each in plan.blockers}
-        trial.equal(kinds, {BlockerKind.NETWORK}, "kinds of blockers, where the port is in use")
-        with trial.raises(errors.InvalidRequest):
-            trial.driver.live_migrate(uuid, there.destination)
-    trial.equal(there.picture(), before, "the destination")
+    _in_the_way(trial, there, uuid, BlockerKind.NETWORK)
     there.driver.power_off(rival.uuid)
-    plan = trial.driver.check_live_migration(uuid, there.destination)
-    trial.equal(plan.blockers, (), "blockers once the other is powered off")
+    _out_of_the_way(trial, there, uuid)
+
+
+@check(MIGR_024)
+def identity_is_taken_there(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial)
+    there.expect(uuid)
+    there.driver.spawn(trial.spec(uuid=uuid, start=False))
+    _in_the_way(trial, there, uuid, BlockerKind.STATE)
+    there.driver.destroy(uuid)
+    _out_of_the_way(trial, there, uuid)
+
+
+@check(MIGR_024, needs=[Capability.MAINTENANCE])
+def takes_nothing_in_maintenance(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial)
+    there.expect(uuid)
+    trial.after(there.driver.exit_maintenance)
+    there.driver.enter_maintenance()
+    _in_the_way(trial, there, uuid, BlockerKind.RESOURCES)
+    there.driver.exit_maintenance()
+    _out_of_the_way(trial, there, uuid)
+
+
+@check(MIGR_025)
+def has_no_room_there(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial)
+    there.expect(uuid)
+    filling = Trial(trial.target, there.driver, trial.journal)
+    trial.after(filling.close)
+    fill_all(filling)
+    _in_the_way(trial, there, uuid, BlockerKind.STORAGE)
+    filling.close()
+    _out_of_the_way(trial, there, uuid)

@@ -28,13 +28,21 @@ class BlockerKind(StrEnum):
     """Why an instance cannot move."""
 
     CPU = "cpu"
+    """Another architecture, or a feature that the guest uses is missing."""
     DEVICE = "device"
+    """It has a device or a directory of this host."""
     STORAGE = "storage"
+    """No pool or no room for its disks, or a volume that only this host reaches."""
     NETWORK = "network"
+    """No such network, or a machine that is powered on there has the port."""
     VERSION = "version"
+    """The destination's hypervisor is too old."""
     STATE = "state"
+    """It is there already, or another machine with its UUID."""
     RESOURCES = "resources"
+    """Not enough memory or CPUs, or the destination is in maintenance."""
     CONNECTION = "connection"
+    """The destination does not answer."""
 
 
 class Blocker(Model):

@@ -187,14 +187,45 @@ class NvramStaysBehind(FakeDriver):
             self._host.nvram[uuid] = variables
 
 
+class _Overlooking(FakeDriver):
+    """Does not see reasons that have these words in them."""
+
+    _words = ""
+
+    def _blockers(
+        self, machine: Machine, target: FakeHost | None, moves: list[Any]
+    ) -> Iterator[Blocker]:
+        for each in super()._blockers(machine, target, moves):
+            if self._words not in each.reason:
+                yield each
+
+
 @mutant("MIGR-023")
-class PortsThereAreNoReason(FakeDriver):
+class PortsThereAreNoReason(_Overlooking):
     """The plan asks for networks alone: two machines run on one port in the end."""
 
-    def _network_blockers(self, machine: Machine, target: FakeHost) -> Iterator[Blocker]:
-        for each in super()._network_blockers(machine, target):
-            if "in use" not in each.reason:
-                yield each
+    _words = "in use on the destination"
+
+
+@mutant("MIGR-024")
+class TheOtherIsReplaced(_Overlooking):
+    """A machine moves over one that has the same UUID at the destination."""
+
+    _words = "has this UUID"
+
+
+@mutant("MIGR-024")
+class MaintenanceIsForOthers(_Overlooking):
+    """A host in maintenance takes machines that move to it."""
+
+    _words = "maintenance"
+
+
+@mutant("MIGR-025")
+class RoomIsFoundOnTheWay(_Overlooking):
+    """The plan does not ask whether the disks fit into the destination's pool."""
+
+    _words = "bytes left"
 
 
 @mutant("MIGR-002")
