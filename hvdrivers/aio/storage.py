@@ -108,7 +108,8 @@ class AsyncSwapVolume(Running):
 
         Raises:
             VolumeNotFound: ``volume_id`` is not attached (a repeated swap raises this).
-            InvalidRequest: the replacement is smaller.
+            InvalidRequest: the replacement is smaller, or attached to this instance already.
+            DeviceBusy: another powered-on machine has it and it is not ``multiattach``.
         """
         return await self._run(
             lambda: self._driver.swap_volume(

@@ -63,6 +63,12 @@ STOR_033 = clause(
     "after swap_volume() the guest finds its data on the replacement, and writes to that alone",
     operation="swap_volume",
 )
+STOR_034 = clause(
+    "STOR-034",
+    "swap_volume() to a volume that the instance has already raises InvalidRequest, to one that"
+    " another powered-on machine has DeviceBusy, and nothing changes",
+    operation="swap_volume",
+)
 STOR_040 = clause(
     "STOR-040",
     "set_disk_qos() sets the limits of that volume, and None removes them, at once and for later"
@@ -215,6 +221,18 @@ def smaller_is_refused(trial: Trial) -> None:
         trial.driver.swap_volume(uuid, old.volume_id, small)
     expect_volume(trial, uuid, old.volume_id, True, "after a swap that was refused")
     trial.driver.delete_volume(small.volume_id)  # DeviceBusy if the machine has a hold on it
+
+
+@check(STOR_034)
+def taken_replacement_is_refused(trial: Trial) -> None:
+    old, own, others = (VolumeAttachment(volume=trial.volume()) for _ in range(3))
+    uuid = trial.spawn(volumes=(old, own)).uuid
+    trial.spawn(volumes=(others,))
+    for replacement, error in ((own, errors.InvalidRequest), (others, errors.DeviceBusy)):
+        with trial.unchanged(), trial.raises(error):
+            trial.driver.swap_volume(uuid, old.volume_id, replacement)
+    for each in (old, own):
+        expect_volume(trial, uuid, each.volume_id, True, "after swaps that were refused")
 
 
 @check(STOR_033)

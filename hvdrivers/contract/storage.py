@@ -116,7 +116,8 @@ class SwapVolume(Interface, capability=Capability.SWAP_VOLUME):
 
         Raises:
             VolumeNotFound: ``volume_id`` is not attached (a repeated swap raises this).
-            InvalidRequest: the replacement is smaller.
+            InvalidRequest: the replacement is smaller, or attached to this instance already.
+            DeviceBusy: another powered-on machine has it and it is not ``multiattach``.
         """
 
 

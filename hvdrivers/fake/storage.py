@@ -184,9 +184,7 @@ class FakeSwapVolume(_Attached, SwapVolume):
     def _check_swap(self, uuid: UUID, volume_id: str, replacement: VolumeAttachment) -> None:
         disk = self._disk_of("swap_volume", uuid, volume_id)
         if replacement.volume_id in self._machine(uuid).volumes:
-            raise errors.DeviceBusy(
-                "the replacement is attached to this instance already", retryable=False
-            )
+            raise errors.InvalidRequest("the replacement is attached to this instance already")
         if self._check_free(uuid, replacement).size_bytes < disk.seen_bytes:
             raise errors.InvalidRequest("the replacement is smaller than the volume")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from typing import ClassVar
@@ -10,7 +11,7 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
-from hvdrivers.fake.records import AttachedDisk, Lock, Machine
+from hvdrivers.fake.records import AttachedDisk, Lock, Machine, VolumeRecord
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.progress import ProgressCallback
@@ -223,6 +224,26 @@ class RefusedSwapHoldsTheReplacement(FakeDriver):
             record = self._find_volume(replacement)
             record.locks[self._host.name, uuid] = Lock(0, False, replacement.volume_id)
             raise
+
+
+@mutant("STOR-034")
+class SwapMergesTwoVolumes(FakeDriver):
+    """swap_volume() to another volume of the same machine leaves it with one of the two."""
+
+    def _check_swap(self, uuid: UUID, volume_id: str, replacement: VolumeAttachment) -> None:
+        with suppress(errors.InvalidRequest):
+            super()._check_swap(uuid, volume_id, replacement)
+
+
+@mutant("STOR-034")
+class SwapTakesWhatIsInUse(FakeDriver):
+    """swap_volume() copies over a volume that another machine writes to."""
+
+    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+        try:
+            return super()._check_free(uuid, attachment)
+        except errors.DeviceBusy:
+            return self._find_volume(attachment)
 
 
 @mutant("STOR-033")

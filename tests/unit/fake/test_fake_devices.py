@@ -239,7 +239,7 @@ def test_swap(host, driver):
     assert host.disk_content(uuid, "new") == content
     with pytest.raises(errors.VolumeNotFound):
         driver.swap_volume(uuid, "old", rbd("new"))
-    with pytest.raises(errors.DeviceBusy):
+    with pytest.raises(errors.InvalidRequest):
         driver.swap_volume(uuid, "new", rbd("new"))
     other = build(host, driver, R)
     driver.attach_volume(other, rbd("old"))  # it is free again
