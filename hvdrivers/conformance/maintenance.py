@@ -6,6 +6,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from hvdrivers.conformance.clauses import Case, check, clause
+from hvdrivers.conformance.seeing import remembered, revert
 from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
@@ -136,69 +137,37 @@ def the_rest_works(trial: Trial) -> None:
     trial.check(trial.driver.in_maintenance(), "a destroy() has ended the maintenance")
 
 
-def _suspended(trial: Trial) -> UUID:
-    return trial.in_state(InstanceState.SUSPENDED)
-
-
-def _stopped(trial: Trial) -> UUID:
-    return trial.in_state(InstanceState.STOPPED)
-
-
-def _crashed(trial: Trial) -> UUID:
-    return trial.in_state(InstanceState.CRASHED)
-
-
-def _remembered(trial: Trial) -> UUID:
-    uuid = trial.spawn().uuid
-    trial.notes["snapshot"] = trial.driver.create_snapshot(uuid, "hvct", memory=True).id
-    trial.driver.power_off(uuid)
-    return uuid
-
-
-def _revert(trial: Trial, uuid: UUID) -> None:
-    trial.driver.revert_snapshot(uuid, trial.notes["snapshot"])
-
-
-def _starter(
-    label: str,
-    make: Callable[[Trial], UUID],
-    call: Callable[[Trial, UUID], None],
-    *needs: Capability,
-) -> Case:
-    return Case(label, (make, call), needs=frozenset(needs))
-
-
 @check(
     MAINT_005,
     cases=[
-        _starter(
+        Case(
             "power_on,suspended",
-            _suspended,
-            lambda t, uuid: t.driver.power_on(uuid),
-            Capability.SUSPEND,
+            (InstanceState.SUSPENDED, lambda t, uuid: t.driver.power_on(uuid)),
+            needs=frozenset({Capability.SUSPEND}),
         ),
-        _starter("resume", _suspended, lambda t, uuid: t.driver.resume(uuid), Capability.SUSPEND),
-        _starter(
+        Case(
+            "resume",
+            (InstanceState.SUSPENDED, lambda t, uuid: t.driver.resume(uuid)),
+            needs=frozenset({Capability.SUSPEND}),
+        ),
+        Case(
             "rescue",
-            _stopped,
-            lambda t, uuid: t.driver.rescue(uuid, t.target.image()),
-            Capability.RESCUE,
+            (InstanceState.STOPPED, lambda t, uuid: t.driver.rescue(uuid, t.target.image())),
+            needs=frozenset({Capability.RESCUE}),
         ),
-        _starter("reboot", _crashed, lambda t, uuid: t.driver.reboot(uuid)),
-        _starter(
+        Case("reboot", (InstanceState.CRASHED, lambda t, uuid: t.driver.reboot(uuid))),
+        Case(
             "revert_snapshot",
-            _remembered,
-            _revert,
-            Capability.SNAPSHOTS,
-            Capability.SNAPSHOT_MEMORY,
+            (None, revert),
+            needs=frozenset({Capability.SNAPSHOTS, Capability.SNAPSHOT_MEMORY}),
         ),
     ],
 )
 def nothing_else_starts(
-    trial: Trial, make: Callable[[Trial], UUID], call: Callable[[Trial, UUID], None]
+    trial: Trial, state: InstanceState | None, call: Callable[[Trial, UUID], None]
 ) -> None:
     _quiet(trial)
-    uuid = make(trial)
+    uuid = remembered(trial, memory=True) if state is None else trial.in_state(state)
     trial.driver.enter_maintenance()
     with trial.unchanged(), trial.raises(errors.InsufficientResources):
         call(trial, uuid)

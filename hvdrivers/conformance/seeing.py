@@ -94,3 +94,18 @@ def absent_network(trial: Trial) -> dict[str, Any]:
     changes = all_that_can_be_had(trial)
     changes["vifs"] = (*changes.get("vifs", ()), trial.target.vif_to_nowhere("hvct-nowhere"))
     return changes
+
+
+def remembered(trial: Trial, *, memory: bool = False) -> UUID:
+    """An instance with a snapshot, which `revert()` goes back to; with its memory: a stopped one
+    that a revert powers on."""
+    uuid = trial.spawn().uuid
+    trial.notes["snapshot"] = trial.driver.create_snapshot(uuid, "hvct", memory=memory).id
+    if memory:
+        trial.driver.power_off(uuid)
+    return uuid
+
+
+def revert(trial: Trial, uuid: UUID) -> None:
+    """Go back to the snapshot of `remembered()`."""
+    trial.driver.revert_snapshot(uuid, trial.notes["snapshot"])
