@@ -39,6 +39,6 @@ class AsyncImageCache(Running):
         """Remove one entry. One that is not there is a success.
 
         Raises:
-            DeviceBusy: an instance's disk is based on it.
+            DeviceBusy: an instance's disk is based on it, in whatever pool that is.
         """
         await self._run(lambda: self._driver.evict_image(key, timeout=timeout))

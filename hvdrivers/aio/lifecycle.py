@@ -55,8 +55,9 @@ class AsyncLifecycle(Running):
             NetworkNotFound, VolumeNotFound: a NIC's network, a volume or a host image is not there.
             DeviceBusy: a powered-on machine has one of the volumes and it is not ``multiattach``,
                 or, if this one is to be started, one of the ports.
-            InsufficientResources: not enough memory, disk, dedicated CPUs or devices, or more CPUs
-                than the hypervisor gives a machine on this host.
+            InsufficientResources: not enough memory, huge pages, disk, slots, dedicated CPUs or
+                devices of the host that are free, or more CPUs than the hypervisor gives a machine
+                on this host.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.
         """
@@ -98,7 +99,8 @@ class AsyncLifecycle(Running):
         return await self._run(lambda: self._driver.list_instances(timeout=timeout))
 
     async def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
-        """All machines on the host that are not ours; one bulk call."""
+        """All machines on the host that are not ours, each by its own name and in the state that
+        it has now; one bulk call."""
         return await self._run(lambda: self._driver.list_foreign(timeout=timeout))
 
     async def rename(self, uuid: UUID, name: Name, *, timeout: float | None = None) -> None:
@@ -169,7 +171,7 @@ class AsyncResize(Running):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Give a stopped instance the CPUs, memory and root disk of ``flavor`` (``disk_gib=0``: the
-        disk stays as it is).
+        disk stays as it is). What is on its disks and volumes stays.
 
         Raises:
             InvalidRequest: the root disk would shrink, which destroys data; or the ephemeral or
@@ -228,7 +230,8 @@ class AsyncRebuild(Running):
     ) -> None:
         """Replace the root disk by a fresh one from ``image``. UUID, name, metadata, NICs and
         volumes stay; what was on the root disk is lost. A failure before the new disk is in place
-        leaves the old one.
+        leaves the old one. Afterwards get_instance() names the new image. A running guest starts
+        anew, and watch() tells that.
 
         Raises:
             InvalidRequest: the instance was booted from a volume.

@@ -19,7 +19,7 @@ class AsyncSnapshots(Running):
     async def create_snapshot(
         self, uuid: UUID, name: Name, *, memory: bool = False, timeout: float | None = None
     ) -> Snapshot:
-        """Remember the disks made by spawn as they are now. Attached volumes are never part of it.
+        """Remember all disks made by spawn as they are now. Attached volumes are never part of it.
 
         Args:
             name: a label, unique within the instance.

@@ -47,5 +47,5 @@ class ImageCache(Interface, capability=Capability.IMAGE_CACHE):
         """Remove one entry. One that is not there is a success.
 
         Raises:
-            DeviceBusy: an instance's disk is based on it.
+            DeviceBusy: an instance's disk is based on it, in whatever pool that is.
         """

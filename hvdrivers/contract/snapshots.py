@@ -24,7 +24,7 @@ class Snapshots(Interface, capability=Capability.SNAPSHOTS):
     def create_snapshot(
         self, uuid: UUID, name: Name, *, memory: bool = False, timeout: float | None = None
     ) -> Snapshot:
-        """Remember the disks made by spawn as they are now. Attached volumes are never part of it.
+        """Remember all disks made by spawn as they are now. Attached volumes are never part of it.
 
         Args:
             name: a label, unique within the instance.

@@ -204,4 +204,5 @@ class Keep(StrEnum):
     """What destroy() leaves behind on request."""
 
     ROOT_DISK = "root-disk"
-    """The root disk stays as a host volume named ``<uuid>-root`` (list_volumes() shows it)."""
+    """The root disk stays, with what is on it, as a host volume named ``<uuid>-root``
+    (list_volumes() shows it)."""
