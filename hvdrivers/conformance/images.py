@@ -122,22 +122,22 @@ def _format(trial: Trial) -> ImageFormat:
     raise PreconditionMissing("the suite makes raw and qcow2 images, and the driver takes neither")
 
 
-def _fresh(trial: Trial, *, checksum: bool = True) -> FileImage:
+def fresh_image(trial: Trial, *, checksum: bool = True) -> FileImage:
     """A new image, which is evicted when the check is over."""
     image = imagefiles.fresh(_folder(trial), _format(trial), checksum=checksum)
     if trial.has(Capability.IMAGE_CACHE):
-        trial.after(partial(trial.driver.evict_image, _key(image)))
+        trial.after(partial(trial.driver.evict_image, key_of(image)))
     return image
 
 
-def _key(image: FileImage) -> str:
+def key_of(image: FileImage) -> str:
     """What the image is called in a cache, also where the reference has no checksum."""
     key = imagefiles.reference(image.path, image.format, checksum=True).cache_key()
     assert key is not None  # noqa: S101 - it has a checksum
     return key
 
 
-def _cached(trial: Trial) -> dict[str, CachedImage]:
+def cached_images(trial: Trial) -> dict[str, CachedImage]:
     return {each.key: each for each in trial.driver.list_cached_images()}
 
 
@@ -148,9 +148,9 @@ def _phases(reports: list[Progress]) -> set[Phase]:
 @check(IMG_001)
 def is_cached_by_content(trial: Trial) -> None:
     for checksum in (True, False):
-        image = _fresh(trial, checksum=checksum)
-        key = _key(image)
-        trial.check(key not in _cached(trial), "it is in the cache before anybody loaded it")
+        image = fresh_image(trial, checksum=checksum)
+        key = key_of(image)
+        trial.check(key not in cached_images(trial), "it is in the cache before anybody loaded it")
         entry = trial.driver.cache_image(image)
         trial.equal(entry.key, key, "the key that cache_image() returned")
         trial.equal(entry.virtual_size_bytes, imagefiles.DISK_BYTES, "the size of its disk")
@@ -161,17 +161,19 @@ def is_cached_by_content(trial: Trial) -> None:
 
 @check(IMG_001)
 def other_content_is_another_entry(trial: Trial) -> None:
-    entries = [trial.driver.cache_image(_fresh(trial)) for _ in range(2)]
+    entries = [trial.driver.cache_image(fresh_image(trial)) for _ in range(2)]
     trial.check(entries[0].key != entries[1].key, "two images have one key")
-    trial.check({each.key for each in entries} <= set(_cached(trial)), "one of two is not there")
+    trial.check(
+        {each.key for each in entries} <= set(cached_images(trial)), "one of two is not there"
+    )
 
 
 @check(IMG_002)
 def second_load_is_none(trial: Trial) -> None:
     for checksum in (True, False):
-        image = _fresh(trial, checksum=checksum)
+        image = fresh_image(trial, checksum=checksum)
         first = trial.driver.cache_image(image)
-        before = set(_cached(trial))
+        before = set(cached_images(trial))
         for driver in (trial.driver, trial.connect()):
             reports: list[Progress] = []
             with trial.unchanged():
@@ -179,12 +181,12 @@ def second_load_is_none(trial: Trial) -> None:
             trial.equal(again.key, first.key, "the key of an image that is there")
             trial.equal(again.virtual_size_bytes, first.virtual_size_bytes, "the size of its disk")
             trial.check(Phase.UPLOAD not in _phases(reports), "it was uploaded again")
-        trial.equal(set(_cached(trial)), before, "the cache after loading what is there")
+        trial.equal(set(cached_images(trial)), before, "the cache after loading what is there")
 
 
 @check(IMG_003)
 def two_load_it_once(trial: Trial) -> None:
-    image = _fresh(trial)
+    image = fresh_image(trial)
     before = trial.observer.residue() if trial.observer is not None else None
     outcomes: list[object] = []
     gate = threading.Barrier(2)
@@ -202,9 +204,9 @@ def two_load_it_once(trial: Trial) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    trial.equal(outcomes, [_key(image)] * 2, "what the two callers got")
+    trial.equal(outcomes, [key_of(image)] * 2, "what the two callers got")
     keys = [each.key for each in trial.driver.list_cached_images()]
-    trial.equal(keys.count(_key(image)), 1, "how often it is in the cache")
+    trial.equal(keys.count(key_of(image)), 1, "how often it is in the cache")
     if trial.observer is not None:
         trial.equal(trial.observer.residue(), before, "what the loads left beside the cache")
 
@@ -222,27 +224,27 @@ def _hostile(trial: Trial) -> list[tuple[str, ImageRef]]:
 
 @check(IMG_004)
 def hostile_image_is_not_cached(trial: Trial) -> None:
-    before = set(_cached(trial))
+    before = set(cached_images(trial))
     for word, image in _hostile(trial):
         with trial.unchanged(), trial.raises(errors.ImageRejected):
             trial.driver.cache_image(image)
-        trial.equal(set(_cached(trial)), before, f"the cache after {word} was rejected")
+        trial.equal(set(cached_images(trial)), before, f"the cache after {word} was rejected")
 
 
 @check(IMG_005, needs=[Capability.HOST_VOLUMES])
 def no_room_for_an_image(trial: Trial) -> None:
-    image = _fresh(trial)
+    image = fresh_image(trial)
     for pool in trial.driver.get_available_resource().storage:
         fill(trial, pool.name)
-    before = set(_cached(trial))
+    before = set(cached_images(trial))
     with trial.unchanged(), trial.raises(errors.InsufficientResources):
         trial.driver.cache_image(image)
-    trial.equal(set(_cached(trial)), before, "the cache after there was no room")
+    trial.equal(set(cached_images(trial)), before, "the cache after there was no room")
 
 
 @check(IMG_006)
 def list_shows_what_was_cached(trial: Trial) -> None:
-    made = [trial.driver.cache_image(_fresh(trial)) for _ in range(2)]
+    made = [trial.driver.cache_image(fresh_image(trial)) for _ in range(2)]
     with trial.unchanged():
         found = trial.connect().list_cached_images()
     keys = [each.key for each in found]
@@ -254,23 +256,23 @@ def list_shows_what_was_cached(trial: Trial) -> None:
 
 @check(IMG_006)
 def use_is_shown(trial: Trial) -> None:
-    image = _fresh(trial)
+    image = fresh_image(trial)
     entry = trial.driver.cache_image(image)
     trial.check(entry.in_use in {False, None}, "an image that nobody has used is in use")
     uuid = trial.spawn(image=image, start=False).uuid
-    used = _cached(trial)[entry.key]
+    used = cached_images(trial)[entry.key]
     trial.check(used.in_use in {True, None}, "an image that a disk is based on is not in use")
     trial.driver.destroy(uuid)
-    left = _cached(trial)[entry.key]
+    left = cached_images(trial)[entry.key]
     trial.check(left.in_use in {False, None}, "an image is in use whose last disk is gone")
 
 
 @check(IMG_007)
 def is_evicted_alone(trial: Trial) -> None:
-    image, other = _fresh(trial), _fresh(trial)
+    image, other = fresh_image(trial), fresh_image(trial)
     key = trial.driver.cache_image(image).key
     trial.driver.cache_image(other)
-    before = set(_cached(trial))
+    before = set(cached_images(trial))
     trial.driver.evict_image(key)
     for driver in (trial.driver, trial.connect()):
         left = {each.key for each in driver.list_cached_images()}
@@ -278,63 +280,31 @@ def is_evicted_alone(trial: Trial) -> None:
     for absent in (key, _ABSENT_KEY):
         with trial.unchanged():
             trial.driver.evict_image(absent)
-        trial.equal(set(_cached(trial)), before - {key}, "the cache after nothing was evicted")
+        trial.equal(
+            set(cached_images(trial)), before - {key}, "the cache after nothing was evicted"
+        )
     reports: list[Progress] = []
     again = trial.driver.cache_image(image, progress=reports.append)
     trial.equal(again.key, key, "the key of an image that comes back")
-    trial.check(key in _cached(trial), "an image that was evicted does not come back")
-
-
-@check(IMG_008)
-def image_in_use_stays(trial: Trial) -> None:
-    image = _fresh(trial)
-    uuid = trial.spawn(image=image, start=False).uuid
-    key = _key(image)
-    before = set(_cached(trial))
-    for _ in range(2):
-        with trial.unchanged(), trial.raises(errors.DeviceBusy):
-            trial.connect().evict_image(key)
-        trial.equal(set(_cached(trial)), before, "the cache after evict_image() was refused")
-    trial.driver.power_on(uuid)
-    with trial.unchanged(), trial.raises(errors.DeviceBusy):
-        trial.driver.evict_image(key)
-    second = trial.spawn(image=image, start=False).uuid
-    trial.driver.destroy(uuid)
-    with trial.unchanged(), trial.raises(errors.DeviceBusy):
-        trial.driver.evict_image(key)
-    trial.driver.destroy(second)
-    trial.driver.evict_image(key)
-    trial.check(key not in _cached(trial), "it stays although nobody uses it")
-
-
-@check(IMG_008, needs=[Capability.RESCUE])
-def image_of_a_rescue_stays(trial: Trial) -> None:
-    image = _fresh(trial)
-    uuid = trial.spawn(start=False).uuid
-    trial.driver.rescue(uuid, image)
-    with trial.unchanged(), trial.raises(errors.DeviceBusy):
-        trial.driver.evict_image(_key(image))
-    trial.check(_key(image) in _cached(trial), "the image of a rescue disk is gone")
-    trial.driver.unrescue(uuid)
-    trial.driver.evict_image(_key(image))
+    trial.check(key in cached_images(trial), "an image that was evicted does not come back")
 
 
 @check(IMG_010)
 def spawn_fills_the_cache(trial: Trial) -> None:
     for checksum in (True, False):
-        image = _fresh(trial, checksum=checksum)
+        image = fresh_image(trial, checksum=checksum)
         info = trial.spawn(image=image, start=False)
-        trial.equal(info.image, _key(image), "the image that the instance was made from")
+        trial.equal(info.image, key_of(image), "the image that the instance was made from")
         shown = trial.connect().get_instance(info.uuid)
-        trial.equal(shown.image, _key(image), "the image that another connection shows")
-        trial.check(_key(image) in _cached(trial), "it is not in the cache after spawn()")
+        trial.equal(shown.image, key_of(image), "the image that another connection shows")
+        trial.check(key_of(image) in cached_images(trial), "it is not in the cache after spawn()")
         trial.driver.destroy(info.uuid)
-        trial.check(_key(image) in _cached(trial), "it is not in the cache after destroy()")
+        trial.check(key_of(image) in cached_images(trial), "it is not in the cache after destroy()")
 
 
 @check(IMG_011)
 def second_spawn_uploads_nothing(trial: Trial) -> None:
-    image = _fresh(trial)
+    image = fresh_image(trial)
     uploads = []
     for driver in (trial.driver, trial.driver, trial.connect()):
         reports: list[Progress] = []
@@ -346,19 +316,19 @@ def second_spawn_uploads_nothing(trial: Trial) -> None:
     # whoever reports no uploads cannot be caught at one; the key says the rest
     trial.equal(uploads[1:], [False, False], "whether the second and the third uploaded")
     keys = [each.key for each in trial.driver.list_cached_images()]
-    trial.equal(keys.count(_key(image)), 1, "how often it is in the cache")
+    trial.equal(keys.count(key_of(image)), 1, "how often it is in the cache")
 
 
 @check(IMG_012)
 def hostile_image_is_not_spawned_from(trial: Trial) -> None:
-    cached = set(_cached(trial)) if trial.has(Capability.IMAGE_CACHE) else set()
+    cached = set(cached_images(trial)) if trial.has(Capability.IMAGE_CACHE) else set()
     for word, image in _hostile(trial):
         spec = trial.spec(image=image, start=False)
         trial.will_destroy(spec.uuid)
         with trial.unchanged(), trial.raises(errors.ImageRejected):
             trial.driver.spawn(spec)
         if trial.has(Capability.IMAGE_CACHE):
-            trial.equal(set(_cached(trial)), cached, f"the cache after {word} was rejected")
+            trial.equal(set(cached_images(trial)), cached, f"the cache after {word} was rejected")
 
 
 @check(IMG_013)
@@ -367,7 +337,7 @@ def too_large_image_is_refused(trial: Trial) -> None:
     if not trial.has(IMAGE_CAPABILITIES[image.format]):
         raise PreconditionMissing("the driver takes no qcow2 image, which is large in a small file")
     if trial.has(Capability.IMAGE_CACHE):
-        trial.after(partial(trial.driver.evict_image, _key(image)))
+        trial.after(partial(trial.driver.evict_image, key_of(image)))
     spec = trial.spec(
         image=image,
         start=False,
@@ -393,8 +363,8 @@ def absent_file_is_refused(trial: Trial) -> None:
 
 @check(IMG_015)
 def host_image_is_there_already(trial: Trial) -> None:
-    before = set(_cached(trial))
+    before = set(cached_images(trial))
     image = HostImage(name=getattr(trial.target.image(), "name", "hvct"))
     with trial.unchanged(), trial.raises(errors.InvalidRequest):
         trial.driver.cache_image(image)
-    trial.equal(set(_cached(trial)), before, "the cache after that was refused")
+    trial.equal(set(cached_images(trial)), before, "the cache after that was refused")

@@ -24,6 +24,7 @@ TOPICS = (
     "resources",
     "metrics",
     "images",
+    "imageuse",
     "shares",
     "consoles",
     "snapshots",

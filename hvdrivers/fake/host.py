@@ -171,6 +171,10 @@ class FakeHost(Controls):
         homes = (pool for pool, disk in self.disks_of(uuid) if disk.role == "root")
         return next(homes, self.default_pool)
 
+    def has_image(self, key: str | None) -> bool:
+        """Whether a disk with this base can be opened."""
+        return key is None or any(key in pool.images for pool in self.pools.values())
+
     def remove_disks(self, uuid: UUID, *roles: str, token: int | None = None) -> None:
         """Delete disks of an instance: of these roles, or all; only what ``token`` made, or all."""
         for pool, disk in self.disks_of(uuid):

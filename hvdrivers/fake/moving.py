@@ -205,6 +205,7 @@ class Moving(PortSteps):
             if move.copies and move.target is not None:
                 del move.source.disks[move.disk.name]
                 move.target.disks[move.disk.name] = move.disk
+        _stand_alone(there, uuid)
         del there.incoming[uuid]
         del here.machines[uuid]
         there.machines[uuid] = machine
@@ -226,3 +227,10 @@ class Moving(PortSteps):
             machine.migration.remaining_bytes = 0
         here.tell_lifecycle(machine, LifecycleKind.MIGRATED, None)
         there.tell_lifecycle(machine, LifecycleKind.MIGRATED, machine.state)
+
+
+def _stand_alone(host: FakeHost, uuid: UUID) -> None:
+    """What a disk was based on elsewhere is part of it where that is not."""
+    for _, disk in host.disks_of(uuid):
+        if not host.has_image(disk.base):
+            disk.base = None

@@ -19,7 +19,7 @@ class Starting(PortSteps, VolumeSteps):
 
         Raises:
             InsufficientResources: the host has not the memory or the CPUs, or is in maintenance.
-            VolumeNotFound, NetworkNotFound: what it is wired to has gone.
+            VolumeNotFound, NetworkNotFound: what it is wired to, or based on, has gone.
             DeviceBusy: another powered-on machine has one of its volumes or ports.
         """
         if not machine.takes_memory:
@@ -28,6 +28,9 @@ class Starting(PortSteps, VolumeSteps):
             check_power(self._host, machine)
         if machine.image_key is not None and self._host.disk(machine.uuid, "root") is None:
             raise errors.VolumeNotFound("the root disk has gone: destroy() was interrupted")
+        for _, own in self._host.disks_of(machine.uuid):
+            if not self._host.has_image(own.base):
+                raise errors.VolumeNotFound(f"the image has gone that disk {own.role} is based on")
         for disk in machine.volumes.values():
             self._check_free(machine.uuid, disk.attachment)
         for port in self._ports_of(machine.uuid):

@@ -1,0 +1,66 @@
+"""Clauses of ``contract/images.py``: an image that a disk is based on. The rest is in
+``images.py``."""
+
+from __future__ import annotations
+
+from hvdrivers.conformance.clauses import check
+from hvdrivers.conformance.images import IMG_008, cached_images, fresh_image, key_of
+from hvdrivers.conformance.target import PreconditionMissing
+from hvdrivers.conformance.trial import Trial
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.state import InstanceState
+
+
+@check(IMG_008)
+def image_in_use_stays(trial: Trial) -> None:
+    image = fresh_image(trial)
+    uuid = trial.spawn(image=image, start=False).uuid
+    key = key_of(image)
+    before = set(cached_images(trial))
+    for _ in range(2):
+        with trial.unchanged(), trial.raises(errors.DeviceBusy):
+            trial.connect().evict_image(key)
+        trial.equal(set(cached_images(trial)), before, "the cache after evict_image() was refused")
+    trial.driver.power_on(uuid)
+    with trial.unchanged(), trial.raises(errors.DeviceBusy):
+        trial.driver.evict_image(key)
+    second = trial.spawn(image=image, start=False).uuid
+    trial.driver.destroy(uuid)
+    with trial.unchanged(), trial.raises(errors.DeviceBusy):
+        trial.driver.evict_image(key)
+    trial.driver.destroy(second)
+    trial.driver.evict_image(key)
+    trial.check(key not in cached_images(trial), "it stays although nobody uses it")
+
+
+@check(IMG_008, needs=[Capability.RESCUE])
+def image_of_a_rescue_stays(trial: Trial) -> None:
+    image = fresh_image(trial)
+    uuid = trial.spawn(start=False).uuid
+    trial.driver.rescue(uuid, image)
+    with trial.unchanged(), trial.raises(errors.DeviceBusy):
+        trial.driver.evict_image(key_of(image))
+    trial.check(key_of(image) in cached_images(trial), "the image of a rescue disk is gone")
+    trial.driver.unrescue(uuid)
+    trial.driver.evict_image(key_of(image))
+
+
+@check(IMG_008, needs=[Capability.STORAGE_MIGRATION])
+def image_of_a_moved_disk_stays(trial: Trial) -> None:
+    pools = [each.name for each in trial.driver.get_available_resource().storage]
+    if len(pools) < 2:
+        raise PreconditionMissing("the host has one storage pool: there is nowhere to move to")
+    image = fresh_image(trial)
+    uuid = trial.spawn(image=image, start=False).uuid
+    for pool in pools:
+        trial.driver.migrate_storage(uuid, pool)
+        try:
+            trial.driver.evict_image(key_of(image))
+        except errors.DeviceBusy:
+            there = key_of(image) in cached_images(trial)
+            trial.check(there, f"the image of a disk in {pool} is gone")
+        else:
+            break  # the disk stands alone since it has moved
+    trial.driver.power_on(uuid)
+    trial.equal(trial.state(uuid), InstanceState.RUNNING, "state of the machine that has moved")
