@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 from hvdrivers.conformance.clauses import check, clause
 from hvdrivers.conformance.refusals import REQUESTS
 from hvdrivers.conformance.states import CALLS
+from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import METADATA_KEY, Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
@@ -36,6 +37,12 @@ FOREIGN_004 = clause(
 FOREIGN_005 = clause(
     "FOREIGN-005",
     "to every operation but destroy() an instance that does not exist is InstanceNotFound",
+)
+FOREIGN_006 = clause(
+    "FOREIGN-006",
+    "list_foreign() shows the name that the machine has on the hypervisor, and the state that it is"
+    " in now",
+    operation="list_foreign",
 )
 ADOPT_001 = clause(
     "ADOPT-001",
@@ -145,6 +152,22 @@ def destroyed_is_not_found(trial: Trial) -> None:
     uuid = trial.spawn(start=False).uuid
     trial.driver.destroy(uuid)
     _everybody_says_not_found(trial, uuid, calls)
+
+
+@check(FOREIGN_006)
+def is_shown_as_it_is(trial: Trial) -> None:
+    observer = trial.observer
+    if observer is None:
+        raise PreconditionMissing("no observer")
+    with trial.target.foreign_machine() as uuid:
+        was = observer.foreign()[uuid][1]
+        for state in (was, InstanceState.STOPPED):
+            if state is not was:
+                observer.power_off(uuid)
+            for driver in (trial.driver, trial.connect()):
+                listed = {each.uuid: (each.name, each.state) for each in driver.list_foreign()}
+                trial.equal(listed.get(uuid), observer.foreign()[uuid], "the machine in the list")
+        trial.equal(listed[uuid][1], InstanceState.STOPPED, "state after it was switched off")
 
 
 def _label(trial: Trial) -> str:

@@ -55,8 +55,8 @@ LIFE_007 = _destroy(
 )
 LIFE_008 = _destroy(
     "008",
-    "destroy(keep={ROOT_DISK}) leaves the root disk as the host volume <uuid>-root, and nothing"
-    " else",
+    "destroy(keep={ROOT_DISK}) leaves the root disk, with what is on it, as the host volume"
+    " <uuid>-root, and nothing else",
     Capability.HOST_VOLUMES,
 )
 LIFE_009 = _spawn("009", "spawn() that is refused leaves nothing at all")

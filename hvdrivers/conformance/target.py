@@ -62,8 +62,20 @@ class Observer(ABC):
         """Whether the guest's file systems are frozen."""
         raise PreconditionMissing("the observer does not see frozen file systems (frozen)")
 
+    def fittings(self, uuid: UUID) -> frozenset[Capability]:
+        """Which of UEFI, SECURE_BOOT, VTPM and SEV the machine has."""
+        raise PreconditionMissing("the observer does not see firmware and TPM (fittings)")
+
+    def read_only(self, uuid: UUID) -> frozenset[str]:
+        """Ids of the volumes that the machine has and cannot write to."""
+        raise PreconditionMissing("the observer does not see who may write (read_only)")
+
+    def foreign(self) -> Mapping[UUID, tuple[str, InstanceState]]:
+        """Every machine of others: its own name, and its state."""
+        raise PreconditionMissing("the observer does not see machines of others (foreign)")
+
     def power_off(self, uuid: UUID) -> None:
-        """Switch a machine off behind the driver's back."""
+        """Switch a machine off behind the driver's back, ours or not."""
         raise PreconditionMissing("the observer cannot switch a machine off")
 
 
@@ -192,7 +204,8 @@ class Target(ABC):
     # ---- inside the guest: for snapshots, backups and the agent ---------------------------------
 
     def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
-        """Let the running guest write a text to its root disk, or to a volume (by its id)."""
+        """Let the running guest write a text to a disk of its own (``root``, ``ephemeral``,
+        ``swap``), or to a volume (by its id)."""
         raise PreconditionMissing("the target cannot write inside a guest (write_disk)")
 
     def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:

@@ -8,6 +8,7 @@ TOPICS = (
     "static",
     "connection",
     "lifecycle",
+    "making",
     "looking",
     "foreign",
     "reshape",

@@ -24,6 +24,12 @@ STOR_016 = clause(
     "get_volume_connector() has the name that each protocol that the driver declares needs",
     operation="get_volume_connector",
 )
+STOR_018 = clause(
+    "STOR-018",
+    "a volume that is attached read-only, by attach_volume() or spawn(), is shown as read-only, and"
+    " the machine cannot write to it",
+    operation="attach_volume",
+)
 STOR_020 = clause(
     "STOR-020",
     "after extend_volume() every connection shows the new size",
@@ -122,6 +128,35 @@ def protocol_has_its_name(trial: Trial, field: str) -> None:
     connector = trial.driver.get_volume_connector()
     trial.check(getattr(connector, field), f"the connector has no {field}")
     trial.check(field in connector.to_cinder(), f"Cinder is not told {field}")
+
+
+@check(STOR_018)
+def is_read_only(trial: Trial) -> None:
+    observer = trial.observer
+    if observer is None:
+        raise PreconditionMissing("there is no observer, and a driver may show what is not so")
+    first, later = (VolumeAttachment(volume=trial.volume(), read_only=True) for _ in range(2))
+    open_ = VolumeAttachment(volume=trial.volume())
+    try:
+        uuid = trial.spawn(volumes=(first, open_), start=False).uuid
+    except errors.NotSupported:
+        uuid = trial.spawn(volumes=(open_,), start=False).uuid
+        with trial.unchanged(), trial.raises(errors.NotSupported):
+            trial.driver.attach_volume(uuid, later)
+        return
+    wanted: set[str] = set()
+    for attachment, when in ((first, "spawn()"), (later, "attach_volume()")):
+        if attachment is later:
+            trial.driver.attach_volume(uuid, later)
+        wanted.add(attachment.volume_id)
+        shown = trial.connect().get_instance(uuid).volumes
+        found = {each.volume_id for each in shown if each.read_only}
+        trial.equal(found, wanted, f"volumes that are shown as read-only after {when}")
+        found = set(observer.read_only(uuid))
+        trial.equal(found, wanted, f"volumes that cannot be written to after {when}")
+    trial.driver.power_on(uuid)
+    found = set(observer.read_only(uuid))
+    trial.equal(found, wanted, "volumes that cannot be written to while it runs")
 
 
 @check(STOR_020, cases=_ON_AND_OFF)

@@ -24,6 +24,7 @@ from hvdrivers.fake.world import FakeWorld
 from hvdrivers.guard import guarded
 from hvdrivers.models.guest import GuestCredentials, Share
 from hvdrivers.models.image import HostImage, ImageFormat, ImageRef
+from hvdrivers.models.instance import Firmware
 from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import NetworkVif, Vif, VifQos
@@ -71,6 +72,29 @@ class FakeObserver(Observer):
     def frozen(self, uuid: UUID) -> bool:
         with self._host.world.lock:
             return self._host.machines[uuid].frozen
+
+    def fittings(self, uuid: UUID) -> frozenset[Capability]:
+        host = self._host
+        with host.world.lock:
+            machine = host.machines[uuid]
+            uefi = machine.firmware is Firmware.UEFI and uuid in host.nvram
+            found = {
+                Capability.UEFI: uefi,
+                Capability.SECURE_BOOT: uefi and machine.secure_boot,
+                Capability.VTPM: machine.vtpm and uuid in host.tpm,
+                Capability.SEV: machine.sev,
+            }
+        return frozenset(each for each, there in found.items() if there)
+
+    def read_only(self, uuid: UUID) -> frozenset[str]:
+        with self._host.world.lock:
+            volumes = self._host.machines[uuid].volumes
+            return frozenset(name for name, disk in volumes.items() if disk.attachment.read_only)
+
+    def foreign(self) -> dict[UUID, tuple[str, InstanceState]]:
+        with self._host.world.lock:
+            machines = self._host.machines.values()
+            return {each.uuid: (each.name, each.state) for each in machines if not each.ours}
 
     def power_off(self, uuid: UUID) -> None:
         self._host.shut_down_guest(uuid)

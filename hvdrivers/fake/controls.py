@@ -145,7 +145,7 @@ class Controls:
         Args:
             text: what; two disks with the same history of writes are equal.
             disk: the role of one of its own disks (``root``, ``ephemeral``, ``swap``), or a
-                volume id.
+                volume id; ``root`` is also the volume that a machine boots from.
         """
         with self._it.world.lock:
             machine = self._find(uuid)
@@ -166,8 +166,10 @@ class Controls:
             return {path: data.get_secret_value() for path, data in seed.items()}
 
     def _disk(self, machine: Machine, name: str) -> Disk | VolumeRecord:
-        if name in machine.volumes:
-            return machine.volumes[name].record
+        for volume_id, attached in machine.volumes.items():
+            boots = name == "root" and attached.attachment.boot_index == 0
+            if name == volume_id or boots:
+                return attached.record
         disk = self._it.disk(machine.uuid, name)
         if disk is None:
             raise VolumeNotFound(f"the machine has no disk {name!r}")

@@ -136,6 +136,7 @@ class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
         # there is no BIOS on ARM
         usual = Firmware.BIOS if self._host.size.architecture == "x86_64" else Firmware.UEFI
         machine.firmware = spec.firmware or usual
+        machine.secure_boot = spec.secure_boot
         machine.vtpm = spec.vtpm
         machine.sev = spec.sev
 

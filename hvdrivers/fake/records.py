@@ -200,6 +200,7 @@ class Machine:
     ours: bool = True
     metadata: dict[str, str] = field(default_factory=dict)
     firmware: Firmware = Firmware.BIOS
+    secure_boot: bool = False
     sev: bool = False
     vtpm: bool = False
     image: ImageRef | None = None

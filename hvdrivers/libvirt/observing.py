@@ -15,6 +15,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.conformance.target import Observer, PreconditionMissing
+from hvdrivers.contract.capabilities import Capability
 from hvdrivers.libvirt.devices import vif_in_alias
 from hvdrivers.libvirt.naming import IMAGE_PREFIX, from_alias
 from hvdrivers.libvirt.xml import Element, attribute, parse
@@ -62,6 +63,16 @@ class RawHost:
     def domain(self, uuid: UUID) -> Any:
         """A raw virDomain."""
         return self.connect.lookupByUUIDString(str(uuid))
+
+    def content(self, path: str) -> bytes:
+        """The file of a volume, as it is."""
+        connect = self.connect
+        stream = connect.newStream(0)
+        connect.storageVolLookupByPath(path).download(stream, 0, 0, 0)
+        found = bytearray()
+        stream.recvAll(lambda _stream, data, into: into.extend(data), found)
+        stream.finish()
+        return bytes(found)
 
     def drop(self) -> None:
         """Close it."""
@@ -130,6 +141,32 @@ class LibvirtObserver(Observer):
             if nic.find("bandwidth/*") is not None
             else None
             for vif, nic in _vifs(self._xml(uuid)).items()
+        }
+
+    def fittings(self, uuid: UUID) -> frozenset[Capability]:
+        # firmware is named by what it shall do in a definition, by its file in a running machine
+        xml = self._xml(uuid)
+        by_file = attribute(xml, "os/loader", "type") == "pflash"
+        secure = attribute(xml, "os/firmware/feature[@name='secure-boot']", "enabled")
+        found = {
+            Capability.UEFI: by_file or attribute(xml, "os", "firmware") == "efi",
+            Capability.SECURE_BOOT: "yes" in {secure, attribute(xml, "os/loader", "secure")},
+            Capability.VTPM: xml.find("devices/tpm/backend") is not None,
+            Capability.SEV: attribute(xml, "launchSecurity", "type") == "sev",
+        }
+        return frozenset(each for each, there in found.items() if there)
+
+    def read_only(self, uuid: UUID) -> frozenset[str]:
+        volumes = _volumes(self._xml(uuid))
+        return frozenset(
+            name for name, disk in volumes.items() if disk.find("readonly") is not None
+        )
+
+    def foreign(self) -> Mapping[UUID, tuple[str, InstanceState]]:
+        return {
+            UUID(domain.UUIDString()): (domain.name(), _state(domain))
+            for domain in self._host.connect.listAllDomains(0)
+            if not domain.name().endswith(f".{domain.UUIDString()}")
         }
 
     def power_off(self, uuid: UUID) -> None:

@@ -14,6 +14,7 @@ import libvirt
 
 from hvdrivers.conformance.target import PreconditionMissing, Target
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.naming import from_alias
 from hvdrivers.libvirt.observing import RawHost
 from hvdrivers.libvirt.xml import attribute, parse
@@ -74,9 +75,19 @@ class SerialGuest(Target):
         texts = _TEXTS.format(self._device(driver, uuid, disk))
         return self._shell(driver, uuid, texts).splitlines()
 
+    def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
+        """What a guest writes stands in the disk's file as it is, neither compressed nor
+        encrypted."""
+        for disk in parse(self._raw.domain(uuid).XMLDesc(0)).iterfind("devices/disk"):
+            if attribute(disk, "boot", "order") == "1":
+                return text.encode() in self._raw.content(source_of(disk))
+        raise PreconditionMissing("the machine boots from no disk")
+
     def _device(self, driver: ComputeDriver, uuid: UUID, volume_id: str) -> str:
         """The guest's own name for a volume, by its serial number, of which virtio tells 20
         characters."""
+        if volume_id in {"ephemeral", "swap"}:
+            raise PreconditionMissing(f"the {volume_id} disk has no serial number to find it by")
         disk = next(
             each
             for each in parse(self._raw.domain(uuid).XMLDesc(0)).iterfind("devices/disk")

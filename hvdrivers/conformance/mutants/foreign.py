@@ -104,6 +104,23 @@ class AbsentIsAnInvalidRequest(FakeDriver):
             raise errors.InvalidRequest("no such UUID", instance=uuid) from error
 
 
+@mutant("FOREIGN-006")
+class ForeignAreAllRunning(FakeDriver):
+    """Every foreign machine is said to run."""
+
+    def _foreign(self) -> list[ForeignInstance]:
+        on = {"state": InstanceState.RUNNING}
+        return [each.model_copy(update=on) for each in super()._foreign()]
+
+
+@mutant("FOREIGN-006")
+class ForeignAreNumbers(FakeDriver):
+    """A foreign machine is called by its UUID."""
+
+    def _foreign(self) -> list[ForeignInstance]:
+        return [each.model_copy(update={"name": str(each.uuid)}) for each in super()._foreign()]
+
+
 @mutant("ADOPT-001")
 class AdoptForgetsMetadata(FakeDriver):
     """adopt() returns the metadata it was given, and does not keep them."""

@@ -8,9 +8,10 @@ from pydantic import SecretBytes
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.fake.driver import FakeDriver
-from hvdrivers.fake.records import Disk
+from hvdrivers.fake.records import Disk, Machine
 from hvdrivers.fake.steps import Task
-from hvdrivers.models.instance import Keep
+from hvdrivers.models.instance import Firmware, InstanceSpec, Keep
+from hvdrivers.models.state import InstanceState
 
 
 @mutant("LIFE-003")
@@ -53,3 +54,137 @@ class SpawnMakesNoSeed(_Sparing):
     """cloud-init in the guest finds nothing: the seed disk was not made."""
 
     _role = "seed"
+
+
+@mutant("LIFE-008")
+class KeepKeepsAnEmptyDisk(FakeDriver):
+    """destroy(keep={ROOT_DISK}) leaves a volume of that name and size, with nothing on it."""
+
+    def _delete_disks(self, uuid: UUID, keep: frozenset[Keep]) -> None:
+        super()._delete_disks(uuid, keep)
+        for pool in self._host.pools.values():
+            if f"{uuid}-root" in pool.volumes:
+                pool.volumes[f"{uuid}-root"].content = ("empty",)
+
+
+@mutant("LIFE-019")
+class UefiIsOnlyShown(FakeDriver):
+    """A machine that is to boot through UEFI boots through BIOS, and get_instance() says UEFI."""
+
+    def _define(self, task: Task, spec: InstanceSpec, image: object) -> None:
+        super()._define(task, spec, image)  # type: ignore[arg-type]
+        self._host.nvram.pop(spec.uuid, None)
+
+
+class _Unfit(FakeDriver):
+    def _set_firmware(self, machine: Machine, spec: InstanceSpec) -> None:
+        super()._set_firmware(machine, spec)
+        self._change(machine)
+
+    def _change(self, machine: Machine) -> None:
+        raise NotImplementedError
+
+
+@mutant("LIFE-019")
+class SecureBootIsOff(_Unfit):
+    """The firmware takes any boot loader, although secure boot was asked for."""
+
+    def _change(self, machine: Machine) -> None:
+        machine.secure_boot = False
+
+
+@mutant("LIFE-019")
+class UefiIsSecureBoot(_Unfit):
+    """Whoever asks for UEFI gets firmware that refuses his boot loader."""
+
+    def _change(self, machine: Machine) -> None:
+        machine.secure_boot = machine.firmware is Firmware.UEFI
+
+
+@mutant("LIFE-019")
+class TpmIsForgotten(_Unfit):
+    """A TPM was asked for, and the machine has none."""
+
+    def _change(self, machine: Machine) -> None:
+        machine.vtpm = False
+
+
+@mutant("LIFE-019")
+class MemoryIsInTheClear(_Unfit):
+    """The guest's memory is not encrypted, although that was asked for."""
+
+    def _change(self, machine: Machine) -> None:
+        machine.sev = False
+
+
+@mutant("LIFE-019")
+class TpmIsForOneStart(FakeDriver):
+    """power_off() takes the TPM away, and every key that the guest has sealed."""
+
+    def _power_off(self, uuid: UUID) -> None:
+        super()._power_off(uuid)
+        self._host.tpm.pop(uuid, None)
+
+
+class _Generous(FakeDriver):
+    _whole = True
+
+    def _claim_devices(self, task: Task, spec: InstanceSpec) -> None:
+        before = self._host.claims
+        self._host.claims = [each for each in before if (each.slice is None) is not self._whole]
+        count = len(self._host.claims)
+        try:
+            super()._claim_devices(task, spec)
+        finally:
+            self._host.claims = before + self._host.claims[count:]
+
+
+@mutant("LIFE-020")
+class DevicesAreGivenTwice(_Generous):
+    """Two machines have the same device of the host."""
+
+
+@mutant("LIFE-020")
+class SlicesAreEndless(_Generous):
+    """A GPU is cut into more slices than it has."""
+
+    _whole = False
+
+
+@mutant("LIFE-020")
+class PagesAreEndless(FakeDriver):
+    """A machine gets ordinary memory for huge pages that are not there."""
+
+    def _check_size(self, machine: Machine, spec: InstanceSpec) -> None:
+        flavor = machine.flavor
+        machine.flavor = flavor.model_copy(update={"page_size_kib": None})
+        try:
+            super()._check_size(machine, spec)
+        finally:
+            machine.flavor = flavor
+
+
+class _Roomy(FakeDriver):
+    _field = ""
+
+    def _check_spec(self, spec: InstanceSpec) -> None:
+        few = getattr(spec, self._field)[:1]
+        super()._check_spec(spec.model_copy(update={self._field: few}))
+
+
+@mutant("LIFE-021")
+class SpawnCountsNoVolumes(_Roomy):
+    """spawn() puts more volumes into a machine than attach_volume() would."""
+
+    _field = "volumes"
+
+    def _check_disk_slot(self, machine: Machine) -> None:
+        if machine.state is not InstanceState.BUILDING:
+            super()._check_disk_slot(machine)
+
+
+@mutant("LIFE-021")
+class SpawnCountsNoNics(_Roomy):
+    """spawn() puts more NICs into a machine than plug_vif() would."""
+
+    _field = "vifs"

@@ -13,8 +13,9 @@ from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import AttachedDisk, Lock, Machine, VolumeRecord
 from hvdrivers.fake.steps import Task
-from hvdrivers.models.instance import InstanceSpec
+from hvdrivers.models.instance import InstanceInfo, InstanceSpec
 from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import (
     AttachedVolume,
     DiskQos,
@@ -93,6 +94,41 @@ class ExtendRefusesTheSame(FakeDriver):
         if size_bytes == self._disk_of("extend_volume", uuid, volume_id).seen_bytes:
             raise errors.InvalidRequest("the volume has that size already")
         super()._extend(uuid, volume_id, size_bytes)
+
+
+class _Writable(FakeDriver):
+    _only_at_spawn = False
+
+    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+        if not self._only_at_spawn or machine.state is InstanceState.BUILDING:
+            attachment = attachment.model_copy(update={"read_only": False})
+        return super()._add_disk(machine, attachment)
+
+
+@mutant("STOR-018")
+class SpawnIgnoresReadOnly(_Writable):
+    """A volume that spawn() is to attach read-only can be written to, and is shown so."""
+
+    _only_at_spawn = True
+
+
+@mutant("STOR-018")
+class ReadOnlyIsOnlyShown(_Writable):
+    """get_instance() repeats that a volume is read-only; the guest can write to it."""
+
+    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+        asked: dict[str, bool] = self._host.__dict__.setdefault("asked", {})
+        asked[attachment.volume_id] = attachment.read_only
+        return super()._add_disk(machine, attachment)
+
+    def _info(self, machine: Machine) -> InstanceInfo:
+        info = super()._info(machine)
+        asked: dict[str, bool] = self._host.__dict__.get("asked", {})
+        shown = [
+            each.model_copy(update={"read_only": asked.get(each.volume_id, False)})
+            for each in info.volumes
+        ]
+        return info.model_copy(update={"volumes": tuple(shown)})
 
 
 class _Owned(FakeDriver):

@@ -1,0 +1,187 @@
+"""Clauses of ``contract/lifecycle.py``: what spawn() makes of a spec beyond what get_instance()
+shows, what it refuses for lack of room, and what destroy() keeps. The rest is in ``lifecycle.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from hvdrivers.conformance.clauses import Case, Level, check, clause
+from hvdrivers.conformance.lifecycle import LIFE_008
+from hvdrivers.conformance.target import PreconditionMissing
+from hvdrivers.conformance.trial import Trial
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.instance import Firmware, Keep, PciRequest, VgpuRequest
+from hvdrivers.models.volume import VolumeAttachment
+
+LIFE_019 = clause(
+    "LIFE-019",
+    "the machine has the firmware, secure boot, TPM and encrypted memory that the spec asks for,"
+    " and none that it does not ask for, when it is spawned and at later starts",
+    operation="spawn",
+)
+LIFE_020 = clause(
+    "LIFE-020",
+    "spawn() with a device of the host that another machine has, or with more slices or huge pages"
+    " than are left, raises InsufficientResources and leaves nothing",
+    operation="spawn",
+)
+LIFE_021 = clause(
+    "LIFE-021",
+    "spawn() takes as many volumes and NICs as a machine has slots; with one more it raises"
+    " InsufficientResources and leaves nothing",
+    operation="spawn",
+    level=Level.SHOULD,
+)
+
+_MOST_SLOTS = 28
+_MOST_SLICES = 64
+
+UEFI, SECURE_BOOT = Capability.UEFI, Capability.SECURE_BOOT
+VTPM, SEV = Capability.VTPM, Capability.SEV
+
+
+@check(
+    LIFE_019,
+    cases=[
+        Case("uefi", ({UEFI},), needs=frozenset({UEFI})),
+        Case("secure-boot", ({UEFI, SECURE_BOOT},), needs=frozenset({UEFI, SECURE_BOOT})),
+        Case("vtpm", ({VTPM},), needs=frozenset({VTPM})),
+        Case("sev", ({SEV},), needs=frozenset({SEV})),
+    ],
+)
+def is_fitted(trial: Trial, asked: set[Capability]) -> None:
+    if trial.observer is None:
+        raise PreconditionMissing("there is no observer, and get_instance() shows no fittings")
+    if trial.has(UEFI):
+        asked = asked | {UEFI}  # many hypervisors have the others with it alone
+    uuid = trial.spawn(
+        firmware=Firmware.UEFI if UEFI in asked else None,
+        secure_boot=SECURE_BOOT in asked,
+        vtpm=VTPM in asked,
+        sev=SEV in asked,
+    ).uuid
+    trial.equal(set(trial.observer.fittings(uuid)), asked, "what the machine has, which runs")
+    trial.driver.power_off(uuid)
+    trial.equal(set(trial.observer.fittings(uuid)), asked, "what the next start will give it")
+
+
+@check(LIFE_020, needs=[Capability.PCI_PASSTHROUGH])
+def device_is_taken(trial: Trial) -> None:
+    # whatever is not set aside for guests may be what the host itself lives on
+    devices = trial.driver.get_available_resource().devices
+    addresses = [each.address for each in devices if each.driver == "vfio-pci"]
+    for address in addresses:
+        wanted = (PciRequest(address=address),)
+        try:
+            uuid = trial.spawn(pci_devices=wanted).uuid
+        except errors.InsufficientResources:
+            continue  # somebody has it
+        with trial.unchanged(), trial.raises(errors.InsufficientResources):
+            trial.spawn(pci_devices=wanted)
+        trial.driver.destroy(uuid)
+        trial.spawn(pci_devices=wanted)
+        return
+    raise PreconditionMissing("the host has no free device that is set aside for guests (vfio-pci)")
+
+
+@check(LIFE_020, needs=[Capability.VGPU])
+def slices_are_taken(trial: Trial) -> None:
+    left: dict[str, int] = {}
+    for device in trial.driver.get_available_resource().devices:
+        for kind in device.mediated_types:
+            left[kind.name] = left.get(kind.name, 0) + kind.available
+    name = min((name for name in left if left[name] > 0), key=left.__getitem__, default=None)
+    if name is None or left[name] > _MOST_SLICES:
+        raise PreconditionMissing("the host has no GPU with a slice left, or too many of them")
+    wanted = (VgpuRequest(type=name),)
+    for _ in range(left[name]):
+        trial.spawn(start=False, vgpus=wanted)
+    with trial.unchanged(), trial.raises(errors.InsufficientResources):
+        trial.spawn(start=False, vgpus=wanted)
+
+
+@check(LIFE_020, needs=[Capability.HUGEPAGES])
+def pages_are_taken(trial: Trial) -> None:
+    pages = trial.driver.get_available_resource().memory.hugepages
+    if not pages:
+        raise PreconditionMissing("the host has no huge pages")
+    fewest = min(pages, key=lambda each: each.free * each.size_kib)
+    beyond = (fewest.free + 1) * fewest.size_kib // 1024
+    update = {"page_size_kib": fewest.size_kib, "memory_mib": max(beyond, 16)}
+    flavor = trial.target.flavor.model_copy(update=update)
+    with trial.unchanged(), trial.raises(errors.InsufficientResources):
+        trial.spawn(flavor=flavor)
+
+
+def _volume(trial: Trial, _number: int) -> VolumeAttachment:
+    return VolumeAttachment(volume=trial.volume(1 << 20))
+
+
+def _nic(trial: Trial, number: int) -> Any:
+    return trial.target.vif(f"hvct-nic-{number}")
+
+
+def _attach(trial: Trial, uuid: UUID, device: Any) -> None:
+    trial.driver.attach_volume(uuid, device)
+
+
+def _plug(trial: Trial, uuid: UUID, device: Any) -> None:
+    trial.driver.plug_vif(uuid, device)
+
+
+@check(
+    LIFE_021,
+    cases=[
+        Case("volumes", ("volumes", _volume, _attach), needs=frozenset({Capability.HOST_VOLUMES})),
+        Case("vifs", ("vifs", _nic, _plug)),
+    ],
+)
+def more_than_there_are_slots(
+    trial: Trial,
+    field: str,
+    make: Callable[[Trial, int], Any],
+    add: Callable[[Trial, UUID, Any], None],
+) -> None:
+    uuid = trial.spawn(start=False).uuid
+    made: list[Any] = []
+    full = False
+    while not full and len(made) < _MOST_SLOTS:
+        made.append(make(trial, len(made)))
+        try:
+            add(trial, uuid, made[-1])
+        except errors.InsufficientResources:
+            full = True
+    if not full:
+        raise PreconditionMissing(f"a machine that is off takes {_MOST_SLOTS} {field} and more")
+    trial.driver.destroy(uuid)
+    changes: dict[str, Any] = {field: tuple(made)}
+    with trial.unchanged(), trial.raises(errors.InsufficientResources):
+        trial.spawn(start=False, **changes)
+    changes[field] = tuple(made[:-1])
+    info = trial.spawn(start=False, **changes)
+    trial.equal(len(getattr(info, field)), len(made) - 1, f"{field} of a machine that is full")
+
+
+@check(LIFE_008, needs=[Capability.BOOT_FROM_VOLUME])
+def keeps_what_is_on_it(trial: Trial) -> None:
+    driver, target = trial.driver, trial.target
+    uuid = trial.spawn().uuid
+    target.wait_booted(driver, uuid)
+    target.write_disk(driver, uuid, "hvct kept")
+    before = {each.volume_id for each in driver.list_volumes()}
+    trial.journal.volume(f"{uuid}-root")
+    trial.after(partial(trial.journal.done, f"{uuid}-root"))
+    driver.destroy(uuid, keep=frozenset({Keep.ROOT_DISK}))
+    kept = [each for each in driver.list_volumes() if each.volume_id not in before]
+    for each in kept:
+        trial.after(partial(driver.delete_volume, each.volume_id))
+    trial.equal(len(kept), 1, "how many volumes were kept")
+    boots = VolumeAttachment(volume=kept[0].to_volume(), boot_index=0)
+    other = trial.spawn(volumes=(boots,), start=False).uuid
+    found = target.on_disk(driver, other, "hvct kept")
+    trial.check(found, "what the guest wrote is not on the disk that was kept")
