@@ -20,7 +20,7 @@ from hvdrivers.conformance.seeing import (
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.models.image import HostImage
+from hvdrivers.models.image import HostImage, ImageFormat
 from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import VolumeAttachment
@@ -79,6 +79,9 @@ REBUILD_005 = _rebuild(
     "005",
     "rebuild() of an instance with snapshots raises DeviceBusy and changes nothing",
     Capability.SNAPSHOTS,
+)
+REBUILD_006 = _rebuild(
+    "006", "after rebuild() get_instance() names the image that the root disk was made from"
 )
 _FROM = [
     Case("running", (RUNNING,)),
@@ -272,6 +275,22 @@ def snapshots_keep_the_disk(trial: Trial) -> None:
     trial.driver.delete_snapshot(uuid, snapshot.id)
     trial.driver.rebuild(uuid, trial.target.image())
     expect_state(trial, uuid, STOPPED, "after rebuild() without snapshots")
+
+
+@check(REBUILD_006, needs=[Capability.IMAGE_QCOW2])
+def is_of_the_new_image(trial: Trial) -> None:
+    folder = TemporaryDirectory(prefix="hvct-")
+    trial.after(folder.cleanup)
+    image = imagefiles.fresh(Path(folder.name), ImageFormat.QCOW2, checksum=True)
+    if trial.has(Capability.IMAGE_CACHE):
+        trial.after(lambda: trial.driver.evict_image(image.cache_key() or ""))
+    before = trial.spawn(start=False)
+    made = trial.spawn(start=False, image=image)
+    trial.check(made.image != before.image, "instances of two images name the same one")
+    trial.driver.rebuild(before.uuid, image)
+    for driver in (trial.driver, trial.connect()):
+        found = driver.get_instance(before.uuid).image
+        trial.equal(found, made.image, "the image that is named after rebuild()")
 
 
 def _rebuild_it(trial: Trial, uuid: UUID) -> None:

@@ -30,7 +30,7 @@ RESIZE_003 = _resize(
 RESIZE_004 = _resize(
     "004", "resize() beyond what the host has raises InsufficientResources and changes nothing"
 )
-RESIZE_005 = _resize("005", "resize() leaves what is on the root disk")
+RESIZE_005 = _resize("005", "resize() leaves what is on the root disk and on the volumes")
 RESIZE_006 = _resize(
     "006",
     "where a disk with snapshots does not grow, resize() raises DeviceBusy and changes nothing",
@@ -163,6 +163,20 @@ def data_stay(trial: Trial) -> None:
     trial.driver.power_off(uuid)
     trial.driver.resize(uuid, _two_gib(trial))
     trial.check(trial.target.on_disk(trial.driver, uuid, "kept"), "lost by resize()")
+
+
+@check(RESIZE_005, needs=[Capability.HOST_VOLUMES])
+def volumes_keep_their_data(trial: Trial) -> None:
+    driver, target, volume = trial.driver, trial.target, trial.attachment()
+    uuid = trial.spawn(volumes=(volume,)).uuid
+    target.wait_booted(driver, uuid)
+    target.write_disk(driver, uuid, "kept", volume.volume_id)
+    driver.power_off(uuid)
+    driver.resize(uuid, _two_gib(trial))
+    driver.power_on(uuid)
+    target.wait_booted(driver, uuid)
+    found = list(target.written(driver, uuid, volume.volume_id))
+    trial.equal(found, ["kept"], "what is on the volume after resize()")
 
 
 @check(RESIZE_006)

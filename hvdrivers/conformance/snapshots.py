@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from hvdrivers.conformance.clauses import Level, check, clause
+from hvdrivers.conformance.clauses import Case, Level, check, clause
 from hvdrivers.conformance.hostvolumes import fill_all
 from hvdrivers.conformance.seeing import booted, larger
 from hvdrivers.conformance.trial import METADATA_KEY, Trial
@@ -199,6 +199,27 @@ def brings_the_disks_back(trial: Trial) -> None:
         driver.power_on(uuid)
         target.wait_booted(driver, uuid)
         trial.equal(list(target.written(driver, uuid)), texts, f"the disk of {snapshot.name!r}")
+
+
+@check(
+    SNAP_005,
+    cases=[
+        Case("ephemeral", ("ephemeral_gib", 1), needs=frozenset({Capability.EPHEMERAL_DISK})),
+        Case("swap", ("swap_mib", 16), needs=frozenset({Capability.SWAP_DISK})),
+    ],
+)
+def brings_every_disk_back(trial: Trial, field: str, size: int) -> None:
+    driver, target, disk = trial.driver, trial.target, field.partition("_")[0]
+    uuid = trial.spawn(flavor=larger(target.flavor, **{field: size})).uuid
+    target.wait_booted(driver, uuid)
+    target.write_disk(driver, uuid, "one", disk)
+    snapshot = driver.create_snapshot(uuid, "hvct")
+    target.write_disk(driver, uuid, "two", disk)
+    driver.revert_snapshot(uuid, snapshot.id)
+    driver.power_on(uuid)
+    target.wait_booted(driver, uuid)
+    found = list(target.written(driver, uuid, disk))
+    trial.equal(found, ["one"], f"what is on the {disk} disk after the revert")
 
 
 @check(SNAP_006)

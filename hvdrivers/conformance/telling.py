@@ -12,7 +12,7 @@ from hvdrivers.conformance.trial import Trial
 from hvdrivers.conformance.watching import QUIET, Watcher, watching
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.models.events import DeviceEvent, DeviceKind, LifecycleEvent
+from hvdrivers.models.events import DeviceEvent, DeviceKind, LifecycleEvent, LifecycleKind
 from hvdrivers.models.state import InstanceState
 
 EVENT_014 = clause(
@@ -30,7 +30,13 @@ EVENT_015 = clause(
     level=Level.SHOULD,
 )
 
-_S = InstanceState
+REBUILD_007 = clause(
+    "REBUILD-007",
+    "watch() tells that rebuild() of a running machine has started it anew",
+    operation="rebuild",
+)
+
+_K, _S = LifecycleKind, InstanceState
 
 
 def _state(watcher: Watcher, uuid: UUID, state: InstanceState | None, when: str) -> None:
@@ -117,6 +123,22 @@ def tells_of_an_adoption(trial: Trial) -> None:
         trial.will_destroy(uuid)
         state = trial.driver.adopt(uuid, name=f"{trial.journal.prefix}adopted").state
         _state(watcher, uuid, state, "and ours")
+
+
+@check(REBUILD_007)
+def tells_of_a_new_start(trial: Trial) -> None:
+    uuid = trial.spawn().uuid
+    watcher = watching(trial)
+    watcher.resync()
+    trial.driver.rebuild(uuid, trial.target.image())
+    watcher.until(
+        "the instance has started anew",
+        lambda event: (
+            isinstance(event, LifecycleEvent)
+            and (event.uuid, event.state) == (uuid, _S.RUNNING)
+            and event.kind in {_K.STARTED, _K.REBOOTED}
+        ),
+    )
 
 
 @check(EVENT_014, needs=[Capability.LIVE_MIGRATION])

@@ -199,3 +199,13 @@ class RescueWipesVolumes(_Wiping):
     def _start_rescue(self, uuid: UUID) -> None:
         super()._start_rescue(uuid)
         self._wipe(uuid)
+
+
+@mutant("REBUILD-006")
+class RebuildKeepsTheName(FakeDriver):
+    """A rebuilt instance is said to be made from the image that it was spawned from."""
+
+    def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
+        key = self._machine(uuid).image_key
+        super()._switch_root(uuid, image, record)
+        self._machine(uuid).image_key = key

@@ -69,6 +69,16 @@ class ResizeMakesANewDisk(FakeDriver):
         root.content = root.content[:1]
 
 
+@mutant("RESIZE-005")
+class ResizeWipesVolumes(FakeDriver):
+    """resize() makes every disk of the machine anew, its volumes too."""
+
+    def _resize(self, uuid: UUID, flavor: Flavor) -> None:
+        super()._resize(uuid, flavor)
+        for disk in self._machine(uuid).volumes.values():
+            disk.record.content = ("empty",)
+
+
 @mutant("RESIZE-006")
 class SnapshotsAreInTheWay(FakeDriver):
     """resize() of a disk with snapshots raises DeviceBusy after the flavor has changed."""

@@ -321,3 +321,26 @@ class ListForgetsTheMemory(FakeDriver):
     def _list_tree(self, uuid: UUID) -> list[Snapshot]:
         found = super()._list_tree(uuid)
         return [each.model_copy(update={"with_memory": False}) for each in found]
+
+
+class _Selective(FakeDriver):
+    _role = ""
+
+    def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
+        made = super()._take(uuid, name, memory)
+        self._machine(uuid).snapshots[made.id].contents.pop(self._role, None)
+        return made
+
+
+@mutant("SNAP-005")
+class SnapshotLacksTheEphemeralDisk(_Selective):
+    """A revert brings the root disk back, and leaves the ephemeral disk as it is."""
+
+    _role = "ephemeral"
+
+
+@mutant("SNAP-005")
+class SnapshotLacksTheSwapDisk(_Selective):
+    """A revert brings the root disk back, and leaves the swap disk as it is."""
+
+    _role = "swap"

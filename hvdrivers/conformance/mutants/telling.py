@@ -7,8 +7,9 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
-from hvdrivers.fake.records import Machine
+from hvdrivers.fake.records import ImageRecord, Machine
 from hvdrivers.models.events import DeviceKind
+from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import InstanceInfo
 from hvdrivers.models.state import InstanceState
 
@@ -31,6 +32,18 @@ class RevertIsNoEvent(FakeDriver):
 
     def _continue(self, machine: Machine, state: InstanceState) -> None:
         machine.state = state
+
+
+@mutant("REBUILD-007")
+class RebuildIsNoEvent(FakeDriver):
+    """Who watches never learns that the guest of a machine has started anew, from another disk."""
+
+    def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
+        waiting, self._host.streams = self._host.streams, set()
+        try:
+            super()._switch_root(uuid, image, record)
+        finally:
+            self._host.streams = waiting
 
 
 @mutant("EVENT-014")
