@@ -55,9 +55,9 @@ class AsyncLifecycle(Running):
             NetworkNotFound, VolumeNotFound: a NIC's network, a volume or a host image is not there.
             DeviceBusy: a powered-on machine has one of the volumes and it is not ``multiattach``,
                 or, if this one is to be started, one of the ports.
-            InsufficientResources: not enough memory, huge pages, disk, slots, dedicated CPUs or
-                devices of the host that are free, or more CPUs than the hypervisor gives a machine
-                on this host.
+            InsufficientResources: not enough memory, huge pages, dedicated CPUs, disk, slots, or
+                devices of the host that nobody has, in whole or in part; or more CPUs than the
+                hypervisor gives a machine on this host.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.
         """

@@ -15,7 +15,8 @@ from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.models.instance import Firmware, Keep, PciRequest, VgpuRequest
+from hvdrivers.models.instance import CpuPolicy, Firmware, Keep, PciRequest, VgpuRequest
+from hvdrivers.models.resources import PciDevice
 from hvdrivers.models.volume import VolumeAttachment
 
 LIFE_019 = clause(
@@ -26,8 +27,8 @@ LIFE_019 = clause(
 )
 LIFE_020 = clause(
     "LIFE-020",
-    "spawn() with a device of the host that another machine has, or with more slices or huge pages"
-    " than are left, raises InsufficientResources and leaves nothing",
+    "spawn() with a device of the host that another machine has, or with more slices, huge pages or"
+    " dedicated CPUs than are left, raises InsufficientResources and leaves nothing",
     operation="spawn",
 )
 LIFE_021 = clause(
@@ -37,9 +38,21 @@ LIFE_021 = clause(
     operation="spawn",
     level=Level.SHOULD,
 )
+LIFE_022 = clause(
+    "LIFE-022",
+    "spawn() gives no machine the whole of a device of which another has a function or a slice, nor"
+    " a part of what another has whole",
+    operation="spawn",
+    level=Level.SHOULD,
+    needs=[Capability.PCI_PASSTHROUGH],
+)
 
-_MOST_SLOTS = 28
+_MOST_SLOTS = 26
 _MOST_SLICES = 64
+_MOST_CPUS = 1024
+_SET_ASIDE = "vfio-pci"
+"""The host's driver of a device that is for guests. What has any other may be what the host itself
+lives on."""
 
 UEFI, SECURE_BOOT = Capability.UEFI, Capability.SECURE_BOOT
 VTPM, SEV = Capability.VTPM, Capability.SEV
@@ -72,9 +85,8 @@ def is_fitted(trial: Trial, asked: set[Capability]) -> None:
 
 @check(LIFE_020, needs=[Capability.PCI_PASSTHROUGH])
 def device_is_taken(trial: Trial) -> None:
-    # whatever is not set aside for guests may be what the host itself lives on
     devices = trial.driver.get_available_resource().devices
-    addresses = [each.address for each in devices if each.driver == "vfio-pci"]
+    addresses = [each.address for each in devices if each.driver == _SET_ASIDE]
     for address in addresses:
         wanted = (PciRequest(address=address),)
         try:
@@ -105,6 +117,58 @@ def slices_are_taken(trial: Trial) -> None:
         trial.spawn(start=False, vgpus=wanted)
 
 
+@check(LIFE_020, needs=[Capability.VGPU])
+def slice_is_of_that_device(trial: Trial) -> None:
+    devices = trial.driver.get_available_resource().devices
+    for device in devices:
+        names = {kind.name for kind in device.mediated_types if kind.available > 0}
+        for other in devices:
+            lacking = names - {kind.name for kind in other.mediated_types}
+            if lacking:
+                wanted = VgpuRequest(type=min(lacking), parent=other.address)
+                with trial.unchanged(), trial.raises(errors.InsufficientResources):
+                    trial.spawn(start=False, vgpus=(wanted,))
+                wanted = VgpuRequest(type=min(lacking), parent=device.address)
+                trial.spawn(start=False, vgpus=(wanted,))
+                return
+    raise PreconditionMissing("the host has not a GPU with a slice left beside another device")
+
+
+def _functions(device: PciDevice) -> dict[str, Any] | None:
+    if not device.virtual_functions:
+        return None
+    return {"pci_devices": (PciRequest(address=device.virtual_functions[0]),)}
+
+
+def _slices(device: PciDevice) -> dict[str, Any] | None:
+    kind = next((each for each in device.mediated_types if each.available > 0), None)
+    if kind is None:
+        return None
+    return {"vgpus": (VgpuRequest(type=kind.name, parent=device.address),)}
+
+
+@check(
+    LIFE_022,
+    cases=[
+        Case("functions", (_functions,)),
+        Case("slices", (_slices,), needs=frozenset({Capability.VGPU})),
+    ],
+)
+def whole_or_in_parts(trial: Trial, part_of: Callable[[PciDevice], dict[str, Any] | None]) -> None:
+    for device in trial.driver.get_available_resource().devices:
+        part = part_of(device)
+        if part is None or not (device.driver == _SET_ASIDE or trial.target.simulated):
+            continue
+        whole = {"pci_devices": (PciRequest(address=device.address),)}
+        for first, second in ((part, whole), (whole, part)):
+            uuid = trial.spawn(None, **first).uuid
+            with trial.unchanged(), trial.raises(errors.InsufficientResources):
+                trial.spawn(None, **second)
+            trial.driver.destroy(uuid)
+        return
+    raise PreconditionMissing("the host has no device in parts that is set aside for guests")
+
+
 @check(LIFE_020, needs=[Capability.HUGEPAGES])
 def pages_are_taken(trial: Trial) -> None:
     pages = trial.driver.get_available_resource().memory.hugepages
@@ -113,6 +177,18 @@ def pages_are_taken(trial: Trial) -> None:
     fewest = min(pages, key=lambda each: each.free * each.size_kib)
     beyond = (fewest.free + 1) * fewest.size_kib // 1024
     update = {"page_size_kib": fewest.size_kib, "memory_mib": max(beyond, 16)}
+    flavor = trial.target.flavor.model_copy(update=update)
+    with trial.unchanged(), trial.raises(errors.InsufficientResources):
+        trial.spawn(flavor=flavor)
+
+
+@check(LIFE_020, needs=[Capability.CPU_PINNING])
+def cpus_are_taken(trial: Trial) -> None:
+    cpu = trial.driver.get_available_resource().cpu
+    beyond = (cpu.dedicated or cpu.total) + 1
+    if beyond > _MOST_CPUS:
+        raise PreconditionMissing("the host has more CPUs than a machine may ask for")
+    update = {"vcpus": beyond, "cpu_policy": CpuPolicy.DEDICATED}
     flavor = trial.target.flavor.model_copy(update=update)
     with trial.unchanged(), trial.raises(errors.InsufficientResources):
         trial.spawn(flavor=flavor)

@@ -115,7 +115,8 @@ def device_at(host: FakeHost, address: PciAddress) -> PciDevice:
 def check_device_free(host: FakeHost, address: PciAddress) -> None:
     """Raise InsufficientResources unless a whole device is there for the taking."""
     device = device_at(host, address)
-    related = {address, *device.virtual_functions}
+    # of a device that is given away whole nobody gets a part, nor the whole of one in parts
+    related = {address, device.physical_function, *device.virtual_functions}
     for claim in host.claims:
         if claim.address in related:
             raise InsufficientResources(

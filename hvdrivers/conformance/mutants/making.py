@@ -10,7 +10,7 @@ from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Disk, Machine
 from hvdrivers.fake.steps import Task
-from hvdrivers.models.instance import Firmware, InstanceSpec, Keep
+from hvdrivers.models.instance import CpuPolicy, Firmware, InstanceSpec, Keep
 from hvdrivers.models.state import InstanceState
 
 
@@ -149,6 +149,43 @@ class SlicesAreEndless(_Generous):
     """A GPU is cut into more slices than it has."""
 
     _whole = False
+
+
+@mutant("LIFE-020")
+class AnyDeviceIsCut(FakeDriver):
+    """A slice is taken from whichever GPU has one, although a device was named."""
+
+    def _claim_devices(self, task: Task, spec: InstanceSpec) -> None:
+        anywhere = [each.model_copy(update={"parent": None}) for each in spec.vgpus]
+        super()._claim_devices(task, spec.model_copy(update={"vgpus": tuple(anywhere)}))
+
+
+@mutant("LIFE-022")
+class PartsAreDevicesOfTheirOwn(FakeDriver):
+    """A network adapter is given away whole while another machine has one of its functions."""
+
+    def _claim_devices(self, task: Task, spec: InstanceSpec) -> None:
+        wanted = {each.address for each in spec.pci_devices}
+        before = self._host.claims
+        self._host.claims = [each for each in before if each.address in wanted]
+        count = len(self._host.claims)
+        try:
+            super()._claim_devices(task, spec)
+        finally:
+            self._host.claims = before + self._host.claims[count:]
+
+
+@mutant("LIFE-020")
+class PinnedCpusAreShared(FakeDriver):
+    """More CPUs are pinned than are set aside: two machines have the same one."""
+
+    def _check_size(self, machine: Machine, spec: InstanceSpec) -> None:
+        flavor = machine.flavor
+        machine.flavor = flavor.model_copy(update={"cpu_policy": CpuPolicy.SHARED})
+        try:
+            super()._check_size(machine, spec)
+        finally:
+            machine.flavor = flavor
 
 
 @mutant("LIFE-020")

@@ -42,7 +42,9 @@ def test_everything_moves(host, driver, other, beta, state):
     host.write_disk(uuid, "more", disk="vol-1")
     driver.create_snapshot(uuid, "snap")
     console, info = host.console(uuid), driver.get_instance(uuid)
-    mine = {str(item) for item in host.inventory().of(uuid)}
+    # the image is not there: what the disk was based on is part of it now
+    based = f" {CIRROS.cache_key()})"
+    mine = {str(item).replace(based, " None)") for item in host.inventory().of(uuid)}
     if state is S:
         driver.cold_migrate(uuid, BETA)
     else:
