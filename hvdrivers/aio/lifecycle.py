@@ -56,8 +56,8 @@ class AsyncLifecycle(Running):
             DeviceBusy: a powered-on machine has one of the volumes and it is not ``multiattach``,
                 or, if this one is to be started, one of the ports.
             InsufficientResources: not enough memory, huge pages, dedicated CPUs, disk, slots, or
-                devices of the host that nobody has, in whole or in part; or more CPUs than the
-                hypervisor gives a machine on this host.
+                devices of the host that are there and that nobody has, in whole or in part; or more
+                CPUs than the hypervisor gives a machine on this host.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.
         """
@@ -78,8 +78,8 @@ class AsyncLifecycle(Running):
             keep: what to leave on purpose.
 
         Raises:
-            InvalidRequest: a root disk of an earlier instance with this UUID has been kept, and is
-                there still. Nothing was removed.
+            InvalidRequest: there is a volume already of the name that the root disk would be kept
+                under; nothing has changed.
         """
         await self._run(lambda: self._driver.destroy(uuid, keep=keep, timeout=timeout))
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
+from hvdrivers.conformance.seeing import free_slice
 from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
@@ -65,7 +66,10 @@ def _op(name: str, *args: Any, **kwargs: Any) -> Call:
 
 
 def _everything(trial: Trial) -> dict[str, Any]:
-    return {**trial.everything(), "start": False}
+    changes = {**trial.everything(), "start": False}
+    if trial.has(Capability.VGPU) and (wanted := free_slice(trial)) is not None:
+        changes["vgpus"] = (wanted,)
+    return changes
 
 
 def _volume_name(trial: Trial) -> str:

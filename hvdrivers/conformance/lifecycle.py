@@ -56,7 +56,8 @@ LIFE_007 = _destroy(
 LIFE_008 = _destroy(
     "008",
     "destroy(keep={ROOT_DISK}) leaves the root disk, with what is on it, as the host volume"
-    " <uuid>-root, and nothing else",
+    " <uuid>-root, and nothing else; where one is there it raises InvalidRequest and changes"
+    " nothing",
     Capability.HOST_VOLUMES,
 )
 LIFE_009 = _spawn("009", "spawn() that is refused leaves nothing at all")
@@ -239,6 +240,11 @@ def keeps_it_once(trial: Trial) -> None:
     with trial.unchanged():
         trial.driver.destroy(info.uuid, keep=keep)
         trial.driver.destroy(info.uuid)
+    trial.spawn(uuid=info.uuid)
+    with trial.unchanged(), trial.raises(errors.InvalidRequest):
+        trial.driver.destroy(info.uuid, keep=keep)
+    trial.driver.destroy(info.uuid)
+    trial.equal(_kept(trial, info.uuid), kept, "what was kept of the first instance")
 
 
 _STARTED = [Case("running", (True,)), Case("stopped", (False,))]

@@ -16,6 +16,7 @@ from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.models.instance import CpuPolicy, Firmware, Keep, PciRequest, VgpuRequest
+from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import PciDevice
 from hvdrivers.models.volume import VolumeAttachment
 
@@ -27,8 +28,8 @@ LIFE_019 = clause(
 )
 LIFE_020 = clause(
     "LIFE-020",
-    "spawn() with a device of the host that another machine has, or with more slices, huge pages or"
-    " dedicated CPUs than are left, raises InsufficientResources and leaves nothing",
+    "spawn() with a device that is not there or that another machine has, or with more slices, huge"
+    " pages or dedicated CPUs than are left, raises InsufficientResources and leaves nothing",
     operation="spawn",
 )
 LIFE_021 = clause(
@@ -53,6 +54,8 @@ _MOST_CPUS = 1024
 _SET_ASIDE = "vfio-pci"
 """The host's driver of a device that is for guests. What has any other may be what the host itself
 lives on."""
+
+_FAR_AWAY = [PciAddress.of(0xFFFF, 0xFF, slot, 7) for slot in (31, 30, 29)]
 
 UEFI, SECURE_BOOT = Capability.UEFI, Capability.SECURE_BOOT
 VTPM, SEV = Capability.VTPM, Capability.SEV
@@ -101,6 +104,14 @@ def device_is_taken(trial: Trial) -> None:
     raise PreconditionMissing("the host has no free device that is set aside for guests (vfio-pci)")
 
 
+@check(LIFE_020, needs=[Capability.PCI_PASSTHROUGH])
+def device_is_not_there(trial: Trial) -> None:
+    there = {each.address for each in trial.driver.get_available_resource().devices}
+    wanted = next(each for each in _FAR_AWAY if each not in there)
+    with trial.unchanged(), trial.raises(errors.InsufficientResources):
+        trial.spawn(pci_devices=(PciRequest(address=wanted),))
+
+
 @check(LIFE_020, needs=[Capability.VGPU])
 def slices_are_taken(trial: Trial) -> None:
     left: dict[str, int] = {}
@@ -111,10 +122,14 @@ def slices_are_taken(trial: Trial) -> None:
     if name is None or left[name] > _MOST_SLICES:
         raise PreconditionMissing("the host has no GPU with a slice left, or too many of them")
     wanted = (VgpuRequest(type=name),)
-    for _ in range(left[name]):
-        trial.spawn(start=False, vgpus=wanted)
+    made = [trial.spawn(start=False, vgpus=wanted).uuid for _ in range(left[name])]
     with trial.unchanged(), trial.raises(errors.InsufficientResources):
         trial.spawn(start=False, vgpus=wanted)
+    trial.driver.destroy(made[0])
+    # one is left for the first of two; not every GPU gives a machine two
+    with trial.unchanged(), trial.raises(errors.InsufficientResources, errors.NotSupported):
+        trial.spawn(start=False, vgpus=wanted * 2)
+    trial.spawn(start=False, vgpus=wanted)
 
 
 @check(LIFE_020, needs=[Capability.VGPU])

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.models.instance import Flavor, InstanceInfo
+from hvdrivers.models.instance import Flavor, InstanceInfo, VgpuRequest
 from hvdrivers.models.state import InstanceState
 
 STATE_NEEDS = {
@@ -79,6 +79,15 @@ def expect_no_boot(trial: Trial, uuid: UUID, starts: int, when: str) -> None:
 def larger(flavor: Flavor, **changes: int) -> Flavor:
     """Another flavor, validated."""
     return Flavor.model_validate(flavor.model_dump() | changes)
+
+
+def free_slice(trial: Trial) -> VgpuRequest | None:
+    """A slice of a GPU that nobody has."""
+    for device in trial.driver.get_available_resource().devices:
+        for kind in device.mediated_types:
+            if kind.available > 0:
+                return VgpuRequest(type=kind.name, parent=device.address)
+    return None
 
 
 def all_that_can_be_had(trial: Trial) -> dict[str, Any]:

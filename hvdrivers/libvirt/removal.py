@@ -52,6 +52,8 @@ class Removal(ImageStore):
         with self.hub.listening() as events:
             domain = self._domain_if_there(uuid)
             disks = {volume.name(): volume for volume in self._disks_of(uuid)}
+            if Keep.ROOT_DISK in keep:
+                self._refuse_taken(uuid, disks)
             ran = domain is not None and _switched_off(domain)
             with changed():
                 self._remove(uuid, domain, disks, keep)
@@ -91,11 +93,9 @@ class Removal(ImageStore):
         root = own.get(disk_name(uuid, ROOT))
         if root is None or done in own:
             return
-        name = f"{VOLUME_PREFIX}{uuid}-root.qcow2"
+        name = _kept_name(uuid)
         if begun in own:
             self._delete_disk(name)
-        else:
-            self._refuse_taken(pool, name)
         with undoing() as undo:
             undo.callback(self._delete_disk, begun)
             if begun not in own:
@@ -105,10 +105,13 @@ class Removal(ImageStore):
             pool.createXMLFrom(volume_xml(name, capacity, "qcow2"), root, 0)
         own[done] = pool.createXML(volume_xml(done, 0, "raw"), 0)
 
-    @staticmethod
-    def _refuse_taken(pool: Remote, name: str) -> None:
+    def _refuse_taken(self, uuid: UUID, own: dict[str, Remote]) -> None:
+        """Before anything is done. With one of the marks what is there is of this instance."""
+        marks = {disk_name(uuid, "keeping"), disk_name(uuid, "kept")}
+        if disk_name(uuid, ROOT) not in own or marks & own.keys():
+            return
         try:
-            pool.storageVolLookupByName(name)
+            self.pools.disks().storageVolLookupByName(_kept_name(uuid))
         except errors.VolumeNotFound:
             return
         raise errors.InvalidRequest(
@@ -170,6 +173,10 @@ class Removal(ImageStore):
         for volume in logs:
             delete(volume)
         return bool(logs)
+
+
+def _kept_name(uuid: UUID) -> str:
+    return f"{VOLUME_PREFIX}{uuid}-root.qcow2"
 
 
 def _is_about(event: RawEvent, uuid: UUID) -> bool:

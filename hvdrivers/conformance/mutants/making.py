@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import SecretBytes
 
 from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Disk, Machine
 from hvdrivers.fake.steps import Task
@@ -65,6 +66,29 @@ class KeepKeepsAnEmptyDisk(FakeDriver):
         for pool in self._host.pools.values():
             if f"{uuid}-root" in pool.volumes:
                 pool.volumes[f"{uuid}-root"].content = ("empty",)
+
+
+@mutant("LIFE-008")
+class KeepOverwrites(FakeDriver):
+    """destroy(keep={ROOT_DISK}) replaces what was kept of an earlier instance with that UUID."""
+
+    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+        for pool in self._host.pools.values():
+            if Keep.ROOT_DISK in keep and self._host.disk(uuid, "root") is not None:
+                pool.volumes.pop(f"{uuid}-root", None)
+        return super()._leftovers(uuid, keep)
+
+
+@mutant("LIFE-008")
+class RefusedKeepStops(FakeDriver):
+    """destroy(keep={ROOT_DISK}) that is refused has switched the machine off."""
+
+    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+        try:
+            return super()._leftovers(uuid, keep)
+        except errors.InvalidRequest:
+            self._cut_power(uuid)
+            raise
 
 
 @mutant("LIFE-019")
@@ -176,6 +200,36 @@ class PartsAreDevicesOfTheirOwn(FakeDriver):
 
 
 @mutant("LIFE-020")
+class HalfOfTheDevicesStay(FakeDriver):
+    """spawn() with two slices of which one is left raises the right error, and keeps that one."""
+
+    def _claim_devices(self, task: Task, spec: InstanceSpec) -> None:
+        try:
+            super()._claim_devices(task, spec)
+        except errors.InsufficientResources:
+            self.__dict__["half"] = list(self._host.claims)
+            raise
+
+    def _define(self, task: Task, spec: InstanceSpec, image: object) -> None:
+        try:
+            super()._define(task, spec, image)  # type: ignore[arg-type]
+        except errors.InsufficientResources:
+            self._host.claims = self.__dict__.pop("half", self._host.claims)
+            raise
+
+
+@mutant("LIFE-020")
+class AbsentDeviceIsInvalid(FakeDriver):
+    """A device that is not there raises InvalidRequest, as if another host would refuse it too."""
+
+    def _claim_devices(self, task: Task, spec: InstanceSpec) -> None:
+        there = {each.address for each in self._host.size.devices}
+        if any(each.address not in there for each in spec.pci_devices):
+            raise errors.InvalidRequest("no such device")
+        super()._claim_devices(task, spec)
+
+
+@mutant("LIFE-020")
 class PinnedCpusAreShared(FakeDriver):
     """More CPUs are pinned than are set aside: two machines have the same one."""
 
@@ -225,3 +279,13 @@ class SpawnCountsNoNics(_Roomy):
     """spawn() puts more NICs into a machine than plug_vif() would."""
 
     _field = "vifs"
+
+
+@mutant("FAULT-SPAWN")
+class HalfSpawnKeepsTheDevice(FakeDriver):
+    """A slice that a spawn has taken is nobody's once the spawn has failed, and nobody gets it."""
+
+    def _undefine(self, uuid: UUID, token: int) -> None:
+        claims = self._host.claims
+        super()._undefine(uuid, token)
+        self._host.claims = claims
