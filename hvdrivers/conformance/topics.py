@@ -13,6 +13,7 @@ TOPICS = (
     "foreign",
     "reshape",
     "sizes",
+    "noroom",
     "states",
     "power",
     "cpus",

@@ -89,8 +89,8 @@ STOR_041 = clause(
 )
 STOR_042 = clause(
     "STOR-042",
-    "the limits that an attachment names are in force once it is attached, by attach_volume() or"
-    " spawn()",
+    "the limits that an attachment names are in force once it is attached, by attach_volume(),"
+    " spawn() or swap_volume()",
     operation="attach_volume",
     needs=[Capability.DISK_QOS],
 )
@@ -237,6 +237,16 @@ def replacement_is_there_at_the_next_start(trial: Trial) -> None:
     expect_volume(trial, uuid, old.volume_id, False, "at the next start")
 
 
+@check(STOR_030, needs=[Capability.BOOT_FROM_VOLUME])
+def replacement_boots(trial: Trial) -> None:
+    old = VolumeAttachment(volume=trial.volume(), boot_index=0)
+    new = VolumeAttachment(volume=trial.volume())
+    uuid = trial.spawn(volumes=(old,)).uuid
+    trial.driver.swap_volume(uuid, old.volume_id, new)
+    shown = shown_volume(trial.connect().get_instance(uuid), new.volume_id)
+    trial.equal(shown and shown.boot_index, 0, "boot_index of what the machine boots from now")
+
+
 @check(STOR_031)
 def repeated_swap_is_refused(trial: Trial) -> None:
     old, new = trial.attachment(), VolumeAttachment(volume=trial.volume())
@@ -334,3 +344,11 @@ def limits_are_in_force_from_the_start(trial: Trial) -> None:
     attachment = VolumeAttachment(volume=trial.volume(), qos=_QOS)
     uuid = trial.spawn(volumes=(attachment,)).uuid
     trial.equal(_limits(trial, uuid), {attachment.volume_id: _QOS.limits()}, "limits after spawn()")
+
+
+@check(STOR_042, needs=[Capability.SWAP_VOLUME])
+def replacements_limits_are_in_force(trial: Trial) -> None:
+    old, new = trial.attachment(), VolumeAttachment(volume=trial.volume(), qos=_QOS)
+    uuid = trial.spawn(volumes=(old,)).uuid
+    trial.driver.swap_volume(uuid, old.volume_id, new)
+    trial.equal(_limits(trial, uuid), {new.volume_id: _QOS.limits()}, "limits after swap_volume()")

@@ -1,0 +1,59 @@
+"""Mutants that overfill a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.records import Disk, ImageRecord, Machine
+from hvdrivers.fake.steps import Task
+
+
+class _Overfull(FakeDriver):
+    @contextmanager
+    def _roomy(self) -> Iterator[None]:
+        pool = self._host.default_pool
+        before, pool.total_bytes = pool.total_bytes, pool.total_bytes * 2
+        try:
+            yield
+        finally:
+            pool.total_bytes = before
+
+
+@mutant("LIFE-023")
+class SpawnOverfills(_Overfull):
+    """spawn() makes a disk where there is no room for it."""
+
+    def _place_disk(self, task: Task, disk: Disk, seed: object) -> None:
+        with self._roomy():
+            super()._place_disk(task, disk, seed)  # type: ignore[arg-type]
+
+
+@mutant("RESCUE-007")
+class RescueOverfills(_Overfull):
+    """rescue() makes a disk where there is no room for it."""
+
+    def _place_rescue(self, disk: Disk) -> None:
+        with self._roomy():
+            super()._place_rescue(disk)
+
+
+@mutant("RESIZE-007")
+class ResizeOverfills(_Overfull):
+    """resize() makes a disk larger where there is no room for it."""
+
+    def _grow(self, machine: Machine, root: Disk, size: int) -> None:
+        with self._roomy():
+            super()._grow(machine, root, size)
+
+
+@mutant("REBUILD-008")
+class RebuildOverfills(_Overfull):
+    """rebuild() makes a disk beside the old one where there is no room for it."""
+
+    def _place_new(self, uuid: UUID, record: ImageRecord, token: int) -> None:
+        with self._roomy():
+            super()._place_new(uuid, record, token)
