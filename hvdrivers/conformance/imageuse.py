@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from hvdrivers.conformance.clauses import check
 from hvdrivers.conformance.images import IMG_008, cached_images, fresh_image, key_of
+from hvdrivers.conformance.reshape import REBUILD_006
 from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
@@ -64,3 +65,25 @@ def image_of_a_moved_disk_stays(trial: Trial) -> None:
             break  # the disk stands alone since it has moved
     trial.driver.power_on(uuid)
     trial.equal(trial.state(uuid), InstanceState.RUNNING, "state of the machine that has moved")
+
+
+@check(IMG_008, needs=[Capability.REBUILD])
+def image_of_a_rebuilt_disk_stays(trial: Trial) -> None:
+    first, second = fresh_image(trial), fresh_image(trial)
+    uuid = trial.spawn(image=first, start=False).uuid
+    trial.driver.rebuild(uuid, second)
+    with trial.unchanged(), trial.raises(errors.DeviceBusy):
+        trial.driver.evict_image(key_of(second))
+    trial.driver.evict_image(key_of(first))
+    trial.equal(key_of(first) in cached_images(trial), False, "whether the old image is there")
+
+
+@check(REBUILD_006, needs=[Capability.RESCUE, Capability.IMAGE_CACHE])
+def is_rescued_from_the_new_image(trial: Trial) -> None:
+    first, second = fresh_image(trial), fresh_image(trial)
+    uuid = trial.spawn(image=first, start=False).uuid
+    trial.driver.rebuild(uuid, second)
+    trial.driver.evict_image(key_of(first))
+    first.path.unlink()  # nobody can have it any more
+    trial.driver.rescue(uuid)
+    trial.equal(trial.state(uuid), InstanceState.RESCUED, "state after rebuild() and rescue()")

@@ -81,7 +81,9 @@ REBUILD_005 = _rebuild(
     Capability.SNAPSHOTS,
 )
 REBUILD_006 = _rebuild(
-    "006", "after rebuild() get_instance() names the image that the root disk was made from"
+    "006",
+    "after rebuild() get_instance() names the image that the root disk was made from, and rescue()"
+    " without an image boots that",
 )
 _FROM = [
     Case("running", (RUNNING,)),
