@@ -55,7 +55,7 @@ STOR_005 = clause(
 STOR_006 = clause(
     "STOR-006",
     "attach_volume() of a volume that a powered-on machine has raises DeviceBusy and changes"
-    " nothing, unless it is multiattach",
+    " nothing, unless it is multiattach; nor is a machine started with what another does not share",
     operation="attach_volume",
 )
 STOR_007 = clause(
@@ -244,6 +244,22 @@ def is_not_shared_by_one_alone(trial: Trial) -> None:
     alone = VolumeAttachment(volume=volume.model_copy(update={"multiattach": False}))
     with trial.unchanged(), trial.raises(errors.DeviceBusy):
         trial.driver.attach_volume(other, alone)
+
+
+@check(STOR_006, needs=[Capability.MULTI_ATTACH])
+def one_alone_shares_with_nobody(trial: Trial) -> None:
+    volume = shareable(trial)
+    alone = VolumeAttachment(volume=volume.model_copy(update={"multiattach": False}))
+    trial.spawn(volumes=(alone,))
+    other = trial.spawn(start=False).uuid
+    before = trial.picture()
+    try:
+        trial.driver.attach_volume(other, VolumeAttachment(volume=volume))
+    except errors.DeviceBusy:
+        trial.equal(trial.picture(), before, "the host after that was refused")
+        return
+    with trial.unchanged(), trial.raises(errors.DeviceBusy):
+        trial.driver.power_on(other)
 
 
 @check(STOR_007)

@@ -216,6 +216,17 @@ class OneSideDecidesSharing(FakeDriver):
 
 
 @mutant("STOR-006")
+class NewcomerDecidesSharing(FakeDriver):
+    """A volume is shared where only the one who asks for it said multiattach."""
+
+    @provides(Capability.MULTI_ATTACH)
+    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+        if attachment.volume.multiattach:
+            return self._find_volume(attachment)
+        return super()._check_free(uuid, attachment)
+
+
+@mutant("STOR-006")
 class BusyVolumeIsLockedAllTheSame(FakeDriver):
     """The right error, but the machine that was refused holds the volume from then on."""
 
