@@ -69,7 +69,10 @@ LIFE_011 = _spawn("011", "the UUID of a destroyed instance can be spawned again,
 LIFE_012 = _spawn(
     "012", "what the progress callback of spawn() raises comes back, and nothing is left"
 )
-LIFE_018 = _spawn("018", "spawn() makes each disk that the spec asks for: ephemeral, swap, seed")
+LIFE_018 = _spawn(
+    "018",
+    "spawn() makes each disk that the spec asks for: ephemeral, swap, seed; in the size asked for",
+)
 
 
 @check(LIFE_001)

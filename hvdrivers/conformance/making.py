@@ -10,7 +10,8 @@ from typing import Any
 from uuid import UUID
 
 from hvdrivers.conformance.clauses import Case, Level, check, clause
-from hvdrivers.conformance.lifecycle import LIFE_008
+from hvdrivers.conformance.lifecycle import LIFE_008, LIFE_018
+from hvdrivers.conformance.seeing import larger
 from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
@@ -49,6 +50,7 @@ LIFE_022 = clause(
 )
 
 _MOST_SLOTS = 26
+_GRAIN = 16 << 20
 _MOST_SLICES = 64
 _MOST_CPUS = 1024
 _SET_ASIDE = "vfio-pci"
@@ -84,6 +86,25 @@ def is_fitted(trial: Trial, asked: set[Capability]) -> None:
     trial.equal(set(trial.observer.fittings(uuid)), asked, "what the machine has, which runs")
     trial.driver.power_off(uuid)
     trial.equal(set(trial.observer.fittings(uuid)), asked, "what the next start will give it")
+
+
+@check(
+    LIFE_018,
+    cases=[
+        Case("ephemeral", ({"ephemeral_gib": 2},), needs=frozenset({Capability.EPHEMERAL_DISK})),
+        Case("swap", ({"swap_mib": 48},), needs=frozenset({Capability.SWAP_DISK})),
+    ],
+)
+def disks_have_their_sizes(trial: Trial, update: dict[str, int]) -> None:
+    if trial.observer is None:
+        raise PreconditionMissing("no observer")
+    flavor = larger(trial.target.flavor, disk_gib=3, **update)
+    uuid = trial.spawn(start=False, flavor=flavor).uuid
+    wanted = sorted([3 << 30, (flavor.ephemeral_gib << 30) + (flavor.swap_mib << 20)])
+    found = sorted(trial.observer.own_disks(uuid))
+    # a host may round up
+    sound = [size <= each < size + _GRAIN for size, each in zip(wanted, found, strict=False)]
+    trial.check(len(found) == 2 and all(sound), f"disks of {wanted} bytes are {found} bytes")
 
 
 @check(LIFE_020, needs=[Capability.PCI_PASSTHROUGH])

@@ -66,6 +66,11 @@ class Observer(ABC):
         """Which of UEFI, SECURE_BOOT, VTPM and SEV the machine has."""
         raise PreconditionMissing("the observer does not see firmware and TPM (fittings)")
 
+    def own_disks(self, uuid: UUID) -> Sequence[int]:
+        """The size in bytes of each disk that spawn() has made for the machine, without the seed
+        disk."""
+        raise PreconditionMissing("the observer does not see the machine's own disks (own_disks)")
+
     def read_only(self, uuid: UUID) -> frozenset[str]:
         """Ids of the volumes that the machine has and cannot write to."""
         raise PreconditionMissing("the observer does not see who may write (read_only)")

@@ -86,6 +86,11 @@ class FakeObserver(Observer):
             }
         return frozenset(each for each, there in found.items() if there)
 
+    def own_disks(self, uuid: UUID) -> list[int]:
+        with self._host.world.lock:
+            disks = [disk for _, disk in self._host.disks_of(uuid)]
+        return [disk.size_bytes for disk in disks if disk.role in {"root", "ephemeral", "swap"}]
+
     def read_only(self, uuid: UUID) -> frozenset[str]:
         with self._host.world.lock:
             volumes = self._host.machines[uuid].volumes

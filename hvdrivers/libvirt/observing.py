@@ -156,6 +156,17 @@ class LibvirtObserver(Observer):
         }
         return frozenset(each for each, there in found.items() if there)
 
+    def own_disks(self, uuid: UUID) -> list[int]:
+        xml = self._xml(uuid)
+        attached = _volumes(xml).values()
+        paths = [
+            attribute(disk, "source", "file") or ""
+            for disk in xml.iterfind("devices/disk[@device='disk']")
+            if disk not in attached
+        ]
+        look_up = self._host.connect.storageVolLookupByPath
+        return [int(look_up(path).info()[1]) for path in paths]
+
     def read_only(self, uuid: UUID) -> frozenset[str]:
         volumes = _volumes(self._xml(uuid))
         return frozenset(

@@ -57,6 +57,16 @@ class SpawnMakesNoSeed(_Sparing):
     _role = "seed"
 
 
+@mutant("LIFE-018")
+class EphemeralDisksAreAllAlike(FakeDriver):
+    """An ephemeral disk has 1 GiB, whatever the flavor says."""
+
+    def _place_disk(self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None) -> None:
+        if disk.role == "ephemeral":
+            disk.size_bytes = 1 << 30
+        super()._place_disk(task, disk, seed)
+
+
 @mutant("LIFE-008")
 class KeepKeepsAnEmptyDisk(FakeDriver):
     """destroy(keep={ROOT_DISK}) leaves a volume of that name and size, with nothing on it."""

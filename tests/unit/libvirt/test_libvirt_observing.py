@@ -12,6 +12,7 @@ from hvdrivers.contract.capabilities import Capability
 from hvdrivers.libvirt.devices import disk_element
 from hvdrivers.libvirt.domain import HostChoice, OwnDisk, domain_xml
 from hvdrivers.libvirt.observing import LibvirtObserver, RawHost
+from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.record import Record
 from hvdrivers.libvirt.xml import el, parse, text
 from hvdrivers.models.image import FileImage, ImageFormat
@@ -38,7 +39,7 @@ def attachment(serial: str, *, read_only: bool) -> VolumeAttachment:
     return VolumeAttachment(volume=volume, read_only=read_only)
 
 
-def define(raw: RawHost, **wishes: object) -> None:
+def define(raw: RawHost, root: str = "/pool/root", **wishes: object) -> None:
     spec = InstanceSpec.model_validate(
         {
             "uuid": OURS,
@@ -52,7 +53,10 @@ def define(raw: RawHost, **wishes: object) -> None:
         spec,
         Record.of(spec, "raw-sha256-00", spec.firmware or Firmware.BIOS),
         HOST,
-        disks=[OwnDisk("root", "/pool/root", "qcow2", boots=True)],
+        disks=[
+            OwnDisk("root", root, "qcow2", boots=True),
+            OwnDisk("seed", "/pool/seed", "raw", cdrom=True),
+        ],
         volumes=[
             disk_element(each, el("source", dev=f"/dev/{number}"), "block", "raw", f"vd{letter}")
             for number, (each, letter) in enumerate(zip(spec.volumes, "bcdef", strict=False))
@@ -105,6 +109,16 @@ def test_volumes_that_cannot_be_written_to(raw: RawHost) -> None:
     observer = LibvirtObserver(raw)
     assert observer.devices(OURS) == {"a", "b"}
     assert observer.read_only(OURS) == {"a"}
+
+
+def test_own_disks(raw: RawHost) -> None:
+    pool = raw.connect.storagePoolLookupByName("default-pool")
+    volume = pool.createXML(volume_xml("hvct-root", 3 << 30, "qcow2"), 0)
+    try:
+        define(raw, volume.path(), volumes=(attachment("a", read_only=False),))
+        assert LibvirtObserver(raw).own_disks(OURS) == [3 << 30]
+    finally:
+        volume.delete(0)
 
 
 def test_machines_of_others(raw: RawHost) -> None:
