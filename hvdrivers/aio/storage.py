@@ -34,6 +34,7 @@ class AsyncStorage(Running):
         Raises:
             VolumeNotFound: the host cannot find or open it.
             DeviceBusy: a powered-on machine has it and it is not ``multiattach``.
+            InvalidRequest: it is encrypted, and ``encryption.secret``, its passphrase, is None.
             NotSupported: this driver does not do this type of volume, bus or option.
             InsufficientResources: no free slot for another disk.
         """

@@ -3,16 +3,22 @@ volumes that grow, are swapped and limited. The host's own are in ``hostvolumes.
 
 from __future__ import annotations
 
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from hvdrivers.conformance.clauses import Case, check, clause
-from hvdrivers.conformance.storage import expect_volume, shown_volume
+from hvdrivers.conformance.storage import STOR_005, expect_volume, shown_volume
 from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.volume import DiskQos, VolumeAttachment
+from hvdrivers.models.volume import (
+    DiskQos,
+    LocalData,
+    LocalVolume,
+    VolumeAttachment,
+    VolumeEncryption,
+)
 
 STOR_015 = clause(
     "STOR-015",
@@ -29,6 +35,13 @@ STOR_018 = clause(
     "a volume that is attached read-only, by attach_volume() or spawn(), is shown as read-only, and"
     " the machine cannot write to it",
     operation="attach_volume",
+)
+STOR_019 = clause(
+    "STOR-019",
+    "attach_volume() of an encrypted volume without its passphrase raises InvalidRequest and"
+    " changes nothing",
+    operation="attach_volume",
+    needs=[Capability.ENCRYPTED_VOLUME],
 )
 STOR_020 = clause(
     "STOR-020",
@@ -128,6 +141,29 @@ def protocol_has_its_name(trial: Trial, field: str) -> None:
     connector = trial.driver.get_volume_connector()
     trial.check(getattr(connector, field), f"the connector has no {field}")
     trial.check(field in connector.to_cinder(), f"Cinder is not told {field}")
+
+
+@check(STOR_005, needs=[Capability.VOLUME_LOCAL])
+def absent_path_is_refused(trial: Trial) -> None:
+    data = LocalData(device_path="/var/lib/hvct-absent")
+    attachment = VolumeAttachment(volume=LocalVolume(serial="hvct-absent", data=data))
+    uuid = trial.spawn(start=False).uuid
+    for on in (False, True):
+        if on:
+            trial.driver.power_on(uuid)
+        with trial.unchanged(), trial.raises(errors.VolumeNotFound):
+            trial.driver.attach_volume(uuid, attachment)
+    with trial.unchanged(), trial.raises(errors.VolumeNotFound):
+        trial.spawn(volumes=(attachment,))
+
+
+@check(STOR_019)
+def passphrase_is_needed(trial: Trial) -> None:
+    encryption = VolumeEncryption(provider="luks", encryption_key_id=str(uuid4()))
+    attachment = VolumeAttachment(volume=trial.volume(), encryption=encryption)
+    uuid = trial.spawn(start=False).uuid
+    with trial.unchanged(), trial.raises(errors.InvalidRequest):
+        trial.driver.attach_volume(uuid, attachment)
 
 
 @check(STOR_018)

@@ -44,6 +44,7 @@ class Storage(Interface):
         Raises:
             VolumeNotFound: the host cannot find or open it.
             DeviceBusy: a powered-on machine has it and it is not ``multiattach``.
+            InvalidRequest: it is encrypted, and ``encryption.secret``, its passphrase, is None.
             NotSupported: this driver does not do this type of volume, bus or option.
             InsufficientResources: no free slot for another disk.
         """

@@ -14,7 +14,13 @@ from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Lock, Machine, Secret, VolumeRecord
 from hvdrivers.models.instance import InstanceInfo
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.volume import AttachedVolume, DiskBus, PoolVolume, VolumeAttachment
+from hvdrivers.models.volume import (
+    AttachedVolume,
+    DiskBus,
+    LocalVolume,
+    PoolVolume,
+    VolumeAttachment,
+)
 
 
 @mutant("STOR-001")
@@ -166,6 +172,27 @@ class AbsentVolumeIsInvalid(FakeDriver):
             return super()._pool_volume(volume)
         except errors.VolumeNotFound as error:
             raise errors.InvalidRequest("no such volume") from error
+
+
+@mutant("STOR-005")
+class AnyPathWillDo(FakeDriver):
+    """A path at which the host has nothing is attached all the same."""
+
+    @provides(Capability.VOLUME_LOCAL)
+    def _local_volume(self, volume: LocalVolume) -> VolumeRecord:
+        return self._anything(volume.volume_id)
+
+
+@mutant("STOR-019")
+class PassphraseIsGuessed(FakeDriver):
+    """An encrypted volume without its passphrase is attached as if it were none."""
+
+    @provides(Capability.ENCRYPTED_VOLUME)
+    def _passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
+        encryption = attachment.encryption
+        if encryption is not None and encryption.secret is None:
+            return None
+        return super()._passphrase(attachment)
 
 
 @mutant("STOR-005")
