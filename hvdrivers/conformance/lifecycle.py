@@ -254,22 +254,6 @@ def keeps_it_once(trial: Trial) -> None:
 _STARTED = [Case("running", (True,)), Case("stopped", (False,))]
 
 
-@check(LIFE_008)
-def keeps_none_over_another(trial: Trial) -> None:
-    uuid = trial.spawn(start=False).uuid
-    keep = frozenset({Keep.ROOT_DISK})
-    trial.driver.destroy(uuid, keep=keep)
-    kept = _kept(trial, uuid)
-    for each in kept:
-        trial.after(partial(trial.driver.delete_volume, each.volume_id))
-    trial.spawn(uuid=uuid, start=False)
-    with trial.unchanged(), trial.raises(errors.InvalidRequest):
-        trial.driver.destroy(uuid, keep=keep)
-    trial.driver.destroy(uuid)
-    ids = [[each.volume_id for each in found] for found in (kept, _kept(trial, uuid))]
-    trial.equal(ids[1], ids[0], "what was kept of the first")
-
-
 @check(LIFE_009, cases=_STARTED)
 def absent_network_leaves_nothing(trial: Trial, start: bool) -> None:
     changes = absent_network(trial)

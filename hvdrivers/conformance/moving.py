@@ -10,13 +10,11 @@ from uuid import UUID
 from hvdrivers.conformance.clauses import Case, Level, check, clause
 from hvdrivers.conformance.hostvolumes import fill_all
 from hvdrivers.conformance.migration import MIGR_004, MIGR_012, Elsewhere, has, movable
-from hvdrivers.conformance.seeing import booted
-from hvdrivers.conformance.target import PreconditionMissing
+from hvdrivers.conformance.seeing import booted, some_slice
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.models.guest import Share
-from hvdrivers.models.instance import VgpuRequest
 from hvdrivers.models.migration import BlockerKind
 from hvdrivers.models.state import InstanceState
 
@@ -152,12 +150,7 @@ def _volume(trial: Trial) -> dict[str, Any]:
 
 
 def _slice(trial: Trial) -> dict[str, Any]:
-    found = trial.driver.get_available_resource()
-    kinds = [kind for device in found.devices for kind in device.mediated_types]
-    wanted = next((kind.name for kind in kinds if kind.available > 0), None)
-    if wanted is None:
-        raise PreconditionMissing("the host has no GPU with a slice left")
-    return {"vgpus": (VgpuRequest(type=wanted),)}
+    return {"vgpus": (some_slice(trial),)}
 
 
 @check(

@@ -26,7 +26,7 @@ def _full(id_: str, operation: str) -> Clause:
 
 LIFE_023 = _full("LIFE-023", "spawn")
 RESCUE_007 = _full("RESCUE-007", "rescue")
-RESIZE_007 = _full("RESIZE-007", "resize")
+RESIZE_008 = _full("RESIZE-008", "resize")
 REBUILD_008 = _full("REBUILD-008", "rebuild")
 
 
@@ -51,7 +51,7 @@ def _rebuild(trial: Trial, uuid: UUID) -> None:
     cases=[
         Case("spawn", (_spawn,), LIFE_023),
         Case("rescue", (_rescue,), RESCUE_007),
-        Case("resize", (_resize,), RESIZE_007),
+        Case("resize", (_resize,), RESIZE_008),
         Case("rebuild", (_rebuild,), REBUILD_008),
     ],
 )

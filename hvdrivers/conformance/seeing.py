@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.models.instance import Flavor, InstanceInfo, VgpuRequest
@@ -88,6 +89,14 @@ def free_slice(trial: Trial) -> VgpuRequest | None:
             if kind.available > 0:
                 return VgpuRequest(type=kind.name, parent=device.address)
     return None
+
+
+def some_slice(trial: Trial) -> VgpuRequest:
+    """A slice of any GPU that has one left."""
+    found = free_slice(trial)
+    if found is None:
+        raise PreconditionMissing("the host has no GPU with a slice left")
+    return VgpuRequest(type=found.type)
 
 
 def all_that_can_be_had(trial: Trial) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from hvdrivers.conformance.seeing import (
     expect_no_boot,
     expect_only_state,
     expect_state,
+    some_slice,
 )
-from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.models.instance import VgpuRequest
 from hvdrivers.models.state import InstanceState
 
 RUNNING, STOPPED = InstanceState.RUNNING, InstanceState.STOPPED
@@ -153,12 +152,7 @@ def running_goes_on(trial: Trial, name: str) -> None:
 
 @check(POWER_018)
 def device_cannot_be_saved(trial: Trial) -> None:
-    found = trial.driver.get_available_resource()
-    kinds = [kind for device in found.devices for kind in device.mediated_types]
-    wanted = next((kind.name for kind in kinds if kind.available > 0), None)
-    if wanted is None:
-        raise PreconditionMissing("the host has no GPU with a slice left")
-    uuid = trial.spawn(vgpus=(VgpuRequest(type=wanted),)).uuid
+    uuid = trial.spawn(vgpus=(some_slice(trial),)).uuid
     with trial.unchanged(), trial.raises(errors.NotSupported):
         trial.driver.suspend(uuid)
     expect_state(trial, uuid, RUNNING, "after suspend() was refused")

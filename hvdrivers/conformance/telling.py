@@ -8,6 +8,7 @@ from functools import partial
 from uuid import UUID
 
 from hvdrivers.conformance.clauses import Case, Level, check, clause
+from hvdrivers.conformance.seeing import remembered, revert
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.conformance.watching import QUIET, Watcher, watching
 from hvdrivers.contract import errors
@@ -57,29 +58,8 @@ def _rescue(trial: Trial, uuid: UUID) -> None:
     trial.driver.rescue(uuid, trial.target.image())
 
 
-def _revert(trial: Trial, uuid: UUID) -> None:
-    trial.driver.revert_snapshot(uuid, trial.notes["snapshot"])
-
-
-def _rescued(trial: Trial) -> UUID:
-    return trial.in_state(_S.RESCUED)
-
-
-def _running(trial: Trial) -> UUID:
-    return trial.in_state(_S.RUNNING)
-
-
-def _remembered(trial: Trial) -> UUID:
-    uuid = trial.spawn().uuid
-    trial.notes["snapshot"] = trial.driver.create_snapshot(uuid, "hvct").id
-    return uuid
-
-
-def _remembered_with_memory(trial: Trial) -> UUID:
-    uuid = trial.spawn().uuid
-    trial.notes["snapshot"] = trial.driver.create_snapshot(uuid, "hvct", memory=True).id
-    trial.driver.power_off(uuid)
-    return uuid
+def _in(state: InstanceState) -> Callable[[Trial], UUID]:
+    return lambda trial: trial.in_state(state)
 
 
 _RESCUE = frozenset({Capability.RESCUE})
@@ -89,12 +69,12 @@ _SNAPSHOTS = frozenset({Capability.SNAPSHOTS})
 @check(
     EVENT_014,
     cases=[
-        Case("rescue", (_running, _rescue, _S.RESCUED), needs=_RESCUE),
-        Case("unrescue", (_rescued, _unrescue, _S.RUNNING), needs=_RESCUE),
-        Case("revert", (_remembered, _revert, _S.STOPPED), needs=_SNAPSHOTS),
+        Case("rescue", (_in(_S.RUNNING), _rescue, _S.RESCUED), needs=_RESCUE),
+        Case("unrescue", (_in(_S.RESCUED), _unrescue, _S.RUNNING), needs=_RESCUE),
+        Case("revert", (remembered, revert, _S.STOPPED), needs=_SNAPSHOTS),
         Case(
             "revert,memory",
-            (_remembered_with_memory, _revert, _S.RUNNING),
+            (partial(remembered, memory=True), revert, _S.RUNNING),
             needs=_SNAPSHOTS | {Capability.SNAPSHOT_MEMORY},
         ),
     ],

@@ -41,7 +41,7 @@ class RescueOverfills(_Overfull):
             super()._place_rescue(disk)
 
 
-@mutant("RESIZE-007")
+@mutant("RESIZE-008")
 class ResizeOverfills(_Overfull):
     """resize() makes a disk larger where there is no room for it."""
 

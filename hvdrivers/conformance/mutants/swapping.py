@@ -1,4 +1,4 @@
-"""Mutants of swap_volume() that take what is another's. The rest is in ``volumes.py``."""
+"""Mutants of swap_volume(): what becomes of the replacement. The rest is in ``volumes.py``."""
 
 from __future__ import annotations
 
