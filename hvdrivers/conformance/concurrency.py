@@ -102,8 +102,9 @@ def history_has_an_order(trial: Trial) -> None:
 
 @check(CONC_002)
 def others_go_on(trial: Trial) -> None:
-    slow, quick = trial.spawn().uuid, trial.spawn().uuid
+    slow = trial.spawn().uuid
     with trial.target.stubborn_guest(trial.driver, slow):
+        quick = trial.spawn().uuid
         grace = 1.0 * trial.target.time_scale
         waiting = threading.Thread(
             target=trial.driver.power_off, args=(slow,), kwargs={"graceful": grace}, daemon=True

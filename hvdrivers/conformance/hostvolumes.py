@@ -197,11 +197,9 @@ def each_is_listed_once(trial: Trial) -> None:
 def kept_disk_is_listed(trial: Trial) -> None:
     uuid = trial.spawn(start=False).uuid
     before = set(_listed(trial))
-    trial.journal.volume(f"{uuid}-root")
+    trial.will_keep(uuid)
     trial.driver.destroy(uuid, keep=frozenset({Keep.ROOT_DISK}))
     new = [each for each in trial.driver.list_volumes() if each.volume_id not in before]
-    for each in new:
-        trial.after(partial(trial.driver.delete_volume, each.volume_id))
     trial.equal(len(new), 1, "how many volumes were kept")
     trial.check(f"{uuid}-root" in new[0].name, f"what was kept is called {new[0].name}")
     other = trial.spawn(start=False).uuid
@@ -209,7 +207,6 @@ def kept_disk_is_listed(trial: Trial) -> None:
     expect_volume(trial, other, new[0].volume_id, True, "in the next machine")
     trial.driver.destroy(other)
     trial.driver.delete_volume(new[0].volume_id)
-    trial.journal.done(f"{uuid}-root")
     trial.equal(set(_listed(trial)), before, "the list after what was kept was deleted")
 
 

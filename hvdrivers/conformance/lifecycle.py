@@ -6,7 +6,6 @@ Rescue, resize and rebuild are in ``reshape.py``, machines of others in ``foreig
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -29,7 +28,7 @@ from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec, Keep
 from hvdrivers.models.progress import Progress
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.volume import HostVolume, VolumeAttachment
+from hvdrivers.models.volume import VolumeAttachment
 
 
 def _spawn(number: str, rule: str) -> Clause:
@@ -208,21 +207,14 @@ def volumes_stay(trial: Trial) -> None:
     )
 
 
-def _kept(trial: Trial, uuid: UUID) -> list[HostVolume]:
-    # the hypervisor's own name contains the one that the contract gives it
-    return [each for each in trial.driver.list_volumes() if f"{uuid}-root" in each.name]
-
-
 @check(LIFE_008)
 def keeps_the_root_disk(trial: Trial) -> None:
     everything = trial.everything()
     before = trial.picture()
     info = trial.spawn(**everything)
+    trial.will_keep(info.uuid)
     trial.driver.destroy(info.uuid, keep=frozenset({Keep.ROOT_DISK}))
-    kept = _kept(trial, info.uuid)
-    for each in kept:
-        trial.journal.volume(each.volume_id)
-        trial.after(partial(trial.driver.delete_volume, each.volume_id))
+    kept = trial.kept(info.uuid)
     trial.equal(len(kept), 1, f"host volumes named {info.uuid}-root")
     if trial.target.flavor.disk_gib:
         size = trial.target.flavor.disk_gib << 30
@@ -235,10 +227,9 @@ def keeps_the_root_disk(trial: Trial) -> None:
 def keeps_it_once(trial: Trial) -> None:
     info = trial.spawn(start=False)
     keep = frozenset({Keep.ROOT_DISK})
+    trial.will_keep(info.uuid)
     trial.driver.destroy(info.uuid, keep=keep)
-    kept = _kept(trial, info.uuid)
-    for each in kept:
-        trial.after(partial(trial.driver.delete_volume, each.volume_id))
+    kept = trial.kept(info.uuid)
     trial.equal(len(kept), 1, f"host volumes named {info.uuid}-root")
     with trial.unchanged():
         trial.driver.destroy(info.uuid, keep=keep)
@@ -247,7 +238,7 @@ def keeps_it_once(trial: Trial) -> None:
     with trial.unchanged(), trial.raises(errors.InvalidRequest):
         trial.driver.destroy(info.uuid, keep=keep)
     trial.driver.destroy(info.uuid)
-    left = [each.volume_id for each in _kept(trial, info.uuid)]
+    left = [each.volume_id for each in trial.kept(info.uuid)]
     trial.equal(left, [each.volume_id for each in kept], "what was kept of the first instance")
 
 

@@ -5,7 +5,6 @@ shows, what it refuses for lack of room, and what destroy() keeps. The rest is i
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -286,12 +285,9 @@ def keeps_what_is_on_it(trial: Trial) -> None:
     target.wait_booted(driver, uuid)
     target.write_disk(driver, uuid, "hvct kept")
     before = {each.volume_id for each in driver.list_volumes()}
-    trial.journal.volume(f"{uuid}-root")
-    trial.after(partial(trial.journal.done, f"{uuid}-root"))
+    trial.will_keep(uuid)
     driver.destroy(uuid, keep=frozenset({Keep.ROOT_DISK}))
     kept = [each for each in driver.list_volumes() if each.volume_id not in before]
-    for each in kept:
-        trial.after(partial(driver.delete_volume, each.volume_id))
     trial.equal(len(kept), 1, "how many volumes were kept")
     boots = VolumeAttachment(volume=kept[0].to_volume(), boot_index=0)
     other = trial.spawn(volumes=(boots,), start=False).uuid

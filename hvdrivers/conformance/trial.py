@@ -19,7 +19,7 @@ from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.instance import Firmware, InstanceInfo, InstanceSpec
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.volume import Volume, VolumeAttachment, VolumeSpec
+from hvdrivers.models.volume import HostVolume, Volume, VolumeAttachment, VolumeSpec
 
 METADATA_KEY = "hvdrivers.conformance.run"
 
@@ -225,13 +225,34 @@ class Trial:
         self.need(Capability.HOST_VOLUMES)
         name = changes.pop("name", None) or f"{self.journal.prefix}{uuid4().hex[:8]}"
         self.journal.volume(name)
-        volume = self.driver.create_volume(VolumeSpec(name=name, size_bytes=size_bytes, **changes))
+        try:
+            spec = VolumeSpec(name=name, size_bytes=size_bytes, **changes)
+            volume = self.driver.create_volume(spec)
+        except errors.HypervisorError as error:
+            if not isinstance(error, errors.OutcomeUnknown):
+                self.journal.done(name)
+            raise
         self._volumes.callback(self._delete_volume, name, volume.volume_id)
         return volume
 
     def _delete_volume(self, name: str, volume_id: str) -> None:
         self.driver.delete_volume(volume_id)
         self.journal.done(name)
+
+    def will_keep(self, uuid: UUID) -> None:
+        """A destroy() is to keep the root disk: it is deleted after the check."""
+        self.journal.volume(f"{uuid}-root")
+        self._volumes.callback(self._delete_kept, uuid)
+
+    def _delete_kept(self, uuid: UUID) -> None:
+        for each in self.kept(uuid):
+            self.driver.delete_volume(each.volume_id)
+        self.journal.done(f"{uuid}-root")
+
+    def kept(self, uuid: UUID) -> list[HostVolume]:
+        """What destroy() has kept of it. The hypervisor's own name contains the one that the
+        contract gives it."""
+        return [each for each in self.driver.list_volumes() if f"{uuid}-root" in each.name]
 
     def attachment(self) -> VolumeAttachment:
         """A volume, as attach_volume() takes it; always the same one in one trial."""

@@ -51,7 +51,7 @@ class FakeSnapshots(Starting, Snapshots):
         if memory and machine.state not in POWERED_ON:
             raise errors.InvalidRequest("a stopped machine has no memory to keep")
         size = _OVERHEAD + ((machine.flavor.memory_mib << 20) if memory else 0)
-        pool = self._host.default_pool
+        pool = self._host.home(uuid)
         check_room(pool, size)
         own = {d.role: d for _, d in self._host.disks_of(uuid) if d.role in _OWN}
         record = SnapshotRecord(

@@ -52,7 +52,7 @@ _Send = Callable[[], Any]
 class LibvirtSeam(FaultSeam):
     """The driver's own seam: the sockets below its connection are really shut."""
 
-    deadline = 1.0
+    deadline = 0.8
 
     def __init__(self, connection: Connection, cut: Callable[[Any], None]) -> None:
         self._connection = connection

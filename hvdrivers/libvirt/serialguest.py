@@ -162,5 +162,5 @@ def in_time(condition: Callable[[], bool], seconds: float) -> bool:
     while not condition():
         if time.monotonic() > ends:
             return False
-        time.sleep(0.1)
+        time.sleep(0.03)
     return True

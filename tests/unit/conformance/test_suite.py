@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hvdrivers.conformance.clauses import catalogue
 from hvdrivers.conformance.engine import Session, selected
+from hvdrivers.conformance.journal import unfinished
 from hvdrivers.conformance.mutants import mutants, run_mutants
 from hvdrivers.conformance.refusals import REQUESTS
 from hvdrivers.conformance.report import ProfileVerdict, Status
@@ -22,8 +25,9 @@ DECLINED = {
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_fake_passes(seed: int) -> None:
-    with Session(FakeTarget(), seed=seed) as session:
+def test_the_fake_passes(seed: int, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    with Session(FakeTarget(), seed=seed, journal=journal) as session:
         results = session.run(selected())
         report = session.report(complete=True)
     assert [
@@ -32,6 +36,7 @@ def test_the_fake_passes(seed: int) -> None:
         if each.status is not (Status.DECLINED if each.check in DECLINED else Status.PASSED)
     ] == []
     assert report.verdict is ProfileVerdict.SUCCESS
+    assert list(unfinished(journal)) == []
 
 
 def test_every_clause_has_a_check() -> None:
