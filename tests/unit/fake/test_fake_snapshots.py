@@ -130,7 +130,6 @@ def test_snapshots_are_where_the_disks_are(host, driver):
     assert {pool.name for pool, _ in host.disks_of(uuid)} == {"fast"}
 
 
-
 @pytest.mark.parametrize("format_", [ImageFormat.RAW, ImageFormat.QCOW2], ids=str)
 def test_an_image_of_an_instance_stands_alone(host, driver, tmp_path, format_):
     uuid = build(host, driver, R, flavor=spec().flavor.model_copy(update={"disk_gib": 0}))
