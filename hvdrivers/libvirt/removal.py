@@ -19,8 +19,8 @@ from hvdrivers.libvirt.naming import NVRAM, ROOT, VOLUME_PREFIX, console_name, d
 from hvdrivers.libvirt.pools import delete, refresh, volume_xml
 from hvdrivers.models.instance import Keep
 
-_SETTLING = 0.5
-"""Seconds that a definition which is under way in the daemon has to appear."""
+_SETTLING = 1.0
+"""Seconds that a machine which is under way in the daemon has to appear."""
 
 
 class Removal(ImageStore):
@@ -61,6 +61,8 @@ class Removal(ImageStore):
             found = domain is not None or bool(disks) or logs
             if found and domain is None:
                 events.wait(lambda event: _is_about(event, uuid), _SETTLING)
+                # a start that was under way, and fails as its disks have gone, has made a log
+                self._delete_console(uuid)
             return found and not ran
 
     def _remove(
