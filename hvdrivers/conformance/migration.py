@@ -139,7 +139,7 @@ def movable(trial: Trial, **changes: Any) -> UUID:
     return trial.spawn(**changes).uuid
 
 
-def _firmware(trial: Trial) -> dict[str, Any]:
+def firmware(trial: Trial) -> dict[str, Any]:
     """What has a state of its own beside the disks."""
     changes: dict[str, Any] = {}
     if trial.has(Capability.UEFI):
@@ -152,7 +152,7 @@ def _firmware(trial: Trial) -> dict[str, Any]:
 def _arrives(trial: Trial, state: InstanceState, move: _Move) -> None:
     there = Elsewhere(trial)
     before = trial.picture()
-    uuid = movable(trial, start=state is not InstanceState.STOPPED, **_firmware(trial))
+    uuid = movable(trial, start=state is not InstanceState.STOPPED, **firmware(trial))
     there.expect(uuid)
     if state is InstanceState.PAUSED:
         trial.driver.pause(uuid)
@@ -244,7 +244,7 @@ def does_not_converge(trial: Trial) -> None:
     trial.check(has(there.driver, uuid), "a later attempt does not arrive")
 
 
-class _UnderWay:
+class UnderWay:
     """A migration in a thread of its own, that does not end by itself."""
 
     def __init__(self, trial: Trial, uuid: UUID, destination: Destination) -> None:
@@ -280,7 +280,7 @@ def shows_where_it_stands(trial: Trial) -> None:
     trial.equal(phase, MigrationPhase.NONE, "phase before any migration")
     trial.need(Capability.LIVE_MIGRATION_ABORT)
     with trial.target.restless_guest(trial.driver, uuid):
-        move = _UnderWay(trial, uuid, there.destination)
+        move = UnderWay(trial, uuid, there.destination)
         found = trial.driver.migration_progress(uuid)
         trial.driver.abort_migration(uuid)
         move.ended()
@@ -304,7 +304,7 @@ def abort_keeps_it_here(trial: Trial) -> None:
     before = there.picture()
     with trial.target.restless_guest(trial.driver, uuid):
         with trial.unchanged():
-            move = _UnderWay(trial, uuid, there.destination)
+            move = UnderWay(trial, uuid, there.destination)
             trial.driver.abort_migration(uuid)
             error = move.ended()
         trial.check(
@@ -333,7 +333,7 @@ def force_brings_it_to_an_end(trial: Trial) -> None:
     uuid = movable(trial)
     there.expect(uuid)
     with trial.target.restless_guest(trial.driver, uuid):
-        move = _UnderWay(trial, uuid, there.destination)
+        move = UnderWay(trial, uuid, there.destination)
         trial.driver.force_migration(uuid)
         error = move.ended()
         trial.equal(error, None, "error of a migration that was forced")

@@ -4,13 +4,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 from uuid import UUID
 
 from hvdrivers.conformance.clauses import Case, Level, check, clause
 from hvdrivers.conformance.hostvolumes import fill_all
-from hvdrivers.conformance.migration import MIGR_004, MIGR_012, Elsewhere, has, movable
-from hvdrivers.conformance.seeing import booted, some_slice
+from hvdrivers.conformance.migration import (
+    MIGR_004,
+    MIGR_012,
+    Elsewhere,
+    UnderWay,
+    firmware,
+    has,
+    movable,
+)
+from hvdrivers.conformance.seeing import booted, expect_no_boot, some_slice
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
@@ -75,6 +84,20 @@ MIGR_025 = clause(
     operation="check_live_migration",
     level=Level.SHOULD,
     needs=[Capability.HOST_VOLUMES],
+)
+MIGR_026 = clause(
+    "MIGR-026",
+    "destroy() on another connection ends a live migration that is under way: live_migrate() raises"
+    " a defined error, and nothing of the instance is left on either host",
+    operation="destroy",
+    needs=[Capability.LIVE_MIGRATION],
+)
+MIGR_027 = clause(
+    "MIGR-027",
+    "live_migrate() to a host that dies on the way raises a defined error; the machine runs on at"
+    " the source, and nothing is at the destination once that is back",
+    operation="live_migrate",
+    level=Level.SHOULD,
 )
 _MOST_CALLS = 100
 _TAG = "hvct"
@@ -313,3 +336,43 @@ def has_no_room_there(trial: Trial) -> None:
     _in_the_way(trial, there, uuid, BlockerKind.STORAGE)
     filling.close()
     _out_of_the_way(trial, there, uuid)
+
+
+@check(MIGR_026)
+def destroyed_on_the_way(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    other = trial.other  # on one connection destroy() waits for the end of live_migrate()
+    here, elsewhere = trial.picture(), there.picture()
+    uuid = movable(trial, **firmware(trial))
+    there.expect(uuid)
+    with ExitStack() as restless:
+        restless.enter_context(trial.target.restless_guest(trial.driver, uuid))
+        move = UnderWay(trial, uuid, there.destination)
+        other.destroy(uuid)
+        error = move.ended()
+    trial.check(isinstance(error, errors.HypervisorError), f"live_migrate() ended with {error!r}")
+    trial.equal(trial.picture(), here, "the source after destroy()")
+    trial.equal(there.picture(), elsewhere, "the destination after destroy()")
+    there.driver.spawn(trial.spec(uuid=uuid, start=False))
+    trial.check(has(there.driver, uuid), "the UUID cannot be used at the destination")
+
+
+@check(MIGR_027)
+def destination_dies_on_the_way(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial)
+    there.expect(uuid)
+    starts = booted(trial, uuid)
+    before = there.picture()
+    with trial.unchanged(), ExitStack() as restless:
+        restless.enter_context(trial.target.restless_guest(trial.driver, uuid))
+        move = UnderWay(trial, uuid, there.destination)
+        with trial.target.dead_host(there.destination):
+            restless.close()  # who does not look before the switch comes to it now
+            error = move.ended()
+    trial.check(isinstance(error, errors.HypervisorError), f"live_migrate() ended with {error!r}")
+    trial.equal(trial.state(uuid), InstanceState.RUNNING, "state at the source")
+    expect_no_boot(trial, uuid, starts, "after the destination has died")
+    trial.equal(there.picture(), before, "the destination, which is back")
+    trial.driver.live_migrate(uuid, there.destination)
+    trial.check(has(there.driver, uuid), "a later attempt does not arrive")

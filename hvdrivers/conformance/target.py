@@ -255,6 +255,13 @@ class Target(ABC):
         raise PreconditionMissing("the target's guest dirties no memory (restless_guest)")
         yield
 
+    @contextmanager
+    def dead_host(self, destination: Destination) -> Iterator[None]:
+        """Make the host of other_host() die at once, so that nothing reaches it; it is back at the
+        end of the block."""
+        raise PreconditionMissing("the target's second host does not die (dead_host)")
+        yield
+
     # ---- the host as a whole --------------------------------------------------------------------
 
     @contextmanager

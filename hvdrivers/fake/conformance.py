@@ -291,6 +291,11 @@ class FakeTarget(Target):
             guest.converges = True
 
     @contextmanager
+    def dead_host(self, destination: Destination) -> Iterator[None]:
+        with self._world.host(destination.host).unreachable():
+            yield
+
+    @contextmanager
     def expendable_host(self) -> Iterator[None]:
         try:
             yield

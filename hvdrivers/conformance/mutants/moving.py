@@ -8,12 +8,16 @@ from typing import Any
 from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract import errors
+from hvdrivers.fake.clock import Wake
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.host import FakeHost
-from hvdrivers.fake.records import Machine
+from hvdrivers.fake.records import Machine, Migration
 from hvdrivers.fake.steps import Task
+from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.migration import Blocker, BlockerKind, Destination, MigrationPlan
 from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.state import InstanceState
 
 
 @mutant("MIGR-004")
@@ -233,3 +237,51 @@ class NetworksAreNoReason(_Careless):
     """The plan does not look whether the destination has the networks of the NICs."""
 
     _forgets = BlockerKind.NETWORK
+
+
+@mutant("MIGR-026")
+class MovesWhatIsNotThere(FakeDriver):
+    """A migration of a machine that was destroyed goes on until its deadline."""
+
+    def _copy_memory(self, task: Task, machine: Machine | None, migration: Migration) -> None:
+        while machine is not None and not (machine.guest.converges or migration.aborted):
+            self._host.clock.wait(0.05, Wake())
+        super()._copy_memory(task, machine, migration)
+
+
+@mutant("MIGR-026")
+class DestroyedHereIsPreparedThere(FakeDriver):
+    """What a migration has prepared stays at the destination if the machine is destroyed."""
+
+    def _cancel(self, task: Task, uuid: UUID, destination: Destination) -> None:
+        if uuid in self._host.machines:
+            super()._cancel(task, uuid, destination)
+
+
+@mutant("MIGR-027")
+class GoesToADeadHost(FakeDriver):
+    """The switch does not look whether the destination still answers: the machine is lost."""
+
+    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+        there = self._host.world.find(destination.host)
+        answers = there is None or there.reachable
+        if there is not None:
+            there.reachable = True
+        try:
+            super()._switch_host(operation, uuid, destination)
+        finally:
+            if there is not None:
+                there.reachable = answers
+
+
+@mutant("MIGR-027")
+class DiesWithItsDestination(FakeDriver):
+    """The machine stands still at the source when the destination has died at the switch."""
+
+    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+        try:
+            super()._switch_host(operation, uuid, destination)
+        except errors.ConnectionFailed:
+            machine = self._machine(uuid)
+            self._host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
+            raise
