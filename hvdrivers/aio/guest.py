@@ -44,7 +44,8 @@ class AsyncGuestFreeze(Running):
     """Consistent file systems for a snapshot made elsewhere."""
 
     async def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Flush and freeze all file systems of the guest. Freezing twice is one freeze."""
+        """Flush and freeze all file systems of the guest. Freezing twice is one freeze. A guest
+        that starts anew is not frozen."""
         await self._run(lambda: self._driver.freeze(uuid, timeout=timeout))
 
     async def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:

@@ -9,10 +9,11 @@ from uuid import UUID, uuid4
 from pydantic import SecretStr
 
 from hvdrivers.conformance.clauses import Case, Level, check, clause
-from hvdrivers.conformance.target import PreconditionMissing
+from hvdrivers.conformance.target import Observer, PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.power import RebootKind
 from hvdrivers.models.guest import AddressSource, GuestCredentials
 
 GUEST_001 = clause(
@@ -69,6 +70,12 @@ GUEST_011 = clause(
     "GUEST-011",
     "without an agent guest_addresses() still returns, with what other sources know",
     operation="guest_addresses",
+)
+GUEST_012 = clause(
+    "GUEST-012",
+    "a machine that was frozen is not when it is powered off, nor when its guest has started anew",
+    operation="freeze",
+    level=Level.SHOULD,
 )
 
 _PASSWORD = "hvct-Secret-1"  # noqa: S105 - of a machine that lives for a moment
@@ -257,3 +264,27 @@ def account_is_asked_for_by_exec(trial: Trial) -> None:
         trial.check("hvct-wrong" not in str(caught[0]), "the error shows the password")
         done = run(uuid, ["/bin/true"], credentials=account)
         trial.equal(done.exit_code, 0, "exit code, with the right account")
+
+
+def _off_and_on(trial: Trial, observer: Observer, uuid: UUID) -> None:
+    trial.driver.power_off(uuid)
+    trial.check(not observer.frozen(uuid), "frozen while it is powered off")
+    trial.driver.power_on(uuid)
+
+
+def _reset(trial: Trial, _observer: Observer, uuid: UUID) -> None:
+    trial.driver.reboot(uuid, RebootKind.HARD)
+
+
+@check(GUEST_012, cases=[Case("power-on", (_off_and_on,)), Case("reboot", (_reset,))])
+def starts_with_none_frozen(
+    trial: Trial, start_anew: Callable[[Trial, Observer, UUID], None]
+) -> None:
+    if trial.observer is None:
+        raise PreconditionMissing("no observer")
+    uuid = booted(trial)
+    trial.driver.freeze(uuid)
+    trial.check(trial.observer.frozen(uuid), "not frozen after freeze()")
+    start_anew(trial, trial.observer, uuid)
+    trial.target.wait_booted(trial.driver, uuid)
+    trial.check(not trial.observer.frozen(uuid), "still frozen after the guest has started anew")

@@ -50,7 +50,8 @@ class GuestFreeze(Interface, capability=Capability.GUEST_FREEZE):
     @operation(states=row(same=(R,)), timeout=60)
     @abstractmethod
     def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Flush and freeze all file systems of the guest. Freezing twice is one freeze."""
+        """Flush and freeze all file systems of the guest. Freezing twice is one freeze. A guest
+        that starts anew is not frozen."""
 
     @operation(states=row(same=(R,)), timeout=60)
     @abstractmethod

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from pydantic import SecretStr
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
+from hvdrivers.contract.power import RebootKind
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Machine
 from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
@@ -241,3 +242,29 @@ class AnybodyRunsPrograms(FakeDriver):
             return super()._run(uuid, command, credentials)
         finally:
             guest.accounts = accounts
+
+
+class _FrozenFor(FakeDriver):
+    """Remembers that a guest was frozen, and does not ask what has become of it."""
+
+    def _keep_frozen(self, uuid: UUID, change: Callable[[], None]) -> None:
+        machine = self._machine(uuid)
+        frozen = machine.frozen
+        change()
+        machine.frozen = frozen
+
+
+@mutant("GUEST-012")
+class FrozenForGood(_FrozenFor):
+    """A machine that was powered off counts as frozen until somebody thaws it."""
+
+    def _power_off(self, uuid: UUID) -> None:
+        self._keep_frozen(uuid, lambda: FakeDriver._power_off(self, uuid))
+
+
+@mutant("GUEST-012")
+class FrozenOverAReset(_FrozenFor):
+    """A machine that was reset still counts as frozen."""
+
+    def _reset(self, uuid: UUID, kind: RebootKind) -> None:
+        self._keep_frozen(uuid, lambda: FakeDriver._reset(self, uuid, kind))
