@@ -4,10 +4,12 @@ shows, what it refuses for lack of room, and what destroy() keeps. The rest is i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+from hvdrivers.cloudinit import default_hostname
 from hvdrivers.conformance.clauses import Case, Level, check, clause
 from hvdrivers.conformance.lifecycle import LIFE_008, LIFE_018
 from hvdrivers.conformance.seeing import larger
@@ -15,6 +17,7 @@ from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.instance import CpuPolicy, Firmware, Keep, PciRequest, VgpuRequest
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import PciDevice
@@ -47,6 +50,14 @@ LIFE_022 = clause(
     level=Level.SHOULD,
     needs=[Capability.PCI_PASSTHROUGH],
 )
+LIFE_024 = clause(
+    "LIFE-024",
+    "cloud-init finds the host name that the spec has, or else one made from the instance's name,"
+    " and the user data as they are; from either datasource",
+    operation="spawn",
+    level=Level.SHOULD,
+    needs=[Capability.CONFIG_DRIVE],
+)
 
 _MOST_SLOTS = 26
 _GRAIN = 16 << 20
@@ -55,6 +66,16 @@ _MOST_CPUS = 1024
 _SET_ASIDE = "vfio-pci"
 """The host's driver of a device that is for guests. What has any other may be what the host itself
 lives on."""
+
+_SEEDS: dict[str, tuple[str, str, str]] = {
+    "nocloud": ("meta-data", "local-hostname", "user-data"),
+    "configdrive": (
+        "openstack/latest/meta_data.json",
+        "hostname",
+        "openstack/latest/user_data",
+    ),
+}
+"""Of each datasource: the file of the metadata, the name of the host name in it, the user data."""
 
 _FAR_AWAY = [PciAddress.of(0xFFFF, 0xFF, slot, 7) for slot in (31, 30, 29)]
 
@@ -293,3 +314,24 @@ def keeps_what_is_on_it(trial: Trial) -> None:
     other = trial.spawn(volumes=(boots,), start=False).uuid
     found = target.on_disk(driver, other, "hvct kept")
     trial.check(found, "what the guest wrote is not on the disk that was kept")
+
+
+@check(LIFE_024, cases=[Case("given", ("hvct-host.example",)), Case("made", (None,))])
+def guest_learns_its_name(trial: Trial, hostname: str | None) -> None:
+    if trial.observer is None:
+        raise PreconditionMissing("no observer")
+    for source, (path, key, user_path) in _SEEDS.items():
+        data = (
+            f"#!/bin/sh\n# {source} \u00e4\n".encode() if trial.has(Capability.USER_DATA) else None
+        )
+        seed = CloudInit.model_validate(
+            {"datasource": source, "hostname": hostname, "user_data": data}
+        )
+        spec = trial.spec(start=False, cloud_init=seed)
+        trial.spawn(spec)
+        files = trial.observer.seed(spec.uuid)
+        trial.check(path in files, f"no {path} in the seed of {source}: {sorted(files)}")
+        wanted = hostname or default_hostname(spec.name, spec.uuid)
+        trial.equal(json.loads(files[path]).get(key), wanted, f"host name from {source}")
+        if data is not None:
+            trial.equal(files.get(user_path), data, f"user data from {source}")

@@ -71,6 +71,11 @@ class Observer(ABC):
         disk."""
         raise PreconditionMissing("the observer does not see the machine's own disks (own_disks)")
 
+    def seed(self, uuid: UUID) -> Mapping[str, bytes]:
+        """What cloud-init finds in the guest, on a disk or in place of it: files by their paths, as
+        ``hvdrivers.cloudinit.seed_files()`` names and writes them."""
+        raise PreconditionMissing("the observer does not see what cloud-init finds (seed)")
+
     def read_only(self, uuid: UUID) -> frozenset[str]:
         """Ids of the volumes that the machine has and cannot write to."""
         raise PreconditionMissing("the observer does not see who may write (read_only)")

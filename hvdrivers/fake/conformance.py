@@ -91,6 +91,9 @@ class FakeObserver(Observer):
             disks = [disk for _, disk in self._host.disks_of(uuid)]
         return [disk.size_bytes for disk in disks if disk.role in {"root", "ephemeral", "swap"}]
 
+    def seed(self, uuid: UUID) -> dict[str, bytes]:
+        return self._host.seed_files(uuid)
+
     def read_only(self, uuid: UUID) -> frozenset[str]:
         with self._host.world.lock:
             volumes = self._host.machines[uuid].volumes

@@ -9,8 +9,9 @@ from pydantic import SecretBytes
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
-from hvdrivers.fake.records import Disk, Machine
+from hvdrivers.fake.records import Disk, ImageRecord, Machine
 from hvdrivers.fake.steps import Task
+from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.instance import CpuPolicy, Firmware, InstanceSpec, Keep
 from hvdrivers.models.state import InstanceState
 
@@ -299,3 +300,37 @@ class HalfSpawnKeepsTheDevice(FakeDriver):
         claims = self._host.claims
         super()._undefine(uuid, token)
         self._host.claims = claims
+
+
+class _OtherSeed(FakeDriver):
+    def _seed(self, spec: InstanceSpec, seed: CloudInit) -> InstanceSpec:
+        raise NotImplementedError
+
+    def _make_disks(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
+        if spec.cloud_init is not None:
+            spec = self._seed(spec, spec.cloud_init)
+        super()._make_disks(task, spec, image)
+
+
+@mutant("LIFE-024")
+class HostNameIsTheUuid(_OtherSeed):
+    """A guest whose spec has no host name is named after its UUID."""
+
+    def _seed(self, spec: InstanceSpec, seed: CloudInit) -> InstanceSpec:
+        return spec.model_copy(update={"name": str(spec.uuid)})
+
+
+@mutant("LIFE-024")
+class HostNameIsTheLabel(_OtherSeed):
+    """The host name of the spec is not given to the guest, which gets one made from the label."""
+
+    def _seed(self, spec: InstanceSpec, seed: CloudInit) -> InstanceSpec:
+        return spec.model_copy(update={"cloud_init": seed.model_copy(update={"hostname": None})})
+
+
+@mutant("LIFE-024")
+class UserDataAreLost(_OtherSeed):
+    """The seed has no user data: nothing of what the caller has asked for is run."""
+
+    def _seed(self, spec: InstanceSpec, seed: CloudInit) -> InstanceSpec:
+        return spec.model_copy(update={"cloud_init": seed.model_copy(update={"user_data": None})})
