@@ -17,7 +17,8 @@ class AsyncPower(Running):
         Raises:
             InsufficientResources: the host has not the memory, the dedicated CPUs or the devices,
                 or gives no machine so many CPUs.
-            NetworkNotFound, VolumeNotFound: what it is wired to has gone.
+            NetworkNotFound, VolumeNotFound: what it is wired to has gone, or a disk of its own
+                with a destroy() that was interrupted.
             DeviceBusy: another powered-on machine has one of its volumes or ports.
         """
         await self._run(lambda: self._driver.power_on(uuid, timeout=timeout))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-from hvdrivers.conformance.clauses import Case, Clause, check, clause
+from hvdrivers.conformance.clauses import Case, Clause, Level, check, clause
 from hvdrivers.conformance.seeing import (
     IMPOSSIBLE_MEMORY_MIB,
     STATE_NEEDS,
@@ -106,6 +106,14 @@ POWER_022 = _power(
     "power_on() of a machine whose network has gone raises NetworkNotFound and leaves it STOPPED",
     "power_on",
 )
+POWER_027 = clause(
+    "POWER-027",
+    "power_on() of what an interrupted destroy() has left starts it with all of its disks, or"
+    " raises VolumeNotFound and starts nothing",
+    operation="power_on",
+    level=Level.SHOULD,
+)
+_MOST_CALLS = 100
 
 
 @check(POWER_001)
@@ -354,3 +362,35 @@ def its_network_has_gone(trial: Trial) -> None:
     trial.driver.unplug_vif(uuid, vif.id)
     trial.driver.power_on(uuid)
     expect_state(trial, uuid, RUNNING, "after the NIC was unplugged")
+
+
+@check(POWER_027)
+def half_destroyed(trial: Trial) -> None:
+    seam, observer = trial.faults, trial.observer
+    if observer is None:
+        raise PreconditionMissing("no observer")
+    for number in range(_MOST_CALLS):
+        uuid = trial.spawn(start=False).uuid
+        disks = observer.own_disks(uuid)
+        with seam.cut(number, "before"):
+            try:
+                trial.driver.destroy(uuid)
+            except (errors.ConnectionFailed, errors.OutcomeUnknown):
+                pass
+            else:
+                break  # it was done before it came to that call
+        where = f"after destroy() was cut before call {number + 1}"
+        try:
+            trial.driver.power_on(uuid)
+        except errors.InstanceNotFound:
+            trial.check(not _listed(trial, uuid), f"there and not there {where}")
+        except errors.VolumeNotFound:
+            expect_state(trial, uuid, STOPPED, where)
+        else:
+            expect_state(trial, uuid, RUNNING, where)
+            trial.equal(observer.own_disks(uuid), disks, f"disks of what runs {where}")
+        trial.driver.destroy(uuid)
+
+
+def _listed(trial: Trial, uuid: UUID) -> bool:
+    return uuid in {each.uuid for each in trial.driver.list_instances()}

@@ -319,3 +319,26 @@ class NmiGoesNowhere(FakeDriver):
 
     def _inject(self, uuid: UUID) -> None:
         self._checked("inject_nmi", uuid)
+
+
+def _half_destroyed(host: FakeHost, machine: Machine) -> bool:
+    return machine.image_key is not None and host.disk(machine.uuid, "root") is None
+
+
+@mutant("POWER-027")
+class StartsWithoutItsDisk(FakeDriver):
+    """A machine whose root disk an interrupted destroy() has deleted is started, from nothing."""
+
+    def _check_start(self, machine: Machine) -> None:
+        if not _half_destroyed(self._host, machine):
+            super()._check_start(machine)
+
+
+@mutant("POWER-027")
+class NoDiskIsAFault(FakeDriver):
+    """That the root disk has gone is told in the hypervisor's own words, as a fault of it."""
+
+    def _check_start(self, machine: Machine) -> None:
+        if _half_destroyed(self._host, machine):
+            raise errors.HypervisorFault("cannot open the file of the disk")
+        super()._check_start(machine)
