@@ -193,8 +193,8 @@ class AsyncHotResizeCpu(Running):
         """Change the number of virtual CPUs of a running instance, and of its flavor.
 
         Raises:
-            InvalidRequest: above the flavor's max_vcpus, or a decrease that the hypervisor does
-                not do while it runs.
+            InvalidRequest: above the flavor's max_vcpus, not even over its numa_nodes, or a
+                decrease that the hypervisor does not do while it runs.
             DeviceBusy: the guest did not take it in time; nothing has changed.
         """
         await self._run(lambda: self._driver.hot_resize_cpu(uuid, vcpus, timeout=timeout))

@@ -1,11 +1,13 @@
-"""Clauses of ``contract/power.py`` about CPUs, which machines share or have to themselves."""
+"""Clauses about CPUs, which machines share or have to themselves: of ``contract/power.py``, and of
+``contract/lifecycle.py`` where a size is too large for the host or its NUMA nodes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hvdrivers.conformance.clauses import check, clause
+from hvdrivers.conformance.clauses import Level, check, clause
 from hvdrivers.conformance.seeing import expect_state, larger
+from hvdrivers.conformance.sizes import RESIZE_004
 from hvdrivers.conformance.target import PreconditionMissing
 from hvdrivers.conformance.trial import Trial
 from hvdrivers.contract import errors
@@ -31,6 +33,14 @@ POWER_025 = clause(
     "a machine with more CPUs than the host has threads runs, or is refused with"
     " InsufficientResources and nothing is left of it",
     operation="power_on",
+)
+CPU_005 = clause(
+    "HOTCPU-005",
+    "hot_resize_cpu() to a number that is not even over the flavor's numa_nodes raises"
+    " InvalidRequest and changes nothing",
+    operation="hot_resize_cpu",
+    level=Level.SHOULD,
+    needs=[Capability.NUMA],
 )
 _MANY = 16
 """CPUs that any hypervisor gives a machine, if the host has them."""
@@ -84,3 +94,32 @@ def larger_than_the_host(trial: Trial) -> None:
         trial.equal(trial.picture(), before, "the host after the refusal")
     else:
         expect_state(trial, uuid, InstanceState.RUNNING, "with more CPUs than there are threads")
+
+
+@check(RESIZE_004)
+def starts_in_its_new_size(trial: Trial) -> None:
+    uuid = trial.spawn(start=False).uuid
+    flavor = larger(trial.target.flavor, vcpus=_cpu(trial).total + 1)
+    before = trial.picture()
+    try:
+        trial.driver.resize(uuid, flavor)
+    except errors.InsufficientResources:
+        trial.equal(trial.picture(), before, "the host after the refusal")
+    else:  # or else resize() has promised what no power_on() keeps
+        trial.driver.power_on(uuid)
+        expect_state(trial, uuid, InstanceState.RUNNING, "with more CPUs than there are threads")
+
+
+@check(CPU_005)
+def nodes_stay_even(trial: Trial) -> None:
+    flavor = larger(trial.target.flavor, vcpus=2, max_vcpus=4, numa_nodes=2)
+    try:
+        uuid = trial.spawn(flavor=flavor).uuid
+    except errors.InsufficientResources as error:
+        raise PreconditionMissing("the host gives no machine two NUMA nodes") from error
+    trial.target.wait_booted(trial.driver, uuid)
+    with trial.unchanged(), trial.raises(errors.InvalidRequest):
+        trial.driver.hot_resize_cpu(uuid, 3)
+    trial.driver.hot_resize_cpu(uuid, 4)
+    found = trial.driver.get_instance(uuid).flavor
+    trial.equal(found, larger(flavor, vcpus=4), "flavor after a step over both nodes")

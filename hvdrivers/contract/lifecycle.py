@@ -215,8 +215,8 @@ class HotResizeCpu(Interface, capability=Capability.HOT_RESIZE_CPU):
         """Change the number of virtual CPUs of a running instance, and of its flavor.
 
         Raises:
-            InvalidRequest: above the flavor's max_vcpus, or a decrease that the hypervisor does
-                not do while it runs.
+            InvalidRequest: above the flavor's max_vcpus, not even over its numa_nodes, or a
+                decrease that the hypervisor does not do while it runs.
             DeviceBusy: the guest did not take it in time; nothing has changed.
         """
 

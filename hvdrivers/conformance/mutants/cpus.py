@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.capacity import taken
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Machine
-from hvdrivers.models.instance import CpuPolicy, InstanceInfo, InstanceSpec
+from hvdrivers.models.instance import CpuPolicy, Flavor, InstanceInfo, InstanceSpec
 from hvdrivers.models.progress import ProgressCallback
 
 
@@ -72,3 +74,28 @@ class TooManyCpusAreAFault(FakeDriver):
         if spec.start and spec.flavor.vcpus > self._host.size.threads:
             raise errors.HypervisorFault("the number of CPUs exceeds what the host has")
         return super().spawn(spec, timeout=timeout, progress=progress)
+
+
+@mutant("RESIZE-004")
+class AnyNumberOfCpus(FakeDriver):
+    """resize() gives a machine more CPUs than it can ever be started with."""
+
+    def _resize(self, uuid: UUID, flavor: Flavor) -> None:
+        vcpus = min(flavor.vcpus, self._host.size.threads)
+        super()._resize(uuid, flavor.model_copy(update={"vcpus": vcpus}))
+        self._machine(uuid).flavor = flavor
+
+
+@mutant("HOTCPU-005")
+class OneNodeGetsMore(FakeDriver):
+    """A hot-plugged CPU goes to whichever NUMA node is next."""
+
+    def _resize_hot(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
+        machine = self._checked(operation, uuid)
+        before = machine.flavor
+        machine.flavor = before.model_copy(update={"numa_nodes": None})
+        try:
+            super()._resize_hot(operation, uuid, field, wanted)
+        finally:
+            update = {"numa_nodes": before.numa_nodes}
+            machine.flavor = machine.flavor.model_copy(update=update)
