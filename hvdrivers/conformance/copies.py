@@ -296,3 +296,16 @@ def has_what_was_written(trial: Trial) -> None:
         image = FileImage(path=target, format=ImageFormat.QCOW2)
         other = trial.spawn(image=image, start=False).uuid
         trial.check(trial.target.on_disk(trial.driver, other, "one"), "it is an older image")
+
+
+@check(BACK_005)
+def closes_what_a_stop_has_left(trial: Trial) -> None:
+    uuid = _booted(trial)
+    first = trial.driver.begin_backup(uuid)
+    trial.driver.power_off(uuid)
+    for backup_id in (None, first.id):  # a stop may have closed it
+        trial.driver.end_backup(uuid, backup_id)
+    trial.equal(trial.state(uuid), InstanceState.STOPPED, "state after end_backup()")
+    trial.driver.power_on(uuid)
+    trial.target.wait_booted(trial.driver, uuid)
+    _ended(trial, uuid)

@@ -202,3 +202,19 @@ class ImageIsThatOfTheStart(FakeDriver):
     def _view(self, uuid: UUID) -> tuple[int, Content]:
         size, content = super()._view(uuid)
         return size, content[:1]
+
+
+@mutant("BACK-005")
+class StoppedBackupsStayOpen(FakeDriver):
+    """A backup that is open when the machine stops can only be closed while it runs again."""
+
+    def _power_off(self, uuid: UUID) -> None:
+        machine = self._machine(uuid)
+        still = [each for each in machine.backups.values() if each.open]
+        super()._power_off(uuid)
+        for each in still:
+            each.open = True
+
+    def _end(self, uuid: UUID, backup_id: str | None) -> None:
+        if self._machine(uuid).state is not InstanceState.STOPPED:
+            super()._end(uuid, backup_id)
