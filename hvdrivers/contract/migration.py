@@ -46,7 +46,8 @@ class LiveMigration(Interface, capability=Capability.LIVE_MIGRATION):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Move it. A failure, a timeout or an abort leaves it running at the source, and nothing
-        at the destination.
+        at the destination. A destroy() on another connection ends it, and leaves nothing on either
+        host.
 
         Raises:
             InvalidRequest: a blocker, as check_live_migration() would list it.
