@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from io import BytesIO
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ import libvirt
 
 from hvdrivers.conformance.target import Observer, PreconditionMissing
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.libvirt.devices import vif_in_alias
+from hvdrivers.libvirt.devices import source_of, vif_in_alias
 from hvdrivers.libvirt.naming import IMAGE_PREFIX, from_alias
 from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.state import InstanceState
@@ -166,6 +167,21 @@ class LibvirtObserver(Observer):
         ]
         look_up = self._host.connect.storageVolLookupByPath
         return [int(look_up(path).info()[1]) for path in paths]
+
+    def seed(self, uuid: UUID) -> Mapping[str, bytes]:
+        import pycdlib
+
+        files = {}
+        for disk in self._xml(uuid).iterfind("devices/disk[@device='cdrom']"):
+            iso: Any = pycdlib.PyCdlib()
+            iso.open_fp(BytesIO(self._host.content(source_of(disk))))
+            for folder, _, names in iso.walk(rr_path="/"):
+                for name in names:
+                    path, data = f"{folder.rstrip('/')}/{name}", BytesIO()
+                    iso.get_file_from_iso_fp(data, rr_path=path)
+                    files[path.lstrip("/")] = data.getvalue()
+            iso.close()
+        return files
 
     def read_only(self, uuid: UUID) -> frozenset[str]:
         volumes = _volumes(self._xml(uuid))
