@@ -13,7 +13,7 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.connection import _READ
 from hvdrivers.libvirt.driver import LibvirtDriver
-from hvdrivers.libvirt.naming import IMAGE_PREFIX
+from hvdrivers.libvirt.naming import IMAGE_PREFIX, console_name
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Firmware, InstanceSpec
@@ -205,4 +205,31 @@ def test_a_machine_that_ends_before_it_is_defined(
         pytest.raises(errors.HypervisorFault, match="ended"),
     ):
         observer.spawn(made)
+    assert residue(peer) == before
+
+
+def test_a_log_that_is_made_behind_destroy(
+    observer: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory
+) -> None:
+    """The daemon, still at the start that its client died in, opens the console's log once more
+    when destroy() has removed it, and fails for want of the disks."""
+    observer.cache_image(spec().image)
+    before = residue(peer)
+    made = spec(start=True)
+    number = calls_of_spawn(peer.uri, made).index("Connect.createXML")
+    assert killed_at(peer.uri, made, number, "before") == "Connect.createXML"
+    console = observer.pools.consoles().storageVolLookupByName(console_name(made.uuid))
+    log = peer.path(str(console.path()))
+    again: list[str] = []
+
+    def seam(name: str, send: Any) -> Any:
+        result = send()
+        if not again and not log.exists():
+            again.append(name)
+            log.write_bytes(b"")
+        return result
+
+    observer.connection.seam = seam
+    observer.destroy(made.uuid)
+    assert again == ["StorageVol.delete"]
     assert residue(peer) == before

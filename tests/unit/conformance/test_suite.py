@@ -12,6 +12,7 @@ from hvdrivers.conformance.journal import unfinished
 from hvdrivers.conformance.mutants import mutants, run_mutants
 from hvdrivers.conformance.refusals import REQUESTS
 from hvdrivers.conformance.report import ProfileVerdict, Status
+from hvdrivers.conformance.target import Target
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.fake.conformance import FakeTarget
 
@@ -60,3 +61,15 @@ def test_every_mutant_is_killed_by_its_clause() -> None:
     score = run_mutants(lambda mutant: FakeTarget(mutant.driver))
     assert [each.name for each in score.results if not each.killed_as_intended] == []
     assert score.killed == score.total == len(mutants())
+
+
+def test_starts_are_counted_by_what_the_guest_says_first() -> None:
+    """For a target that names its guest's mark, and has no better way."""
+
+    class Marked(FakeTarget):
+        boot_mark = b"Booting (start "
+        boots = Target.boots
+
+    with Session(Marked(), seed=1) as session:
+        results = session.run(selected(clauses=["POWER-001", "POWER-002"]))
+    assert {each.status for each in results} == {Status.PASSED}
