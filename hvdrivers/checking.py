@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter, ValidationError
 
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.invalid import in_words
 
 _CONFIG = ConfigDict(
     strict=True,
@@ -50,9 +52,10 @@ class Signature:
             if name == "timeout":
                 continue
             try:
-                checked = self.accepts[name].validate_python(value, strict=True)
+                given = frozenset(value) if isinstance(value, set) else value
+                checked = self.accepts[name].validate_python(given, strict=True)
             except ValidationError as error:
-                return f"{name}: {_in_words(error)}"
+                return f"{name}: {in_words(error, most=5)}"
             if _converted(value, checked):
                 return f"{name}: {type(value).__name__} is not what the contract says"
             arguments[name] = checked
@@ -63,7 +66,7 @@ class Signature:
         try:
             checked = self.returns.validate_python(result, strict=True)
         except ValidationError as error:
-            return f"{type(result).__name__}: {_in_words(error)}"
+            return f"{type(result).__name__}: {in_words(error, most=5)}"
         if _converted(result, checked):
             return f"{type(result).__name__} in place of a model"
         return None
@@ -79,6 +82,15 @@ def signature_of(operation: str) -> Signature:
     return Signature(operation, inspect.signature(function), accepts, returns)
 
 
+@functools.cache
+def lacking_arguments(method: Callable[..., object], optional: frozenset[str]) -> frozenset[str]:
+    """Which of these arguments a driver's method does not have."""
+    parameters = inspect.signature(method).parameters.values()
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return frozenset()
+    return optional - {each.name for each in parameters}
+
+
 def _converted(before: Any, after: Any) -> bool:
     """Whether pydantic made a model or a secret of something that was none: it does so even in
     strict mode, but then nobody had typed what went over the seam."""
@@ -87,14 +99,3 @@ def _converted(before: Any, after: Any) -> bool:
     if isinstance(after, list | tuple):
         return any(_converted(old, new) for old, new in zip(before, after, strict=False))
     return False
-
-
-def _in_words(error: ValidationError) -> str:
-    problems = error.errors(include_input=False, include_url=False, include_context=False)
-    shown = [
-        ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"])))
-        for each in problems[:5]
-    ]
-    if len(problems) > len(shown):
-        shown.append(f"and {len(problems) - len(shown)} more")
-    return "; ".join(shown)

@@ -148,7 +148,10 @@ def _yaml(value: Mapping[str, JsonValue]) -> bytes:
     escaped = re.sub(
         "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", lambda m: f"\\u{ord(m[0]):04x}", text
     )
-    return escaped.encode() + b"\n"
+    try:
+        return escaped.encode() + b"\n"
+    except UnicodeEncodeError as error:  # half of a surrogate pair
+        raise InvalidRequest("the cloud-init data have a character that is none") from error
 
 
 # -------------------------------------------------------------------------- network_data.json

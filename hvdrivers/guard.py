@@ -3,9 +3,11 @@
 ``guarded(driver)`` gives a ComputeDriver with every operation of the contract. Each call
 
 1. is refused with NotSupported if the driver, or this host, lacks the operation or what its
-   arguments ask for (the reason is that of ``why_not()``);
+   arguments ask for (the reason is that of ``why_not()``), or if they have a field that the driver
+   does not honour (``contract.fields``); with ConnectionFailed in a process that was forked from
+   the one that connected;
 2. has its arguments checked against the contract's annotations (InvalidRequest) and completed by
-   the contract's defaults;
+   the contract's defaults, among them the MAC address of a NIC that was given none;
 3. waits its turn: changes of one instance never overlap, different instances never wait;
 4. runs for at most its ``timeout`` (the operation's default, if none is given) and a tolerance of
    ``TOLERANCE`` seconds in which the driver may undo what it began. A driver that overruns that
@@ -23,25 +25,33 @@ The guard knows nothing of any hypervisor and sends nothing by itself: it costs 
 from __future__ import annotations
 
 import logging
+import os
 import threading
-import time
-from collections.abc import Callable, Mapping
-from concurrent import futures
-from typing import Any, cast
+import warnings
+import weakref
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
-from hvdrivers.checking import signature_of
+from hvdrivers.checking import lacking_arguments
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, declared
 from hvdrivers.contract.driver import OPERATIONS, ComputeDriver, Driver
-from hvdrivers.contract.events import EventStream
+from hvdrivers.contract.fields import Fields, untaken
+from hvdrivers.contract.instead import INSTEAD
+from hvdrivers.contract.limits import Limit
 from hvdrivers.contract.operation import Operation
 from hvdrivers.contract.requirements import required
-from hvdrivers.locks import InstanceLocks
-from hvdrivers.models.instance import InstanceSpec
-from hvdrivers.models.progress import Progress, ProgressCallback
-from hvdrivers.redact import blot, blot_error, secrets_in
-from hvdrivers.workers import Job, Workers
+from hvdrivers.driverkit.serial import SerialLines
+from hvdrivers.guarded_call import GuardedCall
+from hvdrivers.locks import KeyLocks
+from hvdrivers.models.host import HostCheck
+from hvdrivers.redact import blot
+from hvdrivers.workers import Workers
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 TOLERANCE = 5.0
 """Seconds that an operation may overrun its deadline, to undo what it began."""
@@ -64,16 +74,25 @@ class _Guard:
         # asked once: an error or a log line about a broken driver must not need that driver
         self._driver_name = str(driver.driver_name)
         self._host_label = blot(_one_line(str(driver.host_label)), secrets)
-        self._locks = InstanceLocks()
+        self._locks = KeyLocks()
         self._workers = Workers(f"hvdrivers-{self._driver_name}")
+        self._finalizer = weakref.finalize(
+            self, _dropped, self._workers, f"{self._driver_name} {self._host_label}"
+        )
+        self._finalizer.atexit = False
         self._closing = threading.Lock()
         self._closed = False
+        self._pid = os.getpid()
         self._declared = declared(type(driver))
         self._narrowed = {
             capability: reason
             for capability, reason in driver.narrowed().items()
             if capability in self._declared
         }
+        self._takes: Fields = MappingProxyType(dict(driver.takes))
+        self._under_way: dict[UUID, set[GuardedCall]] = {}
+        self._lacking = MappingProxyType(dict(driver.lacking))
+        self._limits = MappingProxyType(dict(driver.limits))
 
     @property
     def driver_name(self) -> str:
@@ -87,77 +106,79 @@ class _Guard:
     def capabilities(self) -> frozenset[Capability]:
         return self._declared - self._narrowed.keys()
 
+    @property
+    def takes(self) -> Fields:
+        return self._takes
+
+    @property
+    def limits(self) -> Mapping[Limit, str]:
+        return self._limits
+
     def narrowed(self) -> dict[Capability, str]:
         return dict(self._narrowed)
 
+    def host_checks(self, *, timeout: float | None = None) -> Sequence[HostCheck]:
+        return tuple(self._driver.host_checks(timeout=timeout))
+
     def why_not(self, capability: Capability) -> str | None:
         if capability not in self._declared:
-            return f"the {self.driver_name} driver does not have {capability}"
+            reason = self._lacking.get(
+                capability, f"the {self.driver_name} driver does not offer it"
+            )
+            return f"no {capability}: {reason}; instead: {INSTEAD[capability]}"
         return self._narrowed.get(capability)
 
     def __repr__(self) -> str:
         return f"<hvdrivers {self.driver_name} {self.host_label}>"
 
     def _call(self, rules: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        began = time.monotonic()
-        arguments = signature_of(rules.name).bind(self, args, kwargs)
-        uuid = _subject(arguments)
-        secrets = self._secrets.union(secrets_in(arguments))
-        shield = _Shield(arguments.get("progress"))
-        outcome = "ok"
+        call = GuardedCall(self, rules, args, kwargs)
+        result: Any = None
+        error: BaseException | None = None
         try:
-            try:
-                result = self._perform(rules, arguments, shield, began)
-            except errors.HypervisorError:
-                if shield.raised is None:
-                    raise
-            except Exception as error:
-                if shield.raised is None:
-                    raise self._violation(rules, f"raised {_in_words(error)}") from error
+            if rules.name == "close":
+                self._close(call)
             else:
-                if shield.raised is None:
-                    return result
-                raise self._violation(
-                    rules, "went on although the progress callback had raised"
-                ) from shield.raised
-            # outside of any handler, so that it keeps its own cause and context
-            raise shield.raised
-        except BaseException as error:
-            if error is not shield.raised:
-                blot_error(error, secrets)
-            if isinstance(error, errors.HypervisorError):
-                error.locate(operation=rules.name, host=self.host_label, instance=uuid)
-            outcome = type(error).__name__
-            raise
+                call.begin()
+                result = call.wait()
+        except BaseException as raised:  # noqa: BLE001 - settle() raises it, or what it means
+            error = raised
+        try:
+            return call.settle(result, error)
         finally:
-            self._write_line(rules, uuid, outcome, time.monotonic() - began)
+            del error  # it holds this frame
 
-    def _perform(
-        self, rules: Operation, arguments: dict[str, Any], shield: _Shield, began: float
+    async def _call_async(
+        self, rules: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        contract = signature_of(rules.name)
-        self._check_operation(rules)
-        refusal = contract.refusal(arguments)
+        call = GuardedCall(self, rules, args, kwargs)
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            call.begin(waits_here=False)
+            result = await call.wait_async()
+        except BaseException as raised:  # noqa: BLE001 - settle() raises it, or what it means
+            error = raised
+        try:
+            return call.settle(result, error)
+        finally:
+            del error
+
+    def _prepare(self, call: GuardedCall) -> None:
+        """Check a call, and set its deadline."""
+        self._check_process()
+        self._check_operation(call.rules)
+        refusal = call.contract.refusal(call.arguments)
         if refusal is not None:
             raise errors.InvalidRequest(refusal)
-        self._check_capabilities(required(arguments))
-        deadline = began + self._seconds(rules, arguments)
-        if shield.callback is not None:
-            arguments["progress"] = shield
-        if rules.name == "close":
-            return self._close(rules, arguments, deadline)
-        if self._closed:
+        self._check_capabilities(required(call.arguments))
+        self._check_fields(call.arguments)
+        call.place_vifs()
+        call.deadline = call.began + self._seconds(call.rules, call.arguments)
+        if self._closed and call.rules.name != "close":
             raise errors.ConnectionFailed(
                 "the driver has been closed", hint="connect() again", retryable=False
             )
-        result = self._bounded(rules, arguments, deadline, shield)
-        violation = contract.violation(result)
-        if violation is not None:
-            raise self._violation(rules, f"returned what the contract does not allow: {violation}")
-        return result
-
-    def _violation(self, rules: Operation, what: str) -> errors.ContractViolation:
-        return errors.ContractViolation(f"{self.driver_name}: {rules.name}() {what}")
 
     def _seconds(self, rules: Operation, arguments: Mapping[str, Any]) -> float:
         timeout = arguments["timeout"]
@@ -171,10 +192,20 @@ class _Guard:
             raise errors.InvalidRequest("timeout must be more than 0 seconds, and finite")
         return float(min(timeout, _LONGEST))
 
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise errors.ConnectionFailed(
+                "this driver was connected in the process that this one was forked from: its"
+                " threads and sockets are that one's",
+                hint="connect() in each process, and start processes with multiprocessing's"
+                " 'spawn' or 'forkserver'",
+                retryable=False,
+            )
+
     def _check_operation(self, rules: Operation) -> None:
         if rules.capability is not None:
             self._check_capabilities({rules.capability})
-        if not hasattr(type(self._driver), rules.name):
+        if not (rules.derived or hasattr(type(self._driver), rules.name)):
             raise errors.NotSupported(
                 f"the {self.driver_name} driver has no {rules.name}()",
                 hint="it needs an optional interface that this driver does not implement",
@@ -188,69 +219,44 @@ class _Guard:
                     reason, hint=f"'{capability}' is not among this driver's capabilities"
                 )
 
-    def _bounded(
-        self, rules: Operation, arguments: dict[str, Any], deadline: float, shield: _Shield
-    ) -> Any:
-        uuid = _subject(arguments) if rules.serialised else None
-        if uuid is not None and not self._locks.acquire(uuid, deadline - time.monotonic()):
-            raise errors.OperationTimeout(
-                "another operation on this instance is still under way; nothing was begun"
-            )
+    def _known(self, rules: Operation, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Without the optional arguments that the driver's method does not have: what they would
+        ask for has been refused, as the driver lacks its capability."""
+        if not rules.optional:
+            return arguments
+        method = getattr(type(self._driver), rules.name)
+        lacking = lacking_arguments(method, rules.optional)
+        return {name: value for name, value in arguments.items() if name not in lacking}
 
-        def call() -> Any:
-            try:
-                arguments["timeout"] = max(0.001, deadline - time.monotonic())
-                return getattr(self._driver, rules.name)(**arguments)
-            finally:
-                # the worker's, also after the caller has given up; and before the result is
-                # out, so that the caller's next call finds the instance free
-                if uuid is not None:
-                    self._locks.release(uuid)
+    def _check_fields(self, arguments: Mapping[str, Any]) -> None:
+        for value in arguments.values():
+            for name in untaken(value, self._takes):
+                raise errors.NotSupported(
+                    f"the {self.driver_name} driver does not honour {name}",
+                    hint="leave it out; driver.takes names what this driver honours",
+                )
 
-        job = Job(call)
-        try:
-            self._workers.start(job)
-        except BaseException as error:
-            if job.future.cancel() and uuid is not None:
-                self._locks.release(uuid)
-            if isinstance(error, RuntimeError):
-                raise errors.HypervisorFault(
-                    "this process can start no more threads; nothing was begun",
-                    hint="look for calls that hang: each keeps a thread until it comes back",
-                ) from error
-            raise
-        return self._wait(rules, job.future, deadline, shield)
+    def _run(self, rules: Operation, arguments: Mapping[str, Any]) -> Any:
+        if hasattr(type(self._driver), rules.name):
+            return getattr(self._driver, rules.name)(**self._known(rules, arguments))
+        from hvdrivers.openstack.placement import providers
 
-    def _wait(
-        self, rules: Operation, future: futures.Future[Any], deadline: float, shield: _Shield
-    ) -> Any:
-        done = False
-        try:
-            left = max(0.0, deadline - time.monotonic()) + TOLERANCE
-            done = bool(futures.wait([future], left).done)
-        finally:
-            if not done:
-                shield.abandoned = True
-                future.add_done_callback(_end_stream)
-        if done:
-            error = future.exception()
-            if isinstance(error, Exception | None):
-                return future.result()
-            # an exit or an interrupt in a worker's thread is no reason to end the program
-            raise self._violation(rules, f"raised {_in_words(error)}") from error
-        message = "the host did not answer within the deadline"
-        if rules.changes:
-            raise errors.OutcomeUnknown(message)
-        raise errors.OperationTimeout(message)
+        return providers(self._driver.get_available_resource(**arguments), self.capabilities)
 
-    def _close(self, rules: Operation, arguments: dict[str, Any], deadline: float) -> None:
+    def _close(self, call: GuardedCall) -> None:
+        self._prepare(call)
         with self._closing:
             first, self._closed = not self._closed, True
         if first:
+            self._finalizer.detach()
             try:
-                self._bounded(rules, arguments, deadline, _Shield(None))
+                call.start()
+                call.wait()
             finally:
                 self._workers.close()
+
+    def _tolerance(self) -> float:
+        return TOLERANCE
 
     def _write_line(
         self, rules: Operation, uuid: UUID | None, outcome: str, seconds: float
@@ -269,52 +275,6 @@ class _Guard:
             }
             line = " ".join(f"{key}={value}" for key, value in fields.items() if value is not None)
             _log.log(level, "%s", line, extra={"hvdrivers": fields})
-
-
-class _CallbackError(Exception):
-    """Carries what a caller's progress callback raised through the driver, which undoes its work.
-    An Exception even for a KeyboardInterrupt, so that ``except Exception`` undoes too."""
-
-
-class _Shield:
-    """A caller's progress callback as the driver gets it."""
-
-    def __init__(self, callback: ProgressCallback | None) -> None:
-        self.callback = callback
-        self.raised: BaseException | None = None
-        self.abandoned = False
-        """The caller waits no longer: nothing is reported to him any more."""
-
-    def __call__(self, progress: Progress) -> None:
-        if self.callback is None or self.abandoned:
-            return
-        if self.raised is not None:
-            raise _CallbackError  # it was told to stop
-        try:
-            self.callback(progress)
-        except BaseException as error:  # whatever it is, it is the caller's and goes back to him
-            self.raised = error
-            raise _CallbackError from error
-
-
-def _end_stream(future: futures.Future[Any]) -> None:
-    """Close an event stream that comes when nobody waits for it any more."""
-    if not future.cancelled() and future.exception() is None:
-        result = future.result()
-        if isinstance(result, EventStream):
-            result.close()
-
-
-def _subject(arguments: Mapping[str, Any]) -> UUID | None:
-    uuid = arguments.get("uuid")
-    if isinstance(uuid, UUID):
-        return uuid
-    spec = arguments.get("spec")
-    return spec.uuid if isinstance(spec, InstanceSpec) else None
-
-
-def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _one_line(text: str) -> str:
@@ -338,6 +298,33 @@ _GuardedDriver = type(
     (_Guard, ComputeDriver),
     {name: _forwarder(rules) for name, rules in OPERATIONS.items()} | {"__doc__": __doc__},
 )
+
+
+def asynchronous(operation: Callable[_P, _T]) -> Callable[_P, Awaitable[_T]] | None:
+    """The operation of a guarded driver as a coroutine function, which needs no thread beside the
+    one in which the driver works; None for an operation of any other object."""
+    owner = getattr(operation, "__self__", None)
+    if not isinstance(owner, _Guard):
+        return None
+    rules = OPERATIONS[operation.__name__]
+
+    async def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return cast(_T, await owner._call_async(rules, args, kwargs))
+
+    return call
+
+
+def _dropped(workers: Workers, label: str) -> None:
+    """What is left to do for a driver that nobody has any more and nobody has closed."""
+    workers.close(0)
+    warnings.warn(f"unclosed driver {label}", ResourceWarning, stacklevel=2)
+
+
+def serial_lines(driver: ComputeDriver) -> SerialLines | None:
+    """What opens serial consoles of a driver's guests in this process; None: the driver offers it
+    not, as it is no part of the contract."""
+    found = driver._driver if isinstance(driver, _Guard) else driver
+    return found if isinstance(found, SerialLines) else None
 
 
 def guarded(

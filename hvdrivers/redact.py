@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import types
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from html import escape
 from urllib.parse import quote
 
@@ -98,7 +99,9 @@ def blot_error(error: BaseException, secrets: Iterable[str]) -> None:
 
 
 def _clean(error: BaseException, spellings: list[str]) -> None:
-    error.args = tuple(_blot_any(arg, spellings) for arg in error.args)
+    # pyVmomi's faults refuse any assignment: _cleanable() looks at what is left
+    with suppress(Exception):
+        error.args = tuple(_blot_any(arg, spellings) for arg in error.args)
     for name, value in list(vars(error).items()):
         vars(error)[name] = _blot_any(value, spellings)
     # attributes in C or in slots (OSError.strerror, ImportError.msg): str() shows those, not args

@@ -57,7 +57,8 @@ class Workers:
     def __init__(self, name: str, *, keep_idle: int = 8) -> None:
         self._name = name
         self._keep_idle = keep_idle
-        self._lock = threading.Lock()
+        # reentrant: the finaliser of an object that was dropped calls close(), in any thread
+        self._lock = threading.RLock()
         self._idle: list[_Worker] = []
         self._closed = False
 

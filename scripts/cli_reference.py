@@ -50,7 +50,9 @@ host answers in 2 seconds.
 
 
 def _cell(text: object) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|")
+    # two brackets beside each other would be a link
+    line = " ".join(str(text).split()).replace("|", "\\|")
+    return line.replace("][", "]\\[")
 
 
 def _default(param: Any) -> str:

@@ -1,48 +1,79 @@
 """Make the committed reports: ``python scripts/conformance_reports.py [NAME ...]``.
 
-``fake``, ``libvirt`` (on a host of its own, for some minutes), ``mutants``; without arguments all
-of them. ``badges`` makes the badges alone, from the JSON that is there.
+``fake``, ``mutants``, and each on a host of its own ``libvirt`` (half an hour), ``vmware`` (a
+simulated vCenter), ``esxi`` (the same driver on a simulated ESXi host) and ``hyperv`` (its
+simulator); without arguments all of them. ``badges`` makes no report, only what comes from the JSON
+that is there: the badges and the marks of docs/hypervisors.md.
 """
 
 from __future__ import annotations
 
 import json
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from hvdrivers.conformance.engine import Session, selected
+from hvdrivers.conformance.engine.runner import Session, selected
+from hvdrivers.conformance.engine.target import Target
+from hvdrivers.conformance.engine.verifying import read_report
+from hvdrivers.conformance.engine.writers import to_svg, write
+from hvdrivers.conformance.engine.writers.badge import badge
 from hvdrivers.conformance.mutants import run_mutants
-from hvdrivers.conformance.target import Target
-from hvdrivers.conformance.verifying import read_report
-from hvdrivers.conformance.writers import to_svg, write
-from hvdrivers.conformance.writers.badge import badge
-from hvdrivers.fake.conformance import FakeTarget
+from hvdrivers.fake.conformance import FakeTarget, mutant_target
 
 FOLDER = Path(__file__).parent.parent / "docs" / "reports"
 
 
-def report_on(target: Target) -> None:
+def report_on(target: Target, name: str | None = None) -> None:
     """A driver's report."""
     with Session(target, seed=1) as session:
         session.run(selected())
         report = session.report(complete=True)
-    write(report, FOLDER / f"{target.name}.json")
+    write(report, FOLDER / f"{name or target.name}.json")
 
 
 def libvirt() -> None:
     """The report of the libvirt driver, as ``tests/integration`` comes to it."""
     sys.path.insert(0, str(FOLDER.parent.parent))
-    from hvdrivers.libvirt.conformance import LibvirtTarget
+    from hvdrivers.libvirt.conformance.target import LibvirtTarget
+    from tests.integration.libvirt.conformance_run import other_hosts
+    from tests.peers.bridge import LinuxBridge
     from tests.peers.libvirtd import LibvirtPeer
     from tests.peers.openvswitch import OvsBridge
 
-    with LibvirtPeer() as peer, OvsBridge() as bridge:
-        report_on(LibvirtTarget(uri=peer.uri, virt_type="qemu", ovs_bridge=bridge.name))
+    with (
+        LibvirtPeer() as peer,
+        OvsBridge() as bridge,
+        LinuxBridge(dhcp=False) as shared,
+        other_hosts(shared.name) as others,
+    ):
+        options = {"virt_type": "qemu", "ovs_bridge": bridge.name, **others}
+        report_on(LibvirtTarget(uri=peer.uri, **options))
+
+
+def vmware(mode: str, name: str) -> None:
+    """The report of the vSphere driver on govmomi's simulator."""
+    sys.path.insert(0, str(FOLDER.parent.parent))
+    from hvdrivers.vmware.conformance.target import VmwareTarget
+    from tests.peers.vcsim import VcsimPeer
+
+    vcenter = mode == "vpx"
+    others = {"other": "DC0_H0", "unfit": "DC0_H1"} if vcenter else {}
+    with VcsimPeer(mode, **({"standalone": 2} if vcenter else {})) as peer:
+        report_on(VmwareTarget(**peer.options, **others), name)
+
+
+def hyperv() -> None:
+    """The report of the Hyper-V driver on its simulator."""
+    from hvdrivers.hyperv.conformance.target import HypervTarget
+
+    report_on(HypervTarget())
 
 
 def mutants() -> None:
     """The score of the suite, a line for each mutant."""
-    score = run_mutants(lambda mutant: FakeTarget(mutant.driver)).model_dump(mode="json")
+    score = run_mutants(mutant_target, processes=4).model_dump(mode="json")
     rows = ",\n".join(
         f"    {json.dumps({key: each[key] for key in _KEYS})}" for each in score["results"]
     )
@@ -69,18 +100,26 @@ def badges() -> dict[str, str]:
     return made
 
 
+MAKERS: dict[str, Callable[[], None]] = {
+    "fake": lambda: report_on(FakeTarget()),
+    "mutants": mutants,
+    "libvirt": libvirt,
+    "vmware": lambda: vmware("vpx", "vmware"),
+    "esxi": lambda: vmware("esx", "vmware-esxi"),
+    "hyperv": hyperv,
+}
+
+
 def main() -> None:
     """Make what the command line asks for."""
-    wanted = set(sys.argv[1:]) or {"fake", "libvirt", "mutants", "badges"}
+    wanted = sys.argv[1:] or MAKERS
     FOLDER.mkdir(parents=True, exist_ok=True)
-    if "fake" in wanted:
-        report_on(FakeTarget())
-    if "libvirt" in wanted:
-        libvirt()
-    if "mutants" in wanted:
-        mutants()
+    for name in wanted:
+        if name != "badges":
+            MAKERS[name]()
     for name, svg in badges().items():
         FOLDER.joinpath(f"{name}.svg").write_text(svg, encoding="utf-8")
+    runpy.run_path(str(Path(__file__).with_name("hypervisor_marks.py")), run_name="__main__")
 
 
 if __name__ == "__main__":

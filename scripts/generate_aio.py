@@ -61,7 +61,7 @@ def _topic(name: str, tree: ast.Module, classes: list[ast.ClassDef]) -> str:
     imports = []
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module != "__future__":
-            names = [each.name for each in node.names if each.name in used]
+            names = [ast.unparse(each) for each in node.names if (each.asname or each.name) in used]
             if names:
                 imports.append(f"from {node.module} import {', '.join(names)}")
     # types that the topic itself defines (RebootKind)
@@ -97,12 +97,12 @@ def _class(cls: ast.ClassDef) -> str:
 def _method(function: ast.FunctionDef) -> str:
     arguments = [each.arg for each in function.args.args if each.arg != "self"]
     arguments += [f"{each.arg}={each.arg}" for each in function.args.kwonlyargs]
-    call = f"self._driver.{function.name}({', '.join(arguments)})"
+    call = ", ".join([f"self._driver.{function.name}", *arguments])
     docstring = function.body[0]
     method = ast.AsyncFunctionDef(
         name=function.name,
         args=function.args,
-        body=[docstring, *ast.parse(f"return await self._run(lambda: {call})", mode="exec").body],
+        body=[docstring, *ast.parse(f"return await self._run({call})", mode="exec").body],
         decorator_list=[],
         returns=function.returns,
     )
@@ -114,7 +114,7 @@ def _method(function: ast.FunctionDef) -> str:
 
 
 def _run_call(call: str) -> ast.expr:
-    return ast.parse(f"self._run(lambda: {call})", mode="eval").body
+    return ast.parse(f"self._run({call})", mode="eval").body
 
 
 def _joined(classes: list[tuple[str, str]]) -> str:

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from hvdrivers.conformance.writers.json import schema
+from hvdrivers.conformance.engine.writers.json import schema
 
 TARGET = Path(__file__).parent.parent / "docs" / "conformance-report.schema.json"
 

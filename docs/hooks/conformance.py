@@ -2,8 +2,9 @@
 
 A page says ``<!-- conformance: clauses -->``, ``<!-- conformance: drivers -->``,
 ``<!-- conformance: profiles -->``, ``<!-- conformance: capabilities -->``,
+``<!-- conformance: limits -->``, ``<!-- conformance: not_shown -->``,
 ``<!-- conformance: freedoms -->`` or ``<!-- conformance: mutants -->``. Nothing of it is written by
-hand.
+hand. Each report is a page of the site, too: ``reports/DRIVER.html``, which no commit holds.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hvdrivers.conformance.clauses import Check, Clause, Level, by_profile, catalogue
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from hvdrivers.conformance.engine.clauses import Check, Clause, Level, by_profile, catalogue
+from hvdrivers.conformance.engine.report import GOOD, ProfileVerdict, Report, Status, suite_hash
+from hvdrivers.conformance.engine.summary import FREEDOMS, clauses_of, sentence, tier_of
+from hvdrivers.conformance.engine.writers import to_html
 from hvdrivers.conformance.mutants import Mutant, mutants
-from hvdrivers.conformance.report import GOOD, ProfileVerdict, Report, Status, suite_hash
-from hvdrivers.conformance.summary import FREEDOMS, clauses_of, sentence, tier_of
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import OPERATIONS, ComputeDriver
+from hvdrivers.contract.limits import Limit
 
 REPORTS = Path(__file__).parent.parent / "reports"
 MUTANTS = REPORTS / "mutants.json"
@@ -89,31 +95,30 @@ def clauses() -> str:
 
 
 def _contract() -> str:
-    from hvdrivers.conformance.clauses import CONTRACT_VERSION
+    from hvdrivers.conformance.engine.clauses import CONTRACT_VERSION
 
     return CONTRACT_VERSION
 
 
 @cache
-def reports() -> tuple[Report, ...]:
-    """The committed reports, by driver."""
-    found = [
-        Report.model_validate_json(path.read_bytes())
+def reports() -> Mapping[str, Report]:
+    """The committed reports, by the name of their file: a driver's, or that of one of its hosts."""
+    return {
+        path.stem: Report.model_validate_json(path.read_bytes())
         for path in sorted(REPORTS.glob("*.json"))
         if path != MUTANTS
-    ]
-    return tuple(sorted(found, key=lambda each: each.driver))
+    }
 
 
 def drivers() -> str:
     """One line for each report."""
     rows = []
-    for each in reports():
+    for name, each in reports().items():
         host = each.host
         here = each.suite_hash == suite_hash()
         rows.append(
             [
-                f"`{each.driver}` {_cell(each.driver_version)}",
+                f"[`{name}`](reports/{name}.html) {_cell(each.driver_version)}",
                 _cell(f"{host.product} {host.product_version}") if host else "none",
                 f"{tier_of(each)}, {'independent observer' if each.observed else 'self-observed'}",
                 f"**{each.verdict.value}**",
@@ -129,11 +134,11 @@ def profiles() -> str:
     rows = []
     for profile in sorted(by_profile(catalogue().clauses), key=lambda name: (name != "core", name)):
         cells = []
-        for report in reports():
+        for report in reports().values():
             found = next((each for each in report.profiles if each.profile == profile), None)
             cells.append("not run" if found is None else _VERDICTS[found.verdict])
         rows.append([profile, *cells])
-    return _table(["profile", *(each.driver for each in reports())], rows)
+    return _table(["profile", *reports()], rows)
 
 
 def capabilities() -> str:
@@ -143,10 +148,13 @@ def capabilities() -> str:
         for each in catalogue().clauses.values()
     }
     rows = [
-        [f"`{capability.value}`", *(_proven(report, capability, needs) for report in reports())]
+        [
+            f"`{capability.value}`",
+            *(_proven(report, capability, needs) for report in reports().values()),
+        ]
         for capability in Capability
     ]
-    return _table(["capability", *(each.driver for each in reports())], rows)
+    return _table(["capability", *reports()], rows)
 
 
 def _proven(report: Report, capability: Capability, needs: Mapping[str, frozenset[str]]) -> str:
@@ -162,7 +170,7 @@ def _proven(report: Report, capability: Capability, needs: Mapping[str, frozense
 
 def freedoms() -> str:
     """What is left to the driver (MAY), clause by driver."""
-    found = {each.driver: {one.id: one for one in clauses_of(each)} for each in reports()}
+    found = {name: {one.id: one for one in clauses_of(each)} for name, each in reports().items()}
     rows = []
     for clause in catalogue().clauses.values():
         if clause.level is Level.MAY:
@@ -170,6 +178,29 @@ def freedoms() -> str:
             cells = [FREEDOMS[each.status] if each else "not run" for each in outcomes]
             rows.append([f"[`{clause.id}`](clauses.md#{clause.id})", _cell(clause.rule), *cells])
     return _table(["clause", "what a driver may do", *found], rows)
+
+
+def limits() -> str:
+    """What of Core a hypervisor cannot do, limit by driver."""
+    rows = [
+        [
+            f"`{limit.value}`",
+            *(_cell(each.limits.get(limit.value, "·")) for each in reports().values()),
+        ]
+        for limit in Limit
+    ]
+    return _table(["limit", *reports()], rows)
+
+
+def not_shown() -> str:
+    """What a simulator cannot show, check by check."""
+    rows = [
+        [f"`{name}`", f"`{each.check}`", _cell(each.message)]
+        for name, report in reports().items()
+        for each in report.results
+        if each.status is Status.NOT_SHOWN
+    ]
+    return _table(["driver", "check", "why"], rows) if rows else "*Nothing.*"
 
 
 def mutant_score() -> str:
@@ -200,8 +231,18 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "profiles": profiles,
     "capabilities": capabilities,
     "freedoms": freedoms,
+    "limits": limits,
+    "not_shown": not_shown,
     "mutants": mutant_score,
 }
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Add the reports' pages, so that links to them are checked. Called by mkdocs."""
+    for name, each in reports().items():
+        page = File.generated(config, f"reports/{name}.html", content=to_html(each))
+        files.append(page)
+    return files
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:

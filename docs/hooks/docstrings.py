@@ -70,10 +70,17 @@ def rules_of(rules: Operation) -> str:
     if rules.scope is Scope.INSTANCE:
         if rules.states is None:
             raise ValueError(rules.name)
-        legal = [state.value for state in rules.states if rules.states[state].legal]
+        legal = [state for state in rules.states if rules.states[state].legal]
         parts.append(
-            "in any state" if len(legal) == len(rules.states) else "in " + ", ".join(legal)
+            "in any state"
+            if len(legal) == len(rules.states)
+            else "in " + ", ".join(state.value for state in legal)
         )
+        parts += [
+            f"with the capability `{capability.value}` also in "
+            + ", ".join(state.value for state in more if more[state].legal and state not in legal)
+            for capability, more in rules.with_capability.items()
+        ]
     return f'<p class="hv-rules">{"; ".join(parts)}.</p>'.replace("`", "")
 
 

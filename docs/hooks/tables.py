@@ -122,7 +122,7 @@ def capabilities() -> str:
     for rules in in_order():
         if rules.capability is not None:
             brings.setdefault(rules.capability, []).append(_anchor(rules.name))
-    drivers = {name: _declared(name) for name in ("fake", "libvirt")}
+    drivers = {name: _declared(name) for name in ("fake", "libvirt", "vmware", "hyperv")}
     rows = []
     for capability in Capability:
         has = (

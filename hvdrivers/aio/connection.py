@@ -16,8 +16,8 @@ class AsyncConnection(Running):
             ConnectionFailed: it does not answer.
             AuthenticationFailed: it answers and refuses the credentials.
         """
-        await self._run(lambda: self._driver.ping(timeout=timeout))
+        await self._run(self._driver.ping, timeout=timeout)
 
     async def host(self, *, timeout: float | None = None) -> HostInfo:
         """Product, versions and architecture of the host."""
-        return await self._run(lambda: self._driver.host(timeout=timeout))
+        return await self._run(self._driver.host, timeout=timeout)

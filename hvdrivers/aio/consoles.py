@@ -11,7 +11,7 @@ from hvdrivers.models.console import ConsoleAccess, ConsoleKind, ConsoleLog, Scr
 
 
 class AsyncConsoles(Running):
-    """The log. Not Core: on Hyper-V nobody keeps what a guest writes to its serial port."""
+    """The console log. It is not Core: Hyper-V does not store the guest's serial output."""
 
     async def get_console_log(
         self, uuid: UUID, *, max_bytes: PositiveInt = 65536, timeout: float | None = None
@@ -23,7 +23,7 @@ class AsyncConsoles(Running):
             max_bytes: at most this many bytes, from the end.
         """
         return await self._run(
-            lambda: self._driver.get_console_log(uuid, max_bytes=max_bytes, timeout=timeout)
+            self._driver.get_console_log, uuid, max_bytes=max_bytes, timeout=timeout
         )
 
 
@@ -39,7 +39,7 @@ class AsyncInteractiveConsole(Running):
         Raises:
             NotSupported: not this kind here.
         """
-        return await self._run(lambda: self._driver.get_console(uuid, kind, timeout=timeout))
+        return await self._run(self._driver.get_console, uuid, kind, timeout=timeout)
 
 
 class AsyncScreenCapture(Running):
@@ -47,4 +47,4 @@ class AsyncScreenCapture(Running):
 
     async def screenshot(self, uuid: UUID, *, timeout: float | None = None) -> Screenshot:
         """What the screen shows now."""
-        return await self._run(lambda: self._driver.screenshot(uuid, timeout=timeout))
+        return await self._run(self._driver.screenshot, uuid, timeout=timeout)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +15,9 @@ from hvdrivers.aio.operations import AsyncOperations
 from hvdrivers.aio.stream import AsyncEventStream
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.contract.fields import Fields
+from hvdrivers.contract.limits import Limit
+from hvdrivers.models.host import HostCheck
 from hvdrivers.plugins import connecting
 from hvdrivers.workers import Workers
 
@@ -23,6 +29,9 @@ class AsyncComputeDriver(AsyncOperations):
     def __init__(self, driver: ComputeDriver) -> None:
         self._driver = driver
         self._workers = Workers("hvdrivers-aio")
+        # a facade that is dropped without close() leaves no thread
+        self._finalizer = weakref.finalize(self, self._workers.close, 0)
+        self._finalizer.atexit = False
 
     @property
     def driver_name(self) -> str:
@@ -39,6 +48,16 @@ class AsyncComputeDriver(AsyncOperations):
         """What this driver can do on this host beyond Core."""
         return self._driver.capabilities
 
+    @property
+    def takes(self) -> Fields:
+        """The optional fields of specs, volumes and NICs that the driver honours."""
+        return self._driver.takes
+
+    @property
+    def limits(self) -> Mapping[Limit, str]:
+        """What of Core this hypervisor cannot do, each with the reason in one sentence."""
+        return self._driver.limits
+
     def why_not(self, capability: Capability) -> str | None:
         """Why ``capability`` is not there, in one sentence; None if it is."""
         return self._driver.why_not(capability)
@@ -46,6 +65,10 @@ class AsyncComputeDriver(AsyncOperations):
     def narrowed(self) -> dict[Capability, str]:
         """Capabilities that the code has and this host has not, each with the reason."""
         return self._driver.narrowed()
+
+    async def host_checks(self, *, timeout: float | None = None) -> Sequence[HostCheck]:
+        """What a person who sets up a host of this kind should look at; it changes nothing."""
+        return await self._run(self._driver.host_checks, timeout=timeout)
 
     def watch(self, *, timeout: float | None = None) -> AsyncEventStream:
         """Subscribe to lifecycle and device events of our instances, whoever causes them.
@@ -57,15 +80,18 @@ class AsyncComputeDriver(AsyncOperations):
         Args:
             timeout: bounds the subscribing, not the stream.
         """
-        return AsyncEventStream(lambda: self._driver.watch(timeout=timeout), self._workers)
+        return AsyncEventStream(partial(self._driver.watch, timeout=timeout), self._workers)
 
     async def close(self, *, timeout: float | None = None) -> None:
         """Close connections, end streams and threads. Machines go on running. Closing twice is
         allowed; ``async with`` closes at the end."""
         try:
-            await self._run(lambda: self._driver.close(timeout=timeout))
+            # in a thread: it waits for those of the guard
+            close = partial(self._driver.close, timeout=timeout)
+            await asyncio.wrap_future(self._workers.submit(close))
         finally:
             self._workers.close()
+            self._finalizer.detach()
 
     async def __aenter__(self) -> Self:
         return self

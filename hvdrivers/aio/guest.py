@@ -34,9 +34,12 @@ class AsyncGuestPassword(Running):
             PermissionDenied: the guest refused the credentials.
         """
         await self._run(
-            lambda: self._driver.set_guest_password(
-                uuid, user, password, credentials=credentials, timeout=timeout
-            )
+            self._driver.set_guest_password,
+            uuid,
+            user,
+            password,
+            credentials=credentials,
+            timeout=timeout,
         )
 
 
@@ -46,11 +49,11 @@ class AsyncGuestFreeze(Running):
     async def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Flush and freeze all file systems of the guest. Freezing twice is one freeze. A guest
         that starts anew is not frozen."""
-        await self._run(lambda: self._driver.freeze(uuid, timeout=timeout))
+        await self._run(self._driver.freeze, uuid, timeout=timeout)
 
     async def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Let them go on. Thawing what is not frozen is a success."""
-        await self._run(lambda: self._driver.thaw(uuid, timeout=timeout))
+        await self._run(self._driver.thaw, uuid, timeout=timeout)
 
 
 class AsyncGuestExec(Running):
@@ -76,9 +79,12 @@ class AsyncGuestExec(Running):
             OutcomeUnknown: it still ran at the deadline, and may run on.
         """
         return await self._run(
-            lambda: self._driver.guest_exec(
-                uuid, command, stdin=stdin, credentials=credentials, timeout=timeout
-            )
+            self._driver.guest_exec,
+            uuid,
+            command,
+            stdin=stdin,
+            credentials=credentials,
+            timeout=timeout,
         )
 
 
@@ -90,4 +96,4 @@ class AsyncGuestAddresses(Running):
     ) -> Sequence[GuestAddress]:
         """Every address that any source knows now, each with its source. Empty if none does; it
         does not wait for the guest to get one."""
-        return await self._run(lambda: self._driver.guest_addresses(uuid, timeout=timeout))
+        return await self._run(self._driver.guest_addresses, uuid, timeout=timeout)

@@ -19,26 +19,37 @@ class AsyncImageCache(Running):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> CachedImage:
-        """Bring an image into the host's cache; at once if it is there. Two callers at the same
-        time load it once, or the second load is dropped; never half an image.
+        """Bring an image into the host's cache; at once if it is there: an image with a checksum is
+        not read again, here or by spawn(). HostImage(name=key, cached=True) names an entry.
+        Two callers at the same time load it once, or the second load is dropped; never half an
+        image.
 
         Raises:
             ImageRejected: as in spawn.
             InvalidRequest: a host image, which is on the host already.
             InsufficientResources: no room.
         """
-        return await self._run(
-            lambda: self._driver.cache_image(image, timeout=timeout, progress=progress)
-        )
+        return await self._run(self._driver.cache_image, image, timeout=timeout, progress=progress)
 
     async def list_cached_images(self, *, timeout: float | None = None) -> Sequence[CachedImage]:
-        """What is in the cache."""
-        return await self._run(lambda: self._driver.list_cached_images(timeout=timeout))
+        """What is in the cache, complete images and partial uploads.
+
+        An upload whose client died leaves what it had sent. It is listed with ``partial=True``
+        under a key of its own, as is an upload that is under way: the host cannot tell the two
+        apart but by the time of the last write. Uploading the same image again does not go on with
+        it.
+        """
+        return await self._run(self._driver.list_cached_images, timeout=timeout)
 
     async def evict_image(self, key: str, *, timeout: float | None = None) -> None:
         """Remove one entry. One that is not there is a success.
 
+        A partial upload can be removed when nobody has written to it for ten minutes, by the host's
+        own clock: an upload that is alive writes many times a minute.
+
         Raises:
-            DeviceBusy: an instance's disk is based on it, in whatever pool that is.
+            DeviceBusy: an instance's disk is based on it, in whatever pool that is
+                (``retryable=False``); or it is a partial upload that was written to a moment ago
+                (``retryable=True``).
         """
-        await self._run(lambda: self._driver.evict_image(key, timeout=timeout))
+        await self._run(self._driver.evict_image, key, timeout=timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 from pydantic import PositiveInt
@@ -20,6 +21,7 @@ from hvdrivers.models.instance import (
     Metadata,
 )
 from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.seed import SeedDisc
 
 
 class AsyncLifecycle(Running):
@@ -34,10 +36,10 @@ class AsyncLifecycle(Running):
     ) -> InstanceInfo:
         """Make an instance and start it (``spec.start``), or leave nothing at all.
 
-        Returns when the machine is RUNNING (or STOPPED, if not to be started) and every other
-        connection to the host sees it. RUNNING means that its CPUs run; how far the guest has
-        booted is the guest's affair. Meanwhile it is BUILDING where the hypervisor can show
-        that, and not there where it cannot.
+        Returns when the machine is RUNNING (or STOPPED, if not to be started; or PAUSED, as
+        ``spec.start_as`` says) and every other connection to the host sees it. RUNNING means that
+        its CPUs run; how far the guest has booted is the guest's affair. Meanwhile it is BUILDING
+        where the hypervisor can show that, and not there where it cannot.
 
         The image is inspected and its checksum verified before the hypervisor opens it. The
         first spawn from an image puts it into the host's cache; later ones (on vSphere: with the
@@ -52,36 +54,45 @@ class AsyncLifecycle(Running):
         Raises:
             InstanceExists: the UUID is taken.
             ImageRejected: unsafe or corrupt image, wrong checksum, larger than the disk.
-            NetworkNotFound, VolumeNotFound: a NIC's network, a volume or a host image is not there.
-            DeviceBusy: a powered-on machine has one of the volumes and it is not ``multiattach``,
-                or, if this one is to be started, one of the ports.
-            InsufficientResources: not enough memory, huge pages, dedicated CPUs, disk, slots, or
-                devices of the host that are there and that nobody has, in whole or in part; or more
-                CPUs than the hypervisor gives a machine on this host.
+            NetworkNotFound, VolumeNotFound: a NIC's network, a volume, a kept disk or a host image
+                is not there.
+            InvalidRequest: a kept disk is larger than the flavor says.
+            DeviceBusy: a kept disk is attached as a volume. Or a powered-on machine has one of the
+                volumes and it is not ``multiattach``,
+                or, if this one is to be started, one of the ports. Or an interrupted spawn has left
+                something of this UUID, and no machine: destroy() removes that.
+            InsufficientResources: not enough memory, huge pages, dedicated CPUs, disk or slots. Or
+                the host has too few of the requested devices, or another machine has one of them,
+                in whole or in part. Or the machine has more CPUs than the hypervisor gives one on
+                this host. Or ``numa`` names a cell or a CPU that the host does not have, or that
+                is taken.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.
         """
-        return await self._run(lambda: self._driver.spawn(spec, timeout=timeout, progress=progress))
+        return await self._run(self._driver.spawn, spec, timeout=timeout, progress=progress)
 
     async def destroy(
-        self, uuid: UUID, *, keep: frozenset[Keep] = frozenset(), timeout: float | None = None
+        self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
     ) -> None:
         """Stop the instance at once and remove everything that spawn and later calls made for it.
 
         Afterwards there are no disks, seed image, NVRAM, TPM state, NICs on switches, secrets,
         snapshots or logs of it on the host. Attached volumes are detached and stay, with their
-        data. An instance that is not there is a success, and what an interrupted spawn or
-        destroy has left of it is removed all the same. A foreign machine with this UUID is not
+        data. Disks that other tools attached to the machine stay too. destroy() does not wait
+        for the end of a long operation of the same instance (a snapshot, a copy, a migration): that
+        one is stopped where it next tells its progress, undoes what it began, and raises
+        InstanceNotFound. An instance that is not there is a success, and what an interrupted spawn
+        or destroy has left of it is removed all the same. A foreign machine with this UUID is not
         touched: InstanceNotFound.
 
         Args:
-            keep: what to leave on purpose.
+            keep: which disks to leave on purpose. A spawn() takes them over by ``OwnDisk.kept``.
 
         Raises:
-            InvalidRequest: there is a volume already of the name that the root disk would be kept
+            VolumeExists: there is a volume already of the name that a disk would be kept
                 under; nothing has changed.
         """
-        await self._run(lambda: self._driver.destroy(uuid, keep=keep, timeout=timeout))
+        await self._run(self._driver.destroy, uuid, keep=keep, timeout=timeout)
 
     async def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
         """One instance in full, read from the hypervisor now.
@@ -89,19 +100,19 @@ class AsyncLifecycle(Running):
         Raises:
             InstanceNotFound: not there, or not ours.
         """
-        return await self._run(lambda: self._driver.get_instance(uuid, timeout=timeout))
+        return await self._run(self._driver.get_instance, uuid, timeout=timeout)
 
     async def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
         """All instances of ours, in any order; one bulk call for any number of them.
 
         Each entry is what get_instance(uuid).summary() would give at that moment.
         """
-        return await self._run(lambda: self._driver.list_instances(timeout=timeout))
+        return await self._run(self._driver.list_instances, timeout=timeout)
 
     async def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
         """All machines on the host that are not ours, each by its own name and in the state that
         it has now; one bulk call."""
-        return await self._run(lambda: self._driver.list_foreign(timeout=timeout))
+        return await self._run(self._driver.list_foreign, timeout=timeout)
 
     async def rename(self, uuid: UUID, name: Name, *, timeout: float | None = None) -> None:
         """Change the label. In a state other than STOPPED this needs HOT_RENAME: where the label
@@ -112,7 +123,7 @@ class AsyncLifecycle(Running):
             InvalidRequest: not a valid name.
             NotSupported: this hypervisor renames only stopped machines.
         """
-        await self._run(lambda: self._driver.rename(uuid, name, timeout=timeout))
+        await self._run(self._driver.rename, uuid, name, timeout=timeout)
 
     async def set_metadata(
         self, uuid: UUID, metadata: Metadata, *, timeout: float | None = None
@@ -122,7 +133,7 @@ class AsyncLifecycle(Running):
         Raises:
             InvalidRequest: a key or value is not allowed (see models.instance.Metadata).
         """
-        await self._run(lambda: self._driver.set_metadata(uuid, metadata, timeout=timeout))
+        await self._run(self._driver.set_metadata, uuid, metadata, timeout=timeout)
 
 
 class AsyncRescue(Running):
@@ -133,6 +144,7 @@ class AsyncRescue(Running):
         uuid: UUID,
         image: ImageRef | None = None,
         *,
+        seed: SeedDisc | None = None,
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
@@ -140,13 +152,14 @@ class AsyncRescue(Running):
 
         Args:
             image: the rescue image; None boots the image that the instance was made from.
+            seed: a seed disc that the rescued machine has instead of its own. Needs SEED_DISC.
 
         Raises:
             InvalidRequest: no image given and the instance was booted from a volume.
             ImageRejected: as in spawn.
         """
         await self._run(
-            lambda: self._driver.rescue(uuid, image, timeout=timeout, progress=progress)
+            self._driver.rescue, uuid, image, seed=seed, timeout=timeout, progress=progress
         )
 
     async def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
@@ -156,7 +169,7 @@ class AsyncRescue(Running):
         A rescued machine that was powered off, or went down by itself, is STOPPED and stays so;
         power_on() of it removes the rescue disk as well.
         """
-        await self._run(lambda: self._driver.unrescue(uuid, timeout=timeout))
+        await self._run(self._driver.unrescue, uuid, timeout=timeout)
 
 
 class AsyncResize(Running):
@@ -175,13 +188,12 @@ class AsyncResize(Running):
 
         Raises:
             InvalidRequest: the root disk would shrink, which destroys data; or the ephemeral or
-                swap disk would change.
+                swap disk would change; or CPUs and memory would, and ``InstanceSpec.numa`` has
+                placed them.
             DeviceBusy: the disk would grow and has snapshots, which this hypervisor refuses.
             InsufficientResources: the host has not that much.
         """
-        await self._run(
-            lambda: self._driver.resize(uuid, flavor, timeout=timeout, progress=progress)
-        )
+        await self._run(self._driver.resize, uuid, flavor, timeout=timeout, progress=progress)
 
 
 class AsyncHotResizeCpu(Running):
@@ -197,7 +209,7 @@ class AsyncHotResizeCpu(Running):
                 decrease that the hypervisor does not do while it runs.
             DeviceBusy: the guest did not take it in time; nothing has changed.
         """
-        await self._run(lambda: self._driver.hot_resize_cpu(uuid, vcpus, timeout=timeout))
+        await self._run(self._driver.hot_resize_cpu, uuid, vcpus, timeout=timeout)
 
 
 class AsyncHotResizeMemory(Running):
@@ -214,7 +226,7 @@ class AsyncHotResizeMemory(Running):
             InsufficientResources: the host has not that much.
             DeviceBusy: the guest did not take it in time; nothing has changed.
         """
-        await self._run(lambda: self._driver.hot_resize_memory(uuid, memory_mib, timeout=timeout))
+        await self._run(self._driver.hot_resize_memory, uuid, memory_mib, timeout=timeout)
 
 
 class AsyncRebuild(Running):
@@ -238,9 +250,7 @@ class AsyncRebuild(Running):
             ImageRejected: as in spawn.
             DeviceBusy: the disk has snapshots; delete them first.
         """
-        await self._run(
-            lambda: self._driver.rebuild(uuid, image, timeout=timeout, progress=progress)
-        )
+        await self._run(self._driver.rebuild, uuid, image, timeout=timeout, progress=progress)
 
 
 class AsyncAdopt(Running):
@@ -256,7 +266,8 @@ class AsyncAdopt(Running):
     ) -> InstanceInfo:
         """Make a foreign machine (see list_foreign()) an instance of ours, as it is.
 
-        Nothing of it is changed but the mark. A later destroy() removes its disks too.
+        Nothing of it is changed but the mark. A later destroy() removes the disks too that it
+        has now.
 
         Args:
             name: a label; None takes the machine's own name.
@@ -268,5 +279,5 @@ class AsyncAdopt(Running):
                 another machine has the same UUID).
         """
         return await self._run(
-            lambda: self._driver.adopt(uuid, name=name, metadata=metadata, timeout=timeout)
+            self._driver.adopt, uuid, name=name, metadata=metadata, timeout=timeout
         )

@@ -7,24 +7,24 @@ from hvdrivers.models.host import HostPowerAction
 
 
 class AsyncMaintenance(Running):
-    """No new machines, please."""
+    """Maintenance mode: the host powers no machine on."""
 
     async def enter_maintenance(self, *, timeout: float | None = None) -> None:
-        """From now on whatever would power a machine on raises InsufficientResources.
+        """Enter maintenance. Any call that would power a machine on raises InsufficientResources.
 
         Raises:
             InvalidState: machines are powered on. Moving them is the orchestrator's decision, and
                 comes first.
         """
-        await self._run(lambda: self._driver.enter_maintenance(timeout=timeout))
+        await self._run(self._driver.enter_maintenance, timeout=timeout)
 
     async def exit_maintenance(self, *, timeout: float | None = None) -> None:
-        """Back to normal."""
-        await self._run(lambda: self._driver.exit_maintenance(timeout=timeout))
+        """Leave maintenance. Calls may power machines on again."""
+        await self._run(self._driver.exit_maintenance, timeout=timeout)
 
     async def in_maintenance(self, *, timeout: float | None = None) -> bool:
-        """Whether the host is in maintenance, whoever put it there."""
-        return await self._run(lambda: self._driver.in_maintenance(timeout=timeout))
+        """Whether the host is in maintenance, set by this library or by another tool."""
+        return await self._run(self._driver.in_maintenance, timeout=timeout)
 
 
 class AsyncHostPower(Running):
@@ -37,4 +37,4 @@ class AsyncHostPower(Running):
         Raises:
             InvalidState: machines of ours are powered on.
         """
-        await self._run(lambda: self._driver.host_power(action, timeout=timeout))
+        await self._run(self._driver.host_power, action, timeout=timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 from hvdrivers.aio.running import Running
@@ -13,7 +14,7 @@ class AsyncMetrics(Running):
     """Core: counters."""
 
     async def get_metrics(
-        self, uuids: frozenset[UUID] | None = None, *, timeout: float | None = None
+        self, uuids: AbstractSet[UUID] | None = None, *, timeout: float | None = None
     ) -> Sequence[InstanceMetrics]:
         """CPU time, memory, disk and network counters.
 
@@ -23,4 +24,4 @@ class AsyncMetrics(Running):
             uuids: only these; None means all of ours. One that is not there is left out: it may
                 have gone a moment ago.
         """
-        return await self._run(lambda: self._driver.get_metrics(uuids, timeout=timeout))
+        return await self._run(self._driver.get_metrics, uuids, timeout=timeout)

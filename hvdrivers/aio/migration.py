@@ -5,7 +5,9 @@ from __future__ import annotations
 from uuid import UUID
 
 from hvdrivers.aio.running import Running
-from hvdrivers.models.migration import Destination, MigrationPlan, MigrationProgress
+from hvdrivers.models.flavor import Flavor
+from hvdrivers.models.instance import InstanceInfo
+from hvdrivers.models.migration import Destination, MigrationPlan, MigrationProgress, Move
 from hvdrivers.models.progress import ProgressCallback
 
 
@@ -25,7 +27,7 @@ class AsyncLiveMigration(Running):
             ConnectionFailed: the *source* cannot be reached. A dead destination is a blocker.
         """
         return await self._run(
-            lambda: self._driver.check_live_migration(uuid, destination, timeout=timeout)
+            self._driver.check_live_migration, uuid, destination, timeout=timeout
         )
 
     async def live_migrate(
@@ -46,14 +48,14 @@ class AsyncLiveMigration(Running):
             HypervisorFault: it was aborted, or failed on the way; it runs at the source.
         """
         await self._run(
-            lambda: self._driver.live_migrate(uuid, destination, timeout=timeout, progress=progress)
+            self._driver.live_migrate, uuid, destination, timeout=timeout, progress=progress
         )
 
     async def migration_progress(
         self, uuid: UUID, *, timeout: float | None = None
     ) -> MigrationProgress:
         """Where a migration of this instance stands; phase NONE if there is none."""
-        return await self._run(lambda: self._driver.migration_progress(uuid, timeout=timeout))
+        return await self._run(self._driver.migration_progress, uuid, timeout=timeout)
 
 
 class AsyncLiveMigrationAbort(Running):
@@ -64,7 +66,7 @@ class AsyncLiveMigrationAbort(Running):
 
         Not serialised with live_migrate(), which it interrupts.
         """
-        await self._run(lambda: self._driver.abort_migration(uuid, timeout=timeout))
+        await self._run(self._driver.abort_migration, uuid, timeout=timeout)
 
 
 class AsyncLiveMigrationForce(Running):
@@ -76,7 +78,7 @@ class AsyncLiveMigrationForce(Running):
         Raises:
             InvalidState: no migration runs.
         """
-        await self._run(lambda: self._driver.force_migration(uuid, timeout=timeout))
+        await self._run(self._driver.force_migration, uuid, timeout=timeout)
 
 
 class AsyncColdMigration(Running):
@@ -98,5 +100,85 @@ class AsyncColdMigration(Running):
                 needs, or is the host that it is on already; or the instance has a share.
         """
         await self._run(
-            lambda: self._driver.cold_migrate(uuid, destination, timeout=timeout, progress=progress)
+            self._driver.cold_migrate, uuid, destination, timeout=timeout, progress=progress
         )
+
+
+class AsyncMoveInSteps(Running):
+    """A stopped instance moves, or gets another flavor, and can be taken back.
+
+    ::
+
+        move = source.prepare_move(uuid, destination, flavor=larger)
+        destination.finish_move(move)            # whole there, STOPPED; start it, look at it
+        source.confirm_move(uuid)                # or: destination.destroy(uuid)
+                                                 #     source.revert_move(uuid)
+
+    Until one of the last two, the source keeps a stopped copy (``InstanceInfo.move``) to which
+    only reads, confirm_move(), revert_move() and destroy() can be done; any other operation raises
+    InvalidState. Without a destination it is the same on one host: finish_move() gives the
+    instance its flavor, and what it was is kept beside it.
+
+    A process that dies at any step leaves one whole instance: before finish_move() has returned
+    that is the source, which revert_move() gives back; afterwards the destination."""
+
+    async def prepare_move(
+        self,
+        uuid: UUID,
+        destination: Destination | None = None,
+        *,
+        flavor: Flavor | None = None,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Move:
+        """At the source: copy the instance to where it goes. Repeated, it returns the same move.
+
+        Args:
+            destination: None: it stays on this host.
+            flavor: what it has afterwards; None: what it has.
+
+        Raises:
+            InvalidRequest: a blocker, as for cold_migrate(); or a disk would shrink or be another.
+            InvalidState: another move of this instance has begun.
+            InsufficientResources: no room for the copy, or not that much on the host.
+        """
+        return await self._run(
+            self._driver.prepare_move,
+            uuid,
+            destination,
+            flavor=flavor,
+            timeout=timeout,
+            progress=progress,
+        )
+
+    async def finish_move(
+        self, move: Move, *, timeout: float | None = None, progress: ProgressCallback | None = None
+    ) -> InstanceInfo:
+        """At the destination: make the instance of what was prepared. It is STOPPED, with the
+        flavor and the connections that the move names. Repeated, it returns what is there.
+
+        Raises:
+            InstanceNotFound: nothing has been prepared here for this move.
+            NetworkNotFound, VolumeNotFound: what it is to be connected to is not there.
+            InsufficientResources: no room for a larger disk.
+        """
+        return await self._run(self._driver.finish_move, move, timeout=timeout, progress=progress)
+
+    async def confirm_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """At the source: remove the copy. The instance is GONE from this host; within one host it
+        stays as it is now. One that has not moved, or is not there any more, is a success.
+
+        Raises:
+            InvalidState: the move is not finished, so that this copy is the only whole one.
+        """
+        await self._run(self._driver.confirm_move, uuid, timeout=timeout)
+
+    async def revert_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """At the source: be the instance again, with the flavor and the very bytes that it had.
+        What was only prepared at the destination is removed. One that has not moved is a success.
+
+        Raises:
+            InvalidState: it is at the destination: destroy() it there first.
+            ConnectionFailed: the destination, which holds what was prepared, does not answer.
+        """
+        await self._run(self._driver.revert_move, uuid, timeout=timeout)

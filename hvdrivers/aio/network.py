@@ -25,16 +25,17 @@ class AsyncNetwork(Running):
             InsufficientResources: no free slot for another NIC, or the virtual function that the
                 VIF names is another machine's.
         """
-        return await self._run(lambda: self._driver.plug_vif(uuid, vif, timeout=timeout))
+        return await self._run(self._driver.plug_vif, uuid, vif, timeout=timeout)
 
     async def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
         """Take a NIC away and free its port. Returns when the guest has let go; a VIF that is not
-        plugged is a success.
+        plugged is a success. A driver with the limit ``detach-unasked`` takes it from the guest at
+        once. While PAUSED it needs DETACH_PAUSED.
 
         Raises:
             DeviceBusy: the guest did not let go within the deadline. It is still plugged.
         """
-        await self._run(lambda: self._driver.unplug_vif(uuid, vif_id, timeout=timeout))
+        await self._run(self._driver.unplug_vif, uuid, vif_id, timeout=timeout)
 
 
 class AsyncVifQosControl(Running):
@@ -50,5 +51,10 @@ class AsyncVifQosControl(Running):
 
         Raises:
             NetworkNotFound: no such VIF on this instance.
+            NotSupported: the host cannot limit a NIC that is wired like this one, although it
+                limits others (a Linux bridge, where the kernel lacks a part of its traffic
+                control). plug_vif() and spawn() of a VIF with limits raise it too, and power_on()
+                where the limits were set while the machine was STOPPED: some hosts tell only
+                when the NIC is really there. Nothing has changed.
         """
-        await self._run(lambda: self._driver.set_vif_qos(uuid, vif_id, qos, timeout=timeout))
+        await self._run(self._driver.set_vif_qos, uuid, vif_id, qos, timeout=timeout)

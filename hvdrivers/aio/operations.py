@@ -27,16 +27,24 @@ from hvdrivers.aio.migration import (
     AsyncLiveMigration,
     AsyncLiveMigrationAbort,
     AsyncLiveMigrationForce,
+    AsyncMoveInSteps,
 )
 from hvdrivers.aio.network import AsyncNetwork, AsyncVifQosControl
-from hvdrivers.aio.power import AsyncCrashDump, AsyncPause, AsyncPower, AsyncSuspend
-from hvdrivers.aio.resources import AsyncResources
+from hvdrivers.aio.power import (
+    AsyncCrashDump,
+    AsyncPause,
+    AsyncPower,
+    AsyncStartPaused,
+    AsyncSuspend,
+)
+from hvdrivers.aio.resources import AsyncPlacement, AsyncResources
 from hvdrivers.aio.shares import AsyncShares
 from hvdrivers.aio.snapshots import AsyncIncrementalBackup, AsyncSnapshots, AsyncSnapshotToImage
 from hvdrivers.aio.storage import (
     AsyncDiskQosControl,
     AsyncExtendVolume,
     AsyncHostVolumes,
+    AsyncReconnect,
     AsyncStorage,
     AsyncStorageMigration,
     AsyncSwapVolume,
@@ -67,13 +75,16 @@ class AsyncOperations(
     AsyncLiveMigrationAbort,
     AsyncLiveMigrationForce,
     AsyncColdMigration,
+    AsyncMoveInSteps,
     AsyncNetwork,
     AsyncVifQosControl,
     AsyncPower,
     AsyncPause,
+    AsyncStartPaused,
     AsyncSuspend,
     AsyncCrashDump,
     AsyncResources,
+    AsyncPlacement,
     AsyncShares,
     AsyncSnapshots,
     AsyncSnapshotToImage,
@@ -82,6 +93,7 @@ class AsyncOperations(
     AsyncExtendVolume,
     AsyncSwapVolume,
     AsyncDiskQosControl,
+    AsyncReconnect,
     AsyncHostVolumes,
     AsyncStorageMigration,
 ):

@@ -21,7 +21,7 @@ class AsyncPower(Running):
                 with a destroy() that was interrupted.
             DeviceBusy: another powered-on machine has one of its volumes or ports.
         """
-        await self._run(lambda: self._driver.power_on(uuid, timeout=timeout))
+        await self._run(self._driver.power_on, uuid, timeout=timeout)
 
     async def power_off(
         self, uuid: UUID, *, graceful: NonNegative = 0, timeout: float | None = None
@@ -30,9 +30,11 @@ class AsyncPower(Running):
 
         Args:
             graceful: seconds to let a RUNNING guest shut down by itself, after asking it to;
-                then, or at once if 0, the power is cut. The result is STOPPED either way.
+                then, or at once if 0, the power is cut. The result is STOPPED either way. A
+                hypervisor that asks by its guest tools (vSphere, Hyper-V) cannot ask a guest
+                without them: then the power is cut at once.
         """
-        await self._run(lambda: self._driver.power_off(uuid, graceful=graceful, timeout=timeout))
+        await self._run(self._driver.power_off, uuid, graceful=graceful, timeout=timeout)
 
     async def reboot(
         self, uuid: UUID, kind: RebootKind = RebootKind.HARD, *, timeout: float | None = None
@@ -47,7 +49,7 @@ class AsyncPower(Running):
                 may still heed the request later.
             GuestAgentUnavailable: SOFT, and the hypervisor can ask only through an agent.
         """
-        await self._run(lambda: self._driver.reboot(uuid, kind, timeout=timeout))
+        await self._run(self._driver.reboot, uuid, kind, timeout=timeout)
 
 
 class AsyncPause(Running):
@@ -56,11 +58,23 @@ class AsyncPause(Running):
     async def pause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Freeze the virtual CPUs. Memory stays allocated; the guest notices nothing but a jump
         of its clock."""
-        await self._run(lambda: self._driver.pause(uuid, timeout=timeout))
+        await self._run(self._driver.pause, uuid, timeout=timeout)
 
     async def unpause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Let a paused machine go on."""
-        await self._run(lambda: self._driver.unpause(uuid, timeout=timeout))
+        await self._run(self._driver.unpause, uuid, timeout=timeout)
+
+
+class AsyncStartPaused(Running):
+    """A machine that is on before its guest runs: its ports are plugged, and nothing sends yet."""
+
+    async def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Start the machine as power_on() does, with its virtual CPUs frozen until unpause().
+
+        Raises:
+            InsufficientResources, NetworkNotFound, VolumeNotFound, DeviceBusy: as power_on() does.
+        """
+        await self._run(self._driver.start_paused, uuid, timeout=timeout)
 
 
 class AsyncSuspend(Running):
@@ -73,7 +87,7 @@ class AsyncSuspend(Running):
             InsufficientResources: no room for the memory image.
             NotSupported: a device of the machine cannot be saved (PCI passthrough, vGPU).
         """
-        await self._run(lambda: self._driver.suspend(uuid, timeout=timeout))
+        await self._run(self._driver.suspend, uuid, timeout=timeout)
 
     async def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Continue a suspended machine where it was saved.
@@ -81,7 +95,7 @@ class AsyncSuspend(Running):
         Raises:
             InsufficientResources, NetworkNotFound, VolumeNotFound, DeviceBusy: as power_on() does.
         """
-        await self._run(lambda: self._driver.resume(uuid, timeout=timeout))
+        await self._run(self._driver.resume, uuid, timeout=timeout)
 
 
 class AsyncCrashDump(Running):
@@ -89,5 +103,6 @@ class AsyncCrashDump(Running):
 
     async def inject_nmi(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Send a non-maskable interrupt. A guest set up for it writes a crash dump; what it does
-        then is its own configuration."""
-        await self._run(lambda: self._driver.inject_nmi(uuid, timeout=timeout))
+        then is its own configuration. While PAUSED it needs NMI_PAUSED: the guest gets it when it
+        goes on."""
+        await self._run(self._driver.inject_nmi, uuid, timeout=timeout)

@@ -17,12 +17,19 @@ class AsyncResources(Running):
         The number of round trips does not depend on the number of machines. What spawn takes is
         taken in the next answer, and destroy gives it back.
         """
-        return await self._run(lambda: self._driver.get_available_resource(timeout=timeout))
+        return await self._run(self._driver.get_available_resource, timeout=timeout)
+
+
+class AsyncPlacement(Running):
+    """The inventory in OpenStack's terms. Every connection has it, and no driver need write it."""
 
     async def placement_inventories(
         self, *, timeout: float | None = None
     ) -> Sequence[PlacementProvider]:
         """The same as resource providers, root first, each parent before its children (storage
         that other hosts see too is a further provider without a parent); names of
-        classes and traits are those of os-resource-classes and os-traits, or CUSTOM_*."""
-        return await self._run(lambda: self._driver.placement_inventories(timeout=timeout))
+        classes and traits are those of os-resource-classes and os-traits, or CUSTOM_*.
+
+        The guard computes it from get_available_resource() and the capabilities. A driver that
+        has more to tell Placement may have a method of its own."""
+        return await self._run(self._driver.placement_inventories, timeout=timeout)

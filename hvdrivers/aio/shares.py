@@ -19,8 +19,8 @@ class AsyncShares(Running):
             InvalidRequest: the tag is taken by another path, or with another read_only.
             VolumeNotFound: no such directory on the host.
         """
-        await self._run(lambda: self._driver.attach_share(uuid, share, timeout=timeout))
+        await self._run(self._driver.attach_share, uuid, share, timeout=timeout)
 
     async def detach_share(self, uuid: UUID, tag: str, *, timeout: float | None = None) -> None:
         """Take it away. A share that is not there is a success."""
-        await self._run(lambda: self._driver.detach_share(uuid, tag, timeout=timeout))
+        await self._run(self._driver.detach_share, uuid, tag, timeout=timeout)

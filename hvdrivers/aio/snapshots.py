@@ -31,14 +31,14 @@ class AsyncSnapshots(Running):
             InsufficientResources: no room.
         """
         return await self._run(
-            lambda: self._driver.create_snapshot(uuid, name, memory=memory, timeout=timeout)
+            self._driver.create_snapshot, uuid, name, memory=memory, timeout=timeout
         )
 
     async def list_snapshots(
         self, uuid: UUID, *, timeout: float | None = None
     ) -> Sequence[Snapshot]:
         """The tree, parents before children."""
-        return await self._run(lambda: self._driver.list_snapshots(uuid, timeout=timeout))
+        return await self._run(self._driver.list_snapshots, uuid, timeout=timeout)
 
     async def revert_snapshot(
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
@@ -51,7 +51,7 @@ class AsyncSnapshots(Running):
             VolumeNotFound: no such snapshot.
             InvalidRequest: with memory, and flavor or devices differ from those of the snapshot.
         """
-        await self._run(lambda: self._driver.revert_snapshot(uuid, snapshot_id, timeout=timeout))
+        await self._run(self._driver.revert_snapshot, uuid, snapshot_id, timeout=timeout)
 
     async def delete_snapshot(
         self, uuid: UUID, snapshot_id: str, *, children: bool = False, timeout: float | None = None
@@ -62,9 +62,7 @@ class AsyncSnapshots(Running):
             children: also all that descend from it; otherwise they move to its parent.
         """
         await self._run(
-            lambda: self._driver.delete_snapshot(
-                uuid, snapshot_id, children=children, timeout=timeout
-            )
+            self._driver.delete_snapshot, uuid, snapshot_id, children=children, timeout=timeout
         )
 
 
@@ -81,7 +79,8 @@ class AsyncSnapshotToImage(Running):
         progress: ProgressCallback | None = None,
     ) -> ImageInfo:
         """Copy the root disk, as it is at one moment, into a file on *this* machine; it stands
-        alone, without backing file. A running machine runs on.
+        alone, without backing file. A running machine runs on, and a SUSPENDED one keeps its saved
+        memory.
 
         Args:
             target: the file to write; it must not exist. After a failure it does not.
@@ -91,9 +90,7 @@ class AsyncSnapshotToImage(Running):
             NotSupported: not this format here.
         """
         return await self._run(
-            lambda: self._driver.snapshot_to_image(
-                uuid, target, format, timeout=timeout, progress=progress
-            )
+            self._driver.snapshot_to_image, uuid, target, format, timeout=timeout, progress=progress
         )
 
 
@@ -112,9 +109,7 @@ class AsyncIncrementalBackup(Running):
             VolumeNotFound: the hypervisor has no such point any more; make a full backup.
             DeviceBusy: a backup is open already.
         """
-        return await self._run(
-            lambda: self._driver.begin_backup(uuid, since=since, timeout=timeout)
-        )
+        return await self._run(self._driver.begin_backup, uuid, since=since, timeout=timeout)
 
     async def end_backup(
         self, uuid: UUID, backup_id: str | None = None, *, timeout: float | None = None
@@ -125,4 +120,4 @@ class AsyncIncrementalBackup(Running):
             backup_id: None closes whatever is open: the way on when the reply of begin_backup()
                 was lost.
         """
-        await self._run(lambda: self._driver.end_backup(uuid, backup_id, timeout=timeout))
+        await self._run(self._driver.end_backup, uuid, backup_id, timeout=timeout)

@@ -9,6 +9,7 @@ from pydantic import PositiveInt
 
 from hvdrivers.aio.running import Running
 from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import (
     AttachedVolume,
     DiskQos,
@@ -33,30 +34,32 @@ class AsyncStorage(Running):
 
         Raises:
             VolumeNotFound: the host cannot find or open it.
-            DeviceBusy: a powered-on machine has it and it is not ``multiattach``.
-            InvalidRequest: it is encrypted, and ``encryption.secret``, its passphrase, is None.
+            DeviceBusy: a powered-on machine has it and it is not ``multiattach``, or another client
+                is about to delete it.
+            InvalidRequest: the hypervisor is to decrypt it, and ``encryption.secret``, its
+                passphrase, is None (what the storage decrypts, ``back-end``, needs none); or
+                it is a file of a size that the hypervisor cannot attach.
             NotSupported: this driver does not do this type of volume, bus or option.
             InsufficientResources: no free slot for another disk.
         """
-        return await self._run(
-            lambda: self._driver.attach_volume(uuid, attachment, timeout=timeout)
-        )
+        return await self._run(self._driver.attach_volume, uuid, attachment, timeout=timeout)
 
     async def detach_volume(
         self, uuid: UUID, volume_id: str, *, timeout: float | None = None
     ) -> None:
         """Take a volume away. Returns when the guest has let go, so that the volume can be used
-        elsewhere (a hypervisor that does not ask the guest returns at once); a volume that is not
-        attached is a success.
+        elsewhere; a volume that is not attached is a success. A driver with the limit
+        ``detach-unasked`` takes it from the guest at once.
 
-        Not legal while PAUSED: a frozen guest cannot let go.
+        While PAUSED it needs DETACH_PAUSED: a frozen guest cannot let go, so without it the call
+        raises InvalidState.
 
         Raises:
             DeviceBusy: the guest did not let go within the deadline, or refused. It is still
                 attached, now and for later starts; calling again is right.
             InvalidRequest: it is the disk that the instance boots from.
         """
-        await self._run(lambda: self._driver.detach_volume(uuid, volume_id, timeout=timeout))
+        await self._run(self._driver.detach_volume, uuid, volume_id, timeout=timeout)
 
     async def get_volume_connector(
         self, uuid: UUID | None = None, *, timeout: float | None = None
@@ -68,7 +71,7 @@ class AsyncStorage(Running):
             uuid: the instance that shall get the volume, where it decides which host of a cluster
                 is meant (vSphere).
         """
-        return await self._run(lambda: self._driver.get_volume_connector(uuid, timeout=timeout))
+        return await self._run(self._driver.get_volume_connector, uuid, timeout=timeout)
 
 
 class AsyncExtendVolume(Running):
@@ -86,9 +89,7 @@ class AsyncExtendVolume(Running):
             VolumeNotFound: not attached to this instance.
             InvalidRequest: smaller than what the machine sees now.
         """
-        await self._run(
-            lambda: self._driver.extend_volume(uuid, volume_id, size_bytes, timeout=timeout)
-        )
+        await self._run(self._driver.extend_volume, uuid, volume_id, size_bytes, timeout=timeout)
 
 
 class AsyncSwapVolume(Running):
@@ -113,9 +114,12 @@ class AsyncSwapVolume(Running):
             DeviceBusy: another powered-on machine has it and it is not ``multiattach``.
         """
         return await self._run(
-            lambda: self._driver.swap_volume(
-                uuid, volume_id, replacement, timeout=timeout, progress=progress
-            )
+            self._driver.swap_volume,
+            uuid,
+            volume_id,
+            replacement,
+            timeout=timeout,
+            progress=progress,
         )
 
 
@@ -133,7 +137,36 @@ class AsyncDiskQosControl(Running):
         Raises:
             VolumeNotFound: not attached to this instance.
         """
-        await self._run(lambda: self._driver.set_disk_qos(uuid, volume_id, qos, timeout=timeout))
+        await self._run(self._driver.set_disk_qos, uuid, volume_id, qos, timeout=timeout)
+
+
+class AsyncReconnect(Running):
+    """Volumes and ports that their servers offer under another address now."""
+
+    async def reconnect(
+        self,
+        uuid: UUID,
+        *,
+        volumes: tuple[VolumeAttachment, ...] = (),
+        vifs: tuple[Vif, ...] = (),
+        timeout: float | None = None,
+    ) -> None:
+        """Replace the connection of volumes and NICs of a stopped instance: all of them or none.
+
+        Each keeps its id and its place: what the guest sees of a NIC but its wiring, and a volume's
+        boot index and device, stay unless the new data says otherwise. It is used at the next
+        start. What is not named stays as it is.
+
+        Args:
+            volumes: the new connections, by ``volume_id``; that of the volume it boots from too.
+            vifs: the new wiring, by ``id``.
+
+        Raises:
+            VolumeNotFound, NetworkNotFound: the instance has no such volume or NIC, or the host
+                cannot find what it is to be connected to. Nothing has changed.
+            DeviceBusy: a powered-on machine has the volume and it is not ``multiattach``.
+        """
+        await self._run(self._driver.reconnect, uuid, volumes=volumes, vifs=vifs, timeout=timeout)
 
 
 class AsyncHostVolumes(Running):
@@ -143,15 +176,25 @@ class AsyncHostVolumes(Running):
         """Make an empty volume. The result goes into a VolumeAttachment as it is.
 
         Raises:
-            InvalidRequest: the name is taken.
+            VolumeExists: the name is taken. After a create_volume() whose reply was lost, the
+                earlier attempt had worked: get_volume() shows what it made. A cut request for a
+                name that is taken leaves the volume that has it.
             VolumeNotFound: no such pool or datastore.
             InsufficientResources: no room.
         """
-        return await self._run(lambda: self._driver.create_volume(spec, timeout=timeout))
+        return await self._run(self._driver.create_volume, spec, timeout=timeout)
 
     async def list_volumes(self, *, timeout: float | None = None) -> Sequence[HostVolume]:
         """Volumes made by create_volume() or kept by destroy(keep=...)."""
-        return await self._run(lambda: self._driver.list_volumes(timeout=timeout))
+        return await self._run(self._driver.list_volumes, timeout=timeout)
+
+    async def get_volume(self, volume_id: str, *, timeout: float | None = None) -> HostVolume:
+        """One volume of list_volumes(), as that shows it.
+
+        Raises:
+            VolumeNotFound: list_volumes() shows no such volume.
+        """
+        return await self._run(self._driver.get_volume, volume_id, timeout=timeout)
 
     async def delete_volume(self, volume_id: str, *, timeout: float | None = None) -> None:
         """Delete such a volume and its data. One that is not there is a success.
@@ -159,7 +202,7 @@ class AsyncHostVolumes(Running):
         Raises:
             DeviceBusy: it is attached to a machine, powered on or off.
         """
-        await self._run(lambda: self._driver.delete_volume(volume_id, timeout=timeout))
+        await self._run(self._driver.delete_volume, volume_id, timeout=timeout)
 
 
 class AsyncStorageMigration(Running):
@@ -181,5 +224,5 @@ class AsyncStorageMigration(Running):
             InsufficientResources: no room there.
         """
         await self._run(
-            lambda: self._driver.migrate_storage(uuid, pool, timeout=timeout, progress=progress)
+            self._driver.migrate_storage, uuid, pool, timeout=timeout, progress=progress
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import Any, Self
@@ -103,4 +104,6 @@ class AsyncEventStream:
             if subscribing.exception() is not None:
                 self._subscribing = None  # the next use tries again
             self._stream = subscribing.result()
+            # the thread that waits for an event must not wait for a stream that nobody has any more
+            weakref.finalize(self, self._stream.close).atexit = False
         return self._stream

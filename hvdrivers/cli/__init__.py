@@ -16,6 +16,7 @@ meanings.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -30,6 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: what follows the command's name; None takes ``sys.argv``.
     """
+    try:
+        _run(arguments)
+    except KeyboardInterrupt:  # before Typer, which knows what to do, has it in its hands
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+def _run(arguments: Sequence[str] | None) -> NoReturn:
+    _have_streams()
     missing = [module for module in _NEEDS if find_spec(module) is None]
     if missing:
         sys.stderr.write(
@@ -42,3 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     app(args=list(sys.argv[1:] if arguments is None else arguments), prog_name="hvdrivers")
     sys.exit(0)  # not reached: the line above ends the process
+
+
+def _have_streams() -> None:
+    """A program that is started with its standard output closed (``>&-``) has None there. What is
+    written then goes nowhere, as its caller said."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - until the process ends

@@ -178,8 +178,9 @@ def root(
 ) -> None:
     """Run virtual machines on any hypervisor that has a driver.
 
-    HOST is always the first argument: a URL (qemu:///system), a host of the file of hosts, a
-    driver's name, or - for $HVDRIVERS_HOST. The options below may also follow the command.
+    HOST is the first argument after the command: a URL (qemu:///system), a host of the file of
+    hosts, or a driver's name. It may be left out where HVDRIVERS_HOST names one. The options below
+    may also follow the command.
 
     Exit status: 0 done, 1 failed, 2 wrong arguments, 3 host unreachable or access denied, 4 not
     supported, 5 partly done, left-overs or warnings, 6 outcome unknown or deadline passed, 130

@@ -1,7 +1,8 @@
-"""What ``doctor`` looks at, by contract operations alone, so that it serves every driver.
+"""What ``doctor`` looks at: contract operations, which serve every driver, and what the driver
+itself knows of hosts of its kind.
 
 Nothing here changes anything on the host: whether *changes* are permitted shows when one is made.
-What the contract cannot tell (the host's networks, its clock) is not judged.
+What neither can tell is not judged.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
+from hvdrivers.cli.output import size
 from hvdrivers.cli.verdict import Check, Status, failed
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
@@ -41,8 +43,10 @@ def look(driver: ComputeDriver, timeout: float | None) -> Iterator[Check]:
     yield _wiring(driver, "images", "image-", but={Capability.IMAGE_CACHE, Capability.IMAGE_HOST})
     yield _instances(instances)
     yield from _left_overs(driver, timeout, instances)
+    yield from _partial_uploads(driver, timeout)
     yield _clock(driver, timeout, instances)
     yield from _maintenance(driver, timeout)
+    yield from _host_checks(driver, timeout)
 
 
 def _tried(name: str, call: Callable[[], Iterable[Check]]) -> Iterator[Check]:
@@ -77,7 +81,9 @@ def _versions(driver: ComputeDriver, timeout: float | None) -> Iterator[Check]:
             f"{host.product} {host.product_version}, API {host.api_version},"
             f" {host.architecture}, {host.hostname}",
         )
-        if host.accelerated:
+        if host.accelerated is None:
+            yield Check("acceleration", Status.SKIP, "no guest runs on a processor here")
+        elif host.accelerated:
             yield Check("acceleration", Status.OK, "guests run on the CPU's own virtualisation")
         else:
             yield Check(
@@ -133,7 +139,7 @@ def _resources(driver: ComputeDriver, timeout: float | None) -> Iterator[Check]:
                 f"storage {pool.name}",
                 Status.WARN if full else Status.OK,
                 f"{pool.used_gib:.1f} of {pool.total_gib:.1f} GiB in use",
-                "make room: hvdrivers image HOST list, hvdrivers volume HOST list"
+                "make room: hvdrivers image list HOST, hvdrivers volume list HOST"
                 if full
                 else None,
             )
@@ -191,12 +197,31 @@ def _left_overs(
                 "left-overs",
                 Status.WARN,
                 "root disks of instances that are gone: " + ", ".join(kept),
-                "if nobody needs them: hvdrivers volume HOST delete VOLUME",
+                "if nobody needs them: hvdrivers volume delete HOST VOLUME",
             )
         else:
             yield Check("left-overs", Status.OK, f"none among {len(volumes)} volumes")
 
     return _tried("left-overs", look)
+
+
+def _partial_uploads(driver: ComputeDriver, timeout: float | None) -> Iterator[Check]:
+    def look() -> Iterator[Check]:
+        found = driver.list_cached_images(timeout=timeout)
+        partial = [each for each in found if each.partial]
+        if not partial:
+            yield Check("image cache", Status.OK, f"{len(found)} images, all complete")
+            return
+        taken = size(sum(each.size_bytes for each in partial))
+        names = ", ".join(each.key for each in partial)
+        yield Check(
+            "image cache",
+            Status.WARN,
+            f"partial uploads, under way or left by clients that died, take {taken}: {names}",
+            "hvdrivers image reap HOST removes those that nobody writes to",
+        )
+
+    return _tried("image cache", look)
 
 
 def _clock(
@@ -226,9 +251,19 @@ def _clock(
 def _maintenance(driver: ComputeDriver, timeout: float | None) -> Iterator[Check]:
     def look() -> Iterator[Check]:
         if driver.in_maintenance(timeout=timeout):
-            hint = "hvdrivers maintenance HOST off"
+            hint = "hvdrivers maintenance off HOST"
             yield Check("service", Status.WARN, "in maintenance: it starts no instance", hint)
         else:
             yield Check("service", Status.OK, "not in maintenance")
 
     return _tried("service", look)
+
+
+def _host_checks(driver: ComputeDriver, timeout: float | None) -> Iterator[Check]:
+    """What the driver itself knows of hosts of its kind."""
+
+    def look() -> Iterator[Check]:
+        for each in driver.host_checks(timeout=timeout):
+            yield Check(each.name, Status(each.status), each.detail, each.hint)
+
+    return _tried("host", look)

@@ -16,6 +16,7 @@ import typer
 
 from hvdrivers.cli.complete import complete_host, complete_instance
 from hvdrivers.cli.output import Output
+from hvdrivers.cli.parsing import DefaultHost, SubCommands
 from hvdrivers.cli.report import operations_log
 from hvdrivers.cli.session import Session
 
@@ -44,7 +45,8 @@ HostArgument = Annotated[
     str,
     typer.Argument(
         metavar="HOST",
-        help="A URL, a host of the file of hosts, a driver's name, or - for $HVDRIVERS_HOST.",
+        help="A URL, a host of the file of hosts, or a driver's name. It may be left out where"
+        " HVDRIVERS_HOST names one.",
         autocompletion=complete_host,
         show_default=False,
     ),
@@ -57,6 +59,23 @@ InstanceArgument = Annotated[
         autocompletion=complete_instance,
         show_default=False,
     ),
+]
+VcpusOption = Annotated[int | None, typer.Option(metavar="N", min=1, help="Virtual CPUs.")]
+MemoryOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Memory: MiB, or with a unit, 2GiB.")
+]
+RootDiskOption = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Root disk: GiB, or with a unit.")
+]
+ThereStorageOption = Annotated[
+    str | None, typer.Option(metavar="POOL", help="Where to put the disks there.")
+]
+ThereUserOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Where it needs credentials of its own.")
+]
+TherePasswordOption = Annotated[
+    str | None,
+    typer.Option(metavar="VARIABLE", help="Environment variable with its password."),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
@@ -85,11 +104,15 @@ def merge(session: Session, options: dict[str, Any]) -> None:
         raise typer.BadParameter("must be more than 0 seconds", param_hint="--timeout")
 
 
-def _with_common_options(function: Callable[..., None]) -> Callable[..., None]:
+def _with_common_options(
+    function: Callable[..., None], *, of_host: bool = False
+) -> Callable[..., None]:
     hints = get_type_hints(function, include_extras=True)
     own = [p for p in inspect.signature(function).parameters.values() if p.name != "session"]
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("ctx", keyword, annotation=typer.Context)]
+    if of_host:
+        parameters.append(inspect.Parameter("host", keyword, annotation=HostArgument))
     parameters += [p.replace(kind=keyword, annotation=hints[p.name]) for p in own]
     # a command's own option of the same name goes before: --config of the conformance suite
     common = {name: each for name, each in _COMMON.items() if name not in hints}
@@ -101,6 +124,8 @@ def _with_common_options(function: Callable[..., None]) -> Callable[..., None]:
     def run(ctx: typer.Context, **arguments: Any) -> None:
         session = ctx.obj
         merge(session, {name: arguments.pop(name) for name in common})
+        if of_host:
+            session.target = arguments.pop("host")
         with operations_log(verbose=session.verbose, debug=session.debug, secrets=session.secrets):
             function(session, **arguments)
 
@@ -113,32 +138,39 @@ def _with_common_options(function: Callable[..., None]) -> Callable[..., None]:
 
 def command(function: Callable[..., None]) -> typer.Typer:
     """Make a function a command of its own."""
+    takes_host = "host" in inspect.signature(function).parameters
     app = typer.Typer(**_APP)
-    app.command(context_settings=HELP_NAMES)(_with_common_options(function))
+    app.command(cls=DefaultHost if takes_host else None, context_settings=HELP_NAMES)(
+        _with_common_options(function)
+    )
     return app
 
 
-def _take_host(ctx: typer.Context, host: HostArgument) -> None:
-    ctx.obj.target = host
-
-
 class Group:
-    """Commands of one kind, after the host: ``volume HOST create``, ``volume HOST list``.
+    """Commands of one kind. HOST is the first argument of each: ``volume create HOST``,
+    ``volume attach HOST INSTANCE VOLUME``.
 
     Args:
         of_host: False for commands that are not all about one host.
     """
 
     def __init__(self, description: str, *, of_host: bool = True) -> None:
-        self.app = typer.Typer(help=description, **_APP)
-        if of_host:
-            self.app.callback()(_take_host)
+        self.app = typer.Typer(cls=SubCommands, help=description, **_APP)
+        self._of_host = of_host
+        # with a callback even a single command is named on the command line
+        self.app.callback()(_nothing_before)
 
     def command(self, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Make a function a command of this group. Its session knows the host."""
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
-            self.app.command(name, context_settings=HELP_NAMES)(_with_common_options(function))
+            self.app.command(
+                name, cls=DefaultHost if self._of_host else None, context_settings=HELP_NAMES
+            )(_with_common_options(function, of_host=self._of_host))
             return function
 
         return add
+
+
+def _nothing_before() -> None:
+    pass

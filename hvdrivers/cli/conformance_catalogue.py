@@ -30,7 +30,7 @@ def list_clauses(
     ] = None,
 ) -> None:
     """List the clauses of the suite."""
-    from hvdrivers.conformance.clauses import by_profile, catalogue
+    from hvdrivers.conformance.engine.clauses import by_profile, catalogue
     from hvdrivers.contract.capabilities import Capability
     from hvdrivers.plugins.discovery import alternatives
 
@@ -85,7 +85,7 @@ def explain(
     ],
 ) -> None:
     """Explain one clause: its rule, what it needs, how it is checked, what it has caught."""
-    from hvdrivers.conformance.clauses import catalogue
+    from hvdrivers.conformance.engine.clauses import catalogue
     from hvdrivers.conformance.mutants import mutants as all_mutants
     from hvdrivers.plugins.discovery import close_to
 
@@ -142,8 +142,7 @@ def mutants(
     """
     from hvdrivers.conformance.mutants import mutants as all_mutants
     from hvdrivers.conformance.mutants import run_mutants
-    from hvdrivers.fake.conformance import FakeTarget
-    from hvdrivers.fake.driver import FakeDriver
+    from hvdrivers.fake.conformance import mutant_target
     from hvdrivers.plugins.discovery import alternatives
 
     everything = all_mutants()
@@ -163,11 +162,7 @@ def mutants(
         if seen * 10 // len(wanted) > (seen - 1) * 10 // len(wanted):
             say(f"{seen} of {len(wanted)} mutants")
 
-    def target(each: object) -> FakeTarget:
-        made = getattr(each, "driver", FakeDriver)
-        return FakeTarget(made)
-
-    score = run_mutants(target, wanted, on_result=tell)
+    score = run_mutants(mutant_target, wanted, on_result=tell, processes=4)
 
     def view() -> Table:
         rows: list[tuple[object, ...]] = []

@@ -26,9 +26,9 @@ def verify(
     Exit status: 1 if they differ, if results are missing or claim what they cannot, or if the
     report was made by another version of the suite.
     """
-    from hvdrivers.conformance.summary import sentence
-    from hvdrivers.conformance.verifying import read_report
-    from hvdrivers.conformance.verifying import verify as problems_of
+    from hvdrivers.conformance.engine.summary import sentence
+    from hvdrivers.conformance.engine.verifying import read_report
+    from hvdrivers.conformance.engine.verifying import verify as problems_of
 
     found = read_report(report)
     problems = problems_of(found)
@@ -61,7 +61,7 @@ def diff(
     new: Annotated[Path, typer.Argument(metavar="NEW", help="A later one.", show_default=False)],
 ) -> None:
     """Compare two reports. Exit status: 1 if something has become worse."""
-    from hvdrivers.conformance.verifying import difference, read_report
+    from hvdrivers.conformance.engine.verifying import difference, read_report
 
     found = difference(read_report(old), read_report(new))
 
@@ -93,9 +93,9 @@ def badge(
     """
     del session
     from hvdrivers.cli.report import CommandError
-    from hvdrivers.conformance.verifying import read_report
-    from hvdrivers.conformance.verifying import verify as problems_of
-    from hvdrivers.conformance.writers import to_svg
+    from hvdrivers.conformance.engine.verifying import read_report
+    from hvdrivers.conformance.engine.verifying import verify as problems_of
+    from hvdrivers.conformance.engine.writers import to_svg
 
     found = read_report(report)
     problems = problems_of(found)

@@ -15,14 +15,14 @@ from hvdrivers.cli.command import HostArgument
 from hvdrivers.cli.output import table
 from hvdrivers.cli.report import BadUsageError, CommandError, say
 from hvdrivers.cli.session import Session
-from hvdrivers.conformance.clauses import Tier
+from hvdrivers.conformance.engine.clauses import Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hvdrivers.conformance.clauses import Check
-    from hvdrivers.conformance.engine import Session as Run
-    from hvdrivers.conformance.report import CheckResult, Report
+    from hvdrivers.conformance.engine.clauses import Check
+    from hvdrivers.conformance.engine.report import CheckResult, Report
+    from hvdrivers.conformance.engine.runner import Session as Run
 
 ClauseNames = Annotated[
     list[str] | None,
@@ -82,10 +82,10 @@ def run(
     every profile that the driver claims is kept, 5 if something could not be tried or is a known
     issue, 1 if a clause is broken; 3 if the host cannot be reached.
     """
-    from hvdrivers.conformance.arguments import image_of, options_of
-    from hvdrivers.conformance.finding import find_target
-    from hvdrivers.conformance.known import read_known_issues
-    from hvdrivers.conformance.writers import check_name, write
+    from hvdrivers.conformance.engine.arguments import image_of, options_of
+    from hvdrivers.conformance.engine.finding import find_target
+    from hvdrivers.conformance.engine.known import read_known_issues
+    from hvdrivers.conformance.engine.writers import check_name, write
 
     for path in report or ():
         check_name(path)
@@ -94,7 +94,7 @@ def run(
     target = find_target(
         driver, image=image_of(image) if image else None, options=options_of(option or (), config)
     )
-    from hvdrivers.conformance.engine import Session as EngineSession
+    from hvdrivers.conformance.engine.runner import Session as EngineSession
 
     own_journal = journal is None and not target.simulated and tier is not Tier.STATIC
     journal = _default_journal(driver) if own_journal else journal
@@ -116,8 +116,8 @@ def chosen(
     profiles: Sequence[str] | None, clauses: Sequence[str] | None, tiers: Sequence[Tier]
 ) -> list[Check]:
     """The checks that the command line asks for."""
-    from hvdrivers.conformance.clauses import by_profile, catalogue
-    from hvdrivers.conformance.engine import selected
+    from hvdrivers.conformance.engine.clauses import by_profile, catalogue
+    from hvdrivers.conformance.engine.runner import selected
     from hvdrivers.plugins.discovery import alternatives, close_to
 
     known = catalogue()
@@ -142,7 +142,7 @@ def chosen(
 
 def _reach(engine: Run) -> None:
     """Connect before the first check: a host that is not there is no broken clause."""
-    from hvdrivers.conformance.engine import LeftoversFound
+    from hvdrivers.conformance.engine.runner import LeftoversFound
     from hvdrivers.contract import errors
 
     try:
@@ -180,7 +180,7 @@ class _Progress:
             sys.stderr.flush()
 
     def _tell(self, result: CheckResult) -> None:
-        from hvdrivers.conformance.report import GOOD
+        from hvdrivers.conformance.engine.report import GOOD
 
         self._done += 1
         if result.status not in GOOD:
@@ -206,7 +206,7 @@ def _default_journal(driver: str) -> Path:
 
 def _keep_or_remove(journal: Path | None, *, own: bool) -> None:
     """A journal with nothing unfinished is of no use to anybody."""
-    from hvdrivers.conformance.journal import unfinished
+    from hvdrivers.conformance.engine.journal import unfinished
 
     if journal is None or not journal.exists():
         return
@@ -219,8 +219,8 @@ def _keep_or_remove(journal: Path | None, *, own: bool) -> None:
 
 def _summary(report: Report) -> str:
     from hvdrivers.cli.output import rendered
-    from hvdrivers.conformance.report import GOOD
-    from hvdrivers.conformance.summary import sentence, tally
+    from hvdrivers.conformance.engine.report import GOOD
+    from hvdrivers.conformance.engine.summary import sentence, tally
 
     lines = [
         rendered(
@@ -240,7 +240,7 @@ def _summary(report: Report) -> str:
 
 
 def _exit(report: Report) -> None:
-    from hvdrivers.conformance.report import ProfileVerdict
+    from hvdrivers.conformance.engine.report import ProfileVerdict
 
     if report.verdict is ProfileVerdict.FAILURE:
         raise typer.Exit(ExitCode.FAILED)
@@ -267,9 +267,9 @@ def reap(
     their metadata, and what a journal has open. Nothing else is touched, no foreign machine either.
     Exit status: 5 if something could not be removed.
     """
-    from hvdrivers.conformance.journal import Journal, unfinished
-    from hvdrivers.conformance.reaping import half_made, leftovers_on
-    from hvdrivers.conformance.reaping import reap as remove
+    from hvdrivers.conformance.engine.journal import Journal, unfinished
+    from hvdrivers.conformance.engine.reaping import half_made, leftovers_on
+    from hvdrivers.conformance.engine.reaping import reap as remove
 
     journals = journal or []
     for path in journals:

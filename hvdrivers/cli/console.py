@@ -1,22 +1,24 @@
-"""``console-log`` and ``addresses``: what a guest says, and where it can be reached."""
+"""``console-log``, ``console``, ``screenshot``, ``addresses``: what a guest shows, where it is."""
 
 from __future__ import annotations
 
 import base64
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
 from uuid import UUID
 
 import typer
 
 from hvdrivers.cli import command as cmd
 from hvdrivers.cli.command import HostArgument, InstanceArgument
-from hvdrivers.cli.output import Output, emit, table
+from hvdrivers.cli.output import Output, details, emit, table
+from hvdrivers.cli.parse import checked
 from hvdrivers.cli.report import BadUsageError, say
 from hvdrivers.cli.session import Session
 from hvdrivers.cli.text import console_text
-from hvdrivers.contract.errors import InstanceNotFound
+from hvdrivers.contract.errors import InstanceNotFound, NotSupported
 
 if TYPE_CHECKING:
     from hvdrivers.contract.driver import ComputeDriver
@@ -60,7 +62,7 @@ def show_console_log(
             }
             emit(described, session.output, lambda: "")
             return
-        _write(log.data, raw=raw)
+        write_guest_bytes(log.data, sys.stdout, raw=raw)
         if follow:
             _follow(session, driver, uuid, log.data, raw=raw)
 
@@ -78,7 +80,7 @@ def _follow(session: Session, driver: ComputeDriver, uuid: UUID, seen: bytes, *,
         if added is None:
             say("the log has moved on: something is missing here")
             added = log.data
-        _write(added, raw=raw)
+        write_guest_bytes(added, sys.stdout, raw=raw)
         seen = log.data
 
 
@@ -100,17 +102,19 @@ def news(seen: bytes, now: bytes) -> bytes | None:
     return None
 
 
-def _write(data: bytes, *, raw: bool) -> None:
+def write_guest_bytes(data: bytes, stream: TextIO, *, raw: bool = False) -> None:
+    """Bytes that the guest chose: as they are in a pipe or a file; to a terminal as text, without
+    what it would obey, unless ``raw``."""
     if not data:
         return
-    if raw or not sys.stdout.isatty():
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+    if raw or not stream.isatty():
+        stream.flush()
+        stream.buffer.write(data)
+        stream.buffer.flush()
         return
     text = console_text(data)
-    sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
-    sys.stdout.flush()
+    stream.write(text if text.endswith("\n") else f"{text}\n")
+    stream.flush()
 
 
 def show_addresses(session: Session, host: HostArgument, instance: InstanceArgument) -> None:
@@ -129,5 +133,91 @@ def show_addresses(session: Session, host: HostArgument, instance: InstanceArgum
     )
 
 
+def open_console(
+    session: Session,
+    host: HostArgument,
+    instance: InstanceArgument,
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="serial, vnc, spice, mks, webmks or rdp.",
+            show_default=False,
+        ),
+    ],
+    *,
+    attached: Annotated[
+        bool,
+        typer.Option(
+            "--attach",
+            help="Connect this terminal to the serial console; Ctrl-] leaves.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With --attach: take it from another client.")
+    ] = False,
+) -> None:
+    """Show where a console can be reached, with its ticket.
+
+    The ticket is written in clear: it opens the console to its reader. With --attach the guest's
+    own bytes go to the terminal, which obeys them.
+    """
+    from hvdrivers.models.console import ConsoleKind
+
+    wanted = checked("KIND", ConsoleKind, kind)  # type: ignore[arg-type]
+    if attached:
+        if wanted is not ConsoleKind.SERIAL:
+            raise BadUsageError("--attach goes with serial: other consoles need a viewer")
+        _attach(session, host, instance, force=force)
+        return
+    if force:
+        raise BadUsageError("--force goes with --attach")
+    with session.host(host) as driver:
+        uuid = session.find(driver, instance)
+        found = driver.get_console(uuid, wanted, timeout=session.timeout)
+    ticket = None if found.ticket is None else found.ticket.get_secret_value()
+    shown = found.model_dump(mode="json") | {"ticket": ticket}
+    session.emit(shown, lambda: details(shown))
+
+
+def _attach(session: Session, host: str, instance: str, *, force: bool) -> None:
+    from hvdrivers.cli.serial import attach, require_terminal
+    from hvdrivers.guard import serial_lines
+
+    require_terminal()
+    with session.host(host) as driver:
+        uuid = session.find(driver, instance)
+        lines = serial_lines(driver)
+        if lines is None:
+            raise NotSupported(
+                "this driver carries no serial lines", hint="without --attach: where it is reached"
+            )
+        with lines.open_serial(uuid, force=force, timeout=session.timeout) as line:
+            attach(line)
+
+
+def take_screenshot(
+    session: Session,
+    host: HostArgument,
+    instance: InstanceArgument,
+    target: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A new file here.", show_default=False)
+    ],
+) -> None:
+    """Write a picture of an instance's screen to a file."""
+    with session.host(host) as driver:
+        uuid = session.find(driver, instance)
+        found = driver.screenshot(uuid, timeout=session.timeout)
+    try:
+        with target.open("xb") as file:
+            file.write(found.data)
+    except OSError as error:
+        raise BadUsageError(f"FILE: {target}: {error.strerror}") from error
+    result = {"file": str(target), "media_type": found.media_type, "bytes": len(found.data)}
+    session.emit(result, lambda: details(result))
+
+
+console = cmd.command(open_console)
+screenshot = cmd.command(take_screenshot)
 console_log = cmd.command(show_console_log)
 addresses = cmd.command(show_addresses)

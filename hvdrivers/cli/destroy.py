@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -56,7 +57,11 @@ def destroy_instances(
     yes: YesOption = False,
     keep: Annotated[
         list[Keep] | None,
-        typer.Option(metavar="PART", help="Leave this: root-disk, as a volume of the host."),
+        typer.Option(
+            metavar="PART",
+            help="Leave this, as volumes of the host: root-disk, ephemeral-disks or swap-disk;"
+            " repeatable.",
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be destroyed.")
@@ -97,7 +102,7 @@ def _destroyed(
     session: Session,
     driver: ComputeDriver,
     target: _Target,
-    keep: frozenset[Keep],
+    keep: AbstractSet[Keep],
     codes: list[ExitCode],
 ) -> dict[str, Any]:
     try:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import select
+import sys
+import threading
 import time
 from typing import Annotated
 
@@ -12,6 +16,7 @@ from hvdrivers.cli.command import HostArgument
 from hvdrivers.cli.output import Output, to_data, to_json, to_yaml, write
 from hvdrivers.cli.session import Session
 from hvdrivers.cli.text import shown
+from hvdrivers.contract.events import EventStream
 from hvdrivers.models.events import DeviceEvent, Event, ResyncEvent
 
 
@@ -32,6 +37,7 @@ def follow_events(
     --count or --for, or with Ctrl-C.
     """
     with session.host(host) as driver, driver.watch(timeout=session.timeout) as stream:
+        unread = _end_when_unread(stream)
         end = None if seconds is None else time.monotonic() + seconds
         delivered = 0
         while not stream.closed and (count is None or delivered < count):
@@ -42,6 +48,28 @@ def follow_events(
                 delivered += 1
             elif end is not None and time.monotonic() >= end:
                 return
+        if unread.is_set():
+            raise BrokenPipeError(errno.EPIPE, "nobody reads what is written")
+
+
+def _end_when_unread(stream: EventStream) -> threading.Event:
+    """Close the stream when the reader of the standard output has gone (``| head -1``): the next
+    event, at which a write would tell it, may be hours away."""
+    unread = threading.Event()
+    try:
+        output = sys.stdout.fileno()
+        poll = select.poll()
+    except (OSError, ValueError, AttributeError):
+        return unread  # no file, or a system without poll()
+    poll.register(output, 0)  # an error, or the end of the other side
+
+    def wait() -> None:
+        poll.poll()
+        unread.set()
+        stream.close()
+
+    threading.Thread(target=wait, name="hvdrivers-unread", daemon=True).start()
+    return unread
 
 
 def _write(event: Event, output: Output) -> None:

@@ -1,16 +1,18 @@
-"""A host as a whole: ``capabilities``, ``resources``, ``metrics``, ``maintenance``."""
+"""A host as a whole: ``capabilities``, ``resources``, ``metrics``, ``maintenance``,
+``host-power``."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hvdrivers.cli import command as cmd
-from hvdrivers.cli.command import HostArgument
+from hvdrivers.cli.ask import confirm
+from hvdrivers.cli.command import Group, HostArgument, YesOption
 from hvdrivers.cli.complete import complete_instance
 from hvdrivers.cli.output import details, size, table
+from hvdrivers.cli.parse import checked
 from hvdrivers.cli.session import Session
 
 if TYPE_CHECKING:
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from hvdrivers.contract.driver import ComputeDriver
     from hvdrivers.models.resources import HostResources, PlacementProvider
+
+
+_GUESTS = {True: "accelerated", False: "emulated", None: "not run on a processor"}
 
 
 def show_capabilities(session: Session, host: HostArgument) -> None:
@@ -66,7 +72,7 @@ def _resources_view(found: HostResources) -> Table:
         {
             "host": f"{found.host.hostname} ({found.host.product} {found.host.product_version},"
             f" {found.host.architecture})",
-            "guests": "accelerated" if found.host.accelerated else "emulated",
+            "guests": _GUESTS[found.host.accelerated],
             "instances": found.instances,
             "CPU": f"{cpu.total} threads, {cpu.used} in use, {cpu.dedicated} dedicated"
             f" ({cpu.sockets} sockets, {cpu.cores_per_socket} cores,"
@@ -157,35 +163,62 @@ def _total(counters: Iterable[int | None]) -> str | None:
     return size(sum(known)) if known else None
 
 
-class Mode(StrEnum):
-    """What to do about maintenance."""
-
-    STATUS = "status"
-    ON = "on"
-    OFF = "off"
+_maintenance = Group("Take a host out of service, or back.")
+maintenance = _maintenance.app
 
 
-def set_maintenance(
-    session: Session,
-    host: HostArgument,
-    mode: Annotated[
-        Mode, typer.Argument(metavar="[status|on|off]", help="What to do; status only asks.")
-    ] = Mode.STATUS,
-) -> None:
-    """Take a host out of service, or back.
-
-    A host in maintenance starts no instance. It must have none that is powered on: move them first.
-    """
-    with session.host(host) as driver:
-        if mode is Mode.ON:
-            driver.enter_maintenance(timeout=session.timeout)
-        elif mode is Mode.OFF:
-            driver.exit_maintenance(timeout=session.timeout)
-        state = driver.in_maintenance(timeout=session.timeout)
+def _tell_maintenance(session: Session, driver: ComputeDriver) -> None:
+    state = driver.in_maintenance(timeout=session.timeout)
     session.emit({"maintenance": state}, lambda: details({"maintenance": state}))
 
 
+@_maintenance.command("status")
+def maintenance_status(session: Session) -> None:
+    """Show whether a host is in maintenance."""
+    with session.host() as driver:
+        _tell_maintenance(session, driver)
+
+
+@_maintenance.command("on")
+def maintenance_on(session: Session) -> None:
+    """Let a host start no instance any more.
+
+    It must have none that is powered on: move them first.
+    """
+    with session.host() as driver:
+        driver.enter_maintenance(timeout=session.timeout)
+        _tell_maintenance(session, driver)
+
+
+@_maintenance.command("off")
+def maintenance_off(session: Session) -> None:
+    """Put a host back into service."""
+    with session.host() as driver:
+        driver.exit_maintenance(timeout=session.timeout)
+        _tell_maintenance(session, driver)
+
+
+def power_of_host(
+    session: Session,
+    host: HostArgument,
+    action: Annotated[
+        str, typer.Argument(metavar="ACTION", help="reboot or shutdown.", show_default=False)
+    ],
+    *,
+    yes: YesOption = False,
+) -> None:
+    """Reboot or shut down the host itself. No instance may be powered on."""
+    from hvdrivers.models.host import HostPowerAction
+
+    wanted = checked("ACTION", HostPowerAction, action)  # type: ignore[arg-type]
+    confirm(f"the host itself: {wanted}", yes=yes)
+    with session.host(host) as driver:
+        driver.host_power(wanted, timeout=session.timeout)
+        result = {"host": driver.host_label, "outcome": f"{wanted} accepted"}
+    session.emit(result, lambda: details(result))
+
+
+host_power = cmd.command(power_of_host)
 capabilities = cmd.command(show_capabilities)
 resources = cmd.command(show_resources)
 metrics = cmd.command(show_metrics)
-maintenance = cmd.command(set_maintenance)

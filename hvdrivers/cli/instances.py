@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hvdrivers.contract.driver import ComputeDriver
-    from hvdrivers.models.instance import InstanceInfo
+    from hvdrivers.models.instance import InstanceInfo, InstanceSummary
 
 
 def list_instances(
@@ -28,8 +29,14 @@ def list_instances(
     foreign: Annotated[
         bool, typer.Option("--foreign", help="The machines that others made, instead.")
     ] = False,
+    addresses: Annotated[
+        bool, typer.Option("--addresses", help="Also where each running guest can be reached.")
+    ] = False,
 ) -> None:
-    """List the instances of a host."""
+    """List the instances of a host.
+
+    With --addresses each running instance costs one more call to the host.
+    """
     with session.host(host) as driver:
         if foreign:
             others = sorted(
@@ -47,6 +54,9 @@ def list_instances(
         found = sorted(
             driver.list_instances(timeout=session.timeout), key=lambda each: (each.name, each.uuid)
         )
+        if addresses:
+            _emit_with_addresses(session, driver, found)
+            return
     session.emit(
         found,
         lambda: table(
@@ -59,10 +69,51 @@ def list_instances(
     )
 
 
+def _emit_with_addresses(
+    session: Session, driver: ComputeDriver, found: Sequence[InstanceSummary]
+) -> None:
+    rows = [
+        {
+            **each.model_dump(mode="json"),
+            "addresses": addresses_of(session, driver, each.uuid, each.state),
+        }
+        for each in found
+    ]
+    session.emit(
+        rows,
+        lambda: table(
+            ("UUID", "NAME", "STATE", "ADDRESSES"),
+            ((row["uuid"], row["name"], row["state"], row["addresses"]) for row in rows),
+        ),
+    )
+
+
+def addresses_of(session: Session, driver: ComputeDriver, uuid: UUID, state: object) -> list[str]:
+    """Where a running guest can be reached, as far as the host knows now; empty if nobody does."""
+    from hvdrivers.contract import errors
+    from hvdrivers.contract.capabilities import Capability
+    from hvdrivers.models.state import InstanceState
+
+    if state is not InstanceState.RUNNING or Capability.GUEST_ADDRESSES not in driver.capabilities:
+        return []
+    try:
+        found = driver.guest_addresses(uuid, timeout=session.timeout)
+    except (errors.GuestAgentUnavailable, errors.InstanceNotFound, errors.InvalidState):
+        return []  # it has stopped or gone since, or nobody answers in the guest
+    local = [each.address for each in found if not each.address.is_link_local]
+    return list(dict.fromkeys(str(address) for address in local if not address.is_loopback))
+
+
 def show_instance(session: Session, host: HostArgument, instance: InstanceArgument) -> None:
     """Show one instance in full."""
     with session.host(host) as driver:
-        show_info(session, driver, session.find(driver, instance))
+        uuid = session.find(driver, instance)
+        info = driver.get_instance(uuid, timeout=session.timeout)
+        addresses = addresses_of(session, driver, uuid, info.state)
+    session.emit(
+        {**info.model_dump(mode="json"), "addresses": addresses},
+        lambda: info_view(info, addresses),
+    )
 
 
 def show_info(session: Session, driver: ComputeDriver, uuid: UUID) -> None:
@@ -71,7 +122,7 @@ def show_info(session: Session, driver: ComputeDriver, uuid: UUID) -> None:
     session.emit(info, lambda: info_view(info))
 
 
-def info_view(info: InstanceInfo) -> Table:
+def info_view(info: InstanceInfo, addresses: Sequence[str] | None = None) -> Table:
     """An instance for people."""
     flavor = info.flavor
     return details(
@@ -104,6 +155,7 @@ def info_view(info: InstanceInfo) -> Table:
                 )
                 for each in info.vifs
             ],
+            **({} if addresses is None else {"addresses": list(addresses)}),
             "metadata": [f"{key}={value}" for key, value in sorted(info.metadata.items())],
         }
     )

@@ -1,18 +1,24 @@
-"""``migrate``: to another host."""
+"""``migrate`` to another host, ``migrate-storage`` to another pool."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hvdrivers.cli import command as cmd
 from hvdrivers.cli.codes import ExitCode
-from hvdrivers.cli.command import HostArgument, InstanceArgument
+from hvdrivers.cli.command import (
+    HostArgument,
+    InstanceArgument,
+    TherePasswordOption,
+    ThereStorageOption,
+    ThereUserOption,
+)
+from hvdrivers.cli.instances import show_info
 from hvdrivers.cli.interrupt import long_operation
 from hvdrivers.cli.output import details, table
-from hvdrivers.cli.parse import checked
+from hvdrivers.cli.parse import checked, secret_of
 from hvdrivers.cli.report import BadUsageError
 from hvdrivers.cli.session import Session
 
@@ -35,19 +41,12 @@ def migrate_instance(
         ),
     ],
     *,
-    storage: Annotated[
-        str | None, typer.Option(metavar="POOL", help="Where to put the disks there.")
-    ] = None,
+    storage: ThereStorageOption = None,
     address: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Of the destination's migration network.")
     ] = None,
-    user: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Where it needs credentials of its own.")
-    ] = None,
-    password_env: Annotated[
-        str | None,
-        typer.Option(metavar="VARIABLE", help="Environment variable with its password."),
-    ] = None,
+    user: ThereUserOption = None,
+    password_env: TherePasswordOption = None,
     check: Annotated[
         bool, typer.Option("--check", help="Only list what stands in the way; exit 1 if anything.")
     ] = False,
@@ -66,11 +65,8 @@ def migrate_instance(
         "storage": storage,
         "address": address,
         "user": user,
+        "password": secret_of("--password-env", password_env),
     }
-    if password_env is not None:
-        if password_env not in os.environ:
-            raise BadUsageError(f"--password-env: {password_env} is not set")
-        value["password"] = os.environ[password_env]
     wanted = checked("DESTINATION", Destination, value)
     with session.host(host) as driver:
         uuid = session.find(driver, instance)
@@ -89,6 +85,27 @@ def migrate_instance(
     session.emit(result, lambda: details(result))
 
 
+def migrate_storage_of(
+    session: Session,
+    host: HostArgument,
+    instance: InstanceArgument,
+    pool: Annotated[
+        str,
+        typer.Argument(metavar="POOL", help="Pool or datastore to go to.", show_default=False),
+    ],
+) -> None:
+    """Move an instance's own disks to another pool of its host. Volumes stay where they are."""
+    with session.host(host) as driver:
+        uuid = session.find(driver, instance)
+        long_operation(
+            lambda report: driver.migrate_storage(
+                uuid, pool, timeout=session.timeout, progress=report
+            ),
+            unfinished=f"the disks of {uuid} may still be moving",
+        )
+        show_info(session, driver, uuid)
+
+
 def _plan_view(plan: MigrationPlan) -> Table | str:
     if plan.possible:
         copied = "its disks are copied" if plan.copy_storage else "the hosts share its disks"
@@ -100,3 +117,4 @@ def _plan_view(plan: MigrationPlan) -> Table | str:
 
 
 migrate = cmd.command(migrate_instance)
+migrate_storage = cmd.command(migrate_storage_of)

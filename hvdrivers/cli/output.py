@@ -99,14 +99,17 @@ def emit(value: Any, output: Output, view: Callable[[], Table | str]) -> None:
         write(shown(seen, lines=True) if isinstance(seen, str) else rendered(seen))
 
 
+_WHOLE = frozenset({"UUID", "STATE", "PROVIDER", "KEY", "CAPABILITY"})
+"""Columns that are not broken: an identity cut in two cannot be copied."""
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """Rows under headings. Cells are plain text: no markup, nothing a terminal would obey."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
-        # an identity cut in two cannot be copied
-        made.add_column(column, overflow="fold", no_wrap=column in {"UUID", "STATE"})
+        made.add_column(column, overflow="fold", no_wrap=column in _WHOLE)
     for row in rows:
         made.add_row(*map(_cell, row))
     return made

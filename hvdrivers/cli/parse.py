@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from hvdrivers.cli.report import BadUsageError
+from hvdrivers.limits import COMMAND_FILE_BYTES, COMMAND_NUMBER_DIGITS
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
+    from pydantic import SecretStr, ValidationError
 
     from hvdrivers.contract.driver import ComputeDriver
     from hvdrivers.models.image import ImageRef
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from hvdrivers.models.volume import VolumeAttachment
 
 _T = TypeVar("_T")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
+_NUMBER = rf"[0-9]{{1,{COMMAND_NUMBER_DIGITS}}}"
+_SIZE = re.compile(rf"({_NUMBER}(?:\.{_NUMBER})?)\s*(?:([KMGT])(?:i?B)?|B)?", re.IGNORECASE)
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _SUFFIXES = frozenset({"raw", "qcow2", "vmdk", "vhd", "vhdx", "vdi", "iso"})
 _NIC_SHORT = {"network": "network", "bridge": "bridge", "ovs": "bridge", "hyperv": "switch"}
@@ -43,6 +46,11 @@ def _whole(option: str, text: str, unit: str) -> int:
     if count != int(count):
         raise BadUsageError(f"{option}: {text!r} is not a whole number of {unit}iB")
     return int(count)
+
+
+def kib(option: str, text: str) -> int:
+    """KiB: a bare number is KiB already."""
+    return _whole(option, text, "K")
 
 
 def mib(option: str, text: str) -> int:
@@ -68,30 +76,59 @@ def pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def secret_of(option: str, variable: str | None) -> SecretStr | None:
+    """The secret in an environment variable that the command line names; None if it names none."""
+    from pydantic import SecretStr
+
+    if variable is None:
+        return None
+    if variable not in os.environ:
+        raise BadUsageError(f"{option}: {variable} is not set")
+    return SecretStr(os.environ[variable])
+
+
+def numbers(option: str, text: str) -> dict[str, int]:
+    """``key=number,key=number``."""
+    found = pairs(option, text.split(","))
+    for key, value in found.items():
+        if re.fullmatch(_NUMBER, value) is None:
+            raise BadUsageError(f"{option}: {key}={value!r} is not a whole number")
+    return {key: int(value) for key, value in found.items()}
+
+
 def read_file(option: str, path: Path) -> bytes:
     """A file that the command line names."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(COMMAND_FILE_BYTES + 1)  # /dev/zero has no end
     except OSError as error:
         raise BadUsageError(f"{option}: {path}: {error.strerror}") from error
+    except ValueError:  # a NUL, or a character that the file system cannot have
+        raise BadUsageError(f"{option}: {os.fspath(path)!r} is no path") from None
+    if len(content) > COMMAND_FILE_BYTES:
+        raise BadUsageError(f"{option}: {path} is longer than {COMMAND_FILE_BYTES} bytes")
+    return content
 
 
-def checked(option: str, make: type[_T], value: Mapping[str, Any]) -> _T:
+def checked(
+    option: str, make: type[_T], value: Mapping[str, Any], *, hint: str | None = None
+) -> _T:
     """A model (or a union of them) from plain data, or a BadUsageError that names the option."""
     from pydantic import TypeAdapter, ValidationError
 
     try:
         return TypeAdapter(make).validate_python(value)
     except ValidationError as error:
-        raise BadUsageError(f"{option}: {problems(error)}") from None
+        raise BadUsageError(f"{option}: {problems(error)}", hint=hint) from None
+    except RecursionError:
+        raise BadUsageError(f"{option}: it is nested too deeply") from None
 
 
 def problems(error: ValidationError) -> str:
     """What a validation error says, without the values: they may be secrets."""
-    return "; ".join(
-        ": ".join(filter(None, (".".join(map(str, each["loc"])), each["msg"])))
-        for each in error.errors(include_input=False, include_url=False, include_context=False)
-    )
+    from hvdrivers.invalid import in_words
+
+    return in_words(error)
 
 
 def image(
@@ -101,7 +138,7 @@ def image(
     checksum: str | None = None,
     option: str = "--image",
 ) -> ImageRef:
-    """``PATH``, ``https://…`` or ``host:NAME``.
+    """``PATH``, ``https://…``, ``host:NAME`` or ``cached:KEY``.
 
     The format is what ``--format`` says, or the end of the file's name: its owner said it there.
     It is never taken from the content; that is inspected against it.
@@ -109,6 +146,11 @@ def image(
     from hvdrivers.models.image import ImageRef
 
     value: dict[str, Any]
+    if text.startswith("cached:"):
+        if checksum is not None or image_format is not None:
+            raise BadUsageError("--checksum, --format: the key of a cached image says it all")
+        value = {"source": "host", "name": text.removeprefix("cached:"), "cached": True}
+        return checked(option, ImageRef, value)  # type: ignore[arg-type] # a union, not a class
     if text.startswith("host:"):
         if checksum is not None:
             raise BadUsageError("--checksum: an image on the host is the administrator's own")
@@ -116,7 +158,9 @@ def image(
         return checked(option, ImageRef, value)  # type: ignore[arg-type] # a union, not a class
     remote = text.startswith(("http://", "https://"))
     if not remote and "://" in text:
-        raise BadUsageError(f"{option}: images come from a file, http://, https:// or host:NAME")
+        raise BadUsageError(
+            f"{option}: images come from a file, http://, https://, host:NAME or cached:KEY"
+        )
     suffix = re.split(r"[?#]", text)[0].rpartition(".")[2].lower()
     if image_format is None and suffix not in _SUFFIXES:
         raise BadUsageError(
@@ -133,7 +177,7 @@ def image(
     return checked(option, ImageRef, value)  # type: ignore[arg-type]
 
 
-def _fields(option: str, text: str, aliases: Mapping[str, str]) -> dict[str, Any]:
+def fields(option: str, text: str, aliases: Mapping[str, str]) -> dict[str, Any]:
     """``key=value,flag,…``; a comma that belongs to a value is doubled."""
     found: dict[str, Any] = {}
     for part in re.split(r"(?<!,),(?!,)", text):
@@ -150,7 +194,7 @@ def _fields(option: str, text: str, aliases: Mapping[str, str]) -> dict[str, Any
 def _json_file(option: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(read_file(option, Path(text.removeprefix("@"))))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadUsageError(f"{option}: {text.removeprefix('@')} is not JSON") from error
     if not isinstance(value, dict):
         raise BadUsageError(f"{option}: {text.removeprefix('@')} is not a JSON object")
@@ -170,9 +214,9 @@ def nic(text: str, *, option: str = "--nic", nic_id: str | None = None) -> Vif:
             name = re.split(r"(?<!,),(?!,)", rest)[0]
             value = {"type": kind, _NIC_SHORT[kind]: name.replace(",,", ",")}
             if len(name) < len(rest):
-                value |= _fields(option, rest[len(name) + 1 :], _NIC_ALIASES)
+                value |= fields(option, rest[len(name) + 1 :], _NIC_ALIASES)
         else:
-            value = _fields(option, text, _NIC_ALIASES)
+            value = fields(option, text, _NIC_ALIASES)
     value.setdefault("id", nic_id or str(uuid4()))
     return checked(option, Vif, value)  # type: ignore[arg-type]
 
@@ -193,13 +237,13 @@ def volumes(
             value = value if "volume" in value else {"volume": value}
         else:
             volume_id, _, rest = text.removeprefix("id=").partition(",")
-            value = _fields(option, rest, _VOLUME_ALIASES) if rest else {}
+            value = fields(option, rest, _VOLUME_ALIASES) if rest else {}
             if known is None:
                 known = {each.volume_id: each for each in driver.list_volumes()}
             if volume_id not in known:
                 raise VolumeNotFound(
                     f"the host has no volume {volume_id!r}",
-                    hint="hvdrivers volume HOST list shows them; @FILE names one of a server",
+                    hint="hvdrivers volume list HOST shows them; @FILE names one of a server",
                 )
             value["volume"] = known[volume_id].to_volume()
         made.append(checked(option, VolumeAttachment, value))

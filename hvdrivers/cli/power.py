@@ -2,84 +2,108 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
-from hvdrivers.cli import command as cmd
-from hvdrivers.cli.command import HostArgument, InstanceArgument
+from hvdrivers.cli.command import Group, InstanceArgument
 from hvdrivers.cli.instances import show_info
-from hvdrivers.cli.report import BadUsageError
 from hvdrivers.cli.session import Session
 
+if TYPE_CHECKING:
+    from hvdrivers.contract.driver import ComputeDriver
 
-class Action(StrEnum):
-    """What to do."""
-
-    ON = "on"
-    OFF = "off"
-    REBOOT = "reboot"
-    PAUSE = "pause"
-    UNPAUSE = "unpause"
-    SUSPEND = "suspend"
-    RESUME = "resume"
-    NMI = "nmi"
+_group = Group("Switch an instance on or off, pause it, reboot it.")
+power = _group.app
 
 
-def switch(
-    session: Session,
-    host: HostArgument,
-    instance: InstanceArgument,
-    action: Annotated[
-        Action,
-        typer.Argument(
-            metavar="ACTION", help="on, off, reboot, pause, unpause, suspend, resume or nmi."
-        ),
-    ],
-    *,
-    graceful: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS", min=0, help="off: let the guest shut down for so long, then cut."
-        ),
-    ] = 0,
-    soft: Annotated[
-        bool, typer.Option("--soft", help="reboot: ask the guest, instead of a reset.")
-    ] = False,
+def _switch(
+    session: Session, instance: str, change: Callable[[ComputeDriver, UUID, float | None], None]
 ) -> None:
-    """Switch an instance on or off, pause it, reboot it.
-
-    It ends in the state that the action names; being there already is a success.
-    """
-    from hvdrivers.contract.power import RebootKind
-
-    if graceful and action is not Action.OFF:
-        raise BadUsageError(f"--graceful belongs to off, not to {action}")
-    if soft and action is not Action.REBOOT:
-        raise BadUsageError(f"--soft belongs to reboot, not to {action}")
-    with session.host(host) as driver:
+    with session.host() as driver:
         uuid = session.find(driver, instance)
-        timeout = session.timeout
-        match action:
-            case Action.ON:
-                driver.power_on(uuid, timeout=timeout)
-            case Action.OFF:
-                driver.power_off(uuid, graceful=graceful, timeout=timeout)
-            case Action.REBOOT:
-                kind = RebootKind.SOFT if soft else RebootKind.HARD
-                driver.reboot(uuid, kind, timeout=timeout)
-            case Action.PAUSE:
-                driver.pause(uuid, timeout=timeout)
-            case Action.UNPAUSE:
-                driver.unpause(uuid, timeout=timeout)
-            case Action.SUSPEND:
-                driver.suspend(uuid, timeout=timeout)
-            case Action.RESUME:
-                driver.resume(uuid, timeout=timeout)
-            case Action.NMI:
-                driver.inject_nmi(uuid, timeout=timeout)
+        change(driver, uuid, session.timeout)
         show_info(session, driver, uuid)
 
 
-power = cmd.command(switch)
+@_group.command("on")
+def on(
+    session: Session,
+    instance: InstanceArgument,
+    paused: Annotated[
+        bool, typer.Option("--paused", help="Let its CPUs wait for unpause.")
+    ] = False,
+) -> None:
+    """Start an instance. One that runs is a success."""
+    if paused:
+        _switch(
+            session, instance, lambda driver, uuid, left: driver.start_paused(uuid, timeout=left)
+        )
+    else:
+        _switch(session, instance, lambda driver, uuid, left: driver.power_on(uuid, timeout=left))
+
+
+@_group.command("off")
+def off(
+    session: Session,
+    instance: InstanceArgument,
+    graceful: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0, help="Let the guest shut down for so long, then cut."
+        ),
+    ] = 0,
+) -> None:
+    """Stop an instance, at once unless --graceful. One that is stopped is a success."""
+    _switch(
+        session,
+        instance,
+        lambda driver, uuid, left: driver.power_off(uuid, graceful=graceful, timeout=left),
+    )
+
+
+@_group.command("reboot")
+def reboot(
+    session: Session,
+    instance: InstanceArgument,
+    soft: Annotated[
+        bool, typer.Option("--soft", help="Ask the guest, instead of a reset.")
+    ] = False,
+) -> None:
+    """Start a running guest anew."""
+    from hvdrivers.contract.power import RebootKind
+
+    kind = RebootKind.SOFT if soft else RebootKind.HARD
+    _switch(session, instance, lambda driver, uuid, left: driver.reboot(uuid, kind, timeout=left))
+
+
+@_group.command("pause")
+def pause(session: Session, instance: InstanceArgument) -> None:
+    """Stop the CPUs and keep the memory."""
+    _switch(session, instance, lambda driver, uuid, left: driver.pause(uuid, timeout=left))
+
+
+@_group.command("unpause")
+def unpause(session: Session, instance: InstanceArgument) -> None:
+    """Let the CPUs of a paused instance run again."""
+    _switch(session, instance, lambda driver, uuid, left: driver.unpause(uuid, timeout=left))
+
+
+@_group.command("suspend")
+def suspend(session: Session, instance: InstanceArgument) -> None:
+    """Write the memory to disk and stop."""
+    _switch(session, instance, lambda driver, uuid, left: driver.suspend(uuid, timeout=left))
+
+
+@_group.command("resume")
+def resume(session: Session, instance: InstanceArgument) -> None:
+    """Go on where suspend stopped."""
+    _switch(session, instance, lambda driver, uuid, left: driver.resume(uuid, timeout=left))
+
+
+@_group.command("nmi")
+def nmi(session: Session, instance: InstanceArgument) -> None:
+    """Send a non-maskable interrupt, so that the guest dumps its kernel."""
+    _switch(session, instance, lambda driver, uuid, left: driver.inject_nmi(uuid, timeout=left))

@@ -33,15 +33,23 @@ class _Plain:
 
 
 def _amount(report: Progress) -> str:
+    """How much of what; with the percentage, which a bar shows by itself."""
     fraction = report.fraction
+    parts = _parts(report)
+    if fraction is None:
+        return parts or str(report.done)
+    return f"{fraction:.0%} ({parts})" if parts else f"{fraction:.0%}"
+
+
+def _parts(report: Progress) -> str:
     if report.unit == "percent":
-        return f"{report.done} %"
+        return ""
     done, total = (
         (size(report.done), size(report.total))
         if report.unit == "bytes"
         else (str(report.done), None if report.total is None else str(report.total))
     )
-    return f"{done}" if fraction is None else f"{fraction:.0%} ({done} of {total})"
+    return f"{done}" if total is None else f"{done} of {total}"
 
 
 @contextmanager
@@ -73,7 +81,7 @@ def progress() -> Iterator[ProgressCallback]:
                 tasks[report.phase],
                 completed=report.done,
                 total=report.total,
-                amount=_amount(report),
+                amount=_parts(report),
             )
 
     with shown:

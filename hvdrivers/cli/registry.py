@@ -29,6 +29,9 @@ COMMANDS: Mapping[str, Entry] = {
     "maintenance": Entry(
         "host:maintenance", "Drivers and hosts", "Take a host out of service, or back."
     ),
+    "host-power": Entry(
+        "host:host_power", "Drivers and hosts", "Reboot or shut down the host itself."
+    ),
     "events": Entry("events:events", "Drivers and hosts", "Follow what changes on a host."),
     "metrics": Entry("host:metrics", "Drivers and hosts", "Show the counters of instances."),
     "list": Entry("instances:list_", "Instances", "List the instances of a host."),
@@ -47,15 +50,59 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "adopt": Entry("instances:adopt", "Instances", "Take over a machine that somebody else made."),
     "migrate": Entry("migrate:migrate", "Instances", "Move an instance to another host."),
+    "migration": Entry(
+        "migration:group", "Instances", "Look at a running live migration, end it or hurry it."
+    ),
+    "move": Entry(
+        "move:group", "Instances", "Move a stopped instance in steps that can be taken back."
+    ),
+    "reconnect": Entry(
+        "reconnect:reconnect",
+        "Instances",
+        "Replace the connections of volumes and NICs of a stopped instance",
+    ),
+    "rescue": Entry("repair:rescue", "Instances", "Boot an instance from a rescue image"),
+    "unrescue": Entry(
+        "repair:unrescue", "Instances", "Boot a rescued instance from its own root disk again."
+    ),
+    "rebuild": Entry(
+        "repair:rebuild", "Instances", "Replace the root disk of an instance by a fresh one."
+    ),
     "console-log": Entry(
         "console:console_log", "Guests", "Show what a guest wrote to its console."
     ),
+    "console": Entry(
+        "console:console", "Guests", "Show where a console can be reached, with its ticket."
+    ),
+    "screenshot": Entry(
+        "console:screenshot", "Guests", "Write a picture of an instance's screen to a file."
+    ),
+    "guest": Entry(
+        "guest:group",
+        "Guests",
+        "What an agent in the guest does: run a program, freeze, set a password.",
+    ),
     "addresses": Entry("console:addresses", "Guests", "Show the addresses of a guest."),
     "volume": Entry(
-        "volume:group", "Storage and network", "Volumes: make, attach, detach, delete."
+        "volume:group",
+        "Storage and network",
+        "Volumes: make, attach, swap, limit, detach, delete.",
     ),
-    "vif": Entry("vif:group", "Storage and network", "NICs: plug and unplug."),
+    "vif": Entry("vif:group", "Storage and network", "NICs: plug, limit, unplug."),
     "snapshot": Entry("snapshot:group", "Storage and network", "Snapshots of an instance."),
+    "backup": Entry(
+        "backup:group",
+        "Storage and network",
+        "Open a point in time for backup software, and close it.",
+    ),
+    "share": Entry(
+        "share:group", "Storage and network", "Directories of the host that a guest mounts."
+    ),
+    "migrate-storage": Entry(
+        "migrate:migrate_storage",
+        "Storage and network",
+        "Move an instance's own disks to another pool of its host.",
+    ),
     "image": Entry("image:group", "Storage and network", "The host's cache of images."),
     "conformance": Entry(
         "conformance:group", "Writing drivers", "Check whether a driver keeps the contract."

@@ -16,6 +16,7 @@ import typer
 from hvdrivers.cli.codes import ExitCode, code_of
 from hvdrivers.cli.text import shown
 from hvdrivers.contract import errors
+from hvdrivers.invalid import plain
 
 # Typer names only the lowest class of what its parser raises; the root is two steps up, in the
 # parser that newer releases bring along as in the click that older ones depend on.
@@ -85,7 +86,9 @@ def describe(error: BaseException, secrets: Collection[str] = ()) -> dict[str, A
             value = getattr(error, name)
             described[name] = value if isinstance(value, bool | None) else str(value)
     described["hint"] = _hint(error)
-    described["causes"] = [_one_line(cause) for cause in _causes(error)]
+    # the parser's own cause has nothing but the name of a function in it
+    causes = () if isinstance(error, PARSER_ERROR) else _causes(error)
+    described["causes"] = [_one_line(cause) for cause in causes]
     described["exit_code"] = int(exit_code(error))
     return {key: _blotted(value, secrets) for key, value in described.items()}
 
@@ -133,7 +136,7 @@ def _message(error: BaseException) -> str:
     if isinstance(error, errors.HypervisorError):
         return error.message
     if isinstance(error, PARSER_ERROR):
-        return str(getattr(error, "format_message", error.__str__)())
+        return plain(str(getattr(error, "format_message", error.__str__)()))
     if isinstance(error, CommandError):
         return str(error)
     return _one_line(error)

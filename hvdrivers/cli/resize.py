@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from hvdrivers.cli import command as cmd
 from hvdrivers.cli.codes import ExitCode
-from hvdrivers.cli.command import HostArgument, InstanceArgument
+from hvdrivers.cli.command import (
+    HostArgument,
+    InstanceArgument,
+    MemoryOption,
+    RootDiskOption,
+    VcpusOption,
+)
 from hvdrivers.cli.instances import show_info
 from hvdrivers.cli.interrupt import long_operation
 from hvdrivers.cli.parse import checked, gib, mib
@@ -27,13 +31,9 @@ def resize_instance(
     host: HostArgument,
     instance: InstanceArgument,
     *,
-    vcpus: Annotated[int | None, typer.Option(metavar="N", min=1, help="Virtual CPUs.")] = None,
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory: MiB, or with a unit, 2GiB.")
-    ] = None,
-    disk: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Root disk: GiB, or with a unit.")
-    ] = None,
+    vcpus: VcpusOption = None,
+    memory: MemoryOption = None,
+    disk: RootDiskOption = None,
 ) -> None:
     """Give an instance other CPUs and memory.
 

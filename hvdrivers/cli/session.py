@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from hvdrivers.cli.output import Output, emit
+from hvdrivers.cli.parsing import HOST_VARIABLE
 from hvdrivers.cli.report import BadUsageError, secrets_of_url
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Session:
     verbose: bool = False
     debug: bool = False
     target: str = ""
-    """The host, where the command's group has taken it."""
+    """The host, for a command of a group."""
     secrets: set[str] = field(default_factory=set)
     """What must appear in nothing that is written."""
 
@@ -76,10 +77,10 @@ def host_named(host: str) -> str:
     """``-`` stands for ``$HVDRIVERS_HOST``."""
     if host != "-":
         return host
-    default = os.environ.get("HVDRIVERS_HOST", "")
+    default = os.environ.get(HOST_VARIABLE, "")
     if not default:
         raise BadUsageError(
-            "HOST is '-', and HVDRIVERS_HOST is not set", hint="export HVDRIVERS_HOST=..."
+            f"HOST is '-', and {HOST_VARIABLE} is not set", hint=f"export {HOST_VARIABLE}=..."
         )
     return default
 

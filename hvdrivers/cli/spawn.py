@@ -10,7 +10,7 @@ from uuid import UUID, uuid4, uuid5
 import typer
 
 from hvdrivers.cli import command as cmd
-from hvdrivers.cli import parse
+from hvdrivers.cli import machine, parse
 from hvdrivers.cli.codes import ExitCode
 from hvdrivers.cli.command import HostArgument
 from hvdrivers.cli.instances import info_view
@@ -34,7 +34,7 @@ def spawn_instance(
         str | None,
         typer.Option(
             metavar="IMAGE",
-            help="What the root disk is made from: PATH, https://..., or host:NAME.",
+            help="What the root disk is made from: PATH, https://..., host:NAME or cached:KEY.",
         ),
     ] = None,
     image_format: Annotated[
@@ -51,9 +51,78 @@ def spawn_instance(
     memory: Annotated[
         str, typer.Option(metavar="SIZE", help="Memory: MiB, or with a unit, 2GiB.")
     ] = "1024",
+    max_vcpus: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="How far CPUs can be added while the instance runs. Default: not at all.",
+        ),
+    ] = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="How far memory can be added while the instance runs: MiB, or with a unit."
+            " Default: not at all.",
+        ),
+    ] = None,
+    cpu_policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="POLICY",
+            help="shared, or dedicated: each virtual CPU has a thread of the host to itself."
+            " Default: shared.",
+        ),
+    ] = None,
+    page_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Back the memory by huge pages of this size: KiB, or with a unit, 2MiB.",
+        ),
+    ] = None,
     disk: Annotated[
-        str, typer.Option(metavar="SIZE", help="Root disk: GiB, or with a unit; 0: as the image.")
+        str,
+        typer.Option(
+            metavar="DISK",
+            help="Root disk: SIZE in GiB, or with a unit; 0: as the image; [,bus=..][,kept=ID].",
+        ),
     ] = "0",
+    ephemeral: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DISK",
+            help="Another disk of its own: SIZE[,fs=..][,label=..][,bus=..][,kept=ID]; repeatable.",
+        ),
+    ] = None,
+    swap: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DISK", help="A swap disk: SIZE in MiB[,label=..][,bus=..][,kept=ID]."
+        ),
+    ] = None,
+    numa_nodes: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Virtual NUMA nodes; the host places them."),
+    ] = None,
+    numa: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NODE",
+            help="A NUMA node on a cell of the host: cell=0,vcpus=0-1,memory=SIZE[,cpus=4+6],"
+            " the host CPUs in the order of the virtual ones; repeatable.",
+        ),
+    ] = None,
+    hardware: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=VALUE",
+            help="machine_type, disk_bus, nic_model, video, watchdog, rng or tpm_model, or"
+            " cpu_topology=sockets=2,cores=4; a host that does not take the field refuses it;"
+            " repeatable.",
+        ),
+    ] = None,
     nic: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,21 +170,41 @@ def spawn_instance(
     \b
     Examples:
       hvdrivers spawn qemu:///system --name web1 --image debian.qcow2 \\
-          --memory 2GiB --disk 20 --nic network:default --ssh-key ~/.ssh/id_ed25519.pub
+          --memory 2GiB --disk 20 --nic network:default \\
+          --ssh-key ~/.ssh/id_ed25519.pub
       hvdrivers spawn lab1 --name db1 --image https://images.example/db.qcow2 \\
           --checksum sha256:9f86d0... --nic bridge:br0,mac=52:54:00:12:34:56
+      hvdrivers spawn lab1 --name db2 --image host:debian --vcpus 2 \\
+          --memory 4GiB --ephemeral 50,fs=ext4,label=data --swap 2GiB \\
+          --numa cell=0,vcpus=0-1,memory=4GiB
+      hvdrivers spawn lab1 --name db3 --image host:debian --vcpus 2 \\
+          --max-vcpus 8 --memory 4GiB --max-memory 16GiB \\
+          --hardware machine_type=q35 --hardware video=none
     """
     wanted = uuid4() if uuid is None else uuid_of(uuid)
     if wanted is None:
         raise BadUsageError(f"--uuid: {uuid!r} is not a UUID")
+    sizes, disks = machine.disks(disk, ephemeral or (), swap)
     value: dict[str, Any] = {
         "uuid": wanted,
         "name": name,
-        "flavor": {
-            "vcpus": vcpus,
-            "memory_mib": parse.mib("--memory", memory),
-            "disk_gib": parse.gib("--disk", disk),
-        },
+        "flavor": machine.flavor(
+            {
+                "vcpus": vcpus,
+                "max_vcpus": max_vcpus,
+                "memory_mib": parse.mib("--memory", memory),
+                "max_memory_mib": None
+                if max_memory is None
+                else parse.mib("--max-memory", max_memory),
+                "page_size_kib": None if page_size is None else parse.kib("--page-size", page_size),
+                "numa_nodes": numa_nodes,
+                **sizes,
+            },
+            cpu_policy=cpu_policy,
+        ),
+        "hardware": machine.hardware(hardware or ()),
+        "disks": disks,
+        "numa": machine.numa(numa or ()),
         "vifs": [
             # an id that follows from the instance's: the same command makes the same NICs
             parse.nic(text, nic_id=str(uuid5(wanted, f"nic{index}")))
@@ -132,13 +221,16 @@ def spawn_instance(
         value["image"] = parse.image(image, image_format=image_format, checksum=checksum)
     elif image_format is not None or checksum is not None:
         raise BadUsageError("--format and --checksum describe an image: give --image")
-    elif not volume:
-        raise BadUsageError("nothing to boot from", hint="give --image, or --volume ID,boot=0")
+    elif not volume and not any(each["role"] == "root" and "kept" in each for each in disks):
+        raise BadUsageError(
+            "nothing to boot from",
+            hint="give --image, --volume ID,boot=0, or --disk 0,kept=ID",
+        )
     with session.host(host) as driver:
         from hvdrivers.models.instance import InstanceSpec
 
         value["volumes"] = parse.volumes(driver, volume or ())
-        spec = parse.checked("spawn", InstanceSpec, value)
+        spec = parse.checked("spawn", InstanceSpec, value, hint="hvdrivers spawn --help")
         info = _spawn(session, driver, spec, host)
     session.emit(info, lambda: info_view(info))
 

@@ -9,10 +9,12 @@ import typer
 from hvdrivers.cli.command import Group, InstanceArgument
 from hvdrivers.cli.instances import show_info
 from hvdrivers.cli.output import details
+from hvdrivers.cli.parse import checked, numbers
 from hvdrivers.cli.parse import nic as parse_nic
+from hvdrivers.cli.report import BadUsageError
 from hvdrivers.cli.session import Session
 
-_group = Group("NICs: plug and unplug.")
+_group = Group("NICs: plug, limit, unplug.")
 group = _group.app
 
 
@@ -64,4 +66,39 @@ def unplug(
     with session.host() as driver:
         uuid = session.find(driver, instance)
         driver.unplug_vif(uuid, vif_id, timeout=session.timeout)
+        show_info(session, driver, uuid)
+
+
+@_group.command("qos")
+def qos(
+    session: Session,
+    instance: InstanceArgument,
+    vif_id: Annotated[
+        str, typer.Argument(metavar="VIF", help="Its id, as show shows it.", show_default=False)
+    ],
+    inbound: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIMITS", help="To the guest: average=KBIT_S[,peak=KBIT_S][,burst=KBIT]."
+        ),
+    ] = None,
+    outbound: Annotated[
+        str | None, typer.Option(metavar="LIMITS", help="From the guest, likewise.")
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Remove all limits.")] = False,
+) -> None:
+    """Change the limits of a NIC, at once and for later starts."""
+    from hvdrivers.models.vif import VifQos
+
+    given = {
+        name: numbers(f"--{name}", text)
+        for name, text in (("inbound", inbound), ("outbound", outbound))
+        if text is not None
+    }
+    if bool(given) is none:
+        raise BadUsageError("give --inbound or --outbound, or --none")
+    wanted = checked("qos", VifQos, given) if given else None
+    with session.host() as driver:
+        uuid = session.find(driver, instance)
+        driver.set_vif_qos(uuid, vif_id, wanted, timeout=session.timeout)
         show_info(session, driver, uuid)

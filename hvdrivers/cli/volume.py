@@ -9,11 +9,13 @@ import typer
 from hvdrivers.cli.ask import confirm
 from hvdrivers.cli.command import Group, InstanceArgument, YesOption
 from hvdrivers.cli.instances import show_info
+from hvdrivers.cli.interrupt import long_operation
 from hvdrivers.cli.output import details, size, table
-from hvdrivers.cli.parse import checked, gib, volumes
+from hvdrivers.cli.parse import checked, gib, numbers, volumes
+from hvdrivers.cli.report import BadUsageError
 from hvdrivers.cli.session import Session
 
-_group = Group("Volumes: make, attach, detach, delete.")
+_group = Group("Volumes: make, attach, swap, limit, detach, delete.")
 group = _group.app
 
 VolumeIdArgument = Annotated[
@@ -72,6 +74,27 @@ def list_volumes(session: Session) -> None:
                 )
                 for each in found
             ),
+        ),
+    )
+
+
+@_group.command("show")
+def show(session: Session, volume: VolumeIdArgument) -> None:
+    """Show one volume in the host's own storage."""
+    with session.host() as driver:
+        found = driver.get_volume(volume, timeout=session.timeout)
+    session.emit(
+        found,
+        lambda: details(
+            {
+                "id": found.volume_id,
+                "name": found.name,
+                "pool": found.pool,
+                "format": found.format,
+                "size": size(found.capacity_bytes),
+                "taken": size(found.allocation_bytes),
+                "path": found.path,
+            }
         ),
     )
 
@@ -156,3 +179,54 @@ def connector(session: Session) -> None:
     with session.host() as driver:
         found = driver.get_volume_connector(timeout=session.timeout).to_cinder()
     session.emit(found, lambda: details(found))
+
+
+@_group.command("swap")
+def swap(
+    session: Session,
+    instance: InstanceArgument,
+    volume: VolumeIdArgument,
+    replacement: Annotated[
+        str,
+        typer.Argument(
+            metavar="REPLACEMENT", help="As for attach: ID, or @FILE.", show_default=False
+        ),
+    ],
+) -> None:
+    """Copy an attached volume to another and go on with that, without the guest noticing."""
+    with session.host() as driver:
+        uuid = session.find(driver, instance)
+        (attachment,) = volumes(driver, (replacement,), option="REPLACEMENT")
+        made = long_operation(
+            lambda report: driver.swap_volume(
+                uuid, volume, attachment, timeout=session.timeout, progress=report
+            ),
+            unfinished=f"{volume} may still be copied: hvdrivers show HOST {uuid}",
+        )
+    session.emit(made, lambda: details(made.model_dump()))
+
+
+@_group.command("qos")
+def qos(
+    session: Session,
+    instance: InstanceArgument,
+    volume: VolumeIdArgument,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LIMIT=N",
+            help="total_bytes_sec=N, read_iops_sec=N and so on, as Cinder's qos_specs; repeatable.",
+        ),
+    ] = None,
+    none: Annotated[bool, typer.Option("--none", help="Remove all limits.")] = False,
+) -> None:
+    """Change the limits of an attached volume, at once and for later starts."""
+    from hvdrivers.models.volume import DiskQos
+
+    if bool(limit) is none:
+        raise BadUsageError("give --limit, or --none")
+    wanted = checked("--limit", DiskQos, numbers("--limit", ",".join(limit))) if limit else None
+    with session.host() as driver:
+        uuid = session.find(driver, instance)
+        driver.set_disk_qos(uuid, volume, wanted, timeout=session.timeout)
+        show_info(session, driver, uuid)

@@ -16,31 +16,45 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hvdrivers.conformance.suite import ConformanceSuite
-    from hvdrivers.conformance.target import (
-        DriverTarget,
+    from hvdrivers.conformance.engine.observer import (
+        Cut,
         FaultSeam,
+        NotShown,
         Observer,
         PreconditionMissing,
-        Target,
     )
+    from hvdrivers.conformance.engine.seam_faults import SeamFaults
+    from hvdrivers.conformance.engine.suite import ConformanceSuite
+    from hvdrivers.conformance.engine.target import DriverTarget, Target
 
 __all__ = [
     "ConformanceSuite",
+    "Cut",
     "DriverTarget",
     "FaultSeam",
+    "NotShown",
     "Observer",
     "PreconditionMissing",
+    "SeamFaults",
     "Target",
 ]
+_HOMES = {
+    "ConformanceSuite": "suite",
+    "Cut": "observer",
+    "FaultSeam": "observer",
+    "NotShown": "observer",
+    "Observer": "observer",
+    "PreconditionMissing": "observer",
+    "SeamFaults": "seam_faults",
+}
 
 if not TYPE_CHECKING:  # a type checker would take any misspelt name for granted
 
     def __getattr__(name: str) -> object:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        home = "suite" if name == "ConformanceSuite" else "target"
-        value = getattr(import_module(f"{__name__}.{home}"), name)
+        home = _HOMES.get(name, "target")
+        value = getattr(import_module(f"{__name__}.engine.{home}"), name)
         globals()[name] = value
         return value
 

@@ -1,6 +1,6 @@
 """Capabilities: what a driver can do beyond Core, and how it comes to say so.
 
-Nobody writes a list of capabilities. There are two ways to have one, and both are code:
+A driver does not list its capabilities: its code declares them, in one of two ways:
 
 * implementing an optional *interface* (``class Pause(Interface, capability=Capability.PAUSE)``
   in the topic files beside this one): the operations are abstract, so a class that inherits the
@@ -44,13 +44,19 @@ class Capability(StrEnum):
     REBUILD = "rebuild"
     """Replace the root disk by a new image; keep UUID, NICs and volumes."""
     ADOPT = "adopt"
-    """Take over a machine that somebody else made."""
+    """Take over a machine that another tool made."""
     HOT_RENAME = "hot-rename"
     """rename() while the instance is not stopped."""
+    DETACH_PAUSED = "detach-paused"
+    """detach_volume() and unplug_vif() of a PAUSED machine: its guest need not answer."""
+    NMI_PAUSED = "nmi-paused"
+    """inject_nmi() of a PAUSED machine: its guest gets it when it goes on."""
     EXTEND_VOLUME = "extend-volume"
     """Tell a running guest that an attached volume has grown."""
     SWAP_VOLUME = "swap-volume"
     """Replace the backing of an attached volume while the guest runs."""
+    RECONNECT = "reconnect"
+    """Other connections for the volumes and NICs of a stopped machine, and of one that moves."""
     HOST_VOLUMES = "host-volumes"
     """Create, list and delete volumes in the hypervisor's own storage."""
     DISK_QOS = "disk-qos"
@@ -91,6 +97,8 @@ class Capability(StrEnum):
     LIVE_MIGRATION_FORCE = "live-migration-force"
     """Make one end soon: post-copy, or a longer standstill."""
     COLD_MIGRATION = "cold-migration"
+    MOVE_IN_STEPS = "move-in-steps"
+    """Move a stopped instance, or resize it, so that it can be taken back until it is confirmed."""
     STORAGE_MIGRATION = "storage-migration"
     """Move the disks of an instance to another pool or datastore of the same host."""
     MAINTENANCE = "maintenance"
@@ -103,6 +111,10 @@ class Capability(StrEnum):
     """A seed disk with metadata (NoCloud or config drive)."""
     USER_DATA = "user-data"
     """User data handed to the guest's cloud-init."""
+    SEED_DISC = "seed-disc"
+    """A seed disc of the caller's own, given to the machine as it is."""
+    START_PAUSED = "start-paused"
+    """Start a machine with its virtual CPUs frozen, at spawn and later."""
     BOOT_FROM_VOLUME = "boot-from-volume"
     RESCUE_BOOT_FROM_VOLUME = "rescue-boot-from-volume"
     EPHEMERAL_DISK = "ephemeral-disk"
@@ -155,9 +167,17 @@ class Capability(StrEnum):
     VIF_VDPA = "vif-vdpa"
     VIF_DVS = "vif-dvs"
     VIF_HYPERV = "vif-hyperv"
+    VIF_USER = "vif-user"
 
 
-CHECKED_BY_DRIVER = frozenset({Capability.HOT_RENAME, Capability.RESCUE_BOOT_FROM_VOLUME})
+CHECKED_BY_DRIVER = frozenset(
+    {
+        Capability.HOT_RENAME,
+        Capability.RESCUE_BOOT_FROM_VOLUME,
+        Capability.DETACH_PAUSED,
+        Capability.NMI_PAUSED,
+    }
+)
 """Capabilities that depend on the instance and not on the call's arguments: the guard cannot see
 whether they are needed, so a driver without them raises NotSupported itself."""
 

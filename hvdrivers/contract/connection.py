@@ -10,10 +10,11 @@ raises ConnectionFailed (nothing was sent) or OutcomeUnknown (it was, and no ans
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.operation import Interface, Scope, operation
-from hvdrivers.models.host import HostInfo
+from hvdrivers.models.host import HostCheck, HostInfo
 
 
 class Connection(Interface):
@@ -47,3 +48,9 @@ class Connection(Interface):
     def narrowed(self) -> dict[Capability, str]:
         """Capabilities that the code has and this host has not, each with the reason in one
         sentence. Called once, when the driver has connected."""
+
+    def host_checks(self, *, timeout: float | None = None) -> Sequence[HostCheck]:
+        """What a person who sets up a host of this kind should look at, beyond the contract: for
+        ``hvdrivers doctor``. It changes nothing, and a driver need not have any."""
+        del timeout
+        return ()

@@ -14,7 +14,7 @@ from hvdrivers.models.console import ConsoleAccess, ConsoleKind, ConsoleLog, Scr
 
 
 class Consoles(Interface, capability=Capability.CONSOLE_LOG):
-    """The log. Not Core: on Hyper-V nobody keeps what a guest writes to its serial port."""
+    """The console log. It is not Core: Hyper-V does not store the guest's serial output."""
 
     @operation(changes=False, states=row(same=(R, P, U, S, X, C)), timeout=30)
     @abstractmethod

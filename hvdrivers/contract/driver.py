@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from types import MappingProxyType, TracebackType
 from typing import ClassVar, Self
@@ -21,6 +21,7 @@ from hvdrivers.contract.connection import Connection
 from hvdrivers.contract.consoles import Consoles, InteractiveConsole, ScreenCapture
 from hvdrivers.contract.errors import InvalidState
 from hvdrivers.contract.events import Events
+from hvdrivers.contract.fields import Fields
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
 from hvdrivers.contract.images import ImageCache
 from hvdrivers.contract.lifecycle import (
@@ -32,6 +33,7 @@ from hvdrivers.contract.lifecycle import (
     Rescue,
     Resize,
 )
+from hvdrivers.contract.limits import Limit
 from hvdrivers.contract.maintenance import HostPower, Maintenance
 from hvdrivers.contract.metrics import Metrics
 from hvdrivers.contract.migration import (
@@ -39,11 +41,12 @@ from hvdrivers.contract.migration import (
     LiveMigration,
     LiveMigrationAbort,
     LiveMigrationForce,
+    MoveInSteps,
 )
 from hvdrivers.contract.network import Network, VifQosControl
 from hvdrivers.contract.operation import Operation, operations_of
-from hvdrivers.contract.power import CrashDump, Pause, Power, Suspend
-from hvdrivers.contract.resources import Resources
+from hvdrivers.contract.power import CrashDump, Pause, Power, StartPaused, Suspend
+from hvdrivers.contract.resources import Placement, Resources
 from hvdrivers.contract.shares import Shares
 from hvdrivers.contract.snapshots import IncrementalBackup, Snapshots, SnapshotToImage
 from hvdrivers.contract.states import InstanceState, Outcome, Row
@@ -51,6 +54,7 @@ from hvdrivers.contract.storage import (
     DiskQosControl,
     ExtendVolume,
     HostVolumes,
+    Reconnect,
     Storage,
     StorageMigration,
     SwapVolume,
@@ -76,6 +80,23 @@ class Driver(Core):
     config_model: ClassVar[type[DriverConfig]]
     """What connect() takes for this driver."""
 
+    takes: ClassVar[Fields] = MappingProxyType({})
+    """The optional fields of specs, volumes and NICs that the driver honours (``contract.fields``).
+    The guard refuses every other before the driver is called."""
+
+    @property
+    def limits(self) -> Mapping[Limit, str]:
+        """What of Core this hypervisor cannot do, each with the reason in one sentence. A driver
+        may set it as a class attribute."""
+        return {}
+
+    @property
+    def lacking(self) -> Mapping[Capability, str]:
+        """Why this hypervisor has no such capability, in one sentence each: for ``why_not()``,
+        where the driver does not implement it. What is not named gets what to do instead
+        (``contract.instead``). A driver may set it as a class attribute."""
+        return {}
+
     @classmethod
     @abstractmethod
     def connect(cls, config: DriverConfig) -> Self:
@@ -93,6 +114,7 @@ class Driver(Core):
 
 class ComputeDriver(
     Core,
+    Placement,
     Rescue,
     Resize,
     HotResizeCpu,
@@ -100,11 +122,13 @@ class ComputeDriver(
     Rebuild,
     Adopt,
     Pause,
+    StartPaused,
     Suspend,
     CrashDump,
     ExtendVolume,
     SwapVolume,
     DiskQosControl,
+    Reconnect,
     HostVolumes,
     StorageMigration,
     VifQosControl,
@@ -123,6 +147,7 @@ class ComputeDriver(
     LiveMigrationAbort,
     LiveMigrationForce,
     ColdMigration,
+    MoveInSteps,
     Maintenance,
     HostPower,
     Shares,
@@ -143,6 +168,17 @@ class ComputeDriver(
     @abstractmethod
     def capabilities(self) -> frozenset[Capability]:
         """What this driver can do on this host beyond Core."""
+
+    @property
+    @abstractmethod
+    def takes(self) -> Fields:
+        """The optional fields of specs, volumes and NICs that the driver honours. A call with any
+        other raises NotSupported."""
+
+    @property
+    @abstractmethod
+    def limits(self) -> Mapping[Limit, str]:
+        """What of Core this hypervisor cannot do, each with the reason in one sentence."""
 
     @abstractmethod
     def why_not(self, capability: Capability) -> str | None:
@@ -168,15 +204,21 @@ CORE_OPERATIONS: frozenset[str] = frozenset(operations_of(Core))
 
 
 def check_state(
-    operation: str, state: InstanceState, uuid: UUID, *, variant: Enum | None = None
+    operation: str,
+    state: InstanceState,
+    uuid: UUID,
+    *,
+    variant: Enum | None = None,
+    capabilities: Collection[Capability] = frozenset(),
 ) -> Outcome:
     """Raise InvalidState if the table does not allow ``operation`` in ``state``.
 
     Drivers call it with the state that they have just read; it is the only place where an
-    InvalidState for a wrong state is made.
+    InvalidState for a wrong state is made. ``capabilities`` are the driver's own, where they allow
+    more states than the contract asks of every driver.
     """
     rules = OPERATIONS[operation]
-    outcomes = rules.row_for({"variant": variant})
+    outcomes = rules.row_for({"variant": variant}, capabilities)
     if outcomes is None:
         raise TypeError(f"{operation} is not about an instance")
     if not outcomes[state].legal:
@@ -189,12 +231,13 @@ def check_state(
     return outcomes[state]
 
 
-def state_table() -> dict[str, Row]:
+def state_table(capabilities: Collection[Capability] = frozenset()) -> dict[str, Row]:
     """The whole (operation, state) table: a row per instance operation, and one per variant
-    (``reboot[soft]``)."""
+    (``reboot[soft]``). Without ``capabilities``: the states that hold for every driver that has the
+    operation."""
     rows: dict[str, Row] = {}
     for name, rules in OPERATIONS.items():
         if rules.states is not None:
-            rows[name] = rules.states
+            rows[name] = rules.row_for({}, capabilities) or rules.states
             rows |= {f"{name}[{value.value}]": row for value, row in rules.variants.items()}
     return rows

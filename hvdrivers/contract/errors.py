@@ -11,8 +11,9 @@
     ├── InstanceNotFound         no such instance (of ours)
     ├── InstanceExists           the UUID is taken
     ├── VolumeNotFound           the volume, image or snapshot named does not exist
+    ├── VolumeExists             the name of the new volume is taken
     ├── NetworkNotFound          the bridge, network, switch or port group does not exist
-    ├── DeviceBusy               somebody uses it, or the guest does not let go: see ``retryable``
+    ├── DeviceBusy               the device is in use, or the guest keeps it: see ``retryable``
     ├── InsufficientResources    the host has not enough memory, CPU, disk, or devices
     ├── GuestAgentUnavailable    no agent answers inside the guest
     ├── ConnectionFailed         the host cannot be reached; nothing was changed: retry
@@ -78,10 +79,16 @@ class HypervisorError(Exception):
         host: str | None = None,
         instance: UUID | None = None,
     ) -> None:
-        """Fill in where it happened; what is already known stays. The guard calls this."""
+        """Fill in where it happened; what is already known stays. The guard calls this.
+
+        The hint becomes a note, so that a traceback in a log shows it too.
+        """
         self.operation = self.operation or operation
         self.host = self.host or host
         self.instance = self.instance or instance
+        note = f"hint: {self.hint}"
+        if self.hint and note not in getattr(self, "__notes__", ()):
+            self.add_note(note)
 
     def __str__(self) -> str:
         parts = [self.message]
@@ -104,6 +111,17 @@ class HypervisorError(Exception):
         # The default pickles only positional arguments and would lose the context between
         # processes (a task queue, a multiprocessing pool).
         return (_rebuild, (type(self), dict(self.__dict__)))
+
+
+def worth_repeating(error: BaseException) -> bool:
+    """Whether the same call may succeed if the caller waits and then makes it again.
+
+    A predicate for a retry library (``tenacity.retry_if_exception(worth_repeating)``). It is safe
+    for each operation, since a repeated call converges or raises the error that the operation
+    names: spawn() raises InstanceExists if an earlier attempt had worked. Not for ``reboot()`` and
+    ``guest_exec()``, which do it again (``Repeat.AGAIN``).
+    """
+    return isinstance(error, HypervisorError) and error.retryable
 
 
 def _rebuild(cls: type[HypervisorError], state: dict[str, object]) -> HypervisorError:
@@ -155,17 +173,25 @@ class VolumeNotFound(HypervisorError):
     """The volume, pool, cached image or snapshot named does not exist on the host."""
 
 
+class VolumeExists(HypervisorError):
+    """A volume has the name that a new one is to have. Nothing was changed."""
+
+    hint_default = "get_volume() shows what is there; choose a new name, or delete_volume() it"
+
+
 class NetworkNotFound(HypervisorError):
     """The bridge, network, virtual switch or port group named does not exist on the host."""
 
 
 class DeviceBusy(HypervisorError):
-    """In use by somebody else, or the guest did not let go in time. It is still attached.
+    """A machine, client or operation uses the device, or the guest did not release it in time.
+    An attached device stays attached.
 
-    That may pass by itself: a guest lets go, a machine that has the volume or the port goes off, a
-    migration ends. So it is retryable; but not (``retryable=False``) where something has to be
-    removed first, and only a call does that: the attachments of a volume that is to be deleted, the
-    disks on an image that is to be evicted, the snapshots of a disk that is to change."""
+    The error is retryable where the cause can end without a call: the guest releases the device,
+    the machine that has the volume or the port powers off, or a migration ends. It has
+    ``retryable=False`` where the caller must remove something first: the attachments of a volume
+    before delete_volume(), the disks on an image before evict_image(), or the snapshots of a disk
+    before the disk changes."""
 
     retryable_default = True
 

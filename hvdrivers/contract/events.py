@@ -8,9 +8,11 @@
         event = events.next(timeout=5)   # or one at a time; None if nothing came
 
 The first event is a ResyncEvent with the state of every instance, so a consumer needs no list of
-its own beside the stream and no change falls between the two. It is the truth at that moment: an
-instance that is spawned afterwards comes as an event and is not in it. After a lost connection the
-stream connects again by itself and delivers another ResyncEvent. A consumer that is slower than
+its own beside the stream and no change falls between the two. It tells no less than the driver has
+told the same client by the time of next(): an instance that the client has spawned since watch() is
+in it, and comes as an event all the same. After a lost connection the
+stream connects again by itself, and delivers what was missed where the host has kept it (a vSphere
+session survives a cut), or another ResyncEvent. A consumer that is slower than
 the host loses nothing silently either: when the buffer is full the stream drops it and
 resynchronises.
 """
@@ -66,12 +68,14 @@ class Events(Interface):
     @operation(scope=Scope.HOST, changes=False, timeout=30)
     @abstractmethod
     def watch(self, *, timeout: float | None = None) -> EventStream:
-        """Subscribe to lifecycle and device events of our instances, whoever causes them.
+        """Subscribe to lifecycle and device events of our instances.
 
+        The stream also reports changes that another client, the guest or the host causes.
         Changes made after watch() has returned are delivered, in the order of the changes of each
-        instance, and the last state delivered is always the state it has. A hypervisor without
-        push events (Hyper-V) may merge changes that lie closer together than it is asked.
-        Device events come where the hypervisor tells of them.
+        instance, and the last state delivered is always the state it has. Changes of different
+        instances have no order among them. A driver with the limit ``events-merged`` may merge
+        changes of one instance that lie closer together than it asks the host.
+        Device events come where the hypervisor reports them.
 
         Args:
             timeout: bounds the subscribing, not the stream.

@@ -1,7 +1,7 @@
-"""Guest: what only somebody inside the guest can do, or tell.
+"""Guest: operations that a program inside the guest, the guest agent, carries out.
 
-All of these need a running agent in the guest, except addresses from leases and ARP. Without
-one they raise GuestAgentUnavailable within the deadline; they never wait for a boot.
+All of them need a running agent, except addresses from leases and ARP. Without an agent they
+raise GuestAgentUnavailable within the deadline. They never wait for the guest to boot.
 """
 
 from __future__ import annotations

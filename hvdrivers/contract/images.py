@@ -1,7 +1,8 @@
 """Images: the host's cache of what instances are made from.
 
 The cache is the host's, not the library's: every driver on every machine sees the same entries,
-named by content (``ImageRef.cache_key()``), and an entry in use is never removed.
+named by content (``ImageRef.cache_key()``), and an entry in use is never removed. What a client
+leaves that dies in the middle of an upload is listed and can be removed.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ class ImageCache(Interface, capability=Capability.IMAGE_CACHE):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> CachedImage:
-        """Bring an image into the host's cache; at once if it is there. Two callers at the same
-        time load it once, or the second load is dropped; never half an image.
+        """Bring an image into the host's cache; at once if it is there: an image with a checksum is
+        not read again, here or by spawn(). HostImage(name=key, cached=True) names an entry.
+        Two callers at the same time load it once, or the second load is dropped; never half an
+        image.
 
         Raises:
             ImageRejected: as in spawn.
@@ -39,13 +42,24 @@ class ImageCache(Interface, capability=Capability.IMAGE_CACHE):
     @operation(scope=Scope.HOST, changes=False, timeout=60)
     @abstractmethod
     def list_cached_images(self, *, timeout: float | None = None) -> Sequence[CachedImage]:
-        """What is in the cache."""
+        """What is in the cache, complete images and partial uploads.
+
+        An upload whose client died leaves what it had sent. It is listed with ``partial=True``
+        under a key of its own, as is an upload that is under way: the host cannot tell the two
+        apart but by the time of the last write. Uploading the same image again does not go on with
+        it.
+        """
 
     @operation(scope=Scope.HOST, timeout=60)
     @abstractmethod
     def evict_image(self, key: str, *, timeout: float | None = None) -> None:
         """Remove one entry. One that is not there is a success.
 
+        A partial upload can be removed when nobody has written to it for ten minutes, by the host's
+        own clock: an upload that is alive writes many times a minute.
+
         Raises:
-            DeviceBusy: an instance's disk is based on it, in whatever pool that is.
+            DeviceBusy: an instance's disk is based on it, in whatever pool that is
+                (``retryable=False``); or it is a partial upload that was written to a moment ago
+                (``retryable=True``).
         """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 from pydantic import PositiveInt
@@ -29,6 +30,7 @@ from hvdrivers.models.instance import (
     Metadata,
 )
 from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.seed import SeedDisc
 
 
 class Lifecycle(Interface):
@@ -45,10 +47,10 @@ class Lifecycle(Interface):
     ) -> InstanceInfo:
         """Make an instance and start it (``spec.start``), or leave nothing at all.
 
-        Returns when the machine is RUNNING (or STOPPED, if not to be started) and every other
-        connection to the host sees it. RUNNING means that its CPUs run; how far the guest has
-        booted is the guest's affair. Meanwhile it is BUILDING where the hypervisor can show
-        that, and not there where it cannot.
+        Returns when the machine is RUNNING (or STOPPED, if not to be started; or PAUSED, as
+        ``spec.start_as`` says) and every other connection to the host sees it. RUNNING means that
+        its CPUs run; how far the guest has booted is the guest's affair. Meanwhile it is BUILDING
+        where the hypervisor can show that, and not there where it cannot.
 
         The image is inspected and its checksum verified before the hypervisor opens it. The
         first spawn from an image puts it into the host's cache; later ones (on vSphere: with the
@@ -63,12 +65,18 @@ class Lifecycle(Interface):
         Raises:
             InstanceExists: the UUID is taken.
             ImageRejected: unsafe or corrupt image, wrong checksum, larger than the disk.
-            NetworkNotFound, VolumeNotFound: a NIC's network, a volume or a host image is not there.
-            DeviceBusy: a powered-on machine has one of the volumes and it is not ``multiattach``,
-                or, if this one is to be started, one of the ports.
-            InsufficientResources: not enough memory, huge pages, dedicated CPUs, disk, slots, or
-                devices of the host that are there and that nobody has, in whole or in part; or more
-                CPUs than the hypervisor gives a machine on this host.
+            NetworkNotFound, VolumeNotFound: a NIC's network, a volume, a kept disk or a host image
+                is not there.
+            InvalidRequest: a kept disk is larger than the flavor says.
+            DeviceBusy: a kept disk is attached as a volume. Or a powered-on machine has one of the
+                volumes and it is not ``multiattach``,
+                or, if this one is to be started, one of the ports. Or an interrupted spawn has left
+                something of this UUID, and no machine: destroy() removes that.
+            InsufficientResources: not enough memory, huge pages, dedicated CPUs, disk or slots. Or
+                the host has too few of the requested devices, or another machine has one of them,
+                in whole or in part. Or the machine has more CPUs than the hypervisor gives one on
+                this host. Or ``numa`` names a cell or a CPU that the host does not have, or that
+                is taken.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.
         """
@@ -76,28 +84,32 @@ class Lifecycle(Interface):
     @operation(
         timeout=120,
         states=row(dict.fromkeys((B, R, P, U, S, X, C), End.GONE)),
+        interrupts=True,
     )
     @abstractmethod
     def destroy(
         self,
         uuid: UUID,
         *,
-        keep: frozenset[Keep] = frozenset(),
+        keep: AbstractSet[Keep] = frozenset(),
         timeout: float | None = None,
     ) -> None:
         """Stop the instance at once and remove everything that spawn and later calls made for it.
 
         Afterwards there are no disks, seed image, NVRAM, TPM state, NICs on switches, secrets,
         snapshots or logs of it on the host. Attached volumes are detached and stay, with their
-        data. An instance that is not there is a success, and what an interrupted spawn or
-        destroy has left of it is removed all the same. A foreign machine with this UUID is not
+        data. Disks that other tools attached to the machine stay too. destroy() does not wait
+        for the end of a long operation of the same instance (a snapshot, a copy, a migration): that
+        one is stopped where it next tells its progress, undoes what it began, and raises
+        InstanceNotFound. An instance that is not there is a success, and what an interrupted spawn
+        or destroy has left of it is removed all the same. A foreign machine with this UUID is not
         touched: InstanceNotFound.
 
         Args:
-            keep: what to leave on purpose.
+            keep: which disks to leave on purpose. A spawn() takes them over by ``OwnDisk.kept``.
 
         Raises:
-            InvalidRequest: there is a volume already of the name that the root disk would be kept
+            VolumeExists: there is a volume already of the name that a disk would be kept
                 under; nothing has changed.
         """
 
@@ -149,13 +161,16 @@ class Lifecycle(Interface):
 class Rescue(Interface, capability=Capability.RESCUE):
     """Repair a guest that does not boot."""
 
-    @operation(states=row({R: X, S: X, C: X}), timeout=600, repeat=Repeat.REFUSED)
+    @operation(
+        states=row({R: X, S: X, C: X}), timeout=600, repeat=Repeat.REFUSED, optional=("seed",)
+    )
     @abstractmethod
     def rescue(
         self,
         uuid: UUID,
         image: ImageRef | None = None,
         *,
+        seed: SeedDisc | None = None,
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
@@ -163,6 +178,7 @@ class Rescue(Interface, capability=Capability.RESCUE):
 
         Args:
             image: the rescue image; None boots the image that the instance was made from.
+            seed: a seed disc that the rescued machine has instead of its own. Needs SEED_DISC.
 
         Raises:
             InvalidRequest: no image given and the instance was booted from a volume.
@@ -198,7 +214,8 @@ class Resize(Interface, capability=Capability.RESIZE):
 
         Raises:
             InvalidRequest: the root disk would shrink, which destroys data; or the ephemeral or
-                swap disk would change.
+                swap disk would change; or CPUs and memory would, and ``InstanceSpec.numa`` has
+                placed them.
             DeviceBusy: the disk would grow and has snapshots, which this hypervisor refuses.
             InsufficientResources: the host has not that much.
         """
@@ -279,7 +296,8 @@ class Adopt(Interface, capability=Capability.ADOPT):
     ) -> InstanceInfo:
         """Make a foreign machine (see list_foreign()) an instance of ours, as it is.
 
-        Nothing of it is changed but the mark. A later destroy() removes its disks too.
+        Nothing of it is changed but the mark. A later destroy() removes the disks too that it
+        has now.
 
         Args:
             name: a label; None takes the machine's own name.

@@ -10,12 +10,12 @@ from hvdrivers.models.host import HostPowerAction
 
 
 class Maintenance(Interface, capability=Capability.MAINTENANCE):
-    """No new machines, please."""
+    """Maintenance mode: the host powers no machine on."""
 
     @operation(scope=Scope.HOST, timeout=600)
     @abstractmethod
     def enter_maintenance(self, *, timeout: float | None = None) -> None:
-        """From now on whatever would power a machine on raises InsufficientResources.
+        """Enter maintenance. Any call that would power a machine on raises InsufficientResources.
 
         Raises:
             InvalidState: machines are powered on. Moving them is the orchestrator's decision, and
@@ -25,12 +25,12 @@ class Maintenance(Interface, capability=Capability.MAINTENANCE):
     @operation(scope=Scope.HOST)
     @abstractmethod
     def exit_maintenance(self, *, timeout: float | None = None) -> None:
-        """Back to normal."""
+        """Leave maintenance. Calls may power machines on again."""
 
     @operation(scope=Scope.HOST, changes=False, timeout=30)
     @abstractmethod
     def in_maintenance(self, *, timeout: float | None = None) -> bool:
-        """Whether the host is in maintenance, whoever put it there."""
+        """Whether the host is in maintenance, set by this library or by another tool."""
 
 
 class HostPower(Interface, capability=Capability.HOST_POWER):

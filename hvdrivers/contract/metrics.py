@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 from hvdrivers.contract.operation import Interface, Scope, operation
@@ -16,7 +17,7 @@ class Metrics(Interface):
     @operation(scope=Scope.HOST, changes=False, timeout=60)
     @abstractmethod
     def get_metrics(
-        self, uuids: frozenset[UUID] | None = None, *, timeout: float | None = None
+        self, uuids: AbstractSet[UUID] | None = None, *, timeout: float | None = None
     ) -> Sequence[InstanceMetrics]:
         """CPU time, memory, disk and network counters.
 

@@ -3,6 +3,7 @@
 The caller holds drivers for both hosts. The source driver runs the migration; ``Destination``
 says where to in the hypervisor's own words. Afterwards the instance is on exactly one of them:
 gone from this driver, unless this driver's host is a cluster that holds the destination too.
+``Destination.volumes`` and ``Destination.vifs`` are connections that it has there and not here.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from abc import abstractmethod
 from uuid import UUID
 
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.contract.operation import Interface, Repeat, operation
-from hvdrivers.contract.states import ANY_STATE, End, P, R, S, row
-from hvdrivers.models.migration import Destination, MigrationPlan, MigrationProgress
+from hvdrivers.contract.operation import Interface, Repeat, Scope, operation
+from hvdrivers.contract.states import ANY_STATE, C, End, P, R, S, U, X, row
+from hvdrivers.models.flavor import Flavor
+from hvdrivers.models.instance import InstanceInfo
+from hvdrivers.models.migration import Destination, MigrationPlan, MigrationProgress, Move
 from hvdrivers.models.progress import ProgressCallback
 
 
@@ -105,4 +108,86 @@ class ColdMigration(Interface, capability=Capability.COLD_MIGRATION):
         Raises:
             InvalidRequest: a blocker: the destination does not answer, lacks what the instance
                 needs, or is the host that it is on already; or the instance has a share.
+        """
+
+
+class MoveInSteps(Interface, capability=Capability.MOVE_IN_STEPS):
+    """A stopped instance moves, or gets another flavor, and can be taken back.
+
+    ::
+
+        move = source.prepare_move(uuid, destination, flavor=larger)
+        destination.finish_move(move)            # whole there, STOPPED; start it, look at it
+        source.confirm_move(uuid)                # or: destination.destroy(uuid)
+                                                 #     source.revert_move(uuid)
+
+    Until one of the last two, the source keeps a stopped copy (``InstanceInfo.move``) to which
+    only reads, confirm_move(), revert_move() and destroy() can be done; any other operation raises
+    InvalidState. Without a destination it is the same on one host: finish_move() gives the
+    instance its flavor, and what it was is kept beside it.
+
+    A process that dies at any step leaves one whole instance: before finish_move() has returned
+    that is the source, which revert_move() gives back; afterwards the destination.
+    """
+
+    @operation(states=row(same=(S,)), timeout=3600)
+    @abstractmethod
+    def prepare_move(
+        self,
+        uuid: UUID,
+        destination: Destination | None = None,
+        *,
+        flavor: Flavor | None = None,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Move:
+        """At the source: copy the instance to where it goes. Repeated, it returns the same move.
+
+        Args:
+            destination: None: it stays on this host.
+            flavor: what it has afterwards; None: what it has.
+
+        Raises:
+            InvalidRequest: a blocker, as for cold_migrate(); or a disk would shrink or be another.
+            InvalidState: another move of this instance has begun.
+            InsufficientResources: no room for the copy, or not that much on the host.
+        """
+
+    @operation(scope=Scope.HOST, timeout=3600)
+    @abstractmethod
+    def finish_move(
+        self,
+        move: Move,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        """At the destination: make the instance of what was prepared. It is STOPPED, with the
+        flavor and the connections that the move names. Repeated, it returns what is there.
+
+        Raises:
+            InstanceNotFound: nothing has been prepared here for this move.
+            NetworkNotFound, VolumeNotFound: what it is to be connected to is not there.
+            InsufficientResources: no room for a larger disk.
+        """
+
+    @operation(states=row({S: End.DEPENDS}, same=(R, P, U, X, C)), timeout=120)
+    @abstractmethod
+    def confirm_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """At the source: remove the copy. The instance is GONE from this host; within one host it
+        stays as it is now. One that has not moved, or is not there any more, is a success.
+
+        Raises:
+            InvalidState: the move is not finished, so that this copy is the only whole one.
+        """
+
+    @operation(states=row(same=(S,)), timeout=600)
+    @abstractmethod
+    def revert_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """At the source: be the instance again, with the flavor and the very bytes that it had.
+        What was only prepared at the destination is removed. One that has not moved is a success.
+
+        Raises:
+            InvalidState: it is at the destination: destroy() it there first.
+            ConnectionFailed: the destination, which holds what was prepared, does not answer.
         """

@@ -1,11 +1,17 @@
 """Network: NICs and what they are plugged into.
 
-*VIF*: one virtual NIC and its wiring, named by ``Vif.id`` (a Neutron port id, or the caller's
-own), the same in plug, in unplug and in InstanceInfo.vifs. A driver wires through the
-hypervisor's own API; networks, bridges and switches must exist, it never makes them.
+*VIF*: one virtual NIC and its wiring, named by ``Vif.id``, the same in plug, in unplug and in
+InstanceInfo.vifs. The id is a name within the instance: two machines may each have a NIC ``eth0``,
+and those have nothing in common. A driver wires through the hypervisor's own API; networks, bridges
+and switches must exist, it never makes them.
 
-A port is in use by the machine that is powered on with it. Machines that are powered off may name
-the same one: which of them has it is decided when one is started.
+*Port*: what a network's control plane (Neutron, OVN) calls a place for one NIC. A VIF whose id is a
+UUID is the port of that id. A port is in use by the machine that is powered on with it. Machines
+that are powered off may name the same one: which of them has it is decided when one is started.
+
+A VIF without ``address`` gets one that is made of the instance's UUID and the id, or of the id
+alone if that is a port's: ``Vif.within(uuid).mac`` tells it. The guard fills it in, so that a
+driver always sees one in plug_vif() and spawn().
 """
 
 from __future__ import annotations
@@ -39,11 +45,14 @@ class Network(Interface):
                 VIF names is another machine's.
         """
 
-    @operation(states=row(same=(R, S)))
+    @operation(
+        states=row(same=(R, S)), with_capability={Capability.DETACH_PAUSED: row(same=(R, P, S))}
+    )
     @abstractmethod
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
         """Take a NIC away and free its port. Returns when the guest has let go; a VIF that is not
-        plugged is a success.
+        plugged is a success. A driver with the limit ``detach-unasked`` takes it from the guest at
+        once. While PAUSED it needs DETACH_PAUSED.
 
         Raises:
             DeviceBusy: the guest did not let go within the deadline. It is still plugged.
@@ -65,4 +74,9 @@ class VifQosControl(Interface, capability=Capability.VIF_QOS):
 
         Raises:
             NetworkNotFound: no such VIF on this instance.
+            NotSupported: the host cannot limit a NIC that is wired like this one, although it
+                limits others (a Linux bridge, where the kernel lacks a part of its traffic
+                control). plug_vif() and spawn() of a VIF with limits raise it too, and power_on()
+                where the limits were set while the machine was STOPPED: some hosts tell only
+                when the NIC is really there. Nothing has changed.
         """

@@ -9,7 +9,7 @@ of them can forget an operation.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
 from types import MappingProxyType
@@ -60,14 +60,31 @@ class Operation:
     """For INSTANCE operations: what happens in each state. None for HOST operations."""
     variants: Mapping[Enum, Row] = field(default_factory=dict)
     """Rows that replace ``states`` where an enum argument has this value (soft reboot)."""
+    with_capability: Mapping[Capability, Row] = field(default_factory=dict)
+    """Rows that replace ``states`` for a driver that has this capability (detach while PAUSED)."""
+    optional: frozenset[str] = frozenset()
+    """Arguments that a driver's method may lack: each needs a capability (``requirements``), and
+    the guard leaves it out for a driver that does not have it."""
     capability: Capability | None = None
     """None: Core, every driver has it."""
+    interrupts: bool = False
+    """True: it ends what is under way for the same instance and tells its progress."""
+    derived: bool = False
+    """True: the guard computes it from another operation where the driver does not have it."""
 
-    def row_for(self, arguments: Mapping[str, object]) -> Row | None:
-        """The row that applies to a call with these arguments."""
+    def row_for(
+        self,
+        arguments: Mapping[str, object],
+        capabilities: Collection[Capability] = frozenset(),
+    ) -> Row | None:
+        """The row that applies to a call with these arguments, for a driver with these
+        capabilities."""
         for value in arguments.values():
             if isinstance(value, Enum) and value in self.variants:
                 return self.variants[value]
+        for capability, states in self.with_capability.items():
+            if capability in capabilities:
+                return states
         return self.states
 
 
@@ -80,6 +97,10 @@ def operation(
     repeat: Repeat = Repeat.CONVERGES,
     states: Row | None = None,
     variants: Mapping[Enum, Row] | None = None,
+    with_capability: Mapping[Capability, Row] | None = None,
+    optional: Iterable[str] = (),
+    derived: bool = False,
+    interrupts: bool = False,
 ) -> Callable[[_F], _F]:
     """Declare an abstract method to be an operation of the contract."""
     if (scope is Scope.INSTANCE) != (states is not None):
@@ -97,6 +118,10 @@ def operation(
             repeat=repeat,
             states=states,
             variants=MappingProxyType(dict(variants or {})),
+            with_capability=MappingProxyType(dict(with_capability or {})),
+            optional=frozenset(optional),
+            derived=derived,
+            interrupts=interrupts,
         )
         setattr(function, _MARK, rules)
         return function

@@ -54,7 +54,9 @@ class Power(Interface):
 
         Args:
             graceful: seconds to let a RUNNING guest shut down by itself, after asking it to;
-                then, or at once if 0, the power is cut. The result is STOPPED either way.
+                then, or at once if 0, the power is cut. The result is STOPPED either way. A
+                hypervisor that asks by its guest tools (vSphere, Hyper-V) cannot ask a guest
+                without them: then the power is cut at once.
         """
 
     @operation(
@@ -94,6 +96,19 @@ class Pause(Interface, capability=Capability.PAUSE):
         """Let a paused machine go on."""
 
 
+class StartPaused(Interface, capability=Capability.START_PAUSED):
+    """A machine that is on before its guest runs: its ports are plugged, and nothing sends yet."""
+
+    @operation(states=row({S: P, C: P, U: P}, same=(P,)), timeout=120)
+    @abstractmethod
+    def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Start the machine as power_on() does, with its virtual CPUs frozen until unpause().
+
+        Raises:
+            InsufficientResources, NetworkNotFound, VolumeNotFound, DeviceBusy: as power_on() does.
+        """
+
+
 class Suspend(Interface, capability=Capability.SUSPEND):
     """Put a machine to disk."""
 
@@ -120,8 +135,13 @@ class Suspend(Interface, capability=Capability.SUSPEND):
 class CrashDump(Interface, capability=Capability.CRASH_DUMP):
     """Make a hung guest tell why."""
 
-    @operation(states=row(same=(R, X)), repeat=Repeat.AGAIN)
+    @operation(
+        states=row(same=(R, X)),
+        with_capability={Capability.NMI_PAUSED: row(same=(R, P, X))},
+        repeat=Repeat.AGAIN,
+    )
     @abstractmethod
     def inject_nmi(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Send a non-maskable interrupt. A guest set up for it writes a crash dump; what it does
-        then is its own configuration."""
+        then is its own configuration. While PAUSED it needs NMI_PAUSED: the guest gets it when it
+        goes on."""

@@ -15,6 +15,9 @@ from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.console import ConsoleKind
 from hvdrivers.models.image import FileImage, HostImage, HttpImage, ImageFormat
 from hvdrivers.models.instance import CpuPolicy, Firmware, Flavor, InstanceSpec
+from hvdrivers.models.migration import Destination
+from hvdrivers.models.seed import SeedDisc
+from hvdrivers.models.state import StartAs
 from hvdrivers.models.vif import VIF_TYPES
 from hvdrivers.models.volume import VolumeAttachment
 
@@ -42,6 +45,15 @@ VOLUME_CAPABILITIES: Mapping[str, Capability] = {
     "vstorageobject": Capability.VOLUME_FCD,
 }
 
+SERVED_VOLUMES: tuple[Capability, ...] = tuple(
+    dict.fromkeys(
+        each
+        for each in VOLUME_CAPABILITIES.values()
+        if each not in {Capability.VOLUME_POOL, Capability.VOLUME_LOCAL}
+    )
+)
+"""The kinds of volumes that a storage server keeps, not the host."""
+
 VIF_CAPABILITIES: Mapping[str, Capability] = {
     "network": Capability.VIF_NETWORK,
     "bridge": Capability.VIF_BRIDGE,
@@ -55,7 +67,12 @@ VIF_CAPABILITIES: Mapping[str, Capability] = {
     "vdpa": Capability.VIF_VDPA,
     "dvs": Capability.VIF_DVS,
     "hyperv": Capability.VIF_HYPERV,
+    "user": Capability.VIF_USER,
 }
+
+
+_START_PAUSED = frozenset({Capability.START_PAUSED, Capability.PAUSE})
+"""Who starts a machine paused must be able to let it go on."""
 
 
 def required(arguments: Mapping[str, object]) -> frozenset[Capability]:
@@ -71,6 +88,14 @@ def required(arguments: Mapping[str, object]) -> frozenset[Capability]:
 
 
 def _of(argument: object) -> set[Capability]:  # noqa: PLR0911 - one answer per type
+    if isinstance(argument, tuple):
+        found: set[Capability] = set()
+        return found.union(*map(_of, argument))
+    if isinstance(argument, Destination):
+        moved = _of((*argument.volumes, *argument.vifs))
+        return moved | {Capability.RECONNECT} if moved else moved
+    if isinstance(argument, SeedDisc):
+        return {Capability.SEED_DISC}
     if isinstance(argument, InstanceSpec):
         return _of_spec(argument)
     if isinstance(argument, FileImage | HttpImage | HostImage):
@@ -103,11 +128,17 @@ def _of_spec(spec: InstanceSpec) -> set[Capability]:
         needs.add(Capability.CONFIG_DRIVE)
         if spec.cloud_init.user_data is not None:
             needs.add(Capability.USER_DATA)
+    if spec.start_as is StartAs.PAUSED:
+        needs |= _START_PAUSED
     for wanted, capability in (
+        (spec.seed is not None, Capability.SEED_DISC),
+        (any(each.kept for each in spec.disks), Capability.HOST_VOLUMES),
         (spec.firmware is Firmware.UEFI, Capability.UEFI),
         (spec.secure_boot, Capability.SECURE_BOOT),
         (spec.vtpm, Capability.VTPM),
         (spec.sev, Capability.SEV),
+        (spec.numa, Capability.NUMA),
+        (any(node.cpus for node in spec.numa), Capability.CPU_PINNING),
         (spec.pci_devices, Capability.PCI_PASSTHROUGH),
         (spec.vgpus, Capability.VGPU),
     ):
@@ -132,7 +163,7 @@ def _of_flavor(flavor: Flavor) -> set[Capability]:
 def _of_image(image: FileImage | HttpImage | HostImage) -> set[Capability]:
     needs = set()
     if isinstance(image, HostImage):
-        needs.add(Capability.IMAGE_HOST)
+        needs.add(Capability.IMAGE_CACHE if image.cached else Capability.IMAGE_HOST)
     if image.format is not None:
         needs.add(IMAGE_CAPABILITIES[image.format])
     return needs
@@ -142,7 +173,7 @@ def _of_attachment(attachment: VolumeAttachment) -> set[Capability]:
     needs = {VOLUME_CAPABILITIES[attachment.volume.driver_volume_type]}
     if attachment.qos is not None:
         needs.add(Capability.DISK_QOS)
-    if attachment.encryption is not None:
+    if attachment.encryption is not None and attachment.encryption.by_hypervisor:
         needs.add(Capability.ENCRYPTED_VOLUME)
     if attachment.volume.multiattach:
         needs.add(Capability.MULTI_ATTACH)

@@ -21,9 +21,16 @@ class Resources(Interface):
         taken in the next answer, and destroy gives it back.
         """
 
-    @operation(scope=Scope.HOST, changes=False, timeout=60)
+
+class Placement(Interface):
+    """The inventory in OpenStack's terms. Every connection has it, and no driver need write it."""
+
+    @operation(scope=Scope.HOST, changes=False, timeout=60, derived=True)
     @abstractmethod
     def placement_inventories(self, *, timeout: float | None = None) -> Sequence[PlacementProvider]:
         """The same as resource providers, root first, each parent before its children (storage
         that other hosts see too is a further provider without a parent); names of
-        classes and traits are those of os-resource-classes and os-traits, or CUSTOM_*."""
+        classes and traits are those of os-resource-classes and os-traits, or CUSTOM_*.
+
+        The guard computes it from get_available_resource() and the capabilities. A driver that
+        has more to tell Placement may have a method of its own."""

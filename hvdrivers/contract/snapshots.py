@@ -9,7 +9,7 @@ from uuid import UUID
 
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.operation import Interface, Repeat, operation
-from hvdrivers.contract.states import ANY_STATE, End, P, R, S, row
+from hvdrivers.contract.states import ANY_STATE, End, P, R, S, U, row
 from hvdrivers.models.base import Name
 from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import ProgressCallback
@@ -79,7 +79,7 @@ class Snapshots(Interface, capability=Capability.SNAPSHOTS):
 class SnapshotToImage(Interface, capability=Capability.SNAPSHOT_TO_IMAGE):
     """An image out of an instance."""
 
-    @operation(states=row(same=(R, P, S)), timeout=3600, repeat=Repeat.REFUSED)
+    @operation(states=row(same=(R, P, U, S)), timeout=3600, repeat=Repeat.REFUSED)
     @abstractmethod
     def snapshot_to_image(
         self,
@@ -91,7 +91,8 @@ class SnapshotToImage(Interface, capability=Capability.SNAPSHOT_TO_IMAGE):
         progress: ProgressCallback | None = None,
     ) -> ImageInfo:
         """Copy the root disk, as it is at one moment, into a file on *this* machine; it stands
-        alone, without backing file. A running machine runs on.
+        alone, without backing file. A running machine runs on, and a SUSPENDED one keeps its saved
+        memory.
 
         Args:
             target: the file to write; it must not exist. After a failure it does not.

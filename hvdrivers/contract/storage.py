@@ -17,6 +17,7 @@ from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.operation import Interface, Repeat, Scope, operation
 from hvdrivers.contract.states import P, R, S, row
 from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import (
     AttachedVolume,
     DiskQos,
@@ -43,20 +44,28 @@ class Storage(Interface):
 
         Raises:
             VolumeNotFound: the host cannot find or open it.
-            DeviceBusy: a powered-on machine has it and it is not ``multiattach``.
-            InvalidRequest: it is encrypted, and ``encryption.secret``, its passphrase, is None.
+            DeviceBusy: a powered-on machine has it and it is not ``multiattach``, or another client
+                is about to delete it.
+            InvalidRequest: the hypervisor is to decrypt it, and ``encryption.secret``, its
+                passphrase, is None (what the storage decrypts, ``back-end``, needs none); or
+                it is a file of a size that the hypervisor cannot attach.
             NotSupported: this driver does not do this type of volume, bus or option.
             InsufficientResources: no free slot for another disk.
         """
 
-    @operation(states=row(same=(R, S)), timeout=60)
+    @operation(
+        states=row(same=(R, S)),
+        with_capability={Capability.DETACH_PAUSED: row(same=(R, P, S))},
+        timeout=60,
+    )
     @abstractmethod
     def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
         """Take a volume away. Returns when the guest has let go, so that the volume can be used
-        elsewhere (a hypervisor that does not ask the guest returns at once); a volume that is not
-        attached is a success.
+        elsewhere; a volume that is not attached is a success. A driver with the limit
+        ``detach-unasked`` takes it from the guest at once.
 
-        Not legal while PAUSED: a frozen guest cannot let go.
+        While PAUSED it needs DETACH_PAUSED: a frozen guest cannot let go, so without it the call
+        raises InvalidState.
 
         Raises:
             DeviceBusy: the guest did not let go within the deadline, or refused. It is still
@@ -100,7 +109,7 @@ class ExtendVolume(Interface, capability=Capability.EXTEND_VOLUME):
 class SwapVolume(Interface, capability=Capability.SWAP_VOLUME):
     """Change a volume under a running guest."""
 
-    @operation(states=row(same=(R,)), timeout=3600, repeat=Repeat.REFUSED)
+    @operation(states=row(same=(R, P)), timeout=3600, repeat=Repeat.REFUSED)
     @abstractmethod
     def swap_volume(
         self,
@@ -140,6 +149,36 @@ class DiskQosControl(Interface, capability=Capability.DISK_QOS):
         """
 
 
+class Reconnect(Interface, capability=Capability.RECONNECT):
+    """Volumes and ports that their servers offer under another address now."""
+
+    @operation(states=row(same=(S,)), timeout=120)
+    @abstractmethod
+    def reconnect(
+        self,
+        uuid: UUID,
+        *,
+        volumes: tuple[VolumeAttachment, ...] = (),
+        vifs: tuple[Vif, ...] = (),
+        timeout: float | None = None,
+    ) -> None:
+        """Replace the connection of volumes and NICs of a stopped instance: all of them or none.
+
+        Each keeps its id and its place: what the guest sees of a NIC but its wiring, and a volume's
+        boot index and device, stay unless the new data says otherwise. It is used at the next
+        start. What is not named stays as it is.
+
+        Args:
+            volumes: the new connections, by ``volume_id``; that of the volume it boots from too.
+            vifs: the new wiring, by ``id``.
+
+        Raises:
+            VolumeNotFound, NetworkNotFound: the instance has no such volume or NIC, or the host
+                cannot find what it is to be connected to. Nothing has changed.
+            DeviceBusy: a powered-on machine has the volume and it is not ``multiattach``.
+        """
+
+
 class HostVolumes(Interface, capability=Capability.HOST_VOLUMES):
     """Volumes in the hypervisor's own storage, for those who run no Cinder."""
 
@@ -149,7 +188,9 @@ class HostVolumes(Interface, capability=Capability.HOST_VOLUMES):
         """Make an empty volume. The result goes into a VolumeAttachment as it is.
 
         Raises:
-            InvalidRequest: the name is taken.
+            VolumeExists: the name is taken. After a create_volume() whose reply was lost, the
+                earlier attempt had worked: get_volume() shows what it made. A cut request for a
+                name that is taken leaves the volume that has it.
             VolumeNotFound: no such pool or datastore.
             InsufficientResources: no room.
         """
@@ -158,6 +199,15 @@ class HostVolumes(Interface, capability=Capability.HOST_VOLUMES):
     @abstractmethod
     def list_volumes(self, *, timeout: float | None = None) -> Sequence[HostVolume]:
         """Volumes made by create_volume() or kept by destroy(keep=...)."""
+
+    @operation(scope=Scope.HOST, changes=False, timeout=60)
+    @abstractmethod
+    def get_volume(self, volume_id: str, *, timeout: float | None = None) -> HostVolume:
+        """One volume of list_volumes(), as that shows it.
+
+        Raises:
+            VolumeNotFound: list_volumes() shows no such volume.
+        """
 
     @operation(scope=Scope.HOST, timeout=120)
     @abstractmethod

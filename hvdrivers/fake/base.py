@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.capabilities import Capability, declared
 from hvdrivers.contract.driver import check_state
+from hvdrivers.contract.limits import Limit
 from hvdrivers.contract.operation import Interface
 from hvdrivers.contract.states import Outcome
 from hvdrivers.fake.steps import Task
+from hvdrivers.models.migration import MovePhase
 from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.state import InstanceState
 
 if TYPE_CHECKING:
     from hvdrivers.fake.host import FakeHost
@@ -46,6 +49,14 @@ class FakeBase(Interface):
             raise errors.InstanceNotFound(f"no instance {uuid} is on this host", instance=uuid)
         return machine
 
+    def _refuse_reserved(self, name: str) -> None:
+        """An instance's own disks and the cache are in the same pools as volumes and images."""
+        for pool in self._host.pools.values():
+            if name in {*pool.disks, *pool.images, *pool.uploads}:
+                raise errors.InvalidRequest(
+                    f"{name!r} is a disk of an instance, or a cached image, and nothing to name"
+                )
+
     def _checked(self, operation: str, uuid: UUID, variant: Enum | None = None) -> Machine:
         """The machine, if its state allows the operation now."""
         machine = self._machine(uuid)
@@ -53,13 +64,31 @@ class FakeBase(Interface):
         return machine
 
     def _outcome(self, operation: str, machine: Machine, variant: Enum | None = None) -> Outcome:
-        outcome = check_state(operation, machine.state, machine.uuid, variant=variant)
+        outcome = check_state(
+            operation,
+            machine.state,
+            machine.uuid,
+            variant=variant,
+            capabilities=declared(type(self)) - self._without.keys(),
+        )
+        moving = machine.move is not None and machine.move.phase is MovePhase.PREPARED
+        if moving and operation not in _DURING_MOVE:
+            raise errors.InvalidState(
+                "the instance is being moved: this is the copy to come back to",
+                instance=machine.uuid,
+                hint="confirm_move() or revert_move()",
+            )
         busy = machine.migration is not None and machine.migration.active
         if busy and operation not in _DURING_MIGRATION:
             raise errors.DeviceBusy(
                 "the instance is being migrated", hint="wait for its end, or abort_migration()"
             )
         return outcome
+
+    def _asks(self, machine: Machine) -> bool:
+        """Whether the guest is asked before a device of its machine is taken away."""
+        asks = Limit.DETACH_UNASKED not in self._host.size.limits
+        return asks and machine.state is InstanceState.RUNNING
 
     def _need(self, capability: Capability) -> None:
         """Raise NotSupported if the connection was made without this capability."""
@@ -70,6 +99,19 @@ class FakeBase(Interface):
             )
 
 
+_DURING_MOVE = frozenset(
+    {
+        "get_instance",
+        "get_console_log",
+        "list_snapshots",
+        "migration_progress",
+        "prepare_move",
+        "confirm_move",
+        "revert_move",
+        "destroy",
+    }
+)
+"""What may happen to the source of a move in steps before its end."""
 _DURING_MIGRATION = frozenset(
     {
         "get_instance",

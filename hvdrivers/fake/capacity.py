@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from hvdrivers.contract.errors import InsufficientResources
+from hvdrivers.contract.errors import InsufficientResources, InvalidRequest
+from hvdrivers.driverkit.checks import Stock, require_room, require_stock
 from hvdrivers.models.instance import CpuPolicy, Flavor
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import PciDevice
@@ -58,21 +59,16 @@ def taken(machines: Iterable[Machine]) -> Taken:
 def check_fits(size: HostSize, sums: Taken) -> None:
     """Raise InsufficientResources if this is more than the host has."""
     wanted = [
-        ("shared virtual CPUs", sums.shared_cpus, size.shared_capacity),
-        ("dedicated CPUs", sums.dedicated_cpus, size.dedicated_cpus),
-        ("MiB of memory", sums.ordinary_mib, size.memory_mib - size.hugepages_mib),
-        ("guests with encrypted memory", sums.sev_guests, size.sev_guests),
+        Stock("shared virtual CPUs", sums.shared_cpus, size.shared_capacity),
+        Stock("dedicated CPUs", sums.dedicated_cpus, size.dedicated_cpus),
+        Stock("MiB of memory", sums.ordinary_mib, size.memory_mib - size.hugepages_mib),
+        Stock("guests with encrypted memory", sums.sev_guests, size.sev_guests),
     ]
     wanted += [
-        (f"huge pages of {kib} KiB", pages, size.hugepages.get(kib, 0))
+        Stock(f"huge pages of {kib} KiB", pages, size.hugepages.get(kib, 0))
         for kib, pages in sums.pages.items()
     ]
-    for what, need, there in wanted:
-        if need > there:
-            raise InsufficientResources(
-                f"the host has {there} {what}, and {need} would be needed",
-                vendor_code="FAKE_FULL",
-            )
+    require_stock(wanted)
 
 
 def check_power(host: FakeHost, machine: Machine, flavor: Flavor | None = None) -> None:
@@ -88,16 +84,37 @@ def check_power(host: FakeHost, machine: Machine, flavor: Flavor | None = None) 
     sums = taken([*others, *host.incoming.values()])
     sums.add(flavor, sev=machine.sev)
     check_fits(host.size, sums)
+    check_nodes(host, machine, others)
+
+
+def check_placement(machine: Machine, flavor: Flavor) -> None:
+    """Raise InvalidRequest if the machine's CPUs and memory were placed for another size."""
+    size = (machine.flavor.vcpus, machine.flavor.memory_mib)
+    if machine.numa and size != (flavor.vcpus, flavor.memory_mib):
+        raise InvalidRequest("the instance has a NUMA placement for the size that it has")
+
+
+def check_nodes(host: FakeHost, machine: Machine, others: Iterable[Machine]) -> None:
+    """Raise InsufficientResources unless the machine's NUMA nodes have room on their cells."""
+    size = host.size
+    per_cell = size.threads // size.sockets
+    placed = [node for each in others if each.takes_memory for node in each.numa]
+    pinned = {cpu for node in placed for cpu in node.cpus.values()}
+    for node in machine.numa:
+        if node.cell >= size.sockets:
+            raise InsufficientResources(f"the host has no NUMA cell {node.cell}")
+        own = range(node.cell * per_cell, (node.cell + 1) * per_cell)
+        for cpu in node.cpus.values():
+            if cpu not in own or cpu in pinned:
+                raise InsufficientResources(f"CPU {cpu} of cell {node.cell} is not to be had")
+        memory = sum(each.memory_mib for each in [*placed, *machine.numa] if each.cell == node.cell)
+        if memory > size.memory_mib // size.sockets:
+            raise InsufficientResources(f"NUMA cell {node.cell} has not that much memory")
 
 
 def check_room(pool: Pool, size_bytes: int) -> None:
     """Raise InsufficientResources unless so many bytes more fit into the pool."""
-    if pool.used_bytes + size_bytes > pool.total_bytes:
-        free = max(0, pool.total_bytes - pool.used_bytes)
-        raise InsufficientResources(
-            f"pool {pool.name} has {free} bytes left, and {size_bytes} would be needed",
-            vendor_code="FAKE_FULL",
-        )
+    require_room(f"pool {pool.name}", pool.total_bytes - pool.used_bytes, size_bytes)
 
 
 def device_at(host: FakeHost, address: PciAddress) -> PciDevice:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+from hvdrivers.driverkit.deadline import waitable
+
 
 class Wake:
     """Ends a wait early: an event that also tells a :class:`ManualClock`."""
@@ -36,7 +38,7 @@ class Wake:
 
     def wait(self, seconds: float) -> bool:
         """Wait in real time; True if it was woken."""
-        return self._event.wait(seconds)
+        return self._event.wait(waitable(seconds))
 
     @contextmanager
     def listening(self, listener: Callable[[], None]) -> Iterator[None]:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field
 
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.contract.limits import Limit
 from hvdrivers.fake.clock import Clock
 from hvdrivers.fake.faults import FaultRule
 from hvdrivers.models.base import Identifier, Model, PrintableText
@@ -145,6 +146,9 @@ class HostSize(Model):
     """Devices and files for ``local`` volumes: path and size in bytes."""
     images: tuple[FakeImage, ...] = (FakeImage(name="cirros"), FakeImage(name="debian"))
 
+    limits: frozenset[Limit] = frozenset()
+    """What of Core this host cannot do, as vSphere and Hyper-V cannot. Such a host shows no crash,
+    takes devices without asking the guest, or merges events that nobody has read yet."""
     architecture: PrintableText = "x86_64"
     product_version: PrintableText = "1.0"
     """Compared, as text, before a migration: never to an older one."""

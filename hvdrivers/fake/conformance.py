@@ -2,141 +2,37 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar
-from uuid import UUID
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
 
 from pydantic import SecretStr
 
-from hvdrivers.conformance import imagefiles
-from hvdrivers.conformance.target import FaultSeam, Observer, Target
+from hvdrivers.conformance.engine import image_files as imagefiles
+from hvdrivers.conformance.engine.observer import FaultSeam, Observer
+from hvdrivers.conformance.engine.target import Target
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
+from hvdrivers.driverkit.images import staging_name
 from hvdrivers.fake.config import FakeConfig, FakePool, HostSize
 from hvdrivers.fake.driver import FakeDriver, host_of
-from hvdrivers.fake.faults import FaultKind, FaultRule
-from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.observer import FakeObserver, FakeSeam
+from hvdrivers.fake.records import ImageRecord
+from hvdrivers.fake.served import served
 from hvdrivers.fake.world import FakeWorld
 from hvdrivers.guard import guarded
-from hvdrivers.models.guest import GuestCredentials, Share
+from hvdrivers.models.guest import GuestCredentials
 from hvdrivers.models.image import HostImage, ImageFormat, ImageRef
-from hvdrivers.models.instance import Firmware
 from hvdrivers.models.migration import BlockerKind, Destination
-from hvdrivers.models.state import InstanceState
-from hvdrivers.models.vif import NetworkVif, Vif, VifQos
+from hvdrivers.models.vif import NetworkVif, Vif
+from hvdrivers.models.volume import Volume
 
-
-class FakeObserver(Observer):
-    """Reads the host's records, not the driver."""
-
-    def __init__(self, host: FakeHost) -> None:
-        self._host = host
-
-    def states(self) -> dict[UUID, InstanceState]:
-        return {each.uuid: each.state for each in self._host.ours()}
-
-    def residue(self) -> frozenset[str]:
-        # without times: one attempt is compared with the next
-        return frozenset(
-            re.sub(r"datetime\.datetime\([^()]*\)", "...", str(item))
-            for item in self._host.inventory().without_cache().items
-        )
-
-    def devices(self, uuid: UUID) -> frozenset[str]:
-        return frozenset(
-            re.sub(rf" (by|of) {uuid}$", "", item.id)
-            for item in self._host.inventory().of(uuid)
-            if item.kind in {"lock", "port"}
-        )
-
-    def disk_limits(self, uuid: UUID) -> dict[str, dict[str, int]]:
-        with self._host.world.lock:
-            return {
-                name: disk.qos.limits() if disk.qos is not None else {}
-                for name, disk in self._host.machines[uuid].volumes.items()
-            }
-
-    def vif_limits(self, uuid: UUID) -> dict[str, VifQos | None]:
-        with self._host.world.lock:
-            ports = self._host.ports.values()
-            return {port.vif.id: port.vif.qos for port in ports if port.owner == uuid}
-
-    def shares(self, uuid: UUID) -> dict[str, Share]:
-        with self._host.world.lock:
-            return dict(self._host.machines[uuid].shares)
-
-    def frozen(self, uuid: UUID) -> bool:
-        with self._host.world.lock:
-            return self._host.machines[uuid].frozen
-
-    def fittings(self, uuid: UUID) -> frozenset[Capability]:
-        host = self._host
-        with host.world.lock:
-            machine = host.machines[uuid]
-            uefi = machine.firmware is Firmware.UEFI and uuid in host.nvram
-            found = {
-                Capability.UEFI: uefi,
-                Capability.SECURE_BOOT: uefi and machine.secure_boot,
-                Capability.VTPM: machine.vtpm and uuid in host.tpm,
-                Capability.SEV: machine.sev,
-            }
-        return frozenset(each for each, there in found.items() if there)
-
-    def own_disks(self, uuid: UUID) -> list[int]:
-        with self._host.world.lock:
-            disks = [disk for _, disk in self._host.disks_of(uuid)]
-        return [disk.size_bytes for disk in disks if disk.role in {"root", "ephemeral", "swap"}]
-
-    def seed(self, uuid: UUID) -> dict[str, bytes]:
-        return self._host.seed_files(uuid)
-
-    def read_only(self, uuid: UUID) -> frozenset[str]:
-        with self._host.world.lock:
-            volumes = self._host.machines[uuid].volumes
-            return frozenset(name for name, disk in volumes.items() if disk.attachment.read_only)
-
-    def foreign(self) -> dict[UUID, tuple[str, InstanceState]]:
-        with self._host.world.lock:
-            machines = self._host.machines.values()
-            return {each.uuid: (each.name, each.state) for each in machines if not each.ours}
-
-    def power_off(self, uuid: UUID) -> None:
-        self._host.shut_down_guest(uuid)
-
-
-class FakeSeam(FaultSeam):
-    """The fault rules of the host. Calls of every connection count, in the order of arrival."""
-
-    deadline = 30.0  # a rule strikes at once
-
-    _KINDS: ClassVar = {
-        "before": FaultKind.BEFORE,
-        "after": FaultKind.AFTER,
-        "timeout": FaultKind.TIMEOUT,
-        "expired": FaultKind.AUTH_EXPIRED,
-    }
-
-    def __init__(self, host: FakeHost) -> None:
-        self._host = host
-
-    @contextmanager
-    def counting(self) -> Iterator[list[str]]:
-        names: list[str] = []
-        before = self._host.round_trips
-        yield names
-        calls = self._host.transcript()[-(self._host.round_trips - before) or None :]
-        if self._host.round_trips > before:
-            names += [call.name for call in calls if not call.undoing]
-
-    @contextmanager
-    def cut(self, call: int, kind: str) -> Iterator[None]:
-        rule = FaultRule(operation="*", when=self._KINDS[kind], nth=call + 1)
-        with self._host.faults.add(rule):
-            yield
+if TYPE_CHECKING:
+    from hvdrivers.conformance.mutants.registry import Mutant
 
 
 class FakeTarget(Target):
@@ -161,7 +57,9 @@ class FakeTarget(Target):
             }
         )
         self.host = self._world.host("conformance", self._config)
+        self.host.reads_image = lambda descriptor: tuple(imagefiles.texts(descriptor))
         self._observer = FakeObserver(self.host)
+        self._passphrases: dict[str, bytes] = {}
         self._folder: TemporaryDirectory[str] | None = None
         self._file: ImageRef | None = None
 
@@ -201,14 +99,24 @@ class FakeTarget(Target):
         self.host.crash(uuid)
 
     @contextmanager
-    def stubborn_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+    def keeping_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
         guest = self.host.guest(uuid)
-        before = guest.detach_seconds, guest.acpi, guest.accepts_hotplug
-        guest.detach_seconds, guest.acpi, guest.accepts_hotplug = 86400.0, False, False
+        before = guest.detach_seconds, guest.accepts_hotplug
+        guest.detach_seconds, guest.accepts_hotplug = 86400.0, False
         try:
             yield
         finally:
-            guest.detach_seconds, guest.acpi, guest.accepts_hotplug = before
+            guest.detach_seconds, guest.accepts_hotplug = before
+            self.host.let_go(uuid)
+
+    @contextmanager
+    def deaf_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        guest = self.host.guest(uuid)
+        guest.acpi = False
+        try:
+            yield
+        finally:
+            guest.acpi = True
 
     @contextmanager
     def refusing_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
@@ -308,6 +216,28 @@ class FakeTarget(Target):
     def grow_volume(self, driver: ComputeDriver, volume_id: str, size_bytes: int) -> None:
         self.host.resize_volume(volume_id, size_bytes)
 
+    @contextmanager
+    def served_volume(self, driver: ComputeDriver, kind: Capability) -> Iterator[Volume]:
+        volume = served(kind, f"hvct-{uuid4().hex[:8]}")
+        try:
+            yield volume
+        finally:
+            with self._world.lock:
+                self._world.volumes.pop(volume.volume_id, None)
+
+    @contextmanager
+    def locked_volume(self, driver: ComputeDriver, passphrase: bytes) -> Iterator[Volume]:
+        with self.served_volume(driver, Capability.VOLUME_NFS) as volume:
+            self._passphrases[volume.volume_id] = passphrase
+            yield volume
+
+    def opened(self, driver: ComputeDriver, uuid: UUID, volume_id: str) -> bool:
+        """The host plays what QEMU does: it compares the secret that the driver has stored."""
+        with self._world.lock:
+            stored = self.host.secrets.get(f"{uuid}/{volume_id}/luks")
+        wanted = self._passphrases[volume_id].hex()
+        return stored is not None and stored.value.get_secret_value() == wanted
+
     def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
         self.host.lose_volume(volume_id)
 
@@ -318,6 +248,20 @@ class FakeTarget(Target):
         if self._folder is None:
             self._folder = TemporaryDirectory(prefix="hvct-")
         return imagefiles.hostile(Path(self._folder.name))
+
+    @contextmanager
+    def dead_upload(self, driver: ComputeDriver, key: str, *, quiet: bool) -> Iterator[str]:
+        name = staging_name(key)
+        age = timedelta(hours=6 if quiet else 0)
+        record = ImageRecord(key, ImageFormat.RAW, 0, 4096, (), None, self.host.clock.wall() - age)
+        uploads = self.host.default_pool.uploads
+        with self._world.lock:
+            uploads[name] = record
+        try:
+            yield name
+        finally:
+            with self._world.lock:
+                uploads.pop(name, None)
 
     def close(self) -> None:
         if self._folder is not None:
@@ -333,12 +277,21 @@ class FakeTarget(Target):
             if uuid in self.host.machines and not self.host.machines[uuid].ours:
                 self.host.remove_foreign(uuid)
 
+    @contextmanager
+    def copied_machine(self, driver: ComputeDriver, uuid: UUID) -> Iterator[UUID]:
+        copy = self.host.copy_machine(uuid)
+        try:
+            yield copy
+        finally:
+            self.host.remove_foreign(copy)
+
     def boots(self, driver: ComputeDriver, uuid: UUID) -> int:
         with self._world.lock:
             return host_of(driver).machines[uuid].boots
 
     def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
-        return f"write:{text}" in host_of(driver).disk_content(uuid)
+        content = host_of(driver).disk_content(uuid)
+        return text in content or f"write:{text}" in content
 
     @contextmanager
     def slowed(self, operation: str, seconds: float) -> Iterator[None]:
@@ -347,3 +300,8 @@ class FakeTarget(Target):
             yield
         finally:
             self.host.latency.pop(operation, None)
+
+
+def mutant_target(mutant: Mutant) -> FakeTarget:
+    """The target for a driver that is broken on purpose (``conformance/mutants/``)."""
+    return FakeTarget(mutant.driver)

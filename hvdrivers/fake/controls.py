@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, cast
 from uuid import UUID, uuid4
 
 from hvdrivers.contract.errors import InstanceNotFound, InvalidRequest, VolumeNotFound
+from hvdrivers.contract.limits import Limit
 from hvdrivers.fake.behaviour import GuestBehaviour
 from hvdrivers.fake.inventory import Inventory, take_inventory
 from hvdrivers.fake.records import POWERED_ON, Content, Disk, Lock, Machine, VolumeRecord
-from hvdrivers.models.events import LifecycleKind
+from hvdrivers.models.events import DeviceKind, LifecycleKind
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
 
@@ -107,6 +108,18 @@ class Controls:
         with self._it.world.lock:
             return self._find(uuid).guest
 
+    def let_go(self, uuid: UUID) -> None:
+        """The guest lets go, too late, of the volumes and NICs that it was asked for in vain."""
+        with self._it.world.lock:
+            machine = self._find(uuid)
+            if machine.state in POWERED_ON:
+                for device in sorted(machine.asked_for):
+                    if machine.volumes.pop(device, None) is not None:
+                        self._it.forget_attachment(uuid, device)
+                    self._it.remove_ports(uuid, vif_id=device)
+                    self._it.tell_device(machine, DeviceKind.REMOVED, device)
+            machine.asked_for.clear()
+
     def crash(self, uuid: UUID) -> None:
         """The guest's kernel dies."""
         with self._it.world.lock:
@@ -115,7 +128,10 @@ class Controls:
                 raise InvalidRequest("only a machine that is powered on can crash")
             machine.write_console("Kernel panic - not syncing")
             self._it.remove_disks(uuid, "rescue")
-            self._it.set_state(machine, InstanceState.CRASHED, LifecycleKind.CRASHED)
+            if Limit.NEVER_CRASHED in self._it.size.limits:
+                self._it.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+            else:
+                self._it.set_state(machine, InstanceState.CRASHED, LifecycleKind.CRASHED)
 
     def shut_down_guest(self, uuid: UUID) -> None:
         """The guest powers itself off."""
@@ -218,6 +234,21 @@ class Controls:
                 lock = Lock(0, multiattach=False, volume_id=volume_id)
                 self.add_volume(volume_id).locks[host.name, uuid] = lock
         return uuid
+
+    def copy_machine(self, uuid: UUID) -> UUID:
+        """Somebody copies a machine by the host's own means; the copy is nobody's of ours.
+
+        Returns:
+            The UUID of the copy.
+        """
+        with self._it.world.lock:
+            original = self._find(uuid)
+            name = original.name
+        copy = self.add_foreign(name=name, state=InstanceState.STOPPED)
+        with self._it.world.lock:
+            machine = self._find(copy)
+            machine.metadata, machine.copy_of = dict(original.metadata), uuid
+        return copy
 
     def remove_foreign(self, uuid: UUID) -> None:
         """Its owner deletes it."""

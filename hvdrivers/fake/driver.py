@@ -6,10 +6,13 @@ any two of them, and it is the reference for what the contract means.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import Driver
+from hvdrivers.contract.fields import Fields, optional_fields
+from hvdrivers.contract.limits import Limit
 from hvdrivers.fake.config import FakeConfig
 from hvdrivers.fake.connection import FakeConnection
 from hvdrivers.fake.consoles import FakeConsoles, FakeInteractiveConsole, FakeScreenCapture
@@ -32,8 +35,10 @@ from hvdrivers.fake.migration import (
     FakeLiveMigrationAbort,
     FakeLiveMigrationForce,
 )
+from hvdrivers.fake.moves import FakeMoveInSteps
 from hvdrivers.fake.network import FakeNetwork, FakeVifQos
-from hvdrivers.fake.power import FakeCrashDump, FakePause, FakePower, FakeSuspend
+from hvdrivers.fake.power import FakeCrashDump, FakePause, FakePower, FakeStartPaused, FakeSuspend
+from hvdrivers.fake.reconnect import FakeReconnect
 from hvdrivers.fake.reshape import (
     FakeHotResizeCpu,
     FakeHotResizeMemory,
@@ -68,12 +73,14 @@ class FakeDriver(
     FakeAdopt,
     FakePower,
     FakePause,
+    FakeStartPaused,
     FakeSuspend,
     FakeCrashDump,
     FakeStorage,
     FakeExtendVolume,
     FakeSwapVolume,
     FakeDiskQos,
+    FakeReconnect,
     FakeHostVolumes,
     FakeStorageMigration,
     FakeNetwork,
@@ -93,6 +100,7 @@ class FakeDriver(
     FakeLiveMigrationAbort,
     FakeLiveMigrationForce,
     FakeColdMigration,
+    FakeMoveInSteps,
     FakeEvents,
     FakeMetrics,
     FakeMaintenance,
@@ -104,6 +112,7 @@ class FakeDriver(
 
     driver_name: ClassVar[str] = "fake"
     config_model: ClassVar[type[DriverConfig]] = FakeConfig
+    takes: ClassVar[Fields] = optional_fields()
 
     def __init__(self, host: FakeHost, config: FakeConfig | None = None) -> None:
         config = config or FakeConfig()
@@ -126,6 +135,11 @@ class FakeDriver(
             accept_any_volume=config.accept_any_volume,
         )
         return cls(host, config)
+
+    @property
+    def limits(self) -> Mapping[Limit, str]:
+        """What ``HostSize.limits`` says."""
+        return dict.fromkeys(self._host.size.limits, "this fake host was made without it")
 
     @property
     def host_label(self) -> str:

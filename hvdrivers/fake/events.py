@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from hvdrivers.contract.events import Events, EventStream
+from hvdrivers.contract.limits import Limit
+from hvdrivers.driverkit.deadline import waitable
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.models.events import (
     DeviceEvent,
@@ -38,9 +40,11 @@ class FakeEventStream(EventStream):
         self._on_close = on_close
         # the world's lock: a resync and the changes after it are in one order with all changes
         self._ready = threading.Condition(host.world.lock)
-        # what is true now comes first; changes from here on are behind it
-        self._buffer: deque[Change] = deque([self._resync_event()])
-        self._limit = limit + 1
+        self._buffer: deque[Change] = deque()
+        self._limit = limit
+        self._first = True
+        """The first resync is to come. It is made when it is read, so that it tells no less than
+        the client was told by then; the changes since the beginning follow it."""
         self._lost = False
         self._closed = False
         self._sequence = 0
@@ -48,14 +52,17 @@ class FakeEventStream(EventStream):
     def next(self, timeout: float | None = None) -> Event | None:
         """The next event; the wait is in real time, whatever the host's clock."""
         with self._ready:
-            self._ready.wait_for(self._has_something, timeout)
+            self._ready.wait_for(
+                self._has_something, None if timeout is None else waitable(timeout)
+            )
             if self._closed or not self._has_something():
                 return None
             self._sequence += 1
             if self._lost:
-                self._lost = False
                 self._buffer.clear()
-                self._buffer.append(self._resync_event())
+            if self._first or self._lost:
+                self._first = self._lost = False
+                return self._resync_event()(self._sequence)
             return self._buffer.popleft()(self._sequence)
 
     def _resync_event(self) -> Change:
@@ -65,15 +72,35 @@ class FakeEventStream(EventStream):
 
     def _has_something(self) -> bool:
         # while the host cannot be reached there is nothing to resynchronise with
-        return self._closed or (self._host.reachable and (self._lost or bool(self._buffer)))
+        resync = self._first or self._lost
+        return self._closed or (self._host.reachable and (resync or bool(self._buffer)))
 
     def deliver(self, change: Change) -> None:
         """Take a change. The caller holds the world's lock."""
+        if Limit.EVENTS_MERGED in self._host.size.limits:
+            change = self._merged(change)
         if len(self._buffer) >= self._limit:
             self._lost = True
         if not self._lost:
             self._buffer.append(change)
             self._ready.notify_all()
+
+    def _merged(self, change: Change) -> Change:
+        """The change together with those of the same instance that nobody has read yet."""
+        event = change(0)
+        if not isinstance(event, LifecycleEvent):
+            return change
+        mine = [
+            each
+            for each in self._buffer
+            if isinstance(told := each(0), LifecycleEvent) and told.uuid == event.uuid
+        ]
+        kinds = [told.kind for each in mine if isinstance(told := each(0), LifecycleEvent)]
+        for each in mine:
+            self._buffer.remove(each)
+        if LifecycleKind.CREATED in kinds and event.state is not None:
+            return lifecycle(event.at, event.uuid, LifecycleKind.CREATED, event.state)
+        return change
 
     def lose_connection(self) -> None:
         """Whatever comes before the next resync is not seen one by one."""

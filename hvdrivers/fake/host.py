@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from hvdrivers.fake.faults import Faults
 from hvdrivers.fake.records import (
     POWERED_ON,
     Claim,
+    Content,
     Disk,
     Machine,
     Pool,
@@ -52,6 +53,7 @@ class FakeHost(Controls):
         faults: rules for every connection.
         latency: seconds by operation or call, for every connection.
         default_guest: how guests behave that are spawned from now on.
+        reads_image: what a test wants to find again of an image's content; gets the descriptor.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class FakeHost(Controls):
         self.faults = Faults()
         self.latency: dict[str, Latency] = {}
         self.default_guest = GuestBehaviour()
+        self.reads_image: Callable[[int], Content] = lambda _descriptor: ()
 
         self.machines: dict[UUID, Machine] = {}
         self.incoming: dict[UUID, Machine] = {}
@@ -128,7 +131,7 @@ class FakeHost(Controls):
             api_version="1",
             architecture=self.size.architecture,
             hostname=self.name,
-            accelerated=False,
+            accelerated=None,
         )
 
     @property
@@ -181,19 +184,16 @@ class FakeHost(Controls):
             if (not roles or disk.role in roles) and token in {None, disk.token}:
                 del pool.disks[disk.name]
 
-    def keep_root(self, uuid: UUID) -> None:
-        """Turn an instance's root disk into a volume of its pool."""
-        for pool, disk in list(self.disks_of(uuid)):
-            if disk.role == "root":
-                del pool.disks[disk.name]
-                name = f"{uuid}-root"
-                pool.volumes[name] = VolumeRecord(
-                    volume_id=f"{pool.name}/{name}",
-                    size_bytes=disk.size_bytes,
-                    content=disk.content,
-                    name=name,
-                    pool=pool.name,
-                )
+    def to_volume(self, pool: Pool, disk: Disk, name: str) -> None:
+        """Turn an instance's disk into a volume of its pool."""
+        del pool.disks[disk.name]
+        pool.volumes[name] = VolumeRecord(
+            volume_id=f"{pool.name}/{name}",
+            size_bytes=disk.size_bytes,
+            content=disk.content,
+            name=name,
+            pool=pool.name,
+        )
 
     def volumes(self) -> Iterator[VolumeRecord]:
         """Every volume that anybody has told this host of."""
@@ -227,6 +227,13 @@ class FakeHost(Controls):
                 del self.ports[key]
                 self.release(uuid, use=port.vif.id)
 
+    def forget_attachment(self, uuid: UUID, volume_id: str) -> None:
+        """Unlock a volume and forget its secrets."""
+        self.unlock(uuid, volume_id=volume_id)
+        prefix = f"{uuid}/{volume_id}/"
+        for name in [name for name in self.secrets if name.startswith(prefix)]:
+            del self.secrets[name]
+
     def release(self, uuid: UUID, *, use: str | None = None, token: int | None = None) -> None:
         """Give devices of a machine back."""
         self.claims = [
@@ -251,6 +258,11 @@ class FakeHost(Controls):
                 backup.open = False
         self.tell_lifecycle(machine, kind, state)
 
+    def start_paused(self, machine: Machine) -> None:
+        """Power a machine on, and let its guest wait."""
+        self.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
+        machine.waits = True
+
     def tell_lifecycle(
         self, machine: Machine, kind: LifecycleKind, state: InstanceState | None
     ) -> None:
@@ -270,6 +282,9 @@ class FakeHost(Controls):
     def boot(self, machine: Machine) -> None:
         """What the guest does when it starts from its disks."""
         machine.boots += 1
+        machine.pending_nmi = False
+        machine.waits = False
+        machine.asked_for.clear()
         machine.started_at = self.clock.now()
         machine.frozen = False
         machine.write_console(f"Booting (start {machine.boots}, {machine.firmware.value})")

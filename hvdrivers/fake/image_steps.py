@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydantic import SecretBytes
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.driverkit.images import abandoned, staging_name
 from hvdrivers.fake import diskfile
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_room
-from hvdrivers.fake.records import ImageRecord
+from hvdrivers.fake.records import ImageRecord, Pool
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.image import FileImage, HostImage, HttpImage, ImageFormat, ImageRef
 from hvdrivers.models.progress import Phase
+from hvdrivers.models.seed import SeedDisc
+
+if TYPE_CHECKING:
+    from hvdrivers.images import LocalImage
 
 
 class ImageSteps(FakeBase):
@@ -20,6 +29,8 @@ class ImageSteps(FakeBase):
 
     def _provide(self, task: Task, ref: ImageRef) -> ImageRecord:
         """The image in the host's cache: 1 call if it is there, or the host's own; else 4."""
+        if isinstance(ref, HostImage) and ref.cached:
+            return task.call("find-image", lambda: self._cached_by_key(ref.name), changes=False)
         if isinstance(ref, HostImage):
             return task.call("find-image", lambda: self._host_image(ref), changes=False)
         key = ref.cache_key()
@@ -31,9 +42,8 @@ class ImageSteps(FakeBase):
 
     @provides(Capability.IMAGE_HOST)
     def _host_image(self, ref: HostImage) -> ImageRecord:
+        self._refuse_reserved(ref.name)
         cache = self._host.default_pool.images
-        if ref.name in cache:
-            return cache[ref.name]
         for image in self._host.size.images:
             if image.name == ref.name and ref.format in {None, image.format}:
                 record = ImageRecord(
@@ -45,6 +55,12 @@ class ImageSteps(FakeBase):
                 )
                 return cache.setdefault(record.key, record)
         raise errors.VolumeNotFound(f"the host has no image {ref.name!r}")
+
+    def _cached_by_key(self, key: str) -> ImageRecord:
+        found = self._use(key)
+        if found is None:
+            raise errors.VolumeNotFound(f"no image {key!r} is in the host's cache")
+        return found
 
     def _use(self, key: str) -> ImageRecord | None:
         return self._host.default_pool.images.get(key)
@@ -75,12 +91,12 @@ class ImageSteps(FakeBase):
                 virtual_size_bytes=local.info.virtual_size_bytes,
                 size_bytes=local.info.file_size_bytes,
                 content=diskfile.read(local.descriptor, ref.format)
-                or (f"image:{local.cache_key}",),
+                or (f"image:{local.cache_key}", *self._host.reads_image(local.descriptor)),
             )
             there = task.call("find-image", lambda: self._use(record.key), changes=False)
             if there is not None:
                 return there
-            name = f"{record.key}.{task.token}"
+            name = staging_name(record.key)
             task.call(
                 "begin-upload",
                 lambda: self._begin_upload(name, record),
@@ -88,14 +104,29 @@ class ImageSteps(FakeBase):
             )
             task.call("upload-image", lambda: None, covered=True)
             task.report(Phase.UPLOAD, record.size_bytes, record.size_bytes)
-            local.verify_unchanged()
+            self._verify_sent(local)
         # once it is complete it stays, whatever becomes of the rest
         return task.call("finish-upload", lambda: self._finish_upload(name), covered=True)
 
+    def _verify_sent(self, local: LocalImage) -> None:
+        """What was sent must be what was inspected, whoever wrote to the file meanwhile."""
+        local.verify_content()
+
     def _begin_upload(self, name: str, record: ImageRecord) -> None:
         pool = self._host.default_pool
+        self._remove_abandoned(pool)
         check_room(pool, record.size_bytes)
-        pool.uploads[name] = record
+        pool.uploads[name] = replace(record, last_written=self._host.clock.wall())
+
+    def _remove_abandoned(self, pool: Pool) -> None:
+        """Remove what uploads have left whose clients died, each as soon as another begins."""
+        written = [
+            (name, each.last_written.timestamp())
+            for name, each in pool.uploads.items()
+            if each.last_written is not None
+        ]
+        for name in abandoned(written, host_now=self._host.clock.wall().timestamp()):
+            del pool.uploads[name]
 
     def _drop_upload(self, name: str) -> None:
         self._host.default_pool.uploads.pop(name, None)
@@ -104,23 +135,21 @@ class ImageSteps(FakeBase):
         pool = self._host.default_pool
         # somebody else may have loaded the same image meanwhile: the second load is dropped
         record = pool.uploads.pop(name)
-        return pool.images.setdefault(record.key, record)
-
-
-def disk_size(image: ImageRecord, disk_gib: int) -> int:
-    """The size of a root disk made from an image, in bytes.
-
-    Raises:
-        ImageRejected: the image is larger than the disk asked for.
-    """
-    if disk_gib and image.virtual_size_bytes > disk_gib << 30:
-        raise errors.ImageRejected(
-            f"the image needs a disk of {image.virtual_size_bytes} bytes, and {disk_gib} GiB were"
-            " asked for"
-        )
-    return disk_gib << 30 if disk_gib else image.virtual_size_bytes
+        return pool.images.setdefault(record.key, replace(record, last_written=None))
 
 
 def format_or(ref: ImageRef, default: ImageFormat) -> ImageFormat:
     """The format that a reference declares."""
     return ref.format or default
+
+
+def whole(seed: SeedDisc) -> SeedDisc:
+    """A seed disc with its content in memory: nobody reads the caller's file later.
+
+    Raises:
+        InvalidRequest: the file cannot be read, or is no disc.
+    """
+    try:
+        return seed.model_copy(update={"content": SecretBytes(seed.read()), "path": None})
+    except (OSError, ValueError) as error:
+        raise errors.InvalidRequest(f"the seed disc cannot be used: {error}") from error

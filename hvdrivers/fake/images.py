@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.images import ImageCache
+from hvdrivers.driverkit.images import partial_upload, refuse_alive
 from hvdrivers.fake.image_steps import ImageSteps
 from hvdrivers.fake.records import ImageRecord
 from hvdrivers.models.image import CachedImage, HostImage, ImageRef
@@ -51,7 +52,18 @@ class FakeImageCache(ImageSteps, ImageCache):
             return task.call("list-images", self._list_images, changes=False)
 
     def _list_images(self) -> list[CachedImage]:
-        return [self._cached(record) for record in self._host.default_pool.images.values()]
+        pool = self._host.default_pool
+        partial = [self._partial(name, record) for name, record in pool.uploads.items()]
+        found = [self._cached(record) for record in pool.images.values()]
+        return found + [each for each in partial if each is not None]
+
+    def _partial(self, name: str, record: ImageRecord) -> CachedImage | None:
+        written = record.last_written
+        return partial_upload(
+            name,
+            size_bytes=record.size_bytes,
+            written=written.timestamp() if written is not None else None,
+        )
 
     def evict_image(self, key: str, *, timeout: float | None = None) -> None:
         """1 call."""
@@ -59,6 +71,17 @@ class FakeImageCache(ImageSteps, ImageCache):
             task.call("delete-image", lambda: self._evict(key))
 
     def _evict(self, key: str) -> None:
+        upload = self._host.default_pool.uploads.get(key)
+        if upload is not None:
+            self._refuse_alive(upload)
+            del self._host.default_pool.uploads[key]
         if self._in_use(key):
             raise errors.DeviceBusy(f"a disk is based on image {key}", retryable=False)
         self._host.default_pool.images.pop(key, None)
+
+    def _refuse_alive(self, upload: ImageRecord) -> None:
+        written = upload.last_written
+        refuse_alive(
+            written.timestamp() if written is not None else None,
+            host_now=self._host.clock.wall().timestamp(),
+        )

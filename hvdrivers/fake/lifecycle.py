@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
-from pydantic import SecretBytes, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from hvdrivers import cloudinit
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.lifecycle import Adopt, Lifecycle
-from hvdrivers.fake.capacity import check_device_free, check_power, check_room, find_slice
-from hvdrivers.fake.image_steps import ImageSteps, disk_size
+from hvdrivers.driverkit.checks import root_disk_bytes
+from hvdrivers.fake.capacity import check_device_free, check_power, find_slice
+from hvdrivers.fake.own_disks import OwnDisks
 from hvdrivers.fake.port_steps import PortSteps
-from hvdrivers.fake.records import POWERED_ON, Claim, Content, Disk, ImageRecord, Machine
+from hvdrivers.fake.records import POWERED_ON, Claim, ImageRecord, Machine
 from hvdrivers.fake.steps import Task
 from hvdrivers.fake.volume_steps import VolumeSteps, shown
 from hvdrivers.models.base import Name
@@ -29,13 +30,15 @@ from hvdrivers.models.instance import (
     Metadata,
 )
 from hvdrivers.models.progress import ProgressCallback
-from hvdrivers.models.state import InstanceState
+from hvdrivers.models.state import InstanceState, StartAs
 
 _SEED_BYTES = 1 << 20
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
-class _Showing(PortSteps, VolumeSteps):
+class Showing(PortSteps, VolumeSteps):
+    """Shows a machine as get_instance() does."""
+
     def _info(self, machine: Machine) -> InstanceInfo:
         ports = self._ports_of(machine.uuid)
         return InstanceInfo(
@@ -49,10 +52,11 @@ class _Showing(PortSteps, VolumeSteps):
             firmware=machine.firmware,
             created_at=machine.created_at,
             image=machine.image_key,
+            move=None if machine.move is None else machine.move.phase,
         )
 
 
-class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
+class FakeLifecycle(Showing, OwnDisks, Lifecycle):
     """The lifecycle topic of Core."""
 
     def spawn(
@@ -69,7 +73,7 @@ class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
             task.call("check-request", lambda: self._check_spec(spec), changes=False)
             image = None if spec.image is None else self._provide(task, spec.image)
             if image is not None:
-                disk_size(image, spec.flavor.disk_gib)
+                root_disk_bytes(image.virtual_size_bytes, spec.flavor.disk_gib)
             task.call(
                 "define-machine",
                 lambda: self._define(task, spec, image),
@@ -139,6 +143,8 @@ class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
         machine.secure_boot = spec.secure_boot
         machine.vtpm = spec.vtpm
         machine.sev = spec.sev
+        machine.hardware = spec.hardware
+        machine.numa = spec.numa
 
     @provides(Capability.NUMA, Capability.CPU_PINNING, Capability.HUGEPAGES)
     def _check_size(self, machine: Machine, spec: InstanceSpec) -> None:
@@ -169,60 +175,6 @@ class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
                 del states[uuid]
         host.release(uuid, token=token)
 
-    @provides(
-        Capability.EPHEMERAL_DISK,
-        Capability.SWAP_DISK,
-        Capability.CONFIG_DRIVE,
-        Capability.USER_DATA,
-    )
-    def _make_disks(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
-        flavor = spec.flavor
-        wanted: list[tuple[str, int, Content]] = []
-        if image is not None:
-            wanted.append(("root", disk_size(image, flavor.disk_gib), image.content))
-        if flavor.ephemeral_gib:
-            wanted.append(("ephemeral", flavor.ephemeral_gib << 30, ("empty",)))
-        if flavor.swap_mib:
-            wanted.append(("swap", flavor.swap_mib << 20, ("empty",)))
-        seed: dict[str, SecretBytes] = {}
-        if spec.cloud_init is not None:
-            files = cloudinit.seed_files(spec.cloud_init, uuid=spec.uuid, name=spec.name)
-            seed = {path: SecretBytes(data) for path, data in files.items()}
-            wanted.append(("seed", _SEED_BYTES, ("seed", *seed)))
-        for role, size, content in wanted:
-            base = image.key if image is not None and role == "root" else None
-            disk = Disk(spec.uuid, role, size, content, task.token, base)
-            self._create_disk(task, disk, seed if role == "seed" else None)
-
-    def _create_disk(
-        self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None = None
-    ) -> None:
-        task.call(
-            f"create-{disk.role}-disk",
-            lambda: self._place_disk(task, disk, seed),
-            undo=(
-                "delete-disk",
-                lambda: self._host.remove_disks(disk.owner, disk.role, token=task.token),
-            ),
-        )
-
-    def _place_disk(self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None) -> None:
-        machine = self._building(task, disk.owner)
-        check_room(self._host.default_pool, disk.size_bytes)
-        self._host.default_pool.disks[disk.name] = disk
-        machine.seed = seed or machine.seed
-        used = self._host.default_pool.images.get(disk.base or "")
-        if used is not None:
-            used.last_used = self._host.clock.wall()
-
-    def _building(self, task: Task, uuid: UUID) -> Machine:
-        machine = self._host.machines.get(uuid)
-        if machine is None or machine.token != task.token:
-            raise errors.InstanceNotFound(
-                "the instance was destroyed while it was built", instance=uuid
-            )
-        return machine
-
     @provides(Capability.BOOT_FROM_VOLUME)
     def _add_volumes(self, task: Task, spec: InstanceSpec) -> None:
         machine = self._building(task, spec.uuid)
@@ -233,7 +185,9 @@ class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
         machine = self._building(task, spec.uuid)
         for vif in spec.vifs:
             self._host.ports[spec.uuid, vif.id].plugged = True
-        if spec.start:
+        if spec.start and spec.start_as is StartAs.PAUSED:
+            self._host.start_paused(machine)
+        elif spec.start:
             self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.STARTED)
             self._host.boot(machine)
         else:
@@ -244,7 +198,7 @@ class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
         self,
         uuid: UUID,
         *,
-        keep: frozenset[Keep] = frozenset(),
+        keep: AbstractSet[Keep] = frozenset(),
         timeout: float | None = None,
     ) -> None:
         """1 call if nothing is there, else at most 8. The definition goes last: until then the
@@ -265,16 +219,13 @@ class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
                 if name in steps:
                     task.call(name, effect)
 
-    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+    def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
         """Which calls it takes to remove all that is there of an instance."""
         host = self._host
         machine = host.machines.get(uuid)
         if machine is not None:
             self._checked("destroy", uuid)  # a foreign machine is 'not found'
-        if Keep.ROOT_DISK in keep and host.disk(uuid, "root") is not None:
-            name = f"{uuid}-root"
-            if any(name in pool.volumes for pool in host.pools.values()):
-                raise errors.InvalidRequest(f"there is a volume {name} already", instance=uuid)
+        self._check_kept_names(uuid, keep)
         key = (host.name, uuid)
         found = {
             "stop-machine": machine is not None and machine.state in POWERED_ON,
@@ -300,17 +251,14 @@ class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
         if machine is not None:
             machine.volumes.clear()
 
-    def _delete_disks(self, uuid: UUID, keep: frozenset[Keep]) -> None:
-        if Keep.ROOT_DISK in keep:
-            self._host.keep_root(uuid)
-        self._host.remove_disks(uuid)
-
     def _delete_firmware(self, uuid: UUID) -> None:
         self._host.nvram.pop(uuid, None)
         self._host.tpm.pop(uuid, None)
 
     def _forget(self, uuid: UUID) -> None:
         machine = self._host.machines.pop(uuid, None)
+        if machine is not None and machine.move is not None:
+            self._host.world.forget_move(machine.move.move)
         self._host.release(uuid)
         if machine is not None:
             self._host.tell_lifecycle(machine, LifecycleKind.DESTROYED, None)
@@ -361,7 +309,7 @@ class FakeLifecycle(_Showing, ImageSteps, Lifecycle):
         self._checked("set_metadata", uuid).metadata = dict(metadata)
 
 
-class FakeAdopt(_Showing, Adopt):
+class FakeAdopt(Showing, Adopt):
     """Machines of others become ours."""
 
     def adopt(

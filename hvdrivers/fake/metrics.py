@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 from hvdrivers.contract.metrics import Metrics
 from hvdrivers.fake.base import FakeBase
+from hvdrivers.fake.own_disks import role_of
 from hvdrivers.fake.records import POWERED_ON, Machine
 from hvdrivers.models.metrics import DiskMetrics, InstanceMetrics, VifMetrics
 
-_DEVICES = {"root": "vda", "seed": "sr0", "ephemeral": "ephemeral", "swap": "swap"}
-"""Names of an instance's own disks, by role."""
+_DEVICES = {"root": "vda", "seed": "sr0"}
+"""Names of an instance's own disks by role, where they are not the role."""
 _BLOCK = 65536
 
 
@@ -19,13 +21,13 @@ class FakeMetrics(FakeBase, Metrics):
     """The metrics topic of Core."""
 
     def get_metrics(
-        self, uuids: frozenset[UUID] | None = None, *, timeout: float | None = None
+        self, uuids: AbstractSet[UUID] | None = None, *, timeout: float | None = None
     ) -> Sequence[InstanceMetrics]:
         """1 call."""
         with self._task("get_metrics", None, timeout) as task:
             return task.call("read-counters", lambda: self._read(uuids), changes=False)
 
-    def _read(self, uuids: frozenset[UUID] | None) -> list[InstanceMetrics]:
+    def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
         machines = self._host.ours()
         return [self._of(machine) for machine in machines if uuids is None or machine.uuid in uuids]
 
@@ -48,18 +50,19 @@ class FakeMetrics(FakeBase, Metrics):
         )
 
     def _disks(self, machine: Machine) -> list[DiskMetrics]:
-        sizes = [
-            (_DEVICES[disk.role], disk.size_bytes, len(disk.content))
+        sizes: list[tuple[str, str | None, int, int]] = [
+            (_DEVICES.get(disk.role, disk.role), None, disk.size_bytes, len(disk.content))
             for _, disk in self._host.disks_of(machine.uuid)
-            if disk.role in _DEVICES
+            if disk.role in _DEVICES or role_of(disk.role) is not None
         ]
         sizes += [
-            (disk.device, disk.seen_bytes, len(disk.record.content))
-            for disk in machine.volumes.values()
+            (disk.device, volume_id, disk.seen_bytes, len(disk.record.content))
+            for volume_id, disk in machine.volumes.items()
         ]
         return [
             DiskMetrics(
                 device=name,
+                volume_id=volume_id,
                 read_bytes=_BLOCK,
                 read_requests=1,
                 write_bytes=max(0, writes - 1) * _BLOCK,
@@ -67,7 +70,7 @@ class FakeMetrics(FakeBase, Metrics):
                 capacity_bytes=size,
                 allocation_bytes=size,
             )
-            for name, size, writes in sizes
+            for name, volume_id, size, writes in sizes
         ]
 
     def _vifs(self, machine: Machine, seconds: float) -> list[VifMetrics]:

@@ -9,7 +9,8 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.fake.capacity import check_power, check_room, claimed_by
 from hvdrivers.fake.host import FakeHost
-from hvdrivers.fake.port_steps import PortSteps
+from hvdrivers.fake.port_steps import PortSteps, port_names
+from hvdrivers.fake.reconnect import replace_connections, volumes_at
 from hvdrivers.fake.records import Disk, Machine, Pool
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.events import LifecycleKind
@@ -47,7 +48,7 @@ class Moving(PortSteps):
         return MigrationPlan(
             destination=destination,
             copy_storage=any(move.copies for move in moves),
-            blockers=tuple(self._blockers(machine, target, moves)),
+            blockers=tuple(self._blockers(machine, target, moves, destination)),
         )
 
     def _moves(self, uuid: UUID, target: FakeHost, destination: Destination) -> list[_Move]:
@@ -57,7 +58,11 @@ class Moving(PortSteps):
         ]
 
     def _blockers(
-        self, machine: Machine, target: FakeHost | None, moves: list[_Move]
+        self,
+        machine: Machine,
+        target: FakeHost | None,
+        moves: list[_Move],
+        destination: Destination,
     ) -> Iterator[Blocker]:
         if target is None or not target.reachable:
             yield Blocker(kind=BlockerKind.CONNECTION, reason="the destination does not answer")
@@ -69,7 +74,8 @@ class Moving(PortSteps):
             yield Blocker(kind=BlockerKind.STATE, reason="the destination has this UUID already")
         yield from self._hardware_blockers(machine, target)
         yield from self._storage_blockers(machine, moves)
-        yield from self._network_blockers(machine, target)
+        yield from self._volume_blockers(machine, target, destination)
+        yield from self._network_blockers(machine, target, destination)
         if target.maintenance:
             yield Blocker(kind=BlockerKind.RESOURCES, reason="the destination is in maintenance")
         if machine.takes_memory:
@@ -121,9 +127,24 @@ class Moving(PortSteps):
                 check_room(pool, size)
             except errors.InsufficientResources as error:
                 yield Blocker(kind=BlockerKind.STORAGE, reason=error.message)
+
+    def _volume_blockers(
+        self, machine: Machine, target: FakeHost, destination: Destination
+    ) -> Iterator[Blocker]:
+        replaced = {each.volume_id: each for each in destination.volumes}
+        for volume_id in sorted(replaced.keys() - machine.volumes.keys()):
+            yield Blocker(
+                kind=BlockerKind.STORAGE, reason="it has no such volume", device=volume_id
+            )
         served = self._host.world.volumes.values()
         shared = [pool for pool in self._host.pools.values() if pool.shared]
-        for disk in machine.volumes.values():
+        for volume_id, disk in machine.volumes.items():
+            if volume_id in replaced:
+                try:
+                    volumes_at(target)._check_free(machine.uuid, replaced[volume_id])
+                except (errors.VolumeNotFound, errors.DeviceBusy) as error:
+                    yield Blocker(kind=BlockerKind.STORAGE, reason=error.message, device=volume_id)
+                continue
             reachable = any(disk.record is each for each in served) or any(
                 disk.record is each for pool in shared for each in pool.volumes.values()
             )
@@ -134,21 +155,24 @@ class Moving(PortSteps):
                     device=disk.attachment.volume_id,
                 )
 
-    def _network_blockers(self, machine: Machine, target: FakeHost) -> Iterator[Blocker]:
+    def _network_blockers(
+        self, machine: Machine, target: FakeHost, destination: Destination
+    ) -> Iterator[Blocker]:
+        replaced = {each.id: each for each in destination.vifs}
         taken = {
             name
             for port in target.ports.values()
             if (other := target.machines.get(port.owner)) is not None and other.takes_memory
-            for name in (port.vif.id, port.vif.mac)
+            for name in port_names(port.vif)
         }
         for port in self._host.ports.values():
             if port.owner != machine.uuid:
                 continue
             try:
-                self._check_wiring(port.vif, target)
+                self._check_wiring(replaced.get(port.vif.id, port.vif), target)
             except errors.NetworkNotFound as error:
                 yield Blocker(kind=BlockerKind.NETWORK, reason=error.message, device=port.vif.id)
-            if machine.takes_memory and taken & {port.vif.id, port.vif.mac}:
+            if machine.takes_memory and taken & port_names(port.vif):
                 yield Blocker(
                     kind=BlockerKind.NETWORK,
                     reason="the port or its MAC address is in use on the destination",
@@ -205,7 +229,7 @@ class Moving(PortSteps):
             if move.copies and move.target is not None:
                 del move.source.disks[move.disk.name]
                 move.target.disks[move.disk.name] = move.disk
-        _stand_alone(there, uuid)
+        stand_alone(there, uuid)
         del there.incoming[uuid]
         del here.machines[uuid]
         there.machines[uuid] = machine
@@ -222,14 +246,16 @@ class Moving(PortSteps):
             lock = volume.locks.pop((here.name, uuid), None)
             if lock is not None:
                 volume.locks[there.name, uuid] = lock
+        replace_connections(there, machine, destination.volumes, destination.vifs)
         if machine.migration is not None:
+            here.tell_lifecycle(machine, LifecycleKind.SWITCHING, machine.state)
             machine.migration.phase = MigrationPhase.COMPLETED
             machine.migration.remaining_bytes = 0
         here.tell_lifecycle(machine, LifecycleKind.MIGRATED, None)
         there.tell_lifecycle(machine, LifecycleKind.MIGRATED, machine.state)
 
 
-def _stand_alone(host: FakeHost, uuid: UUID) -> None:
+def stand_alone(host: FakeHost, uuid: UUID) -> None:
     """What a disk was based on elsewhere is part of it where that is not."""
     for _, disk in host.disks_of(uuid):
         if not host.has_image(disk.base):

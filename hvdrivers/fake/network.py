@@ -9,7 +9,6 @@ from hvdrivers.contract.network import Network, VifQosControl
 from hvdrivers.fake.port_steps import PortSteps
 from hvdrivers.fake.records import Machine
 from hvdrivers.models.events import DeviceKind
-from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import AttachedVif, Vif, VifQos
 
 
@@ -49,9 +48,10 @@ class FakeNetwork(PortSteps, Network):
             machine = task.call("look-up", lambda: self._checked("unplug_vif", uuid), changes=False)
             port = self._host.ports.get((uuid, vif_id))
             if port is not None and port.plugged:
-                if machine.state is InstanceState.RUNNING:
+                if self._asks(machine):
                     task.call("ask-unplug", lambda: self._ask_guest(machine, vif_id), changes=False)
                     if not task.wait_for(machine.guest.detach_seconds):
+                        machine.asked_for.add(vif_id)
                         raise errors.DeviceBusy(
                             f"the guest did not let go of {vif_id!r} within the deadline"
                         )

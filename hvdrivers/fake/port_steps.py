@@ -7,6 +7,7 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.driverkit.checks import Holder, require_port_free
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_device_free, device_at
 from hvdrivers.fake.records import POWERED_ON, Claim, Machine, Port
@@ -24,6 +25,7 @@ from hvdrivers.models.vif import (
     NicModel,
     OvsVif,
     TapVif,
+    UserVif,
     VdpaVif,
     VhostUserVif,
     Vif,
@@ -47,6 +49,7 @@ class PortSteps(FakeBase):
         Capability.VIF_VDPA,
         Capability.VIF_DVS,
         Capability.VIF_HYPERV,
+        Capability.VIF_USER,
     )
     def _check_wiring(self, vif: Vif, host: FakeHost | None = None) -> None:
         """Raise NetworkNotFound unless what the NIC is to be plugged into is there.
@@ -69,6 +72,8 @@ class PortSteps(FakeBase):
                 _check_network(host, "dvs", name or "")
             case HypervVif():
                 _check_network(host, "hyperv", vif.switch)
+            case UserVif():
+                pass  # a network of the machine's own
             case TapVif() | VhostUserVif() | MacvtapVif() | HostdevVif() | VdpaVif():
                 # a device or a socket, not a network: whoever names it has made it
                 if isinstance(vif, HostdevVif) and vif.offload is not None:
@@ -89,14 +94,16 @@ class PortSteps(FakeBase):
 
     def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
         """Raise DeviceBusy if another machine that is powered on has this port, or its address."""
-        for port in self._host.ports.values():
-            other = self._host.machines.get(port.owner)
-            if port.owner == uuid or other is None or not other.takes_memory:
-                continue
-            if port.vif.id == vif.id or port.vif.mac == vif.mac:
-                raise errors.DeviceBusy(
-                    f"port {vif.id!r} or its MAC address is in use by another machine"
-                )
+        machines = self._host.machines
+        others = [
+            Holder(port.owner)
+            for port in self._host.ports.values()
+            if not port_names(vif).isdisjoint(port_names(port.vif))
+            and port.owner != uuid
+            and port.owner in machines
+            and machines[port.owner].takes_memory
+        ]
+        require_port_free(vif.id, others)
 
     def _check_function(self, uuid: UUID, vif: Vif) -> None:
         """Raise InsufficientResources if another machine has the device behind the NIC."""
@@ -143,10 +150,11 @@ class PortSteps(FakeBase):
         """A NIC as get_instance() shows it."""
         vif = port.vif
         passthrough = isinstance(vif, HostdevVif | VdpaVif)
+        no_device = passthrough or isinstance(vif, UserVif)
         device = vif.tap
         if isinstance(vif, BridgeVif | OvsVif | TapVif | VhostUserVif):
             device = vif.device_name
-        on = machine.state in POWERED_ON and not passthrough
+        on = machine.state in POWERED_ON and not no_device
         return AttachedVif(
             id=vif.id,
             address=vif.mac,
@@ -154,6 +162,11 @@ class PortSteps(FakeBase):
             device=device if on else None,
             model=None if passthrough else vif.model or NicModel.VIRTIO,
         )
+
+
+def port_names(vif: Vif) -> set[str]:
+    """What only one powered-on machine has: the port, if its id names one, and the MAC address."""
+    return {vif.mac} | ({vif.port_id} if vif.port_id is not None else set())
 
 
 def _check_network(host: FakeHost, kind: str, name: str) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from uuid import UUID
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, Suspend
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, StartPaused, Suspend
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_room
+from hvdrivers.fake.host import FakeHost
 from hvdrivers.fake.records import Disk, Machine
 from hvdrivers.fake.starting import Starting
 from hvdrivers.models.events import LifecycleKind
@@ -104,6 +106,36 @@ class FakePause(FakeBase, Pause):
         if machine.state is not state:
             kind = LifecycleKind.PAUSED if paused else LifecycleKind.RESUMED
             self._host.set_state(machine, state, kind)
+            if not paused and machine.waits:
+                self._host.boot(machine)
+            if not paused and machine.pending_nmi:
+                machine.pending_nmi = False
+                _take_nmi(self._host, machine)
+
+
+def _take_nmi(host: FakeHost, machine: Machine) -> None:
+    machine.write_console("Uhhuh. NMI received for unknown reason")
+    if machine.guest.crashes_on_nmi:
+        host.crash(machine.uuid)
+
+
+class FakeStartPaused(Starting, StartPaused):
+    """On, and frozen."""
+
+    def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """1 call."""
+        with self._task("start_paused", uuid, timeout) as task:
+            task.call("start-machine", lambda: self._start_paused(uuid))
+
+    def _start_paused(self, uuid: UUID) -> None:
+        machine = self._checked("start_paused", uuid)
+        if machine.state is InstanceState.PAUSED:
+            return
+        self._check_start(machine)
+        saved = machine.state is InstanceState.SUSPENDED
+        self._host.remove_disks(uuid, "rescue", "memory")
+        self._host.start_paused(machine)
+        machine.waits = not saved  # a saved guest goes on, and does not start again
 
 
 class FakeSuspend(Starting, Suspend):
@@ -160,8 +192,10 @@ class FakeCrashDump(FakeBase, CrashDump):
         with self._task("inject_nmi", uuid, timeout) as task:
             task.call("inject-nmi", lambda: self._inject(uuid))
 
+    @provides(Capability.NMI_PAUSED)
     def _inject(self, uuid: UUID) -> None:
         machine: Machine = self._checked("inject_nmi", uuid)
-        machine.write_console("Uhhuh. NMI received for unknown reason")
-        if machine.guest.crashes_on_nmi:
-            self._host.crash(uuid)
+        if machine.state is InstanceState.PAUSED:
+            machine.pending_nmi = True
+        else:
+            _take_nmi(self._host, machine)

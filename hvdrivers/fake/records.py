@@ -14,11 +14,15 @@ from pydantic import SecretBytes, SecretStr
 
 from hvdrivers.fake.behaviour import GuestBehaviour
 from hvdrivers.fake.clock import Wake
+from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.guest import Share
+from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.image import ImageFormat, ImageRef
 from hvdrivers.models.instance import Firmware, Flavor
-from hvdrivers.models.migration import MigrationPhase
+from hvdrivers.models.migration import MigrationPhase, Move, MovePhase
+from hvdrivers.models.numa import NumaNode
 from hvdrivers.models.pci import PciAddress
+from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import DiskQos, VolumeAttachment
@@ -36,12 +40,15 @@ class Disk:
 
     owner: UUID
     role: str
-    """``root``, ``ephemeral``, ``swap``, ``seed``, ``rescue``, ``memory`` (a saved one)."""
+    """``root``, ``ephemeral``, ``ephemeral-1``, ``swap``, ``seed``, ``rescue``, ``memory``
+    (a saved one)."""
     size_bytes: int
     content: Content
     token: int
     base: str | None = None
     """Key of the cached image that it is based on."""
+    wish: OwnDisk | None = None
+    """What the spec says of it."""
 
     @property
     def name(self) -> str:
@@ -106,6 +113,8 @@ class ImageRecord:
     size_bytes: int
     content: Content
     last_used: datetime | None = None
+    last_written: datetime | None = None
+    """Of an upload that is not complete."""
 
 
 @dataclass
@@ -187,6 +196,19 @@ class Migration:
 
 
 @dataclass
+class MoveRecord:
+    """A move in steps that has begun, and what the machine was before."""
+
+    move: Move
+    flavor: Flavor
+    vifs: tuple[Vif, ...]
+    secrets: dict[str, SecretStr]
+    tpm: bool
+    nvram: bool
+    phase: MovePhase = MovePhase.PREPARED
+
+
+@dataclass
 class Machine:
     """A virtual machine, ours or foreign."""
 
@@ -220,6 +242,24 @@ class Machine:
     passwords: dict[str, SecretStr] = field(default_factory=dict)
     seed: dict[str, SecretBytes] = field(default_factory=dict)
     """Files on the seed disk."""
+    seed_disc: SeedDisc | None = None
+    """A seed disc of the caller's own, with its content."""
+    rescue_seed: SeedDisc | None = None
+    """What it has instead while it is rescued."""
+    hardware: Hardware = field(default_factory=Hardware)
+    numa: tuple[NumaNode, ...] = ()
+    copy_of: UUID | None = None
+    """Somebody has copied that one, with its mark."""
+    move: MoveRecord | None = None
+    """It is the source of a move that is not over."""
+    arrived: str | None = None
+    """Token of the move with which it came to this host."""
+    pending_nmi: bool = False
+    """It got an interrupt while it was paused, and takes it when it goes on."""
+    asked_for: set[str] = field(default_factory=set)
+    """Volumes and NICs that its guest was asked for in vain, since it was started."""
+    waits: bool = False
+    """It was started with frozen CPUs: its guest starts with unpause()."""
     counter: int = 0
     """For names that are unique within the instance."""
 

@@ -7,15 +7,18 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.lifecycle import HotResizeCpu, HotResizeMemory, Rebuild, Rescue, Resize
+from hvdrivers.contract.limits import Limit
+from hvdrivers.driverkit.checks import require_growth, root_disk_bytes
 from hvdrivers.fake.base import FakeBase
-from hvdrivers.fake.capacity import Taken, check_fits, check_power, check_room
-from hvdrivers.fake.image_steps import ImageSteps, disk_size
+from hvdrivers.fake.capacity import Taken, check_fits, check_placement, check_power, check_room
+from hvdrivers.fake.image_steps import ImageSteps, whole
 from hvdrivers.fake.records import Disk, ImageRecord, Machine
 from hvdrivers.fake.starting import Starting
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.state import InstanceState
 
 
@@ -27,6 +30,7 @@ class FakeRescue(Starting, ImageSteps, Rescue):
         uuid: UUID,
         image: ImageRef | None = None,
         *,
+        seed: SeedDisc | None = None,
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
@@ -45,7 +49,7 @@ class FakeRescue(Starting, ImageSteps, Rescue):
                     lambda: self._host.remove_disks(uuid, "rescue", token=task.token),
                 ),
             )
-            task.call("start-rescue", lambda: self._start_rescue(uuid))
+            task.call("start-rescue", lambda: self._start_with(uuid, seed))
 
     def _rescue_image(self, uuid: UUID, image: ImageRef | None) -> ImageRef:
         machine = self._checked("rescue", uuid)
@@ -67,6 +71,12 @@ class FakeRescue(Starting, ImageSteps, Rescue):
         self._checked("rescue", disk.owner)
         check_room(self._host.default_pool, disk.size_bytes)
         self._host.default_pool.disks[disk.name] = disk
+
+    @provides(Capability.SEED_DISC)
+    def _start_with(self, uuid: UUID, seed: SeedDisc | None) -> None:
+        disc = None if seed is None else whole(seed)
+        self._start_rescue(uuid)
+        self._host.machines[uuid].rescue_seed = disc
 
     def _start_rescue(self, uuid: UUID) -> None:
         machine = self._checked("rescue", uuid)
@@ -112,6 +122,7 @@ class FakeResize(FakeBase, Resize):
 
     def _resize(self, uuid: UUID, flavor: Flavor) -> None:
         machine = self._checked("resize", uuid)
+        check_placement(machine, flavor)
         alone = Taken()
         alone.add(flavor, sev=machine.sev)
         check_fits(self._host.size, alone)
@@ -130,8 +141,7 @@ class FakeResize(FakeBase, Resize):
         machine.flavor = flavor
 
     def _grow(self, machine: Machine, root: Disk, size: int) -> None:
-        if size < root.size_bytes:
-            raise errors.InvalidRequest("the root disk would shrink, which destroys data")
+        require_growth("the root disk", root.size_bytes, size)
         if size > root.size_bytes and machine.snapshots:
             raise errors.DeviceBusy(
                 "a disk with snapshots does not grow",
@@ -155,8 +165,10 @@ class _HotResize(FakeBase):
             changed = Flavor.model_validate(flavor.model_dump() | {field: wanted})
         except ValueError as error:
             raise errors.InvalidRequest("the flavor does not allow that size") from error
+        check_placement(machine, changed)
         check_power(self._host, machine, changed)
-        if not machine.guest.accepts_hotplug:
+        asks = Limit.GROWTH_UNASKED not in self._host.size.limits
+        if asks and not machine.guest.accepts_hotplug:
             raise errors.DeviceBusy("the guest did not take it")
         machine.flavor = changed
 
@@ -206,10 +218,10 @@ class FakeRebuild(ImageSteps, Rebuild):
                 lambda: self._place_new(uuid, record, task.token),
                 undo=(
                     "delete-disk",
-                    lambda: self._host.remove_disks(uuid, "root.new", token=task.token),
+                    lambda: self._host.remove_disks(uuid, _new(task.token), token=task.token),
                 ),
             )
-            task.call("switch-disk", lambda: self._switch_root(uuid, image, record))
+            task.call("switch-disk", lambda: self._switch_to(uuid, image, record, task.token))
 
     def _check_rebuild(self, uuid: UUID) -> Machine:
         machine = self._checked("rebuild", uuid)
@@ -225,11 +237,23 @@ class FakeRebuild(ImageSteps, Rebuild):
 
     def _place_new(self, uuid: UUID, record: ImageRecord, token: int) -> None:
         machine = self._check_rebuild(uuid)
-        size = disk_size(record, machine.flavor.disk_gib)
+        size = root_disk_bytes(record.virtual_size_bytes, machine.flavor.disk_gib)
         home = self._host.home(uuid)
         check_room(home, size)
-        disk = Disk(uuid, "root.new", size, record.content, token, record.key)
+        disk = Disk(uuid, _new(token), size, record.content, token, record.key)
         home.disks[disk.name] = disk
+
+    def _switch_to(self, uuid: UUID, image: ImageRef, record: ImageRecord, token: int) -> None:
+        made = [each for each in self._host.disks_of(uuid) if each[1].role.startswith(_NEW)]
+        if not any(disk.role == _new(token) for _, disk in made):
+            raise errors.DeviceBusy("another rebuild() has put its disk in place meanwhile")
+        # the others are of callers who have died, or will see that they come too late
+        for pool, disk in made:
+            del pool.disks[disk.name]
+            if disk.role == _new(token):
+                disk.role = "root.new"
+                pool.disks[disk.name] = disk
+        self._switch_root(uuid, image, record)
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
         machine = self._check_rebuild(uuid)
@@ -249,3 +273,11 @@ class FakeRebuild(ImageSteps, Rebuild):
         if was_running:
             host.set_state(machine, InstanceState.RUNNING, LifecycleKind.STARTED)
             host.boot(machine)
+
+
+_NEW = "root.new-"
+
+
+def _new(token: int) -> str:
+    """Role of the root disk that a rebuild() makes: of its own, as another may be under way."""
+    return f"{_NEW}{token}"

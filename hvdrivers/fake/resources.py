@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
-from hvdrivers.contract.capabilities import declared
 from hvdrivers.contract.resources import Resources
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import taken
+from hvdrivers.models.hardware import TpmModel, VideoModel
+from hvdrivers.models.instance import Firmware
 from hvdrivers.models.resources import (
     CpuResources,
     HostResources,
     HugePages,
+    LargestMachine,
+    MachineChoices,
     MemoryResources,
     NumaCell,
     PciDevice,
-    PlacementProvider,
     StorageResources,
 )
+from hvdrivers.models.vif.common import NicModel
+from hvdrivers.models.volume.attachment import DiskBus
 
 _LOCAL, _REMOTE = 10, 21
+_NOT_ON_ARM = {Firmware.BIOS}
 _GIB = float(1 << 30)
 
 
@@ -31,18 +35,6 @@ class FakeResources(FakeBase, Resources):
         """1 call."""
         with self._task("get_available_resource", None, timeout) as task:
             return task.call("read-resources", self._resources, changes=False)
-
-    def placement_inventories(self, *, timeout: float | None = None) -> Sequence[PlacementProvider]:
-        """1 call."""
-        from hvdrivers.openstack.placement import providers
-
-        with self._task("placement_inventories", None, timeout) as task:
-            resources = task.call("read-resources", self._resources, changes=False)
-        return providers(
-            resources,
-            declared(type(self)) - self._without.keys(),
-            cpu_allocation_ratio=self._host.size.cpu_allocation_ratio,
-        )
 
     def _resources(self) -> HostResources:
         host, size = self._host, self._host.size
@@ -62,6 +54,7 @@ class FakeResources(FakeBase, Resources):
                 threads_per_core=size.threads_per_core,
                 model=size.cpu_model,
                 features=size.cpu_features,
+                allocation_ratio=size.cpu_allocation_ratio,
             ),
             memory=MemoryResources(
                 total_mib=size.memory_mib,
@@ -80,6 +73,16 @@ class FakeResources(FakeBase, Resources):
             ),
             numa_cells=self._cells(),
             devices=tuple(self._left(device) for device in size.devices),
+            largest_machine=LargestMachine(vcpus=size.threads, memory_mib=size.memory_mib),
+            choices=MachineChoices(
+                # there is no BIOS on ARM
+                firmwares=frozenset(Firmware)
+                - (_NOT_ON_ARM if size.architecture != "x86_64" else set()),
+                disk_buses=frozenset(DiskBus),
+                nic_models=frozenset(NicModel),
+                videos=frozenset(VideoModel),
+                tpm_models=frozenset(TpmModel),
+            ),
             instances=len(host.ours()),
         )
 
@@ -91,6 +94,12 @@ class FakeResources(FakeBase, Resources):
                 id=cell,
                 cpus=frozenset(range(cell * per_cell, (cell + 1) * per_cell)),
                 memory_mib=size.memory_mib // size.sockets,
+                siblings=tuple(
+                    frozenset(range(first, first + size.threads_per_core))
+                    for first in range(
+                        cell * per_cell, (cell + 1) * per_cell, size.threads_per_core
+                    )
+                ),
                 distances={
                     other: _LOCAL if other == cell else _REMOTE for other in range(size.sockets)
                 },

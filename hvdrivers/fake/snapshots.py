@@ -12,6 +12,7 @@ from hvdrivers.contract.snapshots import IncrementalBackup, Snapshots, SnapshotT
 from hvdrivers.fake import diskfile
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_room
+from hvdrivers.fake.own_disks import role_of
 from hvdrivers.fake.records import (
     POWERED_ON,
     BackupRecord,
@@ -28,7 +29,6 @@ from hvdrivers.models.progress import Phase, ProgressCallback
 from hvdrivers.models.snapshot import Backup, ChangedExtent, Snapshot
 from hvdrivers.models.state import InstanceState
 
-_OWN = ("root", "ephemeral", "swap")
 _OVERHEAD = 1 << 20
 _EXTENT = 65536
 
@@ -53,7 +53,7 @@ class FakeSnapshots(Starting, Snapshots):
         size = _OVERHEAD + ((machine.flavor.memory_mib << 20) if memory else 0)
         pool = self._host.home(uuid)
         check_room(pool, size)
-        own = {d.role: d for _, d in self._host.disks_of(uuid) if d.role in _OWN}
+        own = {d.role: d for _, d in self._host.disks_of(uuid) if role_of(d.role) is not None}
         record = SnapshotRecord(
             id=f"snapshot-{machine.number()}",
             name=name,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.storage import (
     DiskQosControl,
     ExtendVolume,
@@ -14,6 +15,7 @@ from hvdrivers.contract.storage import (
     StorageMigration,
     SwapVolume,
 )
+from hvdrivers.driverkit.checks import require_growth
 from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.records import AttachedDisk, Disk, Machine, VolumeRecord
 from hvdrivers.fake.steps import Task
@@ -21,7 +23,6 @@ from hvdrivers.fake.volume_steps import VolumeSteps, shown
 from hvdrivers.models.events import DeviceKind
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.progress import ProgressCallback
-from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import (
     AttachedVolume,
     DiskQos,
@@ -74,13 +75,14 @@ class FakeStorage(VolumeSteps, Storage):
             machine = task.call(
                 "look-up", lambda: self._check_detach(uuid, volume_id), changes=False
             )
-            if machine.state is InstanceState.RUNNING and volume_id in machine.volumes:
+            if self._asks(machine) and volume_id in machine.volumes:
                 task.call("ask-unplug", lambda: self._ask_unplug(machine, volume_id), changes=False)
                 self._wait_for_guest(task, machine, volume_id)
             if volume_id in machine.volumes:
                 task.call("unplug-disk", lambda: self._unplug_disk(uuid, volume_id))
             task.call("disconnect-volume", lambda: self._disconnect(uuid, volume_id))
 
+    @provides(Capability.DETACH_PAUSED)
     def _check_detach(self, uuid: UUID, volume_id: str) -> Machine:
         machine = self._checked("detach_volume", uuid)
         disk = machine.volumes.get(volume_id)
@@ -95,6 +97,7 @@ class FakeStorage(VolumeSteps, Storage):
 
     def _wait_for_guest(self, task: Task, machine: Machine, device: str) -> None:
         if not task.wait_for(machine.guest.detach_seconds):
+            machine.asked_for.add(device)
             raise errors.DeviceBusy(f"the guest did not let go of {device!r} within the deadline")
 
     def _unplug_disk(self, uuid: UUID, volume_id: str) -> None:
@@ -145,10 +148,7 @@ class FakeExtendVolume(_Attached, ExtendVolume):
 
     def _extend(self, uuid: UUID, volume_id: str, size_bytes: int) -> None:
         disk = self._disk_of("extend_volume", uuid, volume_id)
-        if size_bytes < disk.seen_bytes:
-            raise errors.InvalidRequest(
-                f"the machine sees {disk.seen_bytes} bytes: a volume does not shrink"
-            )
+        require_growth(f"volume {volume_id!r}", disk.seen_bytes, size_bytes)
         disk.seen_bytes = size_bytes
         disk.record.size_bytes = max(size_bytes, disk.record.size_bytes)
 
@@ -239,7 +239,7 @@ class FakeHostVolumes(VolumeSteps, HostVolumes):
         pool = self._host.pool(spec.pool)
         name = spec.name or f"volume-{token}"
         if name in pool.volumes:
-            raise errors.InvalidRequest(f"pool {pool.name} has a volume {name!r} already")
+            raise errors.VolumeExists(f"pool {pool.name} has a volume {name!r} already")
         check_room(pool, spec.capacity_bytes)
         record = VolumeRecord(
             volume_id=f"{pool.name}/{name}",
@@ -263,6 +263,17 @@ class FakeHostVolumes(VolumeSteps, HostVolumes):
             for pool in self._host.pools.values()
             for record in pool.volumes.values()
         ]
+
+    def get_volume(self, volume_id: str, *, timeout: float | None = None) -> HostVolume:
+        """1 call."""
+        with self._task("get_volume", None, timeout) as task:
+            return task.call("read-volume", lambda: self._get_volume(volume_id), changes=False)
+
+    def _get_volume(self, volume_id: str) -> HostVolume:
+        for volume in self._list_volumes():
+            if volume.volume_id == volume_id:
+                return volume
+        raise errors.VolumeNotFound(f"there is no volume {volume_id!r}")
 
     def delete_volume(self, volume_id: str, *, timeout: float | None = None) -> None:
         """1 call."""

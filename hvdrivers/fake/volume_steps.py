@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import count
 from uuid import UUID
 
 from pydantic import SecretStr
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.requirements import SERVED_VOLUMES
+from hvdrivers.driverkit.checks import Holder, free_name, require_volume_free
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.records import AttachedDisk, Lock, Machine, Secret, VolumeRecord
 from hvdrivers.fake.steps import Task
@@ -28,7 +31,7 @@ from hvdrivers.models.volume import (
     VolumeAttachment,
 )
 
-_SERVED = (
+Served = (
     IscsiVolume
     | RbdVolume
     | NfsVolume
@@ -62,6 +65,7 @@ class VolumeSteps(FakeBase):
 
     @provides(Capability.VOLUME_POOL)
     def _pool_volume(self, volume: PoolVolume) -> VolumeRecord:
+        self._refuse_reserved(volume.data.name)
         if self._host.accept_any_volume and volume.data.pool not in {None, *self._host.pools}:
             return self._anything(volume.volume_id)
         found = self._host.pool(volume.data.pool).volumes.get(volume.data.name)
@@ -80,17 +84,8 @@ class VolumeSteps(FakeBase):
             return self._anything(volume.volume_id)
         raise errors.VolumeNotFound(f"the host has no {volume.path!r}")
 
-    @provides(
-        Capability.VOLUME_ISCSI,
-        Capability.VOLUME_RBD,
-        Capability.VOLUME_NFS,
-        Capability.VOLUME_SMBFS,
-        Capability.VOLUME_FC,
-        Capability.VOLUME_NVMEOF,
-        Capability.VOLUME_VMDK,
-        Capability.VOLUME_FCD,
-    )
-    def _served_volume(self, volume: _SERVED) -> VolumeRecord:
+    @provides(*SERVED_VOLUMES)
+    def _served_volume(self, volume: Served) -> VolumeRecord:
         return self._anything(volume.volume_id)
 
     def _anything(self, volume_id: str) -> VolumeRecord:
@@ -108,15 +103,12 @@ class VolumeSteps(FakeBase):
         """
         record = self._find_volume(attachment)
         others = [
-            lock
-            for key, lock in record.locks.items()
-            if key != (self._host.name, uuid) and self._host.world.has_open(*key)
+            Holder(machine, lock.multiattach)
+            for (host, machine), lock in record.locks.items()
+            if (host, machine) != (self._host.name, uuid)
+            and self._host.world.has_open(host, machine)
         ]
-        shared = attachment.volume.multiattach and all(lock.multiattach for lock in others)
-        if others and not shared:
-            raise errors.DeviceBusy(
-                f"volume {attachment.volume_id!r} is in use by another machine", instance=uuid
-            )
+        require_volume_free(attachment.volume_id, others, shares=attachment.volume.multiattach)
         return record
 
     def _connect_volume(self, task: Task, uuid: UUID, attachment: VolumeAttachment) -> None:
@@ -156,7 +148,7 @@ class VolumeSteps(FakeBase):
     @provides(Capability.ENCRYPTED_VOLUME)
     def _passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
         encryption = attachment.encryption
-        if encryption is None or encryption.control_location == "back-end":
+        if encryption is None or not encryption.by_hypervisor:
             return None
         if encryption.secret is None:
             raise errors.InvalidRequest(
@@ -198,10 +190,7 @@ class VolumeSteps(FakeBase):
 
     def _disconnect(self, uuid: UUID, volume_id: str) -> None:
         """Unlock a volume and forget its secrets."""
-        self._host.unlock(uuid, volume_id=volume_id)
-        prefix = f"{uuid}/{volume_id}/"
-        for name in [name for name in self._host.secrets if name.startswith(prefix)]:
-            del self._host.secrets[name]
+        self._host.forget_attachment(uuid, volume_id)
 
 
 def bus_of(attachment: VolumeAttachment) -> DiskBus:
@@ -230,9 +219,6 @@ def _device_name(machine: Machine, attachment: VolumeAttachment, *, has_root: bo
         taken.add("vda")
     if attachment.device is not None and attachment.device not in taken:
         return attachment.device
-    prefix = _LETTERS.get(bus_of(attachment), "sd")
-    names = [prefix + chr(ord("a") + n) for n in range(26)]
-    names += [prefix + "a" + chr(ord("a") + n) for n in range(26)]
     if bus_of(attachment) is DiskBus.NVME:
-        names = [f"nvme{n}n1" for n in range(64)]
-    return next(name for name in names if name not in taken)
+        return next(name for n in count() if (name := f"nvme{n}n1") not in taken)
+    return free_name(_LETTERS.get(bus_of(attachment), "sd"), taken)

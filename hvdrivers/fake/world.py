@@ -13,6 +13,7 @@ from hvdrivers.fake.records import Pool, VolumeRecord
 if TYPE_CHECKING:
     from hvdrivers.fake.config import FakeConfig
     from hvdrivers.fake.host import FakeHost
+    from hvdrivers.models.migration import Move
 
 _MAKING = ("size", "clock", "accept_any_network", "accept_any_volume")
 
@@ -61,6 +62,14 @@ class FakeWorld:
                         hint="leave it out, or choose another name",
                     )
             return host
+
+    def forget_move(self, move: Move) -> None:
+        """Remove what a move has prepared at its destination. The caller holds the lock."""
+        target = None if move.destination is None else self.find(move.destination.host)
+        if target is None or move.uuid not in target.incoming:
+            return
+        del target.incoming[move.uuid]
+        target.remove_disks(move.uuid, token=int(move.token))
 
     def find(self, name: str) -> FakeHost | None:
         """The host of this name, if there is one. ``fake://NAME`` is understood."""

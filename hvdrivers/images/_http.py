@@ -25,7 +25,9 @@ from hvdrivers.contract.errors import (
     InvalidRequest,
     PermissionDenied,
 )
-from hvdrivers.images._deadline import Alarm, Deadline
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.images import _addresses
+from hvdrivers.images._alarm import Alarm
 from hvdrivers.images.inspect import ImageInspector
 from hvdrivers.images.sparse import SparseWriter
 from hvdrivers.models.image import HttpImage, ImageInfo, shown_url
@@ -40,7 +42,7 @@ _SILENCE_S = 30.0
 """How long a server may be silent before the connection counts as cut."""
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
-_WHAT = "the download of the image"
+_DOING = "the image was downloaded"
 
 
 class _Interrupted(Exception):
@@ -85,8 +87,8 @@ class Download:
         self._place = _Place()
         self._inspector = self._new_inspector()
 
-    def run(self) -> tuple[ImageInfo, str]:
-        """Fetch everything into the empty file; its inspection and SHA-256. The errors are those of
+    def run(self) -> tuple[ImageInfo, ImageInspector]:
+        """Fetch everything into the empty file; what its inspection found. The errors are those of
         :func:`hvdrivers.images.open_image`."""
         failures = 0
         while True:
@@ -95,17 +97,17 @@ class Download:
                 self._attempt()
                 break
             except _Interrupted as interruption:
-                self._deadline.check(_WHAT)
+                self._deadline.check(_DOING)
                 failures = 1 if self._inspector.size >= before + _PROGRESS_BYTES else failures + 1
                 if failures >= _ATTEMPTS:
                     raise interruption.error from interruption.__cause__
             if failures > 1:
-                self._deadline.wait(_BACKOFF_S * 2 ** (failures - 2), _WHAT)
+                self._deadline.pause(_BACKOFF_S * 2 ** (failures - 2), _DOING)
         info = self._inspector.finish()
         with _disk_errors():
             self._writer.finish()
         self._report(final=True)
-        return info, self._inspector.sha256
+        return info, self._inspector
 
     def _new_inspector(self) -> ImageInspector:
         return ImageInspector(
@@ -123,7 +125,7 @@ class Download:
                     if not response.has_redirect_location:
                         self._receive(url, response)
                         return
-                    url = _redirect(url, response)
+                    url = self._followed(url, response)
             raise InvalidRequest(
                 f"{self._image.display_url} redirects more than {_REDIRECTS} times",
                 hint="give the URL of the file itself",
@@ -131,20 +133,46 @@ class Download:
         finally:
             alarm.close()
 
+    def _followed(self, url: httpx.URL, response: httpx.Response) -> httpx.URL:
+        target = _redirect(url, response)
+        if self._may_be_local(target):
+            return target
+        shown = f"{shown_url(str(url))} redirects to {shown_url(str(target))}"
+        _addresses.refuse_local(_host(target), _origin(target)[2], shown)
+        return target
+
+    def _may_be_local(self, url: httpx.URL) -> bool:
+        """The caller has named its own URL's address."""
+        return self._image.allow_local_redirects or _origin(url) == _origin(self._url)
+
+    def _trace(self, url: httpx.URL, alarm: Alarm, proxy: str | None) -> _addresses.Trace:
+        if proxy is not None or self._may_be_local(url):
+            return alarm.trace
+        return _addresses.checking(alarm.trace, f"a redirect leads to {shown_url(str(url))}")
+
     @contextlib.contextmanager
     def _response(self, url: httpx.URL, alarm: Alarm) -> Iterator[httpx.Response]:
-        left = self._deadline.remaining()
-        request = httpx.Request(
-            "GET",
-            url,
-            headers=self._headers(url),
-            extensions={
-                "timeout": httpx.Timeout(min(_SILENCE_S, max(left, 0.001))).as_dict(),
-                "trace": alarm.trace,
-            },
-        )
+        left = self._deadline.left
+        proxy = _proxy(url)
+        try:
+            request = httpx.Request(
+                "GET",
+                url,
+                headers=self._headers(url),
+                extensions={
+                    "timeout": httpx.Timeout(min(_SILENCE_S, max(left, 0.001))).as_dict(),
+                    "trace": self._trace(url, alarm, proxy),
+                },
+            )
+        except UnicodeError as error:  # IDNA: httpx decodes the name for the Host header
+            raise InvalidRequest(f"{shown_url(str(url))} has no valid host name") from error
         # One transport per request: nothing to gain from keeping a connection for one file.
-        transport = httpx.HTTPTransport(verify=self._trust(), proxy=_proxy(url))
+        try:
+            transport = httpx.HTTPTransport(verify=self._trust(), proxy=proxy)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise InvalidRequest(
+                "the proxy for it is no URL", hint="correct http_proxy, https_proxy or all_proxy"
+            ) from error
         with self._http_errors(url), transport:
             response = transport.handle_request(request)
             try:
@@ -159,7 +187,8 @@ class Download:
                 headers[name] = value.get_secret_value()
         if self._inspector.size:
             headers["Range"] = f"bytes={self._inspector.size}-"
-            if self._place.validator is not None:
+            # a header is ASCII; what a server sent beyond that cannot be sent back
+            if self._place.validator is not None and self._place.validator.isascii():
                 headers["If-Range"] = self._place.validator
             # Without a validator the server may splice two files; the checksum will tell.
         return headers
@@ -169,7 +198,7 @@ class Download:
             return False
         try:
             return ssl.create_default_context(cafile=self._image.ca_file)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError, ValueError) as error:
             raise InvalidRequest(
                 "ca_file cannot be read as PEM certificates", hint="check the path and the content"
             ) from error
@@ -194,13 +223,13 @@ class Download:
                 f"the image has {self._place.total} bytes, more than the {self._max_bytes} allowed"
             )
         for data in response.iter_raw():
-            self._deadline.check(_WHAT)
+            self._deadline.check(_DOING)
             self._inspector.feed(data)
             with _disk_errors():
                 self._writer.write(data)
             self._report()
         # The alarm's cut looks like the end of a body without a Content-Length.
-        self._deadline.check(_WHAT)
+        self._deadline.check(_DOING)
         if self._place.total is not None and self._inspector.size < self._place.total:
             raise _Interrupted(self._cut(url))
 
@@ -278,7 +307,7 @@ class Download:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
-            self._deadline.check(_WHAT)
+            self._deadline.check(_DOING)
             if _in_chain(error, ssl.SSLError):
                 raise ConnectionFailed(
                     f"no TLS connection to {host}: its certificate is not trusted, or it speaks"
@@ -295,8 +324,10 @@ class Download:
             if self._inspector.size:
                 raise _Interrupted(unreachable) from error
             raise unreachable from error
+        except UnicodeError as error:  # what the name service cannot be asked for
+            raise InvalidRequest(f"{shown_url(str(url))} has no valid host name") from error
         except httpx.TransportError as error:
-            self._deadline.check(_WHAT)
+            self._deadline.check(_DOING)
             if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
                 raise InvalidRequest("the image's URL or headers cannot be sent") from error
             raise _Interrupted(self._cut(url)) from error

@@ -43,6 +43,12 @@ def check_vhd(view: View) -> Found:
         reject("the VHD has no valid footer: truncated, or not a VHD")
     kind, size, data_offset = _vhd_footer(footer)
     assert view.size is not None  # noqa: S101  (complete)
+    if view.size % 512:
+        # QEMU looks for the footer at the last whole sector, others at the last 512 bytes.
+        reject("the VHD is truncated or corrupt: its length is no multiple of 512 bytes")
+    if dynamic_front and kind == _VHD_FIXED:
+        # QEMU opens the dynamic disk of the front, others the fixed one of the end.
+        reject("the VHD is two disks: its footer and the copy at its front differ")
     if kind == _VHD_FIXED:
         if size != view.size - 512:
             reject("the VHD is truncated or corrupt: its size is not that of its file")

@@ -80,6 +80,9 @@ def _qcow2_version_3(view: View, cluster: int) -> None:
 # Layout: VMware "Virtual Disk Format 5.0"; what QEMU makes of it: block/vmdk.c.
 _VMDK_HEADER = "<4sIIQQQQIQQQB4sH"
 _VMDK_HEADER_BYTES = struct.calcsize(_VMDK_HEADER)
+_QEMU_DESCRIPTOR, _QEMU_DESCRIPTOR_BYTES = 0x200, 20 * 512
+"""Where QEMU looks for the parent, whatever the header says: ``desc_offset`` in vmdk_open() and
+``DESC_SIZE`` in vmdk_parent_open() and vmdk_read_cid()."""
 _GD_AT_END = 0xFFFF_FFFF_FFFF_FFFF
 _EXTENT = re.compile(r'(?:rw|rdonly) (\d{1,19}) sparse "([^"/\\:]{1,255})"')
 _HEADER_KEYS = frozenset(
@@ -114,7 +117,13 @@ def check_vmdk(view: View) -> Found:
         reject("the VMDK header is corrupt: impossible grain size")
     if desc_sectors * 512 > _MIB:
         reject("the VMDK descriptor is absurdly large")
-    text = view.read(desc_offset * 512, desc_sectors * 512).split(b"\0", 1)[0]
+    if desc_offset * 512 != _QEMU_DESCRIPTOR:
+        reject("the VMDK descriptor is not where the tools of the format put it")
+    text = view.read(_QEMU_DESCRIPTOR, desc_sectors * 512).split(b"\0", 1)[0]
+    seen = bytes(view.head[_QEMU_DESCRIPTOR : _QEMU_DESCRIPTOR + _QEMU_DESCRIPTOR_BYTES])
+    if seen.split(b"\0", 1)[0] != text:
+        # A parentFileNameHint beyond the stated size is a backing file to QEMU.
+        reject("the VMDK descriptor goes on beyond its stated size")
     subformat = _vmdk_descriptor(text, capacity, grain)
     if header[9] == _GD_AT_END:
         if view.complete:

@@ -24,6 +24,7 @@ from hvdrivers.images._other_formats import (
     check_vhdx,
     is_vhd_footer,
 )
+from hvdrivers.images._pieces import PieceDigests
 from hvdrivers.images._qemu_formats import check_qcow2, check_vmdk
 from hvdrivers.images._tables import check_qcow2_tables, check_vhdx_tables, check_vmdk_tables
 from hvdrivers.images._view import (
@@ -65,8 +66,20 @@ _ACCEPTED: dict[ImageFormat, tuple[set[str], ...]] = {
     ImageFormat.VHD: ({"vhd"}, {"raw"}, {"gpt"}),
     ImageFormat.ISO: ({"iso"}, {"iso", "gpt"}),
 }
-# Formats that QEMU's probing knows and oslo.utils does not.
+# What the formats begin with. oslo.utils looks only at files that are long enough to hold a whole
+# header; these are refused at any length.
+_MAGICS: tuple[tuple[ImageFormat, int, bytes], ...] = (
+    (ImageFormat.QCOW2, 0, b"QFI\xfb"),
+    (ImageFormat.VMDK, 0, b"KDMV"),
+    (ImageFormat.VHD, 0, b"conectix"),
+    (ImageFormat.VHDX, 0, b"vhdxfile"),
+    (ImageFormat.VDI, 64, b"\x7f\x10\xda\xbe"),
+    (ImageFormat.ISO, 0x8001, b"CD001"),
+)
+# Formats that QEMU's probing knows, and none of ours.
 _FOREIGN_MAGICS = (
+    (b"QED\0", "QED"),
+    (b"LUKS\xba\xbe", "LUKS"),
     (b"COWD", "VMDK (ESX sparse extent)"),
     (b"WithoutFreeSpace", "Parallels"),
     (b"WithouFreSpacExt", "Parallels"),
@@ -107,6 +120,7 @@ class ImageInspector:
         self._tail = b""
         self._size = 0
         self._oslo = OsloInspection()
+        self._pieces = PieceDigests()
         self._sha256: _Digest = hashlib.sha256()
         self._digest = self._sha256
         if checksum is not None and checksum.algorithm != "sha256":
@@ -122,6 +136,11 @@ class ImageInspector:
         """SHA-256 of the bytes fed so far, in lower-case hexadecimal digits."""
         return self._sha256.hexdigest()
 
+    @property
+    def pieces(self) -> PieceDigests:
+        """A digest of each piece of what was fed: to compare with what is sent later."""
+        return self._pieces
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises :class:`ImageRejected` once it is clear that it will."""
         if not data:
@@ -130,6 +149,7 @@ class ImageInspector:
         if self._size > self._max_bytes:
             reject(f"the image is larger than the {self._max_bytes} bytes allowed")
         self._sha256.update(data)
+        self._pieces.feed(data)
         if self._digest is not self._sha256:
             self._digest.update(data)
         self._tail = (self._tail + data[-TAIL_BYTES:])[-TAIL_BYTES:]
@@ -186,7 +206,17 @@ class ImageInspector:
         return found
 
     def _foreign(self, view: View) -> None:
+        """Refuse what QEMU, or another tool, takes for another format."""
         name = next((n for magic, n in _FOREIGN_MAGICS if view.head.startswith(magic)), None)
+        if name is None:
+            name = next(
+                (
+                    format_.value
+                    for format_, offset, magic in _MAGICS
+                    if format_ is not self._declared and view.head.startswith(magic, offset)
+                ),
+                None,
+            )
         if name is None and _is_vmdk_descriptor(bytes(view.head[:65536])):
             name = "VMDK (descriptor)"
         if name is not None and name.startswith("VMDK") and self._declared is ImageFormat.VMDK:

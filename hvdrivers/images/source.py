@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import assert_never
 
 from hvdrivers.contract.errors import ImageRejected, InvalidRequest, PermissionDenied
-from hvdrivers.images._deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.images._http import Download, spool_error
+from hvdrivers.images._pieces import PieceDigests, Segment, VerifiedReader, changed
 from hvdrivers.images.inspect import CHUNK_BYTES, ImageInspector, check_tables, open_regular
-from hvdrivers.images.sparse import Extent, iter_chunks, sparse_extents
+from hvdrivers.images.sparse import Extent, sparse_extents
+from hvdrivers.limits import IMAGE_DOWNLOAD_BYTES, IMAGE_FILE_BYTES
 from hvdrivers.models.image import (
     Checksum,
     FileImage,
@@ -33,12 +35,14 @@ _REPORT_BYTES = 16 * 1024 * 1024
 class LocalImage:
     """A verified image on this machine, open for reading while its ``with`` block lasts.
 
-    Read it through the descriptor (or the methods, which do): a path could lead to another file
-    than the one inspected.
+    Send what :meth:`segments`, :meth:`chunks` and :meth:`read` give: each byte of it was compared
+    with what was inspected, after it was read. Another process may write to the file meanwhile, and
+    no time stamp tells (see :mod:`hvdrivers.images._pieces`).
     """
 
     descriptor: int
-    """Open for reading. Use ``os.pread``: the methods below move its position."""
+    """Open for reading. What is read from it directly is *not* compared with what was inspected:
+    call :meth:`verify_content` afterwards, and use nothing of it if that raises."""
     info: ImageInfo
     sha256: str
     """Of the whole content, lower-case hexadecimal digits."""
@@ -46,6 +50,7 @@ class LocalImage:
     """The name of this content in a host's cache, see
     :func:`hvdrivers.models.image.content_cache_key`."""
     _stamp: tuple[int, int, int]
+    _pieces: PieceDigests
 
     @property
     def path(self) -> Path:
@@ -54,22 +59,38 @@ class LocalImage:
         return Path(f"/proc/self/fd/{self.descriptor}")
 
     def extents(self) -> Iterator[Extent]:
-        """Data and holes, in order."""
+        """Data and holes of the file, in order, as it is now: for an estimate."""
         return sparse_extents(self.descriptor)
 
+    def segments(self) -> Iterator[Segment]:
+        """The whole image in order: data, at most 1 MiB each, and holes of any length.
+
+        Raises ImageRejected, before it gives it out, for anything that was not inspected.
+        """
+        return VerifiedReader(self.descriptor, self._pieces).segments()
+
     def chunks(self, chunk_size: int = CHUNK_BYTES) -> Iterator[tuple[int, bytes]]:
-        """The data as ``(offset, bytes)``, holes left out. At its end :meth:`verify_unchanged`."""
-        yield from iter_chunks(self.descriptor, chunk_size)
+        """The data as ``(offset, bytes)``, holes left out; raises as :meth:`segments`."""
+        for offset, length, data in self.segments():
+            if data is not None:
+                for start in range(0, length, chunk_size):
+                    yield offset + start, data[start : start + chunk_size]
         self.verify_unchanged()
 
+    def reader(self) -> VerifiedReader:
+        """For random access: ``reader().read(offset, length)`` raises as :meth:`segments`."""
+        return VerifiedReader(self.descriptor, self._pieces)
+
+    def verify_content(self) -> None:
+        """Read everything once more; ImageRejected if it is not what was inspected."""
+        for _ in self.segments():
+            pass
+
     def verify_unchanged(self) -> None:
-        """Raise :class:`ImageRejected` if somebody wrote to the file since it was inspected. Call
-        it after an upload that does not use :meth:`chunks`, and undo the upload if it raises."""
+        """Raise :class:`ImageRejected` if the file's size or time stamps tell that it was changed
+        since it was inspected. That they tell nothing proves nothing."""
         if _stamp(self.descriptor) != self._stamp:
-            raise ImageRejected(
-                "the image file was changed while it was used",
-                hint="do not write to an image file that is being uploaded",
-            )
+            raise changed()
 
 
 @contextlib.contextmanager
@@ -94,7 +115,8 @@ def open_image(
             Honoured within a second; only the resolver's own time (DNS) cannot be interrupted.
         workdir: where to spool a download; None for the system's temporary directory, which may
             be too small (or memory).
-        max_bytes: the longest file accepted.
+        max_bytes: the longest file accepted. None: the limit of :mod:`hvdrivers.limits`, 1 TiB
+            for a file and 256 GiB for a download.
 
     Raises:
         ImageRejected: unsafe, corrupt, too long, not of the declared format or checksum, or no
@@ -110,9 +132,11 @@ def open_image(
     deadline = Deadline(timeout)
     match ref:
         case FileImage():
-            opened = _open_file(ref, deadline, progress, max_bytes)
+            limit = IMAGE_FILE_BYTES if max_bytes is None else max_bytes
+            opened = _open_file(ref, deadline, progress, limit)
         case HttpImage():
-            opened = _open_http(ref, deadline, progress, max_bytes, workdir)
+            limit = IMAGE_DOWNLOAD_BYTES if max_bytes is None else max_bytes
+            opened = _open_http(ref, deadline, progress, limit, workdir)
         case HostImage():
             raise InvalidRequest(
                 "a host image is on the hypervisor already: there is nothing to open here"
@@ -128,7 +152,7 @@ def _open_file(
     ref: FileImage,
     deadline: Deadline,
     progress: ProgressCallback | None,
-    max_bytes: int | None,
+    max_bytes: int,
 ) -> Iterator[LocalImage]:
     with contextlib.ExitStack() as stack:
         try:
@@ -145,12 +169,12 @@ def _open_file(
         stamp = _stamp(descriptor)
         total = os.fstat(descriptor).st_size
         inspector = ImageInspector(ref.format, checksum=ref.checksum, max_bytes=max_bytes)
-        if max_bytes is not None and total > max_bytes:
+        if total > max_bytes:
             raise ImageRejected(f"the image has {total} bytes, more than the {max_bytes} allowed")
         reported = 0
         while data := _read(descriptor, inspector.size):
             inspector.feed(data)
-            deadline.check("the verification of the image")
+            deadline.check("the image was verified")
             if progress is not None and inspector.size >= reported + _REPORT_BYTES:
                 reported = inspector.size
                 progress(Progress(phase=Phase.VERIFY, done=reported, total=total))
@@ -158,12 +182,12 @@ def _open_file(
         if progress is not None and reported != inspector.size:
             progress(Progress(phase=Phase.VERIFY, done=inspector.size, total=total))
         _tables(descriptor, info)
-        deadline.check("the verification of the image")
+        deadline.check("the image was verified")
         sha256 = inspector.sha256
         key = ref.cache_key() or content_cache_key(
             ref.format, Checksum(algorithm="sha256", value=sha256)
         )
-        image = LocalImage(descriptor, info, sha256, key, stamp)
+        image = LocalImage(descriptor, info, sha256, key, stamp, inspector.pieces)
         image.verify_unchanged()
         yield image
 
@@ -173,7 +197,7 @@ def _open_http(
     ref: HttpImage,
     deadline: Deadline,
     progress: ProgressCallback | None,
-    max_bytes: int | None,
+    max_bytes: int,
     workdir: Path | None,
 ) -> Iterator[LocalImage]:
     with contextlib.ExitStack() as stack:
@@ -185,9 +209,12 @@ def _open_http(
             raise spool_error(error) from error
         descriptor = spool.fileno()
         download = Download(ref, descriptor, deadline, progress=progress, max_bytes=max_bytes)
-        info, sha256 = download.run()
+        info, inspector = download.run()
         _tables(descriptor, info)
-        yield LocalImage(descriptor, info, sha256, ref.cache_key(), _stamp(descriptor))
+        yield LocalImage(
+            *(descriptor, info, inspector.sha256, ref.cache_key(), _stamp(descriptor)),
+            inspector.pieces,
+        )
 
 
 def _tables(descriptor: int, info: ImageInfo) -> None:

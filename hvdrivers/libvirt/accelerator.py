@@ -1,9 +1,10 @@
 """Whether guests really run on KVM here.
 
 That the daemon lists KVM, and even that ``/dev/kvm`` opens, proves nothing: without nested
-virtualisation a guest's CPU may stand still for ever. So an empty machine is started whose BIOS
-writes to its serial port, and the first byte of that is waited for. It has no disk and no NIC, and
-goes with the connection (AUTODESTROY) if we die meanwhile.
+virtualisation a guest's CPU may stand still for ever, also after its BIOS has written a line or
+two. So an empty machine is started whose BIOS writes to its serial port, and the last that a BIOS
+says is waited for: that there is nothing to boot from. The machine has no disk and no NIC, and goes
+with the connection (AUTODESTROY) if we die meanwhile.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from uuid import uuid4
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.connection import Remote
+from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import el, text
 
-PROBE_SECONDS = 4.0
+FIRST_SECONDS = 10.0
 """Working KVM needs less than a second for the first byte; a busy host some more."""
+SILENT_SECONDS = 4.0
+"""After the first byte: a guest that says nothing for so long stands still."""
+_LAST_WORDS = b"No bootable device"
+"""Of SeaBIOS, which QEMU has for BIOS."""
 
 
 def kvm_works(remote: Remote, architecture: str, machine: str) -> bool:
@@ -59,13 +64,18 @@ def kvm_works(remote: Remote, architecture: str, machine: str) -> bool:
 def _speaks(remote: Remote, domain: Remote) -> bool:
     stream = remote.newStream(libvirt.VIR_STREAM_NONBLOCK)
     domain.openConsole(None, stream, 0)
-    end = time.monotonic() + PROBE_SECONDS
+    end = time.monotonic() + FIRST_SECONDS
+    said = b""
     try:
         while time.monotonic() < end:
-            data = stream.recv(64)
+            data = stream.recv(1024)
             if isinstance(data, bytes) and data:
-                return True
-            time.sleep(0.05)  # -2: nothing yet; a console has no event to wait for without a loop
+                said += data
+                if _LAST_WORDS in said:
+                    return True
+                end = time.monotonic() + SILENT_SECONDS
+            else:
+                time.sleep(0.05)  # -2: nothing yet; a console has no event to wait for
         return False
     finally:
         with suppress(errors.HypervisorError):

@@ -2,47 +2,44 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from typing import TypeVar
 from uuid import UUID
 
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.driver import check_state
+from hvdrivers.contract.driver import OPERATIONS, check_state
 from hvdrivers.contract.power import RebootKind
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.hub import is_gap
+from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.config import LibvirtConfig
-from hvdrivers.libvirt.connection import Connection, Remote
-from hvdrivers.libvirt.hub import EventHub
-from hvdrivers.libvirt.naming import label_of
+from hvdrivers.libvirt.definition import complete
+from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
+from hvdrivers.libvirt.metadata import NO_NAMESPACE
+from hvdrivers.libvirt.naming import is_rescued, label_of
 from hvdrivers.libvirt.pools import Pools
-from hvdrivers.libvirt.states import is_starting, state_of
+from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.states import SAVED, is_off, is_restoring, is_starting, state_of
 from hvdrivers.libvirt.xml import Element, parse
 from hvdrivers.models.state import InstanceState
 
+_T = TypeVar("_T")
 
-class Deadline:
-    """When a call must be over."""
+_LOOK_AGAIN = 1.0
+"""Seconds after which a machine that is being started is looked at again."""
 
-    def __init__(self, timeout: float | None) -> None:
-        self.at = float("inf") if timeout is None else time.monotonic() + timeout
 
-    @property
-    def left(self) -> float:
-        """Seconds; never negative."""
-        return max(0.0, self.at - time.monotonic())
+class Moved(Exception):
+    """A change was made, and another client has brought the machine into a state in which more is
+    to be done. Only ``Topic._change`` sees it."""
 
-    @property
-    def passed(self) -> bool:
-        """Whether it is too late."""
-        return time.monotonic() >= self.at
 
-    def check(self, doing: str) -> None:
-        """Raise OperationTimeout if it is too late."""
-        if self.passed:
-            raise errors.OperationTimeout(f"the deadline passed while {doing}")
+class LookAgain(Exception):
+    """Another client was faster: what this one was about to do has to be decided anew. Nothing of
+    it is left. Only ``Topic._change`` sees it."""
 
 
 class Topic:
@@ -61,31 +58,128 @@ class Topic:
         return domain
 
     def _state(self, domain: Remote) -> InstanceState:
-        """Its state. One call, two if it is off for a reason that does not tell whether its memory
-        is saved: the daemon forgets reasons when it restarts, and keeps the reason "saved" when
-        the saved memory is thrown away; up to four while it is being started. The budgets of
-        operations count one."""
-        state, reason = domain.state(0)
-        # spawn() starts what is not defined; anything else that starts has not left its state yet
-        if is_starting(state, reason) and domain.isPersistent():
-            state, reason = domain.state(0)  # or spawn() has come to its end meanwhile
-            if is_starting(state, reason):
-                state, reason = libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN
-        saved = (
-            state == libvirt.VIR_DOMAIN_SHUTOFF
-            and reason in (libvirt.VIR_DOMAIN_SHUTOFF_SAVED, libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN)
-            and bool(domain.hasManagedSaveImage(0))
-        )
-        return state_of(state, reason, saved=saved)
+        """The state of a machine. One call; two if it is off, as no reason tells whether its
+        memory is saved; up to four while it is being started, or has been suspended and resumed
+        meanwhile. The budgets of operations count one for a machine that is on, two for one that
+        is off."""
+        return self._named(domain, *domain.state(0))
+
+    def _named(self, domain: Remote, state: int, reason: int) -> InstanceState:
+        defined = not is_starting(state, reason) or bool(domain.isPersistent())
+        if is_starting(state, reason) and defined:
+            state, reason = domain.state(0)  # spawn() may have come to its end meanwhile
+        saved = is_off(state, reason) and bool(domain.hasManagedSaveImage(0))
+        if not saved and ((state, reason) == SAVED or is_restoring(state, reason)):
+            state, reason = domain.state(0)  # it may have been resumed meanwhile
+        rescued = is_rescued(domain.name(), UUID(domain.UUIDString()))
+        return state_of(state, reason, saved=saved, defined=defined, rescued=rescued)
 
     def _checked(
-        self, operation: str, uuid: UUID, variant: RebootKind | None = None
+        self,
+        operation: str,
+        uuid: UUID,
+        deadline: Deadline,
+        variant: RebootKind | None = None,
     ) -> tuple[Remote, InstanceState]:
-        """The domain and its state, if the contract allows the operation in it."""
+        """The domain and its state, if the contract allows the operation in it.
+
+        Another process may be starting the machine. Reads see the state from before; a change
+        waits until the start has ended, or it would be a change of that state, and be lost.
+        """
         domain = self._domain(uuid)
-        state = self._state(domain)
+        at = domain.state(0)
+        if OPERATIONS[operation].changes and self._starts(domain, at):
+            state = self._started(uuid, domain, deadline)
+        else:
+            state = self._named(domain, *at)
         check_state(operation, state, uuid, variant=variant)
         return domain, state
+
+    @staticmethod
+    def _starts(domain: Remote, at: tuple[int, int]) -> bool:
+        """Whether a start is under way. No call, one where memory is brought in."""
+        return is_starting(*at) or (is_restoring(*at) and bool(domain.hasManagedSaveImage(0)))
+
+    def _started(self, uuid: UUID, domain: Remote, deadline: Deadline) -> InstanceState:
+        """The state when the start that is under way has ended; BUILDING if it is a spawn's."""
+        with self.hub.listening() as events:
+            while True:
+                at = domain.state(0)
+                if not self._starts(domain, at):
+                    self._await_job(domain)
+                    return self._state(domain)
+                if not domain.isPersistent():
+                    return self._named(domain, *at)
+                if deadline.passed:
+                    raise errors.DeviceBusy(
+                        "another client is starting the machine",
+                        hint="call again: the start ends by itself",
+                    )
+                # a start that fails has no event
+                event = events.wait(
+                    lambda event: isinstance(event, Lifecycle) and event.uuid == uuid,
+                    deadline.within(_LOOK_AGAIN),
+                )
+                if is_gap(event):
+                    raise errors.ConnectionFailed("the connection broke while the machine started")
+
+    @staticmethod
+    def _await_job(domain: Remote) -> None:
+        """Wait for what the daemon still does after the CPUs run: to switch the machine off now
+        would make the start fail. One call, which changes nothing, asks QEMU nothing, and gets its
+        turn after the start."""
+        with suppress(errors.InvalidState, errors.DeviceBusy):
+            domain.setMetadata(
+                libvirt.VIR_DOMAIN_METADATA_ELEMENT,
+                None,
+                None,
+                NO_NAMESPACE,
+                libvirt.VIR_DOMAIN_AFFECT_LIVE,
+            )
+
+    def _change(
+        self,
+        operation: str,
+        uuid: UUID,
+        deadline: Deadline,
+        act: Callable[[Remote, InstanceState], _T],
+        variant: RebootKind | None = None,
+    ) -> _T:
+        """Do ``act`` in a state in which the contract allows the operation; again if another client
+        changed the state meanwhile. The operation must have the same effect as if one of the two
+        had come first."""
+        part = False
+        while True:
+            with changed() if part else nullcontext():
+                domain, state = self._checked(operation, uuid, deadline, variant)
+                try:
+                    return act(domain, state)
+                except Moved:
+                    part = True
+                except LookAgain:
+                    pass
+                except errors.InvalidState:
+                    if not self._is_another(domain, state):
+                        raise
+                deadline.check("another client changed the machine's state")
+
+    def _is_another(self, domain: Remote, state: InstanceState) -> bool:
+        """Whether what libvirt has refused may be tried again. Two calls, more for a machine that
+        runs without a definition: it gets one."""
+        if self._state(domain) is not state:
+            return True
+        if domain.isPersistent():
+            return False
+        complete(domain)
+        return bool(domain.isPersistent())
+
+    @staticmethod
+    def _require_off(domain: Remote) -> None:
+        """After a change of the definition alone: again if another client has started the machine
+        meanwhile, as the running machine may be without it. One call."""
+        with changed():
+            if domain.isActive():
+                raise Moved
 
     @staticmethod
     def _xml(domain: Remote, *, inactive: bool = False) -> Element:
@@ -97,74 +191,7 @@ def affecting(domain: Remote, state: InstanceState) -> int:
     """Flags that change the definition, and the running machine too if there is one. No call, or
     one for a crashed machine: one whose guest has panicked is still there, in memory."""
     flags: int = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    powered_on = state in {InstanceState.RUNNING, InstanceState.PAUSED}
+    powered_on = state in {InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.RESCUED}
     if powered_on or (state is InstanceState.CRASHED and domain.isActive()):
         flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
     return flags
-
-
-@contextmanager
-def changed() -> Iterator[None]:
-    """Around what follows a change that stays: if the host cannot be reached any more, that does
-    not mean that nothing has happened."""
-    try:
-        yield
-    except errors.ConnectionFailed as error:
-        raise errors.OutcomeUnknown(
-            f"{error.message}, and a part had been done", vendor_code=error.vendor_code
-        ) from error
-
-
-class Undo:
-    """Steps that take back what was done."""
-
-    def __init__(self) -> None:
-        self._steps: list[Callable[[], object]] = []
-
-    def callback(self, step: Callable[..., object], *args: object) -> None:
-        """Add a step. Do so before the change itself: if its reply is lost, it may be there."""
-        self._steps.append(partial(step, *args))
-
-    def forget(self) -> None:
-        """The change of the newest step never happened."""
-        self._steps.pop()
-
-    def close(self) -> None:
-        """Run the steps, last first, and raise the first error at the end."""
-        first: errors.HypervisorError | None = None
-        unreachable = 0
-        # each attempt to reach a dead host takes its time: two are enough
-        while self._steps and unreachable < 2:
-            try:
-                self._steps.pop()()
-            except errors.HypervisorError as error:
-                first = first or error
-                unreachable += isinstance(error, errors.ConnectionFailed)
-        if first is not None:
-            raise first
-
-
-@contextmanager
-def undoing() -> Iterator[Undo]:
-    """An undo stack: what was pushed is run, last first, unless the block gets to its end.
-
-    A step that cannot be undone (the host has died) must not hide why we are undoing: its error
-    becomes a note of the original one. Two errors promise that nothing has changed; where that is
-    not true any more, OutcomeUnknown takes their place.
-    """
-    undo = Undo()
-    try:
-        yield undo
-    except BaseException as original:
-        try:
-            undo.close()
-        except errors.HypervisorError as failed:
-            rest = f"what was begun could not be removed: {failed}"
-            if isinstance(original, errors.ConnectionFailed | errors.OperationTimeout):
-                raise errors.OutcomeUnknown(
-                    f"{original.message}; {rest}",
-                    vendor_code=original.vendor_code,
-                    hint="call again, or destroy() what is left, when the host answers",
-                ) from original
-            original.add_note(rest)
-        raise

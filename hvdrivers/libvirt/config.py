@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
 
+from hvdrivers.addresses import bracketed
 from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.invalid import in_words
+from hvdrivers.limits import WAIT_SECONDS
 from hvdrivers.models.base import PrintableText
 from hvdrivers.models.config import DriverConfig
 
@@ -26,7 +30,8 @@ class VirtType(StrEnum):
 
 
 def _uri(value: str) -> str:
-    parts = urlsplit(value)
+    parts = urlsplit(value)  # ValueError for brackets that do not match
+    _ = parts.port  # and for a port that is none
     if not parts.scheme:
         raise ValueError("is no libvirt URI: qemu:///system, qemu+ssh://root@host/system")
     if parts.password:
@@ -38,6 +43,13 @@ def _absolute(value: PurePosixPath) -> PurePosixPath:
     if not value.is_absolute():
         raise ValueError("must be an absolute path on the host")
     return value
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise ValueError("is no IP address") from None  # its own words quote the value
 
 
 PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
@@ -52,11 +64,11 @@ class LibvirtConfig(DriverConfig):
     username: str | None = None
     """For daemons with SASL."""
     password: SecretStr | None = None
-    connect_timeout: Annotated[float, Field(gt=0)] = 15.0
+    connect_timeout: Annotated[float, Field(gt=0, le=WAIT_SECONDS)] = 15.0
     """Seconds for one attempt to connect."""
-    keepalive_interval: Annotated[int, Field(ge=1)] = 5
+    keepalive_interval: Annotated[int, Field(ge=1, le=86400)] = 5
     """Seconds between two keepalive messages."""
-    keepalive_count: Annotated[int, Field(ge=1)] = 3
+    keepalive_count: Annotated[int, Field(ge=1, le=86400)] = 3
     """Messages without an answer after which the host counts as dead."""
     virt_type: VirtType = VirtType.AUTO
     pool: PoolName = "hvdrivers"
@@ -72,6 +84,23 @@ class LibvirtConfig(DriverConfig):
     hotplug_slots: Annotated[int, Field(ge=1, le=28)] = 12
     """Disks and NICs that can be plugged beside the ones given at spawn."""
 
+    storage_address: Annotated[PrintableText, AfterValidator(_address)] | None = None
+    """IP address of the host on the storage network, for ``get_volume_connector()``. None: that of
+    the host in the URI, or of the daemon's own name, as it resolves here; unknown if neither does.
+    """
+    disk_cache: Literal["none", "directsync", "writethrough", "writeback"] = "none"
+    """How the host caches the disks of new machines, and volumes whose attachment names no cache.
+    ``none`` needs a file system with O_DIRECT. On one without (tmpfs before Linux 6.6, some FUSE
+    and network file systems) no machine starts: ``writeback`` is the choice there, and the guest's
+    flushes reach the disk all the same."""
+    graphics: Literal["vnc", "spice", "both", "none"] = "vnc"
+    """The screen of new machines. ``vnc`` or ``spice``: a server of QEMU's, which lets nobody in
+    until ``get_console()`` gives it a password. ``both``: one of each. ``none`` is for hosts of
+    machines without a screen; screenshots then do not exist either."""
+    graphics_listen: Annotated[PrintableText, AfterValidator(_address)] = "127.0.0.1"
+    """The address on the host at which new machines' screens listen. VNC is not encrypted, nor is
+    SPICE unless the host has it so: another one than loopback belongs to a network of its own."""
+
     @classmethod
     def from_url(cls, url: str, **options: object) -> Self:
         """A libvirt URI is the URL."""
@@ -79,16 +108,12 @@ class LibvirtConfig(DriverConfig):
         try:
             return cls(**values)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
-                for each in error.errors(include_input=False, include_url=False)
-            )
-            raise InvalidRequest(problems) from None
+            raise InvalidRequest(in_words(error)) from None
 
     @property
     def host_label(self) -> str:
         """The URI without user information and parameters, which may hold key files."""
         parts = urlsplit(self.uri)
-        host = parts.hostname or ""
+        host = bracketed(parts.hostname or "")
         port = f":{parts.port}" if parts.port else ""
         return f"{parts.scheme}://{host}{port}{parts.path}"

@@ -1,23 +1,133 @@
-"""Consoles on libvirt: the log that virtlogd keeps, read through its storage pool."""
+"""Consoles on libvirt: the log that virtlogd keeps, read through its storage pool; the screen."""
 
 from __future__ import annotations
 
+import secrets
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from uuid import UUID
 
+import libvirt
+from pydantic import SecretStr
+
 from hvdrivers.contract import errors
-from hvdrivers.contract.consoles import Consoles
-from hvdrivers.libvirt.base import Deadline, Topic
-from hvdrivers.libvirt.connection import Remote
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.consoles import Consoles, InteractiveConsole, ScreenCapture
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.naming import console_name
+from hvdrivers.libvirt.pictures import png_of_ppm
 from hvdrivers.libvirt.pools import refresh
-from hvdrivers.models.console import ConsoleLog
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.xml import Element, attribute, text
+from hvdrivers.models.console import ConsoleAccess, ConsoleKind, ConsoleLog, Screenshot
 
 _CHUNK = 240 * 1024
 
 
 _KEPT = 3
 """Older files that virtlogd keeps by default; with another setting the oldest are not read."""
+
+
+_PICTURE = 128 << 20
+"""Bytes of the largest picture that is read: 8K, uncompressed, has 100 MiB."""
+_TICKET = timedelta(minutes=2)
+"""How long a password lets somebody in; who is in stays."""
+_RANDOM = {ConsoleKind.VNC: 6, ConsoleKind.SPICE: 24}
+"""The screen's servers, and the random bytes of a ticket: VNC reads eight characters of a password,
+SPICE sixty."""
+
+
+class LibvirtScreen(Topic, InteractiveConsole, ScreenCapture):
+    """The screen: VNC, SPICE, and pictures; the serial port."""
+
+    @provides(Capability.CONSOLE_VNC, Capability.CONSOLE_SPICE, Capability.CONSOLE_SERIAL)
+    def get_console(
+        self, uuid: UUID, kind: ConsoleKind, *, timeout: float | None = None
+    ) -> ConsoleAccess:
+        """Budget: 4 calls, 5 where the screen listens on all addresses. Without a ticket of the
+        last two minutes nobody gets in. VNC reads eight characters of a password, so its ticket has
+        eight; SPICE's has 32.
+        SERIAL: ``path`` is the pty on the host; ``open_serial()`` carries the line to the caller.
+        """
+        domain, _ = self._checked("get_console", uuid, Deadline(timeout))
+        if kind is ConsoleKind.SERIAL:
+            return self._serial_console(domain)
+        if kind not in _RANDOM:
+            raise errors.NotSupported(f"libvirt machines have no console of the kind {kind} here")
+        screen = self._xml(domain).find(f"devices/graphics[@type='{kind.value}']")
+        if screen is None:
+            raise _no_screen("this machine", f"{kind.value.upper()} server for a screen")
+        ticket = secrets.token_urlsafe(_RANDOM[kind])
+        expires = datetime.now(UTC).replace(microsecond=0) + _TICKET
+        screen.set("passwd", ticket)
+        screen.set("passwdValidTo", expires.strftime("%Y-%m-%dT%H:%M:%S"))
+        domain.updateDeviceFlags(text(screen), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        listen = screen.get("listen") or "127.0.0.1"
+        if ip_address(listen).is_unspecified:
+            listen = str(self.connection.remote.getHostname())
+        return ConsoleAccess(
+            kind=kind,
+            host=listen,
+            port=_port(screen, "port"),
+            tls_port=_port(screen, "tlsPort"),
+            ticket=SecretStr(ticket),
+            expires_at=expires,
+        )
+
+    def _serial_console(self, domain: Remote) -> ConsoleAccess:
+        path = attribute(self._xml(domain), "devices/serial[@type='pty']/source", "path")
+        if path is None:
+            raise errors.NotSupported(
+                "this machine has no serial port with a pty", hint="others have changed it"
+            )
+        host = str(self.connection.remote.getHostname())
+        return ConsoleAccess(kind=ConsoleKind.SERIAL, host=host, path=path)
+
+    def screenshot(self, uuid: UUID, *, timeout: float | None = None) -> Screenshot:
+        """Budget: 4 calls. PNG, whatever QEMU makes."""
+        deadline = Deadline(timeout)
+        domain, _ = self._checked("screenshot", uuid, deadline)
+        stream = self.connection.remote.newStream(0)
+        try:
+            media_type = domain.screenshot(stream, 0, 0)
+        except errors.InvalidState as error:
+            if self._xml(domain).find("devices/video") is not None:
+                raise
+            raise _no_screen("this machine") from error
+        data = read_stream(stream, _PICTURE, deadline)
+        if media_type == "image/x-portable-pixmap":
+            data, media_type = png_of_ppm(data), "image/png"
+        return Screenshot(data=data, media_type=media_type)
+
+
+def _port(screen: Element, name: str) -> int | None:
+    """None where it has no such port: libvirt writes -1 or nothing."""
+    number = int(screen.get(name) or 0)
+    return number if number > 0 else None
+
+
+def _no_screen(what: str, lacks: str = "screen") -> errors.NotSupported:
+    return errors.NotSupported(
+        f"{what} has no {lacks}",
+        hint="it was made with another value of graphics in the configuration",
+    )
+
+
+def read_stream(stream: Remote, limit: int, deadline: Deadline) -> bytes:
+    """What comes through a stream, at most ``limit`` bytes."""
+    data = bytearray()
+    try:
+        while len(data) < limit and (chunk := stream.recv(_CHUNK)):
+            data += chunk
+            deadline.check("data was read from the host")
+    except BaseException:
+        with suppress(errors.HypervisorError):
+            stream.abort()
+        raise
+    stream.finish()
+    return bytes(data)
 
 
 class LibvirtConsoles(Topic, Consoles):
@@ -29,7 +139,7 @@ class LibvirtConsoles(Topic, Consoles):
         """Budget: 6 calls; 2 more if the log is shorter than ``max_bytes``, and 4 for each older
         file that is read."""
         deadline = Deadline(timeout)
-        self._checked("get_console_log", uuid)
+        self._checked("get_console_log", uuid, deadline)
         pool = self.pools.consoles()
         name = console_name(uuid)
         try:
@@ -58,14 +168,4 @@ class LibvirtConsoles(Topic, Consoles):
             return b"", size > 0
         stream = self.connection.remote.newStream(0)
         volume.download(stream, begin, size - begin, 0)
-        data = bytearray()
-        try:
-            while len(data) < size - begin and (chunk := stream.recv(_CHUNK)):
-                data += chunk
-                deadline.check("the log was read")
-        except BaseException:
-            with suppress(errors.HypervisorError):
-                stream.abort()
-            raise
-        stream.finish()
-        return bytes(data), begin > 0
+        return read_stream(stream, size - begin, deadline), begin > 0

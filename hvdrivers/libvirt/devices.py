@@ -17,6 +17,7 @@ from hvdrivers.models.vif import (
     NicModel,
     OvsVif,
     TapVif,
+    UserVif,
     Vif,
     VifQos,
     VifType,
@@ -29,20 +30,22 @@ from hvdrivers.models.volume import (
     VolumeAttachment,
 )
 
-_TARGET_PREFIX = {
+TARGET_PREFIX = {
     DiskBus.VIRTIO: "vd",
     DiskBus.SCSI: "sd",
     DiskBus.SATA: "sd",
     DiskBus.USB: "sd",
 }
+"""Buses, and what names of their disks begin with. IDE does not exist on q35, NVMe disks cannot be
+made by libvirt 9."""
 
 
 def bus_of(attachment: VolumeAttachment) -> DiskBus:
-    """The bus to use. IDE does not exist on q35, NVMe disks cannot be made by libvirt 9."""
+    """The bus to use."""
     bus = attachment.bus or (
         DiskBus.SCSI if attachment.device_type in {"lun", "cdrom"} else DiskBus.VIRTIO
     )
-    if bus not in _TARGET_PREFIX:
+    if bus not in TARGET_PREFIX:
         raise errors.NotSupported(
             f"disks on {bus} are not supported here", hint="use virtio, scsi, sata or usb"
         )
@@ -51,7 +54,7 @@ def bus_of(attachment: VolumeAttachment) -> DiskBus:
 
 def target_prefix(attachment: VolumeAttachment) -> str:
     """``vd`` or ``sd``."""
-    return _TARGET_PREFIX[bus_of(attachment)]
+    return TARGET_PREFIX[bus_of(attachment)]
 
 
 def disk_element(
@@ -139,8 +142,10 @@ def volumes_of(domain: Element) -> dict[str, Element]:
 
 
 def source_of(disk: Element) -> str:
-    """Path of the file or block device behind a ``<disk>``; empty for any other source."""
-    return attribute(disk, "source", "file") or attribute(disk, "source", "dev") or ""
+    """Path of the file or block device behind a ``<disk>``, or the name of a volume that is behind
+    a network; empty for any other source."""
+    names = (attribute(disk, "source", name) for name in ("file", "dev", "name"))
+    return next((name for name in names if name), "")
 
 
 def attached_volume(volume_id: str, disk: Element) -> AttachedVolume:
@@ -195,6 +200,11 @@ def _wiring(vif: Vif) -> tuple[str, list[Element]]:
             )
         return "bridge", [el("source", bridge=vif.bridge), el("target", dev=vif.device_name)]
     if isinstance(vif, OvsVif):
+        if vif.datapath_type == "netdev":
+            raise errors.NotSupported(
+                "libvirt plugs no tap device into a userspace bridge",
+                hint="use a vhost-user VIF for a bridge with datapath_type=netdev",
+            )
         if vif.hybrid_plug:
             # the Linux bridge between was made, and wired to the switch, by os-vif
             return "bridge", [
@@ -211,7 +221,22 @@ def _wiring(vif: Vif) -> tuple[str, list[Element]]:
     if isinstance(vif, TapVif):
         managed = "no" if vif.exists else None
         return "ethernet", [el("target", dev=vif.device_name, managed=managed)]
+    if isinstance(vif, UserVif):
+        _refuse_of_user_network(vif)
+        return "user", []
     raise errors.NotSupported(f"VIFs of type {vif.type} are not supported here")
+
+
+def _refuse_of_user_network(vif: UserVif) -> None:
+    """QEMU's user-mode network (slirp) has no device on the host. libvirt warns of limits in its
+    log, and starts the machine without them."""
+    wanted = {"qos": vif.qos, "mtu": vif.mtu, "queues": vif.queues, "vlan": vif.vlan}
+    asked = [name for name, value in wanted.items() if value is not None]
+    if asked:
+        raise errors.NotSupported(
+            f"a user-mode network takes no {' and no '.join(asked)}",
+            hint="use a NIC on a bridge or a libvirt network, on a host that lets you",
+        )
 
 
 def _interface_id(vif: OvsVif) -> str | None:
@@ -242,7 +267,7 @@ def bandwidth(qos: VifQos) -> Element:
     return el("bandwidth", direction("inbound", qos.inbound), direction("outbound", qos.outbound))
 
 
-_VIF_TYPES: tuple[VifType, ...] = ("network", "bridge", "ovs", "tap")
+_VIF_TYPES: tuple[VifType, ...] = ("network", "bridge", "ovs", "tap", "user")
 
 
 def vif_in_alias(text: str) -> tuple[VifType, str] | None:

@@ -5,17 +5,28 @@ Only functions of their arguments, no remote call. https://libvirt.org/formatdom
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from hvdrivers.libvirt.devices import disk_element, vif_element
-from hvdrivers.libvirt.naming import domain_name
-from hvdrivers.libvirt.record import NAMESPACE, PREFIX, Record
-from hvdrivers.libvirt.xml import Element, el, text
+from hvdrivers.libvirt.hardware import fittings, topology_element, tpm, video
+from hvdrivers.libvirt.metadata import NAMESPACE, PREFIX, Record
+from hvdrivers.libvirt.naming import RESCUE, ROOT, domain_name
+from hvdrivers.libvirt.placement import placed_nodes
+from hvdrivers.libvirt.sizes import memory_elements, numa_element, vcpu_element
+from hvdrivers.libvirt.xml import Element, attribute, el, text
+from hvdrivers.models.console import ConsoleKind
+from hvdrivers.models.hardware import Hardware, VideoModel
 from hvdrivers.models.instance import Firmware, InstanceSpec
+from hvdrivers.models.volume import DiskBus
 
 ET.register_namespace(PREFIX, NAMESPACE)
+
+OWN_ALIAS = "ua-own-"
+"""Beginning of the alias of a disk that belongs to the instance."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +34,25 @@ class OwnDisk:
     """A disk that belongs to the instance."""
 
     role: str
+    """``root``, ``ephemeral-1``, ...: what its file and its alias are named by."""
     path: str
     format: str
-    boots: bool = False
+    target: str
+    """Name of the device: ``vda``."""
+    bus: DiskBus = DiskBus.VIRTIO
     cdrom: bool = False
+    read_only: bool = False
+    """Of a disk: a CD is so in any case."""
+
+    @property
+    def boots(self) -> bool:
+        """Whether the machine boots from it."""
+        return self.role == ROOT or self.role.startswith(f"{RESCUE}-")
+
+    @property
+    def serial(self) -> str | None:
+        """What the guest finds an additional disk by: an empty one has nothing else."""
+        return None if self.boots or self.cdrom or self.read_only else self.role
 
 
 @dataclass(frozen=True)
@@ -38,6 +64,12 @@ class HostChoice:
     architecture: str
     machine: str
     hotplug_slots: int
+    screens: tuple[ConsoleKind, ...] = ()
+    """The servers of a screen: VNC, SPICE, both, or none."""
+    graphics_listen: str = "127.0.0.1"
+    """Where they listen."""
+    disk_cache: str = "none"
+    """QEMU's cache mode of the instance's own disks."""
 
 
 def domain_xml(
@@ -49,6 +81,7 @@ def domain_xml(
     volumes: list[Element],
     console_path: str,
     nvram_path: str,
+    placement: Sequence[Element] = (),
 ) -> str:
     """The definition of a new domain.
 
@@ -57,12 +90,13 @@ def domain_xml(
         console_path: where the daemon logs the serial port.
         nvram_path: where UEFI keeps its variables. By itself libvirt makes the path of the
             domain's name: rename() would lose the variables, and leave the file.
+        placement: where on the host its CPUs and memory are.
     """
-    flavor = spec.flavor
+    flavor, hardware = spec.flavor, spec.hardware
     pcie = "q35" in host.machine or host.machine.startswith("virt")
     devices = el(
         "devices",
-        *(_own_disk(disk, index) for index, disk in enumerate(disks)),
+        *(own_disk_element(disk, host.disk_cache) for disk in disks),
         *volumes,
         *(vif_element(vif) for vif in spec.vifs),
         *(_pcie_ports(len(disks) + len(volumes) + len(spec.vifs), host) if pcie else ()),
@@ -73,22 +107,23 @@ def domain_xml(
             el("target", type="virtio", name="org.qemu.guest_agent.0"),
             type="unix",
         ),
-        el("rng", el("backend", "/dev/urandom", model="random"), model="virtio"),
+        *fittings(hardware),
         el("memballoon", el("stats", period=10), model="virtio"),
         el("panic", model="isa") if host.architecture == "x86_64" else None,
-        _tpm() if spec.vtpm else None,
+        tpm(hardware) if spec.vtpm else None,
+        *_screen(hardware, host),
     )
     domain = el(
         "domain",
         el("name", domain_name(spec.name, spec.uuid)),
         el("uuid", str(spec.uuid)),
         el("metadata", record.qualified()),
-        el("memory", str(flavor.memory_mib), unit="MiB"),
-        el("vcpu", str(flavor.vcpus)),
+        *memory_elements(flavor, placed=bool(spec.numa)),
+        vcpu_element(flavor, placed=bool(spec.numa)),
+        *placement,
         _os(spec, record.firmware, host, nvram_path),
         _features(spec, host),
-        # KVM: what the host has, minus what could not move to a like host. Emulation: the default.
-        el("cpu", mode="host-model") if host.virt_type == "kvm" else None,
+        _cpu(spec, host),
         el("clock", el("timer", name="rtc", tickpolicy="catchup"), offset="utc"),
         el("on_poweroff", "destroy"),
         el("on_reboot", "restart"),
@@ -98,6 +133,15 @@ def domain_xml(
         type=host.virt_type,
     )
     return text(domain)
+
+
+def _cpu(spec: InstanceSpec, host: HostChoice) -> Element | None:
+    # KVM: what the host has, minus what could not move to a like host. Emulation: the default.
+    mode = "host-model" if host.virt_type == "kvm" else None
+    numa = placed_nodes(spec.numa) if spec.numa else numa_element(spec.flavor)
+    topology = topology_element(spec.hardware)
+    parts = [each for each in (topology, numa) if each is not None]
+    return el("cpu", *parts, mode=mode) if mode or parts else None
 
 
 def _os(spec: InstanceSpec, firmware: Firmware, host: HostChoice, nvram_path: str) -> Element:
@@ -136,27 +180,36 @@ def _features(spec: InstanceSpec, host: HostChoice) -> Element | None:
     )
 
 
-def _own_disk(disk: OwnDisk, index: int) -> Element:
+def own_disk_element(disk: OwnDisk, cache: str) -> Element:
+    """The ``<disk>`` of a disk that belongs to the instance.
+
+    Args:
+        cache: QEMU's cache mode; of a read-only disk nothing is said of it.
+    """
     if disk.cdrom:
         return el(
             "disk",
             el("driver", name="qemu", type=disk.format),
             el("source", file=disk.path),
-            # not SATA, q35's own: kernels made for clouds have no AHCI driver, but this one
-            el("target", dev="sda", bus="scsi"),
+            el("target", dev=disk.target, bus=disk.bus.value),
             el("readonly"),
-            el("alias", name=f"ua-own-{disk.role}"),
+            el("alias", name=f"{OWN_ALIAS}{disk.role}"),
             type="file",
             device="cdrom",
         )
     return el(
         "disk",
         # discard: what the guest frees becomes free on the host
-        el("driver", name="qemu", type=disk.format, cache="none", discard="unmap"),
+        el("driver", name="qemu", type=disk.format, cache=cache, discard="unmap")
+        if not disk.read_only
+        # direct I/O cannot open a file whose size is no whole number of sectors
+        else el("driver", name="qemu", type=disk.format),
         el("source", file=disk.path),
-        el("target", dev=f"vd{chr(ord('a') + index)}", bus="virtio"),
+        el("target", dev=disk.target, bus=disk.bus.value),
+        el("readonly") if disk.read_only else None,
+        el("serial", disk.serial) if disk.serial else None,
         el("boot", order=1) if disk.boots else None,
-        el("alias", name=f"ua-own-{disk.role}"),
+        el("alias", name=f"{OWN_ALIAS}{disk.role}"),
         type="file",
         device="disk",
     )
@@ -189,13 +242,47 @@ def _consoles(path: str, architecture: str) -> list[Element]:
     ]
 
 
-def _tpm() -> Element:
-    return el("tpm", el("backend", type="emulator", version="2.0"), model="tpm-crb")
+def _screen(hardware: Hardware, host: HostChoice) -> list[Element]:
+    adapter = video(hardware, host.architecture)
+    if hardware.video is VideoModel.NONE:
+        return [adapter]
+    if not host.screens:
+        return [adapter] if hardware.video is not None else []
+    # a password that has expired lets nobody in: get_console() sets one for a moment
+    return [
+        *(
+            el(
+                "graphics",
+                el("listen", type="address", address=host.graphics_listen),
+                type=kind.value,
+                autoport="yes",
+                passwd=secrets.token_urlsafe(6),
+                passwdValidTo="1970-01-02T00:00:00",
+            )
+            for kind in host.screens
+        ),
+        adapter,
+    ]
 
 
-def next_target(domain: Element, prefix: str) -> str:
-    """The first free device name (``vdb``) in a domain."""
-    taken = {target.get("dev") for target in domain.iterfind("devices/disk/target")}
+def own_disk(domain: Element, role: str) -> Element | None:
+    """The ``<disk>`` of a disk that belongs to the instance."""
+    return next(
+        (
+            disk
+            for disk in domain.iterfind("devices/disk")
+            if attribute(disk, "alias", "name") == f"{OWN_ALIAS}{role}"
+        ),
+        None,
+    )
+
+
+def next_target(prefix: str, *domains: Element) -> str:
+    """The first device name (``vdb``) that is free in all of these: a running machine and its
+    definition may have different disks."""
+    taken = {
+        target.get("dev") for each in domains for target in each.iterfind("devices/disk/target")
+    }
     for number in range(26 * 27):
         name = prefix + _letters(number)
         if name not in taken:
@@ -222,11 +309,14 @@ def used_sources(stats: dict[str, Any]) -> set[str]:
 
 
 __all__ = [
+    "OWN_ALIAS",
     "HostChoice",
     "OwnDisk",
     "definable",
     "disk_element",
     "domain_xml",
     "next_target",
+    "own_disk",
+    "own_disk_element",
     "used_sources",
 ]

@@ -7,6 +7,7 @@ nothing by itself (VIR_ERR_SYSTEM_ERROR) carries an errno in ``int1``, which dec
 from __future__ import annotations
 
 import errno
+import re
 from types import MappingProxyType
 
 import libvirt
@@ -64,19 +65,32 @@ BY_ERRNO = MappingProxyType(
         errno.EROFS: e.PermissionDenied,
         errno.ENOSPC: e.InsufficientResources,
         errno.EDQUOT: e.InsufficientResources,
+        errno.EFBIG: e.InsufficientResources,
         errno.ENOMEM: e.InsufficientResources,
         errno.EBUSY: e.DeviceBusy,
         errno.EEXIST: e.DeviceBusy,
-        errno.ECONNREFUSED: e.ConnectionFailed,
-        errno.ECONNRESET: e.ConnectionFailed,
-        errno.EHOSTUNREACH: e.ConnectionFailed,
-        errno.ENETUNREACH: e.ConnectionFailed,
-        errno.ETIMEDOUT: e.ConnectionFailed,
-        errno.EPIPE: e.ConnectionFailed,
     }
 )
-"""What VIR_ERR_SYSTEM_ERROR means, by the errno it carries."""
+"""What VIR_ERR_SYSTEM_ERROR means, by the errno it carries. ECONNREFUSED and its like are not here:
+on a connection that lives they tell that the daemon did not reach its log daemon, or a QEMU."""
 
+_NO_SHAPING = re.compile(
+    r"Child process \((?:\S*/)?tc (?:qdisc|class|filter) .*"
+    r"(?:Specified qdisc kind is unknown|TC classifier not found|Failed to load TC action module"
+    r"|RTNETLINK answers: (?:No such file or directory|Operation not supported))",
+    re.DOTALL,
+)
+"""``tc`` could not limit a NIC, because the host's kernel lacks a part of its traffic control. The
+one message that is read: libvirt runs ``tc`` (virNetDevBandwidthSet in its source) and reports any
+failure of a program as VIR_ERR_INTERNAL_ERROR. The words are the kernel's, which has no other
+language; "RTNETLINK answers" is how ``tc`` shows the errno of a kernel before 4.16."""
+_LIMIT_HINT = (
+    "limit no NIC on a Linux bridge of this host, or give its kernel the modules sch_htb, sch_sfq,"
+    " sch_ingress, cls_u32 and act_police; NICs on Open vSwitch do not need them"
+)
+
+_LONGEST = 500
+"""Characters of a message of libvirt's."""
 _HINTS: dict[type[e.HypervisorError], str] = {
     e.PermissionDenied: (
         "the daemon, or QEMU's user, may not do or open this: see the daemon's log, and the"
@@ -87,6 +101,12 @@ _HINTS: dict[type[e.HypervisorError], str] = {
 }
 
 
+def _short(message: str) -> str:
+    """Both ends of a long message: it begins with what failed (a command line of QEMU, with all of
+    its arguments), and ends with the reason."""
+    return message if len(message) <= _LONGEST else f"{message[:200]} ... {message[-295:]}"
+
+
 def translate(error: libvirt.libvirtError) -> e.HypervisorError:
     """The contract's error for one of libvirt's. The caller raises it ``from`` the original."""
     code = error.get_error_code()
@@ -95,8 +115,29 @@ def translate(error: libvirt.libvirtError) -> e.HypervisorError:
     if name == "VIR_ERR_SYSTEM_ERROR":
         cls = BY_ERRNO.get(error.get_int1() or 0, e.HypervisorFault)
         name = f"{name}/{errno.errorcode.get(error.get_int1() or 0, error.get_int1())}"
-    lines = (error.get_error_message() or "").strip().splitlines() or ["libvirt gave no message"]
-    return cls(lines[0][:500], vendor_code=name, hint=_HINTS.get(cls))
+    # QEMU's own words may come on lines of their own, and the reason is in the last of them
+    lines = [each.strip() for each in (error.get_error_message() or "").splitlines()]
+    message = " ".join(filter(None, lines)) or "libvirt gave no message"
+    if cls is e.HypervisorFault and _NO_SHAPING.search(message):
+        return e.NotSupported(
+            f"the host's kernel cannot limit this NIC: {_short(message)}",
+            vendor_code=name,
+            hint=_LIMIT_HINT,
+        )
+    return cls(_short(message), vendor_code=name, hint=_HINTS.get(cls))
+
+
+def translate_on_live(error: libvirt.libvirtError) -> e.HypervisorError:
+    """The same for a call on a connection that lives: whatever could not be reached, it was not the
+    host, and the call may have done a part."""
+    translated = translate(error)
+    if type(translated) is not e.ConnectionFailed:
+        return translated
+    return e.HypervisorFault(
+        translated.message,
+        vendor_code=translated.vendor_code,
+        hint="the daemon did not reach another program or host: its log has the details",
+    )
 
 
 def translate_opening(error: libvirt.libvirtError) -> e.HypervisorError:

@@ -1,50 +1,35 @@
-"""Events on libvirt: the hub's raw events, turned into the contract's, resynchronised over gaps."""
+"""Events on libvirt: the hub's raw events, turned into the contract's."""
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from queue import Empty, SimpleQueue
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import libvirt
 
-from hvdrivers.contract import errors
 from hvdrivers.contract.events import Events, EventStream
-from hvdrivers.libvirt.base import Deadline
+from hvdrivers.driverkit.events import Change, DeviceChange, InstanceStream, Streams
 from hvdrivers.libvirt.devices import vif_in_alias
-from hvdrivers.libvirt.hub import (
-    Back,
+from hvdrivers.libvirt.event_hub import (
+    BackupEnded,
     Device,
     Dropped,
-    EventHub,
     Lifecycle,
-    Lost,
+    Marked,
     RawEvent,
     Reboot,
 )
 from hvdrivers.libvirt.listing import Listing
-from hvdrivers.libvirt.naming import from_alias, label_of
-from hvdrivers.models.events import (
-    DeviceEvent,
-    DeviceKind,
-    Event,
-    LifecycleEvent,
-    LifecycleKind,
-    ResyncEvent,
-)
+from hvdrivers.libvirt.naming import from_alias, is_rescued, label_of
+from hvdrivers.models.events import DeviceKind, LifecycleKind
 from hvdrivers.models.state import InstanceState
 
-_BUFFER = 10_000
-"""Events a slow consumer may lag behind; beyond that they are dropped and it is resynchronised."""
-_RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
 _ONE_REBOOT = timedelta(seconds=2)
 """One reset of a machine is two to nine RESET events of QEMU: its BIOS resets it again."""
 
 _S, _K = InstanceState, LifecycleKind
+_ON = {_S.RUNNING, _S.PAUSED}
 _Change = tuple[LifecycleKind, InstanceState | None]
 
 _CRASHED = {
@@ -127,122 +112,48 @@ def _stopped(detail: int) -> _Change:
     return _K.STOPPED, _S.STOPPED
 
 
-class Buffer:
-    """Raw events with their time of arrival, for a consumer who may be slow, or gone."""
-
-    def __init__(self, limit: int = _BUFFER) -> None:
-        self._limit = limit
-        self._queue: SimpleQueue[tuple[datetime, RawEvent] | None] = SimpleQueue()
-        self.overflown = False
-        """Events have been dropped since clear()."""
-
-    def put(self, event: RawEvent) -> None:
-        """Add one; drop it if there are too many."""
-        if self._queue.qsize() >= self._limit:
-            self.overflown = True
-        else:
-            self._queue.put((datetime.now(UTC), event))
-
-    def wake(self) -> None:
-        """Let get() return."""
-        self._queue.put(None)
-
-    def get(self, timeout: float | None) -> tuple[datetime, RawEvent] | None:
-        """The next event; None if there was none in time, or after wake()."""
-        try:
-            return self._queue.get(timeout=timeout)
-        except Empty:
-            return None
-
-    def clear(self) -> None:
-        """Forget what is there."""
-        self.overflown = False
-        while True:
-            try:
-                self._queue.get_nowait()
-            except Empty:
-                return
-
-
-class LibvirtEventStream(EventStream):
-    """One subscription. The consumer's own thread does the work; there is none behind it.
+class Translation:
+    """What one stream knows of the machines whose events it translates.
 
     What pauses a machine for another purpose shows too: suspend() is PAUSED and then SUSPENDED,
     as libvirt's event does not tell why.
     """
 
-    def __init__(
-        self,
-        hub: EventHub,
-        states: Callable[[], dict[UUID, InstanceState]],
-        forget: Callable[[LibvirtEventStream], None],
-        buffer: Buffer | None = None,
-    ) -> None:
-        self._hub = hub
-        self._states = states
-        self._forget = forget
-        self._buffer = buffer or Buffer()
-        self._closed = threading.Event()
-        self._sequence = 0
-        self._gap = True
-        self._generation = 0
-        self._attempt = 0
-        self._seen: dict[UUID, InstanceState] = {}
-        self._not_defined: set[UUID] = set()
+    def __init__(self, not_defined: Iterable[UUID] = ()) -> None:
+        self._not_defined = set(not_defined)
         """Machines that spawn() has started and not defined yet: they end with their power."""
-        self._ready: deque[Event] = deque()
         self._rebooted: dict[UUID, datetime] = {}
-        self._first: ResyncEvent | None = None
-        hub.subscribe(self._buffer)
+        self._halves: dict[UUID, int] = {}
+        """Of a start that has told one of its two events, which one. A start tells that the CPUs
+        run (RESUMED) and that it has ended (STARTED). One with frozen CPUs tells STARTED, and then
+        SUSPENDED: its STARTED does not say that it runs."""
 
-    def begin(self) -> None:
-        """Read the states that next() delivers first: changes from here on are delivered as such.
-
-        Raises:
-            HypervisorError: as the reading does.
-        """
-        self._first = self._read()
-
-    def next(self, timeout: float | None = None) -> Event | None:
-        deadline = Deadline(timeout)
-        if self._first is not None:
-            first, self._first = self._first, None
-            return None if self.closed else first
-        while not self._closed.is_set():
-            if self._ready:
-                return self._ready.popleft()
-            event: Event | None
-            if self._gap or self._buffer.overflown:
-                event = self._resynchronise(deadline)
-            else:
-                raw = self._buffer.get(None if timeout is None else deadline.left)
-                event = self._delivered(*raw) if raw is not None else None
-            if event is not None or deadline.passed:
-                return event
-        return None
-
-    def _delivered(self, at: datetime, raw: RawEvent) -> Event | None:
-        if isinstance(raw, Lost):
-            self._gap = True
-            return None
-        if isinstance(raw, Back):
-            # somebody replaced a dead connection before its end was told to us
-            self._gap = raw.generation > self._generation
-            return None
-        if label_of(raw.name, raw.uuid) is None:
-            return None
+    def __call__(
+        self, raw: RawEvent, seen: Mapping[UUID, InstanceState], at: datetime
+    ) -> Iterator[Change | DeviceChange]:
+        """The changes of one event; see ``driverkit.events.Translate``."""
+        if isinstance(raw, BackupEnded | Marked) or label_of(raw.name, raw.uuid) is None:
+            return
         if isinstance(raw, Device):
-            return self._device(at, raw)
-        before = self._seen.get(raw.uuid)
+            yield _device(raw)
+            return
+        before = seen.get(raw.uuid)
         changes: tuple[_Change, ...]
         if isinstance(raw, Reboot):
             changes = self._reboot(at, raw.uuid, before)
         elif isinstance(raw, Dropped):
-            changes = ((_K.STOPPED, _S.STOPPED),) if before is _S.SUSPENDED else ()
+            off = before in {_S.SUSPENDED, _S.CRASHED}
+            changes = ((_K.STOPPED, _S.STOPPED),) if off else ()
         else:
             changes = self._changes(raw, before)
-        self._ready.extend(self._lifecycle(at, raw.uuid, *change) for change in changes)
-        return self._ready.popleft() if self._ready else None
+        for kind, state in changes:
+            if state is None:
+                self._rebooted.pop(raw.uuid, None)
+            elif state in _ON and is_rescued(raw.name, raw.uuid):
+                state = _S.RESCUED  # noqa: PLW2901 - the name says what it runs as
+                if before is state and kind is not _K.REBOOTED:
+                    continue
+            yield Change(raw.uuid, kind, state)
 
     def _changes(self, raw: Lifecycle, before: InstanceState | None) -> tuple[_Change, ...]:
         if raw.event == libvirt.VIR_DOMAIN_EVENT_DEFINED:
@@ -252,6 +163,19 @@ class LibvirtEventStream(EventStream):
         elif raw.event == libvirt.VIR_DOMAIN_EVENT_STOPPED and raw.uuid in self._not_defined:
             self._not_defined.discard(raw.uuid)
             return ((_K.DESTROYED, None),)
+        return self._start(raw, before)
+
+    def _start(self, raw: Lifecycle, before: InstanceState | None) -> tuple[_Change, ...]:
+        if raw.event == libvirt.VIR_DOMAIN_EVENT_DEFINED:  # by another client, in between
+            return translate(raw, before)
+        other = self._halves.pop(raw.uuid, None)
+        resumed, started = libvirt.VIR_DOMAIN_EVENT_RESUMED, libvirt.VIR_DOMAIN_EVENT_STARTED
+        booted = raw.event == started and raw.detail == libvirt.VIR_DOMAIN_EVENT_STARTED_BOOTED
+        if before is _S.STOPPED and (booted or raw.event == resumed):
+            if other is None:
+                self._halves[raw.uuid] = raw.event
+                return ()
+            return ((_K.STARTED, _S.RUNNING),)
         return translate(raw, before)
 
     def _reboot(
@@ -263,94 +187,45 @@ class LibvirtEventStream(EventStream):
         self._rebooted[uuid] = at
         return ((_K.REBOOTED, before),)
 
-    def _lifecycle(
-        self, at: datetime, uuid: UUID, kind: LifecycleKind, state: InstanceState | None
-    ) -> LifecycleEvent:
-        if state is None:
-            self._seen.pop(uuid, None)
-            self._rebooted.pop(uuid, None)
-        else:
-            self._seen[uuid] = state
-        return LifecycleEvent(sequence=self._count(), at=at, uuid=uuid, kind=kind, state=state)
 
-    def _device(self, at: datetime, raw: Device) -> DeviceEvent:
-        vif = vif_in_alias(raw.alias)
-        device = from_alias("volume", raw.alias) or (vif[1] if vif else raw.alias)
-        return DeviceEvent(
-            sequence=self._count(), at=at, uuid=raw.uuid, kind=DeviceKind(raw.kind), device=device
-        )
-
-    def _resynchronise(self, deadline: Deadline) -> ResyncEvent | None:
-        """Read all states, connecting again if need be; None if that failed for now."""
-        try:
-            return self._read()
-        except errors.HypervisorError:
-            pause = _RETRY_SECONDS[min(self._attempt, len(_RETRY_SECONDS) - 1)]
-            self._attempt += 1
-            self._closed.wait(min(pause, deadline.left))
-            return None
-
-    def _read(self) -> ResyncEvent:
-        # what is queued from before is older than what is read now; what comes meanwhile stays
-        self._buffer.clear()
-        states = self._states()
-        self._generation = self._hub.generation
-        self._attempt = 0
-        self._gap = False
-        self._seen = dict(states)
-        self._not_defined.clear()
-        return ResyncEvent(sequence=self._count(), at=datetime.now(UTC), states=states)
-
-    def _count(self) -> int:
-        self._sequence += 1
-        return self._sequence
-
-    def close(self) -> None:
-        if not self._closed.is_set():
-            self._closed.set()
-            self._hub.unsubscribe(self._buffer)
-            self._buffer.wake()  # a consumer that waits
-            self._forget(self)
-
-    @property
-    def closed(self) -> bool:
-        return self._closed.is_set()
+def _device(raw: Device) -> DeviceChange:
+    vif = vif_in_alias(raw.alias)
+    device = from_alias("volume", raw.alias) or (vif[1] if vif else raw.alias)
+    return DeviceChange(raw.uuid, DeviceKind(raw.kind), device)
 
 
 class LibvirtEvents(Listing, Events):
     """Subscribe."""
 
-    _streams: list[LibvirtEventStream]
-    _streams_lock: threading.Lock
+    streams: Streams[RawEvent]
 
     def watch(self, *, timeout: float | None = None) -> EventStream:
-        """Budget: 2 calls (the callbacks are registered with the connection), 2 for each
-        resynchronisation later."""
+        """Budget: 3 calls (the callbacks are registered with the connection), 3 for each
+        resynchronisation later, and 2 for the first next()."""
         del timeout
-        stream = LibvirtEventStream(self.hub, self._states, self._forget_stream)
-        try:
-            stream.begin()
-        except BaseException:
-            stream.close()
-            raise
-        with self._streams_lock:
-            self._streams.append(stream)
-        return stream
+        return self.streams.begin(self._stream())
+
+    def _stream(self, limit: int = 10_000) -> InstanceStream[RawEvent]:
+        """A stream that has not begun.
+
+        Args:
+            limit: events that may wait for its consumer.
+        """
+        return InstanceStream(self.hub, self._states, self._translation, limit=limit)
+
+    def _translation(self) -> Translation:
+        # after an interrupted spawn there are such: the end of their power is their end
+        with self.connection.operation(None):
+            transient = self._uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+        return Translation(UUID(each) for each in transient)
 
     def _states(self) -> dict[UUID, InstanceState]:
+        with self.connection.operation(None):
+            self.hub.ensure()  # what happens after the reading is an event
+            machines = self._all()
         return {
-            uuid: state for uuid, name, state, _ in self._all() if label_of(name, uuid) is not None
+            uuid: state for uuid, name, state, _ in machines if label_of(name, uuid) is not None
         }
 
-    def _forget_stream(self, stream: LibvirtEventStream) -> None:
-        with self._streams_lock, suppress(ValueError):
-            self._streams.remove(stream)
 
-    def _close_streams(self) -> None:
-        with self._streams_lock:
-            streams = list(self._streams)
-        for stream in streams:
-            stream.close()
-
-
-__all__ = ["Buffer", "LibvirtEventStream", "LibvirtEvents", "translate"]
+__all__ = ["LibvirtEvents", "Translation", "translate"]

@@ -10,12 +10,9 @@ what a file cannot say of itself safely: format and size. Disks are based on the
 from __future__ import annotations
 
 import os
-import secrets
 import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -25,12 +22,25 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.images import ImageCache
-from hvdrivers.libvirt.base import Deadline, Topic, undoing
-from hvdrivers.libvirt.connection import Remote
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.images import staging_name
+from hvdrivers.driverkit.undo import undoing
+from hvdrivers.libvirt.files import times_of
+from hvdrivers.libvirt.image_content import Content, uploadable
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
-from hvdrivers.libvirt.pools import backing_of, delete, in_time, volume_xml
+from hvdrivers.libvirt.overlays import Base, Overlays
+from hvdrivers.libvirt.pools import (
+    backing_of,
+    delete,
+    find,
+    in_time,
+    volume_xml,
+)
+from hvdrivers.libvirt.reserved import refuse_contradiction, refuse_folder, refuse_reserved
+from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.volumes import VOLUME_NAME
-from hvdrivers.libvirt.xml import Element, attribute, parse
+from hvdrivers.libvirt.xml import Element, attribute, parse, readable
 from hvdrivers.models.image import (
     CachedImage,
     FileImage,
@@ -44,25 +54,11 @@ from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 if TYPE_CHECKING:
     from hvdrivers.images import LocalImage
 
-_ABANDONED = 24 * 3600.0
-"""Seconds after which an upload without its record is taken for the remains of a dead process."""
 _CHUNK = 240 * 1024
 """Bytes in one message of a stream: the protocol's limit is 256 KiB with its header."""
 
 
-@dataclass(frozen=True)
-class Base:
-    """A cached image, ready to be the base of a disk."""
-
-    key: str
-    path: str
-    format: str
-    virtual_size: int
-    record: str | None = None
-    """Name of its record; None for a volume that is not in the cache."""
-
-
-class ImageStore(Topic):
+class ImageStore(Overlays):
     """Find an image on the host, or bring it there."""
 
     _known_files: dict[tuple[object, ...], str]
@@ -70,27 +66,49 @@ class ImageStore(Topic):
     so that a second spawn need not read it again to know its name."""
     _known_lock: threading.Lock
 
-    @provides(Capability.IMAGE_RAW, Capability.IMAGE_QCOW2)
+    @provides(
+        Capability.IMAGE_RAW,
+        Capability.IMAGE_QCOW2,
+        Capability.IMAGE_VMDK,
+        Capability.IMAGE_VHD,
+        Capability.IMAGE_VHDX,
+        Capability.IMAGE_VDI,
+    )
     def _base(self, image: ImageRef, deadline: Deadline, progress: ProgressCallback | None) -> Base:
         """Find the image in the cache, or bring it there."""
+        return self._base_if_there(image) or self._brought(image, deadline, progress)
+
+    def _base_if_there(self, image: ImageRef) -> Base | None:
+        """The image in the cache, or on the host."""
         if isinstance(image, HostImage):
             return self._host_image(image)
         key = self._key(image)
-        if key is not None:
-            found = self._cached(key)
-            if found is not None:
-                return found
+        return None if key is None else self._cached(key)
+
+    def _brought(
+        self, image: ImageRef, deadline: Deadline, progress: ProgressCallback | None
+    ) -> Base:
+        """Bring an image that is not there to the host."""
+        key = None if isinstance(image, HostImage) else self._key(image)
         from hvdrivers.images import open_image
 
         with open_image(image, progress=progress, timeout=deadline.left) as opened:
             self._remember(image, opened.cache_key)
             found = None if opened.cache_key == key else self._cached(opened.cache_key)
-            return found or self._upload(opened, deadline, progress)
+            if found is not None:
+                return found
+            with uploadable(opened, deadline, progress) as content:
+                return self._upload(opened, content, deadline, progress)
 
     def _cached(self, key: str) -> Base | None:
         try:
             return self._record(key)
         except errors.VolumeNotFound:
+            return None
+        except NoContent:
+            # someone has deleted the content past the driver; any other failure is the caller's
+            # to know: what cannot be read now must not be thrown away
+            self._delete_disk(IMAGE_PREFIX + key)
             return None
 
     def _record(self, key: str) -> Base:
@@ -99,13 +117,20 @@ class ImageStore(Topic):
 
     @provides(Capability.IMAGE_HOST)
     def _host_image(self, image: HostImage) -> Base:
-        volume = self.pools.disks().storageVolLookupByName(image.name)
+        refuse_reserved(image.name)
+        volume = find(self.pools.disks(), image.name)
         description = parse(volume.XMLDesc(0))
         # What the pool says was read from the first bytes of the volume. Those of a volume of ours
         # may be a tenant's: a raw one stays raw, whatever was written to it.
         named = VOLUME_NAME.fullmatch(image.name)
+        refuse_folder(description, image.name)
+        if not named:
+            self._require_free(volume, description)
         recorded = named["format"] if named else attribute(description, "target/format", "type")
-        format_ = image.format.value if image.format else recorded or "raw"
+        declared = image.format.value if image.format else None
+        if named or declared != "raw":  # to read a volume of others as raw is safe
+            refuse_contradiction(recorded, declared)
+        format_ = declared or recorded or "raw"
         size = description.findtext("physical") if format_ == "raw" else None
         return Base(
             key=image.cache_key(),
@@ -114,28 +139,42 @@ class ImageStore(Topic):
             virtual_size=int(size or description.findtext("capacity") or 0),
         )
 
+    def _require_free(self, volume: Remote, description: Element) -> None:
+        """Look once whether a file of others is an instance's disk: it is the base of many."""
+        path = str(description.findtext("target/path"))
+        fact = f"free-file:{path}:{times_of(description.find('target'))}"
+        if not self.connection.knows(fact):
+            self._refuse_not_free(path, volume)
+            self.connection.fact(fact, lambda _: True)
+
     def _upload(
-        self, opened: LocalImage, deadline: Deadline, progress: ProgressCallback | None
+        self,
+        opened: LocalImage,
+        content: Content,
+        deadline: Deadline,
+        progress: ProgressCallback | None,
     ) -> Base:
         pool = self.pools.disks()
-        self._remove_abandoned(pool)
-        size = opened.info.file_size_bytes
-        name = f"{IMAGE_PREFIX}{opened.cache_key}.{secrets.token_hex(8)}"
+        size = content.size
+        name = IMAGE_PREFIX + staging_name(opened.cache_key)
         with undoing() as undo:
             undo.callback(self._drop_content, opened.cache_key, name)
             # raw: the bytes are written as they are; what they mean stands in the record
-            volume = pool.createXML(volume_xml(name, size, "raw"), 0)
-            self._send(volume, opened, deadline, progress)
+            with needing_room(pool, size):
+                volume = pool.createXML(volume_xml(name, size, "raw"), 0)
+                self._remove_abandoned(pool, volume)
+                self._send(volume, content, deadline, progress)
             opened.verify_unchanged()
             base = Base(
                 key=opened.cache_key,
                 path=self.pools.disk_path(name),
-                format=opened.info.format.value,
-                virtual_size=opened.info.virtual_size_bytes,
+                format=content.format.value,
+                virtual_size=content.virtual_size,
                 record=IMAGE_PREFIX + opened.cache_key,
             )
             try:
-                pool.createXML(_record_xml(base), 0)
+                with needing_room(pool):
+                    pool.createXML(_record_xml(base), 0)
             except errors.DeviceBusy:
                 # somebody else was faster: use that one, and drop ours. Its name is taken before
                 # its file is there.
@@ -147,22 +186,23 @@ class ImageStore(Topic):
     def _send(
         self,
         volume: Remote,
-        opened: LocalImage,
+        content: Content,
         deadline: Deadline,
         progress: ProgressCallback | None,
     ) -> None:
-        total = opened.info.file_size_bytes
+        total = content.size
         with self._uploading(volume, total, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM) as stream:
-            for offset, length, is_data in opened.extents():
-                if not is_data:
+            for offset, length, data in content.segments():
+                if data is None:
                     stream.sendHole(length)
                     continue
-                for position in range(offset, offset + length, _CHUNK):
+                for start in range(0, length, _CHUNK):
                     deadline.check("the image was uploaded")
-                    count = min(_CHUNK, offset + length - position)
-                    _send_all(stream, os.pread(opened.descriptor, count, position))
+                    part = data[start : start + _CHUNK]
+                    _send_all(stream, part)
                     if progress is not None:
-                        progress(Progress(phase=Phase.UPLOAD, done=position + count, total=total))
+                        done = offset + start + len(part)
+                        progress(Progress(phase=Phase.UPLOAD, done=done, total=total))
 
     def upload_bytes(self, volume: Remote, data: bytes) -> None:
         """Fill a small volume. Budget: 2 calls."""
@@ -182,49 +222,11 @@ class ImageStore(Topic):
             raise
         stream.finish()
 
-    def _delete_disk(self, name: str) -> None:
-        # the pool is looked up now: this is how things are undone after a connection was lost
-        try:
-            delete(self.pools.disks().storageVolLookupByName(name))
-        except errors.VolumeNotFound:
-            return
-
     def _drop_content(self, key: str, name: str) -> None:
         """Undo an upload; not if its record is there, and only the reply to that was lost."""
         found = self._cached(key)
         if found is None or PurePosixPath(found.path).name != name:
             self._delete_disk(name)
-
-    def _require_still_cached(self, base: Base) -> None:
-        """Called when a disk was based on an image. Eviction removes the record, looks for disks
-        and then removes the content: if the record is still there, it will see this disk."""
-        if base.record is None:
-            return
-        try:
-            self.pools.disks().storageVolLookupByName(base.record)
-        except errors.VolumeNotFound as error:
-            raise errors.DeviceBusy(
-                "the image was evicted from the cache meanwhile",
-                vendor_code=error.vendor_code,
-                hint="call again: the image is brought to the host again",
-            ) from error
-
-    def _remove_abandoned(self, pool: Remote) -> None:
-        """Remove contents without a record that a dead process has left: their upload was not
-        completed, or their eviction not."""
-        volumes = {volume.name(): volume for volume in pool.listAllVolumes(0)}
-        for name, volume in volumes.items():
-            record, dot, _ = name.partition(".")
-            if not (dot and record.startswith(IMAGE_PREFIX)) or record in volumes:
-                continue
-            description = _described(volume)
-            if description is None:
-                continue
-            written = description.findtext("target/timestamps/mtime")
-            if written is None or time.time() - float(written) < _ABANDONED:
-                continue
-            if not _based_on(description.findtext("target/path"), volumes.values()):
-                delete(volume)
 
     def _key(self, image: FileImage | HttpImage) -> str | None:
         key = image.cache_key()
@@ -239,6 +241,10 @@ class ImageStore(Topic):
                 self._known_files[_identity(image)] = key
 
 
+class NoContent(errors.HypervisorFault):
+    """A record of a cached image names no content: it is none."""
+
+
 class LibvirtImages(ImageStore, ImageCache):
     """The image cache."""
 
@@ -249,21 +255,36 @@ class LibvirtImages(ImageStore, ImageCache):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> CachedImage:
-        """Budget: 4 calls if it is in the cache; else 7, and those of the upload's stream."""
+        """Budget: 4 calls if it is in the cache; else 8, and those of the upload's stream."""
         if isinstance(image, HostImage):
             raise errors.InvalidRequest("a host image is on the host already")
-        return self._entry(self._base(image, Deadline(timeout), progress))
+        deadline = Deadline(timeout)
+        base = self._base(image, deadline, progress)
+        try:
+            return self._entry(base)
+        except errors.VolumeNotFound:
+            if not self._hollow(base):
+                raise
+        return self._entry(self._base(image, deadline, progress))
 
     def list_cached_images(self, *, timeout: float | None = None) -> Sequence[CachedImage]:
-        """Budget: 1 call and three for each image in the cache."""
+        """Budget: 1 call and four for each image in the cache, two for each partial upload."""
         del timeout
         found = []
-        for volume in self.pools.disks().listAllVolumes(0):
-            key = volume.name().removeprefix(IMAGE_PREFIX)
-            if volume.name().startswith(IMAGE_PREFIX) and "." not in key:
+        volumes = self.pools.volumes(self.pools.disks())
+        for name, volume in volumes.items():
+            key = name.removeprefix(IMAGE_PREFIX)
+            if name.startswith(IMAGE_PREFIX) and "." not in key:
                 with suppress(errors.VolumeNotFound):  # evicted meanwhile
-                    found.append(self._entry(_recorded(key, volume)))
-        return found
+                    entry = readable(
+                        f"the cached image {key!r}", partial(self._listed, key, volume)
+                    )
+                    if entry is not None:
+                        found.append(entry)
+        return found + self._partial_uploads(volumes)
+
+    def _listed(self, key: str, volume: Remote) -> CachedImage:
+        return self._entry(_recorded(key, volume))
 
     def _entry(self, base: Base) -> CachedImage:
         content = self.pools.disks().storageVolLookupByName(PurePosixPath(base.path).name)
@@ -275,55 +296,43 @@ class LibvirtImages(ImageStore, ImageCache):
         )
 
     def evict_image(self, key: str, *, timeout: float | None = None) -> None:
-        """Budget: 5 calls, and two for each volume in the pool: libvirt has no question 'who is
-        based on this'. It is asked twice: a disk may be made meanwhile."""
+        """Budget: 16 calls, four for each file pool, two for each volume in them, and two or four
+        for each machine: libvirt has no question 'who is based on this'. It is asked twice: a disk
+        may be made meanwhile. DeviceBusy is retryable while another client makes or copies a volume
+        in one of the pools, which then cannot be looked at."""
         del timeout
+        if "." in key:
+            self._evict_partial(key)
+            return
         pool = self.pools.disks()
         base = self._cached(key)
         if base is None:
             return
-        self._refuse_used(pool, base)
+        try:
+            content = pool.storageVolLookupByName(PurePosixPath(base.path).name)
+        except errors.VolumeNotFound:
+            self._delete_disk(base.record or "")
+            return
+        self._refuse_based(content, base.record)
         # the record first: without it nobody finds the image to base a new disk on
         assert base.record is not None  # noqa: S101 - it came from there
         self._delete_disk(base.record)
         try:
-            self._refuse_used(pool, base)
+            self._refuse_based(content, base.record)
         except BaseException:
             with suppress(errors.DeviceBusy):  # loaded again meanwhile
                 pool.createXML(_record_xml(base), 0)
             raise
-        self._delete_disk(PurePosixPath(base.path).name)
-
-    @staticmethod
-    def _refuse_used(pool: Remote, base: Base) -> None:
-        volumes = [each for each in pool.listAllVolumes(0) if each.name() != base.record]
-        users = _based_on(base.path, volumes)
-        if users:
-            raise errors.DeviceBusy(f"the image is the base of {users} disks", retryable=False)
-
-
-def _based_on(path: str | None, volumes: Iterable[Remote]) -> int:
-    """How many volumes have this base. One call for each that there is."""
-    described = (_described(volume) for volume in volumes)
-    return sum(
-        description is not None and description.findtext("backingStore/path") == path
-        for description in described
-    )
-
-
-def _described(volume: Remote) -> Element | None:
-    try:
-        return parse(volume.XMLDesc(0))
-    except errors.VolumeNotFound:
-        return None  # deleted meanwhile
+        delete(content)
 
 
 def _identity(image: FileImage) -> tuple[object, ...]:
     try:
         status = os.stat(image.path)
-    except OSError:
+    except (OSError, ValueError):  # the latter: no path at all, which opening it will say
         return (image.path,)
-    return (image.format, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    times = (status.st_mtime_ns, status.st_ctime_ns)  # anybody can set the first
+    return (image.format, status.st_dev, status.st_ino, status.st_size, *times)
 
 
 def _recorded(key: str, record: Remote) -> Base:
@@ -333,7 +342,7 @@ def _recorded(key: str, record: Remote) -> Base:
         description = parse(record.XMLDesc(0))
         backing = backing_of(description)
         if backing is None:
-            raise errors.HypervisorFault(f"the cached image {key} has no content")
+            raise NoContent(f"the cached image {key} has no content")
         return Base(
             key=key,
             path=backing[0],

@@ -13,57 +13,68 @@ defines it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
 import libvirt
 
-from hvdrivers.cloudinit import build_seed
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.lifecycle import Lifecycle
-from hvdrivers.libvirt.base import Deadline, Undo, affecting, undoing
-from hvdrivers.libvirt.connection import Remote
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.undo import Undo
+from hvdrivers.libvirt.base import affecting
+from hvdrivers.libvirt.claim import Claims, is_made
+from hvdrivers.libvirt.connection import HostFacts
+from hvdrivers.libvirt.definition import complete, define
 from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, volumes_of
-from hvdrivers.libvirt.domain import OwnDisk, definable, domain_xml
-from hvdrivers.libvirt.host import HostFacts
-from hvdrivers.libvirt.images import Base
+from hvdrivers.libvirt.domain import domain_xml
+from hvdrivers.libvirt.hardware import refuse_hardware, wished
 from hvdrivers.libvirt.listing import Listing
+from hvdrivers.libvirt.metadata import (
+    METADATA_NAMESPACE,
+    Record,
+    keep,
+    metadata_text,
+    put,
+    record_in,
+)
 from hvdrivers.libvirt.naming import (
-    EPHEMERAL,
     NVRAM,
-    ROOT,
-    SEED,
-    SWAP,
     console_name,
     disk_name,
     domain_name,
+    is_rescued,
     label_of,
 )
-from hvdrivers.libvirt.pools import volume_xml
-from hvdrivers.libvirt.record import NAMESPACE, PREFIX, Record, record_in
-from hvdrivers.libvirt.removal import Removal
-from hvdrivers.libvirt.starting import start_new
+from hvdrivers.libvirt.network_checks import Wiring
+from hvdrivers.libvirt.overlays import Base
+from hvdrivers.libvirt.own_disks import OwnDisks
+from hvdrivers.libvirt.placement import host_cells, placement_elements
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.sizes import vcpus_of
+from hvdrivers.libvirt.slots import refuse_too_many
+from hvdrivers.libvirt.snapshot_data import is_helper
+from hvdrivers.libvirt.start import start_new
 from hvdrivers.libvirt.volumes import VolumeSources
-from hvdrivers.libvirt.wiring import Wiring
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.instance import (
     Firmware,
+    Flavor,
     ForeignInstance,
     InstanceInfo,
     InstanceSpec,
     InstanceSummary,
 )
 from hvdrivers.models.progress import ProgressCallback
-from hvdrivers.models.state import InstanceState
+from hvdrivers.models.state import InstanceState, StartAs
 
 _GIB = 1 << 30
-_MIB = 1 << 20
 
 
-class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifecycle):
+class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listing, Lifecycle):
     """Core lifecycle."""
 
     def spawn(
@@ -75,151 +86,119 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
     ) -> InstanceInfo:
         """Budget from a cached image: 9 calls, 8 without starting it; 3 more for a seed, 1 for
         each ephemeral or swap disk and each bridge, 2 for each network of libvirt's own, 1 for
-        each local volume, 3 for one of a pool."""
+        each local volume, 4 for one of a pool; for a kept disk those of three delete_volume(), for
+        a file that the driver has not made those that attach_volume() names, for such an image once
+        for each connection. 7 of the 9 are made in sequence, the others beside them."""
         deadline = Deadline(timeout)
-        self._refuse_existing(spec.uuid)
-        self._require_networks(spec.vifs)
-        # before anything of the instance is made: what is missing is found out for nothing
-        volumes = self._volume_elements(spec)
-        base = self._base(spec.image, deadline, progress) if spec.image is not None else None
+        refuse_hardware(spec, self._domain_capabilities())
+        spec = wished(spec)
+        disc = self._seed_of(spec)
+        refuse_too_many(spec, discs=disc is not None)
+        choice = self._choice(spec.hardware.machine_type)
+        placement = self._placement(spec)
+        found, volumes = self._looked_up(spec)
+        base = found
+        if spec.image is not None and base is None:
+            base = self._brought(spec.image, deadline, progress)
         capacity = _root_capacity(spec, base)
-        with undoing() as undo:
-            self._claim(spec.uuid, undo)
-            disks = self._make_disks(spec, base, capacity, undo)
+        with self._claimed(spec.uuid, deadline) as undo:
+            disks, taken = self._make_disks(spec, base, capacity, disc, undo)
+            for attachment in spec.volumes:
+                self._make_secrets(spec.uuid, attachment, undo)
             deadline.check("disks were made")
             record = Record.of(spec, base.key if base else None, self._default_firmware())
             xml = domain_xml(
                 spec,
                 record,
-                self._choice(),
+                choice,
                 disks=disks,
                 volumes=volumes,
                 console_path=self.pools.console_path(console_name(spec.uuid)),
                 nvram_path=self.pools.disk_path(disk_name(spec.uuid, NVRAM)),
+                placement=placement,
             )
-            domain = self._make_domain(spec, record.firmware, xml, undo)
-            state = InstanceState.RUNNING if spec.start else InstanceState.STOPPED
-            return self._info(spec.uuid, domain, state)
+            domain = self._make_domain(spec, base, record.firmware, xml, undo)
+            for attachment in spec.volumes:
+                self._require_kept(attachment.volume, deadline)
+            self._take_over(taken, undo)
+            return self._info(spec.uuid, domain, _state_after(spec))
+
+    def _looked_up(self, spec: InstanceSpec) -> tuple[Base | None, list[Element]]:
+        """Check what can be checked before anything of the instance is made: its UUID, networks,
+        volumes and image. None of these looks depends on another."""
+
+        def places() -> list[Element]:
+            self._require_networks(spec.vifs)
+            return self._volume_elements(spec)
+
+        bases: list[Base | None] = []
+        volumes: list[Element] = []
+        looks: list[Callable[[], object]] = [partial(self._refuse_existing, spec.uuid)]
+        if spec.vifs or spec.volumes:
+            looks.append(lambda: volumes.extend(places()))
+        if spec.disks:
+            looks.append(partial(self._refuse_kept, spec))
+        if (image := spec.image) is not None:
+            looks.append(lambda: bases.append(self._base_if_there(image)))
+        self.connection.together(*looks)
+        return (bases[0] if bases else None), volumes
+
+    @provides(Capability.NUMA)
+    def _placement(self, spec: InstanceSpec) -> list[Element]:
+        cells = host_cells(self._host_capabilities()) if spec.numa else []
+        return placement_elements(spec.numa, cells)
 
     def _refuse_existing(self, uuid: UUID) -> None:
         try:
             domain = self.connection.remote.lookupByUUIDString(str(uuid))
         except errors.InstanceNotFound:
             return
-        # to a caller who tries again after a lost reply this says that it is done
-        if label_of(domain.name(), uuid) is not None and not domain.isPersistent():
-            self._complete(domain)
+        # To a caller who tries again after a lost reply InstanceExists says that it is done. While
+        # the machine is being started, that is not sure yet: _claim() waits for the outcome.
+        if label_of(domain.name(), uuid) is not None and not is_made(domain):
+            return
         raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
 
-    @provides(Capability.EPHEMERAL_DISK, Capability.SWAP_DISK)
-    def _make_disks(
-        self, spec: InstanceSpec, base: Base | None, capacity: int, undo: Undo
-    ) -> list[OwnDisk]:
-        disks = []
-        if base is not None:
-            backing = base.path, base.format
-            self._create(spec.uuid, ROOT, capacity, undo, backing=backing)
-            self._require_still_cached(base)
-            disks.append(self._own(spec.uuid, ROOT, "qcow2"))
-        for role, size in (
-            (EPHEMERAL, spec.flavor.ephemeral_gib * _GIB),
-            (SWAP, spec.flavor.swap_mib * _MIB),
-        ):
-            if size:
-                self._create(spec.uuid, role, size, undo)
-                disks.append(self._own(spec.uuid, role, "qcow2"))
-        if spec.cloud_init is not None:
-            self._make_seed(spec, undo)
-            disks.append(self._own(spec.uuid, SEED, "raw"))
-        return disks
-
-    def _claim(self, uuid: UUID, undo: Undo) -> None:
-        """Create the volume that stands for the instance's name on the host.
-
-        It is the console log. The daemon would make that file itself; made as a volume it is
-        known to the pool, so that it can be read through the pool without a refresh.
-        """
-        xml = volume_xml(console_name(uuid), 0, "raw")
-        undo.callback(self._delete_console, uuid)
-        self._create_or_refuse(uuid, self.pools.consoles(), xml, undo)
-
-    def _create(
-        self,
-        uuid: UUID,
-        role: str,
-        capacity: int,
-        undo: Undo,
-        *,
-        format_: str = "qcow2",
-        backing: tuple[str, str] | None = None,
-    ) -> Remote:
-        undo.callback(self._delete_disk, disk_name(uuid, role))
-        xml = volume_xml(disk_name(uuid, role), capacity, format_, backing=backing)
-        try:
-            return self._create_or_refuse(uuid, self.pools.disks(), xml, undo)
-        except errors.HypervisorFault as error:
-            # libvirt has no code for "the base is missing", nor for "too large for qcow2"
-            room = int(self.pools.disks().info()[1])
-            if capacity > room:
-                raise errors.InsufficientResources(
-                    f"the disk of {capacity / _GIB:.0f} GiB is larger than its storage pool, which"
-                    f" has {room / _GIB:.0f} GiB",
-                    vendor_code=error.vendor_code,
-                    hint="choose a flavor with smaller disks, or another pool",
-                ) from error
-            raise errors.HypervisorFault(
-                f"the disk could not be made: {error.message}", vendor_code=error.vendor_code
-            ) from error
-
-    @staticmethod
-    def _create_or_refuse(uuid: UUID, pool: Remote, xml: str, undo: Undo) -> Remote:
-        try:
-            volume: Remote = pool.createXML(xml, 0)
-        except errors.DeviceBusy as error:
-            undo.forget()  # it is somebody else's
-            raise errors.InstanceExists(
-                "a volume of an instance with this UUID exists",
-                instance=uuid,
-                vendor_code=error.vendor_code,
-                hint="another spawn of it is under way, or one was interrupted: destroy() it first",
-            ) from error
-        return volume
-
-    def _own(self, uuid: UUID, role: str, format_: str) -> OwnDisk:
-        path = self.pools.disk_path(disk_name(uuid, role))
-        return OwnDisk(role, path, format_, boots=role == ROOT, cdrom=role == SEED)
-
-    @provides(Capability.CONFIG_DRIVE, Capability.USER_DATA)
-    def _make_seed(self, spec: InstanceSpec, undo: Undo) -> None:
-        assert spec.cloud_init is not None  # noqa: S101 - the caller has looked
-        seed = build_seed(spec.cloud_init, uuid=spec.uuid, name=spec.name)
-        volume = self._create(spec.uuid, SEED, len(seed), undo, format_="raw")
-        self.upload_bytes(volume, seed)
-
     @provides(Capability.BOOT_FROM_VOLUME, Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM)
-    def _make_domain(self, spec: InstanceSpec, firmware: Firmware, xml: str, undo: Undo) -> Remote:
+    def _make_domain(
+        self, spec: InstanceSpec, base: Base | None, firmware: Firmware, xml: str, undo: Undo
+    ) -> Remote:
+        def make() -> Remote:
+            return self._made_domain(spec, firmware, xml, undo)
+
+        if base is None:
+            return make()
+        # whether the image is still there may come out beside it: a machine is removed again
+        made: list[Remote] = []
+        try:
+            self.connection.together(
+                lambda: made.append(make()), partial(self._require_still_cached, base)
+            )
+        except (errors.HypervisorFault, errors.VolumeNotFound):
+            self._require_still_cached(base)  # that is why it could not be started
+            raise
+        return made[0]
+
+    def _made_domain(self, spec: InstanceSpec, firmware: Firmware, xml: str, undo: Undo) -> Remote:
         remote = self.connection.remote
         if spec.start and firmware is not Firmware.BIOS:
             undo.callback(self._delete_nvram, spec.uuid)
-        undo.callback(self._remove_domain, spec.uuid)
+        # of a machine that may be there, and run, nothing is deleted
+        needed = undo.steps
+        undo.callback(self._remove_domain, spec.uuid, guards=needed)
         try:
             if spec.start:
-                start_new(remote, xml)
-            domain = self._define(remote, xml)
+                start_new(remote, xml, paused=spec.start_as is StartAs.PAUSED)
+            domain = define(remote, xml)
         except errors.OutcomeUnknown:
             undo.forget()
-            undo.callback(partial(self._remove_domain, spec.uuid, is_coming=True))
+            undo.callback(partial(self._remove_domain, spec.uuid, is_coming=True), guards=needed)
             raise
         if spec.start and domain.ID() < 0:
             raise errors.HypervisorFault(
                 "the machine ended before it was complete",
                 hint="somebody has destroyed it, or it has died: the daemon's log tells",
             )
-        return domain
-
-    @staticmethod
-    def _define(remote: Remote, xml: str) -> Remote:
-        domain: Remote = remote.defineXMLFlags(xml, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
         return domain
 
     def complete_spawns(self) -> None:
@@ -231,16 +210,7 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
             if label_of(domain.name(), UUID(domain.UUIDString())) is not None:
                 # of no importance to whoever connects; the next one will try as well
                 with suppress(errors.HypervisorError):
-                    self._complete(domain)
-
-    def _complete(self, domain: Remote) -> None:
-        if self._state(domain) is InstanceState.BUILDING:
-            return  # somebody is at it
-        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-        xml = definable(parse(domain.XMLDesc(flags)))
-        defined = self._define(self.connection.remote, text(xml))
-        if not defined.isActive():  # it has been removed meanwhile, and this is its shell
-            self._undefine(defined)
+                    complete(domain)
 
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
         """Budget: 3 calls, 4 for a machine that has not run since the daemon was started."""
@@ -255,7 +225,7 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
             uuid=uuid,
             name=label_of(domain.name(), uuid) or record.name,
             state=state,
-            flavor=record.flavor,
+            flavor=_flavor_now(xml, record),
             metadata=record.metadata,
             volumes=tuple(attached_volume(key, disk) for key, disk in volumes_of(xml).items()),
             vifs=tuple(attached_vif(key, *found) for key, found in vifs_of(xml).items()),
@@ -272,7 +242,7 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
                 uuid=uuid,
                 name=label,
                 state=state,
-                vcpus=int(stats.get("vcpu.maximum", 1)),
+                vcpus=int(stats.get("vcpu.current", 1)),
                 memory_mib=int(stats.get("balloon.maximum", 0)) // 1024,
             )
             for uuid, name, state, stats in self._all()
@@ -285,51 +255,63 @@ class LibvirtLifecycle(Removal, VolumeSources, Wiring, HostFacts, Listing, Lifec
         return [
             ForeignInstance(uuid=uuid, name=name, state=state)
             for uuid, name, state, _ in self._all()
-            if label_of(name, uuid) is None
+            if label_of(name, uuid) is None and not is_helper(name)
         ]
 
     def rename(self, uuid: UUID, name: str, *, timeout: float | None = None) -> None:
-        """Budget: 3 calls. The label is in the domain's name (see ``naming.py``)."""
-        del timeout
-        domain, state = self._checked("rename", uuid)
-        if label_of(domain.name(), uuid) == name:
-            return
-        if state is not InstanceState.STOPPED:
-            raise errors.NotSupported(
-                "libvirt renames a machine only while it is stopped",
-                hint="power_off() first, or keep the label in metadata",
-            )
-        domain.rename(domain_name(name, uuid), 0)
+        """Budget: 4 calls. The label is in the domain's name (see ``naming.py``)."""
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            if label_of(domain.name(), uuid) == name:
+                return
+            if state is not InstanceState.STOPPED:
+                raise errors.NotSupported(
+                    "libvirt renames a machine only while it is stopped",
+                    hint="power_off() first, or keep the label in metadata",
+                )
+            rescued = is_rescued(domain.name(), uuid)  # it went off, and the disk is there still
+            domain.rename(domain_name(name, uuid, rescued=rescued), 0)
+
+        self._change("rename", uuid, Deadline(timeout), act)
 
     def set_metadata(
         self, uuid: UUID, metadata: Mapping[str, str], *, timeout: float | None = None
     ) -> None:
-        """Budget: 4 calls, 7 for a suspended machine."""
-        del timeout
-        domain, state = self._checked("set_metadata", uuid)
-        record = record_in(self._xml(domain)).model_copy(update={"metadata": dict(metadata)})
-        if state is InstanceState.SUSPENDED:
-            self._write_saved(domain, record)
-        self._write_record(domain, state, record)
+        """Budget: 3 calls for a machine that is on, 5 for one that is off, 7 for a suspended
+        one."""
+        content = metadata_text(metadata)
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            if state is InstanceState.SUSPENDED:
+                self._write_saved(domain, content)
+            flags = affecting(domain, state)
+            keep(domain, METADATA_NAMESPACE, content, flags)
+            if not flags & libvirt.VIR_DOMAIN_AFFECT_LIVE:
+                self._require_off(domain)
+
+        self._change("set_metadata", uuid, Deadline(timeout), act)
 
     @staticmethod
-    def _write_record(domain: Remote, state: InstanceState, record: Record) -> None:
-        domain.setMetadata(
-            libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-            text(record.element()),
-            PREFIX,
-            NAMESPACE,
-            affecting(domain, state),
-        )
-
-    @staticmethod
-    def _write_saved(domain: Remote, record: Record) -> None:
+    def _write_saved(domain: Remote, content: str) -> None:
         # the image of a suspended machine has a definition of its own, which comes back with it
         saved = parse(domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))
-        element: Element | None = saved.find(f"metadata/{{{NAMESPACE}}}instance")
-        if element is not None:
-            element.text = record.element().text
-            domain.managedSaveDefineXML(text(saved), 0)
+        domain.managedSaveDefineXML(text(put(saved, METADATA_NAMESPACE, content)), 0)
+
+
+def _flavor_now(xml: Element, record: Record) -> Flavor:
+    """The record says what was asked for. What the hypervisor says now wins, as in lists: someone
+    may have changed it by hand (``virsh setmaxmem``, ``setvcpus``)."""
+    now = {
+        "vcpus": vcpus_of(xml) or record.flavor.vcpus,
+        "memory_mib": int(xml.findtext("memory") or record.flavor.memory_mib << 10) >> 10,
+    }
+    return record.flavor.model_copy(update=now)
+
+
+def _state_after(spec: InstanceSpec) -> InstanceState:
+    if not spec.start:
+        return InstanceState.STOPPED
+    return InstanceState.PAUSED if spec.start_as is StartAs.PAUSED else InstanceState.RUNNING
 
 
 def _root_capacity(spec: InstanceSpec, base: Base | None) -> int:

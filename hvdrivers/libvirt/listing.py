@@ -1,30 +1,46 @@
 """All machines of the host in two calls, ours and foreign; one more while any is being started, and
-up to four for each of these that is no spawn."""
+up to four for each of these that is no spawn; one more if one has lost its saved memory.
+
+Each state is made by ``states.state_of()``, as in ``get_instance()``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 from uuid import UUID
 
 import libvirt
 
 from hvdrivers.contract import errors
+from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.states import is_starting, state_of
+from hvdrivers.libvirt.naming import is_rescued
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.states import SAVED, is_starting, state_of
 from hvdrivers.models.state import InstanceState
 
 _STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU
 _STATS |= libvirt.VIR_DOMAIN_STATS_BALLOON
 _ALL = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
 _ALL |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_INACTIVE
+_NOWAIT = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+_PATIENCE = 3.0
+"""Seconds that all the QEMUs of a host have to answer before one of them is taken to hang. One that
+is only slow costs nothing but counters of its own."""
+_MOST_HUNG = 4
 
 
 class Listing(Topic):
     """The bulk read behind lists, events, inventory and metrics."""
 
     def _all(
-        self, groups: int = _STATS, *, wait: bool = False
+        self,
+        groups: int = _STATS,
+        *,
+        wait: bool = False,
+        only: AbstractSet[UUID] | None = None,
     ) -> list[tuple[UUID, str, InstanceState, Mapping[str, Any]]]:
         """UUID, name, state and statistics of every machine.
 
@@ -32,32 +48,73 @@ class Listing(Topic):
             groups: which statistics.
             wait: for a machine that is being started, saved or moved. Such a one must not hold up
                 a list; counters that are asked for shall be whole.
+            only: these machines alone; no other is asked anything.
         """
-        flags = _ALL if wait else _ALL | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-        remote = self.connection.remote
-        saved = {
-            domain.UUIDString()
-            for domain in remote.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-        }
+        saved = self._uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
         machines = [
             (domain, (stats.get("state.state", 0), stats.get("state.reason", 0)), stats)
-            for domain, stats in remote.getAllDomainStats(groups, flags)
+            for domain, stats in self._stats(groups, wait, only)
         ]
-        building = self._building() if any(is_starting(*at) for _, at, _ in machines) else set()
-        found = []
+        if any(at == SAVED and each.UUIDString() not in saved for each, at, _ in machines):
+            # suspended between the two calls, or its memory has been thrown away
+            saved |= self._uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+        building: set[str] = set()
+        if any(is_starting(*at) for _, at, _ in machines):
+            building = self._uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+        found: list[tuple[UUID, str, InstanceState, Mapping[str, Any]]] = []
         for domain, at, stats in machines:
             name, uuid = domain.name(), domain.UUIDString()
+            own = UUID(uuid)
             if is_starting(*at) and uuid not in building:
                 try:
                     state = self._state(domain)
                 except errors.InstanceNotFound:
                     continue  # its spawn has failed, or it was destroyed
             else:
-                state = state_of(*at, saved=uuid in saved)
-            found.append((UUID(uuid), name, state, stats))
+                state = state_of(
+                    *at,
+                    saved=uuid in saved,
+                    defined=uuid not in building,
+                    rescued=is_rescued(name, own),
+                )
+            found.append((own, name, state, stats))
         return found
 
-    def _building(self) -> set[str]:
-        """What is being spawned. One call."""
-        flags = libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT
+    def _stats(
+        self, groups: int, wait: bool, only: AbstractSet[UUID] | None
+    ) -> list[tuple[Remote, dict[str, Any]]]:
+        """The statistics. One call, two for certain machines, and one for each of them whose QEMU
+        hangs.
+
+        Libvirt asks one QEMU after the other, and waits for ever for one that has been stopped. It
+        passes over a machine on which another call is at work. So after a while the question is put
+        again, beside the call that hangs."""
+        domains: list[Any] = []
+        flags = 0 if wait else _NOWAIT
+        if only is None:
+            flags |= _ALL
+        else:
+            domains = [
+                each._object
+                for each in self.connection.remote.listAllDomains(0)
+                if UUID(each.UUIDString()) in only
+            ]
+
+        def ask(groups: int, flags: int) -> list[tuple[Remote, dict[str, Any]]]:
+            remote = self.connection.remote  # another one, when the first hangs
+            if only is None:
+                return list(remote.getAllDomainStats(groups, flags))
+            return list(remote.domainListGetStats(domains, groups, flags)) if domains else []
+
+        for _ in range(_MOST_HUNG):
+            try:
+                with bounding(Deadline(current_deadline().within(_PATIENCE))):
+                    return ask(groups, flags)
+            except errors.OperationTimeout:
+                current_deadline().check("a machine did not answer")
+                flags |= _NOWAIT
+        return ask(libvirt.VIR_DOMAIN_STATS_STATE, flags)
+
+    def _uuids_of(self, flags: int) -> set[str]:
+        """UUIDs of the machines of a kind. One call."""
         return {each.UUIDString() for each in self.connection.remote.listAllDomains(flags)}

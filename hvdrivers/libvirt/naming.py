@@ -4,10 +4,17 @@
 ``<label>.<uuid>``                        a domain of ours: ``listAllDomains`` gives name and
                                           UUID of all domains in one call, so one call tells
                                           which are ours and what they are called
-``<uuid>.root``, ``.seed``, ...           the disks of an instance, in the disk pool
+``<label>%rescued.<uuid>``                the same, of a machine that rescue() has started, or
+                                          that went off after that (see ``rescue.py``)
+``<uuid>.root``, ``.seed``, ...           the disks of an instance, in the disk pool;
+                                          ``.root-<hex>`` after a rebuild(), ``.rescue-<hex>``
+                                          of a rescue
 ``<uuid>.console.log``                    its console log, in the console pool
 ``hv-image-<key>``                        a complete cached image (see ``images.py``)
 ``hv-volume-<id>.<format>``               a volume made by create_volume()
+``hv-away-<hash of id>.<pool>``           a note in the disk pool: that pool has this volume
+``hv-deleting-<hash of id>.<word>``        a volume of this pool is being deleted, see
+                                          ``deletions.py``
 ========================================  ===================================================
 """
 
@@ -16,30 +23,73 @@ from __future__ import annotations
 import re
 from uuid import UUID
 
+from hvdrivers.models.base import is_name
+
 ROOT, SEED, EPHEMERAL, SWAP, NVRAM = "root", "seed", "ephemeral", "swap", "nvram"
+RESCUE = "rescue"
 IMAGE_PREFIX = "hv-image-"
+AWAY_PREFIX, DELETING_PREFIX = "hv-away-", "hv-deleting-"
 VOLUME_PREFIX = "hv-volume-"
 
+_REBUILT = re.compile("[0-9a-f]{8}")
 _ESCAPE = re.compile(r"[%/\x00-\x1f\x7f]")
 _ALIAS_ESCAPE = re.compile(rb"[^A-Za-z0-9-]")
 
 
-def domain_name(label: str, uuid: UUID) -> str:
+_RESCUED = "%rescued"
+"""No label brings it: in a name each ``%`` of a label is ``%25``."""
+
+
+def domain_name(label: str, uuid: UUID, *, rescued: bool = False) -> str:
     """The domain's name. Libvirt makes file names of it, so a slash is escaped as in a URL."""
-    return f"{_ESCAPE.sub(lambda match: f'%{ord(match[0]):02X}', label)}.{uuid}"
+    escaped = _ESCAPE.sub(lambda match: f"%{ord(match[0]):02X}", label)
+    return f"{escaped}{_RESCUED if rescued else ''}.{uuid}"
+
+
+def is_rescued(name: str, uuid: UUID) -> bool:
+    """Whether a domain's name says that it was started by rescue(), and by nothing else since."""
+    return name.endswith(f"{_RESCUED}.{uuid}")
 
 
 def label_of(name: str, uuid: UUID) -> str | None:
-    """The label in a domain's name; None if the domain is not ours."""
+    """The label in a domain's name; None if the domain is not ours.
+
+    A label that rename() would refuse (``virsh domrename`` takes it) is shown as near as it can
+    be: U+FFFD for what is no text, and no longer than a name may be.
+    """
     suffix = f".{uuid}"
     if not name.endswith(suffix):
         return None
-    return re.sub("%([0-9A-F]{2})", lambda match: chr(int(match[1], 16)), name.removesuffix(suffix))
+    label = re.sub(
+        "%([0-9A-F]{2})",
+        lambda match: chr(int(match[1], 16)),
+        name.removesuffix(suffix).removesuffix(_RESCUED),
+    )
+    return label if is_name(label) else _repaired(label)
+
+
+def _repaired(label: str) -> str:
+    text = "".join(char if is_name(f"x{char}x") else "\ufffd" for char in label).strip()[:63]
+    while len(text.encode()) > 128:
+        text = text[:-1]
+    return text.strip() or "\ufffd"
 
 
 def disk_name(uuid: UUID, role: str) -> str:
     """Name of a disk of an instance in the disk pool."""
     return f"{uuid}.{role}"
+
+
+def is_root(name: str, uuid: UUID) -> bool:
+    """Whether a volume of the disk pool is a root disk of this instance: the first one, or one that
+    rebuild() has made."""
+    first = disk_name(uuid, ROOT)
+    return name == first or name.startswith(f"{first}-")
+
+
+def is_rebuilt(name: str, uuid: UUID) -> bool:
+    """Whether a volume of the disk pool is a root disk that rebuild() has made."""
+    return _REBUILT.fullmatch(name.removeprefix(f"{disk_name(uuid, ROOT)}-")) is not None
 
 
 def console_name(uuid: UUID) -> str:

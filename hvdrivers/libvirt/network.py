@@ -13,8 +13,9 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.network import Network, VifQosControl
-from hvdrivers.libvirt.base import Deadline, affecting, changed
-from hvdrivers.libvirt.connection import Remote
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.base import Moved, affecting
 from hvdrivers.libvirt.devices import (
     attached_vif,
     has_free_port,
@@ -23,10 +24,14 @@ from hvdrivers.libvirt.devices import (
     vif_element,
     vifs_of,
 )
+from hvdrivers.libvirt.hardware import with_model
+from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
-from hvdrivers.libvirt.plugging import Plugging
-from hvdrivers.libvirt.starting import taken
-from hvdrivers.libvirt.wiring import Wiring, missing_network
+from hvdrivers.libvirt.network_checks import Wiring, missing_network
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.slots import refuse_one_more
+from hvdrivers.libvirt.start import taken
+from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import (
@@ -36,29 +41,56 @@ from hvdrivers.models.vif import (
     VifQos,
 )
 
+_REFUSALS = (
+    errors.InvalidState,
+    errors.NotSupported,  # the alias is taken
+    errors.InvalidRequest,
+    errors.HypervisorFault,
+    errors.DeviceBusy,
+)
+"""What libvirt and the driver answer if the VIF has been plugged meanwhile."""
+
 
 class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
     """Core network, and limits."""
 
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
-        """Budget: 6 calls, 5 for a tap device, 7 for a network of libvirt's own; 1 more for a
-        stopped machine; 3 if it is there already."""
-        del timeout
-        domain, state = self._checked("plug_vif", uuid)
+        """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network,
+        3 if it is there already; for a stopped one 8, 7, 9 and 4."""
+        return self._change(
+            "plug_vif", uuid, Deadline(timeout), lambda *at: self._plugged(uuid, vif, *at)
+        )
+
+    def _plugged(self, uuid: UUID, vif: Vif, domain: Remote, state: InstanceState) -> AttachedVif:
         stopped = state is InstanceState.STOPPED
         xml = self._xml(domain, inactive=stopped)
+        vif = with_model(vif, hardware_in(xml))
         present = vifs_of(xml).get(vif.id)
+        if present is not None:
+            return attached_vif(vif.id, *present)
+        refuse_one_more(xml)
+        self._require_networks([vif])
+        if stopped:
+            self._refuse_taken_port(uuid, vif)
+        elif not has_free_port(xml):
+            raise no_free_port()
+        flags = affecting(domain, state)
+        self._late.forget(uuid, alias(f"vif-{vif.type}", vif.id))
+        try:
+            self._plug(domain, vif_element(vif), flags)
+        except _REFUSALS:
+            # another client may have plugged this VIF; or the definition alone has it
+            present = vifs_of(self._xml(domain, inactive=stopped)).get(vif.id)
+            if present is not None:
+                return attached_vif(vif.id, *present)
+            stored = None if stopped else vifs_of(self._xml(domain, inactive=True)).get(vif.id)
+            if stored is None:
+                raise
+            self._plug(domain, vif_element(vif), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        with changed():
+            present = vifs_of(self._xml(domain)).get(vif.id)
         if present is None:
-            self._require_networks([vif])
-            if stopped:
-                self._refuse_taken_port(uuid, vif)
-            elif not has_free_port(xml):
-                raise no_free_port()
-            self._plug(domain, vif_element(vif), state)
-            with changed():
-                present = vifs_of(self._xml(domain, inactive=stopped)).get(vif.id)
-        if present is None:
-            raise errors.OutcomeUnknown("the NIC was plugged and is not there any more")
+            raise Moved  # started meanwhile, without it; or another client has unplugged it
         return attached_vif(vif.id, *present)
 
     def _refuse_taken_port(self, uuid: UUID, vif: Vif) -> None:
@@ -77,43 +109,50 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
                     hint="unplug_vif() it there, or power_off() that machine",
                 )
 
-    def _plug(self, domain: Remote, interface: Element, state: InstanceState) -> None:
+    def _plug(self, domain: Remote, interface: Element, flags: int) -> None:
         try:
-            domain.attachDeviceFlags(text(interface), affecting(domain, state))
+            domain.attachDeviceFlags(text(interface), flags)
         except errors.HypervisorFault as error:
             missing = missing_network(self.connection.remote, interface)
             if missing is None:
                 raise
             raise missing from error
         except errors.InvalidState as error:
-            if state is not InstanceState.STOPPED and not domain.isActive():
+            if flags & libvirt.VIR_DOMAIN_AFFECT_LIVE and not domain.isActive():
                 raise  # it went off meanwhile
             raise taken(error) from error
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
         """Budget: as detach_volume()."""
         deadline = Deadline(timeout)
-        domain, state = self._checked("unplug_vif", uuid)
-        stored = vifs_of(self._xml(domain, inactive=True)).get(vif_id)
-        live = None
-        if state is InstanceState.RUNNING:
-            live = vifs_of(self._xml(domain)).get(vif_id)
-        if live is not None:
-            self._unplug(uuid, domain, alias(f"vif-{live[0]}", vif_id), deadline)
-        if stored is not None:
-            with changed() if live is not None else nullcontext():
-                domain.detachDeviceFlags(text(stored[1]), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            stored = vifs_of(self._xml(domain, inactive=True)).get(vif_id)
+            live = None
+            if state is InstanceState.RUNNING:
+                live = vifs_of(self._xml(domain)).get(vif_id)
+            there = live or stored
+            if there is not None:
+                name = alias(f"vif-{there[0]}", vif_id)
+                self._take_out(domain, name, live and live[1], stored and stored[1], deadline)
+
+        self._change("unplug_vif", uuid, deadline, act)
 
     def set_vif_qos(
         self, uuid: UUID, vif_id: str, qos: VifQos | None, *, timeout: float | None = None
     ) -> None:
-        """Budget: 4 calls, 5 for a machine that is on."""
-        del timeout
-        domain, state = self._checked("set_vif_qos", uuid)
+        """Budget: 4 calls, 5 for a machine that is on, 6 for a stopped one."""
+        self._change(
+            "set_vif_qos", uuid, Deadline(timeout), lambda *at: self._limit(vif_id, qos, *at)
+        )
+
+    def _limit(self, vif_id: str, qos: VifQos | None, domain: Remote, state: InstanceState) -> None:
         found = vifs_of(self._xml(domain, inactive=state is InstanceState.STOPPED)).get(vif_id)
         if found is None:
             raise errors.NetworkNotFound(f"the instance has no VIF {vif_id}")
         nic = attached_vif(vif_id, *found)
+        if nic.type == "user" and qos is not None:
+            raise errors.NotSupported("a user-mode network takes no limits")
         parameters: dict[str, int] = {}
         for direction, limits in (
             ("inbound", qos.inbound if qos else None),
@@ -123,11 +162,15 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
         # Two calls: libvirt-python first asks for what there is, with the same flags, and that
         # takes only one of them. The running machine first, where it may fail; there by device,
         # as two NICs may have one MAC address, but the definition does not know every device.
-        if affecting(domain, state) & libvirt.VIR_DOMAIN_AFFECT_LIVE:
+        live = affecting(domain, state) & libvirt.VIR_DOMAIN_AFFECT_LIVE
+        if live:
             domain.setInterfaceParameters(
                 nic.device or nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_LIVE
             )
-        domain.setInterfaceParameters(nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        with changed() if live else nullcontext():
+            domain.setInterfaceParameters(nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        if not live:
+            self._require_off(domain)
 
 
 def _limits(direction: str, limits: Bandwidth | None) -> dict[str, int]:

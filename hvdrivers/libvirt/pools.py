@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -16,11 +17,20 @@ from urllib.parse import urlsplit
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.connection import Connection, Remote
+from hvdrivers.libvirt.session import Connection, Remote
 from hvdrivers.libvirt.xml import attribute, el, parse, text
 
 _T = TypeVar("_T")
 _FILE_POOLS = {"dir", "fs", "netfs"}
+_FILE_KINDS = (
+    libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_DIR
+    | libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_FS
+    | libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_NETFS
+)
+LOOK = "hv-look-"
+"""Names of pools that the driver makes for a moment, to look into a folder, begin so."""
+
+_ACTIVE_FILE_POOLS = _FILE_KINDS | libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE
 
 
 class Pools:
@@ -57,7 +67,48 @@ class Pools:
             return self.disks()
         pool: Remote = self._connection.remote.storagePoolLookupByName(name)
         self.path(pool)
+        if not pool.isActive():
+            # a call that waits for it would wait for ever: the driver starts only its own pools
+            raise errors.VolumeNotFound(
+                f"storage pool '{name}' is not active",
+                hint=f"start it on the host: virsh pool-start {name}",
+            )
         return pool
+
+    def files(self) -> list[Remote]:
+        """The active pools of files, with the disk pool. One call; one more if someone has stopped
+        the disk pool, which is started again."""
+        disks = self.disks()  # makes it where it is missing
+        found: list[Remote] = self._connection.remote.listAllStoragePools(_ACTIVE_FILE_POOLS)
+        pools = [pool for pool in found if not pool.name().startswith(LOOK)]
+        if disks.name() not in {pool.name() for pool in pools}:
+            _activate(disks, made=False)
+            pools.append(disks)
+        return pools
+
+    def volumes(self, pool: Remote) -> dict[str, Remote]:
+        """The volumes of a pool by name. One call; four if someone has stopped a pool of the
+        driver's own, which is started again. Another pool that is stopped meanwhile has none.
+
+        A file's name may be any bytes. One that is no UTF-8 is none of the driver's, and libvirt's
+        binding has no name for it: it is left out."""
+        try:
+            volumes = pool.listAllVolumes(0)
+        except (errors.VolumeNotFound, errors.HypervisorFault):
+            if pool.isActive():
+                raise
+            if pool.name() not in {
+                self._connection.config.pool,
+                self._connection.config.console_pool,
+            }:
+                return {}
+            _activate(pool, made=False)
+            volumes = pool.listAllVolumes(0)
+        found = {}
+        for volume in volumes:
+            with suppress(UnicodeDecodeError):
+                found[volume.name()] = volume
+        return found
 
     def _pool(self, name: str, folder: str) -> Remote:
         def find(remote: Remote) -> Remote:
@@ -67,11 +118,10 @@ class Pools:
             except errors.VolumeNotFound:
                 pool = self._make(remote, name, folder)
                 made = True
-            if not pool.isActive():
-                _activate(pool, made)
+            self._connection.fact(f"pool-active:{name}", lambda _: _require_active(pool, made))
             return pool
 
-        return self._connection.fact(f"pool:{name}", find)
+        return self._connection.bound(f"pool:{name}", find)
 
     def _make(self, remote: Remote, name: str, folder: str) -> Remote:
         target = str(self._base() / folder)
@@ -97,6 +147,12 @@ class Pools:
             f"the session daemon has no storage pool '{config.pool}'",
             hint="give pool_path=, a folder on the host in which it may be made",
         )
+
+
+def _require_active(pool: Remote, made: bool) -> bool:
+    if not pool.isActive():
+        _activate(pool, made)
+    return True
 
 
 def _activate(pool: Remote, made: bool) -> None:
@@ -150,19 +206,31 @@ def volume_xml(
             el("name", name),
             el("capacity", str(capacity), unit="bytes"),
             el("allocation", str(allocation), unit="bytes"),
-            el("target", el("format", type=format_)),
+            # without "compat" libvirt makes version 2, in which QEMU drops guests' discards
+            el(
+                "target",
+                el("format", type=format_),
+                el("compat", "1.1") if format_ == "qcow2" else None,
+            ),
             backing_xml,
         )
     )
 
 
-def in_time(act: Callable[[], _T], busy: type[errors.HypervisorError]) -> _T:
+_PAUSES = (0.01, 0.03, 0.1, 0.3, 1.0)
+
+
+def in_time(
+    act: Callable[[], _T],
+    busy: type[errors.HypervisorError],
+    pauses: Iterable[float] = _PAUSES,
+) -> _T:
     """The result of ``act``, which raises ``busy`` while the daemon makes a volume.
 
     That takes a few milliseconds, and libvirt has no event for its end. The code for "wait" is
     also one for worse, so there is an end to it.
     """
-    for pause in (0.01, 0.03, 0.1, 0.3, 1.0):
+    for pause in pauses:
         try:
             return act()
         except busy:
@@ -181,9 +249,35 @@ def delete(volume: Remote) -> None:
         raise errors.DeviceBusy(error.message, vendor_code=error.vendor_code) from error
 
 
+def find(pool: Remote, name: str) -> Remote:
+    """A volume that a caller has named. One call; three if it is not there: someone may have copied
+    a file into the pool's folder, which the pool sees when it is refreshed."""
+    try:
+        return cast(Remote, pool.storageVolLookupByName(name))
+    except errors.VolumeNotFound:
+        refresh(pool)
+        return cast(Remote, pool.storageVolLookupByName(name))
+
+
 def refresh(pool: Remote) -> None:
-    """Look at the pool's folder again. One call, more while the daemon makes a volume in it."""
-    in_time(lambda: pool.refresh(0), errors.HypervisorFault)
+    """Look at the pool's folder again. One call, more while the daemon makes a volume in it.
+
+    Raises:
+        DeviceBusy: it still does.
+    """
+    try:
+        # among many spawns there is a moment without one; a copy takes minutes
+        in_time(lambda: pool.refresh(0), errors.HypervisorFault, (*_PAUSES[:3], *[0.2] * 20))
+    except errors.HypervisorFault as error:
+        # "asynchronous jobs running"; of a folder that has gone libvirt tells the errno, and stops
+        # the pool
+        if error.vendor_code != "VIR_ERR_INTERNAL_ERROR" or not pool.isActive():
+            raise
+        raise errors.DeviceBusy(
+            f"another client makes or copies a volume in storage pool '{pool.name()}'",
+            vendor_code=error.vendor_code,
+            hint="call again when that has ended",
+        ) from error
 
 
 def backing_of(description: Any) -> tuple[str, str] | None:

@@ -2,79 +2,106 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from uuid import UUID
 
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, Suspend
-from hvdrivers.libvirt.base import Deadline, Topic
-from hvdrivers.libvirt.connection import Remote
-from hvdrivers.libvirt.hub import Lifecycle, RawEvent, Reboot, is_gap
-from hvdrivers.libvirt.record import STATE_NAMESPACE
-from hvdrivers.libvirt.starting import cut, start
+from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, StartPaused, Suspend
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.hub import is_gap
+from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.base import LookAgain, Moved
+from hvdrivers.libvirt.definition import complete
+from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
+from hvdrivers.libvirt.metadata import STATE_NAMESPACE, keep
+from hvdrivers.libvirt.rescue import LeavingRescue
+from hvdrivers.libvirt.room import explained_save
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.start import cut, forget_crash, restore, start
+from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.models.state import InstanceState
 
 _ASK_AGAIN = 5.0
 """Seconds after which the power button is pressed again: a booting guest misses the first time."""
 
 
-class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
-    """Core power, pause, suspend and NMI."""
+class LibvirtPower(LeavingRescue, Plugging, Power, Pause, StartPaused, Suspend, CrashDump):
+    """Core power, pause, start paused, suspend and NMI."""
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 3 calls, 4 if it was suspended, 4 or 5 if it has crashed. A managed save image is
-        resumed by libvirt itself."""
-        del timeout
-        domain, state = self._checked("power_on", uuid)
-        if state is InstanceState.RUNNING:
-            return
-        if state is InstanceState.CRASHED:
-            cut(domain)
-        start(domain)
+        """Budget: 2 calls if it runs, 4 if it is stopped, 5 if it has crashed, 7 if it is
+        suspended; 5 more if it went off while it was rescued."""
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            if state is InstanceState.CRASHED:
+                cut(domain)
+            if state is InstanceState.RUNNING:
+                return
+            self._leave_rescue(uuid, domain)
+            began = restore(domain) if state is InstanceState.SUSPENDED else start(domain)
+            if not began:
+                raise LookAgain  # another client has started it, maybe as paused
+
+        self._change("power_on", uuid, Deadline(timeout), act)
+
+    def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Budget: 2 calls if it is paused, 4 if it is stopped or suspended, 5 if it has crashed."""
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            if state is InstanceState.PAUSED:
+                return
+            if state is InstanceState.CRASHED:
+                cut(domain)
+            self._leave_rescue(uuid, domain)
+            if not start(domain, paused=True):
+                raise LookAgain  # another client has started it, maybe to run
+
+        self._change("start_paused", uuid, Deadline(timeout), act)
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
-        """Budget: 3 calls, and 1 for each press of the power button (every 5 seconds); 5 if it
-        was suspended or has crashed."""
+        """Budget: 4 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is
+        off; 7 if it was suspended, 8 if it has crashed. Up to 3 more for a device that the guest
+        did not let go of when it was asked."""
         deadline = Deadline(timeout)
-        domain, state = self._checked("power_off", uuid)
-        if state is InstanceState.STOPPED:
-            return
-        if state is InstanceState.SUSPENDED:
-            self._drop_saved(domain)
-            return
-        if state is InstanceState.CRASHED and not domain.isActive():
-            self._forget_crash(domain)
-            return
-        grace = min(graceful, deadline.left)
-        if grace and state is InstanceState.RUNNING and self._shut_down(uuid, domain, grace):
-            return
-        cut(domain)
+        grace = Deadline(graceful)
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            if state is InstanceState.STOPPED:
+                # an attempt before this one may have been cut before it told the streams
+                self._tell_stopped(domain)
+                return
+            if state is InstanceState.SUSPENDED:
+                domain.managedSaveRemove(0)
+                with changed():
+                    self._tell_stopped(domain)
+                    # another client may have resumed it meanwhile; or QEMU died in a resume
+                    if self._state(domain) is not InstanceState.STOPPED:
+                        raise Moved
+                return
+            if state is InstanceState.CRASHED and not domain.isActive():
+                forget_crash(domain)
+                with changed():
+                    self._tell_stopped(domain)
+                return
+            if not domain.isPersistent():
+                complete(domain)  # or it would vanish, and leave its disks
+            self._settle_before_the_end(uuid, domain)
+            left = min(grace.left, deadline.left)
+            if left and state is InstanceState.RUNNING and self._shut_down(uuid, domain, left):
+                return
+            domain.destroyFlags(0)
+
+        self._change("power_off", uuid, deadline, act)
 
     @staticmethod
-    def _drop_saved(domain: Remote) -> None:
-        domain.managedSaveRemove(0)
-        # Libvirt has no event for that. Removing a metadata element that is not there has one, and
-        # tells the streams of every connection (see ``events.py``).
-        domain.setMetadata(
-            libvirt.VIR_DOMAIN_METADATA_ELEMENT,
-            None,
-            None,
-            STATE_NAMESPACE,
-            libvirt.VIR_DOMAIN_AFFECT_CONFIG,
-        )
-
-    def _forget_crash(self, domain: Remote) -> None:
-        """From CRASHED to STOPPED where QEMU itself has died: the daemon keeps the reason for
-        which a machine is off until its next start, so it is started, without its CPUs, and
-        stopped. A start that fails changes the reason as well."""
-        try:
-            domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
-        except errors.HypervisorError:
-            if self._state(domain) is not InstanceState.STOPPED:
-                raise
-        else:
-            cut(domain)
+    def _tell_stopped(domain: Remote) -> None:
+        """Libvirt has no event for the end of saved memory, nor for a start that fails. Removing a
+        metadata element that is not there has one, and tells the streams of every connection (see
+        ``events.py``). Where it is there, rebuild() has been interrupted (see ``rebuild.py``): the
+        machine shall be off now."""
+        keep(domain, STATE_NAMESPACE, None, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     def _shut_down(self, uuid: UUID, domain: Remote, seconds: float) -> bool:
         """Press the power button and wait; True if the guest went down."""
@@ -103,15 +130,24 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
     def reboot(
         self, uuid: UUID, kind: RebootKind = RebootKind.HARD, *, timeout: float | None = None
     ) -> None:
-        """Budget: 3 calls for HARD (4 from PAUSED, 5 if the guest had put itself to sleep, 4 or 5
-        from CRASHED), 3 for SOFT and one for each press of the button after the first."""
+        """Budget: 4 calls for HARD (5 from PAUSED, 6 if the guest had put itself to sleep, 6 or 7
+        from CRASHED), 4 for SOFT and one for each press of the button after the first."""
         deadline = Deadline(timeout)
-        domain, state = self._checked("reboot", uuid, kind)
-        if kind is RebootKind.SOFT:
-            self._reboot_soft(uuid, domain, deadline)
-        elif state is InstanceState.CRASHED or not self._reset(domain, state):
-            cut(domain)
-            start(domain)
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            if not domain.isPersistent():
+                complete(domain)  # or it would vanish with its power
+            if kind is RebootKind.SOFT:
+                self._reboot_soft(uuid, domain, deadline)
+            elif state is InstanceState.CRASHED or not self._reset(domain, state):
+                if not cut(domain) and state is not InstanceState.CRASHED:
+                    raise LookAgain  # another client has switched it off, or suspended it
+                with changed():
+                    if state is not InstanceState.RESCUED:
+                        self._leave_rescue(uuid, domain)
+                    start(domain)
+
+        self._change("reboot", uuid, deadline, act, variant=kind)
 
     @staticmethod
     def _reset(domain: Remote, state: InstanceState) -> bool:
@@ -123,7 +159,8 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
                 domain.resume()
             except errors.InvalidState:
                 return False
-        domain.reset(0)
+        with changed() if state is InstanceState.PAUSED else nullcontext():
+            domain.reset(0)
         return True
 
     def _reboot_soft(self, uuid: UUID, domain: Remote, deadline: Deadline) -> None:
@@ -144,17 +181,22 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
 
     def pause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls."""
-        del timeout
-        domain, state = self._checked("pause", uuid)
-        if state is InstanceState.RUNNING:
-            domain.suspend()
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            if state is InstanceState.RUNNING:
+                domain.suspend()
+
+        self._change("pause", uuid, Deadline(timeout), act)
 
     def unpause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls, 4 if the guest had put itself to sleep."""
         deadline = Deadline(timeout)
-        domain, state = self._checked("unpause", uuid)
-        if state is InstanceState.PAUSED:
-            self._let_run(uuid, domain, deadline)
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            if state is InstanceState.PAUSED:
+                self._let_run(uuid, domain, deadline)
+
+        self._change("unpause", uuid, deadline, act)
 
     def _let_run(self, uuid: UUID, domain: Remote, deadline: Deadline) -> None:
         """Let a machine that stands still go on, also one whose guest sleeps (ACPI S3)."""
@@ -178,21 +220,30 @@ class LibvirtPower(Topic, Power, Pause, Suspend, CrashDump):
                 raise errors.OperationTimeout("the guest did not wake in time") from None
 
     def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 3 calls. A paused machine is saved so that it runs when it comes back."""
-        del timeout
-        domain, state = self._checked("suspend", uuid)
-        if state is not InstanceState.SUSPENDED:
-            domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
+        """Budget: 3 calls.
+
+        A paused machine is saved as paused, and restore() lets it run. With libvirt's flag for
+        "save it as running" a save that fails, for want of room, would let it run at once."""
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            if state is InstanceState.SUSPENDED:
+                return
+            try:
+                domain.managedSave(0)
+            except errors.HypervisorFault as error:
+                raise explained_save(domain, error) from error
+
+        self._change("suspend", uuid, Deadline(timeout), act)
 
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 4 calls."""
-        del timeout
-        domain, state = self._checked("resume", uuid)
-        if state is InstanceState.SUSPENDED:
-            start(domain)
+        """Budget: 7 calls."""
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            if state is InstanceState.SUSPENDED and not restore(domain):
+                raise LookAgain
+
+        self._change("resume", uuid, Deadline(timeout), act)
 
     def inject_nmi(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls."""
-        del timeout
-        domain, _ = self._checked("inject_nmi", uuid)
-        domain.injectNMI(0)
+        self._change("inject_nmi", uuid, Deadline(timeout), lambda domain, _: domain.injectNMI(0))

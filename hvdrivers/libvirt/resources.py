@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from functools import partial
 
 import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.resources import Resources
-from hvdrivers.libvirt.host import HostFacts
+from hvdrivers.libvirt.connection import HostFacts
+from hvdrivers.libvirt.hardware import choices
 from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.naming import label_of
-from hvdrivers.libvirt.xml import Element, attribute, parse
+from hvdrivers.libvirt.placement import host_cells
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.xml import Element, attribute, parse, readable
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import (
     CpuResources,
@@ -21,13 +25,17 @@ from hvdrivers.models.resources import (
     MemoryResources,
     NumaCell,
     PciDevice,
-    PlacementProvider,
     StorageResources,
 )
 from hvdrivers.models.state import InstanceState
 
 _GIB = 1 << 30
-_POWERED_ON = {InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.BUILDING}
+_POWERED_ON = {
+    InstanceState.RUNNING,
+    InstanceState.PAUSED,
+    InstanceState.BUILDING,
+    InstanceState.RESCUED,
+}
 _BASE_PAGE_KIB = 4
 
 
@@ -35,7 +43,8 @@ class LibvirtResources(HostFacts, Listing, Resources):
     """The inventory."""
 
     def get_available_resource(self, *, timeout: float | None = None) -> HostResources:
-        """Budget: 12 calls, and 1 for each PCI device of the host."""
+        """Budget: 12 calls, and 1 for each PCI device of the host; with NUMA cells whose numbers
+        have gaps 1 more for each gap."""
         del timeout
         machines = self._all()
         used_cpus = used_mib = 0
@@ -72,15 +81,8 @@ class LibvirtResources(HostFacts, Listing, Resources):
             storage=(self._storage(),),
             numa_cells=tuple(cells),
             devices=tuple(self._devices()),
+            choices=choices(self._domain_capabilities()),
             instances=sum(label_of(name, uuid) is not None for uuid, name, _, _ in machines),
-        )
-
-    def placement_inventories(self, *, timeout: float | None = None) -> Sequence[PlacementProvider]:
-        """Budget: as get_available_resource()."""
-        from hvdrivers.openstack.placement import providers
-
-        return providers(
-            self.get_available_resource(timeout=timeout), self._effective_capabilities()
         )
 
     def _storage(self) -> StorageResources:
@@ -106,39 +108,34 @@ class LibvirtResources(HostFacts, Listing, Resources):
                 if (size := page.get("size")) and int(size) > _BASE_PAGE_KIB
             }
         )
-        free = self._free_pages(sizes, len(cells)) if sizes and cells else {}
-        for index, cell in enumerate(cells):
+        known = host_cells(self._host_capabilities())
+        free = self._free_pages(sizes, [each.id for each in known]) if sizes else {}
+        for each, cell in zip(known, cells, strict=True):
             totals = {
                 int(page.get("size", 0)): int(page.text or 0) for page in cell.iterfind("pages")
             }
-            found.append(
-                NumaCell(
-                    id=int(cell.get("id", index)),
-                    cpus=frozenset(int(cpu.get("id", 0)) for cpu in cell.iterfind("cpus/cpu")),
-                    memory_mib=int(cell.findtext("memory") or 0) // 1024,
-                    hugepages=tuple(
-                        HugePages(
-                            size_kib=size, total=totals[size], free=free.get((index, size), 0)
-                        )
-                        for size in sizes
-                        if totals.get(size)
-                    ),
-                    distances={
-                        int(each.get("id", 0)): int(each.get("value", 10))
-                        for each in cell.iterfind("distances/sibling")
-                    },
-                )
+            pages = tuple(
+                HugePages(size_kib=size, total=totals[size], free=free.get((each.id, size)))
+                for size in sizes
+                if totals.get(size)
             )
+            found.append(each.model_copy(update={"hugepages": pages}))
         return found
 
-    def _free_pages(self, sizes: list[int], cells: int) -> dict[tuple[int, int], int]:
-        try:
-            free = self.connection.remote.getFreePages(sizes, 0, cells, 0)
-        except (errors.NotSupported, errors.HypervisorFault):
-            return {}
-        return {
-            (int(cell), int(size)): int(n) for cell, by in free.items() for size, n in by.items()
-        }
+    def _free_pages(self, sizes: list[int], ids: list[int]) -> dict[tuple[int, int], int]:
+        """Free pages by NUMA cell and size; nothing for a cell that the host does not tell about.
+        One call for each run of cells with consecutive numbers: a host may have the cells 0 and
+        8."""
+        found: dict[tuple[int, int], int] = {}
+        for first, count in _runs(ids):
+            try:
+                free = self.connection.remote.getFreePages(sizes, first, count, 0)
+            except (errors.NotSupported, errors.HypervisorFault):
+                continue
+            for cell, by_size in free.items():
+                for size, number in by_size.items():
+                    found[int(cell), int(size)] = int(number)
+        return found
 
     def _devices(self) -> list[PciDevice]:
         remote = self.connection.remote
@@ -146,7 +143,21 @@ class LibvirtResources(HostFacts, Listing, Resources):
             nodes = remote.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_PCI_DEV)
         except errors.NotSupported:
             return []  # a daemon without the node device driver knows of no devices
-        return [_device(parse(node.XMLDesc(0))) for node in nodes]
+        found = [
+            readable(f"the device {node.name()}", partial(_read_device, node)) for node in nodes
+        ]
+        return [device for device in found if device is not None]
+
+
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    """First number and length of each run of consecutive numbers."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if runs and number == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((number, 1))
+    return runs
 
 
 def _number(stats: object, key: str, default: int) -> int:
@@ -160,10 +171,16 @@ def _sum_pages(cells: list[NumaCell]) -> tuple[HugePages, ...]:
         HugePages(
             size_kib=size,
             total=sum(p.total for cell in cells for p in cell.hugepages if p.size_kib == size),
-            free=sum(p.free for cell in cells for p in cell.hugepages if p.size_kib == size),
+            free=_sum(p.free for cell in cells for p in cell.hugepages if p.size_kib == size),
         )
         for size in sizes
     )
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """The sum; None if a part is not known."""
+    known = list(counts)
+    return None if None in known else sum(each for each in known if each is not None)
 
 
 def _address(element: Element) -> PciAddress:
@@ -175,9 +192,14 @@ def _address(element: Element) -> PciAddress:
     return PciAddress.of(part("domain"), part("bus"), part("slot"), part("function"))
 
 
+def _read_device(node: Remote) -> PciDevice:
+    return _device(parse(node.XMLDesc(0)))
+
+
 def _device(node: Element) -> PciDevice:
     pci = node.find("capability[@type='pci']")
-    assert pci is not None  # noqa: S101 - listed by that very capability
+    if pci is None:
+        raise errors.HypervisorFault("a PCI device without its PCI capability")
     physical = pci.find("capability[@type='phys_function']/address")
     functions = pci.find("capability[@type='virt_functions']")
     group = attribute(pci, "iommuGroup", "number")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from uuid import UUID, uuid4
+from contextlib import nullcontext, suppress
+from uuid import UUID
 
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.storage import DiskQosControl, HostVolumes, Storage
-from hvdrivers.libvirt.base import Deadline, affecting, changed, undoing
-from hvdrivers.libvirt.connection import Remote
+from hvdrivers.contract.storage import DiskQosControl, Storage
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.undo import changed, undoing
+from hvdrivers.libvirt.base import Moved, affecting
+from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.devices import (
     attached_volume,
     bus_of,
@@ -23,111 +24,219 @@ from hvdrivers.libvirt.devices import (
     volumes_of,
 )
 from hvdrivers.libvirt.domain import next_target
-from hvdrivers.libvirt.host import HostFacts
-from hvdrivers.libvirt.naming import VOLUME_PREFIX, alias
-from hvdrivers.libvirt.plugging import Plugging
-from hvdrivers.libvirt.pools import delete, volume_xml
-from hvdrivers.libvirt.volumes import FORMATS, VOLUME_NAME, VolumeSources
-from hvdrivers.libvirt.xml import Element, attribute, parse, text
-from hvdrivers.models.image import ImageFormat
+from hvdrivers.libvirt.hardware import with_bus
+from hvdrivers.libvirt.host_volumes import LibvirtHostVolumes
+from hvdrivers.libvirt.metadata import hardware_in
+from hvdrivers.libvirt.naming import alias
+from hvdrivers.libvirt.odd_files import SECTOR, odd_file, refusal
+from hvdrivers.libvirt.remote_volumes import initiator_name
+from hvdrivers.libvirt.secrets import has_secrets
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.slots import refuse_one_more
+from hvdrivers.libvirt.unplug import Plugging
+from hvdrivers.libvirt.volumes import VolumeSources
+from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import (
     AttachedVolume,
     DiskBus,
     DiskQos,
-    HostVolume,
     LocalVolume,
-    PoolData,
-    PoolVolume,
-    Volume,
     VolumeAttachment,
     VolumeConnector,
-    VolumeSpec,
 )
 
-_FILE_POOLS = (
-    libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE
-    | libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_DIR
-    | libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_FS
-    | libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_NETFS
+_REFUSALS = (
+    errors.InvalidState,  # the name of the device is taken, or the machine went off
+    errors.NotSupported,  # the alias is taken
+    errors.InvalidRequest,
+    errors.HypervisorFault,
+    errors.DeviceBusy,
 )
-_LONGEST_NAME = 255
-"""Bytes of a file name, on every file system that a pool may be on."""
+"""What libvirt and the driver answer if the volume has been attached meanwhile."""
+_TAKING_BACK = 10.0
+"""Seconds for which a guest is asked for a volume that has been deleted."""
 
 
-class LibvirtStorage(VolumeSources, Plugging, HostFacts, Storage, DiskQosControl, HostVolumes):
+class LibvirtStorage(
+    LibvirtHostVolumes, VolumeSources, Plugging, HostFacts, Storage, DiskQosControl
+):
     """Core storage, limits, and volumes in libvirt's own pools."""
 
     def attach_volume(
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
-        """Budget: 6 calls, 8 for a volume of a pool; 3 if it is there already; one more for a
-        local volume of a stopped machine."""
-        del timeout
-        domain, state = self._checked("attach_volume", uuid)
+        """Budget for a machine that is on: 6 calls, 9 for a volume of a pool, 4 if it is there
+        already; for a stopped one 8, 10 and 5. 2 more for each secret of a volume. A file that
+        create_volume() has not made is compared with the instances' disks: 5 more, 1 for each disk
+        and image in the driver's pool, and 1 or 2 for each instance."""
+        deadline = Deadline(timeout)
+        return self._change(
+            "attach_volume",
+            uuid,
+            deadline,
+            lambda domain, state: self._attach_kept(uuid, attachment, domain, state, deadline),
+        )
+
+    def _attach_kept(
+        self,
+        uuid: UUID,
+        attachment: VolumeAttachment,
+        domain: Remote,
+        state: InstanceState,
+        deadline: Deadline,
+    ) -> AttachedVolume:
+        """Attach, and take it back if another client has deleted the volume meanwhile, or if the
+        host does not tell."""
+        attached = self._attach(uuid, attachment, domain, state)
+        try:
+            with changed():
+                self._require_kept(attachment.volume, deadline)
+        except errors.OutcomeUnknown:
+            raise
+        except errors.HypervisorError:
+            with changed():
+                self._take_back(uuid, attachment.volume_id, domain, deadline)
+            raise
+        return attached
+
+    def _take_back(self, uuid: UUID, volume_id: str, domain: Remote, deadline: Deadline) -> None:
+        """Detach a volume: at once for later starts, and from the guest when it lets go."""
+        stored = volumes_of(self._xml(domain, inactive=True)).get(volume_id)
+        live = volumes_of(self._xml(domain)).get(volume_id) if domain.isActive() else None
+        name = alias("volume", volume_id)
+        if stored is not None:
+            self._forget(domain, name, stored)
+        with suppress(errors.DeviceBusy):
+            self._take_out(domain, name, live, None, Deadline(min(_TAKING_BACK, deadline.left / 2)))
+        self._delete_secrets(uuid, volume_id)
+
+    def _attach(
+        self, uuid: UUID, attachment: VolumeAttachment, domain: Remote, state: InstanceState
+    ) -> AttachedVolume:
+        volume_id = attachment.volume_id
         stopped = state is InstanceState.STOPPED
         xml = self._xml(domain, inactive=stopped)
-        present = volumes_of(xml).get(attachment.volume_id)
-        if present is not None:
-            return attached_volume(attachment.volume_id, present)
-        disk = self._volume_element(attachment, next_target(xml, target_prefix(attachment)))
-        if not stopped and bus_of(attachment) is DiskBus.VIRTIO and not has_free_port(xml):
-            raise no_free_port()
-        try:
-            domain.attachDeviceFlags(text(disk), affecting(domain, state))
-        except errors.HypervisorFault:
-            # QEMU could not lock it: a machine has it that does not share it
-            self._refuse_shared(source_of(disk))
-            raise
+        attachment = with_bus(attachment, hardware_in(xml))
+        stored: Element | None = None  # what a running machine's definition has, once it matters
+        while True:
+            present = volumes_of(xml).get(volume_id)
+            if present is not None:
+                if has_secrets(present):  # those of an attempt whose reply was lost may be gone
+                    self._make_secrets(uuid, attachment)
+                return attached_volume(volume_id, present)
+            refuse_one_more(xml, bus_of(attachment))
+            if not stopped and bus_of(attachment) is DiskBus.VIRTIO and not has_free_port(xml):
+                raise no_free_port()
+            if not stopped and bus_of(attachment) is DiskBus.SATA:
+                raise errors.NotSupported(
+                    "QEMU plugs no SATA disk into a running machine",
+                    hint="power_off() it first, or use virtio, scsi or usb",
+                )
+            flags, target = self._where(attachment, xml, stored, affecting(domain, state))
+            disk: Element | None = None
+            try:
+                disk = self._volume_element(uuid, attachment, target)
+                self._late.forget(uuid, alias("volume", volume_id))
+                with undoing() as undo:
+                    self._make_secrets(uuid, attachment, undo)
+                    domain.attachDeviceFlags(text(disk), flags)
+                break
+            except _REFUSALS as error:
+                # another client may have attached this volume, or one under this name
+                now = self._xml(domain, inactive=stopped)
+                stored_now = None if stopped else self._xml(domain, inactive=True)
+                if not _has_news(volume_id, target, now, stored_now, flags):
+                    if disk is not None and isinstance(error, errors.HypervisorFault):
+                        # QEMU could not lock it: a machine has it that does not share it
+                        self._refuse_shared(source_of(disk))
+                        self._refuse_shared_link(source_of(disk))
+                        odd = odd_file(self.connection.remote, [disk])
+                        if odd is not None:
+                            raise odd from error
+                    raise
+                xml, stored = now, stored_now
         with changed():
             if stopped and isinstance(attachment.volume, LocalVolume):
                 self._require_readable(domain, disk)
-            xml = self._xml(domain, inactive=stopped)
-        present = volumes_of(xml).get(attachment.volume_id)
+            xml = self._xml(domain)
+        present = volumes_of(xml).get(volume_id)
         if present is None:
-            raise errors.OutcomeUnknown("the volume was attached and is not there any more")
-        return attached_volume(attachment.volume_id, present)
+            raise Moved  # started meanwhile, without it; or another client has detached it
+        return attached_volume(volume_id, present)
+
+    @staticmethod
+    def _where(
+        attachment: VolumeAttachment, xml: Element, stored: Element | None, flags: int
+    ) -> tuple[int, str]:
+        """What to change, and the name of the device: that of the definition, if that has the
+        volume already."""
+        parts = [xml] if stored is None else [xml, stored]
+        there = volumes_of(stored).get(attachment.volume_id) if stored is not None else None
+        if there is None:
+            return flags, next_target(target_prefix(attachment), *parts)
+        return libvirt.VIR_DOMAIN_AFFECT_LIVE, attribute(there, "target", "dev") or ""
 
     @staticmethod
     def _require_readable(domain: Remote, disk: Element) -> None:
         """Take a volume away again that the host cannot open: for a stopped machine libvirt looks
         only when it starts. There is no way to ask before the disk is in the definition."""
         try:
-            domain.blockInfo(attribute(disk, "target", "dev"), 0)
+            size = int(domain.blockInfo(attribute(disk, "target", "dev"), 0)[2])
+            writes = attribute(disk, "driver", "cache") in {"none", "directsync"}
+            raw = attribute(disk, "driver", "type") == "raw"
+            if size % SECTOR and raw and writes and disk.find("readonly") is None:
+                raise refusal(source_of(disk), size)
         except errors.HypervisorError:
             domain.detachDeviceFlags(text(disk), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
             raise
 
     def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
-        """Budget: 6 calls and one for each repetition of the request; 4 for a stopped machine, 3
-        if it is not attached (4 if it runs)."""
+        """Budget: 7 calls and one for each repetition of the request; 7 for a stopped machine, 5
+        if it is not attached; 1 more for each secret of the volume."""
         deadline = Deadline(timeout)
-        domain, state = self._checked("detach_volume", uuid)
-        stored = volumes_of(self._xml(domain, inactive=True)).get(volume_id)
-        live = None
-        if state is InstanceState.RUNNING:
-            live = volumes_of(self._xml(domain)).get(volume_id)
-        for disk in (stored, live):
-            if disk is not None and attribute(disk, "boot", "order") == "1":
-                raise errors.InvalidRequest("the instance boots from this volume")
-        if live is not None:
-            self._unplug(uuid, domain, alias("volume", volume_id), deadline)
-        if stored is not None:
-            with changed() if live is not None else nullcontext():
-                domain.detachDeviceFlags(text(stored), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            stored = volumes_of(self._xml(domain, inactive=True)).get(volume_id)
+            live = None
+            if state is InstanceState.RUNNING:
+                live = volumes_of(self._xml(domain)).get(volume_id)
+            for disk in (stored, live):
+                if disk is not None and attribute(disk, "boot", "order") == "1":
+                    raise errors.InvalidRequest("the instance boots from this volume")
+            self._take_out(domain, alias("volume", volume_id), live, stored, deadline)
+            # by their name: the reply to a detach was lost, or others have changed the definition
+            with changed() if stored is not None or live is not None else nullcontext():
+                self._delete_secrets(uuid, volume_id)
+
+        self._change("detach_volume", uuid, deadline, act)
 
     def set_disk_qos(
         self, uuid: UUID, volume_id: str, qos: DiskQos | None, *, timeout: float | None = None
     ) -> None:
-        """Budget: 4 calls."""
-        del timeout
-        domain, state = self._checked("set_disk_qos", uuid)
-        xml = self._xml(domain, inactive=state is InstanceState.STOPPED)
-        disk = volumes_of(xml).get(volume_id)
-        if disk is None:
-            raise errors.VolumeNotFound(f"the instance has no volume {volume_id}")
-        device = attribute(disk, "target", "dev")
-        domain.setBlockIoTune(device, limits_of(qos), affecting(domain, state))
+        """Budget: 4 calls, 6 for a stopped machine."""
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            stopped = state is InstanceState.STOPPED
+
+            def found() -> Element | None:
+                return volumes_of(self._xml(domain, inactive=stopped)).get(volume_id)
+
+            disk = found()
+            if disk is not None:
+                device = attribute(disk, "target", "dev")
+                try:
+                    domain.setBlockIoTune(device, limits_of(qos), affecting(domain, state))
+                except (errors.InvalidRequest, errors.HypervisorFault):
+                    disk = found()  # another client may have detached it
+                    if disk is not None:
+                        raise
+            if disk is None:
+                raise errors.VolumeNotFound(f"the instance has no volume {volume_id}")
+            if stopped:
+                self._require_off(domain)
+
+        self._change("set_disk_qos", uuid, Deadline(timeout), act)
 
     def get_volume_connector(
         self, uuid: UUID | None = None, *, timeout: float | None = None
@@ -142,7 +251,7 @@ class LibvirtStorage(VolumeSources, Plugging, HostFacts, Storage, DiskQosControl
         return VolumeConnector(
             ip=self._address(),
             host=str(self.connection.remote.getHostname()),
-            initiator=f"iqn.2026-11.org.hvdrivers:{host_uuid}",
+            initiator=initiator_name(host_uuid),
             platform=self._architecture(),
             os_type="linux",
             multipath=False,
@@ -150,89 +259,19 @@ class LibvirtStorage(VolumeSources, Plugging, HostFacts, Storage, DiskQosControl
             system_uuid=host_uuid,
         )
 
-    def create_volume(self, spec: VolumeSpec, *, timeout: float | None = None) -> Volume:
-        """Budget: 1 call (2 in another pool than the driver's own); for a name that the caller
-        chose 1 more, and 1 for each file pool of the host that is active."""
-        del timeout
-        format_ = FORMATS.get(spec.format or ImageFormat.QCOW2)
-        if format_ is None:
-            raise errors.NotSupported(f"volumes of format {spec.format}", hint="use qcow2 or raw")
-        volume_id = spec.name or str(uuid4())
-        name = f"{VOLUME_PREFIX}{volume_id}.{format_}"
-        if len(name.encode()) > _LONGEST_NAME:
-            raise errors.InvalidRequest(
-                f"the name of the volume is longer than {_LONGEST_NAME - 16} bytes in UTF-8"
-            )
-        pool = self.pools.named(spec.pool)
-        try:
-            # the id is its name in attach and delete, whatever pool and format it has
-            if spec.name is not None and any(self._volumes(volume_id)):
-                raise errors.DeviceBusy("its id is taken")
-            with undoing() as undo:
-                if spec.name is None:
-                    # nobody could name it if the reply were lost; under the caller's name there
-                    # may be an older volume
-                    undo.callback(self.delete_volume, volume_id)
-                pool.createXML(volume_xml(name, spec.capacity_bytes, format_), 0)
-        except errors.DeviceBusy:
-            raise errors.InvalidRequest(f"there is a volume named {volume_id}") from None
-        return PoolVolume(
-            serial=volume_id,
-            data=PoolData(pool=pool.name(), name=name, format=ImageFormat(format_)),
-        )
 
-    def _volumes(self, only: str | None = None) -> Iterator[tuple[Remote, Remote, str, str]]:
-        """Pool, volume, id and format of the volumes of ours, in all file pools."""
-        disks = self.pools.disks()  # makes it where it is missing
-        pools = self.connection.remote.listAllStoragePools(_FILE_POOLS)
-        if disks.name() not in {pool.name() for pool in pools}:
-            pools.append(disks)
-        for pool in pools:
-            for volume in pool.listAllVolumes(0):
-                named = VOLUME_NAME.fullmatch(volume.name())
-                if named and only in {None, named["id"]}:
-                    yield pool, volume, named["id"], named["format"]
-
-    def list_volumes(self, *, timeout: float | None = None) -> Sequence[HostVolume]:
-        """Budget: 1 call, 1 for each file pool of the host that is active, and 1 for each of our
-        volumes."""
-        del timeout
-        return [self._host_volume(*found) for found in self._volumes()]
-
-    @staticmethod
-    def _host_volume(pool: Remote, volume: Remote, volume_id: str, format_: str) -> HostVolume:
-        description = parse(volume.XMLDesc(0))
-        # The capacity that libvirt tells of a raw volume may be read from what a guest wrote to
-        # it (see _pool_source()): the length of the file is the truth.
-        size = description.findtext("physical") if format_ == "raw" else None
-        return HostVolume(
-            volume_id=volume_id,
-            name=volume.name(),
-            pool=pool.name(),
-            capacity_bytes=int(size or description.findtext("capacity") or 0),
-            allocation_bytes=int(description.findtext("allocation") or 0),
-            format=ImageFormat(format_),
-            path=description.findtext("target/path"),
-        )
-
-    def delete_volume(self, volume_id: str, *, timeout: float | None = None) -> None:
-        """Budget: 1 call, 1 for each file pool of the host that is active; then 4, and 1 for each
-        machine on the host: libvirt does not tell for stopped machines in bulk what they have."""
-        del timeout
-        found = [volume for _, volume, _, _ in self._volumes(volume_id)]
-        for volume in found:
-            path = str(volume.path())
-            for domain in self.connection.remote.listAllDomains(0):
-                try:
-                    users = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-                except errors.InstanceNotFound:
-                    continue  # destroyed meanwhile
-                if any(source_of(disk) == path for disk in parse(users).iterfind("devices/disk")):
-                    raise errors.DeviceBusy(
-                        f"the volume is attached to machine {domain.UUIDString()}",
-                        hint="detach_volume() it first",
-                        retryable=False,
-                    )
-            self._refuse_shared(path)
-        for volume in found:
-            delete(volume)
+def _has_news(
+    volume_id: str, target: str, xml: Element, stored: Element | None, flags: int
+) -> bool:
+    """Whether another client has changed what was refused: the volume is there now, or the name
+    of its device has been taken."""
+    if volume_id in volumes_of(xml):
+        return True
+    if stored is not None and volume_id in volumes_of(stored):
+        return bool(flags & libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    return any(
+        attribute(disk, "target", "dev") == target
+        for part in (xml, stored)
+        if part is not None
+        for disk in part.iterfind("devices/disk")
+    )

@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
+from pathlib import PurePosixPath
+from typing import cast
+from uuid import UUID
 
 import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
-from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.devices import disk_element, target_prefix
+from hvdrivers.libvirt.chains import Chains
+from hvdrivers.libvirt.connection import HostFacts
+from hvdrivers.libvirt.devices import disk_element, source_of, target_prefix
+from hvdrivers.libvirt.disk_plan import names_of
 from hvdrivers.libvirt.domain import next_target, used_sources
-from hvdrivers.libvirt.naming import IMAGE_PREFIX, VOLUME_PREFIX
-from hvdrivers.libvirt.xml import Element, el
+from hvdrivers.libvirt.files import clean
+from hvdrivers.libvirt.naming import VOLUME_PREFIX
+from hvdrivers.libvirt.pools import find
+from hvdrivers.libvirt.remote_volumes import (
+    encryption_element,
+    initiator_name,
+    iscsi_source,
+    nfs_source,
+    rbd_source,
+)
+from hvdrivers.libvirt.reserved import refuse_contradiction, refuse_folder, refuse_reserved
+from hvdrivers.libvirt.secrets import Secrets
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.xml import Element, attribute, el, parse
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import InstanceSpec
-from hvdrivers.models.volume import LocalVolume, PoolVolume, VolumeAttachment
+from hvdrivers.models.volume import (
+    CacheMode,
+    IscsiVolume,
+    LocalVolume,
+    NfsVolume,
+    PoolVolume,
+    RbdVolume,
+    Volume,
+    VolumeAttachment,
+)
 
 FORMATS = {ImageFormat.RAW: "raw", ImageFormat.QCOW2: "qcow2"}
 """Formats of volumes, and QEMU's names for them."""
@@ -23,81 +50,143 @@ FORMATS = {ImageFormat.RAW: "raw", ImageFormat.QCOW2: "qcow2"}
 VOLUME_NAME = re.compile(rf"{VOLUME_PREFIX}(?P<id>.+)\.(?P<format>raw|qcow2)")
 """Name of a volume that create_volume() made."""
 
-_ALL = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+_ALL = (
+    libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+    # a machine that is being started, or hangs, is not asked: libvirt knows its disks itself
+    | libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+)
 
 
-class VolumeSources(Topic):
+class VolumeSources(Chains, Secrets, HostFacts):
     """Turn an attachment into a ``<disk>``."""
 
     def _volume_elements(self, spec: InstanceSpec) -> list[Element]:
         """The disks of the volumes that a new instance begins with."""
-        own = 1 if spec.image is not None else 0
-        own += bool(spec.flavor.ephemeral_gib) + bool(spec.flavor.swap_mib)
-        taken = el("domain", el("devices"))
-        devices = taken.find("devices")
-        assert devices is not None  # noqa: S101 - made one line above
-        for index in range(own):
-            devices.append(el("disk", el("target", dev=f"vd{chr(ord('a') + index)}")))
-        if spec.cloud_init is not None:
-            devices.append(el("disk", el("target", dev="sda")))
+        taken = names_of(spec)
         elements = []
         for attachment in spec.volumes:
-            disk = self._volume_element(attachment, next_target(taken, target_prefix(attachment)))
-            devices.append(disk)
+            target = next_target(target_prefix(attachment), taken)
+            disk = self._volume_element(spec.uuid, attachment, target)
+            taken[0].append(disk)
             elements.append(disk)
         return elements
 
     @provides(Capability.MULTI_ATTACH)
-    def _volume_element(self, attachment: VolumeAttachment, target: str) -> Element:
+    def _volume_element(self, uuid: UUID, attachment: VolumeAttachment, target: str) -> Element:
         volume = attachment.volume
-        if isinstance(volume, PoolVolume):
+        remote = self._remote_source(uuid, volume)
+        if remote is not None:
+            source, format_ = remote
+            path, kind = str(source.get("name")), "network"
+        elif isinstance(volume, PoolVolume):
             path, format_ = self._pool_source(volume)
             kind = "file"
         elif isinstance(volume, LocalVolume):
             path, format_, kind = self._local_source(volume)
         else:
             raise errors.NotSupported(f"volumes of type {volume.driver_volume_type}")
-        if not volume.multiattach:
+        if not volume.multiattach and kind == "network":
+            self._refuse_shared_remote(path)
+        elif not volume.multiattach:
             self._refuse_shared(path)
-        source = el("source", file=path) if kind == "file" else el("source", dev=path)
+        if attachment.cache is None and not volume.multiattach:  # shared ones are never cached
+            cache = CacheMode(self.config.disk_cache)
+            attachment = attachment.model_copy(update={"cache": cache})
+        if kind != "network":
+            source = el("source", file=path) if kind == "file" else el("source", dev=path)
+        encryption = self._encryption(uuid, attachment)
+        if encryption is not None:
+            source.append(encryption)
         return disk_element(attachment, source, kind, format_, target)
+
+    @provides(Capability.ENCRYPTED_VOLUME)
+    def _encryption(self, uuid: UUID, attachment: VolumeAttachment) -> Element | None:
+        return encryption_element(uuid, attachment)
+
+    @provides(Capability.VOLUME_ISCSI, Capability.VOLUME_RBD, Capability.VOLUME_NFS)
+    def _remote_source(self, uuid: UUID, volume: Volume) -> tuple[Element, str] | None:
+        """Source and format of a volume that QEMU reaches over the network."""
+        if isinstance(volume, IscsiVolume):
+            return iscsi_source(uuid, volume, initiator_name(self._host_uuid())), "raw"
+        if isinstance(volume, RbdVolume):
+            return rbd_source(uuid, volume), "raw"
+        if isinstance(volume, NfsVolume):
+            return nfs_source(volume)
+        return None
 
     @provides(Capability.VOLUME_POOL)
     def _pool_source(self, volume: PoolVolume) -> tuple[str, str]:
-        if volume.data.name.startswith(IMAGE_PREFIX):
-            raise errors.InvalidRequest(
-                "a cached image is the base of other machines' disks, and no volume",
-                hint="spawn() from it; or create_volume() and write to that",
-            )
-        stored = self.pools.named(volume.data.pool).storageVolLookupByName(volume.data.name)
+        refuse_reserved(volume.data.name)
+        stored = find(self.pools.named(volume.data.pool), volume.data.name)
         named = VOLUME_NAME.fullmatch(volume.data.name)
         format_ = volume.data.format
         if format_ is not None and format_ not in FORMATS:
             raise errors.NotSupported(f"volumes of format {format_}")
-        if named and format_ is not None and named["format"] != FORMATS[format_]:
-            raise errors.InvalidRequest(
-                f"the volume was made as {named['format']}, not as {FORMATS[format_]}",
-                hint="take the Volume that create_volume() or list_volumes() gives",
-            )
+        declared = FORMATS[format_] if format_ is not None else None
+        description = None
+        if named:
+            refuse_contradiction(named["format"], declared)
+        else:
+            description = parse(stored.XMLDesc(0))
+            refuse_folder(description, volume.data.name)
+            self._refuse_not_free(str(description.findtext("target/path")), stored)
+        if description is not None and declared not in {None, "raw"}:
+            # a volume of others: to read it as raw is safe whatever it is
+            refuse_contradiction(attribute(description, "target/format", "type"), declared)
+            return str(description.findtext("target/path")), str(declared)
         # Never the pool's own idea: it reads that from the first bytes of the volume, and those
         # are the guest's to write (a raw disk could become "a qcow2 over /etc/shadow").
-        chosen = FORMATS[format_] if format_ is not None else (named and named["format"])
-        return str(stored.path()), chosen or "raw"
+        return str(stored.path()), (named["format"] if named else declared) or "raw"
 
     @provides(Capability.VOLUME_LOCAL)
     def _local_source(self, volume: LocalVolume) -> tuple[str, str, str]:
         if volume.data.format not in FORMATS:
             raise errors.NotSupported(f"volumes of format {volume.data.format}")
-        kind = "block" if volume.path.startswith("/dev/") else "file"
-        return volume.path, FORMATS[volume.data.format], kind
+        refuse_reserved(volume.path)
+        format_ = FORMATS[volume.data.format]
+        named = VOLUME_NAME.fullmatch(PurePosixPath(volume.path).name)
+        if named:
+            refuse_contradiction(named["format"], format_)
+        elif not volume.path.startswith("/dev/"):
+            self._refuse_not_free(volume.path, self._in_a_pool(volume.path))
+        return volume.path, format_, "block" if volume.path.startswith("/dev/") else "file"
+
+    def _in_a_pool(self, path: str) -> Remote | None:
+        try:
+            return cast(Remote, self.connection.remote.storageVolLookupByPath(clean(path)))
+        except errors.VolumeNotFound:
+            return None
+
+    def _refuse_shared_remote(self, name: str) -> None:
+        """A server locks nothing, and libvirt's statistics do not name what is behind a network.
+        One call, and one for each machine that runs."""
+        running = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+        for domain in self.connection.remote.listAllDomains(running):
+            with suppress(errors.InstanceNotFound):
+                if name in map(source_of, parse(domain.XMLDesc(0)).iterfind("devices/disk")):
+                    raise _in_use(name, domain)
 
     def _refuse_shared(self, path: str) -> None:
         """QEMU's lock would refuse it too, but with no code to tell it by. One bulk call."""
         for domain, stats in self.connection.remote.getAllDomainStats(
             libvirt.VIR_DOMAIN_STATS_BLOCK, _ALL
         ):
-            if path in used_sources(stats):
-                raise errors.DeviceBusy(
-                    f"{path} is in use by machine {domain.UUIDString()}",
-                    hint="detach it there, or make it multiattach",
-                )
+            if clean(path) in map(clean, used_sources(stats)):
+                raise _in_use(path, domain)
+
+    def _refuse_shared_link(self, path: str) -> None:
+        """The same for a file that a running machine has under another name, such as a symlink, as
+        far as the pools tell. Calls as for delete_volume()."""
+        volume = self._in_a_pool(path)
+        if volume is not None:
+            with self._looking(volume) as look:
+                domain = self._machine_with(look, running=True)
+            if domain is not None:
+                raise _in_use(path, domain)
+
+
+def _in_use(name: str, domain: Remote) -> errors.DeviceBusy:
+    return errors.DeviceBusy(
+        f"{name} is in use by machine {domain.UUIDString()}",
+        hint="detach it there, or make it multiattach",
+    )

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Callable
+from typing import TypeVar
 from xml.etree import ElementTree as ET
 
+from hvdrivers.contract import errors
+
+_T = TypeVar("_T")
+_log = logging.getLogger("hvdrivers")
+
 Element = ET.Element
+
+_NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What no XML 1.0 document may contain, escaped or not (section 2.2, production Char)."""
 
 
 def el(tag: str, *children: Element | str | None, **attributes: object) -> Element:
@@ -24,13 +36,51 @@ def el(tag: str, *children: Element | str | None, **attributes: object) -> Eleme
 
 
 def text(element: Element) -> str:
-    """The element as libvirt takes it."""
-    return ET.tostring(element, encoding="unicode")
+    """The element as libvirt takes it.
+
+    Raises InvalidRequest for a character that no XML can hold: libvirt 9 takes U+FFFE and U+FFFF
+    nevertheless, and cannot read what it wrote when it starts again.
+    """
+    document = ET.tostring(element, encoding="unicode")
+    found = _NO_XML.search(document)
+    if found is not None:
+        raise errors.InvalidRequest(
+            f"libvirt cannot keep the character U+{ord(found[0]):04X}", hint="leave it out"
+        )
+    return document
 
 
 def parse(document: str) -> Element:
-    """What the daemon sent. It writes its XML itself, without a DTD."""
-    return ET.fromstring(document)  # noqa: S314 - from the daemon, not from a tenant
+    """What the daemon sent. It writes its XML itself, without a DTD.
+
+    Characters that are no XML, which a definition of others may hold, are read as U+FFFD.
+
+    Raises HypervisorFault if that is no XML either.
+    """
+    for text_ in (document, _NO_XML.sub("\ufffd", document)):
+        try:
+            return ET.fromstring(text_)  # noqa: S314 - from the daemon, not from a tenant
+        except (ET.ParseError, UnicodeEncodeError) as error:
+            failure = error
+    raise errors.HypervisorFault(
+        "the daemon's description of it is no XML", hint="virsh dumpxml shows it"
+    ) from failure
+
+
+def readable(what: str, read: Callable[[], _T]) -> _T | None:
+    """What ``read()`` gives; None for a thing of the host that cannot be read, which goes to the
+    log. Lists, and looks at every machine or volume of a host, use it: one that others have made
+    unreadable must not stop the rest.
+
+    Args:
+        what: names it in the log: "the volume x".
+    """
+    try:
+        return read()
+    # ValueError: a model refuses it, a number is none, a name is not UTF-8.
+    except (errors.HypervisorFault, ValueError) as error:
+        _log.warning("left out, as it cannot be read: %s (%s)", what, type(error).__name__)
+        return None
 
 
 def attribute(element: Element | None, path: str, name: str) -> str | None:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
-from typing import Annotated
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    StringConstraints,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from hvdrivers.limits import TEXT_CHARACTERS
+from hvdrivers.models._veil import veiled
 
 
 class Model(BaseModel):
-    """An immutable value. Unknown fields are refused, so a typing error is never silent."""
+    """An immutable value. Unknown fields are refused, so a typing error is never silent.
+
+    A ``ValidationError`` of a model, and of any model derived from it, does not hold what was
+    refused: neither ``str()`` nor ``errors()`` nor ``json()`` can give a secret away.
+    """
 
     model_config = ConfigDict(
         frozen=True,
@@ -18,26 +33,65 @@ class Model(BaseModel):
         use_attribute_docstrings=True,
     )
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        # Around everything, a derived model's own validators included: a model_validator() here
+        # would stand inside of theirs, and their errors would keep the input.
+        return core_schema.no_info_wrap_validator_function(
+            functools.partial(veiled, model=cls), handler(source)
+        )
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """As pydantic's. Text that is no JSON is refused before any validator of a model runs, so
+        its error is veiled here."""
+        validated: Self = veiled(
+            json_data, functools.partial(super().model_validate_json, **options)
+        )
+        return validated
+
+
+def _is_noncharacter(code: int) -> bool:
+    # The 66 code points that Unicode keeps for no character, ever (section 23.7).
+    return code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
+
 
 def _printable(value: str) -> str:
+    if len(value) > TEXT_CHARACTERS:
+        raise ValueError(f"is longer than {TEXT_CHARACTERS} characters")
+    if value.isascii() and value.isprintable():
+        return value  # most are: a list checks the names of all machines
     for char in value:
         # Cc: control characters; Cs: surrogates; Zl/Zp: line and paragraph separators. None of
         # them survives XML 1.0, a PowerShell prompt, or a terminal listing.
         if unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"}:
             raise ValueError(f"contains the control character U+{ord(char):04X}")
+        # U+FFFE and U+FFFF are no XML: libvirt writes them, and cannot read the definition again.
+        if _is_noncharacter(ord(char)):
+            raise ValueError(f"contains U+{ord(char):04X}, which is no character")
     return value
 
 
 def _label(value: str) -> str:
-    if len(value.encode()) > 128:
+    _printable(value)  # first: a surrogate has no encoding
+    if len(value) > 32 and len(value.encode()) > 128:  # a character has four bytes at most
         raise ValueError("is longer than 128 bytes in UTF-8")
     if value != value.strip():
         raise ValueError("begins or ends with white space")
-    return _printable(value)
+    return value
+
+
+def is_name(value: str) -> bool:
+    """Whether a text is a :data:`Name`."""
+    try:
+        return 0 < len(_label(value)) <= 63
+    except ValueError:
+        return False
 
 
 PrintableText = Annotated[str, AfterValidator(_printable)]
-"""Text without control characters."""
+"""Text without control characters and without noncharacters of Unicode (U+FFFE, U+FFFF, …), at most
+64 Ki characters."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=63), AfterValidator(_label)]
 """A label for people: 1 to 63 characters, at most 128 bytes in UTF-8, no control characters.

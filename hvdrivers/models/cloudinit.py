@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -17,14 +17,18 @@ from pydantic import (
     model_validator,
 )
 
+from hvdrivers.limits import (
+    SEED_CONFIGURATION_BYTES,
+    SEED_CONFIGURATION_DEPTH,
+    USER_DATA_BYTES,
+)
 from hvdrivers.models.base import Model, PrintableText
 
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _SSH_KEY = re.compile(r"(ssh|ecdsa|sk)-[A-Za-z0-9@.-]+ [A-Za-z0-9+/]+={0,3}( .*)?")
 
-USER_DATA_LIMIT = 64 * 1024
-"""Bytes of user data, before any encoding: what Nova and the EC2-like services accept (65,535 in
-base64 there); more belongs behind an ``#include`` URL."""
+USER_DATA_LIMIT = USER_DATA_BYTES
+"""See :data:`hvdrivers.limits.USER_DATA_BYTES`."""
 
 
 def _hostname(value: str) -> str:
@@ -58,6 +62,31 @@ SshKey = Annotated[
 """One line of an OpenSSH ``id_*.pub`` file, without ``authorized_keys`` options."""
 
 
+def _refuse_huge(value: object) -> None:
+    """Raise ValueError for what is larger than the limits; looks no farther than they reach."""
+    left = SEED_CONFIGURATION_BYTES
+    queue: list[tuple[object, int]] = [(value, 0)]
+    while queue:
+        item, depth = queue.pop()
+        if isinstance(item, Mapping):
+            left -= 2 * len(item)
+            children: list[object] = [*item.keys(), *item.values()] if left >= 0 else []
+        elif isinstance(item, list | tuple):
+            left -= 2 * len(item)
+            children = list(item) if left >= 0 else []
+        else:
+            # UTF-8 has up to 4 bytes for a character, and an escape 6: this is the least
+            left -= len(item) if isinstance(item, str | bytes) else 1
+            if isinstance(item, int) and item.bit_length() > 64:
+                raise ValueError("has a number of more than 64 bits")
+            children = []
+        if left < 0:
+            raise ValueError(f"is larger than {SEED_CONFIGURATION_BYTES} bytes")
+        if children and depth >= SEED_CONFIGURATION_DEPTH:
+            raise ValueError(f"has more than {SEED_CONFIGURATION_DEPTH} levels")
+        queue += [(child, depth + 1) for child in children]
+
+
 class CloudInit(Model):
     """First-boot configuration, on a small seed CD (:func:`hvdrivers.cloudinit.build_seed`).
 
@@ -88,6 +117,27 @@ class CloudInit(Model):
     datasource: Literal["nocloud", "configdrive"] = "nocloud"
     """``nocloud``: volume ``cidata``. ``configdrive``: volume ``config-2``, which cloudbase-init on
     Windows reads too."""
+
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            hostname: str | None = None,
+            user_data: SecretBytes | bytes | str | None = None,
+            ssh_keys: Sequence[str] = (),
+            meta: Mapping[str, str] = ...,
+            network_config: Mapping[str, JsonValue] | None = None,
+            network_data: Mapping[str, JsonValue] | None = None,
+            admin_password: SecretStr | str | None = None,
+            datasource: Literal["nocloud", "configdrive"] = "nocloud",
+        ) -> None: ...
+
+    @field_validator("meta", "network_config", "network_data", mode="before")
+    @classmethod
+    def _bounded(cls, value: object) -> object:
+        _refuse_huge(value)
+        return value
 
     @field_validator("network_config")
     @classmethod

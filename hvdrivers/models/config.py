@@ -6,7 +6,6 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
-from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.models.base import Model
 
 
@@ -18,7 +17,7 @@ class DriverConfig(Model):
     connect the same two lines of code to different hosts.
     """
 
-    operation_timeout_scale: Annotated[float, Field(gt=0)] = 1.0
+    operation_timeout_scale: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """Multiplies the default timeout of every operation: 3.0 for a slow host."""
 
     @classmethod
@@ -27,7 +26,10 @@ class DriverConfig(Model):
 
         Args:
             options: further fields, beside what the URL says.
+
+        Raises:
+            ValueError: the driver is not addressed by a URL; connect() says so by InvalidRequest.
         """
         del options
         # the URL itself may hold a password: it is not repeated
-        raise InvalidRequest(f"this driver is not addressed by a URL ({url.partition(':')[0]}:...)")
+        raise ValueError(f"this driver is not addressed by a URL ({url.partition(':')[0]}:...)")

@@ -35,7 +35,10 @@ class ConsoleKind(StrEnum):
 
 
 class ConsoleAccess(Model):
-    """How to reach an interactive console. Whoever has it has the console: keep it short-lived."""
+    """How to reach an interactive console.
+
+    Its holder can use the console without further credentials. Do not keep it longer than needed.
+    """
 
     kind: ConsoleKind
     host: str

@@ -34,11 +34,15 @@ class LifecycleKind(StrEnum):
     REBOOTED = "rebooted"
     CRASHED = "crashed"
     DESTROYED = "destroyed"
+    SWITCHING = "switching"
+    """A live migration: the guest stops here and goes on at the destination, so that its ports may
+    be bound there. Told by the source before MIGRATED, where the hypervisor tells it; RESUMED
+    follows if the guest comes back after all."""
     MIGRATED = "migrated"
 
 
 class LifecycleEvent(EventBase):
-    """An instance changed its state, whoever caused it."""
+    """An instance changed its state, also if no call of this driver caused the change."""
 
     type: Literal["lifecycle"] = "lifecycle"
     uuid: UUID

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -26,6 +27,10 @@ class GuestCredentials(Model):
 
     user: str
     password: SecretStr
+
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(self, *, user: str, password: SecretStr | str) -> None: ...
 
 
 class GuestAddress(Model):

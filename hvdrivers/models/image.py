@@ -12,10 +12,12 @@ import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field, HttpUrl, SecretStr, field_validator, model_validator
 
+from hvdrivers.limits import IMAGE_HEADER_CHARACTERS, IMAGE_HEADERS
+from hvdrivers.models._veil import VEILED
 from hvdrivers.models.base import Identifier, Model
 
 _DIGEST_CHARS = {"sha256": 64, "sha384": 96, "sha512": 128}
@@ -53,11 +55,15 @@ class ImageFormat(StrEnum):
     VDI = "vdi"
 
 
+FormatWord = Literal["raw", "qcow2", "vmdk", "vhd", "vhdx", "iso", "vdi"]
+"""An :class:`ImageFormat` as a word, which a model's constructor takes as well."""
+
+
 class Checksum(Model):
     """What the content must hash to. ``Checksum.model_validate("sha256:9f86…")`` works too, and so
     does the string wherever a model has a field of this type.
 
-    MD5 and SHA-1 are refused: somebody can make two images with the same sum.
+    MD5 and SHA-1 are refused: an attacker can make two images with the same sum.
     """
 
     algorithm: Literal["sha256", "sha384", "sha512"]
@@ -96,10 +102,36 @@ def content_cache_key(image_format: ImageFormat, checksum: Checksum) -> str:
 
     Only ``[a-z0-9-]``, at most 80 characters, so it fits a volume, file or template name on every
     hypervisor. The format is in it because the same bytes read as another format are another disk:
-    what was inspected as one must never be found in the cache as the other. 256 bits of a longer
-    digest are kept.
+    what was inspected as one must never be found in the cache as the other. A digest longer than
+    256 bits has no room: the SHA-256 of its hexadecimal digits stands for it, so two checksums that
+    differ anywhere have different keys.
     """
-    return f"{image_format.value}-{checksum.algorithm}-{checksum.value[:64]}"
+    value = checksum.value
+    if len(value) > 64:
+        value = hashlib.sha256(value.encode("ascii")).hexdigest()
+    return f"{image_format.value}-{checksum.algorithm}-{value}"
+
+
+_BY_SUFFIX = {each.value: each for each in ImageFormat}
+
+
+def format_of_name(name: str) -> ImageFormat | None:
+    """The format that the end of a file's name says (``.qcow2``); None for a name that says none
+    (``.img``). The owner of the file has said it there; the content is inspected against it."""
+    return _BY_SUFFIX.get(name.rpartition(".")[2].lower())
+
+
+def _with_format(model: str, data: Any, name: object) -> Any:
+    """The fields of an image, with the format that its name says if none was given."""
+    if not isinstance(data, dict) or data.get("format") is not None or name is None:
+        return data
+    found = format_of_name(str(name))
+    if found is None:
+        raise ValueError(
+            f"{model} needs format=, one of {', '.join(ImageFormat)}: the end of its name does not"
+            " say it, and the content is never asked"
+        )
+    return {**data, "format": found}
 
 
 class FileImage(Model):
@@ -109,13 +141,30 @@ class FileImage(Model):
     path: Path
     """Symbolic links are followed; what they lead to must be a regular file."""
     format: ImageFormat
+    """If it is not given, what the end of the file's name says: ``.qcow2``, ``.raw``, ``.vmdk``."""
     checksum: Checksum | None = None
     """Verified when given. Without it the content is hashed to name it in the cache."""
 
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            path: Path | str,
+            format: ImageFormat | FormatWord | None = None,
+            checksum: Checksum | str | None = None,
+            source: Literal["file"] = "file",
+        ) -> None: ...
+
+    @model_validator(mode="before")
+    @classmethod
+    def _format_of_the_name(cls, data: Any) -> Any:
+        return _with_format("FileImage", data, data.get("path") if isinstance(data, dict) else None)
+
     def cache_key(self) -> str | None:
         """The name of this content in a host's cache, see :func:`content_cache_key`. None without
-        a checksum: nobody knows the content before it is read, and after that
-        :attr:`hvdrivers.images.LocalImage.cache_key` has it."""
+        a checksum: the library knows the content only once it has read the file. From then on
+        :attr:`hvdrivers.images.LocalImage.cache_key` has the name."""
         return content_cache_key(self.format, self.checksum) if self.checksum else None
 
 
@@ -127,13 +176,39 @@ class HttpImage(Model):
     """``https://`` or ``http://``, without user name and password (use ``headers``). The query may
     be a signature, so no repr and no error shows it."""
     format: ImageFormat
+    """If it is not given, what the end of the URL's path says: ``.qcow2``, ``.raw``, ``.vmdk``."""
     checksum: Checksum
     ca_file: Path | None = None
     """PEM file with the certificate authorities to trust instead of the system's."""
     verify_tls: bool = True
     """False accepts any certificate. The checksum still holds, the headers' secrets do not."""
+    allow_local_redirects: bool = False
+    """True: a redirect may lead to a loopback or link-local address. A server that chooses where
+    the download goes could otherwise have services of this machine, or the credentials of a cloud's
+    metadata service, read for it. The address of ``url`` itself is the caller's choice."""
     headers: Mapping[str, SecretStr] = Field(default_factory=dict)
     """Sent to the URL's own origin (scheme, host and port), never to where it redirects."""
+
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            url: HttpUrl | str,
+            checksum: Checksum | str,
+            format: ImageFormat | FormatWord | None = None,
+            ca_file: Path | str | None = None,
+            verify_tls: bool = True,
+            allow_local_redirects: bool = False,
+            headers: Mapping[str, SecretStr | str] = ...,
+            source: Literal["http"] = "http",
+        ) -> None: ...
+
+    @model_validator(mode="before")
+    @classmethod
+    def _format_of_the_name(cls, data: Any) -> Any:
+        url = data.get("url") if isinstance(data, dict) else None
+        return _with_format("HttpImage", data, url and re.split(r"[?#]", str(url))[0])
 
     @field_validator("url")
     @classmethod
@@ -146,6 +221,8 @@ class HttpImage(Model):
     @classmethod
     def _plain_headers(cls, headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
         seen = set()
+        if len(headers) > IMAGE_HEADERS:
+            raise ValueError(f"has more than {IMAGE_HEADERS} headers")
         for name, value in headers.items():
             if not _HEADER_NAME.fullmatch(name):
                 raise ValueError("a header name is a token of RFC 9110")
@@ -155,6 +232,8 @@ class HttpImage(Model):
                 raise ValueError(f"the header {name} is given twice")
             seen.add(name.lower())
             secret = value.get_secret_value()
+            if len(secret) > IMAGE_HEADER_CHARACTERS:
+                raise ValueError(f"the header {name} is too long ({IMAGE_HEADER_CHARACTERS})")
             if not secret.isascii() or not (secret.isprintable() or "\t" in secret):
                 raise ValueError(f"the header {name} must be printable ASCII")
             if any(char in secret for char in "\r\n\0"):
@@ -192,15 +271,42 @@ class HostImage(Model):
     name: Identifier
     format: ImageFormat | None = None
     """None: as the hypervisor itself records it (never by probing the content)."""
+    cached: bool = False
+    """``name`` is the key of an entry in the host's cache (``CachedImage.key``). Nothing is read or
+    sent; a caller needs no access to what the entry was made from."""
+
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            name: str,
+            format: ImageFormat | FormatWord | None = None,
+            cached: bool = False,
+            source: Literal["host"] = "host",
+        ) -> None: ...
+
+    @model_validator(mode="after")
+    def _key(self) -> HostImage:
+        if self.cached and not re.fullmatch("[a-z0-9-]{1,80}", self.name):
+            raise ValueError("is not the key of a cached image")
+        if self.cached and self.format is not None:
+            raise ValueError("the cache knows the format of what is in it")
+        return self
 
     def cache_key(self) -> str:
-        """``host-``, a readable part of the name, and 128 bits of its hash."""
+        """``host-``, a readable part of the name, and 128 bits of its hash; of a cached image its
+        own key."""
+        if self.cached:
+            return self.name
         digest = hashlib.sha256(self.name.encode()).hexdigest()[:32]
         readable = re.sub(r"[^a-z0-9]+", "-", self.name.lower())[:32].strip("-")
         return f"host-{readable}-{digest}" if readable else f"host-{digest}"
 
 
-ImageRef = Annotated[FileImage | HttpImage | HostImage, Field(discriminator="source")]
+ImageRef = Annotated[
+    Annotated[FileImage | HttpImage | HostImage, Field(discriminator="source")], VEILED
+]
 """Where the content of a disk comes from."""
 
 
@@ -217,19 +323,30 @@ class ImageInfo(Model):
 
 
 class CachedImage(Model):
-    """A base image that a host keeps, so that the next spawn need not upload it."""
+    """A base image that a host keeps, so that the next spawn need not upload it; or a part of one
+    (``partial``): an upload that is under way, or what an upload left whose client died."""
 
-    key: str = Field(pattern=r"^[a-z0-9-]{1,80}$")
-    """The ``cache_key()`` of what it was made from."""
+    key: str = Field(pattern=r"^[a-z0-9-]{1,80}(\.[0-9a-f]{12,32})?$")
+    """The ``cache_key()`` of what it was made from. That of a partial upload has a dot and a random
+    part behind it: of one image there may be several."""
     format: ImageFormat
     """The format it has on the host, not necessarily that of the source."""
     virtual_size_bytes: int = Field(ge=0)
+    """The size of a disk that is made from it; 0 of a partial upload. It is larger than that of the
+    source where the host has a larger smallest disk or counts in larger blocks: Hyper-V has none
+    below 3 MiB."""
     size_bytes: int = Field(ge=0)
     """What it occupies on the host."""
     last_used: AwareDatetime | None = None
     """When an instance was last spawned from it; None where the host does not record it."""
     in_use: bool | None = None
-    """Whether a disk sits on it now, so that it cannot be evicted; None where nobody knows."""
+    """Whether a disk sits on it now, so that it cannot be evicted; None where unknown."""
+    partial: bool = False
+    """Whether it is an upload that is not complete. No instance is made from it; evict_image()
+    removes it once nobody writes to it any more."""
+    last_written: AwareDatetime | None = None
+    """When a partial upload was last written to, by the host's own clock, which may differ from
+    the caller's; None of a complete image, and where the host does not tell."""
 
 
 def shown_url(url: str) -> str:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 from uuid import UUID, uuid4
 
 from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
 
 from hvdrivers.models.base import Model, Name, PrintableText
 from hvdrivers.models.cloudinit import CloudInit
+from hvdrivers.models.disk import DiskRole, OwnDisk, check_disks
+from hvdrivers.models.flavor import CpuPolicy as CpuPolicy  # noqa: PLC0414 - their old home
+from hvdrivers.models.flavor import Flavor as Flavor  # noqa: PLC0414
+from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.image import ImageRef
+from hvdrivers.models.migration import MovePhase
+from hvdrivers.models.numa import NumaNode, check_nodes
 from hvdrivers.models.pci import PciAddress
-from hvdrivers.models.state import InstanceState
+from hvdrivers.models.seed import SeedDisc
+from hvdrivers.models.state import InstanceState, StartAs
 from hvdrivers.models.vif import AttachedVif, Vif
 from hvdrivers.models.volume import AttachedVolume, VolumeAttachment
 
@@ -45,52 +52,6 @@ class Firmware(StrEnum):
     UEFI = "uefi"
 
 
-class CpuPolicy(StrEnum):
-    """How virtual CPUs get physical ones (Nova's ``hw:cpu_policy``)."""
-
-    SHARED = "shared"
-    """The machines together may have more CPUs than the host has threads. How many more is the
-    orchestrator's affair (Placement's allocation ratio); the hypervisor may have a limit, above all
-    for one machine."""
-    DEDICATED = "dedicated"
-    """Each has a thread of the host to itself, of those that are set aside
-    (``CpuResources.dedicated``)."""
-
-
-class Flavor(Model):
-    """The size of an instance."""
-
-    vcpus: Annotated[int, Field(ge=1, le=1024)]
-    """Virtual CPUs at start."""
-    memory_mib: Annotated[int, Field(ge=16)]
-    """Memory at start, MiB."""
-    disk_gib: Annotated[int, Field(ge=0)] = 0
-    """Size of the root disk, GiB. 0: as large as the image. Never smaller than the image."""
-    ephemeral_gib: Annotated[int, Field(ge=0)] = 0
-    """Size of an additional empty disk that lives and dies with the instance, GiB."""
-    swap_mib: Annotated[int, Field(ge=0)] = 0
-    """Size of a swap disk, MiB."""
-    max_vcpus: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """How far CPUs can be added while running. None: they cannot."""
-    max_memory_mib: Annotated[int, Field(ge=16)] | None = None
-    """How far memory can be added while running, MiB. None: it cannot."""
-    cpu_policy: CpuPolicy = CpuPolicy.SHARED
-    numa_nodes: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Virtual NUMA nodes, CPUs and memory split evenly. None: the hypervisor's default."""
-    page_size_kib: Annotated[int, Field(ge=4)] | None = None
-    """Back the memory by huge pages of this size, KiB (2048, 1048576). None: ordinary pages."""
-
-    @model_validator(mode="after")
-    def _headroom(self) -> Self:
-        if self.max_vcpus is not None and self.max_vcpus < self.vcpus:
-            raise ValueError("max_vcpus is below vcpus")
-        if self.max_memory_mib is not None and self.max_memory_mib < self.memory_mib:
-            raise ValueError("max_memory_mib is below memory_mib")
-        if self.numa_nodes is not None and self.vcpus % self.numa_nodes:
-            raise ValueError("vcpus must divide evenly over numa_nodes")
-        return self
-
-
 class PciRequest(Model):
     """A host PCI device handed to the instance."""
 
@@ -115,13 +76,16 @@ class InstanceSpec(Model):
     """A label for people; not unique."""
     flavor: Flavor
     image: ImageRef | None = None
-    """The image to make the root disk from. None: boot from one of ``volumes``."""
+    """The image to make the root disk from. None: boot from one of ``volumes``, or from a kept root
+    disk in ``disks``."""
     volumes: tuple[VolumeAttachment, ...] = ()
     """Volumes attached from the start. The one with ``boot_index=0`` boots if there is no image."""
     vifs: tuple[Vif, ...] = ()
     """NICs, in the order in which the guest sees them."""
     cloud_init: CloudInit | None = None
     """What cloud-init in the guest finds on its seed disk."""
+    seed: SeedDisc | None = None
+    """A seed disc of the caller's own, instead of ``cloud_init``."""
     metadata: Metadata = Field(default_factory=dict)
     firmware: Firmware | None = None
     """None: what the hypervisor prefers for a new machine."""
@@ -130,18 +94,80 @@ class InstanceSpec(Model):
     """A TPM 2.0."""
     sev: bool = False
     """Encrypt the guest's memory (AMD SEV)."""
+    disks: tuple[OwnDisk, ...] = ()
+    """Wishes for the instance's own disks. Those that are not named are made as the flavor says.
+    Several ephemeral ones share its ``ephemeral_gib``, in this order."""
+    hardware: Hardware = Hardware()
+    """What the machine is made of, where that is not left to the driver."""
+    numa: tuple[NumaNode, ...] = ()
+    """Virtual NUMA nodes, each on a cell of the host. Empty: as ``Flavor.numa_nodes`` says, where
+    the hypervisor likes."""
     pci_devices: tuple[PciRequest, ...] = ()
     vgpus: tuple[VgpuRequest, ...] = ()
     start: bool = True
     """False: define it, leave it stopped."""
+    start_as: StartAs = StartAs.RUNNING
+    """PAUSED: start it, and let its virtual CPUs wait for unpause(), as start_paused() does."""
+
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            name: str,
+            flavor: Flavor,
+            uuid: UUID = ...,
+            image: ImageRef | None = None,
+            volumes: Sequence[VolumeAttachment] = (),
+            vifs: Sequence[Vif] = (),
+            cloud_init: CloudInit | None = None,
+            seed: SeedDisc | None = None,
+            metadata: Mapping[str, str] = ...,
+            firmware: Firmware | None = None,
+            secure_boot: bool = False,
+            vtpm: bool = False,
+            sev: bool = False,
+            disks: Sequence[OwnDisk] = (),
+            hardware: Hardware = ...,
+            numa: Sequence[NumaNode] = (),
+            pci_devices: Sequence[PciRequest] = (),
+            vgpus: Sequence[VgpuRequest] = (),
+            start: bool = True,
+            start_as: StartAs = StartAs.RUNNING,
+        ) -> None: ...
+
+    @model_validator(mode="after")
+    def _placed(self) -> Self:
+        if self.numa:
+            check_nodes(self.numa, vcpus=self.flavor.vcpus, memory_mib=self.flavor.memory_mib)
+            if self.flavor.numa_nodes not in {None, len(self.numa)}:
+                raise ValueError(f"the flavor has {self.flavor.numa_nodes} NUMA nodes")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         boots = [volume for volume in self.volumes if volume.boot_index == 0]
-        if self.image is None and len(boots) != 1:
+        kept = any(each.role is DiskRole.ROOT and each.kept is not None for each in self.disks)
+        if kept and (self.image is not None or boots):
+            raise ValueError("a kept root disk takes the place of an image, or of a boot volume")
+        if self.image is None and not kept and len(boots) != 1:
             raise ValueError("without an image exactly one volume must have boot_index=0")
+        if boots and any(each.role is DiskRole.ROOT for each in self.disks):
+            raise ValueError("an instance that boots from a volume has no root disk of its own")
+        check_disks(
+            self.disks, ephemeral_gib=self.flavor.ephemeral_gib, swap_mib=self.flavor.swap_mib
+        )
         if self.image is not None and boots:
             raise ValueError("give an image or a volume with boot_index=0, not both")
+        if self.seed is not None and self.cloud_init is not None:
+            raise ValueError("give cloud_init or seed, not both")
+        if self.start_as is StartAs.PAUSED and not self.start:
+            raise ValueError("start_as=paused starts the machine: leave start=False out")
+        topology, size = self.hardware.cpu_topology, self.flavor.max_vcpus or self.flavor.vcpus
+        if topology is not None and topology.cpus != size:
+            raise ValueError(f"cpu_topology has {topology.cpus} CPUs, and the flavor {size}")
+        if self.hardware.tpm_model is not None and not self.vtpm:
+            raise ValueError("tpm_model needs vtpm")
         if self.secure_boot and self.firmware is not Firmware.UEFI:
             raise ValueError("secure_boot needs firmware=uefi")
         for what, ids in (
@@ -179,6 +205,8 @@ class InstanceInfo(Model):
     created_at: AwareDatetime | None = None
     image: PrintableText | None = None
     """The cache key of the image it was made from; None for boot from volume."""
+    move: MovePhase | None = None
+    """It is the source of a move in steps that is neither confirmed nor reverted."""
 
     def summary(self) -> InstanceSummary:
         """The line that list_instances() shows for it."""
@@ -206,3 +234,7 @@ class Keep(StrEnum):
     ROOT_DISK = "root-disk"
     """The root disk stays, with what is on it, as a host volume named ``<uuid>-root``
     (list_volumes() shows it)."""
+    EPHEMERAL_DISKS = "ephemeral-disks"
+    """So do the ephemeral disks, in their order: ``<uuid>-ephemeral``, ``<uuid>-ephemeral-1``."""
+    SWAP_DISK = "swap-disk"
+    """So does the swap disk, as ``<uuid>-swap``."""

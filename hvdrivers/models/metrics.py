@@ -7,7 +7,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime
 
-from hvdrivers.models.base import Model
+from hvdrivers.models.base import Identifier, Model
 from hvdrivers.models.state import InstanceState
 
 
@@ -16,6 +16,9 @@ class DiskMetrics(Model):
 
     device: str
     """The hypervisor's name of the device: for a volume what AttachedVolume.device says."""
+    volume_id: Identifier | None = None
+    """The volume that it is; None for a disk of the instance's own, and where the hypervisor does
+    not let it be known in the bulk call."""
     read_bytes: int | None = None
     read_requests: int | None = None
     write_bytes: int | None = None

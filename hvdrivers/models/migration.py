@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from uuid import UUID
 
 from pydantic import SecretStr
 
 from hvdrivers.models.base import Identifier, Model, PrintableText
+from hvdrivers.models.flavor import Flavor
+from hvdrivers.models.vif import Vif
+from hvdrivers.models.volume import VolumeAttachment
 
 
 class Destination(Model):
@@ -22,6 +26,35 @@ class Destination(Model):
     user: PrintableText | None = None
     password: SecretStr | None = None
     """Where the destination needs its own credentials."""
+    volumes: tuple[VolumeAttachment, ...] = ()
+    """Connections that volumes of the instance have at the destination, where their servers give
+    other ones there. Each replaces that of its ``volume_id``, as reconnect() does."""
+    vifs: tuple[Vif, ...] = ()
+    """The same for NICs, by ``id``."""
+
+
+class MovePhase(StrEnum):
+    """How far a move in steps has come, as its source shows it."""
+
+    PREPARED = "prepared"
+    """This is the copy to come back to. It cannot be started."""
+    FINISHED = "finished"
+    """Within one host: the instance is what it shall become, and what it was is kept."""
+
+
+class Move(Model):
+    """A move in steps that has begun: what finish_move() takes. It has no secrets but those of its
+    destination, and may be stored."""
+
+    uuid: UUID
+    source: PrintableText
+    """The host that it comes from, for people."""
+    destination: Destination | None
+    """None: it stays on its host, with another flavor."""
+    flavor: Flavor
+    """What it has afterwards."""
+    token: Identifier
+    """The driver's own name of what it has prepared."""
 
 
 class BlockerKind(StrEnum):

@@ -40,7 +40,7 @@ class Progress(Model):
     done: int = Field(ge=0)
     """How much is done, in ``unit``."""
     total: int | None = Field(default=None, ge=0)
-    """How much there is to do, in ``unit``; None while nobody knows."""
+    """How much there is to do, in ``unit``; None while it is unknown."""
     unit: Literal["bytes", "percent", "steps"] = "bytes"
 
     @property

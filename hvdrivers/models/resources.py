@@ -1,16 +1,23 @@
 """What a host has and what of it is taken: the typed inventory.
 
-``HostResources.placement()`` turns it into the tree that OpenStack Placement wants; nothing else
-in the library knows Placement's shape.
+:func:`hvdrivers.openstack.placement.providers` turns it into the tree that OpenStack Placement
+wants.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
 
 from hvdrivers.models.base import Model
+from hvdrivers.models.hardware import TpmModel, VideoModel
 from hvdrivers.models.host import HostInfo
+from hvdrivers.models.instance import Firmware
 from hvdrivers.models.pci import PciAddress
+from hvdrivers.models.vif.common import NicModel
+from hvdrivers.models.volume.attachment import DiskBus
 
 
 class CpuResources(Model):
@@ -29,6 +36,9 @@ class CpuResources(Model):
     """The vendor's or the hypervisor's name of the CPU model."""
     features: frozenset[str] = frozenset()
     """CPU flags in the hypervisor's spelling (``avx2``, ``vmx``)."""
+    allocation_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Virtual CPUs of machines that the host allows for each shared hardware thread; None: the
+    host has no limit of its own."""
 
 
 class HugePages(Model):
@@ -37,7 +47,8 @@ class HugePages(Model):
     size_kib: int
     total: int
     """Pages."""
-    free: int
+    free: int | None = None
+    """None: the host does not say."""
 
 
 class MemoryResources(Model):
@@ -69,6 +80,8 @@ class NumaCell(Model):
     cpus: frozenset[int]
     memory_mib: int
     hugepages: tuple[HugePages, ...] = ()
+    siblings: tuple[frozenset[int], ...] = ()
+    """Which of ``cpus`` are threads of one core; empty where the host does not say."""
     distances: Mapping[int, int] = {}
     """Distance to each cell, in the firmware's units (10 is local)."""
 
@@ -107,15 +120,20 @@ class PciDevice(Model):
         return self.class_code[:2] in {"03", "12"}
 
 
-class Inventory(Model):
-    """One resource class of one provider, in Placement's own words."""
+_MOST = (1 << 31) - 1
+"""Placement's largest number (``placement/db/constants.py`` MAX_INT)."""
 
-    total: int
-    reserved: int = 0
-    min_unit: int = 1
-    max_unit: int
-    step_size: int = 1
-    allocation_ratio: float = 1.0
+
+class Inventory(Model):
+    """One resource class of one provider, in Placement's own words and bounds
+    (``placement/schemas/inventory.py``)."""
+
+    total: Annotated[int, Field(ge=1, le=_MOST)]
+    reserved: Annotated[int, Field(ge=0, le=_MOST)] = 0
+    min_unit: Annotated[int, Field(ge=1, le=_MOST)] = 1
+    max_unit: Annotated[int, Field(ge=1, le=_MOST)]
+    step_size: Annotated[int, Field(ge=1, le=_MOST)] = 1
+    allocation_ratio: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
 
 class PlacementProvider(Model):
@@ -130,6 +148,24 @@ class PlacementProvider(Model):
     """The names of os-traits, or CUSTOM_*."""
 
 
+class LargestMachine(Model):
+    """The largest machine that can be powered on here, on a host with nothing else on it."""
+
+    vcpus: Annotated[int, Field(ge=1)]
+    memory_mib: Annotated[int, Field(ge=1)]
+
+
+class MachineChoices(Model):
+    """What machines on this host may be made of: the values of ``Hardware`` and ``firmware`` that
+    the driver and the host take. Empty: the driver does not say."""
+
+    firmwares: frozenset[Firmware] = frozenset()
+    disk_buses: frozenset[DiskBus] = frozenset()
+    nic_models: frozenset[NicModel] = frozenset()
+    videos: frozenset[VideoModel] = frozenset()
+    tpm_models: frozenset[TpmModel] = frozenset()
+
+
 class HostResources(Model):
     """The whole inventory of a host, read at one moment."""
 
@@ -139,5 +175,8 @@ class HostResources(Model):
     storage: tuple[StorageResources, ...]
     numa_cells: tuple[NumaCell, ...] = ()
     devices: tuple[PciDevice, ...] = ()
+    largest_machine: LargestMachine | None = None
+    """For a cluster: its largest host, as no machine is on two. None: as large as the whole."""
+    choices: MachineChoices = MachineChoices()
     instances: int
     """Instances of ours, in any state."""

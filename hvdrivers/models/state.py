@@ -5,6 +5,15 @@ from __future__ import annotations
 from enum import StrEnum
 
 
+class StartAs(StrEnum):
+    """In which state a machine that is started comes out."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    """Powered on, and its virtual CPUs do not run before unpause(): its ports are plugged before
+    the guest can send anything."""
+
+
 class InstanceState(StrEnum):
     """What an instance is doing. Values are stable and may be stored."""
 

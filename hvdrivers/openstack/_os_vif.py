@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from hvdrivers.contract.errors import InvalidRequest, NotSupported
 from hvdrivers.models.vif import Vif
-from hvdrivers.openstack._reading import Map, addresses_of, map_of, maps_of, validate
+from hvdrivers.openstack._reading import Map, addresses_of, map_of, maps_of, mtu_of, validate
 
 
 def parse_os_vif(vif: object) -> Vif:
@@ -36,7 +36,7 @@ def parse_os_vif(vif: object) -> Vif:
         {
             "id": data.get("id"),
             "address": data.get("address"),
-            "mtu": network.get("mtu"),
+            "mtu": mtu_of(network.get("mtu")),
             "addresses": addresses_of(maps_of(network, "subnets")),
             **reader(data, map_of(data, "port_profile")),
         }
@@ -114,15 +114,21 @@ _OS_VIF: Mapping[str, Callable[[Map, Map], dict[str, object]]] = {
 }
 
 
-def unwrap(value: object) -> object:
+_DEPTH = 64
+"""Levels of the primitive form of an os-vif object, wrappers included; real ones have a dozen."""
+
+
+def unwrap(value: object, depth: int = 0) -> object:
     """Take the ``versioned_object.*`` wrappers off, at every depth; lists of objects too."""
+    if depth > _DEPTH:
+        raise InvalidRequest("the os-vif object is nested too deeply")
     if isinstance(value, Mapping):
         if "versioned_object.data" in value:
-            data = unwrap(value["versioned_object.data"])
+            data = unwrap(value["versioned_object.data"], depth + 1)
             return (
                 data["objects"] if isinstance(data, dict) and data.keys() == {"objects"} else data
             )
-        return {key: unwrap(item) for key, item in value.items()}
+        return {key: unwrap(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [unwrap(item) for item in value]
+        return [unwrap(item, depth + 1) for item in value]
     return value

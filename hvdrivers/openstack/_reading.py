@@ -8,6 +8,7 @@ from ipaddress import ip_network
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.invalid import in_words
 from hvdrivers.models.vif import Vif
 
 Map = Mapping[str, object]
@@ -15,14 +16,26 @@ Map = Mapping[str, object]
 _ADAPTER: TypeAdapter[Vif] = TypeAdapter(Vif, config=ConfigDict(hide_input_in_errors=True))
 
 
+def given(value: object) -> object:
+    """A value without what says nothing. None and empty text mean "not set" in all three shapes,
+    at any depth: a database column that was never filled comes as either."""
+    if isinstance(value, Mapping):
+        return {key: given(item) for key, item in value.items() if item is not None and item != ""}
+    if isinstance(value, list | tuple):
+        return [given(item) for item in value]
+    return value
+
+
+def mtu_of(value: object) -> object:
+    """Neutron and Nova write 0 for a network without an MTU of its own."""
+    return None if value in (None, "", 0, "0") else value
+
+
 def validate(fields: dict[str, object]) -> Vif:
     try:
-        return _ADAPTER.validate_python({k: v for k, v in fields.items() if v is not None})
+        return _ADAPTER.validate_python(given(fields))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, line['loc'][1:])) or 'the VIF'}: {line['msg']}"
-            for line in error.errors(include_url=False, include_input=False)
-        )
+        problems = in_words(error, below=1, whole="the VIF")
         raise InvalidRequest(f"VIF {fields.get('id', '(no id)')}: {problems}") from error
 
 

@@ -9,17 +9,23 @@ What Nova reports is the model: ``CAPABILITY_TRAITS_MAP`` in ``nova/virt/driver.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
+from typing import NamedTuple
 
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.models.resources import (
     CpuResources,
     HostResources,
     Inventory,
+    MachineChoices,
     PciDevice,
     PlacementProvider,
 )
+from hvdrivers.models.vif.common import NicModel
+from hvdrivers.models.volume.attachment import DiskBus
 
 CAPABILITY_TRAITS: Mapping[Capability, str] = {
     Capability.EXTEND_VOLUME: "COMPUTE_VOLUME_EXTEND",
@@ -39,6 +45,10 @@ CAPABILITY_TRAITS: Mapping[Capability, str] = {
     Capability.SHARES: "COMPUTE_STORAGE_VIRTIO_FS",
 }
 """Capabilities for which there is a standard trait. The others are ``CUSTOM_HVDRIVERS_*``."""
+
+_CPU_RATIO = 4.0
+_WITHOUT_TRAIT = frozenset({DiskBus.NVME, NicModel.NETVSC})
+"""Choices that os-traits has no name for."""
 
 CORE_TRAITS = frozenset({"COMPUTE_NODE", "COMPUTE_NET_ATTACH_INTERFACE", "COMPUTE_VOLUME_ATTACH"})
 """What every driver can do."""
@@ -124,11 +134,12 @@ def providers(
     resources: HostResources,
     capabilities: Collection[Capability],
     *,
-    cpu_allocation_ratio: float = 4.0,
-    memory_allocation_ratio: float = 1.0,
-    disk_allocation_ratio: float = 1.0,
-    reserved_memory_mib: int = 0,
+    cpu_allocation_ratio: float | None = None,
+    memory_allocation_ratio: float | None = None,
+    disk_allocation_ratio: float | None = None,
+    reserved_memory_mib: int | None = None,
     numa: bool = False,
+    shared_storage_on_root: bool = False,
 ) -> tuple[PlacementProvider, ...]:
     """The tree of resource providers for a host, root first, each parent before its children.
 
@@ -138,12 +149,29 @@ def providers(
     Args:
         resources: what ``get_available_resource()`` gives.
         capabilities: the driver's.
-        cpu_allocation_ratio: shared virtual CPUs per hardware thread (Nova's initial ratio).
-        memory_allocation_ratio: memory given to machines per memory there.
-        disk_allocation_ratio: disk space given to machines per space there.
-        reserved_memory_mib: MiB for the host itself.
+        cpu_allocation_ratio: shared virtual CPUs per hardware thread. None and 0.0, which is how
+            Nova's configuration says "not set", mean what the host allows, or else Nova's initial
+            ratio, 4.
+        memory_allocation_ratio: memory given to machines per memory there. None, 0.0: 1.0.
+        disk_allocation_ratio: disk space given to machines per space there. None, 0.0: 1.0.
+        reserved_memory_mib: MiB for the host itself. None: 0.
         numa: also a child per NUMA cell.
+        shared_storage_on_root: count shared pools in the host's own DISK_GB, as nova-compute does
+            by itself, and make no providers for them. Without an aggregate of host and pool,
+            Placement finds DISK_GB only in the host's own provider. Each host of such a pool then
+            reports the whole pool.
+
+    Raises:
+        InvalidRequest: a ratio or a reservation that is negative, infinite or no number.
     """
+    cpu_initial = resources.cpu.allocation_ratio or _CPU_RATIO
+    ratios = _Ratios(
+        _ratio("cpu_allocation_ratio", cpu_allocation_ratio, cpu_initial),
+        _ratio("memory_allocation_ratio", memory_allocation_ratio, 1.0),
+        _ratio("disk_allocation_ratio", disk_allocation_ratio, 1.0),
+    )
+    if reserved_memory_mib is not None and reserved_memory_mib < 0:
+        raise InvalidRequest("reserved_memory_mib is negative")
     root = resources.host.hostname
     found = [
         PlacementProvider(
@@ -151,10 +179,13 @@ def providers(
             parent=None,
             inventories=_compute_inventories(
                 resources,
-                cpu_allocation_ratio,
-                memory_allocation_ratio,
-                disk_allocation_ratio,
-                reserved_memory_mib,
+                ratios,
+                reserved_memory_mib or 0,
+                [
+                    int(pool.total_gib)
+                    for pool in resources.storage
+                    if shared_storage_on_root or not pool.shared
+                ],
             ),
             traits=_root_traits(resources, capabilities),
         )
@@ -162,33 +193,58 @@ def providers(
     if numa:
         found += _numa_providers(resources)
     found += _device_providers(resources, frozenset(capabilities))
-    found += _shared_storage(resources, disk_allocation_ratio)
+    if not shared_storage_on_root:
+        found += _shared_storage(resources, ratios.disk)
     return tuple(found)
 
 
-def _stock(total: int, *, ratio: float = 1.0, reserved: int = 0, largest: int = 0) -> Inventory:
+def _ratio(name: str, ratio: float | None, initial: float) -> float:
+    if ratio is None or ratio == 0:
+        return initial
+    if not math.isfinite(ratio) or ratio < 0:
+        raise InvalidRequest(f"{name} is no ratio", hint="give a positive number, or None")
+    return ratio
+
+
+def _stock(
+    total: int, *, ratio: float = 1.0, reserved: int = 0, largest: int = 0
+) -> Inventory | None:
+    if total <= 0:
+        return None  # Placement takes no inventory of nothing
     return Inventory(
         total=total,
         reserved=min(reserved, total),
-        max_unit=largest or total,
+        max_unit=min(largest, total) or total,
         allocation_ratio=ratio,
     )
 
 
+def _there(stocks: Mapping[str, Inventory | None]) -> dict[str, Inventory]:
+    return {name: stock for name, stock in stocks.items() if stock is not None}
+
+
+class _Ratios(NamedTuple):
+    cpu: float
+    memory: float
+    disk: float
+
+
 def _compute_inventories(
-    resources: HostResources, cpu: float, memory: float, disk: float, reserved: int
+    resources: HostResources, ratios: _Ratios, reserved: int, pools: list[int]
 ) -> dict[str, Inventory]:
-    pools = [int(pool.total_gib) for pool in resources.storage if not pool.shared]
+    largest = resources.largest_machine
+    most_cpus, most_memory = (0, 0) if largest is None else (largest.vcpus, largest.memory_mib)
     shared = resources.cpu.total - resources.cpu.dedicated
     stocks = {
-        "VCPU": _stock(shared, ratio=cpu),
-        "PCPU": _stock(resources.cpu.dedicated),
-        "MEMORY_MB": _stock(resources.memory.total_mib, ratio=memory, reserved=reserved),
+        "VCPU": _stock(shared, ratio=ratios.cpu, largest=most_cpus),
+        "PCPU": _stock(resources.cpu.dedicated, largest=most_cpus),
+        "MEMORY_MB": _stock(
+            resources.memory.total_mib, ratio=ratios.memory, reserved=reserved, largest=most_memory
+        ),
         # no disk is larger than the largest pool
-        "DISK_GB": _stock(sum(pools), ratio=disk, largest=max(pools, default=0)),
+        "DISK_GB": _stock(sum(pools), ratio=ratios.disk, largest=max(pools, default=0)),
     }
-    # Placement takes no inventory of nothing
-    return {name: stock for name, stock in stocks.items() if stock.total > 0}
+    return _there(stocks)
 
 
 def _root_traits(resources: HostResources, capabilities: Collection[Capability]) -> frozenset[str]:
@@ -199,9 +255,24 @@ def _root_traits(resources: HostResources, capabilities: Collection[Capability])
     if resources.cpu.threads_per_core > 1:
         traits.add("HW_CPU_HYPERTHREADING")
     traits.update(_cpu_traits(resources.host.architecture, resources.cpu))
+    traits.update(_choice_traits(resources.choices))
     for capability in capabilities:
         traits.add(CAPABILITY_TRAITS.get(capability) or _custom("HVDRIVERS", capability))
     return frozenset(traits)
+
+
+def _choice_traits(choices: MachineChoices) -> Iterator[str]:
+    """What machines can be made of, as far as there is a standard trait."""
+    for values, prefix in (
+        (choices.firmwares, "COMPUTE_FIRMWARE_"),
+        (choices.disk_buses, "COMPUTE_STORAGE_BUS_"),
+        (choices.nic_models, "COMPUTE_NET_VIF_MODEL_"),
+        (choices.videos, "COMPUTE_GRAPHICS_MODEL_"),
+        (choices.tpm_models, "COMPUTE_SECURITY_TPM_"),
+    ):
+        for value in values:
+            if value not in _WITHOUT_TRAIT:
+                yield f"{prefix}{value.value.upper()}"
 
 
 def _cpu_traits(architecture: str, cpu: CpuResources) -> Iterator[str]:
@@ -228,7 +299,7 @@ def _numa_providers(resources: HostResources) -> Iterator[PlacementProvider]:
         yield PlacementProvider(
             name=f"{root}_NUMA_{cell.id}",
             parent=root,
-            inventories={name: stock for name, stock in stocks.items() if stock.total > 0},
+            inventories=_there(stocks),
             traits=frozenset({"HW_NUMA_ROOT"}),
         )
 
@@ -240,8 +311,10 @@ def _device_providers(
     passthrough = Capability.PCI_PASSTHROUGH in capabilities
     functions = passthrough or Capability.VIF_HOSTDEV in capabilities
     for device in resources.devices:
-        stocks: dict[str, Inventory] = {}
-        traits = {"COMPUTE_MANAGED_PCI_DEVICE"}
+        stocks: dict[str, Inventory | None] = {}
+        # not COMPUTE_MANAGED_PCI_DEVICE: it says that nova-compute manages the provider by its own
+        # configuration, and a nova-compute that did not make it refuses to start
+        traits: set[str] = set()
         if device.mediated_types:
             if Capability.VGPU in capabilities:
                 # a device is cut into slices of one type at a time, so the most that it can be
@@ -258,12 +331,12 @@ def _device_providers(
             elif device.driver == "vfio-pci":
                 # set aside for machines; any other device is the host's own
                 stocks[_custom("PCI", device.vendor_id, device.product_id)] = _stock(1)
-        stocks = {name: stock for name, stock in stocks.items() if stock.total > 0}
-        if stocks:
+        there = _there(stocks)
+        if there:
             yield PlacementProvider(
                 name=f"{root}_{device.address}",
                 parent=root,
-                inventories=stocks,
+                inventories=there,
                 traits=frozenset(traits),
             )
 
@@ -284,6 +357,6 @@ def _shared_storage(resources: HostResources, ratio: float) -> Iterator[Placemen
             yield PlacementProvider(
                 name=f"storage_{pool.name}",
                 parent=None,
-                inventories={"DISK_GB": _stock(int(pool.total_gib), ratio=ratio)},
+                inventories=_there({"DISK_GB": _stock(int(pool.total_gib), ratio=ratio)}),
                 traits=frozenset({"MISC_SHARES_VIA_AGGREGATE"}),
             )

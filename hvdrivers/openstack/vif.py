@@ -25,6 +25,7 @@ from hvdrivers.openstack._reading import (
     addresses_of,
     map_of,
     maps_of,
+    mtu_of,
     text_of,
     validate,
     vlan_of,
@@ -67,10 +68,10 @@ def parse_port(port: Mapping[str, object], network: Mapping[str, object] | None 
             segment=network.get("provider:segmentation_id") if vlan_network else None,
             common={
                 "address": port.get("mac_address"),
-                "mtu": network.get("mtu"),
+                "mtu": mtu_of(network.get("mtu")),
                 # The link state is the administrator's wish. Not port["status"]: that is DOWN
                 # until the NIC is plugged, which is what we are about to do.
-                "active": port.get("admin_state_up", True),
+                "active": True if port.get("admin_state_up") is None else port["admin_state_up"],
                 "addresses": [
                     {"address": ip.get("ip_address")} for ip in maps_of(port, "fixed_ips")
                 ],
@@ -104,7 +105,7 @@ def parse_nova_vif(vif: Mapping[str, object]) -> Vif:
             # Nova's "active" is the port's status, not a link state: see parse_port().
             common={
                 "address": vif.get("address"),
-                "mtu": meta.get("mtu"),
+                "mtu": mtu_of(meta.get("mtu")),
                 "addresses": addresses_of(maps_of(network, "subnets")),
             },
         )

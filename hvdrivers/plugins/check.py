@@ -75,11 +75,13 @@ def _operations(cls: type[Driver]) -> Iterator[str]:
         else:
             ours = inspect.signature(member)
             theirs = inspect.signature(inspect.getattr_static(ComputeDriver, name))
-            for difference in _differences(ours, theirs):
+            for difference in _differences(ours, theirs, OPERATIONS[name].optional):
                 yield f"{name}{ours.replace(return_annotation=ours.empty)}: {difference}"
 
 
-def _differences(ours: inspect.Signature, theirs: inspect.Signature) -> Iterator[str]:
+def _differences(
+    ours: inspect.Signature, theirs: inspect.Signature, optional: frozenset[str]
+) -> Iterator[str]:
     """Why a call that the contract allows would fail, or mean something else."""
     anything = any(each.kind is each.VAR_KEYWORD for each in ours.parameters.values())
     for wanted in theirs.parameters.values():
@@ -87,7 +89,7 @@ def _differences(ours: inspect.Signature, theirs: inspect.Signature) -> Iterator
             continue
         mine = ours.parameters.get(wanted.name)
         if mine is None:
-            if not anything:
+            if not anything and wanted.name not in optional:
                 yield f"the contract's argument {wanted.name!r} is missing"
         elif mine.kind not in _BY_KEYWORD:
             yield f"{wanted.name!r} cannot be given by name"

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.contract.errors import ContractViolation, HypervisorError, InvalidRequest
 from hvdrivers.guard import guarded
+from hvdrivers.invalid import field_of, plain
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.plugins import hosts
 from hvdrivers.plugins.discovery import (
@@ -84,6 +85,8 @@ def _resolve(
         # only the scheme goes into messages: the rest may hold a password
         scheme = target.partition(":")[0].partition("+")[0].lower()
         cls = load_driver(driver_of_scheme(scheme))
+        if not addressed_by_url(cls.config_model):
+            raise InvalidRequest(f"the driver of {scheme}: is not addressed by a URL")
         with _no_bare_errors(cls.config_model, f"{scheme} URL"):
             return cls, cls.config_model.from_url(target, **options), _shown(target)
     if config_file is None and target in registered():
@@ -115,6 +118,12 @@ def _host(target: str, config_file: str | os.PathLike[str] | None) -> hosts.Host
     )
 
 
+def addressed_by_url(model: type[DriverConfig]) -> bool:
+    """Whether a driver's configuration has a from_url() of its own."""
+    own: object = getattr(model.from_url, "__func__", None)
+    return own is not getattr(DriverConfig.from_url, "__func__", None)
+
+
 @contextmanager
 def _no_bare_errors(model: type[DriverConfig], where: str) -> Iterator[None]:
     """Turn a validation error into one of the tree, without the values: they may be secrets."""
@@ -123,15 +132,17 @@ def _no_bare_errors(model: type[DriverConfig], where: str) -> Iterator[None]:
     except ValidationError as error:
         problems, hint = [], None
         for problem in error.errors(include_input=False, include_url=False, include_context=False):
-            key = ".".join(map(str, problem["loc"]))
+            key = field_of(problem["loc"])
             if problem["type"] == "extra_forbidden":
                 problems.append(f"unknown option {key!r}")
                 hint = alternatives(key, model.model_fields)
             elif problem["type"] == "missing":
                 problems.append(f"the option {key!r} is missing")
             else:
-                problems.append(f"{key}: {problem['msg']}" if key else problem["msg"])
+                problems.append(": ".join(filter(None, (key, plain(problem["msg"])))))
         raise InvalidRequest(f"{where}: {'; '.join(problems)}", hint=hint) from None
+    except (ValueError, RecursionError):  # urlsplit(): brackets, a port; and what quotes its input
+        raise InvalidRequest(f"{where}: it cannot be read") from None
 
 
 @contextmanager

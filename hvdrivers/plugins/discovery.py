@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from hvdrivers.contract.capabilities import Capability, declared
 from hvdrivers.contract.driver import Driver
-from hvdrivers.contract.errors import InvalidRequest, PluginError
+from hvdrivers.contract.errors import ConnectionFailed, InvalidRequest, PluginError
 from hvdrivers.models.base import Model
 from hvdrivers.plugins.check import faults_of
 
@@ -43,7 +43,14 @@ class PluginInfo(Model):
 def registered(group: str = DRIVERS) -> dict[str, list[EntryPoint]]:
     """Entry points by name. More than one under a name is a conflict, and nobody's to resolve."""
     found: dict[str, list[EntryPoint]] = {}
-    for entry_point in sorted(entry_points(group=group), key=lambda each: each.name):
+    try:
+        installed = entry_points(group=group)
+    except OSError as error:  # a process that can open no more files, say
+        raise ConnectionFailed(
+            f"what is installed here cannot be read: {error.strerror or error}",
+            hint="the process may be at its limit of open files: see `ulimit -n`",
+        ) from error
+    for entry_point in sorted(installed, key=lambda each: each.name):
         found.setdefault(entry_point.name, []).append(entry_point)
     return found
 

@@ -7,12 +7,15 @@
     [hosts.esx1]
     driver = "vmware"
     host = "esx1.example"
-    user = "automation"
+    username = "automation"
     password_file = "esx1.password"    # relative to this file; fills ``password``
 
 The file is ``$XDG_CONFIG_HOME/hvdrivers/hosts.toml`` (``~/.config/hvdrivers/hosts.toml``) unless
 the caller names another. Keys are those of the driver's configuration. A secret may stand in the
 file itself or in one of its own, as long as not everybody on the machine can read that.
+
+Who can write the file can run programs as its reader (``qemu+ext://…?command=``). So it is refused
+unless it belongs to its reader or to root, and only they can write it.
 """
 
 from __future__ import annotations
@@ -23,11 +26,10 @@ import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
-
-from pydantic import SecretBytes, SecretStr
 
 from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.limits import HOSTS_FILE_BYTES
+from hvdrivers.models._veil import holds_secret
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.plugins.discovery import registered
 
@@ -53,7 +55,12 @@ class Host:
 
 def default_hosts_file() -> Path:
     """The file that is read if the caller names none; it need not exist."""
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    try:
+        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    except RuntimeError as error:
+        raise InvalidRequest(
+            "this user has no home folder", hint="set XDG_CONFIG_HOME, or give config_file="
+        ) from error
     return Path(base, "hvdrivers", "hosts.toml")
 
 
@@ -82,6 +89,8 @@ def read_hosts(config_file: str | os.PathLike[str] | None = None) -> dict[str, H
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidRequest(f"{path}: {error}") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits; nested too deeply
+        raise InvalidRequest(f"{path}: it is no TOML that can be read") from None
     tables = content.pop("hosts", {})
     if content:
         raise InvalidRequest(f"{path}: unknown key {min(content)!r}: only [hosts.NAME] is known")
@@ -137,17 +146,16 @@ def refuse_exposed(host: Host, model: type[DriverConfig], from_files: Collection
 def is_secret(model: type[DriverConfig], field: str) -> bool:
     """Whether a field of the model is a SecretStr or SecretBytes, or may be."""
     info = model.model_fields.get(field)
-    return info is not None and _holds_secret(info.annotation)
-
-
-def _holds_secret(annotation: object) -> bool:
-    return annotation in (SecretStr, SecretBytes) or any(map(_holds_secret, get_args(annotation)))
+    return info is not None and holds_secret(info.annotation)
 
 
 def _secret_file(host: Host, key: str, value: object) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(f"{host.where} {key}: must be a path")
-    path = host.path.parent / Path(value).expanduser()
+    try:
+        path = host.path.parent / Path(value).expanduser()
+    except (ValueError, RuntimeError):  # ~ and a user who does not exist
+        raise InvalidRequest(f"{host.where} {key}: is no path") from None
     try:
         text, private = _read(path)
     except FileNotFoundError:
@@ -161,16 +169,54 @@ def _secret_file(host: Host, key: str, value: object) -> str:
 
 
 def _read(path: Path) -> tuple[str, bool]:
-    """A file's text, and whether others are kept out of it."""
+    """A file's text, and whether others are kept out of it.
+
+    Raises:
+        FileNotFoundError: as ``open`` does.
+        InvalidRequest: anything else, others who can write it among them.
+    """
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read().decode("utf-8")
+        # A FIFO would wait for a writer, and a device may act: O_NONBLOCK opens them at once.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with os.fdopen(descriptor, "rb") as file:
+            status = os.fstat(file.fileno())
+            _refuse_writable(path, status)
+            data = file.read(HOSTS_FILE_BYTES + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise InvalidRequest(f"{path}: {error.strerror}") from error
+    except ValueError:  # a NUL, or a character that the file system cannot have
+        raise InvalidRequest(f"{os.fspath(path)!r} is no path") from None
+    if len(data) > HOSTS_FILE_BYTES:
+        raise InvalidRequest(f"{path}: is longer than {HOSTS_FILE_BYTES} bytes")
+    try:
+        text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise InvalidRequest(f"{path}: is not UTF-8 text") from None
-    # whoever can write a file decides what is in it: that is no better than reading
-    return text, os.name != "posix" or not mode & (stat.S_IROTH | stat.S_IWOTH)
+    return text, os.name != "posix" or not status.st_mode & stat.S_IROTH
+
+
+def _refuse_writable(path: Path, status: os.stat_result) -> None:
+    """Who can write the file decides what is in it, or can put another in its place."""
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidRequest(f"{path}: is no regular file")
+    if os.name != "posix":
+        return
+    if status.st_uid not in {os.geteuid(), 0}:
+        raise InvalidRequest(
+            f"{path}: belongs to another user, who decides what is in it",
+            hint="copy it to a file of your own, or name another",
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InvalidRequest(
+            f"{path}: others can write it, and what it says can run programs",
+            hint=f"chmod go-w {path}",
+        )
+    for folder in path.resolve().parents:
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise InvalidRequest(
+                f"{path}: others can write {folder}, and put another file in its place",
+                hint=f"chmod o-w {folder}",
+            )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 from pathlib import Path
 
 from hvdrivers.testing.guestimage.inputs import find_static_busybox
+from tests.peers.place import Place
 from tests.peers.precondition import PreconditionMissing
 from tests.peers.waiting import wait_until
 
@@ -21,19 +21,25 @@ class DhcpServer:
     """
 
     def __init__(self, device: str, root: Path) -> None:
-        self.address, self._process = _serve(device, root)
+        self._place = Place("dhcp", 512)
+        try:
+            self.address, self._process = _serve(device, root, self._place.number)
+        except BaseException:
+            self._place.close()
+            raise
 
     def wait(self) -> None:
         """Take note that it has ended."""
         self._process.wait(10)
+        self._place.close()
 
 
-def _serve(device: str, root: Path) -> tuple[str, subprocess.Popen[bytes]]:
+def _serve(device: str, root: Path, number: int) -> tuple[str, subprocess.Popen[bytes]]:
     busybox = find_static_busybox()
     if busybox is None:
         raise PreconditionMissing("busybox (package busybox-static), for its DHCP server")
-    # a random /24 of the block for benchmarks (RFC 2544), which nobody routes
-    net = f"198.{random.choice((18, 19))}.{random.randrange(256)}"
+    # a /24 of the block for benchmarks (RFC 2544), which nobody routes
+    net = f"198.{18 + number // 256}.{number % 256}"
     run_ip("address", "add", f"{net}.1/24", "dev", device).check_returncode()
     configuration, leases = root / "udhcpd.conf", root / "leases"
     leases.touch()
@@ -52,7 +58,7 @@ def _serve(device: str, root: Path) -> tuple[str, subprocess.Popen[bytes]]:
     )
     wait_until(
         lambda: (root / "udhcpd.pid").exists() or process.poll() is not None,
-        timeout=10,
+        timeout=120,
         what="the DHCP server runs",
     )
     return f"{net}.1", process

@@ -60,3 +60,12 @@ def guest_image() -> Path:
         return build_guest_image()
     except GuestImageUnavailable as error:
         missing(str(error))
+
+
+@pytest.fixture(scope="session")
+def agent_image() -> Path:
+    """The same guest, with QEMU's guest agent in it."""
+    try:
+        return build_guest_image(with_agent=True, name="with-agent")
+    except GuestImageUnavailable as error:
+        missing(str(error))

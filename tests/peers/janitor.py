@@ -5,8 +5,8 @@ the pipe; when it closes, because the peer was stopped or because the test run d
 ends the processes that belong to the peer and undoes what it was told to undo.
 
 With ``binds`` (root only) the janitor also owns a mount namespace, in which folders of the system
-are replaced by private ones. Whatever runs in that namespace belongs to the peer, which makes its
-processes easy to find with certainty.
+are replaced by private ones; with ``network`` it has network devices of its own too. Whatever runs
+in that namespace belongs to the peer, which makes its processes easy to find with certainty.
 
 This file is run as a script by the janitor process, so it imports nothing but the standard library.
 """
@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 _CLONE_NEWNS = 0x00020000
+_CLONE_NEWNET = 0x40000000
 
 
 def processes_of(namespace: str | None, marker: str) -> dict[int, list[str]]:
@@ -52,8 +53,11 @@ def processes_of(namespace: str | None, marker: str) -> dict[int, list[str]]:
 class Janitor:
     """The test's side: starts the process and gives it its orders."""
 
-    def __init__(self, root: Path, binds: dict[str, str] | None = None) -> None:
-        order = json.dumps({"root": str(root), "binds": binds})
+    def __init__(
+        self, root: Path, binds: dict[str, str] | None = None, *, network: bool = False
+    ) -> None:
+        order = json.dumps({"root": str(root), "binds": binds, "network": network})
+        self._network = network
         self._process = subprocess.Popen(
             [sys.executable, "-I", __file__, order],
             stdin=subprocess.PIPE,
@@ -75,12 +79,20 @@ class Janitor:
         return found
 
     def inside(self, *command: str) -> list[str]:
-        """The command line that runs ``command`` in the peer's mount namespace."""
+        """The command line that runs ``command`` in the peer's namespaces."""
         if self._namespace is None:
             return list(command)
         mine = f"/proc/{self.pid}"
         # the root too: a test run in a chroot would leave it otherwise
-        return ["nsenter", f"--mount={mine}/ns/mnt", f"--root={mine}/root", "--", *command]
+        network = [f"--net={mine}/ns/net"] if self._network else []
+        return [
+            "nsenter",
+            f"--mount={mine}/ns/mnt",
+            f"--root={mine}/root",
+            *network,
+            "--",
+            *command,
+        ]
 
     def run_at_end(self, *command: str) -> None:
         """Undo something of the host; the last order is carried out first."""
@@ -98,11 +110,20 @@ class Janitor:
         self._process.wait(60)
 
 
-def _enter_namespace(binds: dict[str, str]) -> None:
+def _enter_namespace(binds: dict[str, str], *, network: bool) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNS):
-        raise OSError(ctypes.get_errno(), "no mount namespace of its own")
-    for arguments in (["--make-rprivate", "/"], *(["--bind", *item] for item in binds.items())):
+    if libc.unshare(_CLONE_NEWNS | (_CLONE_NEWNET if network else 0)):
+        raise OSError(ctypes.get_errno(), "no namespace of its own")
+    mounts = [["--make-rprivate", "/"], *(["--bind", *item] for item in binds.items())]
+    if network:
+        # sysfs shows the devices of its mounter; control groups are mounted below it
+        mounts += [
+            ["--rbind", "/sys/fs/cgroup", "/mnt"],
+            ["-t", "sysfs", "sysfs", "/sys"],
+            ["--rbind", "/mnt", "/sys/fs/cgroup"],
+            ["--make-rprivate", "/"],
+        ]
+    for arguments in mounts:
         done = subprocess.run(["mount", *arguments], capture_output=True, check=False)
         if done.returncode:
             raise OSError(done.stderr.decode().strip())
@@ -135,7 +156,7 @@ def _main() -> None:
         signal.signal(number, signal.SIG_IGN)
     try:
         if binds:
-            _enter_namespace(binds)
+            _enter_namespace(binds, network=order["network"])
     except OSError as error:
         print(error, flush=True)
         return

@@ -18,13 +18,14 @@ ranges, so machines can migrate between two of them.
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,6 +33,7 @@ from typing import Self
 from hvdrivers.testing.guestimage import cache_folder
 from tests.peers import observer
 from tests.peers.janitor import Janitor
+from tests.peers.place import Place
 from tests.peers.precondition import PreconditionMissing
 from tests.peers.reaper import Daemon
 from tests.peers.waiting import wait_until
@@ -65,9 +67,16 @@ class LibvirtPeer:
         uri: what a driver is given.
         privileged: whether it is a system daemon (root), with taps and bridges.
         host_uuid: the host's UUID in its capabilities.
+        address: of a host with a network of its own; None: it has that of the machine.
+
+    Args:
+        network: it has network devices of its own, and a wire to this machine: two such hosts may
+            have bridges and taps of the same names.
     """
 
-    def __init__(self, *, privileged: bool | None = None) -> None:
+    def __init__(self, *, privileged: bool | None = None, network: bool = False) -> None:
+        self.address: str | None = None
+        self._network = network
         self.privileged = os.geteuid() == 0 if privileged is None else privileged
         self.host_uuid = str(uuid.uuid4())
         self._daemons: dict[str, Daemon] = {}
@@ -80,6 +89,8 @@ class LibvirtPeer:
             self._write_configuration()
             self._copy_probes(to_host=True)
             self._janitor = self._start_janitor()
+            if network:
+                self._make_wire()
             self.start()
             self._copy_probes(to_host=False)
             self._make_pool()
@@ -164,7 +175,7 @@ class LibvirtPeer:
                     self._janitor.inside(*command), log=log, env=self.environment()
                 )
         wait_until(
-            lambda: not self._running("libvirtd") or self._answers(),
+            lambda: not self._running("libvirtd") or self._answer(),
             timeout=timeout,
             what=f"libvirtd listens on {self.socket}",
         )
@@ -191,6 +202,27 @@ class LibvirtPeer:
     def sigcont(self) -> None:
         os.kill(self.daemon_pid, signal.SIGCONT)
 
+    def kill_virtlogd(self) -> None:
+        """End virtlogd as a crash does: without it no machine with a log starts."""
+        if self._running("virtlogd"):
+            os.kill(self._daemons["virtlogd"].pid, signal.SIGKILL)
+            wait_until(lambda: not self._running("virtlogd"), timeout=30, what="virtlogd is gone")
+
+    @contextmanager
+    def small(self, folder: str, size: int) -> Iterator[None]:
+        """A folder of the host (as the daemon names it) is an empty file system of ``size`` bytes
+        in the block. System daemons only."""
+        mount = ("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
+        subprocess.run(self._janitor.inside(*mount), check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(self._janitor.inside("umount", "--lazy", folder), check=True)
+
+    def inside(self, *command: str, check: bool = True) -> None:
+        """Run a command with the host's own view of the file system."""
+        subprocess.run(self._janitor.inside(*command), check=check, capture_output=True)
+
     @property
     def daemon_pid(self) -> int:
         """Process id of libvirtd."""
@@ -203,6 +235,9 @@ class LibvirtPeer:
         for daemon in (*self._ended, *self._daemons.values()):
             daemon.close()
         shutil.rmtree(self.root, ignore_errors=True)
+        for place in ("_ports", "_wire"):
+            if place in self.__dict__:
+                self.__dict__[place].close()
 
     # -- the independent observer -------------------------------------------------------------
 
@@ -262,12 +297,48 @@ class LibvirtPeer:
             if Path(target).is_dir()
         }
         try:
-            return Janitor(self.root, binds)
+            return Janitor(self.root, binds, network=self._network)
         except OSError as error:
             raise PreconditionMissing(f"a mount namespace: {error}") from error
 
+    def _make_wire(self) -> None:
+        """A pair of devices, one on either side, with addresses of a small network of their own."""
+        self._wire = Place("wires", 256)
+        network = f"10.213.{self._wire.number}"
+        name = f"hvw{uuid.uuid4().hex[:8]}"
+        here = (
+            (
+                "link",
+                "add",
+                name,
+                "type",
+                "veth",
+                "peer",
+                "hvwire",
+                "netns",
+                str(self._janitor.pid),
+            ),
+            ("addr", "add", f"{network}.1/30", "dev", name),
+            ("link", "set", name, "up"),
+        )
+        for command in here:
+            done = subprocess.run(["ip", *command], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise PreconditionMissing(f"a pair of network devices: {done.stderr.strip()}")
+        self.inside("ip", "link", "set", "lo", "up")
+        self.inside("ip", "addr", "add", f"{network}.2/30", "dev", "hvwire")
+        self.inside("ip", "link", "set", "hvwire", "up")
+        self.address = f"{network}.2"
+
+    def add_bridge(self, name: str) -> None:
+        """A bridge among the host's own network devices."""
+        self.inside("ip", "link", "add", name, "type", "bridge")
+        self.inside("ip", "link", "set", name, "up")
+
     def _write_configuration(self) -> None:
-        self.tcp_port, display, migration = _free_ports()
+        self._ports = _Ports()
+        self.tcp_port = self._ports.tcp
+        display, migration = self._ports.display, self._ports.migration
         settings: dict[str, dict[str, object]] = {
             "libvirtd.conf": {
                 "host_uuid": self.host_uuid,
@@ -339,13 +410,15 @@ class LibvirtPeer:
     def _running(self, name: str) -> bool:
         return name in self._daemons and self._daemons[name].running()
 
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            try:
-                client.connect(str(self.socket))
-            except OSError:
-                return False
-            return True
+    def _answer(self) -> bool:
+        """Whether both daemons take connections."""
+        for each in (self.socket, self.socket.with_name("virtlogd-sock")):
+            with socket.socket(socket.AF_UNIX) as client:
+                try:
+                    client.connect(str(each))
+                except OSError:
+                    return False
+        return True
 
     def _end(self, number: signal.Signals) -> None:
         daemon = self._daemons["libvirtd"]
@@ -380,14 +453,21 @@ def _setting(value: object) -> str:
             return f'"{value}"'
 
 
-def _free_ports() -> Iterator[int]:
-    """A port for the daemon, the first of 100 for displays, the first of 50 for migration.
+class _Ports:
+    """Ports of one peer: a range of 200 that no other peer on this machine has at the same time.
 
-    libvirt itself looks for a free port in the range; ranges far apart make collisions between
-    peers unlikely.
+    libvirt looks for a free port in its range, and two daemons that look at the same moment find
+    the same: QEMU then fails with "Address already in use".
     """
-    base = 20000 + 200 * random.randrange(60)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return iter((port, base, base + 100))
+
+    def __init__(self) -> None:
+        self._place = Place("ports", 60)
+        self.display = 20000 + 200 * self._place.number
+        """The first of 100 for displays."""
+        self.migration = self.display + 100
+        """The first of 50."""
+        self.tcp = self.display + 150
+        """The daemon's own."""
+
+    def close(self) -> None:
+        self._place.close()

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.peers.dhcp import DhcpServer
 
 _RUN = Path("/var/run/openvswitch")
@@ -73,14 +75,12 @@ class OvsBridge:
         self._janitor = Janitor(self.root)
         try:
             self._janitor.run_at_end(sys.executable, "-I", __file__)
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
             try:
-                if not _answers():
-                    _start()
+                with _one_at_a_time():
+                    if not _answers():
+                        _start()
             except OSError as error:
                 raise PreconditionMissing(f"a working Open vSwitch: {error}") from error
-            finally:
-                fcntl.flock(self._lock, fcntl.LOCK_SH)
             self._janitor.run_at_end(
                 "ovs-vsctl", "--timeout=10", "--if-exists", "del-br", self.name
             )
@@ -122,7 +122,23 @@ class OvsBridge:
             self._dhcp.wait()
 
 
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Nobody else starts or ends Open vSwitch meanwhile.
+
+    A lock of its own: a session that asked for the other lock alone would wait until each session
+    that uses Open vSwitch has ended.
+    """
+    descriptor = os.open(f"{_OURS}.start", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _open_lock() -> int:
+    """Say that a session uses Open vSwitch, until the descriptor is closed."""
     descriptor = os.open(f"{_OURS}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor
@@ -167,12 +183,17 @@ def _start() -> None:
 
 
 def _leave() -> None:
-    """End our Open vSwitch unless another test session still holds the lock."""
-    descriptor = os.open(f"{_OURS}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
+    """End our Open vSwitch unless another test session still uses it."""
+    with _one_at_a_time():
+        descriptor = os.open(f"{_OURS}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        _end()
+
+
+def _end() -> None:
     for program in ("ovs-vswitchd", "ovsdb-server"):
         with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
             pid = int((_OURS / f"{program}.pid").read_text())

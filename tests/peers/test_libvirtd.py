@@ -99,7 +99,7 @@ def test_nothing_is_left_when_the_test_run_is_killed(libvirt_peer: LibvirtPeer) 
     device = Path("/sys/class/net", bridge)
     wait_until(
         lambda: not (Path(root).exists() or device.exists() or _is_alive(daemon)),
-        timeout=10,
+        timeout=120,
         what=f"{root}, {bridge} and process {daemon} are gone",
     )
 

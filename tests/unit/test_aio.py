@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import inspect
 import subprocess
@@ -21,7 +22,6 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.driver import OPERATIONS, ComputeDriver
 from hvdrivers.contract.events import EventStream
 from hvdrivers.models.events import LifecycleEvent, LifecycleKind, ResyncEvent
-from hvdrivers.workers import Workers
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "generate_aio.py"
 
@@ -34,7 +34,7 @@ def wrap(**twists):
     """A facade around a twisted driver, with threads that can be told from others."""
     guarded, driver = make(**twists)
     facade = aio.AsyncComputeDriver(guarded)
-    facade._workers = Workers(f"hvdrivers-aio-{uuid4()}")
+    facade._workers._name = f"hvdrivers-aio-{uuid4()}"
     return facade, driver
 
 
@@ -122,6 +122,83 @@ def test_many_calls_run_at_the_same_time() -> None:
 
     asyncio.run(main())
     assert not threads_named(facade._workers._name)
+
+
+def test_a_call_takes_one_thread() -> None:
+    """That in which the driver works: the loop waits for it."""
+    together, free = threading.Barrier(21), threading.Event()
+
+    def ping(self, *, timeout=None):
+        together.wait(PATIENCE)
+        free.wait(PATIENCE)
+
+    facade, _ = wrap(ping=ping)
+    before = set(threading.enumerate())
+
+    async def main() -> int:
+        async with facade as driver:
+            calls = [asyncio.create_task(driver.ping()) for _ in range(20)]
+            await asyncio.to_thread(together.wait, PATIENCE)
+            # and that of to_thread()
+            more = [
+                each for each in set(threading.enumerate()) - before if "asyncio" not in each.name
+            ]
+            free.set()
+            await asyncio.gather(*calls)
+            return len(more)
+
+    assert asyncio.run(main()) == 20
+
+
+def test_a_change_that_is_cancelled_while_it_waits_its_turn_does_not_begin() -> None:
+    entered, free, began = threading.Event(), threading.Event(), threading.Event()
+
+    def power_on(self, uuid, *, timeout=None):
+        entered.set()
+        free.wait(PATIENCE)
+
+    facade, _ = wrap(
+        power_on=power_on,
+        power_off=lambda self, uuid, **_: began.set(),
+        set_metadata=lambda self, uuid, metadata, **_: None,
+    )
+
+    async def main() -> None:
+        async with facade as driver:
+            uuid = uuid4()
+            first = asyncio.create_task(driver.power_on(uuid))
+            await asyncio.to_thread(entered.wait, PATIENCE)
+            second = asyncio.create_task(driver.power_off(uuid))
+            await asyncio.sleep(0)
+            second.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await second
+            free.set()
+            await first
+            await driver.set_metadata(uuid, {})  # after the one that was cancelled
+            assert not began.is_set()
+
+    asyncio.run(main())
+
+
+def test_a_facade_that_is_dropped_leaves_no_thread() -> None:
+    """Nor one that waits for an event of a stream that was dropped with it."""
+    facade, _ = wrap(set_metadata=lambda self, uuid, metadata, **_: None)
+    name = facade._workers._name
+
+    async def main(driver: aio.AsyncComputeDriver) -> None:
+        stream = await driver.watch()
+        assert isinstance(await stream.next(timeout=PATIENCE), ResyncEvent)
+        assert await stream.next(timeout=0.01) is None
+        assert threads_named(name)
+
+    asyncio.run(main(facade))
+    with pytest.warns(ResourceWarning, match="unclosed driver"):  # noqa: PT031
+        del facade
+        gc.collect()
+    for each in threads_named(name):
+        each.join(PATIENCE)
+    assert not threads_named(name)
 
 
 def test_cancelling_ends_the_waiting_and_not_the_operation() -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
+import os
+import pickle
 import threading
+import traceback
+import warnings
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,6 +17,7 @@ from handmade import PATIENCE, LeastDriver, a_spec, in_thread, make, spawned
 from pydantic import SecretStr
 
 from hvdrivers import guard as guard_module
+from hvdrivers import guarded_call
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import OPERATIONS, ComputeDriver
@@ -55,7 +61,7 @@ def test_every_operation_of_the_contract_is_there() -> None:
 
 def test_an_operation_that_is_not_there_is_refused_with_its_reason() -> None:
     driver, _ = make()
-    with pytest.raises(errors.NotSupported, match="does not have pause") as caught:
+    with pytest.raises(errors.NotSupported, match="no pause: the") as caught:
         driver.pause(uuid4())
     assert caught.value.message == driver.why_not(Capability.PAUSE)
     assert caught.value.operation == "pause"
@@ -78,7 +84,10 @@ def test_one_that_this_host_has_not_is_refused_before_the_driver_is_called() -> 
 def test_narrowing_cannot_widen() -> None:
     driver, _ = make(narrowed=lambda self: {Capability.UEFI: "no firmware"})
     assert driver.narrowed() == {}
-    assert driver.why_not(Capability.UEFI) == "the twisted driver does not have uefi"
+    assert driver.why_not(Capability.UEFI) == (
+        "no uefi: the twisted driver does not offer it; instead: use an image that boots by BIOS,"
+        " or choose another host"
+    )
 
 
 def test_a_capability_without_its_operation_is_refused_all_the_same() -> None:
@@ -343,7 +352,7 @@ def test_an_interrupted_caller_leaves_the_driver_to_itself(monkeypatch) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(guard_module.futures, "wait", interrupted)
+        patch.setattr(guarded_call.futures, "wait", interrupted)
         with pytest.raises(KeyboardInterrupt):
             driver.power_on(uuid)
     assert len(driver._locks) == 1
@@ -595,6 +604,19 @@ def test_closing_twice_calls_the_driver_once_and_leaves_no_thread() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == name]
 
 
+def test_a_forked_process_is_refused(monkeypatch) -> None:
+    """The guard's threads are those of the process that connected: the call would never be made."""
+    driver, _ = make(ping=lambda self, *, timeout=None: None)
+    driver.ping()
+    own = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: own + 1)
+    with pytest.raises(errors.ConnectionFailed, match="forked") as caught:
+        driver.ping()
+    assert not caught.value.retryable
+    monkeypatch.undo()
+    driver.ping()
+
+
 def test_a_closed_driver_does_nothing_more() -> None:
     driver, _ = make()
     driver.close()
@@ -616,6 +638,34 @@ def test_a_close_that_fails_or_hangs_closes_all_the_same(no_tolerance) -> None:
     with pytest.raises(errors.ConnectionFailed):
         driver.ping()
     free.set()
+
+
+def test_a_driver_that_is_dropped_leaves_no_thread_and_says_so() -> None:
+    driver, _ = make()
+    name = driver._workers._name = f"hvdrivers-{uuid4()}"
+    driver.list_instances()
+    assert [each for each in threading.enumerate() if each.name == name]
+    with pytest.warns(ResourceWarning, match="unclosed driver twisted"):  # noqa: PT031
+        del driver
+        gc.collect()
+    wait_for_no_thread(name)
+
+
+def test_a_driver_that_was_closed_says_nothing_when_it_is_dropped() -> None:
+    driver, _ = make()
+    driver.list_instances()
+    driver.close()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del driver
+        gc.collect()
+
+
+def wait_for_no_thread(name: str) -> None:
+    for each in threading.enumerate():
+        if each.name == name:
+            each.join(PATIENCE)
+    assert not [each for each in threading.enumerate() if each.name == name]
 
 
 def test_a_busy_thread_ends_after_its_call() -> None:
@@ -660,3 +710,36 @@ def test_memory_of_a_snapshot_is_a_capability() -> None:
     driver, _ = make(like=Snapping)
     with pytest.raises(errors.NotSupported, match="snapshot-memory"):
         driver.create_snapshot(uuid4(), "s", memory=True)
+
+
+# 12. what a traceback in a log shows ------------------------------------------------------------
+
+
+def test_a_traceback_ends_with_the_hint() -> None:
+    driver, _ = make()
+    with pytest.raises(errors.InstanceNotFound) as missing:
+        driver.get_instance(uuid4())
+    shown = "".join(traceback.format_exception(missing.value))
+    assert shown.rstrip().splitlines()[-1] == f"hint: {missing.value.hint}"
+
+
+def test_an_error_has_its_hint_once_and_survives_a_pickle() -> None:
+    error = errors.DeviceBusy("busy", hint="wait")
+    error.locate(operation="detach_volume")
+    error.locate(host="here")
+    copy = pickle.loads(pickle.dumps(error))
+    assert error.__notes__ == copy.__notes__ == ["hint: wait"]
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (errors.DeviceBusy("busy"), True),
+        (errors.DeviceBusy("busy", retryable=False), False),
+        (errors.OutcomeUnknown("lost"), True),
+        (errors.InvalidRequest("wrong"), False),
+        (ValueError("wrong"), False),
+    ],
+)
+def test_what_is_worth_repeating(error: Exception, wanted: bool) -> None:
+    assert errors.worth_repeating(error) is wanted

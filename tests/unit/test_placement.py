@@ -7,20 +7,32 @@ import os_traits
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.fake import FakeHost, FakePool, FakeWorld, HostSize
+from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.contract.resources import Placement
+from hvdrivers.fake import FakeConfig, FakeDriver, FakeHost, FakePool, FakeWorld, HostSize
+from hvdrivers.guard import guarded
+from hvdrivers.models.hardware import TpmModel, VideoModel
 from hvdrivers.models.host import HostInfo
+from hvdrivers.models.instance import Firmware
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import (
     CpuResources,
     HostResources,
+    Inventory,
+    LargestMachine,
+    MachineChoices,
     MediatedType,
     MemoryResources,
     NumaCell,
     PciDevice,
+    PlacementProvider,
     StorageResources,
 )
+from hvdrivers.models.vif import NicModel
+from hvdrivers.models.volume import DiskBus
 from hvdrivers.openstack.placement import (
     ARCHITECTURE_TRAITS,
     ARM_TRAITS,
@@ -202,6 +214,46 @@ def test_two_pools_hold_no_disk_larger_than_one():
     assert (stock.total, stock.max_unit) == (400, 300)
 
 
+def test_a_host_with_nothing_but_shared_storage_can_have_disks_of_its_own():
+    shared = StorageResources(name="ceph", total_gib=500, used_gib=0, shared=True)
+    found = providers(resources(storage=(shared,)), (), shared_storage_on_root=True)
+    assert [provider.name for provider in found] == ["node"]
+    assert found[0].inventories["DISK_GB"].total == 500
+
+
+def test_no_machine_is_larger_than_the_largest_host_of_a_cluster():
+    largest = LargestMachine(vcpus=4, memory_mib=1024)
+    (root,) = providers(resources(largest_machine=largest), ())
+    units = {name: stock.max_unit for name, stock in root.inventories.items()}
+    assert units == {"VCPU": 4, "PCPU": 2, "MEMORY_MB": 1024, "DISK_GB": 100}
+
+
+def test_what_machines_are_made_of():
+    everything = MachineChoices(
+        firmwares=frozenset(Firmware),
+        disk_buses=frozenset(DiskBus),
+        nic_models=frozenset(NicModel),
+        videos=frozenset(VideoModel),
+        tpm_models=frozenset(TpmModel),
+    )
+    tree = providers(resources(choices=everything), ())
+    check_names(tree)
+    assert {
+        "COMPUTE_FIRMWARE_BIOS",
+        "COMPUTE_FIRMWARE_UEFI",
+        "COMPUTE_STORAGE_BUS_VIRTIO",
+        "COMPUTE_NET_VIF_MODEL_VMXNET3",
+        "COMPUTE_GRAPHICS_MODEL_NONE",
+        "COMPUTE_SECURITY_TPM_CRB",
+    } <= tree[0].traits
+
+
+def test_no_device_has_the_trait_that_stops_nova_compute():
+    """nova/compute/pci_placement_translator.py refuses such a provider that it did not make."""
+    tree = providers(resources(devices=DEVICES), ALL)
+    assert not [each for each in tree if "COMPUTE_MANAGED_PCI_DEVICE" in each.traits]
+
+
 DEVICES = (
     device("0:1:0.0", class_code="030000"),
     device(
@@ -274,3 +326,62 @@ def test_the_fake_with_a_shared_pool():
     size = HostSize(pools=(FakePool(name="ceph", total_gib=10, shared=True),))
     with FakeHost("node", size=size, world=FakeWorld()).connect() as driver:
         assert [p.name for p in driver.placement_inventories()][-1] == "storage_ceph"
+
+
+@pytest.mark.parametrize("ratio", [-1, -0.5, float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["cpu", "memory", "disk"])
+def test_ratios_that_are_none(name: str, ratio: float) -> None:
+    """Placement would refuse the whole inventory, or divide by it."""
+    with pytest.raises(InvalidRequest, match=f"{name}_allocation_ratio"):
+        providers(resources(), (), **{f"{name}_allocation_ratio": ratio})
+
+
+@pytest.mark.parametrize("unset", [None, 0, 0.0])
+def test_ratios_that_are_not_set(unset: float | None) -> None:
+    """Nova's configuration says so with 0.0."""
+    names = ("cpu_allocation_ratio", "memory_allocation_ratio", "disk_allocation_ratio")
+    found = providers(resources(), (), **dict.fromkeys(names, unset))
+    assert found == providers(resources(), ())
+
+
+def test_a_reservation_that_is_none() -> None:
+    with pytest.raises(InvalidRequest):
+        providers(resources(), (), reserved_memory_mib=-1)
+    unset = providers(resources(), (), reserved_memory_mib=None)
+    assert unset == providers(resources(), ())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"total": 0},
+        {"total": -1},
+        {"total": 1 << 31},
+        {"reserved": -1},
+        {"max_unit": 0},
+        {"step_size": 0},
+        {"allocation_ratio": 0.0},
+        {"allocation_ratio": float("nan")},
+        {"allocation_ratio": float("inf")},
+    ],
+)
+def test_inventories_that_placement_refuses(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Inventory.model_validate({"total": 1, "max_unit": 1} | wrong)
+
+
+def test_the_guard_derives_the_providers_of_a_driver_that_has_no_more_to_tell():
+    """From the inventory, and from what the driver can do on this host."""
+    with FakeHost("node").connect(without={Capability.SHARES: "no virtiofsd"}) as driver:
+        expected = providers(driver.get_available_resource(), driver.capabilities)
+        assert driver.placement_inventories() == expected
+        assert "COMPUTE_STORAGE_VIRTIO_FS" not in expected[0].traits
+
+
+def test_a_driver_may_tell_placement_itself():
+    class Telling(FakeDriver, Placement):
+        def placement_inventories(self, *, timeout=None):
+            return [PlacementProvider(name="own", parent=None, inventories={}, traits=frozenset())]
+
+    with guarded(Telling.connect(FakeConfig(host="node"))) as driver:
+        assert [each.name for each in driver.placement_inventories()] == ["own"]

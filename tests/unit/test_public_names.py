@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 
 import hvdrivers
 from hvdrivers.contract import errors
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_names_are_sorted_and_complete() -> None:
@@ -77,3 +80,25 @@ def test_importing_the_package_alone_costs_nothing() -> None:
 
 def test_the_package_is_typed() -> None:
     assert (Path(inspect.getfile(hvdrivers)).parent / "py.typed").is_file()
+
+
+def test_all_that_the_contract_names_is_public() -> None:
+    """A program names what it passes in and gets out: volumes, NICs, events, attachments, …"""
+    names = runpy.run_path(str(ROOT / "scripts" / "public_names.py"))["public_names"]()
+    assert sorted(names) == hvdrivers.__all__, "python scripts/public_names.py"
+
+
+@pytest.mark.parametrize("driver", ["libvirt", "vmware", "hyperv"])
+def test_a_driver_imports_what_images_need_with_the_first_one(driver: str) -> None:
+    """The time that ``hvdrivers list`` takes is that of its imports."""
+    images = {"httpx", "oslo_utils", "pycdlib"}
+    assert not imported_by(f"import hvdrivers.{driver}.driver") & images
+
+
+def test_names_of_the_package_of_images() -> None:
+    import hvdrivers.images
+
+    assert all(getattr(hvdrivers.images, name) for name in hvdrivers.images.__all__)
+    assert set(hvdrivers.images.__all__) <= set(dir(hvdrivers.images))
+    with pytest.raises(AttributeError, match="no attribute 'open_imge'"):
+        _ = hvdrivers.images.open_imge  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import pytest
 from pydantic import BaseModel, SecretBytes, SecretStr, TypeAdapter, ValidationError
 
+from hvdrivers.contract import errors
 from hvdrivers.redact import Redacted, blot, blot_error, secrets_in
 
 SECRET = "pass & 'word' 100%"
@@ -103,3 +104,34 @@ def test_circles_end() -> None:
     first.__context__, second.__context__ = second, first
     blot_error(first, [SECRET])
     assert SECRET not in str(first) + str(second)
+
+
+class Refusing(Exception):
+    """As pyVmomi's faults: they take no attribute but their own, ``args`` neither."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("__"):
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+def test_an_exception_that_cannot_be_changed() -> None:
+    """Another one stands in its place where it is a cause, and blotting raises nothing."""
+    error = RuntimeError("failed")
+    error.__cause__ = Refusing("no sesame-4711 here")
+    blot_error(error, ["sesame-4711"])
+    assert isinstance(error.__cause__, Redacted)
+    assert "sesame" not in f"{error.__cause__!s}{error.__cause__!r}"
+    blot_error(Refusing("sesame-4711"), ["sesame-4711"])
+
+
+def test_a_fault_of_pyvmomi_is_replaced() -> None:
+    """Such an exception takes no attribute, not even ``args``."""
+    vim = pytest.importorskip("pyVmomi").vim
+    error = errors.HypervisorFault("failed")
+    error.__cause__ = vim.fault.NoPermission(msg="the password hunter2-hunter2 is wrong")
+    blot_error(error, ["hunter2-hunter2"])
+    assert "hunter2-hunter2" not in f"{error.__cause__!s} {error.__cause__!r}"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from typing import ClassVar
 from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
@@ -19,7 +22,7 @@ from hvdrivers.models.instance import (
     Keep,
     Metadata,
 )
-from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
 
 _LOCK = threading.Lock()
@@ -99,13 +102,25 @@ class LastSpawnWins(FakeDriver):
 class DestroyOfDestroyedFails(FakeDriver):
     """destroy() of an instance that another destroys at that moment raises InstanceNotFound."""
 
+    _looked: ClassVar[threading.Condition] = threading.Condition()
+    _looks: ClassVar[Counter[UUID]] = Counter()
+    """Callers that have seen it: several connections count together."""
+
     def destroy(
-        self, uuid: UUID, *, keep: frozenset[Keep] = frozenset(), timeout: float | None = None
+        self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
     ) -> None:
-        there = uuid in self._host.machines
-        time.sleep(0.05)
-        if there and uuid not in self._host.machines:
-            raise errors.InstanceNotFound("it has gone meanwhile", instance=uuid)
+        machines = self._host.machines
+        if uuid in machines:
+            with self._looked:
+                self._looks[uuid] += 1
+                first = self._looks[uuid] == 1
+                self._looked.notify_all()
+                self._looked.wait_for(lambda: self._looks[uuid] > 1, 5.0)
+            end = time.monotonic() + 30.0
+            while not first and uuid in machines and time.monotonic() < end:
+                time.sleep(0.01)
+            if uuid not in machines:
+                raise errors.InstanceNotFound("it has gone meanwhile", instance=uuid)
         super().destroy(uuid, keep=keep, timeout=timeout)
 
 
@@ -151,6 +166,30 @@ class BuildingIsBusy(FakeDriver):
         super()._set_metadata(uuid, metadata)
 
 
+@mutant("CONC-010")
+class DestroyWaitsForTheSpawn(FakeDriver):
+    """destroy() of an instance that is being built waits until it is there."""
+
+    def destroy(
+        self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
+    ) -> None:
+        while (there := self._host.machines.get(uuid)) and there.state is InstanceState.BUILDING:
+            time.sleep(0.01)
+        super().destroy(uuid, keep=keep, timeout=timeout)
+
+
+@mutant("CONC-010")
+class DestroyLeavesTheSpawnAlone(FakeDriver):
+    """destroy() of an instance that is being built succeeds, and removes nothing."""
+
+    def destroy(
+        self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
+    ) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is None or machine.state is not InstanceState.BUILDING:
+            super().destroy(uuid, keep=keep, timeout=timeout)
+
+
 @mutant("CONC-011")
 class ListAsksOneByOne(FakeDriver):
     """list_instances() asks for each instance by itself, and fails if one has gone meanwhile."""
@@ -159,3 +198,20 @@ class ListAsksOneByOne(FakeDriver):
         listed = super().list_instances(timeout=timeout)
         time.sleep(0.003)
         return [self.get_instance(each.uuid).summary() for each in listed]
+
+
+@mutant("CONC-020")
+class TellsNoProgress(FakeDriver):
+    """A move tells no progress on its way, so that nothing can end it."""
+
+    def migrate_storage(
+        self,
+        uuid: UUID,
+        pool: str,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        if progress is not None:
+            progress(Progress(phase=Phase.COPY, done=0, total=1, unit="percent"))
+        super().migrate_storage(uuid, pool, timeout=timeout)

@@ -48,7 +48,7 @@ class FirstEventIsNoResync(_Streams):
     class stream(FakeEventStream):
         def __init__(self, *args: object) -> None:
             super().__init__(*args)  # type: ignore[arg-type]
-            self._buffer.clear()
+            self._first = False
 
 
 @mutant("EVENT-001")
@@ -189,25 +189,42 @@ class TellsOfForeignMachines(_Streams):
 
 
 @mutant("EVENT-006")
-class ResyncIsReadAtTheFirstNext(_Streams):
-    """The first resync is that of the first next(), and swallows the changes before."""
+class FirstResyncSwallowsTheChangesBeforeIt(_Streams):
+    """The first next() drops the changes since watch(): they are in the resync."""
 
     class stream(FakeEventStream):
         def next(self, timeout: float | None = None) -> Event | None:
             with self._ready:
-                if self._sequence == 0:
+                if self._first:
                     self._buffer.clear()
-                    self._buffer.append(self._resync_event())
             return super().next(timeout)
+
+
+@mutant("EVENT-006")
+class FirstResyncIsThatOfWatch(_Streams):
+    """The first resync is as old as the stream. A client that has spawned an instance since takes
+    it for dead."""
+
+    class stream(FakeEventStream):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)  # type: ignore[arg-type]
+            self.old = super()._resync_event()
+
+        def _resync_event(self) -> Change:
+            return self.old if self._sequence == 1 else super()._resync_event()
 
 
 @mutant("EVENT-007")
 class NoResync(_Streams):
-    """After a lost connection the stream goes on as if nothing had been."""
+    """After a lost connection the stream goes on with what comes next, and misses the rest."""
 
     class stream(FakeEventStream):
         def lose_connection(self) -> None:
             pass
+
+        def deliver(self, change: Change) -> None:
+            if self._host.reachable:
+                super().deliver(change)
 
 
 @mutant("EVENT-007")
@@ -319,3 +336,12 @@ class EveryCallIsAnEvent(FakeDriver):
         with self._host.world.lock:
             machine = self._host.machines[uuid]
             self._host.tell_lifecycle(machine, LifecycleKind.STOPPED, InstanceState.STOPPED)
+
+
+@mutant("EVENT-002")
+class MergesInSilence(_Streams):
+    """A change that nobody has read yet is replaced by the next, and no limit says so."""
+
+    class stream(FakeEventStream):
+        def deliver(self, change: Change) -> None:
+            super().deliver(self._merged(change))

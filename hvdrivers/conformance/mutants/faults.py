@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar, TypeVar
 from uuid import UUID
 
@@ -11,11 +12,18 @@ from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Disk
 from hvdrivers.fake.steps import Task
+from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec, Keep
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.snapshot import Snapshot
+from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import AttachedVif, Vif
-from hvdrivers.models.volume import AttachedVolume, Volume, VolumeAttachment, VolumeSpec
+from hvdrivers.models.volume import (
+    AttachedVolume,
+    Volume,
+    VolumeAttachment,
+    VolumeSpec,
+)
 
 _T = TypeVar("_T")
 
@@ -100,6 +108,47 @@ class UndoForgetsThePort(_WithTask):
     operations: ClassVar = {"plug_vif"}
 
 
+@mutant("FAULT-TWICE")
+class UndoGoesOnAfterAFailedStep(_WithTask):
+    """A spawn whose machine could not be removed again goes on and removes the machine's disks."""
+
+    class task(Task):
+        _remove: tuple[str, Callable[[], object]] | None = None
+
+        def call(
+            self,
+            name: str,
+            effect: Callable[[], _T],
+            *,
+            undo: tuple[str, Callable[[], object]] | None = None,
+            covered: bool = False,
+            changes: bool = True,
+        ) -> _T:
+            if name == "define-machine":
+                self._remove = undo
+            elif name in {"start-machine", "finish-machine"}:
+                undo = self._remove  # what was defined last goes first
+            return super().call(name, effect, undo=undo, covered=covered, changes=changes)
+
+        def _send_undo(self, name: str, effect: Callable[[], object]) -> None:
+            if not (self._not_undone and name == "undefine-machine"):  # once is enough
+                super()._send_undo(name, effect)
+
+    operations: ClassVar = {"spawn"}
+
+
+@mutant("FAULT-DEAD")
+class NeverReportsAFailedUndo(_WithTask):
+    """A plug whose undo fails says that nothing has changed: the port stays on the switch."""
+
+    class task(Task):
+        def _send_undo(self, name: str, effect: Callable[[], object]) -> None:
+            super()._send_undo(name, effect)
+            self._not_undone = False
+
+    operations: ClassVar = {"plug_vif", "attach_volume", "spawn"}
+
+
 @mutant("FAULT-SPAWN")
 class UndoesNothingAtADeadline(_WithTask):
     """A spawn whose deadline passes leaves what it has begun."""
@@ -130,13 +179,13 @@ class LostReplyIsConnectionFailed(FakeDriver):
             raise errors.ConnectionFailed(error.message) from error
 
 
-@mutant("FAULT-POWER-OFF")
+@mutant("FAULT-DETACH-VOLUME")
 class LostReplyIsSuccess(FakeDriver):
-    """A power_off() whose reply is lost returns as if it had come."""
+    """A detach_volume() takes any reply that was lost for the last, and returns half-way."""
 
-    def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
+    def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
         try:
-            super().power_off(uuid, graceful=graceful, timeout=timeout)
+            super().detach_volume(uuid, volume_id, timeout=timeout)
         except errors.OutcomeUnknown:
             return
 
@@ -182,7 +231,7 @@ class RetryMakesASecondVolume(FakeDriver):
     def create_volume(self, spec: VolumeSpec, *, timeout: float | None = None) -> Volume:
         try:
             return super().create_volume(spec, timeout=timeout)
-        except errors.InvalidRequest:
+        except errors.VolumeExists:
             again = spec.model_copy(update={"name": f"{spec.name}-1"})
             return super().create_volume(again, timeout=timeout)
 
@@ -218,7 +267,7 @@ class RetryOfDestroyFails(FakeDriver):
     """destroy() of what an interrupted destroy has taken away says that it is not there."""
 
     def destroy(
-        self, uuid: UUID, *, keep: frozenset[Keep] = frozenset(), timeout: float | None = None
+        self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
     ) -> None:
         seen = self.__dict__.setdefault("_seen", set())
         if uuid in seen and uuid not in self._host.machines:
@@ -262,6 +311,56 @@ class TimeoutAfterTheChange(FakeDriver):
             raise errors.OperationTimeout(error.message) from error
 
 
+@mutant("FAULT-RESUME")
+class ResumesInTwoSteps(FakeDriver):
+    """A machine that was paused before it was suspended comes back paused, and a second call lets
+    it run: where that one is cut it stays paused, and resume() is refused."""
+
+    def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        machine = self._host.machines.get(uuid)
+        paused = machine is not None and machine.state is InstanceState.PAUSED
+        super().suspend(uuid, timeout=timeout)
+        if paused:
+            self.__dict__.setdefault("_paused", set()).add(uuid)
+
+    def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        paused = self.__dict__.setdefault("_paused", set())
+        if uuid not in paused:
+            super().resume(uuid, timeout=timeout)
+            return
+        with self._task("resume", uuid, timeout) as task:
+            task.call("restore-memory", lambda: self._back_paused(uuid))
+            task.call("run-machine", lambda: self._let_run(uuid))
+        paused.discard(uuid)
+
+    def _back_paused(self, uuid: UUID) -> None:
+        machine = self._checked("resume", uuid)
+        self._host.remove_disks(uuid, "memory")
+        self._host.set_state(machine, InstanceState.PAUSED, LifecycleKind.RESUMED)
+
+    def _let_run(self, uuid: UUID) -> None:
+        machine = self._host.machines[uuid]
+        self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
+
+
+@mutant("FAULT-POWER-OFF")
+class ForgetsACrashByAStart(FakeDriver):
+    """power_off() of a crashed machine starts it, frozen, and stops it: where it is cut between the
+    two the machine is powered on, though nobody has asked for that."""
+
+    def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is not None and machine.state is InstanceState.CRASHED:
+            with self._task("power_off", uuid, timeout) as task:
+                task.call(
+                    "start-machine",
+                    lambda: self._host.set_state(
+                        machine, InstanceState.PAUSED, LifecycleKind.STARTED
+                    ),
+                )
+        super().power_off(uuid, graceful=graceful, timeout=timeout)
+
+
 @mutant("FAULT-RESIZE")
 class ResizeBeginsWithItsRecord(FakeDriver):
     """resize() writes the new flavor down first, and leaves it when the disk cannot grow."""
@@ -280,14 +379,3 @@ class ResizeBeginsWithItsRecord(FakeDriver):
         except errors.ConnectionFailed:
             machine.flavor = machine.flavor.model_copy(update={"vcpus": flavor.vcpus})
             raise
-
-
-@mutant("FAULT-READ")
-class ReadOfUnknownOutcome(FakeDriver):
-    """A read whose reply is lost raises OutcomeUnknown, as if it had changed something."""
-
-    def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
-        try:
-            return super().get_instance(uuid, timeout=timeout)
-        except errors.ConnectionFailed as error:
-            raise errors.OutcomeUnknown(error.message) from error

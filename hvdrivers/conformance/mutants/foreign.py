@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Machine
-from hvdrivers.models.instance import ForeignInstance, InstanceInfo, Keep, Metadata
+from hvdrivers.models.instance import (
+    ForeignInstance,
+    InstanceInfo,
+    InstanceSummary,
+    Keep,
+    Metadata,
+)
 from hvdrivers.models.state import InstanceState
 
 
@@ -47,7 +55,7 @@ class MetadataIsTheMark(FakeDriver):
 class DestroyTouchesForeign(FakeDriver):
     """destroy() of a foreign machine says InstanceNotFound, and has stopped it."""
 
-    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+    def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
         self._cut_power(uuid)
         return super()._leftovers(uuid, keep)
 
@@ -56,7 +64,7 @@ class DestroyTouchesForeign(FakeDriver):
 class DestroyRemovesForeignDisks(FakeDriver):
     """destroy() of a foreign machine succeeds, and removes its disks as leftovers."""
 
-    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+    def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
         machine = self._host.machines.get(uuid)
         if machine is not None and not machine.ours:
             return {"delete-disks"}
@@ -177,7 +185,7 @@ class AdoptOfNothing(FakeDriver):
 class AdoptedKeepsItsDisks(FakeDriver):
     """destroy() of an adopted machine only forgets it."""
 
-    def _delete_disks(self, uuid: UUID, keep: frozenset[Keep]) -> None:
+    def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         if not any(disk.content == ("foreign",) for _, disk in self._host.disks_of(uuid)):
             super()._delete_disks(uuid, keep)
 
@@ -204,3 +212,13 @@ class RefusedAdoptionIsMarked(FakeDriver):
             self._host.machines[uuid].name = str(uuid)
             self._host.machines[uuid].ours = True
             raise
+
+
+@mutant("FOREIGN-010")
+class CopyIsTakenForOurs(FakeDriver):
+    """Whatever carries the mark is ours, though it is on a copy."""
+
+    def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
+        copies = [each for each in self._host.machines.values() if each.copy_of is not None]
+        shown = [self._info(each).summary() for each in copies]
+        return [*super().list_instances(timeout=timeout), *shown]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import ClassVar
 from uuid import UUID, uuid4
 
@@ -18,7 +19,7 @@ from hvdrivers.models.image import CachedImage, FileImage, HostImage, HttpImage,
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec, Keep
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
-_uploads = provides(
+uploads = provides(
     Capability.IMAGE_RAW,
     Capability.IMAGE_QCOW2,
     Capability.IMAGE_VMDK,
@@ -82,7 +83,7 @@ class EachLoadUploads(FakeDriver):
 class LoadWithoutChecksumUploads(FakeDriver):
     """Only an image with a checksum is found in the cache; any other is uploaded each time."""
 
-    @_uploads
+    @uploads
     def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
         if ref.checksum is None:
             task.report(Phase.UPLOAD, 1, 1)
@@ -128,7 +129,7 @@ class HalfAnImageStays(FakeDriver):
 class _Trusting(FakeDriver):
     """Uploads what it is given, without a look at it."""
 
-    @_uploads
+    @uploads
     def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
         key = ref.cache_key() or f"{ref.format}-{uuid4().hex}"
         record = ImageRecord(key, ref.format, 1 << 20, 1 << 20, ("unseen",))
@@ -154,7 +155,7 @@ class SpawnTrustsImages(_Trusting):
 class RejectedImageIsCached(FakeDriver):
     """The right error for an unsafe image, after it was put into the cache."""
 
-    @_uploads
+    @uploads
     def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
         try:
             return super()._upload(task, ref)
@@ -169,7 +170,7 @@ class RejectedImageIsCached(FakeDriver):
 class RejectionIsAFault(FakeDriver):
     """An unsafe image is a HypervisorFault, like a host that is broken."""
 
-    @_uploads
+    @uploads
     def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
         try:
             return super()._upload(task, ref)
@@ -181,7 +182,7 @@ class RejectionIsAFault(FakeDriver):
 class ChecksumIsNotCompared(FakeDriver):
     """An image is loaded whose content is not what its checksum says."""
 
-    @_uploads
+    @uploads
     def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
         if isinstance(ref, FileImage) and ref.checksum is not None:
             ref = ref.model_copy(update={"checksum": None})
@@ -278,7 +279,7 @@ class DestroyEvictsTheImage(FakeDriver):
     """destroy() of the last instance removes the image from the cache."""
 
     def destroy(
-        self, uuid: UUID, *, keep: frozenset[Keep] = frozenset(), timeout: float | None = None
+        self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
     ) -> None:
         machine = self._host.machines.get(uuid)
         super().destroy(uuid, keep=keep, timeout=timeout)
@@ -314,7 +315,7 @@ class EachSpawnUploads(FakeDriver):
 class RejectedSpawnLeavesAnUpload(FakeDriver):
     """The right error for an unsafe image, after it was uploaded."""
 
-    @_uploads
+    @uploads
     def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
         try:
             return super()._upload(task, ref)
@@ -364,7 +365,7 @@ class TooLargeImageLacksResources(FakeDriver):
 class AbsentFileIsAnAbsentVolume(FakeDriver):
     """A file that is not there is reported as something that the host lacks."""
 
-    @_uploads
+    @uploads
     def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
         if isinstance(ref, FileImage) and not ref.path.exists():
             raise errors.VolumeNotFound("no such image")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -72,7 +73,7 @@ class StartsForAMoment(FakeDriver):
 class _Forgetful(FakeDriver):
     _role = ""
 
-    def _delete_disks(self, uuid: UUID, keep: frozenset[Keep]) -> None:
+    def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         kept = [(pool, disk) for pool, disk in self._host.disks_of(uuid) if disk.role == self._role]
         super()._delete_disks(uuid, keep)
         for pool, disk in kept:
@@ -127,7 +128,7 @@ class DestroyForgetsTpm(FakeDriver):
 class DestroyForgetsSecondPort(FakeDriver):
     """destroy() removes the first NIC's port from the switch, and leaves the others."""
 
-    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+    def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
         steps = super()._leftovers(uuid, keep)
         if "delete-ports" in steps:
             ports = [port.vif.id for port in self._host.ports.values() if port.owner == uuid]
@@ -139,7 +140,7 @@ class DestroyForgetsSecondPort(FakeDriver):
 class DestroyForgetsLockWhenStopped(FakeDriver):
     """destroy() of a stopped machine does not let go of its volumes."""
 
-    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+    def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
         steps = super()._leftovers(uuid, keep)
         return steps if "stop-machine" in steps else steps - {"release-volumes"}
 
@@ -199,7 +200,7 @@ class DestroyTwiceFails(FakeDriver):
         super().__init__(host, config)
         self._destroyed: set[UUID] = set()
 
-    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+    def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
         if uuid in self._destroyed and uuid not in self._host.machines:
             raise errors.InstanceNotFound("it has gone", instance=uuid)
         self._destroyed.add(uuid)
@@ -251,7 +252,7 @@ class DestroyDeletesVolumes(FakeDriver):
 class KeepKeepsNothing(FakeDriver):
     """destroy(keep={ROOT_DISK}) deletes the root disk."""
 
-    def _delete_disks(self, uuid: UUID, keep: frozenset[Keep]) -> None:
+    def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         super()._delete_disks(uuid, frozenset())
 
 
@@ -259,9 +260,11 @@ class KeepKeepsNothing(FakeDriver):
 class KeepKeepsAll(FakeDriver):
     """destroy(keep={ROOT_DISK}) keeps the ephemeral and the swap disk too."""
 
-    def _delete_disks(self, uuid: UUID, keep: frozenset[Keep]) -> None:
+    def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         if keep:
-            self._host.keep_root(uuid)
+            for pool, disk in list(self._host.disks_of(uuid)):
+                if disk.role == "root":
+                    self._host.to_volume(pool, disk, f"{uuid}-root")
         else:
             super()._delete_disks(uuid, keep)
 
@@ -270,7 +273,7 @@ class KeepKeepsAll(FakeDriver):
 class KeptDiskIsReplaced(FakeDriver):
     """destroy(keep={ROOT_DISK}) puts the root disk in place of one that was kept before."""
 
-    def _leftovers(self, uuid: UUID, keep: frozenset[Keep]) -> set[str]:
+    def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
         if keep:
             self._host.default_pool.volumes.pop(f"{uuid}-root", None)
         return super()._leftovers(uuid, keep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from itertools import count
 from uuid import UUID
 
@@ -20,7 +21,7 @@ _DOWN = count(10**12, -1)
 class MetricsDropStopped(FakeDriver):
     """A machine that is switched off has no metrics."""
 
-    def _read(self, uuids: frozenset[UUID] | None) -> list[InstanceMetrics]:
+    def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
         return [each for each in super()._read(uuids) if each.state is not InstanceState.STOPPED]
 
 
@@ -28,7 +29,7 @@ class MetricsDropStopped(FakeDriver):
 class MetricsOfForeignMachines(FakeDriver):
     """get_metrics() has machines that this library did not make."""
 
-    def _read(self, uuids: frozenset[UUID] | None) -> list[InstanceMetrics]:
+    def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
         machines = self._host.machines.values()
         return [self._of(each) for each in machines if uuids is None or each.uuid in uuids]
 
@@ -37,7 +38,7 @@ class MetricsOfForeignMachines(FakeDriver):
 class ForeignMetricsOnRequest(FakeDriver):
     """get_metrics() of a foreign machine's UUID tells its counters."""
 
-    def _read(self, uuids: frozenset[UUID] | None) -> list[InstanceMetrics]:
+    def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
         if uuids is None:
             return super()._read(None)
         return [self._of(self._host.machines[each]) for each in uuids & self._host.machines.keys()]
@@ -47,7 +48,7 @@ class ForeignMetricsOnRequest(FakeDriver):
 class MetricsDropSuspended(FakeDriver):
     """A SUSPENDED machine has no metrics."""
 
-    def _read(self, uuids: frozenset[UUID] | None) -> list[InstanceMetrics]:
+    def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
         return [each for each in super()._read(uuids) if each.state is not InstanceState.SUSPENDED]
 
 
@@ -55,7 +56,7 @@ class MetricsDropSuspended(FakeDriver):
 class MetricsOfAllAlways(FakeDriver):
     """get_metrics() of some has all."""
 
-    def _read(self, uuids: frozenset[UUID] | None) -> list[InstanceMetrics]:
+    def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
         return super()._read(None)
 
 
@@ -63,7 +64,7 @@ class MetricsOfAllAlways(FakeDriver):
 class MetricsOfNoneAreOfAll(FakeDriver):
     """get_metrics() of an empty set has all, as if nothing had been said."""
 
-    def _read(self, uuids: frozenset[UUID] | None) -> list[InstanceMetrics]:
+    def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
         return super()._read(uuids or None)
 
 
@@ -71,7 +72,7 @@ class MetricsOfNoneAreOfAll(FakeDriver):
 class MetricsOfAbsentRaise(FakeDriver):
     """get_metrics() raises InstanceNotFound when one of those asked for has gone."""
 
-    def _read(self, uuids: frozenset[UUID] | None) -> list[InstanceMetrics]:
+    def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
         found = super()._read(uuids)
         if uuids is not None and len(found) < len(uuids):
             raise errors.InstanceNotFound("one of them is not there")
@@ -148,7 +149,7 @@ class OneCallForEachInstance(FakeDriver):
     """get_metrics() asks the host for one instance after the other."""
 
     def get_metrics(
-        self, uuids: frozenset[UUID] | None = None, *, timeout: float | None = None
+        self, uuids: AbstractSet[UUID] | None = None, *, timeout: float | None = None
     ) -> Sequence[InstanceMetrics]:
         wanted = [each.uuid for each in self._host.ours() if uuids is None or each.uuid in uuids]
         found: list[InstanceMetrics] = []
@@ -161,8 +162,17 @@ class OneCallForEachInstance(FakeDriver):
 class MetricsAreRemembered(FakeDriver):
     """A connection that has seen a machine once tells its metrics of then for ever."""
 
-    def _read(self, uuids: frozenset[UUID] | None) -> list[InstanceMetrics]:
+    def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
         seen: dict[UUID, InstanceMetrics] = self.__dict__.setdefault("seen", {})
         for each in super()._read(None):
             seen.setdefault(each.uuid, each)
         return [each for each in seen.values() if uuids is None or each.uuid in uuids]
+
+
+@mutant("METR-010")
+class VolumesHaveNoName(FakeDriver):
+    """The counters of a volume do not say which it is."""
+
+    def _disks(self, machine: Machine) -> list[DiskMetrics]:
+        found = super()._disks(machine)
+        return [each.model_copy(update={"volume_id": None}) for each in found]

@@ -282,3 +282,14 @@ class CallbackLeavesACopyThere(FakeDriver):
             if there is not None:
                 there.incoming[uuid] = replace(self._machine(uuid), token=-1)
             raise
+
+
+@mutant("MIGR-008")
+class AbortLooksLikeADeadline(FakeDriver):
+    """A migration that was aborted raises OperationTimeout."""
+
+    def _copy_memory(self, task: Task, machine: Machine | None, migration: Migration) -> None:
+        try:
+            super()._copy_memory(task, machine, migration)
+        except errors.HypervisorFault as error:
+            raise errors.OperationTimeout("it did not converge") from error

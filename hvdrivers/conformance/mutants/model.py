@@ -30,7 +30,7 @@ class ResumeAfterAChangeIsPaused(FakeDriver):
 
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
         machine = self._machine(uuid)
-        changed = machine.state is InstanceState.SUSPENDED and "k" in machine.metadata
+        changed = machine.state is InstanceState.SUSPENDED and bool(machine.metadata)
         super().resume(uuid, timeout=timeout)
         if changed:
             self._host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)

@@ -12,7 +12,7 @@ from hvdrivers.fake.records import Machine, Port
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.vif import AttachedVif, NicModel, Vif, VifQos
+from hvdrivers.models.vif import AttachedVif, NicModel, Vif, VifQos, default_mac
 
 
 @mutant("NET-001")
@@ -106,7 +106,7 @@ class PlugMakesUpAddresses(FakeDriver):
     """A NIC without an address gets one of the hypervisor's, which Neutron does not know."""
 
     def _plug_nic(self, uuid: UUID, vif: Vif) -> AttachedVif:
-        if vif.address is None:
+        if vif.address == default_mac(vif.id, uuid):
             port = self._host.ports[uuid, vif.id]
             port.vif = port.vif.model_copy(update={"address": "52:54:00:00:00:02"})
         return super()._plug_nic(uuid, vif)
@@ -248,6 +248,27 @@ class FailedUnplugIsForLater(_ForgetsAtPowerOff):
     def _ask_guest(self, machine: Machine, device: str) -> None:
         self.lost.setdefault(machine.uuid, set()).add(device)
         super()._ask_guest(machine, device)
+
+
+@mutant("NET-028")
+class LateUnplugOfNicComesBack(FakeDriver):
+    """What a guest lets go of late is back at the next start."""
+
+    asked: ClassVar[dict[UUID, Port]] = {}
+
+    def _ask_guest(self, machine: Machine, device: str) -> None:
+        self.asked[machine.uuid] = self._host.ports[machine.uuid, device]
+        super()._ask_guest(machine, device)
+
+    def _unplug_nic(self, uuid: UUID, vif_id: str) -> None:
+        self.asked.pop(uuid, None)
+        super()._unplug_nic(uuid, vif_id)
+
+    def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        port = self.asked.pop(uuid, None)
+        if port is not None:
+            self._host.ports[uuid, port.vif.id] = port
+        super().power_on(uuid, timeout=timeout)
 
 
 @mutant("NET-013")

@@ -7,7 +7,7 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
-from hvdrivers.models.vif import Vif
+from hvdrivers.models.vif import Vif, default_mac
 
 
 @mutant("NET-023")
@@ -70,3 +70,25 @@ class SpawnNeedsAFreePort(FakeDriver):
 
     def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
         super()._check_port(uuid, vif, starts=True)
+
+
+@mutant("NET-027")
+class NamesOfNicsAreTheHosts(FakeDriver):
+    """A NIC is refused because a NIC of another machine has the same name."""
+
+    def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
+        super()._check_free_port(uuid, vif)
+        for port in self._host.ports.values():
+            if port.owner != uuid and port.vif.id == vif.id:
+                raise errors.DeviceBusy("another machine has a NIC of this name")
+
+
+@mutant("NET-027")
+class AddressesComeFromTheNameAlone(FakeDriver):
+    """Two NICs of one name have one MAC address, and one network gets both."""
+
+    def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
+        return None
+
+    def _make_port(self, uuid: UUID, vif: Vif, token: int) -> None:
+        super()._make_port(uuid, vif.model_copy(update={"address": default_mac(vif.id)}), token)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.contract.capabilities import declared
+from hvdrivers.contract.resources import Placement
 from hvdrivers.fake.driver import FakeDriver
-from hvdrivers.models.resources import HostResources, PciDevice, PlacementProvider
+from hvdrivers.models.resources import HostResources, LargestMachine, PciDevice, PlacementProvider
 from hvdrivers.models.state import InstanceState
+from hvdrivers.openstack.placement import providers
 
 
 def _used(found: HostResources, *, cpus: int, memory_mib: int) -> HostResources:
@@ -207,11 +210,13 @@ class OneCallForEachMachine(FakeDriver):
         return super().get_available_resource(timeout=timeout)
 
 
-class _Placing(FakeDriver):
+class _Placing(FakeDriver, Placement):
     """Changes what Placement is told."""
 
     def placement_inventories(self, *, timeout: float | None = None) -> Sequence[PlacementProvider]:
-        return self.changed(list(super().placement_inventories(timeout=timeout)))
+        capabilities = declared(type(self)) - self._without.keys()
+        found = providers(self.get_available_resource(timeout=timeout), capabilities)
+        return self.changed(list(found))
 
     def changed(self, found: list[PlacementProvider]) -> list[PlacementProvider]:
         return found
@@ -297,3 +302,37 @@ class UnitsBeyondTheTotal(_Restocking):
 
     def changed(self, found: list[PlacementProvider]) -> list[PlacementProvider]:
         return self.restock(found, "VCPU", max_unit=1 << 30)
+
+
+@mutant("RES-013")
+class LargestMachineIsTwiceTheHost(FakeDriver):
+    """The largest machine has more CPUs than the host."""
+
+    def _resources(self) -> HostResources:
+        found = super()._resources()
+        larger = LargestMachine(vcpus=2 * found.cpu.total, memory_mib=found.memory.total_mib)
+        return found.model_copy(update={"largest_machine": larger})
+
+
+@mutant("RES-013")
+class UnitsBeyondTheLargestMachine(_Restocking):
+    """Placement is told of a cluster's memory as if one machine could have it."""
+
+    def _resources(self) -> HostResources:
+        found = super()._resources()
+        half = LargestMachine(vcpus=1, memory_mib=found.memory.total_mib // 2)
+        return found.model_copy(update={"largest_machine": half})
+
+    def changed(self, found: list[PlacementProvider]) -> list[PlacementProvider]:
+        return self.restock(found, "MEMORY_MB", max_unit=found[0].inventories["MEMORY_MB"].total)
+
+
+@mutant("RES-001")
+class SiblingsOfAnotherCell(FakeDriver):
+    """Each NUMA cell names the cores of the first."""
+
+    def _resources(self) -> HostResources:
+        found = super()._resources()
+        first = found.numa_cells[0].siblings
+        cells = tuple(each.model_copy(update={"siblings": first}) for each in found.numa_cells)
+        return found.model_copy(update={"numa_cells": cells})

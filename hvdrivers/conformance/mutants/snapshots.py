@@ -344,3 +344,29 @@ class SnapshotLacksTheSwapDisk(_Selective):
     """A revert brings the root disk back, and leaves the swap disk as it is."""
 
     _role = "swap"
+
+
+@mutant("SNAP-020")
+class DeletedSnapshotIsAParent(FakeDriver):
+    """A snapshot after a deleted one names that as its parent."""
+
+    def create_snapshot(
+        self, uuid: UUID, name: str, *, memory: bool = False, timeout: float | None = None
+    ) -> Snapshot:
+        gone = self.__dict__.get("_gone")
+        made = super().create_snapshot(uuid, name, memory=memory, timeout=timeout)
+        record = self._host.machines[uuid].snapshots.get(made.id)
+        if record is not None and gone is not None and record.parent is None:
+            record.parent = gone
+        return made
+
+    def delete_snapshot(
+        self,
+        uuid: UUID,
+        snapshot_id: str,
+        *,
+        children: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        super().delete_snapshot(uuid, snapshot_id, children=children, timeout=timeout)
+        self.__dict__["_gone"] = snapshot_id

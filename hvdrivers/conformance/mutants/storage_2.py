@@ -6,13 +6,18 @@ from dataclasses import replace
 from typing import ClassVar
 from uuid import UUID
 
+from pydantic import SecretStr
+
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.conformance.mutants.storage import ForgetsAtPowerOff
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import AttachedDisk, Machine
 from hvdrivers.fake.steps import Task
+from hvdrivers.fake.volume_steps import shown
+from hvdrivers.models.instance import InstanceInfo
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import VolumeAttachment
 
 
 @mutant("STOR-010")
@@ -170,3 +175,49 @@ class DestroyWipesVolumes(FakeDriver):
         for disk in self._host.machines[uuid].volumes.values():
             disk.record.content = ("empty",)
         super()._release_volumes(uuid)
+
+
+@mutant("STOR-074")
+class BackEndNeedsAPassphrase(FakeDriver):
+    """A volume that its storage decrypts is refused for want of a passphrase."""
+
+    def _passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
+        if attachment.encryption is not None and attachment.encryption.secret is None:
+            raise errors.InvalidRequest("the passphrase is not there")
+        return super()._passphrase(attachment)
+
+
+class _RemembersWhatItAsked(FakeDriver):
+    """Knows which volumes guests were asked for in vain."""
+
+    asked: ClassVar[dict[UUID, AttachedDisk]] = {}
+
+    def _wait_for_guest(self, task: Task, machine: Machine, device: str) -> None:
+        self.asked[machine.uuid] = machine.volumes[device]
+        super()._wait_for_guest(task, machine, device)
+        del self.asked[machine.uuid]
+
+
+@mutant("STOR-075")
+class LateUnplugComesBack(_RemembersWhatItAsked):
+    """What a guest lets go of late is back at the next start."""
+
+    def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        disk = self.asked.pop(uuid, None)
+        if disk is not None:
+            self._host.machines[uuid].volumes[disk.attachment.volume_id] = disk
+        super().power_on(uuid, timeout=timeout)
+
+
+@mutant("STOR-075")
+class LateUnplugIsShown(_RemembersWhatItAsked):
+    """A guest lets go late: get_instance() goes on to show the volume."""
+
+    def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
+        info = super().get_instance(uuid, timeout=timeout)
+        disk = self.asked.get(uuid)
+        if disk is not None and not any(
+            each.volume_id == disk.attachment.volume_id for each in info.volumes
+        ):
+            return info.model_copy(update={"volumes": (*info.volumes, shown(disk))})
+        return info

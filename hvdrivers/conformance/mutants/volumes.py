@@ -392,3 +392,12 @@ class SpawnIgnoresTheLimits(FakeDriver):
         super()._add_volumes(task, spec)
         for disk in self._machine(spec.uuid).volumes.values():
             disk.qos = None
+
+
+@mutant("STOR-070")
+class DetachForgetsAllSecrets(FakeDriver):
+    """detach_volume() forgets the secrets of every volume of the instance."""
+
+    def _disconnect(self, uuid: UUID, volume_id: str) -> None:
+        super()._disconnect(uuid, volume_id)
+        self._host.remove_secrets(uuid)

@@ -16,6 +16,7 @@ or an os-vif object.
 ``vdpa``                                           VdpaVif         ``device`` or ``pci_address``
 ``dvs``                                            DvsVif          port group, switch, NSX segment
 ``hyperv``                                         HypervVif       ``switch``
+``user``                                           UserVif         nothing: a network of its own
 =================================================  ==============  ===============================
 """
 
@@ -23,12 +24,14 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
+from hvdrivers.models._veil import VEILED
 from hvdrivers.models.vif._text import (
     InterfaceName,
     MacAddress,
     NetworkName,
     default_mac,
     hybrid_bridge_name,
+    is_port_id,
     tap_name,
     vhostuser_name,
 )
@@ -52,6 +55,7 @@ from hvdrivers.models.vif.kinds import (
     NetworkVif,
     OvsVif,
     TapVif,
+    UserVif,
     VdpaVif,
     VhostUserVif,
 )
@@ -82,10 +86,12 @@ Vif = Annotated[
         | VhostUserVif
         | VdpaVif
         | DvsVif
-        | HypervVif,
+        | HypervVif
+        | UserVif,
         Field(discriminator="type"),
     ],
     BeforeValidator(_refuse_unwired),
+    VEILED,
 ]
 """A virtual NIC, told apart by ``type``."""
 
@@ -100,6 +106,7 @@ VIF_TYPES = (
     VdpaVif,
     DvsVif,
     HypervVif,
+    UserVif,
 )
 """The classes behind ``Vif``, for ``isinstance``."""
 
@@ -123,6 +130,7 @@ __all__ = [
     "OvsOffload",
     "OvsVif",
     "TapVif",
+    "UserVif",
     "VdpaVif",
     "VhostUserVif",
     "Vif",
@@ -131,6 +139,7 @@ __all__ = [
     "VifType",
     "default_mac",
     "hybrid_bridge_name",
+    "is_port_id",
     "tap_name",
     "vhostuser_name",
 ]

@@ -38,13 +38,26 @@ def check_mac(value: str) -> str:
     return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
 
 
-def default_mac(vif_id: str) -> str:
+_PORT_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def is_port_id(vif_id: str) -> bool:
+    """Whether the id is a UUID, and so the name of one port everywhere, as Neutron's are. Any other
+    id is a name within its instance."""
+    return _PORT_ID.fullmatch(vif_id) is not None
+
+
+def default_mac(vif_id: str, instance: UUID | None = None) -> str:
     """The MAC address of a VIF that was given none: the same one for the same id, every time.
+
+    Args:
+        instance: whose NIC it is. It makes no difference for an id that is a UUID.
 
     It is unicast and locally administered (IEEE 802: the second bit of the first octet), and comes
     from SHA-256 of the id, so that no driver has to remember it.
     """
-    digest = bytearray(hashlib.sha256(vif_id.encode()).digest()[:6])
+    name = vif_id if instance is None or is_port_id(vif_id) else f"{instance}/{vif_id}"
+    digest = bytearray(hashlib.sha256(name.encode()).digest()[:6])
     digest[0] = (digest[0] & 0xFC) | 0x02
     if digest[0] == 0xFE:  # libvirt keeps fe:… for its own end of the tap device
         digest[0] = 0x52
@@ -90,9 +103,7 @@ SocketPath = Annotated[PrintableText, AfterValidator(_check_socket)]
 
 
 def _port_name(prefix: str, vif_id: str) -> str:
-    try:
-        UUID(vif_id)
-    except ValueError:
+    if not is_port_id(vif_id):
         # An id of the caller's own: cut short, lab-1-eth0 and lab-1-eth1 could become one.
         vif_id = hashlib.sha256(vif_id.encode()).hexdigest()
     return f"{prefix}{vif_id}"[:NIC_NAME_LENGTH]

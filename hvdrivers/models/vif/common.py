@@ -5,12 +5,19 @@ from __future__ import annotations
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Literal, Self
+from uuid import UUID
 
 from pydantic import Field, model_validator
 
 from hvdrivers.models.base import Identifier, Model, PrintableText
 from hvdrivers.models.pci import PciAddress
-from hvdrivers.models.vif._text import InterfaceName, MacAddress, default_mac, tap_name
+from hvdrivers.models.vif._text import (
+    InterfaceName,
+    MacAddress,
+    default_mac,
+    is_port_id,
+    tap_name,
+)
 
 IpAddress = IPv4Address | IPv6Address
 IpNetwork = IPv4Network | IPv6Network
@@ -101,9 +108,11 @@ class VifBase(Model):
 
     type: str
     id: Identifier
-    """The identity: a Neutron port id, or the caller's own; unplug and lists use it."""
+    """The identity within the instance: unplug and lists use it. Two instances may each have a NIC
+    ``eth0``. A UUID is more: it names a port, as Neutron's ids do, which one powered-on machine has
+    at a time."""
     address: MacAddress | None = None
-    """None: :attr:`mac` makes one from ``id``."""
+    """None: the guard makes one from the instance and ``id``; :meth:`within` tells it."""
     mtu: Annotated[int, Field(ge=68, le=65535)] | None = None
     """Bytes. None: the network's own."""
     model: NicModel | None = None
@@ -121,13 +130,33 @@ class VifBase(Model):
 
     @property
     def mac(self) -> str:
-        """The MAC address: as given, else the one :func:`default_mac` derives from ``id``."""
+        """The MAC address: as given, else the one :func:`default_mac` derives from ``id`` alone.
+        That of a NIC of an instance is ``within(instance).mac``."""
         return self.address or default_mac(self.id)
+
+    @property
+    def port_id(self) -> str | None:
+        """The port that it is. None: ``id`` is no UUID, and means nothing outside the instance."""
+        return self.id if is_port_id(self.id) else None
+
+    def within(self, instance: UUID) -> Self:
+        """The VIF as it is in an instance: with its MAC address, from which the names of devices
+        on the host follow too."""
+        if self.address is not None or self.port_id is not None:
+            return self
+        return self.model_copy(update={"address": default_mac(self.id, instance)})
+
+    @property
+    def _device_key(self) -> str:
+        """What tells its device on the host from those of other machines."""
+        if self.address is None or self.port_id is not None:
+            return self.id
+        return f"{self.address}/{self.id}"
 
     @property
     def tap(self) -> str:
         """Name of the tap device on the host, where there is one."""
-        return tap_name(self.id)
+        return tap_name(self._device_key)
 
 
 VifType = Literal[
@@ -143,6 +172,7 @@ VifType = Literal[
     "vdpa",
     "dvs",
     "hyperv",
+    "user",
 ]
 """How a NIC is wired."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import model_validator
+from pydantic import StringConstraints, model_validator
 
 from hvdrivers.models.base import Identifier, PrintableText
 from hvdrivers.models.pci import PciAddress
@@ -16,6 +16,10 @@ from hvdrivers.models.vif._text import (
     vhostuser_name,
 )
 from hvdrivers.models.vif.common import OvsOffload, VifBase
+
+PortProfile = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,39}$")]
+"""Name of a port profile. libvirt 9 writes it into XML as it is, without escaping, so nothing that
+XML could misread is allowed; 39 characters are its limit (``virnetdevvportprofile.h``)."""
 
 
 class NetworkVif(VifBase):
@@ -49,7 +53,8 @@ class OvsVif(VifBase):
     bridge: InterfaceName
     interface_id: Identifier | None = None
     """``external_ids:iface-id``. None: ``id``."""
-    profile_id: PrintableText | None = None
+    profile_id: PortProfile | None = None
+    """``external_ids:port-profile``."""
     datapath_type: Literal["system", "netdev"] | None = None
     """``netdev``: userspace datapath. None: the bridge's own."""
     hybrid_plug: bool = False
@@ -71,18 +76,18 @@ class OvsVif(VifBase):
     @property
     def hybrid_bridge(self) -> str:
         """Name of the Linux bridge of the hybrid plug (``qbr…``)."""
-        return hybrid_bridge_name(self.id)
+        return hybrid_bridge_name(self._device_key)
 
 
 class TapVif(VifBase):
-    """A bare tap device that somebody else connects (Calico, an os-vif plugin)."""
+    """A bare tap device that a network agent connects (Calico, an os-vif plugin)."""
 
     type: Literal["tap"] = "tap"
     device: InterfaceName | None = None
     """None: :attr:`device_name`."""
     exists: bool = True
-    """Somebody made the device already (libvirt ``managed='no'``). False: the hypervisor makes
-    it, and somebody else connects it."""
+    """True: the device exists before the machine starts (libvirt ``managed='no'``). False: the
+    hypervisor makes the device, and the network agent connects it."""
 
     @property
     def device_name(self) -> str:
@@ -139,7 +144,7 @@ class VhostUserVif(VifBase):
     mode: Literal["client", "server"]
     """What the *hypervisor* does: ``server`` makes the socket, ``client`` connects to it."""
     bridge: InterfaceName | None = None
-    """The switch's bridge, for whoever plugs it."""
+    """The switch's bridge, for the agent that plugs the port."""
     interface_id: Identifier | None = None
     """None: ``id``."""
     ovs_plug: bool = False
@@ -149,7 +154,7 @@ class VhostUserVif(VifBase):
     @property
     def device_name(self) -> str:
         """Name of the switch's port (``vhu…``)."""
-        return self.device or vhostuser_name(self.id)
+        return self.device or vhostuser_name(self._device_key)
 
 
 class VdpaVif(VifBase):
@@ -206,3 +211,15 @@ class HypervVif(VifBase):
 
     type: Literal["hyperv"] = "hyperv"
     switch: NetworkName
+
+
+class UserVif(VifBase):
+    """A network of the machine's own, behind the account that runs the hypervisor (QEMU's user-mode
+    network). It needs no privilege and no network of the host, so it is what a session host has.
+
+    The guest gets an address by DHCP and reaches what the host reaches; nothing outside reaches the
+    guest, and two guests do not see each other. There is no device on the host for it, so it takes
+    no limits, no VLAN, no MTU and no queues.
+    """
+
+    type: Literal["user"] = "user"

@@ -1,8 +1,8 @@
 """Volumes: how to reach one (``Volume``), how a guest gets it (``VolumeAttachment``).
 
 A :data:`Volume` is Cinder's ``connection_info``, typed: :func:`parse_connection_info` reads what
-Cinder writes, and whoever runs no Cinder builds one by hand. A volume of the hypervisor's own
-storage is a :class:`PoolVolume`.
+Cinder writes. A caller without Cinder builds one by hand. A volume of the hypervisor's own storage
+is a :class:`PoolVolume`.
 
 ========================  =====================  ==========================================
 ``driver_volume_type``    class                  what a driver reads

@@ -13,7 +13,8 @@ The attachments API gives the same without ``data``, all keys on one level; both
 
 Unknown keys are refused, so a typing error is never silent, with two exceptions: keys that no
 driver needs and that Nova or Cinder are known to write are dropped, by name (``IGNORED`` below and
-``vendor_keys`` of each kind, each with who writes it). Null means "not given" everywhere.
+``vendor_keys`` of each kind, each with who writes it). Null and empty text mean "not given"
+everywhere.
 """
 
 from __future__ import annotations
@@ -43,7 +44,13 @@ _NOT_SECRET = frozenset({"secret_type", "secret_uuid", "encryption_key_id"})
 _SECRET_WORDS = ("pass", "pwd", "secret", "keyring", "token", "credential")
 
 
-def _veil(mapping: Mapping[object, object]) -> dict[object, object]:
+_DEPTH = 16
+"""Levels of a connection_info; Cinder's drivers need four."""
+
+
+def _veil(mapping: Mapping[object, object], depth: int = 0) -> dict[object, object]:
+    if depth > _DEPTH:
+        raise ValueError(f"has more than {_DEPTH} levels")
     # Whatever reads like a secret is wrapped before anything can fail: pydantic quotes the input
     # of what it refuses, and errors() does so even where str(error) does not.
     veiled: dict[object, object] = {}
@@ -55,17 +62,27 @@ def _veil(mapping: Mapping[object, object]) -> dict[object, object]:
             )
             veiled[key] = SecretStr(value) if hidden else value
         elif isinstance(value, Mapping) and not isinstance(value, BaseModel):
-            veiled[key] = _veil(value)
+            veiled[key] = _veil(value, depth + 1)
         else:
             veiled[key] = value
     return veiled
 
 
+def is_given(value: object) -> bool:
+    """Whether a value of a connection_info says anything."""
+    if isinstance(value, SecretStr):
+        return bool(value.get_secret_value())
+    return value is not None and value != ""
+
+
 def prepare(value: object) -> object:
-    """Bring a ``connection_info`` to the one form that the models read. Never raises."""
+    """Bring a ``connection_info`` to the one form that the models read.
+
+    Raises ValueError only for one that is nested too deeply.
+    """
     if not isinstance(value, Mapping):
         return value
-    envelope = {k: v for k, v in _veil(value).items() if v is not None}
+    envelope = {k: v for k, v in _veil(value).items() if is_given(v)}
     kind = envelope.get("driver_volume_type")
     if isinstance(kind, str):
         envelope["driver_volume_type"] = kind.lower()  # some drivers write iSCSI
@@ -125,7 +142,8 @@ class VolumeData(Model):
     def _drop_null_and_vendor(cls, value: object) -> object:
         if not isinstance(value, Mapping):
             return value
-        return {k: v for k, v in _veil(value).items() if v is not None and k not in cls.vendor_keys}
+        veiled = _veil(value)
+        return {k: v for k, v in veiled.items() if is_given(v) and k not in cls.vendor_keys}
 
 
 class VolumeBase(Model):

@@ -19,6 +19,7 @@ from pydantic import (
     StringConstraints,
 )
 
+from hvdrivers.limits import SECRET_CHARACTERS
 from hvdrivers.models.base import PrintableText
 
 _DNS_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
@@ -148,5 +149,16 @@ def _not_masked(value: SecretStr) -> SecretStr:
     return value
 
 
-Secret = Annotated[SecretStr, BeforeValidator(unveil), AfterValidator(_not_masked)]
+def _bounded_secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) > SECRET_CHARACTERS:
+        raise ValueError(f"is longer than {SECRET_CHARACTERS} characters")
+    return value
+
+
+Secret = Annotated[
+    SecretStr,
+    BeforeValidator(unveil),
+    AfterValidator(_bounded_secret),
+    AfterValidator(_not_masked),
+]
 """Text that no repr, log or error shows."""

@@ -100,6 +100,11 @@ class VolumeEncryption(Model):
             raise ValueError("no key: give secret or encryption_key_id")
         return self
 
+    @property
+    def by_hypervisor(self) -> bool:
+        """Whether the hypervisor has anything to do: False where the storage does it."""
+        return self.control_location == "front-end"
+
     @staticmethod
     def passphrase(key: bytes) -> SecretBytes:
         """The passphrase for a binary key of the key manager: its lower-case hexadecimal form,

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated
 
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 
 from hvdrivers.models.base import Identifier, Model, PrintableText
-from hvdrivers.models.volume._text import AbsolutePath, Host, Iqn, Nqn, Wwns
+from hvdrivers.models.volume._text import AbsolutePath, Iqn, Nqn, Wwns
+
+
+def _check_address(value: str) -> str:
+    try:
+        return str(ip_address(value))
+    except ValueError:
+        raise ValueError("is no IP address") from None
+
+
+IpText = Annotated[PrintableText, AfterValidator(_check_address)]
 
 
 class VolumeConnector(Model):
@@ -22,8 +33,8 @@ class VolumeConnector(Model):
 
     host: PrintableText
     """Name of the host; Cinder driver keep their host entry under it."""
-    ip: Host | None = None
-    """Address on the storage network."""
+    ip: IpText | None = None
+    """IP address on the storage network, no name. None: not known."""
     initiator: Iqn | None = None
     """iSCSI name of the host."""
     wwpns: Wwns = ()

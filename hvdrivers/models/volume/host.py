@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from hvdrivers.models.base import Identifier, Model, PrintableText
-from hvdrivers.models.image import ImageFormat
+from hvdrivers.models.image import FormatWord, ImageFormat
 from hvdrivers.models.volume._base import VolumeBase, VolumeData
 from hvdrivers.models.volume._text import AbsolutePath, FileName, Host, Port, Secret
 
@@ -161,6 +161,18 @@ class VolumeSpec(Model):
     """None: the driver's default pool."""
     format: ImageFormat | None = None
     """None: what suits the hypervisor (qcow2, VMDK, VHDX)."""
+
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            name: str | None = None,
+            size_gib: int | None = None,
+            size_bytes: int | None = None,
+            pool: str | None = None,
+            format: ImageFormat | FormatWord | None = None,
+        ) -> None: ...
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:

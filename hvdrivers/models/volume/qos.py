@@ -74,9 +74,14 @@ class DiskQos(Model):
         The keys that Nova honours (``libvirt/volume/volume.py``) are the fields of this class;
         others are for other consumers and passed over, as Nova does. 0 means no limit.
         """
-        wanted = {
-            name: int(str(specs[name]))
-            for name in cls.model_fields
-            if specs.get(name) is not None and int(str(specs[name])) != 0
-        }
+        wanted = {}
+        for name in cls.model_fields:
+            value = specs.get(name)
+            if value is None or value == "":
+                continue
+            text = str(value)
+            if len(text) > 32:
+                raise ValueError(f"{name} is no number of operations or bytes")
+            if number := int(text):
+                wanted[name] = number
         return cls(**wanted) if wanted.keys() - {"size_iops_sec"} else None

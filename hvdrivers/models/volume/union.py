@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Annotated
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import InitErrorDetails
 
+from hvdrivers.models._veil import VEILED, without_input
 from hvdrivers.models.volume._base import prepare
 from hvdrivers.models.volume.fc import FibreChannelVolume
 from hvdrivers.models.volume.host import FcdVolume, LocalVolume, PoolVolume, VmdkVolume
@@ -31,6 +31,7 @@ Volume = Annotated[
     ],
     # Outside of the choice, so that an unknown type does not print the credentials beside it.
     BeforeValidator(prepare),
+    VEILED,
 ]
 """A volume. As a field it accepts a model, or Cinder's ``connection_info`` as it comes."""
 
@@ -75,16 +76,4 @@ def parse_connection_info(
         return _ADAPTER.validate_python(wanted)
     except ValidationError as error:
         # Under a title that a reader understands; pydantic's own spells out the whole union.
-        raise ValidationError.from_exception_data(
-            "connection_info",
-            [
-                InitErrorDetails(
-                    type=line["type"],
-                    loc=line["loc"],
-                    input=line["input"],
-                    ctx=line.get("ctx", {}),
-                )
-                for line in error.errors(include_url=False)
-            ],
-            hide_input=True,
-        ) from None
+        raise without_input(error, title="connection_info") from None

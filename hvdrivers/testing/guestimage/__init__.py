@@ -39,7 +39,7 @@ first serial port, one fact a line (``\\r\\n`` ends it)::
     hv-guest: tick 1                              about every five seconds: it is alive
     hv-guest: power button                        then it powers off (also: agent shutdown)
     hv-guest: ctrl-alt-del                        then it reboots (also: agent reboot)
-    hv-guest: password of root set                by the agent; only this line happens
+    hv-guest: password of root set                by the agent, in /etc/shadow
     hv-guest: pong                                the answer to a typed `ping`
 
 Any other line typed on the serial console (or on a virtio console) is run by a shell, followed by

@@ -57,7 +57,7 @@ def build_guest_image(
         name: what the guest reports as ``image=``; letters, digits, dot, dash and underscore.
         image_format: ``qcow2`` (about 17 MB) or ``raw`` (sparse).
         with_agent: run the QEMU guest agent where the machine has its channel; shutdown, exec,
-            files, freezing /disk, addresses and (pretended) passwords work.
+            files, freezing /frozen, addresses and passwords (kept in /etc/shadow) work.
         secure_boot: boot UEFI by the distribution's signed shim and GRUB, which firmware with
             Microsoft's keys accepts; slower than systemd-boot, and wants 384 MiB of memory.
         cache: folder to keep images in, by default `cache_folder`.

@@ -16,7 +16,7 @@ _EARLY = ("virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_net", "bu
 _LATE = (
     *("isofs", "nls_cp437", "nls_ascii", "nls_iso8859_1", "vfat", "sr_mod"),
     *("virtio_rng", "virtio_balloon", "virtio_console", "virtio_mem"),
-    *("ahci", "ata_piix", "nvme", "e1000", "e1000e", "fuse", "virtiofs"),
+    *("ahci", "ata_piix", "nvme", "e1000", "e1000e", "fuse", "virtiofs", "loop"),
 )
 _UEFI = ("efivarfs",)
 
@@ -129,6 +129,7 @@ def make_initramfs(
     cpio.file("etc/image", f"{name}\n".encode())
     cpio.file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     cpio.file("etc/group", b"root:x:0:\n")
+    cpio.file("etc/shadow", b"root:*:1::::::\n", mode=0o600)
     for stage, modules in module_lists(kernel).items():
         for module in modules:
             data = kernel.read_module(module)

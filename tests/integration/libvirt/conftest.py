@@ -4,12 +4,14 @@ emulation: two cores are enough, and most machines are only defined, never start
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from hvdrivers.conformance.engine.runner import Session
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.guard import guarded
 from hvdrivers.libvirt.config import LibvirtConfig
@@ -17,8 +19,10 @@ from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor, InstanceSpec
-from tests.integration.libvirt.machines import host, machine
+from tests.integration.libvirt.conformance_run import running
+from tests.integration.libvirt.machines import Host, host, machine
 from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.openvswitch import OvsBridge
 
 __all__ = ["connect", "host", "machine", "residue"]
 
@@ -81,3 +85,41 @@ def residue_check(driver: LibvirtDriver, libvirt_peer: LibvirtPeer) -> Iterator[
     yield
     after = residue(libvirt_peer)
     assert after == before, f"left: {sorted(after - before)}; lost: {sorted(before - after)}"
+
+
+@pytest.fixture(scope="module")
+def session(
+    libvirt_peer: LibvirtPeer,
+    ovs_bridge: OvsBridge,
+    agent_image: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Session]:
+    """A run of the conformance suite on real guests, for one file of its checks."""
+    folder = tmp_path_factory.mktemp("conformance")
+    with running(libvirt_peer, agent_image, folder, ovs_bridge=ovs_bridge.name) as made:
+        yield made
+
+
+# ---- a host of a module's own, with two clients --------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def peer() -> Iterator[LibvirtPeer]:
+    """Modules that need another one have a fixture of this name."""
+    with LibvirtPeer() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def own(peer: LibvirtPeer, guest_image: Path) -> Iterator[Host]:
+    """The host, and one client."""
+    made = Host(peer, guest_image)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def other(own: Host) -> Iterator[ComputeDriver]:
+    """The other client."""
+    with closing(guarded(connect(own.peer))) as made:
+        yield made

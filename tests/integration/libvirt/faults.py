@@ -7,13 +7,16 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import libvirt
 
+from hvdrivers.libvirt.conformance.seam import lose_the_reply
 from hvdrivers.libvirt.driver import LibvirtDriver
+from hvdrivers.libvirt.link import Link
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
@@ -42,14 +45,20 @@ def _server_of(connection: socket.socket) -> int:
     return pid
 
 
-def cut(driver: LibvirtDriver, peer: LibvirtPeer) -> Any:
-    """Break the connection as a network does; returns the dead libvirt connection."""
-    connect = driver.connection.remote._object
+def cut(driver: LibvirtDriver, peer: LibvirtPeer) -> None:
+    """Break all connections as a network does."""
+    links = driver.connection.links.links
     for descriptor in sockets_to(peer.daemon_pid):
         with socket.socket(fileno=os.dup(descriptor)) as each:
             each.shutdown(socket.SHUT_RDWR)
-    wait_until(lambda: not connect.isAlive(), timeout=10, what="the client sees the cut")
-    return connect
+    sees_the_end(links)
+
+
+def sees_the_end(links: Sequence[Link]) -> None:
+    """Wait until the client library has seen that these connections are dead."""
+    wait_until(
+        lambda: not any(each.alive for each in links), timeout=120, what="the client sees the end"
+    )
 
 
 class Script:
@@ -59,12 +68,14 @@ class Script:
     def __init__(self, at: int | str = -1, fault: Fault | None = None) -> None:
         self.calls: list[str] = []
         self.reached = False
+        self._lock = threading.Lock()
         self._at = at
         self._fault = fault
 
     def __call__(self, name: str, send: Send) -> Any:
-        number = len(self.calls)
-        self.calls.append(name)
+        with self._lock:
+            number = len(self.calls)
+            self.calls.append(name)
         if self._at in (number, name) and self._fault is not None and not self.reached:
             self.reached = True
             return self._fault(name, send)
@@ -98,11 +109,7 @@ def after(driver: LibvirtDriver, peer: LibvirtPeer) -> Fault:
     """The call is made, and its reply is lost."""
 
     def fault(_name: str, send: Send) -> Any:
-        with suppress(libvirt.libvirtError):  # the answer may have been an error
-            send()
-        dead = cut(driver, peer)
-        dead.getLibVersion()  # raises what libvirt raises on a connection that is lost
-        raise AssertionError("the connection is not dead")
+        lose_the_reply(send, driver.config, lambda: cut(driver, peer))
 
     return fault
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import count, cycle
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
@@ -16,9 +18,10 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
+from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.image import Checksum, FileImage, ImageFormat, content_cache_key
-from hvdrivers.models.instance import Keep
+from hvdrivers.models.instance import Flavor, Keep
 from hvdrivers.models.vif import BridgeVif
 from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.conftest import SpecFactory, connect, residue
@@ -32,6 +35,7 @@ from tests.integration.libvirt.faults import (
     answered,
     before,
     script,
+    sees_the_end,
 )
 from tests.peers.bridge import LinuxBridge
 from tests.peers.libvirtd import LibvirtPeer
@@ -56,19 +60,30 @@ def host(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
 class Kind:
     """One way to fail, and what may come of it."""
 
-    make: Callable[[LibvirtDriver, LibvirtPeer], Fault]
+    make: Callable[[LibvirtDriver, LibvirtPeer, int], Fault]
     errors: tuple[type[errors.HypervisorError], ...]
 
 
-_ANSWERS = cycle([NO_SPACE, NO_PERMISSION, INTERNAL])
+_ANSWERS = (NO_SPACE, NO_PERMISSION, INTERNAL)
 KINDS = {
     # a read that is lost changed nothing: ConnectionFailed; a change: OutcomeUnknown
     # the call was not made; OutcomeUnknown where another had been, which stays
-    "cut-before": Kind(before, (errors.ConnectionFailed, errors.OutcomeUnknown)),
-    "reply-lost": Kind(after, (errors.OutcomeUnknown, errors.ConnectionFailed)),
+    "cut-before": Kind(
+        lambda host, peer, _: before(host, peer), (errors.ConnectionFailed, errors.OutcomeUnknown)
+    ),
+    "reply-lost": Kind(
+        lambda host, peer, _: after(host, peer), (errors.OutcomeUnknown, errors.ConnectionFailed)
+    ),
     "refused": Kind(
-        lambda *_: answered(next(_ANSWERS)),
-        (errors.InsufficientResources, errors.PermissionDenied, errors.HypervisorFault),
+        # the first call gets the first answer, and so on, in whatever order the tests run
+        lambda _host, _peer, number: answered(_ANSWERS[number % len(_ANSWERS)]),
+        # DeviceBusy: what could not be looked at may be in use
+        (
+            errors.InsufficientResources,
+            errors.PermissionDenied,
+            errors.HypervisorFault,
+            errors.DeviceBusy,
+        ),
     ),
 }
 
@@ -87,6 +102,8 @@ def small_image(peer: LibvirtPeer) -> FileImage:
     return FileImage(path=path, format=ImageFormat.RAW, checksum=checksum)
 
 
+_READS = {"Domain.XMLDesc", "Connect.listAllSecrets"}
+"""What a change of a definition is followed by."""
 Attempt = tuple[str, errors.HypervisorError | None]
 
 
@@ -104,7 +121,7 @@ def attempts(
         if prepare is not None:
             prepare()
         raised: errors.HypervisorError | None = None
-        with script(host, number, chosen.make(host, peer)) as seam:
+        with script(host, number, chosen.make(host, peer, number)) as seam:
             try:
                 operation()
             except errors.HypervisorError as error:
@@ -135,6 +152,11 @@ def test_spawn_leaves_nothing(
     before_all = residue(peer)
     made = spec(start=True, **wanted)
     for name, raised in attempts(host, peer, kind, lambda: host.spawn(made)):
+        if raised is None and kind == "refused" and name == "StorageVol.XMLDesc":
+            # one volume of a pool that cannot be read does not stop a look at all of them
+            host.destroy(made.uuid)
+            continue
+        # a record of a cached image that cannot be read is no reason to make it anew
         assert raised is not None, name
         assert not hasattr(raised, "__notes__"), raised.__notes__
         left = residue(peer) - before_all
@@ -200,7 +222,7 @@ def test_a_root_disk_to_be_kept_is_never_lost(
         left = {line for line in residue(peer) - before_all if kept not in line}
         assert not left, (name, left)
     host.spawn(made)
-    with pytest.raises(errors.InvalidRequest, match="has been kept"):
+    with pytest.raises(errors.VolumeExists, match="has been kept"):
         host.destroy(made.uuid, keep=keep)
     assert host.get_instance(made.uuid).uuid == made.uuid
     host.destroy(made.uuid)
@@ -222,8 +244,8 @@ def test_half_an_image_is_never_cached(host: LibvirtDriver, peer: LibvirtPeer, k
         if cached:
             host.evict_image(key)
         # once it is loaded completely, only reads follow, and it may stay
-        done = done or cached
-        assert cached == done, (name, raised)
+        done = done or (cached and raised is not None)
+        assert cached == (done or raised is None), (name, raised)
         left = images_too(peer) - before_all
         assert not left, (name, left)
         assert host.cache_image(image).key == key
@@ -306,14 +328,15 @@ def test_cold_plug_converges(
         ),
     ):
         for name, raised in attempts(host, peer, kind, plug):
-            reading = name == "Domain.XMLDesc"  # the daemon has plugged, and then fails to tell
+            reading = name in _READS  # the daemon has plugged, and then fails to tell
             if raised is not None and type(raised) is not errors.OutcomeUnknown and not reading:
                 assert peer.virsh("dumpxml", str(made.uuid)) == plain, (name, raised)
             plug()
             unplug()
             assert peer.virsh("dumpxml", str(made.uuid)) == plain, name
         for name, raised in attempts(host, peer, kind, unplug, prepare=plug):
-            if raised is not None and type(raised) is not errors.OutcomeUnknown:
+            reading = name in _READS
+            if raised is not None and type(raised) is not errors.OutcomeUnknown and not reading:
                 assert peer.virsh("dumpxml", str(made.uuid)) != plain, (name, raised)
             unplug()
             assert peer.virsh("dumpxml", str(made.uuid)) == plain, name
@@ -345,7 +368,7 @@ def test_hot_plug_converges(
         assert plug() == plug()
     host.destroy(made.uuid)
     host.delete_volume("hot")
-    wait_until(lambda: linux_bridge.ports() == taps, timeout=10, what="the tap is gone")
+    wait_until(lambda: linux_bridge.ports() == taps, timeout=120, what="the tap is gone")
 
 
 def test_undo_on_a_dead_host_says_what_is_left(
@@ -356,9 +379,9 @@ def test_undo_on_a_dead_host_says_what_is_left(
     made = spec()
 
     def dies(_name: str, send: Any) -> Any:
-        connect = host.connection.remote._object
+        links = host.connection.links.links
         peer.kill()
-        wait_until(lambda: not connect.isAlive(), timeout=10, what="the client sees it")
+        sees_the_end(links)
         return send()
 
     def fails_and_dies(_name: str, _send: Any) -> Any:
@@ -380,8 +403,115 @@ def test_undo_on_a_dead_host_says_what_is_left(
         else:
             assert type(caught.value) is errors.InsufficientResources
         assert residue(peer) != before_all
-        with pytest.raises(errors.InstanceExists, match="volume of an instance") as refused:
-            host.spawn(made)
+        # there is no machine, so nobody says that there is one
+        with pytest.raises(errors.InstanceNotFound):
+            host.get_instance(made.uuid)
+        with closing(connect(peer)) as other, pytest.raises(errors.DeviceBusy) as refused:
+            other.spawn(made, timeout=5)  # its look at the host, then the rest in waiting
         assert "destroy()" in str(refused.value.hint)
+        assert not refused.value.retryable
+        # the driver that has left it knows what it is
+        assert host.spawn(made).uuid == made.uuid
         host.destroy(made.uuid)
         assert residue(peer) == before_all
+
+
+def test_a_full_pool(host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory) -> None:
+    """The daemon's helper fails for want of room, and its message has no code for that."""
+    if not peer.privileged:
+        pytest.skip("precondition missing: root, to mount a small file system")
+    host.cache_image(spec().image)
+    made = spec()
+    host.spawn(made)
+    before_all = residue(peer)
+    folder = str(host.pools.disks().XMLDesc(0)).split("<path>")[1].partition("</path>")[0]
+    with peer.small(folder, 65536):
+        with pytest.raises(errors.InsufficientResources) as full:
+            host.create_volume(VolumeSpec(name="full", size_bytes=1 << 20))
+        assert full.value.hint
+        assert {each.volume_id for each in host.list_volumes()} == set()
+    peer.virsh("pool-refresh", host.pools.disks().name())  # its folder is another one again
+    assert residue(peer) == before_all
+    host.destroy(made.uuid)
+
+
+def test_destroy_goes_on_behind_a_volume_that_stays(
+    host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory
+) -> None:
+    """It says what is left, and nobody can take the UUID until that has gone."""
+    host.cache_image(spec().image)
+    before_all = residue(peer)
+    made = spec(
+        cloud_init=CloudInit(hostname="h"),
+        flavor=Flavor(vcpus=1, memory_mib=192, ephemeral_gib=1, swap_mib=64),
+    )
+    host.spawn(made)
+    with script(host, "StorageVol.delete", answered(NO_PERMISSION)) as seam:
+        with pytest.raises(errors.PermissionDenied) as caught:
+            host.destroy(made.uuid)
+        assert seam.reached
+        assert seam.calls.count("StorageVol.delete") == 4
+    left = residue(peer) - before_all
+    assert len([line for line in left if "volume" in line]) == 2, left  # it, and the claim
+    assert f"{made.uuid}.root" in str(caught.value)
+    with closing(connect(peer)) as other, pytest.raises(errors.DeviceBusy):
+        other.spawn(made, timeout=5)  # its look at the host, then the rest in waiting
+    host.destroy(made.uuid)
+    assert residue(peer) == before_all
+
+
+def test_an_upload_that_runs_is_nobodys_remains(
+    host: LibvirtDriver, peer: LibvirtPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client whose clock is two days ahead uploads at the same time: ages are the host's."""
+    image = small_image(peer)
+    key = content_cache_key(image.format, image.checksum)
+    other_path = peer.root / "other.raw"
+    other_path.write_bytes(b"\x55\xaa" * 300_000)
+
+    def meanwhile(_name: str, send: Any) -> Any:
+        now = time.time
+        with closing(connect(peer)) as other, monkeypatch.context() as ahead:
+            ahead.setattr(time, "time", lambda: now() + 2 * 24 * 3600)
+            second = other.cache_image(FileImage(path=other_path, format=ImageFormat.RAW))
+            other.evict_image(second.key)
+        return send()
+
+    with script(host, "Stream.finish", meanwhile) as seam:
+        assert host.cache_image(image).key == key
+    assert seam.reached
+    host.evict_image(key)
+    # and what is old by the host's clock is removed
+    pool = host.pools.disks()
+    name = f"{IMAGE_PREFIX}{key}.{'0' * 16}"
+    pool.createXML(volume_xml(name, 1 << 20, "raw"), 0)
+    path = peer.path(host.pools.disk_path(name))
+    os.utime(path, (time.time() - 2 * 24 * 3600,) * 2)
+    host.cache_image(image)
+    assert not path.exists()
+    host.evict_image(key)
+
+
+@pytest.mark.parametrize("second", ["Connect.lookupByUUIDString", "Domain.destroyFlags"])
+def test_a_machine_that_could_not_be_removed_keeps_its_disks(
+    host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory, second: str
+) -> None:
+    """The reply to the start is lost, and one more call in the undo."""
+    host.cache_image(spec().image)
+    before_all = residue(peer)
+    made = spec(start=True, cloud_init=CloudInit(hostname="h"))
+
+    def then_another(name: str, send: Any) -> Any:
+        host.connection.seam = Script(second, before(host, peer))
+        return after(host, peer)(name, send)
+
+    with (
+        script(host, "Connect.createXML", then_another),
+        pytest.raises(errors.OutcomeUnknown),
+    ):
+        host.spawn(made)
+    assert peer.qemu_pid(str(made.uuid))
+    disks = [line for line in residue(peer) - before_all if f"{made.uuid}.root" in line]
+    assert disks, "the disk of a machine that runs has been deleted"
+    host.destroy(made.uuid)
+    assert residue(peer) == before_all

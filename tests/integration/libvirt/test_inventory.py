@@ -143,6 +143,7 @@ def test_a_foreign_machine_is_shown_and_never_touched(host: Host, foreign: Guest
         )
 
     before = looks()
+    host.peer.virsh("pool-refresh", "default")  # the console of the foreign machine is in it
     with host.unchanged(), host.volume() as volume:
         attachment = VolumeAttachment(volume=volume)
         vif = BridgeVif(id="v", bridge="lo")

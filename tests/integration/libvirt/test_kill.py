@@ -3,6 +3,7 @@ removes what is there."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -11,14 +12,16 @@ from uuid import uuid4
 import pytest
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.connection import _READ
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX, console_name
+from hvdrivers.libvirt.session import _READ
 from hvdrivers.models.cloudinit import CloudInit
-from hvdrivers.models.image import FileImage, ImageFormat
+from hvdrivers.models.events import LifecycleEvent, LifecycleKind, ResyncEvent
+from hvdrivers.models.image import CachedImage, FileImage, ImageFormat
 from hvdrivers.models.instance import Firmware, InstanceSpec
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import BridgeVif
+from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.children import calls_of_spawn, driver_on, killed_at
 from tests.integration.libvirt.conftest import SpecFactory, connect, residue
 from tests.integration.libvirt.faults import script
@@ -58,7 +61,7 @@ def seen_and_destroyed(observer: LibvirtDriver, spec: InstanceSpec) -> None:
             return False
         return True
 
-    wait_until(destroyed, timeout=10, what="the machine is destroyed")
+    wait_until(destroyed, timeout=120, what="the machine is destroyed")
 
 
 def changes_in(calls: list[str]) -> list[int]:
@@ -120,12 +123,17 @@ def test_killed_at_each_call_of_the_first_spawn_on_a_host(
                 first.evict_image(cached.key)
         forget_pools(peer)
         assert len(calls) > 25
+        partial: list[str] = []
         for number in changes_in(calls):
             name = killed_at(peer.uri, made, number, "after")
             assert name == calls[number]
             with closing(driver_on(peer.uri)) as next_process:
                 for cached in next_process.list_cached_images():
-                    assert cached.size_bytes >= path.stat().st_size, name
+                    if cached.partial:
+                        partial.append(name)
+                        evicted_when_quiet(peer, next_process, cached)
+                    else:
+                        assert cached.size_bytes >= path.stat().st_size, name
                 seen_and_destroyed(next_process, made)
                 left = {line for line in residue(peer) - untouched if "pool" not in line}
                 assert not left, (number, name, left)
@@ -135,10 +143,26 @@ def test_killed_at_each_call_of_the_first_spawn_on_a_host(
                 for cached in next_process.list_cached_images():
                     next_process.evict_image(cached.key)
             forget_pools(peer)
+        assert "StorageVol.upload" in partial
+
+
+def evicted_when_quiet(peer: LibvirtPeer, driver: LibvirtDriver, upload: CachedImage) -> None:
+    """What an upload has left whose client died: it may be alive, until it is old by the host's
+    clock."""
+    with pytest.raises(errors.DeviceBusy) as caught:
+        driver.evict_image(upload.key)
+    assert caught.value.retryable
+    path = peer.path(
+        peer.virsh("vol-path", IMAGE_PREFIX + upload.key, "--pool", "hvdrivers").strip()
+    )
+    old = path.stat().st_mtime - 3_000
+    os.utime(path, (old, old))
+    driver.evict_image(upload.key)
+    assert not path.exists()
 
 
 def forget_pools(peer: LibvirtPeer) -> None:
-    """Make the host new again, half uploads included (they are kept for a day)."""
+    """Make the host new again, half uploads included."""
     for pool in ("hvdrivers", "hvdrivers-consoles"):
         for line in peer.virsh("vol-list", pool).splitlines():
             assert line.strip().startswith(IMAGE_PREFIX)
@@ -186,6 +210,61 @@ def test_killed_between_start_and_definition(
         observer.power_on(made.uuid)
         observer.destroy(made.uuid)
         assert residue(peer) == before
+
+
+@pytest.mark.parametrize(
+    "touch", ["power_off", "set_metadata", "suspend", "attach_volume", "rebuild", "reboot"]
+)
+def test_who_touches_a_machine_without_a_definition_gives_it_one(
+    observer: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory, touch: str
+) -> None:
+    """A client that was connected all the time."""
+    observer.cache_image(spec().image)
+    before = residue(peer)
+    made = spec(start=True)
+    number = calls_of_spawn(peer.uri, made).index("Connect.createXML")
+    assert killed_at(peer.uri, made, number, "after") == "Connect.createXML"
+    assert "Persistent:     no" in peer.virsh("dominfo", str(made.uuid))
+    volume = observer.create_volume(VolumeSpec(name="v", size_bytes=1 << 20))
+    {
+        "power_off": lambda: observer.power_off(made.uuid),
+        "set_metadata": lambda: observer.set_metadata(made.uuid, {"a": "b"}),
+        "suspend": lambda: observer.suspend(made.uuid),
+        "attach_volume": lambda: observer.attach_volume(made.uuid, VolumeAttachment(volume=volume)),
+        "rebuild": lambda: observer.rebuild(made.uuid, spec().image),  # type: ignore[arg-type]
+        "reboot": lambda: observer.reboot(made.uuid),
+    }[touch]()
+    assert "Persistent:     yes" in peer.virsh("dominfo", str(made.uuid))
+    info = observer.get_instance(made.uuid)
+    assert info.name == made.name
+    assert info.metadata == ({"a": "b"} if touch == "set_metadata" else {})
+    assert len(info.volumes) == (touch == "attach_volume")
+    observer.destroy(made.uuid)
+    observer.delete_volume("v")
+    assert residue(peer) == before
+
+
+def test_a_machine_without_a_definition_that_ends(
+    observer: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory
+) -> None:
+    """Its guest switches it off, and nobody has touched it: for a stream that began after it had
+    started, too, it is gone, and not stopped."""
+    observer.cache_image(spec().image)
+    before = residue(peer)
+    made = spec(start=True)
+    number = calls_of_spawn(peer.uri, made).index("Connect.createXML")
+    assert killed_at(peer.uri, made, number, "after") == "Connect.createXML"
+    stream = observer.watch()
+    first = stream.next(5)
+    assert isinstance(first, ResyncEvent)
+    assert first.states[made.uuid] is InstanceState.RUNNING
+    peer.virsh("destroy", str(made.uuid))
+    event = stream.next(30)
+    assert isinstance(event, LifecycleEvent)
+    assert (event.kind, event.state) == (LifecycleKind.DESTROYED, None)
+    stream.close()
+    observer.destroy(made.uuid)
+    assert residue(peer) == before
 
 
 def test_a_machine_that_ends_before_it_is_defined(

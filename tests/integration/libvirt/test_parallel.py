@@ -96,9 +96,9 @@ def test_twenty_guests_from_eight_threads(peer: LibvirtPeer, spec: SpecFactory) 
         list(pool.map(driver.destroy, [*uuids, *uuids]))
         assert driver.list_instances() == []
     assert residue(peer) == before
-    wait_until(lambda: set(threading.enumerate()) == threads, timeout=10, what="no thread is left")
+    wait_until(lambda: set(threading.enumerate()) == threads, timeout=120, what="no thread is left")
     gc.collect()
-    wait_until(lambda: descriptors() == files, timeout=10, what="no descriptor is left")
+    wait_until(lambda: descriptors() == files, timeout=120, what="no descriptor is left")
 
 
 def test_many_changes_of_volumes_and_machines_at_once(

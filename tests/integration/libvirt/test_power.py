@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import signal
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from uuid import UUID
+from xml.etree import ElementTree as ET
 
 import pytest
+from libvirt import VIR_DOMAIN_EVENT_RESUMED
 
+from hvdrivers import connect
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver, state_table
+from hvdrivers.contract.events import EventStream
 from hvdrivers.contract.power import RebootKind
 from hvdrivers.contract.states import End
+from hvdrivers.libvirt.event_hub import Lifecycle
+from hvdrivers.models.events import LifecycleEvent, ResyncEvent
 from hvdrivers.models.state import InstanceState
 from hvdrivers.testing.guestimage import cache_folder
 from hvdrivers.testing.guestimage.inputs import find_kernel
+from tests.integration.libvirt.faults import after, script
 from tests.integration.libvirt.machines import Host, Machine, local
 from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.starting import held_start
 from tests.peers.waiting import wait_until
 
 S = InstanceState
@@ -31,6 +44,7 @@ OPERATIONS: dict[str, Callable[[ComputeDriver, Machine], object]] = {
     "reboot": lambda driver, machine: driver.reboot(machine.uuid),
     "pause": lambda driver, machine: driver.pause(machine.uuid),
     "unpause": lambda driver, machine: driver.unpause(machine.uuid),
+    "start_paused": lambda driver, machine: driver.start_paused(machine.uuid),
     "suspend": lambda driver, machine: driver.suspend(machine.uuid),
     "resume": lambda driver, machine: driver.resume(machine.uuid),
     "inject_nmi": lambda driver, machine: driver.inject_nmi(machine.uuid),
@@ -49,7 +63,7 @@ def let_run(machine: Machine) -> None:
 def kill(machine: Machine) -> None:
     """Let QEMU itself die."""
     os.kill(machine.host.peer.qemu_pid(str(machine.uuid)), signal.SIGKILL)
-    wait_until(lambda: machine.info.state is S.CRASHED, timeout=10, what="the machine is crashed")
+    wait_until(lambda: machine.info.state is S.CRASHED, timeout=120, what="the machine is crashed")
 
 
 BRING: dict[InstanceState, Callable[[Machine], None]] = {
@@ -142,7 +156,7 @@ def test_a_guest_that_ignores_the_button(host: Host, empty: Machine) -> None:
         began = time.monotonic()
         host.driver.power_off(empty.uuid, graceful=graceful, timeout=timeout)
         assert empty.state is S.STOPPED
-        assert 1.9 < time.monotonic() - began < 6.5
+        assert 1.9 < time.monotonic() - began < 45  # not the grace of a minute
     host.driver.power_on(empty.uuid)
     with pytest.raises(errors.DeviceBusy) as busy:
         host.driver.reboot(empty.uuid, RebootKind.SOFT, timeout=2)
@@ -210,7 +224,7 @@ def test_a_guest_through_its_day(host: Host, machine: Machine) -> None:
         machine.run("insmod /run/m/pvpanic.ko && insmod /run/m/pvpanic-mmio.ko")
         driver.detach_volume(machine.uuid, "modules")
     machine.type("echo c >/proc/sysrq-trigger")
-    wait_until(lambda: machine.info.state is S.CRASHED, timeout=20, what="the panic is seen")
+    wait_until(lambda: machine.info.state is S.CRASHED, timeout=120, what="the panic is seen")
     driver.set_metadata(machine.uuid, {"what": "panic"})
     assert machine.info.metadata == {"what": "panic"}
     said = machine.said()
@@ -222,7 +236,7 @@ def test_a_guest_through_its_day(host: Host, machine: Machine) -> None:
     # the guest puts itself to sleep (ACPI S3): that is PAUSED; reboot() and unpause() wake it
     for wake in (driver.reboot, driver.unpause):
         machine.type("echo mem >/sys/power/state; echo hv-guest: woke")
-        wait_until(lambda: machine.info.state is S.PAUSED, timeout=20, what="the guest sleeps")
+        wait_until(lambda: machine.info.state is S.PAUSED, timeout=120, what="the guest sleeps")
         said = machine.said()
         wake(machine.uuid)
         assert machine.state is S.RUNNING
@@ -269,3 +283,166 @@ def test_states_outlive_the_daemon(guest_image: Path) -> None:
                 own.driver.destroy(each.uuid)
         finally:
             own.close()
+
+
+def _no_log_daemon(own: Host, uuid: str) -> None:
+    """The daemon that keeps console logs is away: libvirt's reason is "failed"."""
+    del uuid
+    own.peer.kill_virtlogd()
+
+
+def _qemu_killed(own: Host, uuid: str) -> None:
+    """QEMU dies while it starts."""
+    with held_start(own.peer, uuid, lambda: own.peer.virsh("start", uuid)) as resuming:
+        resuming.kill()
+
+
+def _daemon_killed(own: Host, uuid: str) -> None:
+    """The daemon dies while it starts QEMU, and comes back: its reason is "daemon"."""
+    with held_start(own.peer, uuid, lambda: own.peer.virsh("start", uuid)) as resuming:
+        own.peer.kill()
+        resuming.kill()
+    own.peer.start()
+
+
+@pytest.mark.parametrize("breaks", [_no_log_daemon, _qemu_killed, _daemon_killed])
+def test_a_resume_that_failed(guest_image: Path, breaks: Callable[[Host, str], None]) -> None:
+    """The memory is still saved, so the machine is SUSPENDED, whatever reason libvirt has for its
+    being off: what such a machine must not do is refused, and power_off() drops the memory."""
+    with LibvirtPeer() as peer, closing(Host(peer, guest_image)) as own:
+        driver = own.driver
+        with own.volume() as volume, own.empty_machine() as machine:
+            driver.suspend(machine.uuid)
+            breaks(own, str(machine.uuid))
+            if breaks is _no_log_daemon:
+                with pytest.raises(errors.HypervisorError):
+                    driver.resume(machine.uuid)
+                peer.start()
+            assert machine.state is S.SUSPENDED
+            with pytest.raises(errors.InvalidState):
+                machine.attach(volume)
+            driver.set_metadata(machine.uuid, {"kept": "yes"})
+            driver.resume(machine.uuid)
+            assert machine.state is S.RUNNING
+            assert machine.info.metadata == {"kept": "yes"}
+            driver.suspend(machine.uuid)
+            breaks(own, str(machine.uuid))
+            peer.start()
+            driver.power_off(machine.uuid)
+            assert machine.state is S.STOPPED
+            assert peer.virsh("list", "--all", "--with-managed-save", "--name").split() == []
+
+
+@pytest.mark.parametrize(
+    ("operation", "begins", "before", "ends"),
+    [
+        ("resume", S.PAUSED, S.SUSPENDED, S.RUNNING),
+        ("power_off", S.CRASHED, S.CRASHED, S.STOPPED),
+    ],
+)
+def test_no_state_between(
+    host: Host,
+    empty: Machine,
+    operation: str,
+    begins: InstanceState,
+    before: InstanceState,
+    ends: InstanceState,
+) -> None:
+    """Whichever reply is lost, the machine is as before or as after, by every read; the same call
+    comes to the end, which the stream of another connection shows.
+
+    A machine that was paused before it was suspended came back paused, and the call that let it run
+    was another one; a crash was forgotten by a start and a stop."""
+    definition = ET.tostring(empty.xml(inactive=True))
+    call = getattr(host.driver, operation)
+    with connect("libvirt", uri=host.peer.uri, virt_type="qemu") as other, other.watch() as stream:
+        for number in itertools.count():
+            if empty.state is not begins:
+                let_run(empty)
+                BRING[begins](empty)
+            if begins is S.PAUSED:
+                host.driver.suspend(empty.uuid)
+            with script(host.raw, number, after(host.raw, host.peer)) as seam:
+                try:
+                    call(empty.uuid)
+                except (errors.OutcomeUnknown, errors.ConnectionFailed):
+                    assert empty.state in {before, ends}, seam.calls
+                    call(empty.uuid)
+            assert empty.state is ends, seam.calls
+            assert ET.tostring(empty.xml(inactive=True)) == definition
+            _shows(stream, empty.uuid, ends)
+            if not seam.reached:
+                break
+    assert number >= 6
+
+
+def test_a_resume_shows_what_was_or_what_is(host: Host, empty: Machine) -> None:
+    """While QEMU reads the saved memory libvirt says that the machine is paused for a migration."""
+    if empty.state is not S.RUNNING:
+        let_run(empty)
+    seen: list[InstanceState] = []
+    done = threading.Event()
+
+    def look(driver: ComputeDriver) -> None:
+        while not done.is_set():
+            seen.append(driver.get_instance(empty.uuid).state)
+            listed = {each.uuid: each.state for each in driver.list_instances()}
+            seen.append(listed[empty.uuid])
+
+    with connect("libvirt", uri=host.peer.uri, virt_type="qemu") as other:
+        for _ in range(3):
+            host.driver.suspend(empty.uuid)
+            done.clear()
+            with ThreadPoolExecutor(1) as pool:
+                looking = pool.submit(look, other)
+                try:
+                    host.driver.resume(empty.uuid)
+                finally:
+                    done.set()
+                looking.result(60)
+    assert set(seen) <= {S.SUSPENDED, S.RUNNING}, seen
+
+
+def _shows(stream: EventStream, uuid: UUID, state: InstanceState) -> None:
+    """Wait until the stream's newest word of an instance is this state."""
+    shown: list[InstanceState | None] = []
+
+    def newest() -> bool:
+        event = stream.next(timeout=0.1)
+        if isinstance(event, ResyncEvent):
+            shown.append(event.states.get(uuid))
+        elif isinstance(event, LifecycleEvent) and event.uuid == uuid:
+            shown.append(event.state)
+        return event is None and bool(shown) and shown[-1] is state
+
+    wait_until(newest, timeout=60, what=f"the stream tells of {state}; it said {shown}")
+
+
+def test_no_room_to_save(guest_image: Path) -> None:
+    """A machine that cannot be saved is what it was: a paused one does not run for a moment."""
+    with LibvirtPeer() as peer, closing(Host(peer, guest_image)) as own:
+        if not peer.privileged:
+            pytest.skip("precondition missing: root, to mount a small file system")
+        with own.empty_machine() as machine:
+            for state in (S.RUNNING, S.PAUSED):
+                BRING[state](machine)
+                with (
+                    peer.small("/var/lib/libvirt/qemu/save", 65536),
+                    own.raw.hub.listening() as events,
+                    pytest.raises(errors.InsufficientResources) as full,
+                ):
+                    own.driver.suspend(machine.uuid)
+                assert full.value.hint
+                assert machine.state is state
+                ran = [
+                    each
+                    for each in iter(lambda: events.wait(lambda _: True, 0), None)
+                    if isinstance(each, Lifecycle) and each.event == VIR_DOMAIN_EVENT_RESUMED
+                ]
+                assert bool(ran) is (state is S.RUNNING)
+            assert "hv-room" not in peer.virsh("pool-list", "--all")
+            own.driver.unpause(machine.uuid)
+            own.driver.pause(machine.uuid)
+            own.driver.suspend(machine.uuid)
+            own.driver.resume(machine.uuid)
+            assert machine.state is S.RUNNING

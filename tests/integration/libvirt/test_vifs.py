@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
 import pytest
@@ -21,6 +22,7 @@ from hvdrivers.models.vif import (
     NicModel,
     OvsVif,
     TapVif,
+    UserVif,
     Vif,
     VifQos,
     default_mac,
@@ -55,7 +57,8 @@ def bridge_vif(bridge: LinuxBridge, **changes: object) -> BridgeVif:
 
 def nic_of(machine: Machine, vif: Vif) -> str:
     """The guest's name of a NIC, once it has seen it."""
-    return machine.console.expect(rf"nic (\w+) mac={vif.mac} attached", timeout=BOOT)[1]
+    mac = vif.within(machine.uuid).mac
+    return machine.console.expect(rf"nic (\w+) mac={mac} attached", timeout=BOOT)[1]
 
 
 def interface(machine: Machine, mac: str, *, inactive: bool = False) -> bool:
@@ -78,9 +81,10 @@ def test_at_spawn(
         with host.machine(vifs=vifs, flavor=Flavor(vcpus=1, memory_mib=192)) as machine:
             info = machine.info
             assert [each.id for each in info.vifs] == [vif.id for vif in vifs]
-            assert [each.address for each in info.vifs] == [vif.mac for vif in vifs]
+            macs = [vif.within(machine.uuid).mac for vif in vifs]
+            assert [each.address for each in info.vifs] == macs
             assert [each.type for each in info.vifs] == ["bridge", "ovs", "network", "bridge"]
-            assert info.vifs[0].address == default_mac("z first")
+            assert info.vifs[0].address == default_mac("z first", machine.uuid)
             assert info.vifs[1].model is NicModel.E1000E
             devices = [each.device for each in info.vifs]
             assert {devices[0], devices[2], devices[3]} == linux_bridge.ports() - ports[0]
@@ -137,7 +141,7 @@ def test_hot_plug_on_open_vswitch(host: Host, machine: Machine, ovs_bridge: OvsB
         assert ovs_bridge.ports() - ports == {plugged.device}
         ids = ovs_bridge.interface(plugged.device, "external_ids")
         assert f'iface-id="{vif.interface_id}"' in ids
-        assert f'attached-mac="{vif.mac}"' in ids
+        assert f'attached-mac="{vif.within(machine.uuid).mac}"' in ids
         assert f'vm-id="{machine.uuid}"' in ids
         assert _ovs(ovs_bridge, "port", plugged.device, "tag") == "42"
         nic_of(machine, vif)
@@ -213,6 +217,33 @@ def test_cold_and_paused(host: Host, machine: Machine, linux_bridge: LinuxBridge
         driver.unplug_vif(machine.uuid, vif.id)
         assert not interface(machine, vif.mac)
         assert not interface(machine, vif.mac, inactive=True)
+
+
+def test_a_name_is_the_instances_own(
+    host: Host, linux_bridge: LinuxBridge, ovs_bridge: OvsBridge, network: str
+) -> None:
+    """Two machines that run may each have an eth0; a port is one machine's."""
+    names: tuple[Vif, ...] = (
+        bridge_vif(linux_bridge, id="eth0"),
+        OvsVif(id="eth1", bridge=ovs_bridge.name),
+        NetworkVif(id="eth2", network=network),
+        TapVif(id="eth3", exists=False),
+    )
+    port = bridge_vif(linux_bridge)
+    with (
+        host.unchanged(),
+        host.empty_machine(vifs=(*names, port)) as one,
+        host.empty_machine(vifs=names[:2]) as two,
+    ):
+        for vif in names[2:]:
+            host.driver.plug_vif(two.uuid, vif)
+        nics = [*one.info.vifs[:4], *two.info.vifs]
+        assert [each.id for each in nics] == ["eth0", "eth1", "eth2", "eth3"] * 2
+        assert len({each.address for each in nics}) == 8
+        assert len({each.device for each in nics}) == 8
+        assert nics[3].device == names[3].within(one.uuid).device_name
+        with pytest.raises(errors.DeviceBusy):
+            host.driver.plug_vif(two.uuid, port)
 
 
 def test_a_guest_that_never_lets_go_of_a_nic(host: Host, linux_bridge: LinuxBridge) -> None:
@@ -304,6 +335,60 @@ def test_limits(
                 host.driver.set_vif_qos(each.uuid, vif.id, None)
 
 
+def test_limits_that_the_kernel_cannot_set(
+    host: Host, machine: Machine, linux_bridge: LinuxBridge
+) -> None:
+    """A Linux bridge where the kernel lacks a part of its traffic control: each operation says so,
+    and changes nothing. Where the kernel has all of it, each of them works."""
+    limits = [
+        VifQos(inbound=Bandwidth(average=8000)),  # wants sch_sfq
+        VifQos(outbound=Bandwidth(average=800)),  # wants act_police
+    ]
+    with host.unchanged():
+        for qos in limits:
+            vif = bridge_vif(linux_bridge, qos=qos)
+            with host.made_empty(vifs=(vif,)) as off, _limited_or_refused(host, off):
+                host.driver.power_on(off.uuid)
+            with _limited_or_refused(host, machine):
+                host.driver.plug_vif(machine.uuid, vif)
+            host.driver.unplug_vif(machine.uuid, vif.id)
+            host.driver.plug_vif(machine.uuid, vif.model_copy(update={"qos": None}))
+            with _limited_or_refused(host, machine):
+                host.driver.set_vif_qos(machine.uuid, vif.id, qos)
+            host.driver.unplug_vif(machine.uuid, vif.id)
+        before = host.peer.virsh("list", "--all", "--uuid")
+        with refused_with_hint():
+            host.driver.destroy(host.spawn(vifs=(vif,)).uuid)
+        assert host.peer.virsh("list", "--all", "--uuid") == before
+
+
+@contextmanager
+def refused_with_hint() -> Iterator[list[errors.NotSupported]]:
+    """The refusals in the block: at most one."""
+    found: list[errors.NotSupported] = []
+    try:
+        yield found
+    except errors.NotSupported as error:
+        found.append(error)
+    assert [each.vendor_code for each in found] in ([], ["VIR_ERR_INTERNAL_ERROR"])
+    assert all("sch_sfq" in str(each.hint) for each in found)
+
+
+@contextmanager
+def _limited_or_refused(host: Host, machine: Machine) -> Iterator[None]:
+    before = _seen(host, machine)
+    with refused_with_hint() as refusals:
+        yield
+    assert (_seen(host, machine) == before) == bool(refusals)
+
+
+def _seen(host: Host, machine: Machine) -> tuple[str, str]:
+    name = str(machine.uuid)
+    return host.peer.virsh("domstate", name), host.peer.virsh("dumpxml", "--inactive", name) + (
+        host.peer.virsh("dumpxml", name)
+    )
+
+
 def _iftune(host: Host, machine: Machine, device: str, option: str) -> dict[str, int]:
     text = host.peer.virsh("domiftune", str(machine.uuid), device, option)
     found = {name: int(value) for name, value in re.findall(r"([\w.]+)\s*:\s*(\d+)", text)}
@@ -333,3 +418,28 @@ def test_what_libvirt_cannot_do(host: Host, machine: Machine, linux_bridge: Linu
         with host.unchanged(), pytest.raises(errors.NotSupported):
             host.driver.plug_vif(machine.uuid, vif)
     assert json.loads(machine.info.model_dump_json())["vifs"] == []
+
+
+def test_a_network_of_the_machines_own(host: Host) -> None:
+    """C2 of the list of faults found by use: no kind of NIC worked without privileges."""
+    vif, later = UserVif(id="own"), UserVif(id="later")
+    with host.unchanged(), host.machine(vifs=(vif,)) as machine:
+        shown = machine.info.vifs[0]
+        assert (shown.id, shown.type, shown.device) == ("own", "user", None)
+        assert shown.address == vif.within(machine.uuid).mac
+        machine.booted()
+        name = nic_of(machine, vif)
+        # QEMU answers DHCP with the first address that is not its own
+        machine.console.expect(rf"address {name} 10\.0\.2\.15", timeout=BOOT)
+        limits = VifQos(inbound=Bandwidth(average=1000))
+        for refused in ({"qos": limits}, {"mtu": 1400}, {"queues": 2}, {"vlan": 5}):
+            with pytest.raises(errors.NotSupported, match=next(iter(refused))):
+                host.driver.plug_vif(machine.uuid, later.model_copy(update=refused))
+        with pytest.raises(errors.NotSupported):
+            host.driver.set_vif_qos(machine.uuid, "own", limits)
+        host.driver.plug_vif(machine.uuid, later)
+        nic_of(machine, later)
+        metrics = {each.uuid: each for each in host.driver.get_metrics()}
+        assert len(metrics[machine.uuid].vifs) == 2
+        host.driver.unplug_vif(machine.uuid, "later")
+        assert [each.id for each in host.driver.get_instance(machine.uuid).vifs] == ["own"]

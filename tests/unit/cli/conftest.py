@@ -135,7 +135,7 @@ def process() -> Runner:
         done = subprocess.run(
             script(body, list(arguments)),
             capture_output=True,
-            timeout=60,
+            timeout=300,
             stdin=options.pop("stdin", subprocess.DEVNULL),
             check=False,
             **options,

@@ -58,7 +58,7 @@ CALLS = [
     "capabilities {url}",
     "resources {url}",
     "resources {url} --placement",
-    "maintenance {url}",
+    "maintenance status {url}",
     "events {url} --count 1",
     "metrics {url}",
     "metrics {url} web1",
@@ -68,31 +68,33 @@ CALLS = [
     "spawn {url} --name new --image host:cirros --uuid {new} --nic network:default",
     "destroy {url} web1 --yes",
     "destroy {url} web1 {stopped} --dry-run",
-    "power {url} web1 off",
-    "power {url} web1 reboot --soft",
-    "power {url} web1 pause",
-    "power {url} db1 on",
+    "power off {url} web1",
+    "power reboot {url} web1 --soft",
+    "power pause {url} web1",
+    "power on {url} db1",
     "resize {url} db1 --vcpus 2 --memory 1GiB",
     "rename {url} db1 db2",
     "metadata {url} web1",
     "metadata {url} web1 --set a=b --unset role",
     "addresses {url} web1",
     "console-log {url} web1",
-    "volume {url} create --size 2 --name third",
-    "volume {url} list",
-    "volume {url} attach web1 {volume},readonly",
-    "volume {url} detach web1 {volume}",
-    "volume {url} delete {other} --yes",
-    "volume {url} connector",
-    "vif {url} plug web1 bridge:br0,id=port1",
-    "vif {url} unplug web1 port1",
-    "snapshot {url} create web1 again",
-    "snapshot {url} list web1",
-    "snapshot {url} revert web1 {snapshot} --yes",
-    "snapshot {url} delete web1 {snapshot} --yes",
-    "image {url} cache {image}",
-    "image {url} list",
-    "image {url} evict nothing-here --yes",
+    "volume create {url} --size 2 --name third",
+    "volume list {url}",
+    "volume show {url} {other}",
+    "volume attach {url} web1 {volume},readonly",
+    "volume detach {url} web1 {volume}",
+    "volume delete {url} {other} --yes",
+    "volume connector {url}",
+    "vif plug {url} web1 bridge:br0,id=port1",
+    "vif unplug {url} web1 port1",
+    "snapshot create {url} web1 again",
+    "snapshot list {url} web1",
+    "snapshot revert {url} web1 {snapshot} --yes",
+    "snapshot delete {url} web1 {snapshot} --yes",
+    "image cache {url} {image}",
+    "image list {url}",
+    "image evict {url} nothing-here --yes",
+    "image reap {url} --yes",
     "conformance list --profile power",
     "conformance explain LIFE-003",
     "conformance run fake --clause LIFE-005",
@@ -146,8 +148,12 @@ def test_yaml_says_the_same_as_json(
 
 
 def test_every_command_is_called_above() -> None:
+    # the others have tests of their own, below and in test_operations.py
     called = {call.split()[0] for call in CALLS}
-    assert called | {"adopt", "migrate", "new-driver"} == set(COMMANDS)
+    here = Path(__file__).parent
+    tests = "".join((here / name).read_text() for name in (__file__, "test_operations.py"))
+    rest = {name for name in set(COMMANDS) - called - {"new-driver"} if f'"{name}", ' not in tests}
+    assert not rest
 
 
 def test_list_and_show_give_the_models(
@@ -158,6 +164,7 @@ def test_list_and_show_give_the_models(
         each.model_dump(mode="json") for each in driver.list_instances()
     ]
     shown = run("show", url, "web1", "-o", "json").data
+    assert shown.pop("addresses") == []
     assert shown == driver.get_instance(uuid).model_dump(mode="json")
 
 
@@ -277,12 +284,12 @@ def test_power(run: Runner, url: str, driver: ComputeDriver, make: Make) -> None
         ("on", "running"),
         ("reboot", "running"),
     ):
-        assert run("power", url, uuid, action, "-o", "json").data["state"] == state
-    assert run("power", url, uuid, "off", "--graceful", 5).code == 0
+        assert run("power", action, url, uuid, "-o", "json").data["state"] == state
+    assert run("power", "off", url, uuid, "--graceful", 5).code == 0
     assert driver.get_instance(uuid).state is InstanceState.STOPPED
-    assert run("power", url, uuid, "on", "--graceful", 5).code == 2
-    assert run("power", url, uuid, "on", "--soft").code == 2
-    assert run("power", url, uuid, "explode").code == 2
+    assert run("power", "on", url, uuid, "--graceful", 5).code == 2
+    assert run("power", "on", url, uuid, "--soft").code == 2
+    assert run("power", "explode", url, uuid).code == 2
 
 
 def test_resize_running_and_stopped(run: Runner, url: str, make: Make) -> None:
@@ -296,7 +303,7 @@ def test_resize_running_and_stopped(run: Runner, url: str, make: Make) -> None:
     half = run("resize", url, uuid, "--vcpus", 3, "--memory", "64GiB")
     assert half.code == 5
     assert "the CPUs have been changed" in half.err
-    run("power", url, uuid, "off")
+    run("power", "off", url, uuid)
     done = run("resize", url, uuid, "--disk", "5", "-o", "json")
     assert done.data["flavor"]["disk_gib"] == 5
     assert run("resize", url, uuid).code == 2
@@ -320,17 +327,17 @@ def test_adopt(run: Runner, url: str, host: FakeHost) -> None:
 
 def test_volume_round_trip(run: Runner, url: str, make: Make) -> None:
     uuid = make()
-    made = run("volume", url, "create", "--size", "2GiB", "--name", "d", "-o", "json").data
+    made = run("volume", "create", url, "--size", "2GiB", "--name", "d", "-o", "json").data
     volume = made["volume_id"]
-    attached = run("volume", url, "attach", uuid, f"{volume},readonly", "-o", "json").data
+    attached = run("volume", "attach", url, uuid, f"{volume},readonly", "-o", "json").data
     assert attached["volume_id"] == volume
     assert attached["read_only"] is True
-    assert run("volume", url, "delete", volume, "--yes").code == 1  # busy
-    detached = run("volume", url, "detach", uuid, volume, "-o", "json").data
+    assert run("volume", "delete", url, volume, "--yes").code == 1  # busy
+    detached = run("volume", "detach", url, uuid, volume, "-o", "json").data
     assert detached["volumes"] == []
-    assert run("volume", url, "delete", volume, "--yes").code == 0
-    assert run("volume", url, "list", "-o", "json").data == []
-    assert run("volume", url, "attach", uuid, "no-such").code == 1
+    assert run("volume", "delete", url, volume, "--yes").code == 0
+    assert run("volume", "list", url, "-o", "json").data == []
+    assert run("volume", "attach", url, uuid, "no-such").code == 1
 
 
 def test_volume_of_a_server(run: Runner, url: str, make: Make, tmp_path: Path) -> None:
@@ -351,46 +358,46 @@ def test_volume_of_a_server(run: Runner, url: str, make: Make, tmp_path: Path) -
             }
         )
     )
-    done = run("volume", url, "attach", uuid, f"@{file}", "-o", "json")
+    done = run("volume", "attach", url, uuid, f"@{file}", "-o", "json")
     assert done.code == 0, done.err
     assert done.data["volume_id"] == "vol-1"
     file.write_text("{")
-    assert run("volume", url, "attach", uuid, f"@{file}").code == 2
+    assert run("volume", "attach", url, uuid, f"@{file}").code == 2
 
 
 def test_vif_round_trip(run: Runner, url: str, make: Make) -> None:
     uuid = make()
-    made = run("vif", url, "plug", uuid, "network:default,mac=52:54:00:00:00:07", "-o", "json").data
+    made = run("vif", "plug", url, uuid, "network:default,mac=52:54:00:00:00:07", "-o", "json").data
     assert made["address"] == "52:54:00:00:00:07"
-    assert run("vif", url, "unplug", uuid, made["id"], "-o", "json").data["vifs"] == []
-    assert run("vif", url, "plug", uuid, "bridge:no-such-bridge-here").code == 2  # too long a name
-    assert run("vif", url, "plug", uuid, "bridge:br9").code == 1
+    assert run("vif", "unplug", url, uuid, made["id"], "-o", "json").data["vifs"] == []
+    assert run("vif", "plug", url, uuid, "bridge:no-such-bridge-here").code == 2  # too long a name
+    assert run("vif", "plug", url, uuid, "bridge:br9").code == 1
 
 
 def test_snapshots(run: Runner, url: str, make: Make, tmp_path: Path) -> None:
     uuid = make()
-    made = run("snapshot", url, "create", uuid, "one", "--memory", "-o", "json").data
+    made = run("snapshot", "create", url, uuid, "one", "--memory", "-o", "json").data
     assert made["with_memory"] is True
-    assert run("snapshot", url, "list", uuid, "-o", "json").data[0]["id"] == made["id"]
-    assert run("snapshot", url, "revert", uuid, made["id"], "--yes").code == 0
-    assert run("snapshot", url, "delete", uuid, made["id"], "--yes").code == 0
+    assert run("snapshot", "list", url, uuid, "-o", "json").data[0]["id"] == made["id"]
+    assert run("snapshot", "revert", url, uuid, made["id"], "--yes").code == 0
+    assert run("snapshot", "delete", url, uuid, made["id"], "--yes").code == 0
     target = tmp_path / "disk.qcow2"
-    assert run("snapshot", url, "export", uuid, target, "-o", "json").code == 0
+    assert run("snapshot", "export", url, uuid, target, "-o", "json").code == 0
     assert target.exists()
-    assert run("snapshot", url, "export", uuid, target, "--format", "zip").code == 2
+    assert run("snapshot", "export", url, uuid, target, "--format", "zip").code == 2
 
 
 def test_images(run: Runner, url: str, image: Path) -> None:
-    key = run("image", url, "cache", image, "-o", "json").data["key"]
-    assert [each["key"] for each in run("image", url, "list", "-o", "json").data] == [key]
-    assert run("image", url, "evict", key, "--yes").code == 0
-    assert run("image", url, "list", "-o", "json").data == []
+    key = run("image", "cache", url, image, "-o", "json").data["key"]
+    assert [each["key"] for each in run("image", "list", url, "-o", "json").data] == [key]
+    assert run("image", "evict", url, key, "--yes").code == 0
+    assert run("image", "list", url, "-o", "json").data == []
 
 
 def test_maintenance(run: Runner, url: str) -> None:
-    assert run("maintenance", url, "on", "-o", "json").data == {"maintenance": True}
+    assert run("maintenance", "on", url, "-o", "json").data == {"maintenance": True}
     assert "in maintenance" in run("doctor", url).out
-    assert run("maintenance", url, "off", "-o", "json").data == {"maintenance": False}
+    assert run("maintenance", "off", url, "-o", "json").data == {"maintenance": False}
 
 
 def test_migrate(run: Runner, url: str, host: FakeHost, make: Make) -> None:

@@ -157,7 +157,7 @@ def test_names_and_beginnings(run: Runner, url: str, make: Make) -> None:
 
 def test_a_name_that_two_have(run: Runner, url: str, make: Make) -> None:
     first, second = make("twin"), make("twin")
-    done = run("power", url, "twin", "off")
+    done = run("power", "off", url, "twin")
     assert done.code == 2
     assert str(first) in done.err
     assert str(second) in done.err
@@ -212,7 +212,7 @@ def test_destroy_in_part(run: Runner, url: str, host: FakeHost, make: Make) -> N
 def test_destroy_keeps_the_root_disk(run: Runner, url: str, make: Make) -> None:
     uuid = make("a")
     assert run("destroy", url, uuid, "--yes", "--keep", "root-disk").code == 0
-    assert f"{uuid}-root" in run("volume", url, "list").out
+    assert f"{uuid}-root" in run("volume", "list", url).out
     checkup = run("doctor", url, "-o", "json")
     assert checkup.code == 5
     [left] = [each for each in checkup.data["checks"] if each["check"] == "left-overs"]
@@ -231,10 +231,10 @@ def test_dry_run_changes_nothing(run: Runner, url: str, host: FakeHost, make: Ma
     "call",
     [
         "destroy {url} a",
-        "volume {url} delete x",
-        "snapshot {url} delete a x",
-        "snapshot {url} revert a x",
-        "image {url} evict x",
+        "volume delete {url} x",
+        "snapshot delete {url} a x",
+        "snapshot revert {url} a x",
+        "image evict {url} x",
     ],
 )
 def test_no_terminal_and_no_yes(
@@ -342,8 +342,8 @@ def test_debug_shows_the_traceback_and_the_operations(run: Runner, url: str) -> 
 
 def test_verbose_shows_changes(run: Runner, url: str, make: Make) -> None:
     make("a")
-    assert "operation=pause" in run("-v", "power", url, "a", "pause").err
-    assert "operation=" not in run("power", url, "a", "unpause").err
+    assert "operation=pause" in run("-v", "power", "pause", url, "a").err
+    assert "operation=" not in run("power", "unpause", url, "a").err
 
 
 def test_a_password_in_the_url_is_never_repeated(

@@ -7,7 +7,6 @@ import runpy
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
@@ -44,13 +43,16 @@ def test_help_of_every_command(run: Runner, name: str) -> None:
     done = run(name, "--help")
     assert done.code == 0
     assert done.err == ""
+    assert [line for line in done.out.splitlines() if len(line) > 80] == []
     assert f"Usage: hvdrivers {name}" in done.out
     group = typer.main.get_command(app)
     text = (group.commands[name].help or "").splitlines()[0]  # type: ignore[attr-defined]
     assert text.startswith(COMMANDS[name].help)
     host = ["HOST"] if group.commands[name].params else []  # type: ignore[attr-defined]
     for word in getattr(group.commands[name], "commands", {}):  # type: ignore[attr-defined]
-        assert run(name, *host, word, "--help").code == 0
+        part = run(name, *host, word, "--help")
+        assert part.code == 0
+        assert [line for line in part.out.splitlines() if len(line) > 80] == []
 
 
 def test_every_parameter_has_help() -> None:
@@ -81,25 +83,25 @@ def test_help_imports_nothing_heavy() -> None:
         "    print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
     )
     assert done.stderr == "[]\n"
 
 
-def _best(command: list[str]) -> float:
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=True, timeout=60)
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def test_help_starts_fast() -> None:
-    """Compared with Typer alone, not with a stop-watch: both slow down on a busy machine."""
-    typer_alone = _best([sys.executable, "-c", "import typer"])
-    ours = _best([sys.executable, "-m", "hvdrivers", "--help"])
-    assert ours < 2 * typer_alone + 0.05
+def test_help_imports_little_of_our_own() -> None:
+    """The time that it takes is that of its imports: a count does not depend on the machine."""
+    code = (
+        "import sys\n"
+        "from hvdrivers.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit:\n"
+        "    ours = [name for name in sys.modules if name.startswith('hvdrivers')]\n"
+        "    print(len(ours), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert int(done.stderr) <= 16
 
 
 def test_without_the_packages(tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_without_the_packages(tmp_path: Path) -> None:
         "main(['list', 'fake://'])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 2
     assert done.stdout == ""
@@ -129,7 +131,7 @@ def completions(words: str, *, body: str = "", config: Path | None = None) -> li
         script(body, []),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=True,
         env={
             **os.environ,
@@ -145,7 +147,7 @@ def completions(words: str, *, body: str = "", config: Path | None = None) -> li
 
 def test_commands_complete() -> None:
     assert completions("hvdrivers sp") == ["spawn"]
-    assert completions("hvdrivers volume fake:// att") == ["attach"]
+    assert completions("hvdrivers volume att") == ["attach"]
 
 
 def test_hosts_complete(tmp_path: Path) -> None:
@@ -167,7 +169,7 @@ make("$(id)", UUID("22222222-2222-4333-8444-555555555555"))
 make("twin", UUID("33333333-2222-4333-8444-555555555555"))
 make("twin", UUID("44444444-2222-4333-8444-555555555555"))
 """
-    for words in ("hvdrivers show fake://box ", "hvdrivers snapshot fake://box list "):
+    for words in ("hvdrivers show fake://box ", "hvdrivers snapshot list fake://box "):
         assert sorted(completions(words, body=body)) == [
             "22222222-2222-4333-8444-555555555555",
             "33333333-2222-4333-8444-555555555555",
@@ -188,9 +190,9 @@ def test_completion_does_not_wait(
     make()
     monkeypatch.setattr(complete, "DEADLINE", 0.2)
     hung = threading.Event()
-    began = time.monotonic()
-    assert complete._quickly(lambda: [str(hung.wait(30))]) == []
-    assert time.monotonic() - began < 5
+    # it comes back although what it waits for has not happened
+    assert complete._quickly(lambda: [str(hung.wait())]) == []
+    assert not hung.is_set()
     hung.set()
 
 

@@ -29,6 +29,11 @@ def test_gib(text: str, wanted: int) -> None:
     assert parse.gib("--disk", text) == wanted
 
 
+@pytest.mark.parametrize(("text", "wanted"), [("2048", 2048), ("2MiB", 2048), ("1G", 1 << 20)])
+def test_kib(text: str, wanted: int) -> None:
+    assert parse.kib("--page-size", text) == wanted
+
+
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.5", "1KiB", "2 GiB x", "1e3", "1PiB"])
 def test_no_sizes(text: str) -> None:
     with pytest.raises(BadUsageError, match="--memory"):

@@ -28,7 +28,7 @@ def test_a_line_per_tenth(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[1] for line in lines if line.startswith("upload")] == [
         f"{percent}%" for percent in range(0, 101, 10)
     ]
-    assert lines[-4:] == ["migrate: 0 %", "migrate: 50 %", "migrate: 100 %", "copy: 1 GiB"]
+    assert lines[-4:] == ["migrate: 0%", "migrate: 50%", "migrate: 100%", "copy: 1 GiB"]
 
 
 def test_a_bar_on_a_terminal(tmp_path: Path) -> None:

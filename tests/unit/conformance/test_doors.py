@@ -15,13 +15,13 @@ import pytest
 from typer.testing import CliRunner
 
 from hvdrivers.cli.app import app
-from hvdrivers.conformance.clauses import Tier, catalogue
-from hvdrivers.conformance.engine import selected
-from hvdrivers.conformance.journal import Journal, unfinished
+from hvdrivers.conformance.engine.clauses import Tier, catalogue
+from hvdrivers.conformance.engine.journal import Journal, unfinished
+from hvdrivers.conformance.engine.report import Status
+from hvdrivers.conformance.engine.runner import selected
+from hvdrivers.conformance.engine.trial import METADATA_KEY
+from hvdrivers.conformance.engine.verifying import read_report, verify
 from hvdrivers.conformance.mutants import Mutant, mutants
-from hvdrivers.conformance.report import Status
-from hvdrivers.conformance.trial import METADATA_KEY
-from hvdrivers.conformance.verifying import read_report, verify
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.host import FakeHost
 from hvdrivers.fake.world import default_world
@@ -329,7 +329,7 @@ def test_pytest_runs_the_same_checks(tmp_path: Path) -> None:
 
 SUBCLASS = """
 from hvdrivers.conformance import ConformanceSuite, PreconditionMissing
-from hvdrivers.conformance.clauses import catalogue
+from hvdrivers.conformance.engine.clauses import catalogue
 from hvdrivers.fake.conformance import FakeTarget
 from hvdrivers.fake.driver import FakeDriver
 
@@ -437,7 +437,7 @@ def test_projects_that_only_have_hvdrivers_pay_nothing(tmp_path: Path) -> None:
         "class Suite:\n    pass\n"
         "class TestOwn(Suite):\n"
         "    def test_it(self):\n"
-        "        heavy = {'pydantic', 'hvdrivers.contract', 'hvdrivers.conformance.clauses'}\n"
+        "        heavy = {'pydantic', 'hvdrivers.contract', 'hvdrivers.conformance.checks'}\n"
         "        assert not heavy & set(sys.modules)\n"
     )
     done = run_pytest(tmp_path, "-p", "no:hypothesispytest")
@@ -459,6 +459,6 @@ def test_the_plug_in_is_registered() -> None:
     from importlib.metadata import entry_points
 
     (found,) = [each for each in entry_points(group="pytest11") if each.name == "hvdrivers"]
-    assert found.value == "hvdrivers.conformance.pytest_plugin"
+    assert found.value == "hvdrivers.conformance.engine.pytest_plugin"
     assert "fake" in entry_points(group="hvdrivers.conformance").names
     assert sys.modules[found.value]

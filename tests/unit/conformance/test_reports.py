@@ -13,9 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hvdrivers.cli.app import app
-from hvdrivers.conformance.clauses import Check, Clause, Level, Tier, catalogue
-from hvdrivers.conformance.engine import Session, selected
-from hvdrivers.conformance.report import (
+from hvdrivers.conformance.engine.clauses import Check, Clause, Level, Tier, catalogue
+from hvdrivers.conformance.engine.report import (
     GOOD,
     CheckResult,
     ProfileVerdict,
@@ -24,10 +23,18 @@ from hvdrivers.conformance.report import (
     judge,
     overall,
 )
-from hvdrivers.conformance.summary import clauses_of, colour, sentence, standing_of, tally
-from hvdrivers.conformance.trial import Declined, Trial
-from hvdrivers.conformance.verifying import difference, read_report, verify
-from hvdrivers.conformance.writers import WRITERS, to_html, to_json, to_junit, to_markdown, to_svg
+from hvdrivers.conformance.engine.runner import Session, selected
+from hvdrivers.conformance.engine.summary import clauses_of, colour, sentence, standing_of, tally
+from hvdrivers.conformance.engine.trial import Declined, Trial
+from hvdrivers.conformance.engine.verifying import difference, read_report, verify
+from hvdrivers.conformance.engine.writers import (
+    WRITERS,
+    to_html,
+    to_json,
+    to_junit,
+    to_markdown,
+    to_svg,
+)
 from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.fake.conformance import FakeTarget
 
@@ -464,7 +471,7 @@ def test_the_pages_are_made_from_the_suite_and_the_reports() -> None:
     clauses = parts["clauses"]()
     for each in catalogue().clauses.values():
         assert f"`{each.id}` | " in clauses
-    assert "| `fake` " in parts["drivers"]()
+    assert "| [`fake`](reports/fake.html) " in parts["drivers"]()
     assert parts["profiles"]().splitlines()[2].startswith("| core | ")
     assert "| `pause` | " in parts["capabilities"]()
     assert "(clauses.md#NET-008) | " in parts["freedoms"]()

@@ -102,6 +102,12 @@ def test_the_docstring_names_only_errors_that_exist(name: str) -> None:
                 assert issubclass(getattr(errors, error.strip()), errors.HypervisorError)
 
 
+def test_the_errors_that_docstrings_name_are_found() -> None:
+    """Without this the test above would pass if it found none."""
+    docs = [inspect.getdoc(getattr(ComputeDriver, name)) or "" for name in OPERATIONS]
+    assert sum("Raises:\n" in doc for doc in docs) > len(docs) // 2
+
+
 @pytest.mark.parametrize("interface", INTERFACES, ids=lambda each: each.__name__)
 def test_the_operations_of_an_interface_are_abstract(interface: type[Interface]) -> None:
     assert interface.__doc__

@@ -21,12 +21,15 @@ PAGES = [
     DOCS / "index.md",
     DOCS / "quick-start.md",
     DOCS / "concepts.md",
+    DOCS / "guides" / "debian-image.md",
+    DOCS / "guides" / "logging.md",
+    DOCS / "hyperv-simulator.md",
     DOCS / "libvirt.md",
     DOCS / "security.md",
-    DOCS / "writing-a-driver.md",
+    DOCS / "driver-checklist.md",
     DOCS / "reference" / "fake.md",
 ]
-EXAMPLES = ["ci_runner_pool.py", "fault_injection.py", "inventory_report.py"]
+EXAMPLES = ["ci_runner_pool.py", "fault_injection.py", "inventory_report.py", "runner_pool.py"]
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+00:00")
 
@@ -107,6 +110,8 @@ def test_examples_run_on_the_fake(name: str) -> None:
         struck, _, rest = result.stdout.partition(" ")
         assert rest == "faults, each ended with one machine and one volume\n"
         assert int(struck) >= 8
+    elif name == "runner_pool.py":
+        assert result.stdout == "3 runners, 2 replaced\n"
     else:
         assert result.stdout.startswith("hvdrivers fake 1.0, x86_64\n")
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from types import MappingProxyType
 
 import pytest
 
+from hvdrivers.conformance.engine.clauses import catalogue
+from hvdrivers.conformance.engine.report import Report, Status
+from hvdrivers.conformance.engine.verifying import read_report
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import OPERATIONS
+from hvdrivers.contract.limits import Limit
 from hvdrivers.contract.states import InstanceState
-from tests.unit.docs import marks
+from hvdrivers.fake.driver import FakeDriver
+from scripts import hypervisor_marks as marks
 from tests.unit.docs.page import (
     CONSTANT,
     FACTS,
@@ -59,6 +65,7 @@ def test_operations_stand_under_their_topic() -> None:
 
 
 def test_every_cell_begins_with_its_standing() -> None:
+    assert all(tables().values())
     for rows in tables().values():
         for row in rows:
             assert len(row) == 4, row
@@ -82,9 +89,12 @@ def test_cmdlets_and_their_parameters_are_documented() -> None:
 def test_libvirt_calls_exist() -> None:
     libvirt = pytest.importorskip("libvirt")
     libvirt_qemu = pytest.importorskip("libvirt_qemu")
-    for (constant,) in names(1, CONSTANT):
+    constants, calls = names(1, CONSTANT), names(1, LIBVIRT)
+    assert constants
+    assert calls
+    for (constant,) in constants:
         assert hasattr(libvirt, constant)
-    for owner, member in names(1, LIBVIRT):
+    for owner, member in calls:
         home = libvirt_qemu if owner == "libvirt_qemu" else getattr(libvirt, owner)
         assert hasattr(home, member), f"{owner}.{member}"
 
@@ -94,23 +104,67 @@ def test_vsphere_calls_exist() -> None:
     assert names(2, VSPHERE) == {(owner, name) for owner, all_ in facts.items() for name in all_}
 
 
-def test_marks_of_libvirt_are_those_of_the_driver() -> None:
-    pytest.importorskip("libvirt")
-    assert marks.wrong() == [], "run: python -m tests.unit.docs.marks"
+def test_marks_and_sources_are_those_of_the_drivers_and_their_reports() -> None:
+    for package in ("libvirt", "pyVmomi", "winrm"):
+        pytest.importorskip(package)
+    text = PAGE.read_text("utf-8")
+    assert marks.marked(text) == text, "run: python scripts/hypervisor_marks.py"
+    for heading, driver in marks.COLUMNS.items():
+        how = "from a report" if (marks.REPORTS / f"{driver}.json").exists() else "declared only"
+        assert f"* **{heading}**: {how}." in text
+    readme = marks.README.read_text("utf-8")
+    assert marks.counted(readme) == readme, "run: python scripts/hypervisor_marks.py"
+    assert all(f"; {column.count}; " in readme for column in marks.columns())
 
 
-def test_libvirt_cells_name_calls_that_the_driver_makes() -> None:
-    sources = "".join(path.read_text() for path in (ROOT / "hvdrivers" / "libvirt").glob("*.py"))
-    for row in [*tables()["Operations"], *tables()["States"]]:
-        if row[1][0] in {"●", "▲"}:
-            for span in re.findall(r"`([^`]+)`", row[1]):
-                call = LIBVIRT.fullmatch(span)
-                name = call[2] if call else span
-                if call or CONSTANT.fullmatch(span):
-                    assert re.search(rf"\b{name}\b", sources), f"{row[0]}: {span}"
+def _column(report: Report | None) -> marks.Column:
+    return marks.Column("Fake", "fake", FakeDriver, report)
 
 
-def test_vsphere_and_hyperv_have_no_driver_yet() -> None:
-    assert not [
-        row[0] for rows in tables().values() for row in rows if {"●", "▲"} & set(row[2] + row[3])
+def test_a_mark_follows_the_report() -> None:
+    report = read_report(marks.REPORTS / "fake.json")
+    live = report.model_copy(update={"simulated": False})
+    narrowed = live.model_copy(
+        update={"capabilities": tuple(each for each in live.capabilities if each != "pause")}
+    )
+    of_pause = {each.id for each in catalogue().clauses.values() if each.operation == "pause"}
+    results = [
+        each.model_copy(update={"status": Status.FAILED}) if each.clause in of_pause else each
+        for each in live.results
     ]
+    broken = live.model_copy(update={"results": tuple(results)})
+    for name in ("pause", "paused"):  # an operation and capability, and the state it leads to
+        assert _column(report).mark(name, "○") == "◐"
+        assert _column(live).mark(name, "○") == "●"
+        assert _column(None).mark(name, CANNOT) == "▲"
+        assert _column(narrowed).mark(name, "●") == "▲"
+        assert _column(broken).mark(name, "●") == "▲"
+
+
+def test_what_a_driver_does_not_declare_is_on_paper_whatever_a_report_says() -> None:
+    class Bare(FakeDriver):
+        limits = MappingProxyType({Limit.NEVER_CRASHED: "it shows them as stopped"})  # type: ignore[assignment]
+
+    report = read_report(marks.REPORTS / "fake.json")
+    column = marks.Column("Bare", "bare", Bare, report)
+    assert column.mark("crashed", "●") == "○"
+    assert column.mark("crashed", CANNOT) == CANNOT
+
+
+@pytest.mark.parametrize(
+    ("driver", "column", "call"), [("libvirt", 1, LIBVIRT), ("vmware", 2, VSPHERE)]
+)
+def test_cells_name_calls_that_the_driver_makes(
+    driver: str, column: int, call: re.Pattern[str]
+) -> None:
+    sources = "".join(path.read_text() for path in (ROOT / "hvdrivers" / driver).glob("*.py"))
+    looked = 0
+    for row in [*tables()["Operations"], *tables()["States"]]:
+        if row[column][0] in {"●", "◐", "▲"}:
+            for span in re.findall(r"`([^`]+)`", row[column]):
+                found = call.fullmatch(span)
+                if found or CONSTANT.fullmatch(span):
+                    name = found[2] if found else span
+                    assert re.search(rf"\b{name}\b", sources), f"{row[0]}: {span}"
+                    looked += 1
+    assert looked

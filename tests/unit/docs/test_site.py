@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from hvdrivers.conformance.engine.clauses import catalogue
+from hvdrivers.conformance.engine.verifying import read_report
+from hvdrivers.conformance.engine.writers import to_html
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import OPERATIONS, state_table
 from hvdrivers.contract.states import End, InstanceState
@@ -109,3 +114,63 @@ def test_pages_name_no_machine(site: Path) -> None:
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         assert str(ROOT) not in path.read_text(), path
     assert site.is_dir()
+
+
+def test_the_graph_of_states_is_in_step() -> None:
+    graphs = runpy.run_path(str(ROOT / "scripts" / "diagrams.py"))["GRAPHS"]
+    for name, make in graphs.items():
+        drawn = ROOT / "docs" / "diagrams" / f"{name}.svg"
+        assert drawn.with_suffix(".dot").read_text() == make(), "python scripts/diagrams.py"
+        assert "<svg" in drawn.read_text()
+
+
+def test_every_report_is_a_page_that_the_matrix_leads_to(site: Path) -> None:
+    matrix = (site / "support-matrix.html").read_text()
+    found = [path for path in (ROOT / "docs" / "reports").glob("*.json") if path.stem != "mutants"]
+    assert found
+    for path in found:
+        report = read_report(path)
+        assert f'href="reports/{path.stem}.html"' in matrix
+        page = _Page((site / "reports" / f"{path.stem}.html").read_text())
+        assert {each.clause for each in report.results} <= page.ids
+
+
+_WIDTH = """<script>
+for (const each of document.querySelectorAll("details")) each.open = true;
+parent.postMessage(document.documentElement.scrollWidth, "*");
+</script></body>"""
+
+
+@pytest.mark.parametrize("name", ["fake", "libvirt"])
+def test_a_report_fits_a_phone(tmp_path: Path, name: str) -> None:
+    """With every clause open: the names of checks were wider than the page."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("precondition missing: Chromium, to lay a page out")
+    page = to_html(read_report(ROOT / "docs" / "reports" / f"{name}.json"))
+    (tmp_path / "report.html").write_text(page.replace("</body>", _WIDTH))
+    # a window of Chromium's is never as narrow as a phone; a frame is
+    (tmp_path / "phone.html").write_text(
+        "<script>onmessage = each => document.title = `wide ${each.data}`</script>"
+        '<iframe src="report.html" style="border: 0" width="360" height="700"></iframe>'
+    )
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000")
+    shown = subprocess.run(
+        [browser, *options, "--dump-dom", (tmp_path / "phone.html").as_uri()],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = re.search(r"<title>wide (\d+)</title>", shown.stdout)
+    assert found is not None, shown.stderr[-2000:]
+    assert int(found[1]) <= 360
+
+
+def test_clauses_and_checks_that_pages_name_exist() -> None:
+    known = catalogue()
+    topics = "|".join(sorted({each.partition("-")[0] for each in known.clauses}))  # not SHA-256
+    named = re.compile(rf"\b((?:{topics})-\d{{3}})\b(/\w+)?")
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for clause, check in named.findall(path.read_text("utf-8")):
+            assert clause in known.clauses, f"{path.name}: {clause}"
+            assert not check or clause + check in known.checks, f"{path.name}: {clause}{check}"

@@ -19,6 +19,7 @@ from hvdrivers.models.vif import (
     MacvtapVif,
     OvsVif,
     TapVif,
+    UserVif,
     VdpaVif,
     VhostUserVif,
     VifQos,
@@ -287,6 +288,7 @@ VIFS = [
     (DvsVif(id="v", port_group="VM Network"), ("dvs", "VM Network")),
     (HypervVif(id="v", switch="External"), ("hyperv", "External")),
     (TapVif(id="v"), None),
+    (UserVif(id="v"), None),
     (VhostUserVif(id="v", socket="/run/vhu", mode="server"), None),
     (VdpaVif(id="v", device="/dev/vhost-vdpa-0"), None),
     (MacvtapVif(id="v", pci_address=PciAddress("0000:03:10.1")), None),
@@ -306,7 +308,11 @@ def test_plug_and_unplug(host, driver, vif, network, state):
         assert host.inventory() == before
         host.add_network(*network)
     attached = driver.plug_vif(uuid, vif)
-    assert (attached.id, attached.type, attached.address) == ("v", vif.type, vif.mac)
+    assert (attached.id, attached.type, attached.address) == (
+        "v",
+        vif.type,
+        vif.within(uuid).mac,
+    )
     assert driver.get_instance(uuid).vifs == (attached,)
     assert driver.plug_vif(uuid, vif) == attached
     driver.unplug_vif(uuid, "v")
@@ -316,12 +322,13 @@ def test_plug_and_unplug(host, driver, vif, network, state):
 
 def test_a_port_or_mac_belongs_to_one_machine(host, driver):
     first, second = (build(host, driver, R) for _ in range(2))
-    driver.plug_vif(first, nic("a", address="52:54:00:00:00:01"))
-    for vif in (nic("a"), nic("b", address="52:54:00:00:00:01")):
+    port = "b679325f-ca89-4ee0-a8be-6db1409b69ea"
+    driver.plug_vif(first, nic(port, address="52:54:00:00:00:01"))
+    for vif in (nic(port), nic("b", address="52:54:00:00:00:01")):
         with pytest.raises(errors.DeviceBusy):
             driver.plug_vif(second, vif)
-    driver.unplug_vif(first, "a")
-    driver.plug_vif(second, nic("a"))
+    driver.unplug_vif(first, port)
+    driver.plug_vif(second, nic(port))
 
 
 def test_a_virtual_function_belongs_to_one_machine(host, driver):

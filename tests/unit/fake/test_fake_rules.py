@@ -31,6 +31,7 @@ from hvdrivers.fake import (
 from hvdrivers.fake.faults import Occasion
 from hvdrivers.models.progress import Phase
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import VolumeSpec
 
 R, S = InstanceState.RUNNING, InstanceState.STOPPED
 
@@ -329,11 +330,14 @@ def test_the_public_names():
 
 def test_reads_change_nothing(host, driver):
     uuid = build(host, driver, R, vifs=(nic(),), volumes=(rbd(),), image=CIRROS)
+    made = driver.create_volume(VolumeSpec(size_gib=1))
     before = host.inventory()
     for name, rules in OPERATIONS.items():
         if rules.changes or name in {"watch", "check_live_migration"}:
             continue
         arguments = (uuid,) if rules.states is not None else ()
+        if name == "get_volume":
+            arguments = (made.volume_id,)
         getattr(driver, name)(*arguments)
         assert host.inventory() == before, name
 

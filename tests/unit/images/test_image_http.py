@@ -6,6 +6,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from hvdrivers.contract.errors import (
     AuthenticationFailed,
@@ -24,7 +26,7 @@ from hvdrivers.contract.errors import (
     OperationTimeout,
     PermissionDenied,
 )
-from hvdrivers.images import LocalImage, open_image
+from hvdrivers.images import LocalImage, _addresses, open_image, source
 from hvdrivers.models.image import HttpImage
 from hvdrivers.models.progress import Phase, Progress
 
@@ -184,6 +186,15 @@ def test_changed_between_the_pieces(web: Server, content: bytes) -> None:
     with open_image(ref(web.url, content), progress=seen.append) as image:
         assert read(image) == content
     assert [r.done for r in seen] == sorted(r.done for r in seen)
+
+
+def test_a_validator_that_no_header_can_send_back(web: Server, content: bytes) -> None:
+    """It counts as none, and says nothing of the host's name."""
+    etag = '"\u00e9t\u00e9"'
+    web.replies = [ranged(content, cut_after=600_000, etag=etag), ranged(content, etag=etag)]
+    with open_image(ref(web.url, content)) as image:
+        assert read(image) == content
+    assert "If-Range" not in web.requests[-1][1]
 
 
 def test_spliced_from_two_files(web: Server, content: bytes, spool: Path) -> None:
@@ -361,6 +372,7 @@ def test_headers_stay_with_their_origin(
     web.replies = [to(tls_web.url.replace("://", "://user:pass@"))]
     tls_web.replies = [whole(content)]
     image = ref(web.url, content, headers={"X-Token": "t"}, ca_file=certificates["ca.pem"])
+    image = image.model_copy(update={"allow_local_redirects": True})
     with open_image(image):
         pass
     assert "X-Token" in web.requests[0][1]
@@ -487,3 +499,95 @@ def test_a_raising_progress_callback_stops(web: Server, content: bytes, spool: P
         open_image(ref(web.url, content), progress=stop, workdir=spool, timeout=60),
     ):
         pass
+
+
+# -------------------------------------------------------------- redirects to where nobody may look
+
+
+LOCAL = [
+    "127.0.0.1",
+    "127.9.9.9",
+    "[::1]",
+    "localhost",
+    "0.0.0.0",
+    "[::]",
+    "2130706433",
+    "0x7f000001",
+    "127.1",
+    "[::ffff:127.0.0.1]",
+    "[64:ff9b::7f00:1]",
+    "[2002:7f00:1::]",
+    "169.254.169.254",
+    "[fe80::1]",
+]
+
+
+@pytest.mark.parametrize("host", LOCAL)
+def test_redirects_to_this_machine_and_its_link(web: Server, content: bytes, host: str) -> None:
+    """Whether something listens there, and what, makes no difference to the error."""
+    told = set()
+    for port in (web.server_address[1], 1):
+        target = f"http://{host}:{port}/secret"
+        web.replies = [to(target), whole(b"a service of this machine")]
+        web.requests.clear()
+        image = ref(f"http://localhost:{web.server_address[1]}/disk.img", content)
+        if host == "localhost" and port == web.server_address[1]:
+            continue  # the caller named that one
+        error = failure(image)
+        assert type(error) is InvalidRequest
+        told.add(re.sub(r":\d+/", "/", error.message))
+        assert len(web.requests) == 1
+    assert len(told) == 1
+
+
+def test_local_redirects_when_allowed(web: Server, content: bytes) -> None:
+    url = f"http://localhost:{web.server_address[1]}/disk.img"
+    web.replies = [to(web.url), whole(content)]
+    with open_image(ref(url, content, allow_local_redirects=True)) as image:
+        assert read(image) == content
+
+
+def test_a_name_that_changes_its_address(
+    web: Server, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at once more when the connection is there, before anything is sent."""
+    web.replies = [to(web.url), whole(content)]
+    monkeypatch.setattr(_addresses, "refuse_local", lambda *_: None)
+    error = failure(ref(f"http://localhost:{web.server_address[1]}/disk.img", content))
+    assert type(error) is InvalidRequest
+    assert "of this machine" in error.message
+    assert len(web.requests) == 1
+
+
+@pytest.mark.parametrize("host", ["xn--", "...", "a..b", "x" * 64, "xn--a", ".", "a" * 250])
+def test_names_that_are_none(web: Server, content: bytes, host: str) -> None:
+    web.replies = [to(f"http://{host}/")]
+    assert isinstance(failure(ref(web.url, content)), InvalidRequest | ConnectionFailed)
+    try:
+        image = ref(f"http://{host}/", content)
+    except ValidationError:
+        return
+    assert isinstance(failure(image), InvalidRequest | ConnectionFailed)
+
+
+def test_a_proxy_that_is_none(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    for proxy in ("http://[", "gopher://a", "http://a:x", "\udcff"):
+        monkeypatch.setenv("http_proxy", proxy)
+        assert isinstance(failure(ref("http://x.invalid/a", content)), HypervisorError)
+
+
+def test_an_endless_body(
+    web: Server, content: bytes, spool: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a length, and never done: it ends at the limit."""
+
+    def endless(handler: Handler) -> None:
+        handler.send(200, {})
+        while True:
+            handler.wfile.write(bytes(65536))
+
+    monkeypatch.setattr(source, "IMAGE_DOWNLOAD_BYTES", 1 << 20)
+    web.replies = [endless]
+    error = failure(ref(web.url, content))
+    assert type(error) is ImageRejected
+    assert "1048576" in error.message

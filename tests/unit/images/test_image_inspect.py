@@ -124,6 +124,39 @@ def test_formats_only_qemu_knows_are_not_raw(tmp_path: Path, magic: bytes) -> No
 # ----------------------------------------------------------------------------------- qcow2
 
 
+@pytest.mark.parametrize("length", [8, 12, 100, 500, 511, 512, 600])
+@pytest.mark.parametrize(
+    ("declared", "magic"),
+    [
+        (F.QCOW2, b"QFI\xfb\0\0\0\3"),
+        (F.VMDK, b"KDMV\1\0\0\0"),
+        (F.VHD, b"conectix"),
+        (F.VHDX, b"vhdxfile"),
+        (
+            F.VDI,
+            b"<<< Oracle VM >>>\n".ljust(64, b"\0") + b"\x7f\x10\xda\xbe",
+        ),
+        (None, b"QED\0\0\0\0\0"),
+        (None, b"LUKS\xba\xbe\0\1"),
+    ],
+)
+def test_short_files_with_the_magic_of_another_format(
+    tmp_path: Path, declared: ImageFormat | None, magic: bytes, length: int
+) -> None:
+    """Shorter than any header, and nevertheless not raw: QEMU's probing goes by the magic."""
+    path = tmp_path / "short"
+    path.write_bytes(magic.ljust(length, b"\0"))
+    for each in F:
+        if each is not declared:
+            assert "declared as" in refused(path, each)
+
+
+def test_short_iso(tmp_path: Path) -> None:
+    path = tmp_path / "short"
+    path.write_bytes(bytes(0x8001) + b"CD001")
+    refused(path, F.RAW)
+
+
 def test_qcow2_backing_file(tmp_path: Path) -> None:
     path = tmp_path / "evil.qcow2"
     tool(
@@ -304,6 +337,26 @@ def test_vmdk_footer_contradicts_header(convert: Convert, offset: int) -> None:
     refused(patch(path, offset, b"\x77\x77"), F.VMDK)
 
 
+def test_vmdk_descriptor_goes_on_beyond_its_size(convert: Convert, disk: Path) -> None:
+    """QEMU reads 10 KiB at 0x200, whatever size the header gives the descriptor."""
+    path = convert("vmdk")
+    with path.open("rb") as file:
+        head = file.read(0x200 + 10240)
+    text = head[0x200:].split(b"\0", 1)[0]
+    secret = path.with_name("secret.raw")
+    secret.write_bytes(disk.read_bytes())
+    for sectors in (1, 2):
+        stated = text + b"#" * (sectors * 512 - len(text) - 1) + b"\n"
+        assert len(stated) == sectors * 512
+        hidden = b'parentCID=fffffffe\nparentFileNameHint="' + bytes(secret) + b'"\n'
+        patch(path, 0x200, (stated + hidden).ljust(10240, b"\0"))
+        patch(path, 36, struct.pack("<Q", sectors))  # desc_size
+        assert "beyond its stated size" in refused(path, F.VMDK)
+    patch(path, 0x200, head[0x200:])
+    patch(path, 28, struct.pack("<QQ", 2, 19))  # desc_offset: QEMU does not look there
+    assert "not where" in refused(path, F.VMDK)
+
+
 @pytest.mark.parametrize("options", [None, "subformat=streamOptimized"])
 @pytest.mark.parametrize("keep", [0.5, 0.9])
 def test_vmdk_truncated(convert: Convert, options: str | None, keep: float) -> None:
@@ -344,6 +397,25 @@ def test_vhd_front_and_end_disagree(convert: Convert) -> None:
     footer = bytearray(path.read_bytes()[-512:])
     footer[48:56] = struct.pack(">Q", 2**40)
     assert "differ" in refused(patch(path, -512, vhd_sum(footer)), F.VHD)
+
+
+def test_vhd_of_two_disks(convert: Convert) -> None:
+    """QEMU opens the dynamic disk of the front, others the fixed one of the end."""
+    path = convert("vpc", "force_size=on")
+    dynamic = path.read_bytes()
+    footer = bytearray(dynamic[-512:])
+    footer[60:64] = (2).to_bytes(4, "big")  # fixed
+    footer[40:48] = footer[48:56] = len(dynamic).to_bytes(8, "big")
+    vhd_sum(footer)
+    path.write_bytes(dynamic + footer)
+    assert "two disks" in refused(path, F.VHD)
+    refused(path, F.RAW)
+    # a fixed disk on which somebody wrote such a footer is the same to QEMU
+    fixed = dynamic[:512] + bytes(len(dynamic) - 512)
+    path.write_bytes(fixed + footer)
+    assert "two disks" in refused(path, F.VHD)
+    path.write_bytes(bytes(100) + dynamic)
+    assert "512" in refused(path, F.VHD)
 
 
 def test_vhd_names_a_parent(convert: Convert) -> None:

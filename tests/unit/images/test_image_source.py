@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from hvdrivers.contract.errors import (
     OperationTimeout,
     PermissionDenied,
 )
-from hvdrivers.images import iter_chunks, open_image, sparse_extents
+from hvdrivers.images import LocalImage, iter_chunks, open_image, sparse_extents
 from hvdrivers.images.sparse import SparseWriter
 from hvdrivers.models.image import (
     Checksum,
@@ -25,6 +27,7 @@ from hvdrivers.models.image import (
     HttpImage,
     ImageFormat,
     ImageRef,
+    content_cache_key,
 )
 from hvdrivers.models.progress import Phase, Progress
 
@@ -47,9 +50,10 @@ def test_file(disk: Path) -> None:
 
 def test_file_checksum(disk: Path) -> None:
     value = hashlib.sha512(disk.read_bytes()).hexdigest()
+    whole = hashlib.sha256(value.encode()).hexdigest()
     ref = FileImage(path=disk, format=ImageFormat.RAW, checksum=f"sha512:{value}")  # type: ignore[arg-type]
     with open_image(ref) as image:
-        assert image.cache_key == ref.cache_key() == f"raw-sha512-{value[:64]}"
+        assert image.cache_key == ref.cache_key() == f"raw-sha512-{whole}"
     wrong = ref.model_copy(update={"checksum": Checksum(algorithm="sha256", value="0" * 64)})
     with pytest.raises(ImageRejected, match="checksum"), open_image(wrong):
         pass
@@ -240,3 +244,90 @@ def test_http_reference_shows_no_secrets() -> None:
         }
     )
     assert "hunter2" not in f"{ref} {ref!r} {ref.display_url}"
+
+
+def test_a_key_stands_for_the_whole_checksum() -> None:
+    """A checksum whose second half is wrong must not find what the right one has cached."""
+    right = "ab" * 64
+    for algorithm, length in (("sha256", 64), ("sha384", 96), ("sha512", 128)):
+        keys = set()
+        for position in (None, *range(0, length, 7), length - 1):
+            value = list(right[:length])
+            if position is not None:
+                value[position] = "0"
+            checksum = Checksum(algorithm=algorithm, value="".join(value))
+            keys.add(content_cache_key(ImageFormat.RAW, checksum))
+        assert len(keys) == len({None, *range(0, length, 7), length - 1})
+        assert all(len(key) <= 80 for key in keys)
+
+
+@contextlib.contextmanager
+def mapped(path: Path) -> Iterator[mmap.mmap]:
+    """Another process' mapping: its page is dirty, so writes to it change no time stamp."""
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        for offset in range(0, len(memory), mmap.PAGESIZE):
+            memory[offset] = memory[offset]
+        yield memory
+
+
+def _collect(image: LocalImage, way: str, sent: bytearray) -> None:
+    if way == "segments":
+        for segment in image.segments():
+            sent += segment.data or bytes(segment.length)
+    elif way == "chunks":
+        for _, data in image.chunks(1000):
+            sent += data
+    elif way == "read":
+        reader = image.reader()
+        for offset in range(0, image.info.file_size_bytes, 300_000):
+            sent += reader.read(offset, 300_000)
+    else:
+        image.verify_content()
+
+
+@pytest.mark.parametrize("position", [0, 700_000, 1 << 20, -1])
+@pytest.mark.parametrize("way", ["segments", "chunks", "read", "verify_content"])
+def test_written_through_a_mapping(disk: Path, tmp_path: Path, position: int, way: str) -> None:
+    """No byte goes out that was not inspected, though no time stamp has changed."""
+    path = tmp_path / "image.raw"
+    path.write_bytes(disk.read_bytes())
+    original = path.read_bytes()
+    with mapped(path) as memory, open_image(FileImage(path=path, format=ImageFormat.RAW)) as image:
+        memory[position] ^= 0xFF
+        image.verify_unchanged()  # which sees nothing of it
+        sent = bytearray()
+        with pytest.raises(ImageRejected, match="changed"):
+            _collect(image, way, sent)
+        assert original.startswith(bytes(sent))
+        memory[position] ^= 0xFF
+        image.verify_content()
+
+
+def test_a_hole_that_is_filled(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.raw"
+    with path.open("wb") as file:
+        file.write(b"x" * 5000)
+        file.truncate(9 << 20)
+    with open_image(FileImage(path=path, format=ImageFormat.RAW)) as image:
+        segments = list(image.segments())
+        assert sum(each.length for each in segments) == 9 << 20
+        assert [each.data is None for each in segments] == [False, True]
+        assert segments[0].data is not None
+        assert segments[0].data.rstrip(b"\0") == b"x" * 5000
+        with path.open("r+b") as file:
+            file.seek(8 << 20)
+            file.write(b"y")
+        with pytest.raises(ImageRejected):
+            image.verify_content()
+
+
+@pytest.mark.parametrize("size", [1, 511, 1 << 20, (1 << 20) + 1, (3 << 20) - 1])
+def test_segments_are_the_whole_image(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "image.raw"
+    content = (b"\1" * 70_000 + bytes(200_000)) * (size // 270_000 + 1)
+    path.write_bytes(content[:size])
+    with open_image(FileImage(path=path, format=ImageFormat.RAW)) as image:
+        whole = b"".join(each.data or bytes(each.length) for each in image.segments())
+        assert whole == content[:size] == image.reader().read(0, size + 10)
+        offsets = [each.offset for each in image.segments()]
+        assert offsets == sorted(offsets)

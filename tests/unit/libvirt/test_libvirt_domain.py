@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 from xml.etree import ElementTree as ET
@@ -21,9 +22,9 @@ from hvdrivers.libvirt.devices import (
     vifs_of,
     volumes_of,
 )
-from hvdrivers.libvirt.domain import HostChoice, OwnDisk, domain_xml, next_target
-from hvdrivers.libvirt.record import Record, record_in
-from hvdrivers.libvirt.xml import el, parse, text
+from hvdrivers.libvirt.domain import OWN_ALIAS, HostChoice, OwnDisk, domain_xml, next_target
+from hvdrivers.libvirt.metadata import Record, record_in
+from hvdrivers.libvirt.xml import attribute, el, parse, text
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec
 from hvdrivers.models.vif import (
@@ -34,6 +35,7 @@ from hvdrivers.models.vif import (
     NicModel,
     OvsVif,
     TapVif,
+    UserVif,
     Vif,
     VifQos,
 )
@@ -72,6 +74,7 @@ VIFS: tuple[Vif, ...] = (
     OvsVif(id=PORT, bridge="br-int", hybrid_plug=True),
     NetworkVif(id="n <&>", network="net", portgroup="group", vlan=7),
     TapVif(id="t", device="tap0"),
+    UserVif(id="u", active=False),
     TapVif(id="t2", exists=False, qos=VifQos(outbound=Bandwidth(average=9, peak=90, burst=8))),
 )
 
@@ -110,7 +113,7 @@ def built(spec: InstanceSpec, host: HostChoice) -> str:
     for attachment in spec.volumes:
         prefix = "vd" if attachment.bus in {None, DiskBus.VIRTIO} else "sd"
         source = el("source", dev="/dev/x & 'y'")
-        disk = disk_element(attachment, source, "block", "raw", next_target(taken, prefix))
+        disk = disk_element(attachment, source, "block", "raw", next_target(prefix, taken))
         taken[0].append(disk)
         elements.append(disk)
     return domain_xml(
@@ -118,8 +121,8 @@ def built(spec: InstanceSpec, host: HostChoice) -> str:
         Record.of(spec, "raw-sha256-00", Firmware.BIOS),
         host,
         disks=[
-            OwnDisk("root", "/pool/<root>", "qcow2", boots=True),
-            OwnDisk("seed", "/pool/seed", "raw", cdrom=True),
+            OwnDisk("root", "/pool/<root>", "qcow2", "vda"),
+            OwnDisk("seed", "/pool/seed", "raw", "sda", cdrom=True),
         ],
         volumes=elements,
         console_path="/consoles/log",
@@ -242,9 +245,24 @@ def test_next_target() -> None:
     domain = el("domain", el("devices"))
     found = []
     for _ in range(30):
-        name = next_target(domain, "vd")
+        name = next_target("vd", domain)
         domain[0].append(el("disk", el("target", dev=name)))
         found.append(name)
     assert found[0] == "vda"
     assert found[25:28] == ["vdz", "vdaa", "vdab"]
     assert len(set(found)) == 30
+
+
+@pytest.mark.parametrize("cache", ["none", "writeback"])
+def test_own_disks_are_cached_as_the_host_says(cache: str) -> None:
+    """cache=none needs O_DIRECT, which not every file system has."""
+    spec = InstanceSpec(
+        uuid=UUID(int=5), name="n", flavor=Flavor(vcpus=1, memory_mib=64), image=IMAGE
+    )
+    xml = parse(built(spec, replace(HOSTS[0], disk_cache=cache)))
+    found = {
+        (attribute(disk, "alias", "name"), attribute(disk, "driver", "cache"))
+        for disk in xml.iterfind("devices/disk[@device='disk']")
+        if (attribute(disk, "alias", "name") or "").startswith(OWN_ALIAS)
+    }
+    assert found == {(f"{OWN_ALIAS}root", cache)}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from hvdrivers.libvirt.devices import serial_of, vif_in_alias
-from hvdrivers.libvirt.naming import alias, domain_name, from_alias, label_of
+from hvdrivers.libvirt.naming import alias, domain_name, from_alias, is_rescued, label_of
 from hvdrivers.models.base import Identifier, Name
 
 UUIDS = st.uuids()
@@ -41,6 +41,16 @@ def test_labels_round_trip(label: str, uuid: UUID) -> None:
     assert "\n" not in name
     # libvirt's files beside the definition: NAME.xml.new, NAME_VARS.fd
     assert len(name.encode()) <= 255 - len("_VARS.fd.xx")
+
+
+@given(_valid(Name), UUIDS)
+def test_the_mark_of_a_rescue_is_no_part_of_a_label(label: str, uuid: UUID) -> None:
+    for each in (label, "a%rescued", f"{label[:40]}%rescued"):
+        for rescued in (False, True):
+            name = domain_name(each, uuid, rescued=rescued)
+            assert (label_of(name, uuid), is_rescued(name, uuid)) == (each.strip(), rescued)
+            assert not is_rescued(name, uuid4())
+    assert len(domain_name(label, uuid, rescued=True).encode()) <= 255 - len("_VARS.fd.xx")
 
 
 @given(_valid(Name), UUIDS)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.libvirt.host import HostFacts
+from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.connection import HostFacts
 
 RECORDED = (Path(__file__).parent / "domain_capabilities.xml").read_text()
 """From libvirt 9.0 with QEMU 7.2, ovmf and swtpm (Debian 12), for q35."""
@@ -19,8 +20,9 @@ RECORDED = (Path(__file__).parent / "domain_capabilities.xml").read_text()
 class Host(HostFacts):
     """A host that says what the test lets it say."""
 
-    def __init__(self, xml: str) -> None:
+    def __init__(self, xml: str, graphics: Literal["vnc", "spice", "both", "none"]) -> None:
         self._document = ET.fromstring(xml)
+        self.config = LibvirtConfig(graphics=graphics)
 
     def _domain_capabilities(self) -> Any:
         return self._document
@@ -46,10 +48,34 @@ C = Capability
             {C.VTPM},
         ),
         (without(r"<value>emulator</value>"), {C.VTPM}),
-        ("<domainCapabilities/>", {C.UEFI, C.SECURE_BOOT, C.VTPM}),
+        (without(r"<value>vnc</value>"), {C.CONSOLE_VNC}),
+        (without(r"<value>spice</value>"), {C.CONSOLE_SPICE}),
+        (
+            "<domainCapabilities/>",
+            {C.UEFI, C.SECURE_BOOT, C.VTPM, C.CONSOLE_VNC, C.CONSOLE_SPICE, C.SCREENSHOT},
+        ),
     ],
 )
 def test_reasons(xml: str, lacking: set[Capability]) -> None:
-    reasons = Host(xml)._lacking()
+    reasons = Host(xml, "both")._lacking()
     assert reasons.keys() == lacking
     assert all(len(reason) > 20 and "\n" not in reason for reason in reasons.values())
+
+
+@pytest.mark.parametrize(
+    ("graphics", "xml", "lacking"),
+    [
+        ("vnc", RECORDED, {C.CONSOLE_SPICE}),
+        ("spice", RECORDED, {C.CONSOLE_VNC}),
+        ("none", RECORDED, {C.CONSOLE_VNC, C.CONSOLE_SPICE, C.SCREENSHOT}),
+        (
+            "vnc",
+            without(r"<value>vnc</value>"),
+            {C.CONSOLE_VNC, C.CONSOLE_SPICE, C.SCREENSHOT},
+        ),
+    ],
+)
+def test_screens_are_as_configured(
+    graphics: Literal["vnc", "spice", "none"], xml: str, lacking: set[Capability]
+) -> None:
+    assert Host(xml, graphics)._lacking().keys() == lacking

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
+import libvirt
 import pytest
 
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.libvirt.conformance.observer import LibvirtObserver
+from hvdrivers.libvirt.conformance.raw_host import RawHost
 from hvdrivers.libvirt.devices import disk_element
 from hvdrivers.libvirt.domain import HostChoice, OwnDisk, domain_xml
-from hvdrivers.libvirt.observing import LibvirtObserver, RawHost
+from hvdrivers.libvirt.metadata import Record
 from hvdrivers.libvirt.pools import volume_xml
-from hvdrivers.libvirt.record import Record
 from hvdrivers.libvirt.xml import el, parse, text
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec
@@ -54,8 +56,8 @@ def define(raw: RawHost, root: str = "/pool/root", **wishes: object) -> None:
         Record.of(spec, "raw-sha256-00", spec.firmware or Firmware.BIOS),
         HOST,
         disks=[
-            OwnDisk("root", root, "qcow2", boots=True),
-            OwnDisk("seed", "/pool/seed", "raw", cdrom=True),
+            OwnDisk("root", root, "qcow2", "vda"),
+            OwnDisk("seed", "/pool/seed", "raw", "sda", cdrom=True),
         ],
         volumes=[
             disk_element(each, el("source", dev=f"/dev/{number}"), "block", "raw", f"vd{letter}")
@@ -134,3 +136,42 @@ def test_machines_of_others(raw: RawHost) -> None:
     assert observer.foreign()[THEIRS] == ("their's", InstanceState.RUNNING)
     observer.power_off(THEIRS)
     assert observer.foreign()[THEIRS] == ("their's", InstanceState.STOPPED)
+
+
+@pytest.mark.parametrize(
+    ("defined", "saved", "expected"),
+    [
+        (True, False, InstanceState.STOPPED),
+        (True, True, InstanceState.SUSPENDED),
+        (False, False, InstanceState.BUILDING),
+    ],
+)
+def test_a_machine_that_is_being_started_has_not_left_its_state(
+    defined: bool, saved: bool, expected: InstanceState
+) -> None:
+    """Libvirt says "paused" of it meanwhile."""
+
+    class Starting:
+        def state(self, _flags: int) -> list[int]:
+            return [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP]
+
+        def name(self) -> str:
+            return f"ours.{OURS}"
+
+        def UUIDString(self) -> str:
+            return str(OURS)
+
+        def isPersistent(self) -> int:
+            return int(defined)
+
+        def hasManagedSaveImage(self, _flags: int) -> int:
+            return int(saved)
+
+    class Connect:
+        def listAllDomains(self, _flags: int) -> list[Starting]:
+            return [Starting()]
+
+    class Host:
+        connect = Connect()
+
+    assert LibvirtObserver(Host()).states() == {OURS: expected}  # type: ignore[arg-type]

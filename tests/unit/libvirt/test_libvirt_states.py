@@ -5,7 +5,7 @@ from __future__ import annotations
 import libvirt
 import pytest
 
-from hvdrivers.libvirt.states import state_of
+from hvdrivers.libvirt.states import is_starting, state_of
 from hvdrivers.models.state import InstanceState
 
 S = InstanceState
@@ -32,7 +32,16 @@ def test_every_state_has_a_meaning(state: int) -> None:
     for reason in range(16):
         for saved in (False, True):
             found = state_of(state, reason, saved=saved)
-            assert (found is S.SUSPENDED) == (saved and state == libvirt.VIR_DOMAIN_SHUTOFF)
+            # one that is being started has not left its state yet; a spawn's has none before that
+            off = state == libvirt.VIR_DOMAIN_SHUTOFF or is_starting(state, reason)
+            # nor has one whose saved memory QEMU still reads
+            off = off or (state, reason) == (
+                libvirt.VIR_DOMAIN_PAUSED,
+                libvirt.VIR_DOMAIN_PAUSED_MIGRATION,
+            )
+            assert (found is S.SUSPENDED) == (saved and off)
+            starting = state_of(state, reason, saved=saved, defined=False) is S.BUILDING
+            assert starting == is_starting(state, reason)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +51,9 @@ def test_every_state_has_a_meaning(state: int) -> None:
         (libvirt.VIR_DOMAIN_SHUTDOWN, libvirt.VIR_DOMAIN_SHUTDOWN_USER, S.RUNNING),
         (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER, S.PAUSED),
         (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR, S.PAUSED),
-        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP, S.BUILDING),
+        # while suspend() saves a machine that ran
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_SAVE, S.RUNNING),
+        (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP, S.STOPPED),
         (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_CRASHED, S.CRASHED),
         (libvirt.VIR_DOMAIN_PMSUSPENDED, libvirt.VIR_DOMAIN_PMSUSPENDED_UNKNOWN, S.PAUSED),
         (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_SHUTDOWN, S.STOPPED),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +22,7 @@ from hvdrivers.models.vif import (
     NetworkVif,
     OvsVif,
     TapVif,
+    UserVif,
     VdpaVif,
     VhostUserVif,
     Vif,
@@ -47,6 +50,7 @@ OWN = {
     "vdpa": VdpaVif(id="n", device="/dev/vhost-vdpa-0"),
     "dvs": DvsVif(id="n", port_group="VM Network"),
     "hyperv": HypervVif(id="n", switch="External", vlan=12),
+    "user": UserVif(id="n"),
 }
 EVERY_TYPE = pytest.mark.parametrize("vif", OWN.values(), ids=OWN.keys())
 
@@ -182,4 +186,26 @@ class TestMac:
 
     def test_it_is_used_when_there_is_none(self):
         assert TapVif(id="n").mac == default_mac("n")
+        one, two = UUID(int=1), UUID(int=2)
+        names = [TapVif(id="eth0").within(uuid) for uuid in (one, two)]
+        assert len({each.mac for each in names}) == len({each.device_name for each in names}) == 2
+        assert names[0].mac == default_mac("eth0", one)
+        assert TapVif(id=PORT_ID).within(one) == TapVif(id=PORT_ID)
+        assert TapVif(id=PORT_ID).mac == default_mac(PORT_ID, two)
         assert TapVif(id="n", address="525400000001").mac == "52:54:00:00:00:01"
+
+
+@pytest.mark.parametrize("text", ["a&b", "a'b", "a b", "<x/>", "", "x" * 40, "ä", 'a"b'])
+def test_port_profiles_are_plain(text: str) -> None:
+    """Libvirt writes it into XML without escaping, and takes 39 characters."""
+    with pytest.raises(ValidationError):
+        OvsVif(id="a", bridge="br-int", profile_id=text)
+    assert OvsVif(id="a", bridge="br-int", profile_id="Az09_.:-" + "x" * 31).profile_id
+
+
+@pytest.mark.parametrize("text", ["a\uffff", "\ufffe", "\ufdd0", "\U0010ffff", "x" * 65537])
+def test_texts_that_are_none(text: str) -> None:
+    with pytest.raises(ValidationError):
+        NetworkVif(id="a", network=text)
+    with pytest.raises(ValidationError):
+        NetworkVif(id=text, network="a")

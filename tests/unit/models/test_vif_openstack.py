@@ -329,3 +329,44 @@ class TestOsVif:
     def test_no_object(self, junk):
         with pytest.raises(InvalidRequest, match="not an os-vif object"):
             parse_os_vif(junk)
+
+
+def test_a_port_profile_that_xml_could_misread_is_refused() -> None:
+    """What os-vif's port profile names is written into libvirt's XML as it is."""
+    primitive = {
+        "versioned_object.name": "VIFOpenVSwitch",
+        "versioned_object.data": {
+            "id": "a",
+            "bridge_name": "br-int",
+            "vif_name": "tap0",
+            "port_profile": {"profile_id": "a'/><disk", "interface_id": "b"},
+        },
+    }
+    with pytest.raises(InvalidRequest, match="profile_id"):
+        parse_os_vif(primitive)
+
+
+@pytest.mark.parametrize("unset", [0, "0", "", None])
+def test_an_mtu_that_is_not_set(unset: object) -> None:
+    wired = port("ovs", {"bridge_name": "br-int"})
+    assert parse_port(wired, {**neutron.NETWORK, "mtu": unset}).mtu is None
+    nova = copy.deepcopy(neutron.NOVA_VIF)
+    nova["network"]["meta"]["mtu"] = unset
+    assert parse_nova_vif(nova).mtu is None
+
+
+def test_empty_text_is_no_value() -> None:
+    """A column that was never filled comes as empty text: datapath_type, device, pci_slot."""
+    wired = port("ovs", {"bridge_name": "br-int", "datapath_type": ""})
+    vif = parse_port(wired)
+    assert isinstance(vif, OvsVif)
+    assert vif.datapath_type is None
+    direct = port(
+        "ovs",
+        {"bridge_name": "br-int", "datapath_type": ""},
+        vnic_type="direct",
+        profile={"pci_slot": PCI},
+    )
+    assert parse_port(direct).offload.datapath_type is None
+    with pytest.raises(InvalidRequest, match="pci_slot"):
+        parse_port(port("hw_veb", {}, profile={"pci_slot": ""}))

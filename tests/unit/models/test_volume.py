@@ -380,3 +380,60 @@ def test_wrong_qos_specs_fail_at_once():
 def test_rubbish_is_refused_in_order(shape):
     with pytest.raises(ValidationError):
         parse_connection_info(shape)
+
+
+def test_empty_text_is_no_value() -> None:
+    """Cinder drivers fill what they do not use with empty text."""
+    volume = parse_connection_info(
+        {
+            "driver_volume_type": "iscsi",
+            "serial": "a",
+            "attachment_id": "",
+            "data": {
+                "target_portal": "10.0.0.1:3260",
+                "target_iqn": "iqn.2010-10.org.openstack:a",
+                "target_lun": 1,
+                "auth_method": "",
+                "auth_username": "",
+                "auth_password": "",
+                "access_mode": "",
+                "qos_specs": {"read_iops_sec": "", "write_iops_sec": "0"},
+            },
+        }
+    )
+    assert isinstance(volume, IscsiVolume)
+    assert volume.data.auth_method is None
+    assert volume.chap is None
+    assert volume.qos is None
+    assert volume.attachment_id is None
+    with pytest.raises(ValidationError, match="Field required"):
+        parse_connection_info({"driver_volume_type": "rbd", "serial": "", "data": {"name": ""}})
+
+
+@pytest.mark.parametrize(
+    "keyring",
+    [
+        "[client.a]\n\tkey = AQBk==\n\tcaps mon = x",
+        "key=AQBk==",
+        "  AQBk==\n",
+        "\n" * 30_000 + "key = AQBk==" + " " * 30_000,
+    ],
+)
+def test_ceph_keys(keyring: str) -> None:
+    data = {"name": "p/i", "keyring": keyring}
+    volume = parse_connection_info({"driver_volume_type": "rbd", "data": data})
+    assert isinstance(volume, RbdVolume)
+    assert volume.key is not None
+    assert volume.key.get_secret_value() == "AQBk=="
+    with pytest.raises(ValidationError, match="longer"):
+        parse_connection_info(
+            {"driver_volume_type": "rbd", "data": {"name": "p/i", "keyring": "k" * 65537}}
+        )
+
+
+def test_a_connection_info_that_is_nested_too_deeply() -> None:
+    deep: dict[str, object] = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    with pytest.raises(ValidationError):
+        parse_connection_info({"driver_volume_type": "iscsi", "data": deep})

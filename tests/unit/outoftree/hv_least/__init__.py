@@ -7,6 +7,7 @@ instance and bounds every call, so that a driver has only its hypervisor to deal
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
 from typing import ClassVar, Self
@@ -34,9 +35,7 @@ from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.resources import (
     CpuResources,
     HostResources,
-    Inventory,
     MemoryResources,
-    PlacementProvider,
 )
 from hvdrivers.models.vif import AttachedVif, Vif
 from hvdrivers.models.volume import AttachedVolume, VolumeAttachment, VolumeConnector
@@ -160,7 +159,7 @@ class LeastDriver(Driver):
         return info
 
     def destroy(
-        self, uuid: UUID, *, keep: frozenset[Keep] = frozenset(), timeout: float | None = None
+        self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
     ) -> None:
         if self._machines.pop(uuid, None):
             self._tell(uuid, LifecycleKind.DESTROYED)
@@ -241,19 +240,8 @@ class LeastDriver(Driver):
             instances=len(machines),
         )
 
-    def placement_inventories(self, *, timeout: float | None = None) -> Sequence[PlacementProvider]:
-        inventories = {
-            "VCPU": Inventory(total=64, max_unit=64),
-            "MEMORY_MB": Inventory(total=65536, max_unit=65536),
-        }
-        return [
-            PlacementProvider(
-                name=self._host, parent=None, inventories=inventories, traits=frozenset()
-            )
-        ]
-
     def get_metrics(
-        self, uuids: frozenset[UUID] | None = None, *, timeout: float | None = None
+        self, uuids: AbstractSet[UUID] | None = None, *, timeout: float | None = None
     ) -> Sequence[InstanceMetrics]:
         return [
             InstanceMetrics(

@@ -1,0 +1,1 @@
+"""The suite's engine: clauses, targets, trials, the runner, reports, and what the checks share."""

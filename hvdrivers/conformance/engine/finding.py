@@ -1,0 +1,64 @@
+"""From a driver's name to its target, for the command and the pytest plug-in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from hvdrivers.conformance.engine.target import DriverTarget, Target
+from hvdrivers.contract.errors import InvalidRequest, PluginError
+from hvdrivers.invalid import in_words
+from hvdrivers.models.image import ImageRef
+from hvdrivers.plugins.discovery import alternatives, registered
+
+TARGETS = "hvdrivers.conformance"
+"""Entry-point group of targets, by the driver's name. Each is called with the options of the
+command line as keyword arguments, and ``image=`` if one was given."""
+
+
+def find_target(
+    driver: str, *, image: ImageRef | None = None, options: Mapping[str, Any] | None = None
+) -> Target:
+    """The target that the driver's package brings, or a DriverTarget.
+
+    Raises:
+        InvalidRequest: no such driver, or options that it does not take.
+        PluginError: the target is registered, and not usable.
+    """
+    arguments: dict[str, Any] = dict(options or {})
+    if image is not None:
+        arguments["image"] = image
+    claims = registered(TARGETS).get(driver, [])
+    if not claims:
+        drivers = registered()
+        if driver not in drivers:
+            raise InvalidRequest(
+                f"no package installed here registers the driver {driver!r}",
+                hint=alternatives(driver, drivers),
+            )
+        return DriverTarget(driver, **arguments)
+    if len(claims) > 1:
+        owners = " and ".join(sorted(claim.value for claim in claims))
+        raise PluginError(
+            f"the conformance target {driver!r} is registered by {owners}",
+            hint="uninstall all but one of them",
+        )
+    try:
+        make = claims[0].load()
+    except (Exception, SystemExit) as error:
+        raise PluginError(
+            f"the conformance target {claims[0].value} cannot be imported:"
+            f" {type(error).__name__}: {error}",
+            hint=f"hvdrivers drivers says whether the driver {driver!r} itself can be used",
+        ) from error
+    try:
+        target = make(**arguments)
+    except TypeError as error:
+        raise InvalidRequest(f"{claims[0].value} does not take these options: {error}") from error
+    except ValidationError as error:
+        raise InvalidRequest(f"{driver}: {in_words(error)}") from None
+    if not isinstance(target, Target):
+        raise PluginError(f"{claims[0].value} made {target!r}, which is no conformance Target")
+    return target

@@ -1,0 +1,144 @@
+"""Mutants of moves in steps."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hvdrivers.conformance.mutants.registry import mutant
+from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.records import Machine
+from hvdrivers.models.instance import Flavor, InstanceInfo
+from hvdrivers.models.migration import Destination, Move
+from hvdrivers.models.progress import ProgressCallback
+
+
+class _Prepares(FakeDriver):
+    def prepare_move(
+        self,
+        uuid: UUID,
+        destination: Destination | None = None,
+        *,
+        flavor: Flavor | None = None,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Move:
+        move = super().prepare_move(
+            uuid, destination, flavor=flavor, timeout=timeout, progress=progress
+        )
+        self.afterwards(self._host.machines[uuid])
+        return move
+
+    def afterwards(self, machine: Machine) -> None:
+        raise NotImplementedError
+
+
+@mutant("MOVE-001")
+class SourceIsNotMarked(_Prepares):
+    """The source can be started while its copy is on the way."""
+
+    def afterwards(self, machine: Machine) -> None:
+        machine.move = None
+
+
+@mutant("MOVE-001")
+class SourceHasTheNewFlavor(_Prepares):
+    """prepare_move() gives the source the flavor of the move."""
+
+    def afterwards(self, machine: Machine) -> None:
+        if machine.move is not None:
+            machine.flavor = machine.move.move.flavor
+
+
+@mutant("MOVE-002")
+class ArrivesWithTheOldFlavor(FakeDriver):
+    """finish_move() makes the instance with the flavor that it had."""
+
+    def finish_move(
+        self,
+        move: Move,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        info = super().finish_move(move, timeout=timeout, progress=progress)
+        machine = self._host.machines[move.uuid]
+        machine.flavor = machine.flavor.model_copy(update={"vcpus": info.flavor.vcpus - 1})
+        return self.get_instance(move.uuid)
+
+
+@mutant("MOVE-003")
+class ConfirmLeavesTheCopy(FakeDriver):
+    """confirm_move() takes the mark away and leaves the copy."""
+
+    def confirm_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is not None and machine.move is not None and machine.move.move.destination:
+            machine.move = None
+            return
+        super().confirm_move(uuid, timeout=timeout)
+
+
+@mutant("MOVE-004")
+class RevertKeepsWhatWasWritten(FakeDriver):
+    """revert_move() within a host gives the flavor back, and not the bytes."""
+
+    def revert_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        root = self._host.disk(uuid, "root")
+        written = None if root is None else root.content
+        super().revert_move(uuid, timeout=timeout)
+        now = self._host.disk(uuid, "root")
+        if now is not None and written is not None:
+            now.content = written
+
+
+@mutant("MOVE-004")
+class RevertLeavesWhatWasPrepared(FakeDriver):
+    """revert_move() leaves the copy at the destination."""
+
+    def revert_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        machine = self._host.machines[uuid]
+        if machine.move is not None and machine.move.move.destination is not None:
+            machine.move = None
+            return
+        super().revert_move(uuid, timeout=timeout)
+
+
+@mutant("MOVE-005")
+class ConfirmDestroysTheOnlyCopy(FakeDriver):
+    """confirm_move() removes the source before the destination has the instance."""
+
+    def confirm_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is not None and machine.move is not None:
+            self.destroy(uuid, timeout=timeout)
+
+
+@mutant("MOVE-006")
+class PreparesTwice(FakeDriver):
+    """A prepare_move() that is repeated makes another copy under another name."""
+
+    def prepare_move(
+        self,
+        uuid: UUID,
+        destination: Destination | None = None,
+        *,
+        flavor: Flavor | None = None,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Move:
+        if self._host.machines[uuid].move is not None:
+            self.revert_move(uuid)
+        return super().prepare_move(
+            uuid, destination, flavor=flavor, timeout=timeout, progress=progress
+        )
+
+
+@mutant("MOVE-007")
+class DestroyLeavesWhatWasPrepared(FakeDriver):
+    """destroy() of the source leaves the copy at the destination."""
+
+    def _forget(self, uuid: UUID) -> None:
+        machine = self._host.machines.get(uuid)
+        if machine is not None:
+            machine.move = None
+        super()._forget(uuid)

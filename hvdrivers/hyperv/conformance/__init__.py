@@ -1,0 +1,1 @@
+"""What the conformance suite needs to run against a Hyper-V host, or against the simulator."""

@@ -1,0 +1,439 @@
+"""A Hyper-V host as a target of the conformance suite: the simulator, with played guests.
+
+::
+
+    hvdrivers conformance run hyperv
+    hvdrivers conformance run hyperv --option authentication=basic
+
+The driver, pywinrm, the WinRM service and PowerShell are real; the Hyper-V module and what is
+behind it are simulated.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from hvdrivers.conformance.engine import image_files as imagefiles
+from hvdrivers.conformance.engine.observer import (
+    FaultSeam,
+    NotShown,
+    Observer,
+    PreconditionMissing,
+)
+from hvdrivers.conformance.engine.target import Target
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.driver import ComputeDriver, Driver
+from hvdrivers.driverkit.images import staging_name
+from hvdrivers.guard import guarded
+from hvdrivers.hyperv.config import HypervConfig
+from hvdrivers.hyperv.conformance.observer import ROOT, HypervObserver
+from hvdrivers.hyperv.conformance.seam import HypervSeam
+from hvdrivers.hyperv.driver import HypervDriver
+from hvdrivers.hyperv.simulator.guests.played import Behaviour
+from hvdrivers.hyperv.simulator.host import SimulatedHost
+from hvdrivers.hyperv.simulator.state.devices import Config, Memory
+from hvdrivers.hyperv.simulator.state.eventlog import WORKER
+from hvdrivers.hyperv.simulator.state.host import Switch
+from hvdrivers.hyperv.simulator.state.machine import Machine
+from hvdrivers.hyperv.simulator.state.vhd import image_format
+from hvdrivers.hyperv.simulator.wsman import WsmanServer
+from hvdrivers.models.image import ImageFormat, ImageRef
+from hvdrivers.models.migration import BlockerKind, Destination
+from hvdrivers.models.vif import HypervVif, Vif
+from hvdrivers.models.volume import Volume
+
+_SWITCH: Final = "hvct private"
+_LONG: Final = 6 * 3600.0
+"""Seconds after which no upload is alive any more."""
+_MARKS: Final = 512 << 10
+"""Where write_disk() keeps its texts on a disk: bytes from the start."""
+_SLOT: Final = 512
+_SLOTS_OF_A_MACHINE: Final = 10
+"""More than the suite plugs at once; what is full is full sooner."""
+_SLOTS: Final = 16
+_STARTS: Final = frozenset({18500, 18512, 18514})
+"""Events after which a guest starts from its disks: started, and reset."""
+
+
+class _Other:
+    """Another host of the same world, which the first one may migrate machines to."""
+
+    def __init__(self, first: SimulatedHost, name: str, *, fit: bool) -> None:
+        self.host = SimulatedHost(name, world=first.world)
+        self.host.start()
+        self.host.meet(first)
+        with first.world.lock:
+            for state in (first.state, self.host.state):
+                state.settings.migration = True
+                # both belong to one domain, and trust the keys of each other's TPMs
+                state.delegation = True
+                state.guardian_trust = True
+            if fit:
+                switch = Switch(_SWITCH)
+                self.host.state.switches[switch.id] = switch
+            else:
+                self.host.state.hardware.memory = self.host.state.hardware.reserved = 8 << 20
+        self.service = WsmanServer(self.host, users={"operator": "hvct-secret"}, machine=name)
+        self.observer = HypervObserver(self.host)
+
+    def close(self) -> None:
+        self.service.close()
+        self.host.close()
+
+
+class HypervTarget(Target):
+    """A simulated host of its own for each run.
+
+    Args:
+        driver: the class to test.
+        options: fields of HypervConfig.
+    """
+
+    name = "hyperv"
+    simulated = True
+    immediate = False
+    """PowerShell is a real one: to start, or to load a module, takes it a second or longer."""
+    not_shown: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, driver: type[HypervDriver] = HypervDriver, **options: Any) -> None:
+        self._driver = driver
+        self.host = SimulatedHost("HVCT")
+        self.host.start()
+        with self.host.world.lock:
+            switch = Switch(_SWITCH)
+            self.host.state.switches[switch.id] = switch
+        self.service = WsmanServer(self.host, users={"operator": "hvct-secret"}, machine="HVCT")
+        fields: dict[str, Any] = {
+            "host": "127.0.0.1",
+            "port": self.service.port,
+            "tls": False,
+            "username": "operator",
+            "password": "hvct-secret",
+            "folder": ROOT,
+            "disk_slots": _SLOTS_OF_A_MACHINE,
+            "nic_slots": _SLOTS_OF_A_MACHINE,
+            "pools": {"second": "C:\\hvct-second"},
+        }
+        self.config = HypervConfig.model_validate(fields | options)
+        self._observer = HypervObserver(self.host)
+        self._others: dict[str, _Other] = {}
+        self._folder = TemporaryDirectory(prefix="hvct-")
+        self._image: ImageRef | None = None
+        self._lock = threading.Lock()
+
+    def driver_class(self) -> type[Driver]:
+        return self._driver
+
+    def connect(self) -> ComputeDriver:
+        return guarded(self._driver.connect(self.config))
+
+    def image(self) -> ImageRef:
+        with self._lock:
+            if self._image is None:
+                folder = Path(self._folder.name)
+                self._image = imagefiles.fresh(folder, ImageFormat.RAW, checksum=True)
+            return self._image
+
+    def vif(self, vif_id: str) -> Vif:
+        return HypervVif(id=vif_id, switch=_SWITCH)
+
+    def vif_to_nowhere(self, vif_id: str) -> Vif:
+        return HypervVif(id=vif_id, switch="hvct nowhere")
+
+    @contextmanager
+    def passing_network(self, vif_id: str) -> Iterator[Vif]:
+        switch = Switch(f"hvct passing {uuid4().hex[:6]}")
+        with self.host.world.lock:
+            self.host.state.switches[switch.id] = switch
+        try:
+            yield HypervVif(id=vif_id, switch=switch.name)
+        finally:
+            with self.host.world.lock:
+                del self.host.state.switches[switch.id]
+                for machine in self.host.state.machines.values():
+                    for nic in machine.config.adapters:
+                        if nic.switch == switch.id:
+                            nic.switch = None
+
+    def _other(self, name: str, *, fit: bool) -> _Other:
+        with self._lock:
+            if name not in self._others:
+                self._others[name] = _Other(self.host, name, fit=fit)
+            return self._others[name]
+
+    def other_host(self) -> tuple[Destination, ComputeDriver]:
+        port = self._other("HVCT2", fit=True).service.port
+        config = self.config.model_copy(update={"port": port})
+        return Destination(host=f"127.0.0.1:{port}"), guarded(self._driver.connect(config))
+
+    def other_observer(self) -> Observer | None:
+        return self._other("HVCT2", fit=True).observer
+
+    def unfit_host(self) -> tuple[Destination, frozenset[BlockerKind]]:
+        port = self._other("HVCT3", fit=False).service.port
+        kinds = frozenset({BlockerKind.RESOURCES, BlockerKind.NETWORK})
+        return Destination(host=f"127.0.0.1:{port}"), kinds
+
+    @contextmanager
+    def restless_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """A guest whose migration comes to no end before somebody ends it."""
+        with self._behaving(uuid, Behaviour(restless=True)):
+            yield
+
+    def _observers(self) -> list[HypervObserver]:
+        return [self._observer, *(each.observer for each in self._others.values())]
+
+    def _looking(self, uuid: UUID) -> HypervObserver:
+        """Looks at the host that an instance is on."""
+        for observer in self._observers():
+            with suppress(KeyError):
+                observer.machine(uuid)
+                return observer
+        raise PreconditionMissing("no simulated host has this machine")
+
+    def observer(self) -> Observer:
+        return self._observer
+
+    def faults(self, driver: ComputeDriver) -> FaultSeam:
+        return HypervSeam(_inner(driver).session.seam, self.service.faults)
+
+    @contextmanager
+    def broken_connection(self, driver: ComputeDriver) -> Iterator[None]:
+        self.service.restart()
+        yield
+
+    @contextmanager
+    def slowed(self, operation: str, seconds: float) -> Iterator[None]:
+        if operation == "migrate_storage":
+            with self._slow_migration(seconds):
+                yield
+            return
+        if operation != "spawn":
+            raise PreconditionMissing(f"the target does not slow {operation}() down")
+        # no longer than the script has to undo: Hyper-V takes no start back that is under way
+        timing = self.host.state.timing
+        usual, timing.start = timing.start, min(seconds, 1.5)
+        try:
+            yield
+        finally:
+            timing.start = usual
+
+    @contextmanager
+    def _slow_migration(self, seconds: float) -> Iterator[None]:
+        timing = self.host.state.timing
+        usual, timing.migration = timing.migration, seconds
+        try:
+            yield
+        finally:
+            timing.migration = usual
+
+    @contextmanager
+    def deaf_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        with self._behaving(uuid, Behaviour(obeys_shutdown=False)):
+            yield
+
+    @contextmanager
+    def silent_agent(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """The guest's integration services report no address: what a guest says of itself."""
+        with self._behaving(uuid, Behaviour(addresses=False)):
+            yield
+
+    @contextmanager
+    def _behaving(self, uuid: UUID, behaviour: Behaviour) -> Iterator[None]:
+        machine = self._looking(uuid).machine(uuid)
+        guests = self.host.guests
+        with self.host.world.lock:
+            before = guests.of.get(machine.id)
+            guests.of[machine.id] = behaviour
+            guest: Any = machine.guest
+            usual = getattr(guest, "_behaviour", None)
+            if guest is not None:
+                guest._behaviour = behaviour
+        try:
+            yield
+        finally:
+            with self.host.world.lock:
+                if before is None:
+                    guests.of.pop(machine.id, None)
+                else:
+                    guests.of[machine.id] = before
+                if guest is not None:
+                    guest._behaviour = usual
+
+    @contextmanager
+    def keeping_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """Hyper-V asks no guest: one that would keep its devices loses them all the same."""
+        yield
+
+    def crash(self, driver: ComputeDriver, uuid: UUID) -> None:
+        """The worker process of the machine dies: Hyper-V shows it as off."""
+        self._observer.power_off(uuid)
+
+    def wait_booted(self, driver: ComputeDriver, uuid: UUID) -> None:
+        machine = self._looking(uuid).machine(uuid)
+
+        def booted() -> bool:
+            return machine.guest is not None and machine.guest.heartbeat()
+
+        with self.host.world.lock:
+            if not self.host.state.wait_for(booted, 30):
+                raise PreconditionMissing("the played guest does not boot")
+
+    def boots(self, driver: ComputeDriver, uuid: UUID) -> int:
+        with self.host.world.lock:
+            machine = str(self._looking(uuid).machine(uuid).id).upper()
+            hosts = [self.host, *(each.host for each in self._others.values())]
+            records = [each for host in hosts for each in host.state.log.records.get(WORKER, [])]
+            return sum(each.vm == machine and each.event in _STARTS for each in records)
+
+    @contextmanager
+    def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
+        state = self.host.state
+        with self.host.world.lock:
+            config = Config(
+                name=name or "somebody else's", generation=2, memory=Memory(startup=64 << 20)
+            )
+            machine = Machine(host=state, config=config, path=state.settings.machine_path)
+            state.machines[machine.id] = machine
+            if state.guests is not None:
+                machine.guest = state.guests(machine, None)
+            machine.set_state("Running")
+        try:
+            yield machine.id
+        finally:
+            with self.host.world.lock:
+                if machine.guest is not None:
+                    machine.guest.power_off()
+                    machine.guest = None
+                state.machines.pop(machine.id, None)
+
+    @contextmanager
+    def copied_machine(self, driver: ComputeDriver, uuid: UUID) -> Iterator[UUID]:
+        """Export and import as a copy: another Id, and the same name, notes, path and NICs."""
+        state = self.host.state
+        with self.host.world.lock:
+            original = self._observer.machine(uuid)
+            config = copy.deepcopy(original.config)
+            config.drives.clear()
+            machine = Machine(host=state, config=config, path=original.path)
+            state.machines[machine.id] = machine
+        try:
+            yield machine.id
+        finally:
+            with self.host.world.lock:
+                state.machines.pop(machine.id, None)
+
+    # ---- disks ----------------------------------------------------------------------------------
+
+    def _disk_path(self, uuid: UUID, disk: str) -> str:
+        if disk in {"root", "ephemeral", "swap"}:
+            found = f"{ROOT}\\instances\\{uuid}\\{disk}"
+            drives = self._looking(uuid).machine(uuid).config.drives
+            for drive in drives:
+                if f"\\{uuid}\\{disk}" in drive.path.lower():  # in whichever pool
+                    return drive.path
+            if disk == "root" and drives:
+                return drives[0].path  # it boots from a volume
+            return f"{found}.vhdx"
+        return str(self._looking(uuid)._volumes(uuid)[disk].path)
+
+    def _file(self, uuid: UUID, disk: str) -> Path:
+        host = self._looking(uuid).machine(uuid).host
+        return host.files.file(self._disk_path(uuid, disk))
+
+    def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
+        with self.host.world.lock:
+            file = self._file(uuid, disk)
+        data = text.encode().ljust(_SLOT, b"\0")
+        source = Path(self._folder.name) / f"mark-{uuid4().hex}"
+        source.write_bytes(data)
+        place = _MARKS + _SLOT * len(_texts(file))
+        _qemu_io(file, f"write -s {source} {place} {_SLOT}")
+        source.unlink()
+
+    def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
+        with self.host.world.lock:
+            return _texts(self._file(uuid, disk))
+
+    def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
+        return text in self.written(driver, uuid)
+
+    @contextmanager
+    def served_volume(self, driver: ComputeDriver, kind: Capability) -> Iterator[Volume]:
+        raise NotShown("the PowerShell of the simulated host reaches no file server")
+        yield
+
+    def grow_volume(self, driver: ComputeDriver, volume_id: str, size_bytes: int) -> None:
+        name = volume_id.partition("/")[2]
+        file = self._observer.volume_files()[name]
+        with self.host.world.lock:
+            path = self.host.state.files.windows(file)
+            self.host.state.disks.resize(path, size_bytes)
+
+    def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
+        self._observer.volume_files()[volume_id.partition("/")[2]].unlink()
+
+    @contextmanager
+    def dead_upload(self, driver: ComputeDriver, key: str, *, quiet: bool) -> Iterator[str]:
+        name = staging_name(key)
+        with self.host.world.lock:
+            file = self.host.state.files.file(f"{ROOT}\\images\\{name}.part")
+        file.write_bytes(b"half of it")
+        if quiet:
+            long_ago = file.stat().st_mtime - _LONG
+            os.utime(file, (long_ago, long_ago))
+        try:
+            yield name
+        finally:
+            file.unlink(missing_ok=True)
+
+    def hostile_images(self) -> Sequence[tuple[str, ImageRef]]:
+        return imagefiles.hostile(Path(self._folder.name))
+
+    def close(self) -> None:
+        for other in self._others.values():
+            other.close()
+        self.service.close()
+        self.host.close()
+        self._folder.cleanup()
+
+
+def _inner(driver: ComputeDriver) -> HypervDriver:
+    inner = getattr(driver, "_driver", driver)
+    if not isinstance(inner, HypervDriver):
+        raise PreconditionMissing("there is a seam only in the driver of this package")
+    return inner
+
+
+def _qemu_io(file: Path, command: str) -> str:
+    program = shutil.which("qemu-io")
+    if program is None:
+        raise PreconditionMissing("no qemu-io on this machine")
+    arguments = [program, "-r", "-U", "-f", image_format(file) or "raw", "-c", command, str(file)]
+    if command.startswith("write"):
+        arguments = [each for each in arguments if each not in {"-r", "-U"}]
+    return subprocess.run(  # noqa: S603 - a fixed program, and no shell
+        arguments, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def _texts(file: Path) -> list[str]:
+    out = _qemu_io(file, f"read -v {_MARKS} {_SLOT * _SLOTS}")
+    data = b"".join(
+        bytes.fromhex(line.partition(":")[2][:50].replace(" ", ""))
+        for line in out.splitlines()
+        if ":" in line[:20] and line[:8].strip().isalnum()
+    )
+    slots = [data[place : place + _SLOT] for place in range(0, len(data), _SLOT)]
+    return [slot.rstrip(b"\0").decode() for slot in slots if slot.strip(b"\0")]

@@ -1,0 +1,54 @@
+"""Connection on Hyper-V: the host's facts, read when the session is opened."""
+
+from __future__ import annotations
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.connection import Connection
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.hyperv.base import Topic
+from hvdrivers.hyperv.examine import HypervExamine
+from hvdrivers.images.convert import find_qemu_img
+from hvdrivers.models.host import HostInfo
+
+
+class HostFacts(Topic):
+    """What other topics ask about the host."""
+
+    def _host_info(self, deadline: Deadline) -> HostInfo:
+        facts = self.session.facts(deadline)
+        return HostInfo(
+            driver="hyperv",
+            product="Microsoft Hyper-V",
+            product_version=facts.version,
+            api_version=f"WinRM, PowerShell {facts.engine}",
+            architecture="x86_64",
+            hostname=facts.computer,
+            accelerated=True,
+        )
+
+    def narrowed(self) -> dict[Capability, str]:
+        """What this host's Windows lacks, and the caller's machine. Budget: none."""
+        try:
+            find_qemu_img()
+        except errors.NotSupported as error:
+            formats = (Capability.IMAGE_QCOW2, Capability.IMAGE_VMDK, Capability.IMAGE_VDI)
+            return dict.fromkeys(formats, error.message)
+        return {}
+
+
+class HypervConnection(HostFacts, HypervExamine, Connection):
+    """Connection topic of the contract."""
+
+    def ping(self, *, timeout: float | None = None) -> None:
+        """Budget: 1 call."""
+        self.session.call("Ping", {}, Deadline(timeout))
+
+    def host(self, *, timeout: float | None = None) -> HostInfo:
+        """Budget: none; it was read when the driver connected."""
+        return self._host_info(Deadline(timeout))
+
+    def close(self, *, timeout: float | None = None) -> None:
+        """Budget: none counted; the shell on the host is deleted."""
+        del timeout
+        self.session.close()

@@ -1,0 +1,110 @@
+"""The Hyper-V driver: the topic classes, joined over one session."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Self
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.driver import Driver
+from hvdrivers.contract.fields import Fields
+from hvdrivers.contract.limits import Limit
+from hvdrivers.hyperv.adopt import HypervAdopt, HypervMaintenance
+from hvdrivers.hyperv.config import HypervConfig
+from hvdrivers.hyperv.connection import HypervConnection
+from hvdrivers.hyperv.consoles import HypervConsoles
+from hvdrivers.hyperv.events import HypervEvents
+from hvdrivers.hyperv.export import HypervExport
+from hvdrivers.hyperv.images import HypervImages
+from hvdrivers.hyperv.lacking import LACKING
+from hvdrivers.hyperv.lifecycle import HypervLifecycle
+from hvdrivers.hyperv.metrics import HypervMetrics
+from hvdrivers.hyperv.migration import HypervMigration
+from hvdrivers.hyperv.network import HypervNetwork
+from hvdrivers.hyperv.power import HypervPower
+from hvdrivers.hyperv.relocation import HypervRelocation
+from hvdrivers.hyperv.reshape import HypervReshape
+from hvdrivers.hyperv.resources import HypervResources
+from hvdrivers.hyperv.session import Session
+from hvdrivers.hyperv.snapshots import HypervSnapshots
+from hvdrivers.hyperv.storage import HypervStorage
+from hvdrivers.models.config import DriverConfig
+from hvdrivers.models.vif import VifQos
+from hvdrivers.models.vif.common import VifBase
+from hvdrivers.models.volume import DiskQos, VolumeAttachment
+
+
+class HypervDriver(
+    HypervConnection,
+    HypervResources,
+    HypervLifecycle,
+    HypervPower,
+    HypervStorage,
+    HypervNetwork,
+    HypervImages,
+    HypervReshape,
+    HypervSnapshots,
+    HypervExport,
+    HypervMigration,
+    HypervRelocation,
+    HypervAdopt,
+    HypervMaintenance,
+    HypervConsoles,
+    HypervEvents,
+    HypervMetrics,
+    Driver,
+):
+    """Microsoft Hyper-V on one host, by WinRM. Not verified on a Hyper-V host."""
+
+    driver_name: ClassVar[str] = "hyperv"
+    config_model: ClassVar[type[DriverConfig]] = HypervConfig
+    takes: ClassVar[Fields] = MappingProxyType(
+        {
+            VolumeAttachment: frozenset({"bus"}),
+            DiskQos: frozenset({"total_iops_sec"}),
+            VifBase: frozenset({"active", "model", "vlan"}),
+            VifQos: frozenset({"outbound"}),
+        }
+    )
+    limits: ClassVar[Mapping[Limit, str]] = MappingProxyType(
+        {
+            Limit.NEVER_CRASHED: "Hyper-V resets a machine whose guest died, or shows it as off",
+            Limit.DETACH_UNASKED: "Hyper-V takes disks and NICs away without asking the guest",
+            Limit.EVENTS_MERGED: "an instance that is made and destroyed between two reads of the"
+            " host's folder is not told, nor are devices that come or go just before destroy()",
+        }
+    )
+
+    lacking: ClassVar[Mapping[Capability, str]] = LACKING
+
+    def __init__(self, config: HypervConfig) -> None:
+        self.config = config
+        self.session = Session(config)
+        self._known_files = {}
+        self._known_lock = threading.Lock()
+        self._begin_events()
+
+    @classmethod
+    def connect(cls, config: DriverConfig) -> Self:
+        """Budget: 1 call, and the start of PowerShell on the host."""
+        if not isinstance(config, HypervConfig):
+            raise errors.InvalidRequest("the hyperv driver needs a HypervConfig")
+        driver = cls(config)
+        try:
+            driver.session.facts()
+        except BaseException:
+            driver.close()
+            raise
+        return driver
+
+    @property
+    def host_label(self) -> str:
+        """The host and its port."""
+        return self.config.host_label
+
+    def close(self, *, timeout: float | None = None) -> None:
+        self._close_streams()
+        super().close(timeout=timeout)

@@ -1,0 +1,192 @@
+"""What PowerShell and Hyper-V report, in the words of the contract: the only such table.
+
+Messages are localised and never read. What decides is the FullyQualifiedErrorId up to its comma;
+where that says nothing (``OperationFailed``, ``Unspecified``), the HResult of the exception or of
+one inside it. Ids that begin with ``Hv.`` are those of the driver's own scripts.
+
+Sources: https://learn.microsoft.com/windows/win32/seccrypto/common-hresult-values, and reports of
+users of public drivers for what Hyper-V's cmdlets raise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from hvdrivers.contract import errors as e
+
+
+class ScriptError(Exception):
+    """What a script on the host raised: codes for the table in ``errors``, and words.
+
+    Attributes:
+        id: the FullyQualifiedErrorId up to its comma; ``Hv.`` in front of our own.
+        source: what came after the comma: the cmdlet's class.
+        category: PowerShell's error category.
+        codes: the HResults of the exception and of those inside it, as unsigned numbers.
+        types: the class names of the exception and of those inside it.
+        message: in the host's own language.
+    """
+
+    def __init__(self, error: Mapping[str, Any]) -> None:
+        full = str(error.get("id") or "")
+        self.id, _, self.source = full.partition(",")
+        self.category = str(error.get("category") or "")
+        self.codes = tuple(int(code) & 0xFFFFFFFF for code in error.get("codes") or ())
+        self.types = tuple(str(each) for each in error.get("types") or ())
+        self.message = " ".join(str(error.get("message") or "").split())
+        self.command = str(error.get("command") or "")
+        self.line = int(error.get("line") or 0)
+        super().__init__(f"{full}: {self.message}")
+
+
+OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
+    {
+        "InstanceExists": e.InstanceExists,
+        "InstanceNotFound": e.InstanceNotFound,
+        "InvalidState": e.InvalidState,
+        "InsufficientResources": e.InsufficientResources,
+        "NetworkNotFound": e.NetworkNotFound,
+        "VolumeNotFound": e.VolumeNotFound,
+        "SnapshotNotFound": e.VolumeNotFound,
+        "DiskBusy": e.DeviceBusy,
+        "DiskInUse": e.DeviceBusy,
+        "PortBusy": e.DeviceBusy,
+        "HasSnapshots": e.DeviceBusy,
+        "Remains": e.DeviceBusy,
+        "GuestDoesNotStop": e.DeviceBusy,
+        "ColdOnly": e.NotSupported,
+        "BootVolume": e.InvalidRequest,
+        "TooSmall": e.InvalidRequest,
+        "NameTaken": e.VolumeExists,
+        "HasVolumes": e.InvalidRequest,
+        "Refused": e.InvalidRequest,
+        "MachinesOn": e.InvalidState,
+        "NoPicture": e.HypervisorFault,
+        "ImageMissing": e.VolumeNotFound,
+        "ImageEvicted": e.DeviceBusy,
+        "UploadAlive": e.DeviceBusy,
+        "ImageTooLarge": e.ImageRejected,
+        "ImageRefused": e.ImageRejected,
+        "Download": e.HypervisorFault,
+        "NotMoved": e.HypervisorFault,
+        "Changed": e.DeviceBusy,
+        "NoAgent": e.GuestAgentUnavailable,
+        "Unsupported": e.NotSupported,
+        "NotUndone": e.OutcomeUnknown,
+        "Deadline": e.OperationTimeout,
+        "Stopped": e.OperationTimeout,
+    }
+)
+"""Errors that the scripts raise themselves (``Stop-Hv``)."""
+
+_REMOVE_FIRST = frozenset({"DiskInUse", "HasSnapshots", "Remains"})
+"""Of those that are DeviceBusy: waiting does not help."""
+
+BY_ID: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
+    {
+        "OutOfMemory": e.InsufficientResources,
+        "AccessDenied": e.PermissionDenied,
+        "InvalidState": e.InvalidState,
+        "InvalidOperation": e.InvalidState,
+        "ObjectNotFound": e.HypervisorFault,
+        "ObjectInUse": e.DeviceBusy,
+        "InvalidParameter": e.InvalidRequest,
+        "NotSupported": e.NotSupported,
+        "UnauthorizedAccess": e.PermissionDenied,
+        "ItemExistsUnauthorizedAccessError": e.PermissionDenied,
+        "NewItemUnauthorizedAccessError": e.PermissionDenied,
+        "PathNotFound": e.VolumeNotFound,
+        "FileNotFound": e.VolumeNotFound,
+        # the host's PowerShell or its Hyper-V module lacks something
+        "CommandNotFoundException": e.NotSupported,
+        "CouldNotAutoLoadModule": e.NotSupported,
+        "CouldNotAutoloadMatchingModule": e.NotSupported,
+        "Modules_ModuleNotFound": e.NotSupported,
+        "NamedParameterNotFound": e.NotSupported,
+        "AmbiguousParameterSet": e.HypervisorFault,
+        "MissingMandatoryParameter": e.HypervisorFault,
+        "ParameterArgumentValidationError": e.HypervisorFault,
+        "ParameterArgumentTransformationError": e.HypervisorFault,
+        "CannotConvertArgumentNoMessage": e.HypervisorFault,
+    }
+)
+"""By the id of PowerShell or a cmdlet."""
+
+BY_HRESULT: Mapping[int, type[e.HypervisorError]] = MappingProxyType(
+    {
+        0x8007000E: e.InsufficientResources,  # E_OUTOFMEMORY
+        0x800705AA: e.InsufficientResources,  # ERROR_NO_SYSTEM_RESOURCES
+        0x800705AF: e.InsufficientResources,  # ERROR_COMMITMENT_LIMIT
+        0x80070070: e.InsufficientResources,  # ERROR_DISK_FULL
+        0x80070027: e.InsufficientResources,  # ERROR_HANDLE_DISK_FULL
+        0x80070005: e.PermissionDenied,  # E_ACCESSDENIED
+        0x80070020: e.DeviceBusy,  # ERROR_SHARING_VIOLATION
+        0x80070021: e.DeviceBusy,  # ERROR_LOCK_VIOLATION
+        0x800700AA: e.DeviceBusy,  # ERROR_BUSY
+        0x80070002: e.VolumeNotFound,  # ERROR_FILE_NOT_FOUND
+        0x80070003: e.VolumeNotFound,  # ERROR_PATH_NOT_FOUND
+        0x80070015: e.VolumeNotFound,  # ERROR_NOT_READY
+        0x80070035: e.VolumeNotFound,  # ERROR_BAD_NETPATH
+        0x80070043: e.VolumeNotFound,  # ERROR_BAD_NET_NAME
+        0xC03A0002: e.HypervisorFault,  # a virtual disk is damaged
+        0x80048052: e.InvalidState,
+        0x80070032: e.NotSupported,  # ERROR_NOT_SUPPORTED
+    }
+)
+"""By the code of the exception, or of one inside it."""
+
+_VAGUE = frozenset({"OperationFailed", "Unspecified", "ObjectNotFound"})
+
+_DOUBLE_HOP = (
+    "if the path is on another server: the host has no credentials to go on with (the 'double"
+    " hop'). Use authentication='credssp' or Kerberos delegation, or local paths"
+)
+_HINTS: Mapping[type[e.HypervisorError], str] = {
+    e.PermissionDenied: f"the user must be in 'Hyper-V Administrators'; {_DOUBLE_HOP}",
+    e.InsufficientResources: "free memory or disk space on the host, or choose another host",
+    e.NotSupported: "the host's Windows or its Hyper-V PowerShell module lacks this",
+    e.HypervisorFault: "the log Microsoft-Windows-Hyper-V-VMMS-Admin on the host has the details",
+}
+
+
+_OWN_HINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "MachinesOn": "stop them, or move them to another host, first",
+        "HasSnapshots": "delete the instance's snapshots first",
+        "Remains": "destroy() removes what is left",
+        "HasVolumes": "detach the volumes first",
+        "UploadAlive": "it can be evicted when nobody has written to it for 10 minutes",
+        "Download": "the host itself must reach the URL; image_route='push' fetches it from here",
+        "DiskInUse": "detach it, or destroy the instances that have it, first",
+    }
+)
+
+
+def translate(error: ScriptError) -> e.HypervisorError:
+    """The contract's error for what a script has raised. The caller raises it ``from`` that."""
+    if error.id.startswith("Hv."):
+        own = error.id.removeprefix("Hv.")
+        cls = OWN.get(own, e.HypervisorFault)
+        retryable = False if own in _REMOVE_FIRST else None
+        return cls(
+            error.message or own,
+            vendor_code=error.id,
+            hint=_OWN_HINTS.get(own),
+            retryable=retryable,
+        )
+    cls, code = _class_of(error)
+    message = error.message[:500] or "the host gave no message"
+    return cls(message, vendor_code=code, hint=_HINTS.get(cls))
+
+
+def _class_of(error: ScriptError) -> tuple[type[e.HypervisorError], str]:
+    named = BY_ID.get(error.id)
+    if named is None or error.id in _VAGUE:
+        for code in error.codes:
+            if code in BY_HRESULT:
+                return BY_HRESULT[code], f"{error.id}/0x{code:08X}"
+    if named is None and error.codes:
+        return e.HypervisorFault, f"{error.id}/0x{error.codes[-1]:08X}"
+    return named or e.HypervisorFault, error.id

@@ -1,0 +1,41 @@
+"""The scripts of the package, and arguments in the form in which they read them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Any
+
+Json = Any
+"""What JSON can hold."""
+
+
+@cache
+def library() -> str:
+    """The scripts that live on the host, as one text."""
+    folder = resources.files("hvdrivers.hyperv") / "scripts"
+    names = sorted(each.name for each in folder.iterdir() if each.name.endswith(".ps1"))
+    return "\n".join(
+        (folder / name).read_text(encoding="utf-8") for name in names if name != "bootstrap.ps1"
+    )
+
+
+@cache
+def bootstrap() -> str:
+    """The script on the command line, which cmd.exe limits: it loads the library."""
+    folder = resources.files("hvdrivers.hyperv") / "scripts"
+    text = (folder / "bootstrap.ps1").read_text(encoding="utf-8")
+    return base64.b64encode(text.encode("utf-16-le")).decode()
+
+
+def marked(value: Json) -> Json:
+    """Arguments with '=' in front of each string, as the loop reads them."""
+    if isinstance(value, str):
+        return f"={value}"
+    if isinstance(value, Mapping):
+        return {key: marked(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [marked(each) for each in value]
+    return value

@@ -1,0 +1,66 @@
+"""Resources on Hyper-V: the whole inventory in one call."""
+
+from __future__ import annotations
+
+from hvdrivers.contract.resources import Resources
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.hyperv.base import GIB, MIB
+from hvdrivers.hyperv.connection import HostFacts
+from hvdrivers.models.resources import (
+    CpuResources,
+    HostResources,
+    MemoryResources,
+    NumaCell,
+    StorageResources,
+)
+
+
+class HypervResources(HostFacts, Resources):
+    """The inventory."""
+
+    def get_available_resource(self, *, timeout: float | None = None) -> HostResources:
+        """Budget: 1 call."""
+        deadline = Deadline(timeout)
+        pools = ["default", *self.config.pools]
+        found = self.session.call("Host", {"pools": pools}, deadline)
+        sockets = max(1, found["sockets"])
+        cores = max(1, found["cores"] // sockets)
+        cells, first = [], 0
+        for cell in found["cells"]:
+            last = first + cell["processors"]
+            cells.append(
+                NumaCell(
+                    id=cell["id"],
+                    cpus=frozenset(range(first, last)),
+                    # Hyper-V counts the memory of a node in MiB
+                    memory_mib=cell["memory"],
+                )
+            )
+            first = last
+        return HostResources(
+            host=self._host_info(deadline),
+            cpu=CpuResources(
+                total=found["processors"],
+                used=found["used"],
+                sockets=sockets,
+                cores_per_socket=cores,
+                threads_per_core=max(1, found["processors"] // (sockets * cores)),
+                model=found["model"] or "unknown",
+            ),
+            memory=MemoryResources(
+                total_mib=found["memory"] // MIB,
+                used_mib=found["assigned"] // MIB,
+                free_mib=found["free"] // MIB,
+            ),
+            storage=tuple(
+                StorageResources(
+                    name=pool["name"],
+                    total_gib=pool["total"] / GIB,
+                    used_gib=(pool["total"] - pool["free"]) / GIB,
+                    shared=pool["shared"],
+                )
+                for pool in found["pools"]
+            ),
+            numa_cells=tuple(cells),
+            instances=found["instances"],
+        )

@@ -1,0 +1,101 @@
+# Machines of others become instances; the host as a whole takes no starts.
+
+function Invoke-HvAdopt {
+    param($Arguments)
+    $uuid = $Arguments.uuid
+    $lock = Lock-Hv $uuid
+    $made = $false
+    $done = $false
+    try {
+        if (Get-HvMachineId $uuid) {
+            $null = Find-HvLegal $Arguments
+            return Read-HvInstance (Find-Hv $uuid)
+        }
+        $vm = Get-HvMachine $uuid
+        if ($null -eq $vm -or (Get-HvOwners)[$uuid]) {
+            Stop-Hv 'InstanceNotFound' 'no machine of others has this Id'
+        }
+        $claim = Get-HvClaim $uuid
+        $state = Get-HvState $vm $false
+        if ($Arguments.legal -notcontains $state) { Stop-Hv 'InvalidState' $state }
+        if (-not $Arguments.name -and -not (Test-HvLabel $vm.Name)) {
+            Stop-Hv 'Refused' 'the name of the machine is no valid label; give another'
+        }
+        if (-not (New-HvFile $claim $uuid)) {
+            Stop-Hv 'InstanceExists' 'the UUID is taken'
+        }
+        $made = $true
+        $folder = Get-HvFolder $uuid
+        $null = New-Item -ItemType Directory -Force -Path $folder
+        $flavor = @{
+            vcpus = [int]$vm.ProcessorCount
+            memory_mib = [Math]::Max(16, [long]$vm.MemoryStartup / 1MB)
+            disk_gib = 0
+        }
+        Set-HvRecord $folder (@("record $($Arguments.record)", 'adopted yes',
+            "metadata $($Arguments.metadata)", (ConvertTo-HvFlavorLine $flavor)) +
+            @(Get-HvOwnLines $vm))
+        if ($Arguments.name -and $vm.Name -cne $Arguments.name) {
+            Hyper-V\Set-VM -VM $vm -NewVMName $Arguments.name
+        }
+        Assert-HvBudget
+        if ($state -eq 'paused') { $state = 'running' }
+        Set-HvOwner $uuid $uuid $state
+        $done = $true
+        Read-HvInstance (Find-Hv $uuid)
+    }
+    finally {
+        if ($made -and -not $done) {
+            Undo-Hv {
+                Remove-HvTree (Get-HvFolder $uuid)
+                [IO.File]::Delete((Get-HvClaim $uuid))
+            }
+        }
+        Unlock-Hv $lock
+    }
+}
+
+# As the contract's labels are: 1 to 63 characters that can be printed, no blanks around them.
+function Test-HvLabel {
+    param([string]$Name)
+    $Name.Length -ge 1 -and $Name.Length -le 63 -and $Name -ceq $Name.Trim() -and
+        $Name -notmatch '\p{C}' -and $Name -notmatch '[\u2028\u2029]' -and
+        [Text.Encoding]::UTF8.GetByteCount($Name) -le 128
+}
+
+# ---- maintenance: a file that every client of ours looks at --------------------------------------
+
+function Get-HvClosed {
+    [IO.Path]::Combine($HvShared.Facts.Index, 'maintenance')
+}
+
+function Assert-HvMayStart {
+    if ([IO.File]::Exists((Get-HvClosed))) {
+        Stop-Hv 'InsufficientResources' 'the host is in maintenance'
+    }
+}
+
+function Invoke-HvEnterMaintenance {
+    param($Arguments)
+    $new = New-HvFile (Get-HvClosed)
+    $done = $false
+    try {
+        foreach ($vm in Hyper-V\Get-VM) {
+            if (Test-HvPoweredOn $vm) {
+                Stop-Hv 'MachinesOn' 'machines are powered on'
+            }
+        }
+        $done = $true
+    }
+    finally { if ($new -and -not $done) { [IO.File]::Delete((Get-HvClosed)) } }
+}
+
+function Invoke-HvExitMaintenance {
+    param($Arguments)
+    [IO.File]::Delete((Get-HvClosed))
+}
+
+function Invoke-HvInMaintenance {
+    param($Arguments)
+    @{ closed = [IO.File]::Exists((Get-HvClosed)) }
+}

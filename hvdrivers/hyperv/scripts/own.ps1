@@ -1,0 +1,154 @@
+# Which disks are an instance's own: those in its folders under a name that the driver gives, and those
+# that an adopted machine had when it was adopted (lines "own PATH" of the record). Every other disk was
+# attached by somebody else, or put there. The driver never deletes it, never takes it to another host
+# or pool, and never brings an old state of it back.
+
+function Get-HvOwnFolders {
+    param([string]$Uuid)
+    , @(@(Get-HvFolder $Uuid) + @(Get-HvPoolFolders $Uuid))
+}
+
+# PATH: the file below all checkpoints.
+function Test-HvOwn {
+    param([string]$Uuid, [string[]]$Lines, [string]$Path)
+    $cut = $Path.LastIndexOf('\')
+    # a disk of the host that is passed through has no path
+    if ($cut -lt 0) { return $false }
+    $name = $Path.Substring($cut + 1)
+    $inside = (Get-HvOwnFolders $Uuid) -contains $Path.Substring(0, $cut)
+    $pattern = '^(root(\.new|\.old)?|ephemeral|swap|rescue|image|export-[0-9a-f]{16})\.vhdx$'
+    if ($inside -and $name -match $pattern) { return $true }
+    foreach ($line in $Lines) {
+        if (-not "$line".StartsWith('own ', 'Ordinal')) { continue }
+        $own = ConvertFrom-HvWord $line.Substring(4)
+        # one that was moved to another pool or host keeps its name
+        if ($own -eq $Path -or ($inside -and $own.EndsWith("\$name", 'OrdinalIgnoreCase'))) {
+            return $true
+        }
+    }
+    $false
+}
+
+# The drives that are neither the machine's own nor attached by the driver.
+function Get-HvStrangeDrives {
+    param([string]$Uuid, $VM, [string[]]$Lines)
+    $volumes = Get-HvVolumePaths $Lines
+    foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $VM) {
+        $path = "$($drive.Path)"
+        if (-not $path -and $null -eq $drive.DiskNumber) { continue }
+        if ($path) { $path = Get-HvBase $path }
+        if ($path -and $volumes -contains $path) { continue }
+        if (-not (Test-HvOwn $Uuid $Lines $path)) { $drive }
+    }
+}
+
+# Lines of the record for the disks of a machine that is adopted. A volume stays a volume.
+function Get-HvOwnLines {
+    param($VM)
+    $kept = @("$($HvShared.Facts.Root)\images", "$($HvShared.Facts.Root)\volumes",
+        "$($HvShared.Facts.Root)\templates")
+    foreach ($pool in $HvShared.Facts.Pools) { $kept += $pool.path }
+    foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $VM) {
+        $path = "$($drive.Path)"
+        if (-not $path) { continue }
+        $path = Get-HvBase $path
+        $cut = $path.LastIndexOf('\')
+        if ($cut -lt 0 -or $kept -contains $path.Substring(0, $cut)) { continue }
+        "own $([Uri]::EscapeDataString($path))"
+    }
+}
+
+# The file and all files that it is based on.
+function Get-HvChain {
+    param([string]$Path)
+    $seen = 0
+    while ($Path -and $seen -lt 200) {
+        $Path
+        try { $Path = "$((Hyper-V\Get-VHD -Path $Path).ParentPath)" }
+        catch { return }
+        $seen++
+    }
+}
+
+# Lower-case paths of all files that disks of machines are based on, without the disks themselves.
+function Get-HvParents {
+    $parents = @{}
+    $machines = @(Hyper-V\Get-VM)
+    if ($machines.Count -eq 0) { return $parents }
+    $inside = "$($HvShared.Facts.Root)\instances\"
+    foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $machines) {
+        $path = "$($drive.Path)"
+        # who asks has looked at these already
+        if (-not $path -or ($path.StartsWith($inside, 'OrdinalIgnoreCase') -and
+            $path.EndsWith('\root.vhdx', 'OrdinalIgnoreCase'))) { continue }
+        foreach ($each in @(Get-HvChain $path | Select-Object -Skip 1)) {
+            $parents[$each.ToLowerInvariant()] = $true
+        }
+    }
+    $parents
+}
+
+# Takes the disks of others out of folders that are about to be removed: they become volumes.
+function Save-HvStrangeDisks {
+    param([string]$Uuid, [string[]]$Lines)
+    $folders = Get-HvOwnFolders $Uuid
+    $based = @()
+    $rest = @()
+    foreach ($folder in $folders) {
+        if (-not (Test-Path -LiteralPath $folder)) { continue }
+        foreach ($item in Get-ChildItem -LiteralPath $folder -Recurse -File) {
+            if ($item.Name -notmatch '\.vhdx?$') { continue }
+            $path = Get-HvWindowsPath $folder $item
+            if (Test-HvOwn $Uuid $Lines $path) { continue }
+            $below = @(Get-HvChain $path | Select-Object -Skip 1 | Where-Object {
+                $parent = $_
+                @($folders | Where-Object { $parent.StartsWith("$_\", 'OrdinalIgnoreCase') })
+            })
+            $each = @{ path = $path; based = $below.Count -gt 0
+                pool = (Get-HvPoolOf $folder $Uuid) }
+            # what others are based on is moved after them
+            if ($each.based) { $based += $each } else { $rest += $each }
+        }
+    }
+    foreach ($each in $based + $rest) {
+        $number = 1
+        while (Test-Path -LiteralPath "$($each.pool)\v-$Uuid-by-hand-$number.vhdx") { $number++ }
+        Move-HvDisk $each.path "$($each.pool)\v-$Uuid-by-hand-$number.vhdx" $each.based
+    }
+}
+
+function Get-HvPoolOf {
+    param([string]$Folder, [string]$Uuid)
+    if ($Folder -eq (Get-HvFolder $Uuid)) { return "$($HvShared.Facts.Root)\volumes" }
+    $Folder.Substring(0, $Folder.LastIndexOf('\'))
+}
+
+# To a new name. BASED: what the disk is based on stays behind, so the new one stands alone.
+function Move-HvDisk {
+    param([string]$Path, [string]$Target, [bool]$Based)
+    if ($Based -or $Path -match '\.vhd$') {
+        $made = $false
+        try {
+            Hyper-V\Convert-VHD -Path $Path -DestinationPath $Target -VHDType Dynamic
+            $made = $true
+        }
+        finally { if (-not $made) { Remove-HvTree $Target } }
+        Remove-HvTree $Path
+        return
+    }
+    Move-Item -LiteralPath $Path -Destination $Target
+}
+
+# A folder that the instance's disks have left: a machine may use a disk there that is not its own.
+function Remove-HvOwnFolder {
+    param($Found, [string]$Folder)
+    if (-not (Test-Path -LiteralPath $Folder)) { return }
+    $lines = Get-HvRecord $Found.Folder
+    $strange = $false
+    foreach ($item in Get-ChildItem -LiteralPath $Folder -Recurse -File) {
+        if ($item.Name -notmatch '\.a?vhdx?$') { continue }
+        $path = Get-HvWindowsPath $Folder $item
+        if (Test-HvOwn $Found.Uuid $lines $path) { Remove-HvTree $path } else { $strange = $true }
+    }
+    if (-not $strange) { Remove-HvTree $Folder }
+}

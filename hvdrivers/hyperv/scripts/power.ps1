@@ -1,0 +1,162 @@
+# On, off, again, and the states between. Each ends in the state that it names.
+
+function Invoke-HvPower {
+    param($Arguments)
+    $lock = Lock-Hv $Arguments.uuid
+    try {
+        $found = Find-HvLegal $Arguments
+        $vm = $found.VM
+        switch ($Arguments.action) {
+            'on' {
+                if ($found.State -eq 'running') { break }
+                if ($found.State -eq 'stopped' -and $found.Rescued) { Exit-HvRescue $found }
+                Assert-HvMayStart
+                Assert-HvStartable $found
+                Start-HvMachine $vm
+            }
+            'off' { Stop-HvMachine $vm $Arguments.graceful }
+            'reset' {
+                if ($found.State -eq 'paused') { Hyper-V\Resume-VM -VM $vm -Confirm:$false }
+                Hyper-V\Restart-VM -VM $vm -Force -Confirm:$false
+                Wait-HvState $vm 'Running'
+            }
+            'reboot' {
+                if (-not (Wait-HvShutDown $vm 0)) {
+                    Stop-Hv 'GuestDoesNotStop' 'the guest did not go down in time; it runs on'
+                }
+                Start-HvMachine $vm
+            }
+            'pause' {
+                if ($found.State -ne 'paused') { Hyper-V\Suspend-VM -VM $vm -Confirm:$false }
+                Wait-HvState $vm 'Paused'
+            }
+            'unpause' {
+                if ($found.State -eq 'paused') { Hyper-V\Resume-VM -VM $vm -Confirm:$false }
+                Wait-HvState $vm 'Running'
+            }
+            'suspend' {
+                if ($found.State -ne 'suspended') { Hyper-V\Save-VM -VM $vm -Confirm:$false }
+                Wait-HvState $vm 'Saved'
+            }
+            'resume' {
+                if ($found.State -eq 'suspended') {
+                    Assert-HvMayStart
+                    Assert-HvStartable $found
+                    Start-HvMachine $vm
+                }
+            }
+            'nmi' { Hyper-V\Debug-VM -VM $vm -InjectNonMaskableInterrupt -Force -Confirm:$false }
+        }
+    }
+    finally { Unlock-Hv $lock }
+}
+
+function Start-HvMachine {
+    param($VM)
+    Hyper-V\Start-VM -VM $VM -Confirm:$false
+    Wait-HvState $VM 'Running'
+}
+
+# The cmdlets wait themselves, as a rule; a state in between is waited for here.
+function Wait-HvState {
+    param($VM, [string]$Name)
+    while ($true) {
+        $now = Get-HvMachine $VM.Id.ToString()
+        if ($null -eq $now) { Stop-Hv 'InstanceNotFound' 'the machine was removed meanwhile' }
+        $state = $now.State.ToString()
+        if ($state -eq $Name -or $state -eq "${Name}Critical") { return }
+        # a guest may go down by itself as soon as it runs
+        if ($Name -eq 'Running' -and $state -match '^Off') { return }
+        Wait-Hv 15
+    }
+}
+
+# Hyper-V refuses to turn off a machine that is between two states.
+function Wait-HvSteady {
+    param($VM)
+    while ($true) {
+        $now = Get-HvMachine $VM.Id.ToString()
+        if ($null -eq $now) { return }
+        if ($now.State.ToString() -notmatch '^(Starting|Saving|Pausing|Resuming|FastSaving)') {
+            return $now
+        }
+        Wait-Hv 20
+    }
+}
+
+function Stop-HvMachine {
+    param($VM, [double]$Graceful)
+    $VM = Wait-HvSteady $VM
+    if ($null -eq $VM) { return }
+    $state = $VM.State.ToString()
+    if ($state -match '^Off') { return }
+    if ($state -match 'Saved') {
+        Hyper-V\Remove-VMSavedState -VM $VM
+    }
+    else {
+        if ($Graceful -gt 0 -and $state -match '^Running') {
+            $null = Wait-HvShutDown $VM ([int]($Graceful * 1000))
+        }
+        $now = Get-HvMachine $VM.Id.ToString()
+        if ($null -ne $now -and $now.State.ToString() -notmatch '^Off') {
+            Hyper-V\Stop-VM -VM $now -TurnOff -Force -Confirm:$false -WarningAction SilentlyContinue
+        }
+    }
+    Wait-HvState $VM 'Off'
+}
+
+# Asks the guest to go down, and tells whether it did: within so many milliseconds, or (0) before
+# the deadline. Stop-VM waits for the guest for minutes, so it waits in a runspace of its own.
+function Wait-HvShutDown {
+    param($VM, [int]$Milliseconds)
+    $id = $VM.Id.ToString()
+    $end = $HvDeadline - 10000000
+    if ($Milliseconds -gt 0) {
+        $end = [Math]::Min($end, [DateTime]::UtcNow.Ticks + 10000L * $Milliseconds)
+    }
+    $asking = [powershell]::Create()
+    $asking.RunspacePool = $HvShared.Pool
+    [void]$asking.AddScript('param($id) $ErrorActionPreference = "Stop"; ' +
+        'if (-not $global:HvReady) { Import-Module -Name Hyper-V -DisableNameChecking; ' +
+        '$global:HvReady = $true }; ' +
+        'Hyper-V\Stop-VM -VM (Hyper-V\Get-VM -Id $id) -Force -Confirm:$false ' +
+        '-WarningAction SilentlyContinue').AddArgument($id)
+    $handle = $asking.BeginInvoke()
+    try {
+        while ($true) {
+            $now = Get-HvMachine $id
+            if ($null -eq $now -or $now.State.ToString() -match '^Off') { return $true }
+            if ([DateTime]::UtcNow.Ticks -ge $end) { return $false }
+            # it may say at once that the guest has nobody who could be asked
+            if ($handle.IsCompleted -and $asking.HadErrors) { Start-Sleep -Milliseconds 50 }
+            Start-Sleep -Milliseconds 20
+        }
+    }
+    finally {
+        [void]$asking.BeginStop($null, $null)
+    }
+}
+
+# Volumes and ports that another machine which is powered on has.
+function Assert-HvStartable {
+    param($Found)
+    $lines = Get-HvRecord $Found.Folder
+    foreach ($line in $lines) {
+        $word = "$line".Split(' ')
+        if ($word[0] -ceq 'volume' -and $word.Count -ge 4) {
+            $path = ConvertFrom-HvWord $word[2]
+            if (-not (Test-Path -LiteralPath $path)) {
+                Stop-Hv 'VolumeNotFound' 'a volume of the instance is gone'
+            }
+            if ($line -notmatch '"multiattach":true') { Assert-HvDiskFree $path $Found.VM }
+        }
+    }
+    foreach ($nic in Hyper-V\Get-VMNetworkAdapter -VM $Found.VM) {
+        if (Find-HvLine $lines "nic $([Uri]::EscapeDataString($nic.Name))") {
+            if (-not $nic.Connected -or -not "$($nic.SwitchName)") {
+                Stop-Hv 'NetworkNotFound' 'a virtual switch of the instance is gone'
+            }
+            Assert-HvPortFree ([string]$nic.Name) $Found.VM
+        }
+    }
+}

@@ -1,0 +1,127 @@
+# What the host has, and what is taken of it.
+
+function Invoke-HvHost {
+    param($Arguments)
+    $vmhost = Hyper-V\Get-VMHost
+    $system = Get-CimInstance -ClassName Win32_OperatingSystem
+    $packages = @(Get-CimInstance -ClassName Win32_Processor)
+    $owners = Get-HvOwners
+    $used = 0
+    $memory = 0L
+    $ours = 0
+    foreach ($vm in Hyper-V\Get-VM) {
+        if ($owners[$vm.Id.ToString()]) { $ours++ }
+        if (Test-HvPoweredOn $vm) {
+            $used += [int]$vm.ProcessorCount
+            $assigned = [long]$vm.MemoryAssigned
+            if ($assigned -le 0) { $assigned = [long]$vm.MemoryStartup }
+            $memory += $assigned
+        }
+    }
+    $cells = New-Object System.Collections.ArrayList
+    foreach ($node in Hyper-V\Get-VMHostNumaNode) {
+        [void]$cells.Add(@{
+            id = [int]$node.NodeId
+            processors = @($node.ProcessorsAvailability).Count
+            memory = [long]$node.MemoryTotal
+        })
+    }
+    $cores = 0
+    $threads = 0
+    foreach ($package in $packages) {
+        $cores += [int]$package.NumberOfCores
+        $threads += [int]$package.NumberOfLogicalProcessors
+    }
+    @{
+        computer = [string]$vmhost.ComputerName
+        processors = [int]$vmhost.LogicalProcessorCount
+        sockets = $packages.Count
+        cores = $cores
+        threads = $threads
+        model = [string]$packages[0].Name
+        memory = [long]$vmhost.MemoryCapacity
+        # this class counts in kibibytes
+        free = [long]$system.FreePhysicalMemory * 1024
+        used = $used
+        assigned = $memory
+        instances = $ours
+        cells = $cells.ToArray()
+        pools = @(foreach ($name in $Arguments.pools) { Get-HvSpace $name })
+    }
+}
+
+function Get-HvSpace {
+    param([string]$Name)
+    $path = Get-HvPool $Name
+    $space = @{ name = $Name; total = 0L; free = 0L; shared = $path.StartsWith('\\') }
+    try {
+        $volume = Get-Volume -FilePath $HvShared.Facts.Root
+        if ($path -match '^[A-Za-z]:') { $volume = Get-Volume -DriveLetter $path.Substring(0, 1) }
+        $space.total = [long]$volume.Size
+        $space.free = [long]$volume.SizeRemaining
+    }
+    catch {
+        # the Storage module needs more rights than Hyper-V's: then the drive itself tells
+        $drive = New-Object IO.DriveInfo((Convert-Path -LiteralPath $HvShared.Facts.Root))
+        $space.total = $drive.TotalSize
+        $space.free = $drive.AvailableFreeSpace
+    }
+    $space
+}
+
+function Invoke-HvMetrics {
+    param($Arguments)
+    $owners = Get-HvOwners
+    $rescued = Get-HvRescued
+    $machines = @(Hyper-V\Get-VM | Where-Object { $owners[$_.Id.ToString()] })
+    if ($Arguments.uuids) {
+        $machines = @($machines | Where-Object { $Arguments.uuids -contains $owners[$_.Id.ToString()] })
+    }
+    $nics = @{}
+    $drives = @{}
+    foreach ($vm in $machines) {
+        $nics[$vm.Id.ToString()] = New-Object System.Collections.ArrayList
+        $drives[$vm.Id.ToString()] = New-Object System.Collections.ArrayList
+    }
+    if ($machines.Count -gt 0) {
+        foreach ($nic in Hyper-V\Get-VMNetworkAdapter -VM $machines) {
+            [void]$nics[$nic.VMId.ToString()].Add(@([string]$nic.Name, [string]$nic.SwitchName))
+        }
+        foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $machines) {
+            [void]$drives[$drive.VMId.ToString()].Add(@([string]$drive.ControllerType,
+                [int]$drive.ControllerNumber, [int]$drive.ControllerLocation))
+        }
+    }
+    $found = New-Object System.Collections.ArrayList
+    foreach ($vm in $machines) {
+        $id = $vm.Id.ToString()
+        $uuid = $owners[$id]
+        [void]$found.Add(@{
+            uuid = $uuid
+            state = Get-HvState $vm ([bool]$rescued[$uuid])
+            cpus = [int]$vm.ProcessorCount
+            memory = [long]$vm.MemoryStartup
+            assigned = [long]$vm.MemoryAssigned
+            demand = [long]$vm.MemoryDemand
+            nics = $nics[$id].ToArray()
+            drives = $drives[$id].ToArray()
+        })
+    }
+    , $found.ToArray()
+}
+
+function Invoke-HvConnector {
+    param($Arguments)
+    $result = @{ initiator = ''; wwpns = @(); wwnns = @(); host = [string]$env:COMPUTERNAME; ip = '' }
+    foreach ($port in Get-InitiatorPort) {
+        $type = "$($port.ConnectionType)"
+        if ($type -match 'iSCSI|^3$' -and -not $result.initiator) {
+            $result.initiator = [string]$port.NodeAddress
+        }
+        elseif ($type -match 'Fibre|^1$') {
+            $result.wwpns += [string]$port.PortAddress
+            $result.wwnns += [string]$port.NodeAddress
+        }
+    }
+    $result
+}

@@ -1,0 +1,244 @@
+# Volumes: VHDX files that outlive machines.
+
+# Before anything is made: it is there, and nobody who is powered on has it.
+function Assert-HvVolume {
+    param($Volume, $VM = $null)
+    if ($Volume.refused) { Stop-Hv 'Unsupported' $Volume.refused }
+    if (-not (Test-Path -LiteralPath $Volume.path)) {
+        Stop-Hv 'VolumeNotFound' 'the host does not find the volume'
+    }
+    if (-not $Volume.shared) { Assert-HvDiskFree $Volume.path $VM }
+}
+
+function Assert-HvDiskFree {
+    param([string]$Path, $VM = $null)
+    foreach ($other in Get-HvUsers $Path) {
+        if ($null -ne $VM -and $other.Id.ToString() -eq $VM.Id.ToString()) { continue }
+        if (Test-HvPoweredOn $other) {
+            Stop-Hv 'DiskBusy' 'another machine that is powered on has the volume'
+        }
+    }
+}
+
+# Stands between the look for the users of a volume and its deletion, and beside that between the
+# look whether it is there and the drive that a machine gets.
+function Lock-HvVolumes { Lock-Hv 'volumes' }
+
+# The machines that have a disk.
+function Get-HvUsers {
+    param([string]$Path)
+    $machines = @(Hyper-V\Get-VM)
+    if ($machines.Count -eq 0) { return }
+    $ids = @{}
+    foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $machines) {
+        $own = "$($drive.Path)"
+        if ($own -eq $Path -or ($own -match '\.avhdx?$' -and (Get-HvBase $own) -eq $Path)) {
+            $ids[$drive.VMId.ToString()] = $true
+        }
+    }
+    foreach ($machine in $machines) { if ($ids[$machine.Id.ToString()]) { $machine } }
+}
+
+function Find-HvDrive {
+    param($VM, [string]$Path)
+    foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $VM) {
+        $own = "$($drive.Path)"
+        if ($own -eq $Path -or ($own -match '\.avhdx?$' -and (Get-HvBase $own) -eq $Path)) {
+            return $drive
+        }
+    }
+}
+
+function Invoke-HvAttach {
+    param($Arguments)
+    $lock = Lock-Hv $Arguments.uuid
+    $volumes = $null
+    $begun = $false
+    $done = $false
+    try {
+        $found = Find-HvLegal $Arguments
+        $volumes = Lock-HvVolumes
+        $volume = $Arguments.volume
+        $lines = Get-HvRecord $found.Folder
+        $drive = Find-HvDrive $found.VM $volume.path
+        $line = Find-HvLine $lines "volume $($volume.id)"
+        if ($null -eq $drive) {
+            Assert-HvVolume $volume $found.VM
+            if ($volume.ide) {
+                if ($found.VM.Generation -ne 1) {
+                    Stop-Hv 'Unsupported' 'only a machine of generation 1 has IDE'
+                }
+            }
+            $begun = $true
+        }
+        if (-not $line -or $begun) {
+            # before the drive comes: whoever dies in between leaves a volume that can be detached
+            $new = "volume $($volume.id) $($volume.word) $($volume.json)"
+            Set-HvRecord $found.Folder (Edit-HvLines $lines "volume $($volume.id)" $new)
+        }
+        if ($begun) {
+            if ($volume.ide) {
+                $drive = Hyper-V\Add-VMHardDiskDrive -VM $found.VM -ControllerType IDE `
+                    -Path $volume.path -Passthru
+            }
+            else { $drive = Add-HvDrive $found.VM $volume.path $false }
+            Assert-HvBudget
+            Set-HvDriveLimit $drive $volume.iops
+            Assert-HvBudget
+            Write-HvDevice $found 'added' $volume.id
+        }
+        $done = $true
+        Read-HvInstance (Find-Hv $Arguments.uuid)
+    }
+    finally {
+        if ($begun -and -not $done) {
+            Undo-Hv {
+                $left = Find-HvDrive $found.VM $volume.path
+                if ($null -ne $left) { Hyper-V\Remove-VMHardDiskDrive -VMHardDiskDrive $left }
+                Set-HvRecord $found.Folder $lines
+            }
+        }
+        Unlock-Hv $volumes
+        Unlock-Hv $lock
+    }
+}
+
+# Hyper-V counts operations of 8 KiB: a larger one counts as several. 0: no limit.
+function Set-HvDriveLimit {
+    param($Drive, [long]$Iops)
+    if ([long]$Drive.MaximumIOPS -ne $Iops) {
+        Hyper-V\Set-VMHardDiskDrive -VMHardDiskDrive $Drive -MaximumIOPS $Iops
+    }
+}
+
+function Invoke-HvDiskQos {
+    param($Arguments)
+    $lock = Lock-Hv $Arguments.uuid
+    $drive = $null
+    $done = $false
+    try {
+        $found = Find-HvLegal $Arguments
+        $lines = Get-HvRecord $found.Folder
+        $start = "volume $($Arguments.id)"
+        $line = Find-HvLine $lines $start
+        if ($line) { $drive = Find-HvDrive $found.VM (ConvertFrom-HvWord ($line.Split(' ')[2])) }
+        if ($null -eq $drive) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
+        $before = [long]$drive.MaximumIOPS
+        Set-HvDriveLimit $drive $Arguments.iops
+        Assert-HvBudget
+        $done = $true
+    }
+    finally {
+        if ($null -ne $drive -and -not $done) {
+            Undo-Hv {
+                Hyper-V\Set-VMHardDiskDrive -VMHardDiskDrive $drive -MaximumIOPS $before
+            }
+        }
+        Unlock-Hv $lock
+    }
+}
+
+function Invoke-HvDetach {
+    param($Arguments)
+    $lock = Lock-Hv $Arguments.uuid
+    try {
+        $found = Find-HvLegal $Arguments
+        $lines = Get-HvRecord $found.Folder
+        $start = "volume $($Arguments.id)"
+        $line = Find-HvLine $lines $start
+        if (-not $line) { return }
+        if ($line -match '"boot_index":0[,}]') {
+            Stop-Hv 'BootVolume' 'the instance boots from this volume'
+        }
+        $drive = Find-HvDrive $found.VM (ConvertFrom-HvWord ($line.Split(' ')[2]))
+        if ($null -ne $drive) { Hyper-V\Remove-VMHardDiskDrive -VMHardDiskDrive $drive }
+        Set-HvRecord $found.Folder (Edit-HvLines $lines $start '')
+        if ($null -ne $drive) { Write-HvDevice $found 'removed' $Arguments.id }
+    }
+    finally { Unlock-Hv $lock }
+}
+
+function Invoke-HvExtend {
+    param($Arguments)
+    $lock = Lock-Hv $Arguments.uuid
+    try {
+        $found = Find-HvLegal $Arguments
+        $line = Find-HvLine (Get-HvRecord $found.Folder) "volume $($Arguments.id)"
+        if (-not $line) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
+        $drive = Find-HvDrive $found.VM (ConvertFrom-HvWord ($line.Split(' ')[2]))
+        if ($null -eq $drive) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
+        $size = (Hyper-V\Get-VHD -Path $drive.Path).Size
+        if ($Arguments.size -lt $size) { Stop-Hv 'TooSmall' "$size" }
+        if ($Arguments.size -gt $size) {
+            Hyper-V\Resize-VHD -Path $drive.Path -SizeBytes $Arguments.size
+        }
+    }
+    finally { Unlock-Hv $lock }
+}
+
+# ---- the host's own volumes ----------------------------------------------------------------------
+
+function Invoke-HvCreateVolume {
+    param($Arguments)
+    $folder = Get-HvPool $Arguments.pool
+    if (-not (Test-Path -LiteralPath $folder)) {
+        $null = New-Item -ItemType Directory -Force -Path $folder
+    }
+    $path = "$folder\$($Arguments.file)"
+    # the cmdlet may take minutes: a name that only one can have comes first
+    $hold = Get-HvFile "$path.new"
+    if (-not (New-HvFile $hold)) { Stop-Hv 'NameTaken' 'the name is taken' }
+    $done = $false
+    $made = $false
+    try {
+        if (Test-Path -LiteralPath $path) { Stop-Hv 'NameTaken' 'the name is taken' }
+        $made = $true
+        $null = Hyper-V\New-VHD -Path $path -SizeBytes $Arguments.size -Dynamic
+        Assert-HvBudget
+        $done = $true
+    }
+    finally {
+        if ($made -and -not $done) { Undo-Hv { Remove-HvTree $path } }
+        [IO.File]::Delete($hold)
+    }
+    $path
+}
+
+function Invoke-HvListVolumes {
+    param($Arguments)
+    $found = New-Object System.Collections.ArrayList
+    foreach ($pool in $Arguments.pools) {
+        $folder = Get-HvPool $pool
+        if (-not (Test-Path -LiteralPath $folder)) { continue }
+        foreach ($item in Get-ChildItem -LiteralPath $folder -File) {
+            if ($item.Name -notmatch '\.vhdx$') { continue }
+            $path = "$folder\$($item.Name)"
+            try {
+                $disk = Hyper-V\Get-VHD -Path $path
+                [void]$found.Add(@($pool, $item.Name, [long]$disk.Size, [long]$disk.FileSize))
+            }
+            catch {
+                # deleted meanwhile, or no disk at all
+                if (Test-Path -LiteralPath $path) { $null = $_ }
+            }
+        }
+    }
+    , $found.ToArray()
+}
+
+function Invoke-HvDeleteVolume {
+    param($Arguments)
+    $path = "$(Get-HvPool $Arguments.pool)\$($Arguments.file)"
+    if (-not (Test-Path -LiteralPath $path)) { return }
+    $lock = Lock-HvVolumes
+    try {
+        if (-not (Test-Path -LiteralPath $path)) { return }
+        if (Get-HvUsers $path) { Stop-Hv 'DiskInUse' 'a machine has the volume' }
+        if ((Get-HvParents)[$path.ToLowerInvariant()]) {
+            Stop-Hv 'DiskInUse' 'a disk of a machine is based on the volume'
+        }
+        Assert-HvBudget
+        Remove-Item -LiteralPath $path -Force -Confirm:$false
+    }
+    finally { Unlock-Hv $lock }
+}

@@ -1,0 +1,153 @@
+"""The connection to one host: a PowerShell that is opened when it is needed, and what is sent.
+
+Every remote call of the driver is one :meth:`Session.call`: one request, one reply. It passes the
+seam under the name of the operation (``hyperv.Spawn``), where tests count and cut it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.seam import Seam
+from hvdrivers.driverkit.session import Reconnecting, exchange
+from hvdrivers.hyperv.config import HypervConfig
+from hvdrivers.hyperv.errors import ScriptError, translate
+from hvdrivers.hyperv.library import Json
+from hvdrivers.hyperv.powershell import PowerShell
+from hvdrivers.models.base import Model
+
+READS: Final = frozenset(
+    {"Ping", "Get", "List", "Host", "Metrics", "ListVolumes", "Images", "Snapshots", "Events",
+     "Console", "Addresses", "Connector", "Screen", "ExportRead", "EventsBegin",
+     "InMaintenance", "MoveLook", "MoveFits", "MoveCompare", "MoveState",
+     "Examine"}
+)  # fmt: skip
+"""Requests that change nothing on the host."""
+
+
+class HostFacts(Model):
+    """What the host says of itself when the driver connects."""
+
+    root: str
+    """The driver's folder."""
+    computer: str
+    caption: str
+    """``Microsoft Windows Server 2022 Datacenter``"""
+    version: str
+    """``10.0.20348``"""
+    engine: str
+    """PowerShell's version."""
+    processors: int
+    """Logical processors."""
+
+
+class Session:
+    """One host. Thread-safe."""
+
+    def __init__(self, config: HypervConfig) -> None:
+        self.config = config
+        self.seam = Seam()
+        self._proven = False
+        """Whether the host has ever taken the credentials."""
+        self.link: Reconnecting[PowerShell] = Reconnecting(
+            self._open,
+            close=lambda shell: shell.close(),
+            alive=self._usable,
+            interrupt=lambda shell: shell.interrupt(),
+            limit=config.connect_timeout,
+        )
+
+    def _usable(self, shell: PowerShell) -> bool:
+        return shell.alive and shell.requests < self.config.requests_per_process
+
+    def _open(self, limit: float) -> PowerShell:
+        deadline = Deadline(limit)
+        try:
+            shell = PowerShell.open(self.config, limit)
+        except errors.AuthenticationFailed:
+            # a service that restarts refuses credentials that it has taken before and takes again
+            if not self._proven:
+                raise
+            shell = PowerShell.open(self.config, limit)
+        self._proven = True
+        try:
+            pools = [{"name": name, "path": path} for name, path in self.config.pools.items()]
+            arguments = {
+                "folder": self.config.folder or "",
+                "pools": pools,
+                "disks": self.config.disk_slots,
+                "nics": self.config.nic_slots,
+            }
+            shell.facts = HostFacts.model_validate(shell.request("Open", arguments, deadline))
+        except ScriptError as error:
+            shell.close()
+            raise self._cannot_open(error) from error
+        except BaseException:
+            shell.close()
+            raise
+        return shell
+
+    @staticmethod
+    def _cannot_open(error: ScriptError) -> errors.HypervisorError:
+        translated = translate(error)
+        if isinstance(translated, errors.NotSupported):
+            return errors.ConnectionFailed(
+                "the host has no Hyper-V, or no PowerShell module for it",
+                vendor_code=translated.vendor_code,
+                hint="Install-WindowsFeature Hyper-V, Hyper-V-PowerShell",
+                retryable=False,
+            )
+        if isinstance(translated, errors.PermissionDenied):
+            return translated
+        return errors.ConnectionFailed(
+            f"the host is not ready: {translated.message}", vendor_code=translated.vendor_code
+        )
+
+    def facts(self, deadline: Deadline | None = None) -> HostFacts:
+        """What the host said when it was connected. No call."""
+        with self.link.use(deadline) as shell:
+            assert isinstance(shell.facts, HostFacts)  # noqa: S101 - _open() has set it
+            return shell.facts
+
+    def call(
+        self,
+        operation: str,
+        arguments: Mapping[str, Json],
+        deadline: Deadline,
+        *,
+        data: bytes | None = None,
+        counted: bool = True,
+    ) -> Any:
+        """Run a script's function on the host. One round trip.
+
+        Args:
+            operation: ``Spawn`` runs ``Invoke-HvSpawn``.
+            data: bytes that go along.
+            counted: False for the pieces of one transfer and for polls.
+
+        Raises:
+            HypervisorError: as the table in ``errors`` says; ConnectionFailed, OutcomeUnknown,
+                OperationTimeout.
+        """
+
+        def send(shell: PowerShell) -> Any:
+            return shell.request(operation, arguments, deadline, data=data)
+
+        try:
+            return exchange(
+                self.link,
+                self.seam if counted else Seam(),
+                f"hyperv.{operation}",
+                send,
+                changes=operation not in READS,
+                deadline=deadline,
+            )
+        except ScriptError as error:
+            raise translate(error) from error
+
+    def close(self) -> None:
+        """End it for good."""
+        self.link.close()

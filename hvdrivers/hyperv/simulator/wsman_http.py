@@ -1,0 +1,129 @@
+"""HTTP below the simulated WS-Management service: connections, TLS, and what is no SOAP."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+from hvdrivers.hyperv.simulator.wsman_auth import Unauthorised
+
+if TYPE_CHECKING:
+    from hvdrivers.hyperv.simulator.wsman import WsmanServer
+
+_log = logging.getLogger("hvdrivers.hyperv.simulator")
+
+
+class Cut(Exception):
+    """Close the connection, without an answer."""
+
+
+class Raw(Exception):
+    """An answer that is none of WS-Management's."""
+
+    def __init__(self, status: int, body: bytes = b"") -> None:
+        super().__init__(str(status))
+        self.status = status
+        self.body = body
+
+
+class Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    tls: ssl.SSLContext | None = None
+
+    def __init__(self, address: tuple[str, int], service: WsmanServer) -> None:
+        self.service = service
+        super().__init__(address, Handler)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        # in the connection's own thread: a client that never ends its handshake stops no other
+        if self.tls is not None:
+            request.settimeout(30)
+            request = self.tls.wrap_socket(request, server_side=True)
+            request.settimeout(None)
+        self.service.opened(request)
+        try:
+            super().finish_request(request, client_address)
+        finally:
+            self.service.closed(request)
+            with suppress(OSError):
+                request.close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that breaks is the client's affair, and often the purpose."""
+        _log.debug("a connection ended", exc_info=True)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "Microsoft-HTTPAPI/2.0"
+    sys_version = ""
+    # One packet per answer, at once: a delayed acknowledgement costs 40 ms otherwise.
+    disable_nagle_algorithm = True
+    wbufsize = -1
+    server: Listener
+
+    def setup(self) -> None:
+        super().setup()
+        self._who = self.server.service.authentication(self.request)
+
+    def do_POST(self) -> None:
+        """Every message of WS-Management is one."""
+        size = self.headers.get("Content-Length")
+        if size is None or not size.isdigit():
+            self._respond(411, b"")
+            return
+        data = self.rfile.read(int(size))
+        try:
+            self._who.identify(self.headers.get("Authorization"))
+            message, sealed = self._who.unseal(self.headers.get("Content-Type", ""), data)
+            if not message:
+                self._respond(200, b"")
+                return
+            if self.path.rstrip("/") != "/wsman":
+                self._respond(404, b"")
+                return
+            status, body = self.server.service.answer(message, self._who.user or "")
+        except Unauthorised as error:
+            if not error.more:
+                self._who.expire()
+            self._respond(401, b"", challenges=error.challenges)
+            return
+        except Raw as raw:
+            self._respond(raw.status, raw.body)
+            return
+        except Cut:
+            self.close_connection = True
+            with suppress(OSError):
+                self.request.shutdown(socket.SHUT_RDWR)
+            return
+        content_type = "application/soap+xml;charset=UTF-8"
+        if sealed:
+            content_type, body = self._who.seal(body)
+        self._respond(status, body, content_type=content_type)
+
+    def _respond(
+        self,
+        status: int,
+        body: bytes,
+        *,
+        content_type: str = "application/soap+xml;charset=UTF-8",
+        challenges: tuple[str, ...] = (),
+    ) -> None:
+        self.send_response(status)
+        for each in challenges:
+            self.send_header("WWW-Authenticate", each)
+        if body:
+            self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if body:
+            self.wfile.write(body)
+        self.wfile.flush()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """The server is quiet."""

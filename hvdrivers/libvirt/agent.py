@@ -1,0 +1,88 @@
+"""QEMU's guest agent, asked through libvirt: one JSON command at a time.
+
+What comes back was written by the guest: it is taken apart with care, and every failure of it is
+``GuestAgentUnavailable`` or an error of the operation, never an exception of the parser.
+Commands: https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import libvirt_qemu
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt.session import Connection, Remote
+
+_PATIENCE = 5
+"""Seconds that a running agent has to say that it is there: libvirt itself waits so long for one
+that it has not spoken to before, and for ever for any other."""
+_LONGEST = 3600
+
+
+def require(connection: Connection, domain: Remote) -> None:
+    """See that an agent answers, before it is asked for anything that may take its time. One call.
+
+    Raises:
+        GuestAgentUnavailable: none does.
+    """
+    ask(connection, domain, "guest-ping", reads=True)
+
+
+def ask(
+    connection: Connection,
+    domain: Remote,
+    command: str,
+    *,
+    reads: bool,
+    patience: float = _PATIENCE,
+    **arguments: Any,
+) -> Any:
+    """One command. One call.
+
+    Args:
+        reads: the command changes nothing: a lost answer is no unknown outcome.
+        patience: seconds that the agent has for its answer.
+
+    Raises:
+        GuestAgentUnavailable: no agent answers, or it answers what it must not.
+        OutcomeUnknown: the same, for a command that changes something: the agent was there.
+        HypervisorFault: the agent says no; its words are in the message.
+    """
+    question = {"execute": command}
+    if arguments:
+        question |= {"arguments": arguments}  # type: ignore[dict-item] # JSON
+    # calls are told apart as reads and changes by the beginning of their name
+    name = f"Domain.{'getAgent' if reads else 'agent'}[{command}]"
+    failed = errors.GuestAgentUnavailable if reads else errors.OutcomeUnknown
+    try:
+        answer = connection.call(
+            domain._link,
+            name,
+            functools.partial(libvirt_qemu.qemuAgentCommand, domain._object),
+            json.dumps(question),
+            max(1, int(min(patience, _LONGEST))),
+            0,
+        )
+    except errors.HypervisorFault as error:
+        if not reads or error.vendor_code != "VIR_ERR_INTERNAL_ERROR":
+            raise
+        # libvirt's code for a "no", and for an answer that is none; there is no reason for a no
+        raise failed(error.message, vendor_code=error.vendor_code) from error
+    except errors.GuestAgentUnavailable as error:
+        raise failed(error.message, vendor_code=error.vendor_code) from error
+    try:
+        return json.loads(answer)["return"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise failed(
+            f"the guest's agent answers {command} with what is no answer",
+            hint="something else than QEMU's guest agent listens in the guest, or it is broken",
+        ) from error
+
+
+def field(answer: Any, name: str, kind: type) -> Any:
+    """A field of an agent's answer, if it has the type that it must have; else None."""
+    value = answer.get(name) if isinstance(answer, dict) else None
+    return value if isinstance(value, kind) and not (kind is int and value is True) else None

@@ -1,0 +1,327 @@
+"""Who uses a file of the host: machines, and volumes that stand on it.
+
+A snapshot puts a new file over a disk: from then on the machine's definition names the new file,
+and the old one is needed all the same. So a file is in use if it is anywhere in the chain of any
+disk. The pools are refreshed before the look, as libvirt makes such files without telling them. A
+look that fails is no answer: it raises DeviceBusy.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from secrets import randbelow, token_hex
+from uuid import UUID
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.devices import source_of
+from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.files import Times, base_path, clean, is_within, paths_in, times_of
+from hvdrivers.libvirt.naming import label_of
+from hvdrivers.libvirt.pools import LOOK, Pools, refresh
+from hvdrivers.libvirt.reserved import is_of_the_driver, is_reserved, not_free
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.xml import Element, attribute, el, parse, readable, text
+
+_CONFLICT = "VIR_ERR_OPERATION_FAILED"
+"""Another pool is on that folder."""
+
+
+class Look:
+    """What the pools tell of the host's files, and which of them are one file, the target."""
+
+    def __init__(self, remote: Remote, target: Remote, pools: Pools) -> None:
+        """One call for each pool to refresh it, one to list it, one for each volume, three for the
+        target.
+
+        Raises:
+            DeviceBusy: a pool has a job, and cannot be looked at.
+        """
+        self._remote = remote
+        self._folders: dict[str, Remote | None] = {}
+        self._opened = ExitStack()
+        self._volumes: dict[str, Element] = {}
+        self._named: dict[tuple[str, str], str] = {}
+        path = clean(str(target.path()))
+        first = _times(target)
+        for pool in pools.files():
+            _refresh(pool)
+            for name, volume in pools.volumes(pool).items():
+                description = described(volume)
+                if description is not None:
+                    where = clean(description.findtext("target/path") or "")
+                    self._volumes[where] = description
+                    self._named[pool.name(), name] = where
+        # a guest may be writing to it now: its times are between these
+        self._span = (first, _times(target))
+        self.paths = {path} | {
+            each
+            for each, description in self._volumes.items()
+            if _may_be(each, path) and self._same(description.find("target"))
+        }
+
+    def close(self) -> None:
+        """Remove the pools that were made to look into folders."""
+        self._opened.close()
+
+    def overlays(self) -> list[str]:
+        """Names of the volumes that stand directly on the target."""
+        return [
+            posixpath.basename(path)
+            for path, description in self._volumes.items()
+            if self._stands_on_it(description) and path not in self.paths
+        ]
+
+    def is_used_by(self, running: Element | None, defined: Element) -> bool:
+        """Whether a machine has the target in a disk's chain. Libvirt knows the chain of one that
+        runs; that of any other is followed from file to file.
+
+        Raises:
+            DeviceBusy: a file in it cannot be looked at.
+        """
+        live = self._paths_of(running) if running is not None else set()
+        if (live | self._paths_of(defined)) & self.paths:
+            return True
+        return any(
+            path in self.paths or self._stands_on_it(description)
+            for disk in defined.iterfind("devices/disk")
+            if attribute(disk, "driver", "type") != "raw"
+            for top in self._paths_of(disk) - live
+            for path, description in self._chain(top)
+        )
+
+    def _paths_of(self, element: Element) -> set[str]:
+        named = {
+            self._named.get((each.get("pool") or "", each.get("volume") or ""), "")
+            for each in element.iter("source")
+        }
+        return (paths_in(element) | named) - {""}
+
+    def _chain(self, path: str) -> Iterator[tuple[str, Element]]:
+        seen: set[str] = set()
+        while path and path not in seen:
+            seen.add(path)
+            description = self._volumes.get(path)
+            if description is None:
+                description = self._beside_the_pools(path)
+            if description is None:
+                return
+            yield path, description
+            path = base_path(description)
+
+    def _beside_the_pools(self, path: str) -> Element | None:
+        """A file that the pools have got since they were listed, or one in no pool, seen through a
+        pool that is made for the look; None if it is not there. Five calls."""
+        folder, name = posixpath.split(path)
+        if folder == "/dev" or folder.startswith("/dev/"):
+            return None
+        with suppress(errors.VolumeNotFound):
+            return described(self._remote.storageVolLookupByPath(path))
+        try:
+            if folder not in self._folders:
+                self._folders[folder] = self._opened_pool(folder)
+            known = self._folders[folder]
+            return None if known is None else described(known.storageVolLookupByName(name))
+        except errors.VolumeNotFound:
+            return None
+        except (errors.HypervisorFault, errors.PermissionDenied, errors.DeviceBusy) as error:
+            raise errors.DeviceBusy(
+                f"a machine's disk {path} may stand on it, and cannot be looked at: "
+                f"{error.message}",
+                vendor_code=error.vendor_code,
+                hint="make the file readable for the daemon, or remove the machine",
+                retryable=False,
+            ) from error
+
+    def _opened_pool(self, folder: str) -> Remote | None:
+        for _ in range(4):
+            try:
+                pool: Remote = self._remote.storagePoolCreateXML(_pool_to_look(folder), 0)
+            except errors.VolumeNotFound:
+                return None
+            except errors.HypervisorFault as error:
+                if error.vendor_code != _CONFLICT:
+                    raise
+                conflict = error
+            else:
+                self._opened.callback(_drop, pool)
+                return pool
+        raise conflict
+
+    def _stands_on_it(self, description: Element) -> bool:
+        path = base_path(description)
+        if path in self.paths:
+            return True
+        # libvirt has read the times of what the path leads to, through any symlink
+        return (
+            bool(path)
+            and path not in self._volumes
+            and self._same(description.find("backingStore"))
+        )
+
+    def _same(self, element: Element | None) -> bool:
+        return is_within(times_of(element), *self._span)
+
+
+class Chains(Topic):
+    """Look along the chains of disks."""
+
+    @contextmanager
+    def _looking(self, volume: Remote) -> Iterator[Look]:
+        look = Look(self.connection.remote, volume, self.pools)
+        try:
+            yield look
+        finally:
+            look.close()
+
+    def _machine_with(self, look: Look, *, running: bool = False) -> Remote | None:
+        """A machine that has the file in a disk's chain, in what runs or in its definition; only
+        one that runs, if so wished. One call, and one for each machine, two for one that runs; more
+        for a machine that is off and has an overlay in no pool."""
+        which = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if running else 0
+        for domain in self.connection.remote.listAllDomains(which):
+            defined = _xml_of(domain, libvirt.VIR_DOMAIN_XML_INACTIVE)
+            live = _xml_of(domain, 0) if domain.ID() >= 0 else None
+            if defined is not None and look.is_used_by(live, defined):
+                found: Remote = domain
+                return found
+        return None
+
+    def _refuse_not_free(self, path: str, volume: Remote | None) -> None:
+        """Raise InvalidRequest if a file that the driver has not made is a disk of an instance, or
+        a cached image, under another name: the top file of a snapshot, or a symlink.
+
+        3 calls, 1 for each such disk and image in the driver's pool, 1 or 2 for each instance, and
+        2 for each snapshot's file.
+
+        Args:
+            volume: None for a file in no pool, which is known by its path only.
+        """
+        if clean(path) in self._tops():
+            raise not_free()
+        if volume is None:
+            return
+        first = _times(volume)
+        reserved = [
+            _times(each)
+            for name, each in self.pools.volumes(self.pools.disks()).items()
+            if is_reserved(name)
+        ]
+        last = _times(volume)
+        # one that is being written to is open in a running machine, and QEMU's lock refuses it
+        if first is not None and first == last and first in reserved:
+            raise not_free()
+
+    def _tops(self) -> set[str]:
+        """What snapshots have put over the disks of instances."""
+        found: set[str] = set()
+        for domain in self.connection.remote.listAllDomains(0):
+            if label_of(domain.name(), UUID(domain.UUIDString())) is None:
+                continue
+            for flags in (libvirt.VIR_DOMAIN_XML_INACTIVE, *((0,) if domain.ID() >= 0 else ())):
+                xml = _xml_of(domain, flags)
+                for disk in xml.iterfind("devices/disk") if xml is not None else ():
+                    if (attribute(disk, "alias", "name") or "").startswith(OWN_ALIAS):
+                        found |= self._down_to_own(source_of(disk))
+        return found
+
+    def _down_to_own(self, path: str) -> set[str]:
+        found: set[str] = set()
+        path = clean(path)
+        while path and path not in found and not is_reserved(posixpath.basename(path)):
+            found.add(path)
+            try:
+                volume = self.connection.remote.storageVolLookupByPath(path)
+            except errors.VolumeNotFound:
+                break
+            description = described(volume)
+            path = base_path(description) if description is not None else ""
+        return found
+
+    def _above(self, path: str, own: set[str]) -> list[Remote]:
+        """The volumes over a machine's own disk, from the top file to the first that is its own;
+        only the top if the chain leads to none of its own: what is below may be others'. Two calls
+        for each."""
+        found: list[Remote] = []
+        seen: set[str] = set()
+        path = clean(path)
+        while path and path not in own:
+            if path in seen:
+                return found[:1]
+            seen.add(path)
+            try:
+                volume = self.connection.remote.storageVolLookupByPath(path)
+            except errors.VolumeNotFound:
+                return found[:1]  # in no pool: libvirt gives no access to it
+            description = described(volume)
+            found.append(volume)
+            path = base_path(description) if description is not None else ""
+        return found if path else found[:1]
+
+
+def _refresh(pool: Remote) -> None:
+    """A pool that is stopped meanwhile, or whose folder has gone, is one that is not active."""
+    try:
+        refresh(pool)
+    except (errors.HypervisorFault, errors.VolumeNotFound, errors.PermissionDenied) as error:
+        stopped = error.vendor_code in {"VIR_ERR_OPERATION_INVALID", "VIR_ERR_NO_STORAGE_POOL"}
+        if not stopped and not isinstance(error, errors.VolumeNotFound):
+            raise errors.DeviceBusy(
+                f"storage pool '{pool.name()}' cannot be looked at: {error.message}",
+                vendor_code=error.vendor_code,
+                hint="overlays of the volume may be in it: look at that pool on the host",
+            ) from error
+
+
+def _may_be(path: str, target: str) -> bool:
+    """Whether a path may be another name of the target. Files that the driver has made have one
+    name each, in one pool; two of them may be made at the same moment."""
+    name = posixpath.basename(path)
+    return name == posixpath.basename(target) or not is_of_the_driver(name)
+
+
+def _xml_of(domain: Remote, flags: int) -> Element | None:
+    """None of a machine that has gone meanwhile, or that cannot be read: libvirt could not start
+    it."""
+    try:
+        document = domain.XMLDesc(flags)
+    except errors.InstanceNotFound:
+        return None
+    return readable(f"the machine {domain.UUIDString()}", partial(parse, document))
+
+
+def _pool_to_look(folder: str) -> str:
+    # Libvirt refuses a second pool on a folder, be the first active or not, and compares text. The
+    # number of dots keeps two that look at the same moment apart.
+    path = folder + "/." * (1 + randbelow(200))
+    target = el("target", el("path", path))
+    return text(el("pool", el("name", f"{LOOK}{token_hex(8)}"), target, type="dir"))
+
+
+def _drop(pool: Remote) -> None:
+    with suppress(errors.HypervisorError):
+        pool.destroy()
+
+
+def same_file(one: Remote, other: Remote) -> bool:
+    """Whether two volumes of one name, in two pools, are one file. Three calls."""
+    first, now, last = (_times(each) for each in (one, other, one))
+    return is_within(now, first, last)
+
+
+def _times(volume: Remote) -> Times | None:
+    description = described(volume)
+    return times_of(description.find("target")) if description is not None else None
+
+
+def described(volume: Remote) -> Element | None:
+    """A volume's XML; None for one that is gone, or cannot be read. One call."""
+    try:
+        return readable("a volume", lambda: parse(volume.XMLDesc(0)))
+    except errors.VolumeNotFound:
+        return None

@@ -1,0 +1,117 @@
+"""The claim on a UUID: of two spawns of one UUID, in whatever processes, one gets it.
+
+The claim is the console log's volume, as creating a volume is atomic. A claim without a machine is
+that of a spawn under way, or the remains of one that could not be undone. InstanceExists says that
+there is an instance, so it is never the answer to such a claim alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.hub import Listener
+from hvdrivers.driverkit.undo import Step, Undo, undoing
+from hvdrivers.libvirt.definition import complete
+from hvdrivers.libvirt.destroy import Removal, is_about
+from hvdrivers.libvirt.event_hub import RawEvent
+from hvdrivers.libvirt.naming import console_name
+from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.session import Remote
+
+_LONGEST = 60.0
+"""Seconds that another client's spawn has to come from its claim to its machine. Images are
+uploaded before the claim."""
+_LOOK_AGAIN = 0.5
+"""Seconds after which the claim is looked at again: the end of one has no event."""
+
+
+class Claims(Removal):
+    """Take a UUID, or say who has it."""
+
+    _unfinished: set[UUID]
+    """UUIDs whose spawn, by this driver, left a claim that could not be removed."""
+
+    @contextmanager
+    def _claimed(self, uuid: UUID, deadline: Deadline) -> Iterator[Undo]:
+        """Have the UUID for the length of the block, and undo what fails in it. A claim that could
+        not be removed, as the host was away, is remembered: it stops no later spawn of this
+        driver."""
+        undone: list[bool] = []
+        try:
+            with undoing() as undo:
+                last = undo.callback(undone.append, True)
+                self._claim(uuid, deadline, undo, last)
+                yield undo
+        except BaseException:
+            if not undone:
+                self._unfinished.add(uuid)
+            raise
+
+    def _claim(self, uuid: UUID, deadline: Deadline, undo: Undo, last: Step) -> None:
+        """Create the volume that stands for the instance's name on the host.
+
+        The daemon would make the console log's file itself; made as a volume it is known to the
+        pool, so that it can be read through the pool without a refresh.
+
+        Raises:
+            InstanceExists: there is a machine with this UUID, or another client's spawn makes it.
+            DeviceBusy: there is a claim, and no machine came of it in time.
+        """
+        until = Deadline(deadline.within(_LONGEST))
+        with self.hub.listening() as events:
+            while True:
+                undo.callback(self._delete_console, uuid, guards=[last])
+                try:
+                    pool = self.pools.consoles()
+                    with needing_room(pool):
+                        pool.createXML(volume_xml(console_name(uuid), 0, "raw"), 0)
+                except errors.DeviceBusy as error:
+                    undo.forget()  # it is another client's
+                    self._make_way(uuid, events, until, error)
+                else:
+                    self._unfinished.discard(uuid)
+                    return
+
+    def _make_way(
+        self, uuid: UUID, events: Listener[RawEvent], until: Deadline, taken: errors.DeviceBusy
+    ) -> None:
+        """Wait until a taken claim may be free."""
+        domain = self._domain_if_there(uuid)
+        if domain is not None and is_made(domain):
+            raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
+        if domain is None and uuid in self._unfinished:
+            self._destroyed(uuid, frozenset())
+            self._unfinished.discard(uuid)
+            return
+        if until.passed:
+            if domain is not None:
+                raise errors.DeviceBusy(
+                    "a spawn of this UUID is starting its machine",
+                    instance=uuid,
+                    vendor_code=taken.vendor_code,
+                    hint="call again: the start ends by itself",
+                ) from taken
+            raise errors.DeviceBusy(
+                "a volume of an instance with this UUID exists, and no machine",
+                instance=uuid,
+                vendor_code=taken.vendor_code,
+                hint="a spawn of it is under way, or was interrupted: destroy() removes the rest",
+                retryable=False,
+            ) from taken
+        events.wait(lambda event: is_about(event, uuid), until.within(_LOOK_AGAIN))
+
+
+def is_made(domain: Remote) -> bool:
+    """Whether a spawn has come to its machine. One that runs without a definition gets it. One that
+    is being started may fail still: then there is none."""
+    try:
+        if not domain.isPersistent():
+            complete(domain)
+        return bool(domain.isPersistent())
+    except errors.InstanceNotFound:
+        return False

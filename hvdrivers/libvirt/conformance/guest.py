@@ -1,0 +1,239 @@
+"""The test guest as the conformance suite meets it: what it says on its serial console, and what
+is typed there."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import libvirt
+import libvirt_qemu
+
+from hvdrivers.conformance.engine.observer import PreconditionMissing
+from hvdrivers.conformance.engine.target import Target
+from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.libvirt.conformance.raw_host import RawHost
+from hvdrivers.libvirt.devices import source_of
+from hvdrivers.libvirt.naming import from_alias
+from hvdrivers.libvirt.xml import attribute, parse
+from hvdrivers.models.image import FileImage
+
+_TEXTS = "dd if={} bs=4096 count=1 2>/dev/null | tr -d '\\000'"
+"""What write_disk() has written to a device, which has no file system."""
+_BOOT = 90.0
+"""Seconds within which an emulated guest has booted on a busy machine."""
+_PATIENCE = 1.0
+"""Seconds after which a guest that has not answered is asked again."""
+_STARTS = re.compile(rb"^SYSLINUX |^hv-guest: starts", re.MULTILINE)
+"""What the test guest says first: through BIOS, and through UEFI."""
+
+
+class SerialGuest(Target):
+    """The half of the libvirt target that talks to the guest of `hvdrivers.testing.guestimage`."""
+
+    def __init__(self, raw: RawHost, there: RawHost | None = None) -> None:
+        self._raw, self._raw_there = raw, there
+        self._console: tuple[tuple[UUID, int, Any], Any] | None = None
+
+    def close(self) -> None:
+        self._close_console()
+
+    def _host(self, uuid: UUID) -> RawHost:
+        """The host that the machine is on."""
+        if self._raw_there is not None:
+            with suppress(libvirt.libvirtError):
+                self._raw_there.domain(uuid)
+                return self._raw_there
+        return self._raw
+
+    def wait_booted(self, driver: ComputeDriver, uuid: UUID) -> None:
+        """The guest answers when it is spoken to on its serial console, and its agent when it is
+        asked: an agent starts a moment after the guest says that it is ready."""
+        self._wait_console(driver, uuid)
+        if not in_time(lambda: self._agent_answers(uuid), _BOOT * self.time_scale):
+            raise PreconditionMissing("the guest's agent did not start in time")
+
+    def _wait_console(self, driver: ComputeDriver, uuid: UUID) -> None:
+        before = console(driver, uuid).count(b"hv-guest: pong")
+        asked = -_PATIENCE
+
+        def answers() -> bool:
+            nonlocal asked
+            self._open_console(uuid)  # so that QEMU listens when the guest does
+            said = console(driver, uuid)
+            if b"hv-guest: ready" in said and time.monotonic() - asked > _PATIENCE:
+                asked = time.monotonic()
+                self._type(uuid, "ping")
+            return said.count(b"hv-guest: pong") > before
+
+        if not in_time(answers, _BOOT * self.time_scale):
+            raise PreconditionMissing("the guest did not boot in time")
+
+    def _agent_answers(self, uuid: UUID) -> bool:
+        with suppress(libvirt.libvirtError):
+            libvirt_qemu.qemuAgentCommand(
+                self._host(uuid).domain(uuid), '{"execute":"guest-ping"}', 5, 0
+            )
+            return True
+        return False
+
+    def boots(self, driver: ComputeDriver, uuid: UUID) -> int:
+        return len(_STARTS.findall(console(driver, uuid)))
+
+    def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
+        if disk == "root":
+            self._shell(driver, uuid, f"echo '{text}' >> /disk/hvct; sync")
+            return
+        device = self._device(driver, uuid, disk)
+        command = f"{{ {_TEXTS.format(device)}; echo '{text}'; }} >/run/hvct"
+        write = f"dd if=/run/hvct of={device} bs=4096 conv=sync,notrunc,fsync 2>/dev/null"
+        self._shell(driver, uuid, f"{command}; {write}")
+
+    def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
+        if disk == "root":
+            return self._shell(driver, uuid, "cat /disk/hvct 2>/dev/null").splitlines()
+        texts = _TEXTS.format(self._device(driver, uuid, disk))
+        return self._shell(driver, uuid, texts).splitlines()
+
+    def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
+        """What a guest writes stands in the disk's file as it is, neither compressed nor
+        encrypted; or in a file that the disk stands on, if that is another image than that of the
+        guest, which has many a short word."""
+        image = self.image()
+        usual = Path(image.path).read_bytes() if isinstance(image, FileImage) else b""
+        xml = parse(self._host(uuid).domain(uuid).XMLDesc(0))
+        own = xml.findall("devices/disk/alias[@name='ua-own-root']/..")
+        for disk in own or xml.iterfind("devices/disk"):
+            if own or attribute(disk, "boot", "order") == "1":
+                parts = self._host(uuid).contents(source_of(disk))
+                return any(text.encode() in part for part in parts if part != usual)
+        raise PreconditionMissing("the machine boots from no disk")
+
+    def _device(self, driver: ComputeDriver, uuid: UUID, volume_id: str) -> str:
+        """The guest's own name for a volume, by its serial number, of which virtio tells 20
+        characters."""
+        own = f"ua-own-{volume_id}"
+        disk = next(
+            each
+            for each in parse(self._host(uuid).domain(uuid).XMLDesc(0)).iterfind("devices/disk")
+            if (name := attribute(each, "alias", "name") or "") == own
+            or from_alias("volume", name) == volume_id
+        )
+        serial = (disk.findtext("serial") or "")[:20]
+        look = f"grep -l '^{serial}' /sys/block/*/serial && break; sleep 1"  # just plugged
+        found = self._shell(driver, uuid, f"for i in 1 2 3 4 5 6 7 8 9; do {look}; done")
+        if found.count("\n") or not found:
+            raise PreconditionMissing(f"the guest does not see the volume {volume_id}")
+        return f"/dev/{found.split('/')[3]}"
+
+    @contextmanager
+    def keeping_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """A kernel that has halted hands nothing back, and takes nothing. QEMU takes what was asked
+        for when the machine is reset at the end; that is over once the guest has booted."""
+        self.wait_booted(driver, uuid)
+        boots = self.boots(driver, uuid)
+        with self.deaf_guest(driver, uuid):
+            yield
+        if self._host(uuid).domain(uuid).state()[0] == libvirt.VIR_DOMAIN_RUNNING:
+            in_time(lambda: self.boots(driver, uuid) > boots, 60)
+
+    @contextmanager
+    def deaf_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """The guest's kernel halts without switching the machine off. It starts again at the end,
+        or when the machine is switched off and on."""
+        self.wait_booted(driver, uuid)
+        self._type(uuid, "sync; halt -f")
+        in_time(lambda: b"System halted" in console(driver, uuid), 5)
+        try:
+            yield
+        finally:
+            with suppress(libvirt.libvirtError):
+                domain = self._host(uuid).domain(uuid)
+                if domain.isActive():
+                    domain.reset(0)
+
+    # ---- its agent -------------------------------------------------------------------------------
+
+    def accepts_password(self, driver: ComputeDriver, uuid: UUID, user: str, password: str) -> bool:
+        """The guest keeps its passwords as crypt(3) hashes, in /etc/shadow."""
+        line = self._shell(driver, uuid, f"grep '^{user}:' /etc/shadow").strip()
+        hashed = line.split(":")[1] if ":" in line else ""
+        salt = hashed.rpartition("$")[0]
+        if not salt:
+            return False
+        word = password.replace("'", "'\\''")
+        again = self._shell(driver, uuid, f"mkpasswd -m sha512 -S '{salt.split('$')[2]}' '{word}'")
+        return again.strip() == hashed
+
+    @contextmanager
+    def silent_agent(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        self._shell(driver, uuid, "killall -STOP qemu-ga")
+        try:
+            yield
+        finally:
+            self._shell(driver, uuid, "killall -CONT qemu-ga")
+
+    @contextmanager
+    def endless_program(self, driver: ComputeDriver, uuid: UUID) -> Iterator[Sequence[str]]:
+        self.wait_booted(driver, uuid)
+        try:
+            yield ["/bin/sleep", "100000"]
+        finally:
+            self._shell(driver, uuid, "killall sleep")
+
+    def _shell(self, driver: ComputeDriver, uuid: UUID, command: str) -> str:
+        """Run a command in the guest; what it printed."""
+        self._wait_console(driver, uuid)
+        mark = uuid4().hex[:8]
+        # in quotes, so that the echo of what is typed is not taken for the output
+        begin, end = f'hvct-"begin"-{mark}', f'hvct-"end"-{mark}'
+        first, last = (each.replace('"', "").encode() for each in (begin, end))
+        self._type(uuid, f"echo {begin}; {command}; echo {end}")
+        if not in_time(lambda: last in console(driver, uuid), 30):
+            raise PreconditionMissing("the guest does not answer on its console")
+        between = console(driver, uuid).partition(first)[2].partition(last)[0]
+        lines = between.decode(errors="replace").replace("\r", "").splitlines()
+        # what the guest says by itself meanwhile is no output of the command
+        return "\n".join(each for each in lines if not each.startswith("hv-guest: ")).strip()
+
+    def _open_console(self, uuid: UUID) -> Any:
+        """The guest's console. It stays open: QEMU takes a second to see that somebody is there."""
+        connect = self._host(uuid).connect
+        domain = connect.lookupByUUIDString(str(uuid))
+        # each start of the machine has a console of its own, each connection its streams
+        key = uuid, domain.ID(), connect
+        if self._console is None or self._console[0] != key:
+            self._close_console()
+            stream = connect.newStream(0)
+            domain.openConsole(None, stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE)
+            self._console = key, stream
+        return self._console[1]
+
+    def _close_console(self) -> None:
+        console, self._console = self._console, None
+        if console is not None:
+            with suppress(libvirt.libvirtError):  # it has ended with its machine
+                console[1].abort()
+
+    def _type(self, uuid: UUID, line: str) -> None:
+        self._open_console(uuid).send(line.encode() + b"\n")
+
+
+def console(driver: ComputeDriver, uuid: UUID) -> bytes:
+    """All that the guest has said."""
+    return driver.get_console_log(uuid, max_bytes=1 << 20).data
+
+
+def in_time(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for it; whether it came."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.03)
+    return True

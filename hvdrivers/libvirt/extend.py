@@ -1,0 +1,88 @@
+"""A volume that has grown at its server."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from uuid import UUID
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.storage import ExtendVolume
+from hvdrivers.driverkit.checks import require_growth
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.libvirt.base import LookAgain, Topic
+from hvdrivers.libvirt.devices import source_of, volumes_of
+from hvdrivers.libvirt.room import refuse_larger
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.xml import Element, attribute
+from hvdrivers.models.state import InstanceState
+
+
+class LibvirtExtend(Topic, ExtendVolume):
+    """Extend."""
+
+    def extend_volume(
+        self, uuid: UUID, volume_id: str, size_bytes: int, *, timeout: float | None = None
+    ) -> None:
+        """Budget: 5 calls; 5 for a machine that is off, 2 more for a qcow2 volume.
+
+        A qcow2 volume grows here: while a machine has it nobody else can make it larger. QEMU is
+        told the new size of a volume of any other kind; a machine that is off sees it when it
+        starts."""
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            stopped = state is InstanceState.STOPPED
+            disk = volumes_of(self._xml(domain, inactive=stopped)).get(volume_id)
+            if disk is None:
+                raise errors.VolumeNotFound(f"the instance has no volume {volume_id}")
+            device = attribute(disk, "target", "dev")
+            if stopped and disk.get("type") == "network":
+                return  # its size is not known before QEMU has opened it
+            capacity, _, physical = (int(each) for each in domain.blockInfo(device, 0))
+            grows_here = attribute(disk, "driver", "type") == "qcow2"
+            if not grows_here and physical > size_bytes:
+                raise errors.InvalidRequest(
+                    f"the volume has {physical} bytes, not {size_bytes}",
+                    hint="size_bytes is the size that it has now",
+                )
+            require_growth("the volume", capacity, size_bytes)
+            try:
+                if not stopped:
+                    domain.blockResize(device, size_bytes, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+                elif grows_here:
+                    volume = self.connection.remote.storageVolLookupByPath(source_of(disk))
+                    volume.resize(size_bytes, 0)
+            except (errors.HypervisorFault, errors.InvalidRequest) as error:
+                # QEMU's lock refuses a file of a machine that has been started meanwhile, and
+                # libvirt a size that another client has gone beyond
+                if bool(domain.isActive()) is stopped:
+                    raise LookAgain from error
+                if int(domain.blockInfo(device, 0)[0]) != capacity:
+                    raise LookAgain from error
+                if isinstance(error, errors.HypervisorFault):
+                    self._explain(domain, disk, size_bytes, error, running=not stopped)
+                raise
+
+        self._change("extend_volume", uuid, Deadline(timeout), act)
+
+    def _explain(
+        self,
+        domain: Remote,
+        disk: Element,
+        size_bytes: int,
+        error: errors.HypervisorFault,
+        *,
+        running: bool,
+    ) -> None:
+        """After a failure, for which QEMU has no code: whether a block job has the disk, or no pool
+        could hold it. Up to four calls."""
+        if running and domain.blockJobInfo(attribute(disk, "target", "dev"), 0):
+            raise errors.DeviceBusy(
+                "a block job of another client has the disk",
+                vendor_code=error.vendor_code,
+                hint="call again when the job has ended",
+            ) from error
+        with suppress(errors.VolumeNotFound):
+            volume = self.connection.remote.storageVolLookupByPath(source_of(disk))
+            refuse_larger(volume.storagePoolLookupByVolume(), size_bytes, error)

@@ -1,0 +1,133 @@
+"""Disks of an instance that destroy() leaves as host volumes.
+
+Libvirt cannot rename a volume; a copy also stands alone, without the cached image. Two marks for
+each disk tell the next destroy(), if this one is interrupted, how far it has come: only a copy that
+is complete may cost the original, and only a half one of ours may be replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from uuid import UUID
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit.own_disks import keeps
+from hvdrivers.driverkit.undo import undoing
+from hvdrivers.libvirt.devices import source_of
+from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.images import ImageStore
+from hvdrivers.libvirt.naming import ROOT, VOLUME_PREFIX, disk_name, is_root
+from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.xml import Element, attribute
+from hvdrivers.models.instance import Keep
+
+_BEGUN, _DONE = "keeping", "kept"
+
+
+@dataclass(frozen=True)
+class KeptDisk:
+    """One disk that is kept."""
+
+    uuid: UUID
+    role: str
+    name: str
+    """Of its file in the disk pool."""
+
+    @property
+    def volume(self) -> str:
+        """Name of the volume that it becomes."""
+        return f"{VOLUME_PREFIX}{self.uuid}-{self.role}.qcow2"
+
+    @property
+    def begun(self) -> str:
+        """Name of the mark "a copy has been begun"."""
+        return self._mark(_BEGUN)
+
+    @property
+    def done(self) -> str:
+        """Name of the mark "the copy is complete"."""
+        return self._mark(_DONE)
+
+    def _mark(self, word: str) -> str:
+        return disk_name(self.uuid, word if self.role == ROOT else f"{word}-{self.role}")
+
+
+def own_names(domain: Element | None, own: Mapping[str, Remote]) -> dict[str, str]:
+    """Names of the own disks that a machine has, by role."""
+    found = {}
+    for disk in domain.iterfind("devices/disk") if domain is not None else ():
+        alias = attribute(disk, "alias", "name") or ""
+        name = PurePosixPath(source_of(disk)).name
+        if alias.startswith(OWN_ALIAS) and name in own:
+            found[alias.removeprefix(OWN_ALIAS)] = name
+    return found
+
+
+def kept_disks(
+    uuid: UUID, keep: AbstractSet[Keep], own: Mapping[str, Remote], in_use: Mapping[str, str]
+) -> list[KeptDisk]:
+    """The disks to keep.
+
+    Args:
+        own: the instance's volumes by name.
+        in_use: names of its disks by role, as its definition tells.
+    """
+    prefix = disk_name(uuid, "")
+    by_role = {name.removeprefix(prefix): name for name in own}
+    root = next((name for name in own if is_root(name, uuid)), None)
+    if root is not None:
+        by_role[ROOT] = root
+    by_role |= in_use
+    return [
+        KeptDisk(uuid, role, name)
+        for each in sorted(keep)
+        for role, name in sorted(by_role.items())
+        if keeps(each, role)
+    ]
+
+
+def is_mark(name: str, uuid: UUID) -> bool:
+    """Whether a volume of an instance is one of the marks."""
+    role = name.removeprefix(disk_name(uuid, ""))
+    return role.partition("-")[0] in {_BEGUN, _DONE}
+
+
+class Keeping(ImageStore):
+    """Copy what is kept."""
+
+    def _keep(self, disk: KeptDisk, own: dict[str, Remote]) -> None:
+        """Copy a disk. Five calls; none where that has been done."""
+        pool = self.pools.disks()
+        volume = own.get(disk.name)
+        if volume is None or disk.done in own:
+            return
+        if disk.begun in own:
+            self._delete_disk(disk.volume)
+        with undoing() as undo:
+            mark = undo.callback(self._delete_disk, disk.begun)
+            if disk.begun not in own:
+                own[disk.begun] = pool.createXML(volume_xml(disk.begun, 0, "raw"), 0)
+            # without the mark, a half copy would pass for a disk that was kept
+            undo.callback(self._delete_disk, disk.volume, guards=[mark])
+            _, capacity, allocation = volume.info()
+            with needing_room(pool, int(allocation)):
+                pool.createXMLFrom(volume_xml(disk.volume, int(capacity), "qcow2"), volume, 0)
+        own[disk.done] = pool.createXML(volume_xml(disk.done, 0, "raw"), 0)
+
+    def _refuse_taken(self, disk: KeptDisk, own: Mapping[str, Remote]) -> None:
+        """Before anything is done. With one of the marks what is there is of this instance."""
+        if disk.name not in own or {disk.begun, disk.done} & own.keys():
+            return
+        try:
+            self.pools.disks().storageVolLookupByName(disk.volume)
+        except errors.VolumeNotFound:
+            return
+        raise errors.VolumeExists(
+            f"the {disk.role} disk of an earlier instance with this UUID has been kept",
+            hint="delete_volume() that one first, or destroy() without keep=",
+        )

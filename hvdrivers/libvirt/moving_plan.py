@@ -1,0 +1,285 @@
+"""Whether, and how, a machine can move to another libvirt host: what the pre-check finds.
+
+Disks are shared if both hosts see the same file: the same name in their pools, and the same time of
+its last change down to the nanosecond. Everything else is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import PurePosixPath
+from uuid import UUID
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt.destroy import Removal
+from hvdrivers.libvirt.devices import source_of, volumes_of
+from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.naming import console_name
+from hvdrivers.libvirt.network_checks import missing_network
+from hvdrivers.libvirt.pools import backing_of, refresh
+from hvdrivers.libvirt.reconnecting import Connections, Rewiring
+from hvdrivers.libvirt.secrets import has_secrets
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.xml import Element, attribute, parse
+from hvdrivers.models.migration import Blocker, BlockerKind, Destination
+
+_MIB = 1 << 20
+_DIRECT = {"none", "directsync"}
+
+
+@dataclass(frozen=True)
+class Own:
+    """A file of the instance's own."""
+
+    name: str
+    volume: Remote
+    target: str
+    read_only: bool
+    format: str
+
+
+@dataclass
+class Plan:
+    """What a move comes to."""
+
+    xml: Element
+    disks: list[Own] = field(default_factory=list)
+    shared: bool = False
+    """Both hosts have the disks."""
+    log_shared: bool = False
+    rewiring: Rewiring = field(default_factory=lambda: Rewiring({}))
+    """The connections that it has there and not here."""
+    blockers: list[Blocker] = field(default_factory=list)
+
+    def add(
+        self, kind: BlockerKind, reason: str, *, hint: str | None = None, device: str | None = None
+    ) -> None:
+        """Note a reason."""
+        self.blockers.append(Blocker(kind=kind, reason=reason, hint=hint, device=device))
+
+
+class MovingPlan(Removal, Connections):
+    """Look at both hosts. The other one is a driver of its own: ``there``."""
+
+    def _planned(
+        self,
+        uuid: UUID,
+        domain: Remote,
+        there: MovingPlan,
+        destination: Destination,
+        *,
+        running: bool,
+    ) -> Plan:
+        """Everything that speaks against the move. Here 3 calls and 2 for each disk; there about
+        10, 2 for each disk and NIC."""
+        plan = Plan(self._xml(domain, inactive=not running))
+        if there._host_uuid() == self._host_uuid():
+            plan.add(BlockerKind.STATE, "the instance is on this host already")
+            return plan
+        try:
+            plan.rewiring = there._rewiring(uuid, plan.xml, destination.volumes, destination.vifs)
+        except errors.NetworkNotFound as error:
+            plan.add(BlockerKind.NETWORK, error.message, hint=error.hint)
+        except (errors.VolumeNotFound, errors.DeviceBusy) as error:
+            plan.add(BlockerKind.STORAGE, error.message, hint=error.hint)
+        plan.xml = plan.rewiring.on(plan.xml)
+        for look in (
+            partial(self._look_at_identity, uuid),
+            self._look_at_machine,
+            self._look_at_devices,
+            partial(self._look_at_disks, uuid, domain),
+            self._look_at_volumes,
+            self._look_at_nics,
+        ):
+            look(plan, there)
+        return plan
+
+    def _look_at_identity(self, uuid: UUID, plan: Plan, there: MovingPlan) -> None:
+        try:
+            there.connection.remote.lookupByUUIDString(str(uuid))
+        except errors.InstanceNotFound:
+            return
+        plan.add(BlockerKind.STATE, "a machine with this UUID is there")
+
+    def _look_at_machine(self, plan: Plan, there: MovingPlan) -> None:
+        if there._architecture() != self._architecture():
+            plan.add(BlockerKind.CPU, f"the host's architecture is {there._architecture()}")
+            return
+        machine = attribute(plan.xml, "os/type", "machine")
+        if machine is not None and machine not in there._machines():
+            plan.add(
+                BlockerKind.VERSION,
+                f"the host's QEMU has no machine type {machine}",
+                hint="it is older: update it",
+            )
+        if plan.xml.get("type") == "kvm" and not there._kvm_offered():
+            plan.add(BlockerKind.CPU, "the host has no KVM")
+        wanted = int(plan.xml.findtext("memory") or 0) >> 10
+        total = int(there.connection.remote.getInfo()[1])
+        if wanted > total:
+            plan.add(
+                BlockerKind.RESOURCES, f"the machine has {wanted} MiB of memory, the host {total}"
+            )
+
+    def _look_at_devices(self, plan: Plan, there: MovingPlan) -> None:
+        del there
+        for device in plan.xml.iterfind("devices/hostdev"):
+            plan.add(
+                BlockerKind.DEVICE,
+                "it has a device of this host",
+                device=attribute(device, "alias", "name"),
+            )
+        for share in plan.xml.iterfind("devices/filesystem"):
+            tag = attribute(share, "target", "dir")
+            plan.add(BlockerKind.DEVICE, "it has a directory of this host", device=tag)
+
+    # ---- storage ---------------------------------------------------------------------------------
+
+    def _look_at_disks(self, uuid: UUID, domain: Remote, plan: Plan, there: MovingPlan) -> None:
+        if domain.snapshotNum(0):
+            plan.add(BlockerKind.STORAGE, "it has snapshots", hint="delete them first")
+            return
+        plan.disks = list(self._own_files(plan.xml))
+        pool = there.pools.disks()
+        refresh(pool)
+        same = [_same(each.volume, pool, each.name) for each in plan.disks]
+        plan.shared = bool(same) and all(each is True for each in same)
+        consoles = there.pools.consoles()
+        refresh(consoles)
+        name = console_name(uuid)
+        log = self.pools.consoles().storageVolLookupByName(name)
+        found = _same(log, consoles, name)
+        plan.log_shared = found is True
+        rest = [
+            each.name for each, is_same in zip(plan.disks, same, strict=True) if is_same is False
+        ]
+        if (rest and not plan.shared) or found is False:
+            plan.add(
+                BlockerKind.STATE,
+                "the rest of an earlier machine with this UUID is there",
+                hint="destroy() it there",
+            )
+        if plan.shared:
+            self._look_at_caches(plan)
+        else:
+            needed, room = sum(map(self._allocation, plan.disks)), int(pool.info()[3])
+            if needed > room:
+                plan.add(
+                    BlockerKind.STORAGE,
+                    f"the disks take {needed // _MIB} MiB, and storage pool '{pool.name()}' has"
+                    f" room for {room // _MIB}",
+                )
+
+    def _own_files(self, xml: Element) -> Iterator[Own]:
+        look_up = self.connection.remote.storageVolLookupByPath
+        for disk in xml.iterfind("devices/disk"):
+            if (attribute(disk, "alias", "name") or "").startswith(OWN_ALIAS):
+                path = source_of(disk)
+                yield Own(
+                    name=PurePosixPath(path).name,
+                    volume=look_up(path),
+                    target=attribute(disk, "target", "dev") or "",
+                    read_only=disk.find("readonly") is not None,
+                    format=attribute(disk, "driver", "type") or "raw",
+                )
+
+    def _allocation(self, disk: Own) -> int:
+        """Bytes that a copy takes, which stands alone."""
+        taken = int(disk.volume.info()[2])
+        base = backing_of(parse(disk.volume.XMLDesc(0)))
+        if base is not None:
+            taken += int(self.connection.remote.storageVolLookupByPath(base[0]).info()[2])
+        return taken
+
+    @staticmethod
+    def _look_at_caches(plan: Plan) -> None:
+        for disk in plan.xml.iterfind("devices/disk"):
+            cache = attribute(disk, "driver", "cache")
+            if disk.find("readonly") is None and cache not in _DIRECT:
+                plan.add(
+                    BlockerKind.STORAGE,
+                    f"this host caches a shared disk (cache={cache}), and the other would not see"
+                    " what is in that cache",
+                    hint='connect(disk_cache="none") for new machines',
+                    device=attribute(disk, "target", "dev"),
+                )
+
+    def _look_at_volumes(self, plan: Plan, there: MovingPlan) -> None:
+        for volume_id, disk in volumes_of(plan.xml).items():
+            if attribute(disk, "alias", "name") in plan.rewiring.devices:
+                continue  # it has been found there
+            if has_secrets(disk):
+                plan.add(
+                    BlockerKind.STORAGE,
+                    "the host there has not the volume's password, which nobody can read here",
+                    hint="detach_volume() it, and attach it there",
+                    device=volume_id,
+                )
+            elif disk.get("type") != "network" and not self._reaches(disk, there):
+                plan.add(
+                    BlockerKind.STORAGE,
+                    "the volume is a file or a device of this host",
+                    device=volume_id,
+                )
+
+    def _reaches(self, disk: Element, there: MovingPlan) -> bool:
+        """Whether the other host has this very file. A device of both hosts is not recognised."""
+        path = source_of(disk)
+        try:
+            here = self.connection.remote.storageVolLookupByPath(path)
+            other = there.connection.remote.storageVolLookupByPath(path)
+        except errors.VolumeNotFound:
+            return False
+        return _times(here) is not None and _times(here) == _times(other)
+
+    # ---- network ---------------------------------------------------------------------------------
+
+    def _look_at_nics(self, plan: Plan, there: MovingPlan) -> None:
+        names: set[str] = set()
+        for interface in plan.xml.iterfind("devices/interface"):
+            missing = missing_network(there.connection.remote, interface)
+            device = attribute(interface, "alias", "name")
+            if missing is not None:
+                plan.add(BlockerKind.NETWORK, missing.message, hint=missing.hint, device=device)
+            names.add(attribute(interface, "target", "dev") or "")
+        # libvirt itself names vnet0, ..., anew
+        taken = {each for each in names & there._devices_in_use() if not each.startswith("vnet")}
+        for name in sorted(taken - {""}):
+            plan.add(BlockerKind.NETWORK, f"a machine there has this port ({name})")
+
+    def _devices_in_use(self) -> set[str]:
+        """Devices of the NICs of machines that are on. One call."""
+        flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+        flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+        return {
+            str(stats.get(f"net.{number}.name"))
+            for _, stats in self.connection.remote.getAllDomainStats(
+                libvirt.VIR_DOMAIN_STATS_INTERFACE, flags
+            )
+            for number in range(stats.get("net.count", 0))
+        }
+
+
+def _same(volume: Remote, pool: Remote, name: str) -> bool | None:
+    """Whether a volume is that of the other host's pool; None: that has none of this name."""
+    try:
+        other = pool.storageVolLookupByName(name)
+    except errors.VolumeNotFound:
+        return None
+    before = _times(volume)
+    found = _times(other)
+    # a guest may be writing to it
+    return found is not None and found in {before, _times(volume)}
+
+
+def _times(volume: Remote) -> tuple[str, str] | None:
+    """When the file was made and last changed, in nanoseconds."""
+    stamps = parse(volume.XMLDesc(0)).find("target/timestamps")
+    changed = stamps.findtext("mtime") if stamps is not None else None
+    if stamps is None or not changed or "." not in changed:
+        return None
+    return changed, stamps.findtext("btime") or ""

@@ -1,0 +1,164 @@
+"""Volumes behind a network: their ``<source>``, and the secrets that go with them.
+
+QEMU speaks to the servers itself: the host mounts nothing, and logs in nowhere. Only functions of
+their arguments, no remote call.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from uuid import UUID, uuid5
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt.xml import Element, el
+from hvdrivers.models.image import ImageFormat
+from hvdrivers.models.volume import IscsiVolume, NfsVolume, RbdVolume, VolumeAttachment
+
+_USAGE = {"iscsi": "target", "ceph": "name", "volume": "volume"}
+"""What libvirt calls the name of a secret, by what it is for."""
+_FORMATS = {ImageFormat.RAW: "raw", ImageFormat.QCOW2: "qcow2"}
+_SECRET_PREFIX = "hvdrivers "  # noqa: S105 - the beginning of a name
+
+
+@dataclass(frozen=True)
+class HostSecret:
+    """A secret that libvirt keeps for QEMU."""
+
+    uuid: UUID
+    usage: str
+    """``iscsi``, ``ceph`` or ``volume`` (a LUKS passphrase)."""
+    name: str
+    value: bytes
+
+    def __repr__(self) -> str:
+        return f"<HostSecret {self.usage} {self.name}>"
+
+    def element(self) -> Element:
+        """As libvirt defines it: on the host's disk, so that the machine starts after a reboot;
+        and no API call gives it back."""
+        return el(
+            "secret",
+            el("uuid", str(self.uuid)),
+            el("usage", el(_USAGE[self.usage], self.name), type=self.usage),
+            ephemeral="no",
+            private="yes",
+        )
+
+
+def secret_name(instance: UUID, volume_id: str) -> str:
+    """The name of a volume's secrets, by which they are found again."""
+    return f"{_SECRET_PREFIX}{instance} {volume_id}"
+
+
+def is_secret_of(name: str, instance: UUID) -> bool:
+    """Whether a secret of this name belongs to a volume of this instance."""
+    return name.startswith(f"{_SECRET_PREFIX}{instance} ")
+
+
+def secrets_of(instance: UUID, attachment: VolumeAttachment) -> list[HostSecret]:
+    """What QEMU has to know to open the volume.
+
+    The UUIDs are made of the instance and the volume: the attachment that is repeated after a lost
+    reply writes over what it has left.
+    """
+    values: dict[str, bytes] = {}
+    volume = attachment.volume
+    if isinstance(volume, IscsiVolume) and volume.chap is not None:
+        values["iscsi"] = volume.chap.password.get_secret_value().encode()
+    if isinstance(volume, RbdVolume) and volume.key is not None:
+        values["ceph"] = _ceph_key(volume.key.get_secret_value())
+    passphrase = _passphrase(attachment)
+    if passphrase is not None:
+        values["volume"] = passphrase
+    name = secret_name(instance, attachment.volume_id)
+    return [
+        HostSecret(_uuid(instance, usage, attachment.volume_id), usage, name, value)
+        for usage, value in values.items()
+    ]
+
+
+def _uuid(instance: UUID, usage: str, volume_id: str) -> UUID:
+    return uuid5(instance, f"{usage} {volume_id}")
+
+
+def _ceph_key(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise errors.InvalidRequest("the Ceph key is not base64") from None
+
+
+def _passphrase(attachment: VolumeAttachment) -> bytes | None:
+    encryption = attachment.encryption
+    if encryption is None or encryption.control_location == "back-end":
+        return None
+    if encryption.provider != "luks":
+        raise errors.NotSupported(
+            f"QEMU opens no volumes encrypted by {encryption.provider}", hint="it opens LUKS 1"
+        )
+    if encryption.secret is None:
+        raise errors.InvalidRequest(
+            "the volume's passphrase is not given",
+            hint="resolve encryption_key_id with the key manager that has it, and give secret=",
+        )
+    return encryption.secret.get_secret_value()
+
+
+def encryption_element(instance: UUID, attachment: VolumeAttachment) -> Element | None:
+    """``<encryption>``, for the ``<source>``."""
+    if _passphrase(attachment) is None:
+        return None
+    uuid = _uuid(instance, "volume", attachment.volume_id)
+    return el("encryption", el("secret", type="passphrase", uuid=uuid), format="luks")
+
+
+def initiator_name(host_uuid: str) -> str:
+    """The name that QEMU's initiator gives itself on this host."""
+    return f"iqn.2026-11.org.hvdrivers:{host_uuid}"
+
+
+def iscsi_source(instance: UUID, volume: IscsiVolume, initiator: str) -> Element:
+    """QEMU's own initiator. It takes one path: the first that is named."""
+    if volume.driver_volume_type != "iscsi":
+        raise errors.NotSupported("QEMU's initiator speaks iSCSI over TCP only, no iSER")
+    target = volume.targets[0]
+    chap = volume.chap
+    uuid = _uuid(instance, "iscsi", volume.volume_id)
+    return el(
+        "source",
+        el("host", name=target.host, port=target.port),
+        el("auth", el("secret", type="iscsi", uuid=uuid), username=chap.username)
+        if chap is not None
+        else None,
+        el("initiator", el("iqn", name=initiator)),
+        protocol="iscsi",
+        name=f"{target.iqn}/{target.lun}",
+    )
+
+
+def rbd_source(instance: UUID, volume: RbdVolume) -> Element:
+    """QEMU's own Ceph client."""
+    if volume.namespace is not None:
+        raise errors.NotSupported("libvirt 9 names no namespace of a Ceph pool")
+    uuid: UUID | str = _uuid(instance, "ceph", volume.volume_id)
+    if volume.key is None and volume.data.secret_uuid is not None:
+        uuid = volume.data.secret_uuid  # of others, and there already
+    user = volume.data.auth_username
+    return el(
+        "source",
+        *(el("host", name=each.host, port=each.port) for each in volume.monitors),
+        el("auth", el("secret", type="ceph", uuid=uuid), username=user) if user else None,
+        protocol="rbd",
+        name=f"{volume.pool}/{volume.image}",
+    )
+
+
+def nfs_source(volume: NfsVolume) -> tuple[Element, str]:
+    """QEMU's own NFS client, and the file's format."""
+    if volume.data.format not in _FORMATS:
+        raise errors.NotSupported(f"volumes of format {volume.data.format}")
+    path = f"{volume.path.rstrip('/')}/{volume.data.name}"
+    source = el("source", el("host", name=volume.host), protocol="nfs", name=path)
+    return source, _FORMATS[volume.data.format]

@@ -1,0 +1,362 @@
+"""Another root disk for a time.
+
+rescue() starts the machine by a definition that is never stored. Libvirt runs it in place of the
+stored one, which comes back by itself when the machine goes off, however it goes off. So a rescue
+changes nothing of the instance but its domain's name: a mark in it tells every list that the
+machine is rescued. Libvirt renames a machine only while it is off. So the mark, and the rescue
+disk, stay until the next start, which takes them away first (``LeavingRescue``).
+
+unrescue() marks the stored definition before it switches the machine off, as rebuild() does: a
+repeated call then lets the machine run.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from uuid import UUID
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.lifecycle import Rescue
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.own_disks import disc_of
+from hvdrivers.driverkit.undo import Undo, changed, undoing
+from hvdrivers.libvirt.base import LookAgain
+from hvdrivers.libvirt.devices import TARGET_PREFIX, source_of
+from hvdrivers.libvirt.disk_plan import seed_drive
+from hvdrivers.libvirt.domain import (
+    OWN_ALIAS,
+    OwnDisk,
+    definable,
+    next_target,
+    own_disk,
+    own_disk_element,
+)
+from hvdrivers.libvirt.files import base_path
+from hvdrivers.libvirt.hardware import bus_of_own
+from hvdrivers.libvirt.images import ImageStore
+from hvdrivers.libvirt.metadata import (
+    STATE_NAMESPACE,
+    hardware_in,
+    is_to_run,
+    keep,
+    record_in,
+    to_run_text,
+)
+from hvdrivers.libvirt.naming import (
+    RESCUE,
+    ROOT,
+    SEED,
+    disk_name,
+    domain_name,
+    is_rescued,
+    label_of,
+)
+from hvdrivers.libvirt.overlays import Base
+from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.start import cut, explained, forget_crash, start
+from hvdrivers.libvirt.unplug import Plugging
+from hvdrivers.libvirt.xml import Element, attribute, parse, text
+from hvdrivers.models.hardware import Hardware
+from hvdrivers.models.image import ImageRef
+from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.seed import SeedDisc
+from hvdrivers.models.state import InstanceState
+
+_FLAGS = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+_CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+_RESCUE_ALIAS = f"{OWN_ALIAS}{RESCUE}-"
+_TRIES = 3
+"""Other clients that may start the machine while rescue() does."""
+
+
+class LeavingRescue(ImageStore):
+    """What every start of a machine does first."""
+
+    def _leave_rescue(self, uuid: UUID, domain: Remote) -> None:
+        """Take away what a rescue has left of a machine that is off. No call where the name has no
+        mark; else 3, and 2 for each disk."""
+        if is_rescued(domain.name(), uuid):
+            self._delete_rescue(uuid, unless_on=domain)
+            self._set_name(domain, uuid, rescued=False)
+
+    def _delete_rescue(
+        self, uuid: UUID, but: Collection[str] = (), unless_on: Remote | None = None
+    ) -> None:
+        """Delete the rescue disks, and their seeds. One call, and two for each; one more with
+        ``unless_on``: if that machine is on, another client rescues it, and has these disks."""
+        prefix = f"{disk_name(uuid, RESCUE)}-"
+        volumes = self.pools.volumes(self.pools.disks())
+        if unless_on is not None and unless_on.isActive():
+            raise LookAgain
+        for name in volumes:
+            if name.startswith(prefix) and name not in but:
+                self._delete_disk(name)
+
+    def _set_name(self, domain: Remote, uuid: UUID, *, rescued: bool) -> None:
+        """Set the mark, or take it away; another client having done so is as good. One call."""
+        label = label_of(domain.name(), uuid) or ""
+        wanted = domain_name(label, uuid, rescued=rescued)
+        if domain.name() == wanted:
+            return
+        try:
+            domain.rename(wanted, 0)
+        except (errors.InvalidState, errors.InvalidRequest, errors.HypervisorFault):
+            if is_rescued(self._domain(uuid).name(), uuid) is not rescued:
+                raise
+
+
+@dataclass(frozen=True)
+class _Boots:
+    """What a rescued machine is started with."""
+
+    base: Base
+    seed: SeedDisc | None
+    disc: bytes | None
+    """The content of ``seed``."""
+
+
+class LibvirtRescue(LeavingRescue, Plugging, Rescue):
+    """Rescue."""
+
+    @provides(Capability.RESCUE_BOOT_FROM_VOLUME, Capability.SEED_DISC)
+    def rescue(
+        self,
+        uuid: UUID,
+        image: ImageRef | None = None,
+        *,
+        seed: SeedDisc | None = None,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Budget from a cached image: 16 calls, 15 for a machine that runs; 3 more for a seed, and
+        2 for each disk that an interrupted rescue has left."""
+        deadline = Deadline(timeout)
+        disc = disc_of(seed) if seed is not None else None
+        domain, _ = self._checked("rescue", uuid, deadline)
+        xml = self._xml(domain, inactive=True)
+        if seed is not None:
+            seed_drive(seed, hardware_in(xml))
+        base = (
+            self._own_image(uuid, xml) if image is None else self._base(image, deadline, progress)
+        )
+        boots = _Boots(base, seed, disc)
+        deadline.check("the image was brought to the host")
+        self._change(
+            "rescue",
+            uuid,
+            deadline,
+            lambda domain, state: self._rescued(uuid, domain, state, boots),
+        )
+
+    def _own_image(self, uuid: UUID, xml: Element) -> Base:
+        """The image that the root disk was made from. One call; more for one that is not in the
+        cache: the file that the root disk stands on."""
+        root, key = own_disk(xml, ROOT), record_in(xml).image
+        if root is None or key is None:
+            raise errors.InvalidRequest(
+                "the instance was made from no image", hint="name the image to boot"
+            )
+        found = self._cached(key)
+        if found is not None:
+            return found
+        path, format_ = source_of(root), None
+        while PurePosixPath(path).name.startswith(f"{uuid}."):
+            description = parse(self.connection.remote.storageVolLookupByPath(path).XMLDesc(0))
+            path = base_path(description)
+            format_ = attribute(description, "backingStore/format", "type")
+        if not path or format_ is None:
+            raise errors.InvalidRequest(
+                "the instance's own image is not on the host any more",
+                hint="name the image to boot",
+            )
+        capacity = int(self.connection.remote.storageVolLookupByPath(path).info()[1])
+        return Base(key=key, path=path, format=format_, virtual_size=capacity)
+
+    def _rescued(
+        self,
+        uuid: UUID,
+        domain: Remote,
+        state: InstanceState,
+        boots: _Boots,
+    ) -> None:
+        xml = definable(parse(domain.XMLDesc(_FLAGS)))
+        hardware = hardware_in(xml)
+        role = f"{RESCUE}-{secrets.token_hex(4)}"
+        name, disc_name = disk_name(uuid, role), disk_name(uuid, f"{role}-{SEED}")
+        others: list[str] = []
+        with undoing() as undo:
+            self._make_overlay(name, boots.base.virtual_size, boots.base, undo)
+            if boots.disc is not None:
+                self._make_rescue_seed(disc_name, boots.disc, undo)
+            made = undo.steps
+            if state is InstanceState.RUNNING:
+                made = (*made, undo.callback(self._run_own, uuid, others))
+            undo.callback(self._end_rescue, uuid, name, guards=made)
+            if state is InstanceState.RUNNING:
+                self._settle_before_the_end(uuid, domain)
+                if not cut(domain):
+                    others.append("power_off or suspend")
+                    raise LookAgain
+            elif state is not InstanceState.STOPPED:
+                cut(domain)
+            self._set_name(domain, uuid, rescued=True)
+            label = label_of(domain.name(), uuid) or ""
+            _boot_from(xml, role, hardware, self.pools.disk_path(name))
+            if boots.seed is not None:
+                _replace_seed(xml, boots.seed, hardware, self.pools.disk_path(disc_name))
+            _name_of(xml).text = domain_name(label, uuid, rescued=True)
+            started = self._start_rescued(uuid, domain, xml, name)
+            if not started.isPersistent():
+                raise errors.InstanceNotFound("the instance was destroyed meanwhile", instance=uuid)
+        with changed():
+            self._delete_rescue(uuid, but={name, disc_name})
+
+    def _start_rescued(self, uuid: UUID, domain: Remote, xml: Element, name: str) -> Remote:
+        """Start the machine by a definition that is not stored. One call. Another client that has
+        started it by its own meanwhile came first: that machine is rescued then."""
+        remote, document = domain.connect(), text(xml)
+        for _ in range(_TRIES):
+            try:
+                started: Remote = remote.createXML(document, libvirt.VIR_DOMAIN_START_VALIDATE)
+            except (errors.InvalidState, errors.HypervisorFault, errors.VolumeNotFound) as error:
+                now = self._domain(uuid)
+                if not now.isActive():
+                    if not is_rescued(now.name(), uuid) or not self._has_disk(name):
+                        raise LookAgain from error  # another client has ended the rescue
+                    if isinstance(error, errors.VolumeNotFound):
+                        raise
+                    raise explained(remote, xml, error) from error
+                if _rescue_disk(self._xml(now)) is not None:
+                    raise  # by another client, which was faster
+                cut(now)
+            else:
+                return started
+        raise errors.DeviceBusy(
+            "other clients start the machine again and again", hint="call again", retryable=True
+        )
+
+    def _has_disk(self, name: str) -> bool:
+        try:
+            self.pools.disks().storageVolLookupByName(name)
+        except errors.VolumeNotFound:
+            return False
+        return True
+
+    def _make_rescue_seed(self, name: str, disc: bytes, undo: Undo) -> None:
+        undo.callback(self._delete_disk, name)
+        pool = self.pools.disks()
+        with needing_room(pool):
+            volume = pool.createXML(volume_xml(name, len(disc), "raw"), 0)
+        self.upload_bytes(volume, disc)
+
+    def _end_rescue(self, uuid: UUID, name: str) -> None:
+        """Undo the start; a rescue of another client's stays."""
+        with suppress(errors.InstanceNotFound):
+            domain = self._domain(uuid)
+            if domain.isActive():
+                disk = _rescue_disk(self._xml(domain))
+                if disk is None or PurePosixPath(source_of(disk)).name != name:
+                    return
+                cut(domain)
+            with suppress(errors.InvalidState):  # another client has started it
+                self._set_name(domain, uuid, rescued=False)
+
+    def _run_own(self, uuid: UUID, others: Collection[str]) -> None:
+        """Undo the end of a machine that ran. What other clients have ended stays as it is."""
+        if others:
+            return
+        with suppress(errors.InstanceNotFound):
+            start(self._domain(uuid))
+
+    def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Budget: 11 calls, 9 if it is off; of a machine that was not rescued 3 if it runs, 6 if it
+        is off; 2 more for a rescue's seed."""
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            if state is InstanceState.RESCUED:
+                keep(domain, STATE_NAMESPACE, to_run_text(), _CONFIG)
+                self._settle_before_the_end(uuid, domain)
+                if not cut(domain):  # it has gone down by itself, and stays down
+                    keep(domain, STATE_NAMESPACE, None, _CONFIG)
+                    raise LookAgain
+                runs = True
+            else:
+                runs = is_to_run(self._xml(domain, inactive=True))
+            with changed():
+                if state is InstanceState.CRASHED and not cut(domain):
+                    forget_crash(domain)
+                if state is not InstanceState.RUNNING:
+                    self._delete_rescue(uuid, unless_on=domain)
+                    self._set_name(domain, uuid, rescued=False)
+                if runs:
+                    if state in {InstanceState.RESCUED, InstanceState.STOPPED}:
+                        start(domain)
+                    keep(domain, STATE_NAMESPACE, None, _CONFIG)
+
+        self._change("unrescue", uuid, Deadline(timeout), act)
+
+
+def _name_of(xml: Element) -> Element:
+    name = xml.find("name")
+    if name is None:
+        raise errors.HypervisorFault("the domain has no name")
+    return name
+
+
+def _rescue_disk(xml: Element) -> Element | None:
+    """The disk that a rescued machine boots from."""
+    for disk in xml.iterfind("devices/disk"):
+        if (attribute(disk, "alias", "name") or "").startswith(_RESCUE_ALIAS):
+            return disk
+    return None
+
+
+def _boot_from(xml: Element, role: str, hardware: Hardware, path: str) -> None:
+    """Add the rescue disk to a definition, which boots from it. No other disk changes its place."""
+    bus = bus_of_own(None, hardware)
+    added = OwnDisk(role, path, "qcow2", next_target(TARGET_PREFIX[bus], xml), bus)
+    system, devices = xml.find("os"), xml.find("devices")
+    if system is None or devices is None:
+        raise errors.HypervisorFault("the domain has no devices")
+    for each in system.findall("boot"):
+        system.remove(each)
+    for device in devices:
+        for each in device.findall("boot"):
+            device.remove(each)
+    last = [number for number, each in enumerate(devices) if each.tag == "disk"]
+    devices.insert(last[-1] + 1 if last else 0, own_disk_element(added, _cache_of(xml)))
+
+
+def _cache_of(xml: Element) -> str:
+    """The cache mode of the machine's other disks."""
+    modes = [attribute(disk, "driver", "cache") for disk in xml.iterfind("devices/disk")]
+    return next((mode for mode in modes if mode), "none")
+
+
+def _replace_seed(xml: Element, seed: SeedDisc, hardware: Hardware, path: str) -> None:
+    """Put a seed disc in the place of the machine's own; in a drive of its own where that one is of
+    another kind, or where there is none."""
+    drive, own = seed_drive(seed, hardware), own_disk(xml, SEED)
+    devices = xml.find("devices")
+    if devices is None:
+        raise errors.HypervisorFault("the domain has no devices")
+    if own is not None:
+        kind = "cdrom" if drive.cdrom else "disk"
+        source = own.find("source")
+        same = (own.get("device"), attribute(own, "target", "bus")) == (kind, drive.bus.value)
+        if same and source is not None:
+            source.set("file", path)
+            return
+        devices.remove(own)
+    target = next_target(drive.prefix, xml)
+    disk = OwnDisk(SEED, path, "raw", target, drive.bus, cdrom=drive.cdrom, read_only=True)
+    devices.append(own_disk_element(disk, ""))

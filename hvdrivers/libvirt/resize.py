@@ -1,0 +1,254 @@
+"""Another size: of a stopped machine, and of one that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from uuid import UUID
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.lifecycle import HotResizeCpu, HotResizeMemory, Resize
+from hvdrivers.driverkit.checks import require_growth
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.undo import Undo, undoing
+from hvdrivers.libvirt.base import LookAgain, Topic
+from hvdrivers.libvirt.cold_size import Size, has_nodes, reshape, set_size, size_in, size_of
+from hvdrivers.libvirt.devices import source_of
+from hvdrivers.libvirt.domain import own_disk
+from hvdrivers.libvirt.metadata import Record, record_in
+from hvdrivers.libvirt.naming import ROOT
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.sizes import MEMORY_BLOCK_MIB, plugged_memory, vcpus_of
+from hvdrivers.libvirt.xml import Element, text
+from hvdrivers.models.instance import Flavor
+from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.state import InstanceState
+
+_GIB = 1 << 30
+_BOTH = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
+
+
+class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
+    """Sizes."""
+
+    def resize(
+        self,
+        uuid: UUID,
+        flavor: Flavor,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Budget: 7 calls for the same size, 9 for other CPUs or other memory, 8 for fewer CPUs, 11
+        for both; 4 more for a larger disk, so 12 with fewer CPUs. 8 where there are NUMA nodes, or
+        memory that can grow."""
+        del progress
+        deadline = Deadline(timeout)
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            del state
+            xml = self._xml(domain, inactive=True)
+            record = record_in(xml)
+            _refuse_other_disks(record.flavor, flavor)
+            _refuse_placed(record, flavor)
+            self._require_memory(flavor.memory_mib)
+            with undoing() as undo:
+                root = own_disk(xml, ROOT)
+                if root is not None and flavor.disk_gib:
+                    self._grow_root(domain, source_of(root), flavor.disk_gib * _GIB, undo)
+                if record.numa or not has_nodes(xml, flavor):
+                    before = size_in(xml)
+                    wanted = size_of(flavor)
+                    if record.numa:  # its size is in its nodes, and stays
+                        wanted = before._replace(flavor=wanted.flavor)
+                    undo.callback(self._put_back_size, uuid, before)
+                    self._set_size(domain, before, wanted, deadline)
+                    return
+                reshape(self.hub, uuid, domain, flavor)
+            self._require_off(domain)
+
+        self._change("resize", uuid, deadline, act)
+
+    def _set_size(self, domain: Remote, now: Size, wanted: Size, deadline: Deadline) -> None:
+        """Set the size by several calls, and look at what came of it: another client may have set
+        another size meanwhile, or have started the machine."""
+        while True:
+            set_size(domain, now, wanted)
+            found = self._xml(domain)
+            now = size_in(found)
+            if now == wanted:
+                return  # also where it has been started since, with this size
+            if found.get("id") is not None:
+                raise LookAgain
+            deadline.check("another client sets another size")
+
+    def _put_back_size(self, uuid: UUID, before: Size) -> None:
+        # the machine is looked up now: this is how things are undone after a connection was lost
+        with suppress(errors.InstanceNotFound):
+            domain = self._domain(uuid)
+            set_size(domain, size_in(self._xml(domain, inactive=True)), before)
+
+    def _require_memory(self, memory_mib: int) -> None:
+        total = int(self.connection.remote.getInfo()[1])
+        if memory_mib > total:
+            raise errors.InsufficientResources(
+                f"the machine would have {memory_mib} MiB of memory, the host has {total} MiB",
+                hint="choose a smaller flavor, or another host",
+            )
+
+    def _grow_root(self, domain: Remote, path: str, wanted: int, undo: Undo) -> None:
+        """Make the root disk larger. Four calls, two if it is that large."""
+        volume = self.connection.remote.storageVolLookupByPath(path)
+        now = int(volume.info()[1])
+        require_growth("the root disk", now, wanted)
+        if wanted == now:
+            return
+        if domain.snapshotNum(0):
+            # a revert would make it small again
+            raise errors.DeviceBusy(
+                "a disk with snapshots does not grow",
+                hint="delete the snapshots first",
+                retryable=False,
+            )
+        undo.callback(self._shrink_root, path, wanted, now)
+        try:
+            volume.resize(wanted, 0)
+        except (errors.HypervisorFault, errors.InvalidRequest, errors.InvalidState) as error:
+            if domain.isActive() or int(volume.info()[1]) > wanted:
+                raise LookAgain from error  # another client was faster
+            if not isinstance(error, errors.HypervisorFault):
+                raise
+            room = int(self.pools.disks().info()[1])
+            if wanted > room:
+                raise errors.InsufficientResources(
+                    f"the disk of {wanted // _GIB} GiB is larger than its storage pool, which has"
+                    f" {room / _GIB:.0f} GiB",
+                    vendor_code=error.vendor_code,
+                    hint="choose a flavor with a smaller disk",
+                ) from error
+            raise
+
+    def _shrink_root(self, path: str, grown: int, before: int) -> None:
+        """Undo the growth: nothing has been written beyond the old end as long as the machine has
+        not started, and QEMU's lock on the file of a machine that has refuses it."""
+        # the volume is looked up now: this is how things are undone after a connection was lost
+        with suppress(errors.VolumeNotFound):
+            volume = self.connection.remote.storageVolLookupByPath(path)
+            if int(volume.info()[1]) == grown:  # nobody has made it larger still
+                volume.resize(before, libvirt.VIR_STORAGE_VOL_RESIZE_SHRINK)
+
+    def hot_resize_cpu(self, uuid: UUID, vcpus: int, *, timeout: float | None = None) -> None:
+        """Budget: 4 calls. QEMU gives the CPUs to the guest whether or not it takes them."""
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            del state
+            xml = self._xml(domain)
+            record = record_in(xml)
+            flavor = record.flavor
+            now = vcpus_of(xml) or flavor.vcpus
+            _refuse_placed(record, flavor.model_copy(update={"vcpus": vcpus}))
+            _require_headroom(now, vcpus, flavor.max_vcpus)
+            if vcpus % (flavor.numa_nodes or 1):
+                raise errors.InvalidRequest(
+                    f"{vcpus} CPUs are not even over {flavor.numa_nodes} NUMA nodes"
+                )
+            if vcpus == now:
+                return
+            try:
+                domain.setVcpusFlags(vcpus, _BOTH)
+            except errors.HypervisorFault as error:
+                self._refuse_moved(domain, vcpus_of, now, error)
+                raise
+
+        self._change("hot_resize_cpu", uuid, Deadline(timeout), act)
+
+    def hot_resize_memory(
+        self, uuid: UUID, memory_mib: int, *, timeout: float | None = None
+    ) -> None:
+        """Budget: 5 calls. QEMU gives the memory to the guest whether or not it takes it."""
+
+        def act(domain: Remote, state: InstanceState) -> None:
+            del state
+            xml = self._xml(domain)
+            record = record_in(xml)
+            flavor = record.flavor
+            now = _memory_mib(xml)
+            _refuse_placed(record, flavor.model_copy(update={"memory_mib": memory_mib}))
+            _require_headroom(now, memory_mib, flavor.max_memory_mib)
+            more = memory_mib - now
+            if not more:
+                return
+            self._require_memory(memory_mib)
+            if more % MEMORY_BLOCK_MIB:
+                raise errors.InvalidRequest(
+                    f"guests take memory in blocks of {MEMORY_BLOCK_MIB} MiB, and it would be"
+                    f" {more} MiB more",
+                    hint=f"add a multiple of {MEMORY_BLOCK_MIB} MiB",
+                )
+            if (flavor.numa_nodes or 1) > 1:
+                raise errors.InvalidRequest(
+                    "the machine's memory is in several NUMA nodes, and one DIMM goes into one",
+                    hint="power_off() and resize() it",
+                )
+            # The caller says how much there shall be, and libvirt takes how much more. The name
+            # of what is plugged in says what was there before it: of two clients that both saw
+            # that, libvirt takes one, and the other finds out here.
+            try:
+                domain.attachDeviceFlags(text(plugged_memory(more, after=now)), _BOTH)
+            except (errors.NotSupported, errors.InvalidRequest, errors.HypervisorFault) as error:
+                self._refuse_moved(domain, _memory_mib, now, error)
+                raise
+
+        self._change("hot_resize_memory", uuid, Deadline(timeout), act)
+
+    def _refuse_moved(
+        self,
+        domain: Remote,
+        read: Callable[[Element], int | None],
+        before: int,
+        error: errors.HypervisorError,
+    ) -> None:
+        """After a refusal: look again if another client has changed the size, or switched the
+        machine off. One call."""
+        xml = self._xml(domain)
+        if xml.get("id") is None or read(xml) != before:
+            raise LookAgain from error
+
+
+def _memory_mib(domain: Element) -> int:
+    return int(domain.findtext("memory") or 0) >> 10
+
+
+def _require_headroom(now: int, wanted: int, most: int | None) -> None:
+    if wanted > max(most or now, now):
+        raise errors.InvalidRequest(
+            f"the flavor's headroom ends at {most or now}",
+            hint="power_off() and resize() to another flavor",
+        )
+    if wanted < now:
+        raise errors.InvalidRequest(
+            "a running machine gives nothing back here", hint="power_off() and resize() it"
+        )
+
+
+def _refuse_placed(record: Record, after: Flavor) -> None:
+    """Raise InvalidRequest where the caller has placed, or shaped, another size."""
+    before = record.flavor
+    if record.numa and (before.vcpus, before.memory_mib) != (after.vcpus, after.memory_mib):
+        raise errors.InvalidRequest(
+            "the instance has a NUMA placement for the size that it has",
+            hint="spawn() another one, placed anew",
+        )
+    topology = record.hardware.cpu_topology
+    if topology is not None and topology.cpus != (after.max_vcpus or after.vcpus):
+        raise errors.InvalidRequest(
+            f"the instance has a CPU topology for {topology.cpus} CPUs",
+            hint="choose a flavor with as many",
+        )
+
+
+def _refuse_other_disks(before: Flavor, after: Flavor) -> None:
+    if (before.ephemeral_gib, before.swap_mib) != (after.ephemeral_gib, after.swap_mib):
+        raise errors.InvalidRequest("the ephemeral or swap disk would change")

@@ -1,0 +1,125 @@
+"""Whether it was for want of room that something failed.
+
+Libvirt writes disks and saved memory with helper programs (qemu-img, its own iohelper). Where such
+a program fails, libvirt's code is the same whatever the reason. So after a failure, and only then,
+the driver asks the host how much room there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from secrets import token_hex
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt.pools import refresh
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.xml import Element, el, parse, text
+
+_MIB, _GIB = 1 << 20, 1 << 30
+_LEAST = _MIB
+"""Bytes: more than the header and the tables of a new qcow2 file."""
+_SAVE_FOLDER = "/var/lib/libvirt/qemu/save"
+_CHANNELS = "/channel/target/"
+
+
+@contextmanager
+def needing_room(pool: Remote, size: int = _LEAST, *, capacity: int = 0) -> Iterator[None]:
+    """Around the making of a volume. No call; two after a failure.
+
+    Args:
+        size: bytes that it takes at once.
+        capacity: bytes that it may take in the end.
+
+    Raises:
+        InsufficientResources: the making failed, and the pool has less room than that, or could
+            never hold the whole.
+    """
+    try:
+        yield
+    except errors.HypervisorFault as error:
+        refuse_larger(pool, capacity, error)
+        lacking = lacking_room(pool, size, error)
+        if lacking is None:
+            raise
+        raise lacking from error
+
+
+def lacking_room(
+    pool: Remote, size: int, error: errors.HypervisorFault
+) -> errors.InsufficientResources | None:
+    """The error for a pool that has less room than this; None if it has as much. Two calls.
+
+    Args:
+        size: bytes.
+        error: what has failed.
+    """
+    free = _free(pool)
+    if free is None or free >= size:
+        return None
+    return errors.InsufficientResources(
+        f"storage pool '{pool.name()}' has {free / _MIB:.1f} MiB of room left",
+        vendor_code=error.vendor_code,
+        hint="free room in the pool, or choose another host or pool",
+    )
+
+
+def refuse_larger(pool: Remote, capacity: int, error: errors.HypervisorFault) -> None:
+    """After a failure: raise InsufficientResources if the pool could never hold so many bytes. One
+    call."""
+    room = int(pool.info()[1]) if capacity else 0
+    if capacity > room:
+        raise errors.InsufficientResources(
+            f"{capacity / _GIB:.0f} GiB are more than storage pool '{pool.name()}' has in all,"
+            f" {room / _GIB:.0f} GiB",
+            vendor_code=error.vendor_code,
+            hint="choose a smaller size, or another pool",
+        ) from error
+
+
+def explained_save(domain: Remote, error: errors.HypervisorFault) -> errors.HypervisorError:
+    """Why saving a machine's memory failed. Five calls.
+
+    Libvirt tells nothing of the folder in which it keeps saved memory. A storage pool over that
+    folder, which exists only for this question, does.
+    """
+    xml = parse(domain.XMLDesc(0))
+    needed = int(xml.findtext("memory") or 0) << 10
+    pool_xml = el(
+        "pool",
+        el("name", f"hv-room-{token_hex(8)}"),
+        el("target", el("path", _save_folder(xml))),
+        type="dir",
+    )
+    free = None
+    with suppress(errors.HypervisorError):
+        pool = domain.connect().storagePoolCreateXML(text(pool_xml), 0)
+        try:
+            free = int(pool.info()[3])
+        finally:
+            pool.destroy()
+    if free is None or free >= needed:
+        return error
+    return errors.InsufficientResources(
+        f"the host has {free / _MIB:.0f} MiB of room for saved memory, and the machine has"
+        f" {needed / _MIB:.0f} MiB of memory",
+        vendor_code=error.vendor_code,
+        hint="free room on the host; a paused machine must run again before it can be saved",
+    )
+
+
+def _free(pool: Remote) -> int | None:
+    # what the pool has told before is as old as its last refresh
+    with suppress(errors.HypervisorError):
+        refresh(pool)
+        return int(pool.info()[3])
+    return None
+
+
+def _save_folder(xml: Element) -> str:
+    """The folder of saved memory; a session daemon has its own, beside that of the channels."""
+    for source in xml.iterfind("devices/channel/source"):
+        before, found, _ = source.get("path", "").partition(_CHANNELS)
+        if found:
+            return f"{before}/save"
+    return _SAVE_FOLDER

@@ -1,0 +1,60 @@
+"""The secrets that QEMU needs for an instance's volumes, kept by libvirt as long as the volume is
+attached. They never stand in a definition."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from uuid import UUID
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit.undo import Undo
+from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.remote_volumes import is_secret_of, secret_name, secrets_of
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.xml import Element, text
+from hvdrivers.models.volume import VolumeAttachment
+
+
+class Secrets(Topic):
+    """Make them, and remove them."""
+
+    def _make_secrets(
+        self, instance: UUID, attachment: VolumeAttachment, undo: Undo | None = None
+    ) -> None:
+        """No call for a volume without secrets; two for each."""
+        remote = self.connection.remote
+        for secret in secrets_of(instance, attachment):
+            if undo is not None:
+                undo.callback(self._delete_secret, str(secret.uuid))
+            remote.secretDefineXML(text(secret.element()), 0).setValue(secret.value, 0)
+
+    def _delete_secret(self, uuid: str) -> None:
+        with suppress(errors.HypervisorFault):  # libvirt's class for "no such secret"
+            self.connection.remote.secretLookupByUUIDString(uuid).undefine()
+
+    def _delete_secrets(self, instance: UUID, volume_id: str | None = None) -> None:
+        """Remove those of one volume, or of all. One call, and one for each."""
+        try:
+            found = self.connection.remote.listAllSecrets(0)
+        except errors.NotSupported:
+            return  # the daemon keeps no secrets
+        for secret in found:
+            name = str(secret.usageID() or "")
+            if (
+                is_secret_of(name, instance)
+                if volume_id is None
+                else name == secret_name(instance, volume_id)
+            ):
+                _undefine(secret)
+
+
+def _undefine(secret: Remote) -> None:
+    with suppress(errors.HypervisorFault):  # another client was faster
+        secret.undefine()
+
+
+def has_secrets(element: Element | None) -> bool:
+    """Whether a machine, or a ``<disk>``, needs secrets of libvirt's."""
+    return element is not None and any(
+        True for tag in ("auth", "encryption") for _ in element.iter(tag)
+    )

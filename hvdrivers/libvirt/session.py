@@ -1,0 +1,400 @@
+"""The connection to one libvirt daemon, and the seam through which every remote call passes.
+
+Nothing else in this package touches a libvirt object directly: ``Connection.remote`` hands out
+proxies (``Remote``) that send each method through ``Connection.call``. There, and only there,
+
+* calls are counted (``counting()``), which is how the budgets are tested;
+* a test may cut a call before or after it is sent (``seam``);
+* a call waits no longer than the deadline of its operation;
+* libvirt's errors become the contract's, and a call that was under way when the connection broke
+  becomes OutcomeUnknown if it could have changed something, ConnectionFailed if it could not.
+
+Behind a Connection are several links (see ``link.py`` and ``link_pool.py``): connections of
+libvirt's, on each of which one call is made at a time. An operation has one of them for itself, and
+what is read through it (a domain, a pool) is bound to it. A link that is found dead is replaced at
+the next call. Libvirt's keepalive finds that out, and needs an event loop: one thread of the
+process runs libvirt's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline, waitable
+from hvdrivers.driverkit.undo import note_change
+from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.errors import translate, translate_on_live
+from hvdrivers.libvirt.link import Link, NoAnswer, NotMade
+from hvdrivers.libvirt.link_pool import LinkPool
+from hvdrivers.libvirt.opening import forked, open_connection
+
+_T = TypeVar("_T")
+
+Seam = Callable[[str, Callable[[], Any]], Any]
+"""Called with the name of a remote call (``Domain.create``) and the call itself."""
+
+_KINDS = {
+    libvirt.virConnect: "Connect",
+    libvirt.virDomain: "Domain",
+    libvirt.virStoragePool: "StoragePool",
+    libvirt.virStorageVol: "StorageVol",
+    libvirt.virStream: "Stream",
+    libvirt.virNetwork: "Network",
+    libvirt.virInterface: "Interface",
+    libvirt.virNodeDevice: "NodeDevice",
+    libvirt.virSecret: "Secret",
+    libvirt.virDomainSnapshot: "DomainSnapshot",
+}
+
+# Answered by the client library from what it has, without a message to the daemon.
+_LOCAL = frozenset({"name", "UUIDString", "UUID", "ID", "key", "connect", "isAlive", "newStream"})
+_LOCAL |= {"usageID", "usageType", "getName"}
+# Messages of a stream that nobody answers one by one; finish() has the answer.
+_STREAM = frozenset({"send", "sendHole", "recv", "recvAll", "recvFlags", "recvHole"})
+_READ = re.compile(
+    r"(lookup|list|get|is|has|info|state|XMLDesc|path|download|recv|managedSaveGetXMLDesc|screenshot"
+    r"|(storageVol|storagePool|network|interface|nodeDevice|secret)Lookup|domainEvent"
+    r"|interfaceAddresses|blockInfo|jobStats|backupGetXMLDesc|snapshotNum|snapshotCurrent)"
+)
+"""Methods that change nothing, by the beginning of their name."""
+_NO_MATTER = frozenset(
+    {"Connect.storagePoolDefineXML"}
+    | {f"StoragePool.{name}" for name in ("refresh", "create", "setAutostart")}
+)
+"""Calls after which an operation that failed has still changed nothing that a caller sees."""
+
+_NOW = 0.1
+_LAST_CALLS = 1.5
+"""Seconds: calls that begin at the end of a deadline have so long together. With the undo's three
+seconds they stay within the guard's tolerance."""
+
+
+class Remote:
+    """A libvirt object whose remote methods go through the seam."""
+
+    __slots__ = ("_connection", "_kind", "_link", "_object")
+
+    def __init__(self, connection: Connection, link: Link, wrapped: Any) -> None:
+        self._connection = connection
+        self._link = link
+        self._object = wrapped
+        self._kind = _KINDS[type(wrapped)]
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._object, name)
+        if name in _LOCAL:
+            return functools.partial(self._local, method)
+        call = self._connection.call
+        return functools.partial(call, self._link, f"{self._kind}.{name}", method)
+
+    def _local(self, method: Callable[..., Any], *args: Any) -> Any:
+        call = functools.partial(method, *args)
+        # other objects than the connection keep what they need of it
+        result = self._link.locally(call) if self._kind == "Connect" else call()
+        return self._connection.wrap(self._link, result)
+
+    def __repr__(self) -> str:
+        return f"<Remote {self._kind}>"
+
+
+class Calls(Counter[str]):
+    """How often each call was made."""
+
+    in_sequence = 0
+    """How many of them had to wait for another, in operations: what the host's distance costs."""
+
+
+class _Operation:
+    """One operation, or a branch of one, and the link that it has."""
+
+    def __init__(self, connection: Connection, link: Link | None = None) -> None:
+        self.connection = connection
+        self.in_sequence = 0
+        self._link = link
+
+    def link(self) -> Link:
+        if self._link is None or not self._link.usable:
+            self.release()
+            self._link = self.connection.links.lease(current_deadline().at)
+        return self._link
+
+    def release(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            self.connection.links.release(link)
+
+
+_operation: ContextVar[_Operation | None] = ContextVar("hvdrivers-libvirt", default=None)
+
+
+class Connection:
+    """One host. Thread-safe."""
+
+    def __init__(self, config: LibvirtConfig) -> None:
+        self.config = config
+        self.seam: Seam | None = None
+        self.links = LinkPool(
+            lambda hangs_up: open_connection(config, hangs_up=hangs_up), config.connect_timeout
+        )
+        self._pid = os.getpid()
+        self._counters: list[Calls] = []
+        self._counting = threading.Lock()
+        # a driver that is dropped without close() leaves no sockets and threads
+        self._finalizer = weakref.finalize(self, self.links.close, 0.0)
+        self._finalizer.atexit = False
+
+    @contextmanager
+    def operation(self, timeout: float | None) -> Iterator[None]:
+        """Stands around an operation: bounds its calls, and gives it a link of its own from its
+        first call on. Inside of another one it does nothing."""
+        outer = _operation.get()
+        if outer is not None and outer.connection is self:
+            yield
+            return
+        operation = _Operation(self)
+        token = _operation.set(operation)
+        try:
+            with bounding(current_deadline() if timeout is None else Deadline(timeout)):
+                yield
+        finally:
+            _operation.reset(token)
+            operation.release()
+            with self._counting:
+                for counter in self._counters:
+                    counter.in_sequence += operation.in_sequence
+
+    def _current(self) -> _Operation | None:
+        operation = _operation.get()
+        return operation if operation is not None and operation.connection is self else None
+
+    def _link(self) -> Link:
+        if os.getpid() != self._pid:
+            raise forked("this driver was connected in the process that this one was forked from")
+        operation = self._current()
+        if operation is not None:
+            return operation.link()
+        return self.links.shared(current_deadline().at)
+
+    @property
+    def remote(self) -> Remote:
+        """A live connection, made again if it was lost."""
+        link = self._link()
+        return Remote(self, link, link.connect)
+
+    def together(self, *calls: Callable[[], _T]) -> list[_T]:
+        """Make calls that do not depend on each other at the same time, over as many links as are
+        free; one after another where none is. All have come to an end before the first error, in
+        the order of ``calls``, is raised."""
+        operation = self._current()
+        outcomes: list[Callable[[], _T]] = [_missing] * len(calls)
+        running = []
+        first = 0
+        if operation is not None:
+            first = operation.in_sequence
+            operation.link()  # the one that it has had first, whose pools are known
+        branches = []
+        for number, call in enumerate(calls[1:], 1):
+            link = self.links.spare() if operation is not None else None
+            if link is None:
+                continue
+            branch = _Operation(self, link)
+            branch.in_sequence = first
+
+            def run(branch: _Operation = branch, call: Callable[[], _T] = call) -> _T:
+                _operation.set(branch)
+                try:
+                    return call()
+                finally:
+                    branch.release()
+
+            try:
+                future = self.links.workers.submit(run)
+            except RuntimeError:  # no more threads
+                branch.release()
+                continue
+            branches.append(branch)
+            running.append(number)
+            outcomes[number] = future.result
+        for number, call in enumerate(calls):
+            if number not in running:
+                outcomes[number] = _outcome(call)
+        results: list[_T] = []
+        failed: BaseException | None = None
+        for outcome in outcomes:
+            try:
+                results.append(outcome())
+            except BaseException as error:  # noqa: BLE001 - raised when all are at their end
+                failed = failed or error
+        if operation is not None:
+            operation.in_sequence = max(each.in_sequence for each in (operation, *branches))
+        if failed is not None:
+            raise failed
+        return results
+
+    def fact(self, key: str, read: Callable[[Remote], _T]) -> _T:
+        """Something about the host that does not change while it is connected, read once."""
+        facts = self.links.facts
+        if key not in facts:
+            reading = self.links.reading
+            if not reading.acquire(timeout=waitable(current_deadline().left)):
+                raise errors.OperationTimeout("the deadline passed; nothing was sent")
+            try:
+                if key not in facts:
+                    facts[key] = read(self.remote)
+            finally:
+                reading.release()
+        return cast(_T, facts[key])
+
+    def knows(self, key: str) -> bool:
+        """Whether a fact has been read."""
+        return key in self.links.facts
+
+    def bound(self, key: str, read: Callable[[Remote], Remote]) -> Remote:
+        """An object that is looked up once for each link."""
+        link = self._link()
+        if key not in link.facts:
+            # without the proxy, which would keep a driver that its user has dropped
+            link.facts[key] = read(Remote(self, link, link.connect))._object
+        return Remote(self, link, link.facts[key])
+
+    def close(self, timeout: float | None = None) -> None:
+        """Close for good. Twice is allowed."""
+        self._finalizer.detach()
+        self.links.close(*(() if timeout is None else (timeout,)))
+
+    def call(
+        self, link: Link, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """One remote call."""
+        plain = [arg._object if isinstance(arg, Remote) else arg for arg in args]
+        method_name = name.partition(".")[2]
+        reads = _READ.match(method_name) is not None
+
+        def send() -> Any:
+            if not link.stuck and not link.alive:
+                raise errors.ConnectionFailed(f"the connection broke before {name} was sent")
+            end = _end_of_call()
+            call = functools.partial(method, *plain, **kwargs)
+            try:
+                return link.run(call, end, self.links.notify)
+            except NotMade:
+                raise errors.OperationTimeout(
+                    f"the deadline passed before {name} was sent"
+                ) from None
+            except NoAnswer:
+                cls = errors.OperationTimeout if reads else errors.OutcomeUnknown
+                raise cls(f"the host did not answer {name} within the deadline") from None
+
+        if method_name not in _STREAM:
+            operation = self._current()
+            if operation is not None:
+                operation.in_sequence += 1
+            with self._counting:
+                for counter in self._counters:
+                    counter[name] += 1
+        try:
+            result = self.seam(name, send) if self.seam is not None else send()
+        except libvirt.libvirtError as error:
+            raise self._translated(link, name, error) from error
+        if not reads and _matters(name, args) and method_name not in _STREAM:
+            note_change()
+        return self.wrap(link, result)
+
+    def _translated(
+        self, link: Link, name: str, error: libvirt.libvirtError
+    ) -> errors.HypervisorError:
+        kind, _, method = name.partition(".")
+        # the object's own connection: there are others, which live
+        if not link.alive:
+            translated = translate(error)
+            reason = f"the connection broke during {name}: {translated.message}"
+            cls = errors.ConnectionFailed if _READ.match(method) else errors.OutcomeUnknown
+            return cls(reason, vendor_code=translated.vendor_code)
+        translated = translate_on_live(error)
+        if _pool_has_gone(kind, method, translated.vendor_code):
+            # somebody stopped it, or made another of that name: look for it at the next call
+            for each in self.links.links:
+                each.facts.clear()
+            self.links.facts = {}
+            return errors.HypervisorFault(
+                translated.message,
+                vendor_code=translated.vendor_code,
+                hint="the storage pool was stopped or replaced; call again",
+                retryable=True,
+            )
+        return translated
+
+    def wrap(self, link: Link, value: Any) -> Any:
+        """Put proxies around libvirt objects in a result."""
+        if type(value) in _KINDS:
+            return Remote(self, link, value)
+        if isinstance(value, list):
+            return [self.wrap(link, item) for item in value]
+        if isinstance(value, tuple):
+            return tuple(self.wrap(link, item) for item in value)
+        return value
+
+    @contextmanager
+    def counting(self) -> Iterator[Calls]:
+        """Count the remote calls made meanwhile, by name, in all threads. What the event hub does
+        in its own time is not counted."""
+        counter = Calls()
+        with self._counting:
+            self._counters.append(counter)
+        try:
+            yield counter
+        finally:
+            with self._counting:
+                # by identity: an empty Counter equals any other empty one
+                self._counters = [each for each in self._counters if each is not counter]
+
+
+def _end_of_call() -> float:
+    """When the next call must have come back. An operation that has waited for a guest until its
+    deadline has some time to say what came of it."""
+    deadline = current_deadline()
+    return deadline.at if deadline.left > _NOW else deadline.at + _LAST_CALLS
+
+
+def _outcome(call: Callable[[], _T]) -> Callable[[], _T]:
+    try:
+        result = call()
+    except BaseException as error:  # noqa: BLE001 - raised in its turn
+
+        def fail(error: BaseException = error) -> _T:
+            raise error
+
+        return fail
+    return lambda: result
+
+
+def _matters(name: str, args: tuple[Any, ...]) -> bool:
+    """Whether a call has changed what a caller sees, if nothing follows it."""
+    if name == "Domain.managedSaveDefineXML":
+        # resume() marks saved memory as running, and nobody sees that; otherwise it is the
+        # definition that comes back with the memory
+        return bool(args[-1] != libvirt.VIR_DOMAIN_SAVE_RUNNING)
+    return name not in _NO_MATTER
+
+
+def _missing() -> Any:
+    raise AssertionError("a call of together() has no outcome")
+
+
+def _pool_has_gone(kind: str, method: str, code: str | None) -> bool:
+    if code == "VIR_ERR_NO_STORAGE_POOL":
+        return kind in {"StoragePool", "StorageVol"}
+    # "not active"; but create() of a pool that is active has the same code
+    return code == "VIR_ERR_OPERATION_INVALID" and kind == "StoragePool" and method != "create"

@@ -1,0 +1,295 @@
+"""An instance's snapshots as libvirt keeps them, and what the driver writes into them.
+
+Each snapshot is one of libvirt's, so ``virsh snapshot-list --tree`` shows the tree. Its name is the
+id, which the driver chooses, and which the disks know the snapshot by. Its description is a
+:class:`Note`. Its ``<domain>`` has nothing but the machine's own disks: of those, and of nothing
+else, libvirt deletes the snapshot.
+
+Snapshots that others have made in libvirt are not listed, and left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import secrets
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Literal
+from uuid import UUID
+
+import libvirt
+from pydantic import AwareDatetime, ValidationError
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt.devices import source_of
+from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.metadata import record_in
+from hvdrivers.libvirt.naming import disk_name, is_rebuilt
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
+from hvdrivers.models.base import Model, Name
+from hvdrivers.models.snapshot import Snapshot
+from hvdrivers.models.state import InstanceState
+
+_PREFIX = "hv-"
+_REDEFINE = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
+_CURRENT = _REDEFINE | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
+_SHAPED = ("disk", "interface", "hostdev", "memory", "filesystem")
+"""Devices that come and go."""
+
+
+class Note(Model):
+    """What libvirt has no place for."""
+
+    version: Literal[1] = 1
+    name: Name
+    created_at: AwareDatetime
+    state: InstanceState = InstanceState.STOPPED
+    """Of a snapshot with memory: the state in which the machine goes on."""
+    shape: str | None = None
+    """Of a snapshot with memory: :func:`shape_of` the machine then."""
+
+    @property
+    def with_memory(self) -> bool:
+        """Whether the snapshot has the machine's memory."""
+        return self.shape is not None
+
+
+@dataclass(frozen=True)
+class Node:
+    """A snapshot of the driver's."""
+
+    note: Note
+    parent: str | None
+    remote: Remote
+    xml: Element
+
+    def files(self) -> dict[str, str]:
+        """Where the disks that it has are, by their aliases."""
+        return {alias: source_of(disk) for alias, disk in _disks(self.xml).items()}
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The snapshots of an instance."""
+
+    nodes: dict[str, Node]
+    """By their ids, parents before children, the oldest first."""
+    current: str | None
+
+    def shown(self) -> list[Snapshot]:
+        """As the contract has them."""
+        return [self.snapshot(each) for each in self.nodes]
+
+    def snapshot(self, name: str) -> Snapshot:
+        """One of them as the contract has it."""
+        node = self.nodes[name]
+        return Snapshot(
+            id=name,
+            name=node.note.name,
+            parent=node.parent,
+            created_at=node.note.created_at,
+            with_memory=node.note.with_memory,
+            current=name == self.current,
+        )
+
+    def below(self, name: str) -> Iterator[str]:
+        """A snapshot and all that descend from it, children before parents."""
+        family = {name}
+        for each, node in self.nodes.items():
+            if node.parent in family:
+                family.add(each)
+        return (each for each in reversed(list(self.nodes)) if each in family)
+
+
+def new_id() -> str:
+    """An id that no snapshot has."""
+    return _PREFIX + secrets.token_hex(8)
+
+
+def is_ours(name: str) -> bool:
+    """Whether a name is one that the driver has made."""
+    return name.startswith(_PREFIX)
+
+
+def tree_of(domain: Remote) -> Tree:
+    """The tree. One call, and where there are snapshots one more and one for each."""
+    found: dict[str, tuple[Remote, Element]] = {}
+    listed = domain.listAllSnapshots(0)
+    for each in listed:
+        try:
+            found[each.getName()] = each, parse(each.getXMLDesc(0))
+        except errors.VolumeNotFound:
+            continue  # it has been deleted meanwhile
+    current = None
+    if found:
+        try:
+            current = domain.snapshotCurrent(0).getName()
+        except errors.VolumeNotFound:
+            current = None
+    parents = {name: xml.findtext("parent/name") for name, (_, xml) in found.items()}
+    ours = {name: note for name, (_, xml) in found.items() if (note := _note(name, xml))}
+
+    def up(name: str | None) -> str | None:
+        """The nearest of the driver's: others may have made one in between."""
+        while name is not None and name not in ours:
+            name = parents.get(name)
+        return name
+
+    nodes: dict[str, Node] = {}
+    left = sorted(ours, key=lambda name: (ours[name].created_at, name))
+    while left:
+        ready = [each for each in left if up(parents[each]) in {None, *nodes}]
+        for name in ready:
+            nodes[name] = Node(ours[name], up(parents[name]), *found[name])
+        left = [each for each in left if each not in nodes]
+        if not ready:
+            break
+    return Tree(nodes, up(current))
+
+
+def _note(name: str, xml: Element) -> Note | None:
+    if not is_ours(name):
+        return None
+    try:
+        return Note.model_validate_json(xml.findtext("description") or "")
+    except ValidationError:
+        return None
+
+
+def remember(domain: Remote, name: str, note: Note, parent: str | None, xml: Element) -> None:
+    """Add a snapshot, whose data is there, below another one, and make it current. One call.
+
+    Args:
+        xml: the machine's.
+    """
+    state = {InstanceState.RUNNING: "running", InstanceState.PAUSED: "paused"}
+    described = el(
+        "domainsnapshot",
+        el("name", name),
+        el("description", json.dumps(note.model_dump(mode="json"))),
+        el("creationTime", str(int(note.created_at.timestamp()))),
+        el("state", state.get(note.state, "shutoff")),
+        el("parent", el("name", parent)) if parent is not None else None,
+        el("memory", snapshot="internal" if note.with_memory else "no"),
+        _inside(xml),
+        bare(xml, xml.findtext("name") or "", xml.findtext("uuid") or ""),
+    )
+    domain.snapshotCreateXML(text(described), _CURRENT)
+
+
+def make_current(domain: Remote, node: Node) -> None:
+    """Make a snapshot the current one. One call."""
+    domain.snapshotCreateXML(text(node.xml), _CURRENT)
+
+
+def known_to(xml: Element, name: str) -> str:
+    """A snapshot as a machine knows it that is off, and that has not made it."""
+    described = el(
+        "domainsnapshot",
+        el("name", name),
+        el("creationTime", "1"),
+        el("state", "shutoff"),
+        el("memory", snapshot="no"),
+        _inside(xml),
+        xml,
+    )
+    return text(described)
+
+
+def _inside(xml: Element) -> Element:
+    """That each disk of the machine's own keeps its part of the snapshot in itself."""
+    names = (attribute(disk, "target", "dev") for disk in _disks(xml).values())
+    return el("disks", *(el("disk", name=name, snapshot="internal") for name in names))
+
+
+def bare(xml: Element, name: str, uuid: str) -> Element:
+    """A machine with the own disks of another one and nothing else."""
+    kind = xml.find("os/type")
+    disks = []
+    for disk in _disks(xml).values():
+        parts = ("driver", "source", "target", "alias")
+        kept = (deepcopy(each) for part in parts if (each := disk.find(part)) is not None)
+        disks.append(el("disk", *kept, type="file", device="disk"))
+    for disk in disks:
+        source = disk.find("source")
+        if source is not None:  # what libvirt adds for a machine that runs
+            source.attrib.pop("index", None)
+            source[:] = []
+    return el(
+        "domain",
+        el("name", name),
+        el("uuid", uuid),
+        el("memory", "1024"),
+        el("vcpu", "1"),
+        el("os", deepcopy(kind) if kind is not None else None),
+        el("devices", *disks),
+        type=xml.get("type"),
+    )
+
+
+def _disks(xml: Element) -> dict[str, Element]:
+    """The machine's own disks, without the seed, by their aliases; in a machine or a snapshot."""
+    devices = xml.find("domain/devices") if xml.tag == "domainsnapshot" else xml.find("devices")
+    found = {}
+    for disk in devices.iterfind("disk") if devices is not None else ():
+        alias = attribute(disk, "alias", "name") or ""
+        if not alias.startswith(OWN_ALIAS) or disk.find("readonly") is not None:
+            continue  # a seed disc, be it a CD or a disk
+        if disk.get("device", "disk") == "disk":
+            found[alias] = disk
+    return found
+
+
+def own_files(uuid: UUID, xml: Element) -> dict[str, str]:
+    """Where the machine's own disks are, by their aliases.
+
+    Raises:
+        InvalidRequest: it has none, or one that is not qcow2.
+        DeviceBusy: others have put a file of their own over one.
+    """
+    disks = _disks(xml)
+    if not disks:
+        raise errors.InvalidRequest(
+            "the instance has no disk of its own, and snapshots are of those",
+            hint="make a snapshot of its volumes where they are kept",
+        )
+    for alias, disk in disks.items():
+        if attribute(disk, "driver", "type") != "qcow2":
+            raise errors.InvalidRequest(
+                "a disk of the instance is not qcow2, and no other format keeps snapshots"
+            )
+        name = posixpath.basename(source_of(disk))
+        if name != disk_name(uuid, alias.removeprefix(OWN_ALIAS)) and not is_rebuilt(name, uuid):
+            raise errors.DeviceBusy(
+                "others have made a snapshot of the machine, with a file over its disk",
+                hint="remove it: virsh blockcommit, virsh snapshot-delete",
+                retryable=False,
+            )
+    return {alias: source_of(disk) for alias, disk in disks.items()}
+
+
+def shape_of(xml: Element) -> str:
+    """What a machine must have to go on from saved memory: its flavor, CPUs, memory, and the
+    devices that come and go, each in its slot."""
+    parts = [record_in(xml).flavor.model_dump_json()]
+    parts += [text(each) for tag in ("vcpu", "memory") if (each := xml.find(tag)) is not None]
+    for tag in _SHAPED:
+        for device in xml.iterfind(f"devices/{tag}"):
+            slot = device.find("address")
+            alias = attribute(device, "alias", "name") or ""
+            parts.append(
+                "|".join(
+                    (
+                        tag,
+                        alias if alias.startswith("ua-") else "",
+                        attribute(device, "mac", "address") or "",
+                        attribute(device, "target", "dev") or "" if tag == "disk" else "",
+                        str(sorted(slot.attrib.items())) if slot is not None else "",
+                    )
+                )
+            )
+    return sha256("\n".join(sorted(parts)).encode()).hexdigest()

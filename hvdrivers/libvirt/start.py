@@ -1,0 +1,193 @@
+"""Power on and off, and what a failed start means.
+
+Most of what goes wrong when QEMU starts has one and the same code in libvirt (INTERNAL_ERROR), so
+after a failure, and only then, the host is asked which of the machine's disks and networks it was,
+and whether it has the memory at all.
+"""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.devices import source_of
+from hvdrivers.libvirt.domain import definable, used_sources
+from hvdrivers.libvirt.metadata import METADATA_NAMESPACE, kept, put
+from hvdrivers.libvirt.network_checks import missing_network
+from hvdrivers.libvirt.odd_files import odd_file
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.states import state_of
+from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
+from hvdrivers.models.state import InstanceState
+
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20}
+"""The one that libvirt writes, and the one that we do."""
+
+_NO_DIRECT_IO = (
+    "where it says that a file cannot be opened: a file system without O_DIRECT needs"
+    ' connect(disk_cache="writeback")'
+)
+
+
+def start(domain: Remote, *, paused: bool = False) -> bool:
+    """Power on; False if somebody else has done it: that one may have started it otherwise. One
+    call; after a failure two more, two for each NIC, one for the disks, and up to six for each raw
+    file.
+
+    Args:
+        paused: its virtual CPUs wait for resume(). Saved memory is brought back all the same.
+    """
+    try:
+        domain.createWithFlags(_paused(paused))
+    except (errors.InvalidState, errors.HypervisorFault) as error:
+        if isinstance(error, errors.InvalidState) and domain.isActive():
+            return False
+        xml = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        raise explained(domain.connect(), xml, error) from error
+    return True
+
+
+def _paused(paused: bool) -> int:
+    return libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
+
+
+def start_new(remote: Remote, xml: str, *, paused: bool = False) -> Remote:
+    """Power on a machine that is not defined: until its CPUs run it is not there, or starting up.
+    It has to be defined then, or it ends with its power. One call; after a failure one more, two
+    for each NIC, one for the disks, and up to six for each raw file."""
+    try:
+        flags = libvirt.VIR_DOMAIN_START_VALIDATE | _paused(paused)
+        domain: Remote = remote.createXML(xml, flags)
+    except (errors.InvalidState, errors.HypervisorFault) as error:
+        raise explained(remote, parse(xml), error) from error
+    return domain
+
+
+def cut(domain: Remote) -> bool:
+    """Power off at once; it being off is as good. True if it was this call that ended it."""
+    try:
+        domain.destroyFlags(0)
+    except errors.InvalidState:
+        if domain.isActive():
+            raise
+        return False
+    return True
+
+
+def restore(domain: Remote) -> bool:
+    """Let a suspended machine run where it was saved; False if somebody else has started it. Four
+    calls; two more if its metadata changes meanwhile.
+
+    Libvirt brings a machine back as it was saved, and suspend() saves a paused one as paused. To
+    let it run in a call of its own would leave it PAUSED where that call is cut, a state in which
+    resume() is not allowed. So what is saved is marked as running first, which nobody sees, and
+    the one call that starts the machine ends in the state that the contract names.
+
+    That mark writes the saved definition as it was read. Another client's set_metadata() may have
+    written to it in between, and to the machine's own definition. So the two are compared.
+    """
+    document = domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+    saved = parse(document)
+    while True:
+        domain.managedSaveDefineXML(document, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+        newest = _metadata(domain)
+        if newest is None or kept(saved, METADATA_NAMESPACE) == newest:
+            break
+        document = text(put(saved, METADATA_NAMESPACE, newest))
+    return start(domain)
+
+
+def _metadata(domain: Remote) -> str | None:
+    """The metadata in a machine's definition, as they stand there. One call."""
+    definition = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    return kept(definition, METADATA_NAMESPACE)
+
+
+def forget_crash(domain: Remote) -> None:
+    """From CRASHED to STOPPED where QEMU itself has died. Three calls.
+
+    The daemon keeps the reason for which a machine is off until its next start, and a start that
+    fails changes it too. So the machine is started with a NIC on a network that does not exist:
+    one call, which ends before QEMU begins. Its definition is not touched.
+    """
+    flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+    xml = definable(parse(domain.XMLDesc(flags)))
+    devices = xml.find("devices")
+    if devices is not None:
+        nowhere = el("source", network=f"hvdrivers-nowhere-{uuid4()}")
+        devices.append(el("interface", nowhere, type="network"))
+    try:
+        domain.connect().createXML(text(xml), libvirt.VIR_DOMAIN_START_PAUSED)
+    except (errors.NetworkNotFound, errors.HypervisorFault, errors.OutcomeUnknown):
+        with changed():
+            if state_of(*domain.state(0), saved=False) is InstanceState.CRASHED:
+                raise
+    else:
+        with changed():
+            cut(domain)
+
+
+def taken(error: errors.InvalidState) -> errors.DeviceBusy:
+    """What libvirt means by "invalid operation" where the state allows the operation."""
+    return errors.DeviceBusy(
+        error.message,
+        vendor_code=error.vendor_code,
+        hint="another machine may have this NIC: unplug_vif() it there",
+    )
+
+
+def explained(
+    remote: Remote, xml: Element, error: errors.InvalidState | errors.HypervisorFault
+) -> errors.HypervisorError:
+    """Why a machine could not be started."""
+    for interface in xml.iterfind("devices/interface"):
+        missing = missing_network(remote, interface)
+        if missing is not None:
+            return missing
+    reason = (
+        _too_large(remote, xml)
+        or _shared(remote, xml)
+        or odd_file(remote, xml.iterfind("devices/disk"))
+    )
+    if reason is not None:
+        return reason
+    # "invalid" is also libvirt's answer for a network of its own that is switched off, and for a
+    # tap device that another machine has
+    if isinstance(error, errors.InvalidState):
+        return taken(error)
+    caches = {attribute(disk, "driver", "cache") for disk in xml.iterfind("devices/disk")}
+    # libvirt has one code for all that QEMU itself says; a log daemon that is away has another
+    if error.vendor_code == "VIR_ERR_INTERNAL_ERROR" and caches & {"none", "directsync"}:
+        error.hint = f"{error.hint}; {_NO_DIRECT_IO}" if error.hint else _NO_DIRECT_IO
+    return error
+
+
+def _too_large(remote: Remote, xml: Element) -> errors.InsufficientResources | None:
+    """More memory than the whole host has. (What is free now is the kernel's to judge: pages that
+    nobody has written to take none.)"""
+    wanted = int(xml.findtext("memory") or 0) * _UNITS[attribute(xml, "memory", "unit") or "KiB"]
+    total = int(remote.getInfo()[1]) << 20
+    if wanted <= total:
+        return None
+    return errors.InsufficientResources(
+        f"the machine wants {wanted >> 20} MiB of memory, the host has {total >> 20} MiB",
+        hint="choose a smaller flavor, or another host",
+    )
+
+
+def _shared(remote: Remote, xml: Element) -> errors.DeviceBusy | None:
+    """The disk that another machine has, if that is why QEMU could not lock it."""
+    own = {source_of(disk) for disk in xml.iterfind("devices/disk")} - {""}
+    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+    flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    for other, stats in remote.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_BLOCK, flags):
+        taken = own & used_sources(stats)
+        if taken and other.UUIDString() != xml.findtext("uuid"):
+            return errors.DeviceBusy(
+                f"{min(taken)} is in use by machine {other.UUIDString()}",
+                hint="detach it there, or make it multiattach",
+            )
+    return None

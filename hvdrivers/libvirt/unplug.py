@@ -1,0 +1,164 @@
+"""Unplugging from a running guest: a request that the guest may ignore while it boots.
+
+So the request is sent, DEVICE_REMOVED or DEVICE_REMOVAL_FAILED is waited for, and the request is
+repeated meanwhile. The caller changes the definition only after that: an unplug that failed leaves
+the device plugged both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.hub import is_gap
+from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.base import Moved, Topic
+from hvdrivers.libvirt.event_hub import Device, Lifecycle, RawEvent
+from hvdrivers.libvirt.late_unplug import LateUnplugs, Request
+from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.xml import Element, attribute, text
+
+_ASK_AGAIN = 5.0
+"""Seconds after which an unplug request is repeated: QEMU refuses a second one earlier."""
+_SETTLING = 30.0
+"""Seconds to take a device out of a definition, in the background."""
+
+
+class Plugging(Topic):
+    """Take a device out of a running machine."""
+
+    _late: LateUnplugs
+
+    def _settle_late(self, uuid: UUID, device_alias: str, let_go: bool) -> bool:
+        """Take a device out of the definition that the guest has let go of when nobody waited for
+        it any more; False: the guest has it still."""
+        with self.connection.operation(_SETTLING):
+            domain = self._domain(uuid)
+            shown = _has(self._xml(domain), device_alias)
+            # a machine that has been switched off since then shows its definition
+            if shown and not (let_go and not domain.isActive()):
+                return False
+            self._drop(domain, uuid, device_alias)
+        return True
+
+    def _settle_before_the_end(self, uuid: UUID, domain: Remote) -> None:
+        """Before a running machine is switched off: afterwards nobody could tell what the guest had
+        let go of. No call where nothing is expected, else 2 and one for each such device."""
+        expected = self._late.of(uuid)
+        if not expected:
+            return
+        running = self._xml(domain)
+        for device_alias in expected:
+            if not _has(running, device_alias):
+                self._drop(domain, uuid, device_alias)
+                self._late.forget(uuid, device_alias)
+
+    def _drop(self, domain: Remote, uuid: UUID, device_alias: str) -> None:
+        for device in self._xml(domain, inactive=True).iterfind("devices/*"):
+            own = attribute(device, "alias", "name") == device_alias
+            if own and self._late.expects(uuid, device_alias):
+                self._forget(domain, device_alias, device)
+
+    def _take_out(
+        self,
+        domain: Remote,
+        device_alias: str,
+        live: Element | None,
+        stored: Element | None,
+        deadline: Deadline,
+    ) -> None:
+        """Take a device out of the running machine, then out of the definition."""
+        uuid = UUID(domain.UUIDString())
+        if live is None:
+            self._late.forget(uuid, device_alias)
+            if stored is not None:
+                self._forget(domain, device_alias, stored)
+                self._require_gone(domain, device_alias)
+            return
+        with self._late.expecting(uuid, device_alias) as request:
+            self._unplug(uuid, domain, device_alias, deadline, request)
+            if stored is not None:
+                with changed():
+                    self._forget(domain, device_alias, stored)
+
+    def _forget(self, domain: Remote, device_alias: str, stored: Element) -> None:
+        """Take a device out of the definition. One call, two if another client was faster."""
+        try:
+            domain.detachDeviceFlags(text(stored), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        except (errors.HypervisorFault, errors.InvalidRequest):
+            if _has(self._xml(domain, inactive=True), device_alias):
+                raise
+
+    def _require_gone(self, domain: Remote, device_alias: str) -> None:
+        """After a change of the definition alone: again if another client has started the machine
+        meanwhile, with the device. One call."""
+        with changed():
+            if _has(self._xml(domain), device_alias):
+                raise Moved
+
+    def _unplug(
+        self, uuid: UUID, domain: Remote, device_alias: str, deadline: Deadline, request: Request
+    ) -> None:
+        """Ask the guest to let go of a device, until it does."""
+
+        def ours(event: RawEvent) -> bool:
+            if isinstance(event, Lifecycle):
+                return event.uuid == uuid and event.event == libvirt.VIR_DOMAIN_EVENT_STOPPED
+            return (
+                isinstance(event, Device)
+                and event.uuid == uuid
+                and event.alias == device_alias
+                and event.kind != "added"
+            )
+
+        def gone() -> bool:
+            return not _has(self._xml(domain), device_alias)
+
+        with self.hub.listening() as events:
+            while not deadline.passed:
+                if not self._request_unplug(domain, device_alias, gone, request):
+                    return
+                event = events.wait(ours, min(_ASK_AGAIN, deadline.left))
+                if isinstance(event, Device) and event.kind == "removed":
+                    return
+                if isinstance(event, Lifecycle):
+                    return  # switched off: nothing holds the device any more
+                if isinstance(event, Device):
+                    raise errors.DeviceBusy("the guest refused to let go of the device")
+                if is_gap(event):
+                    raise errors.OutcomeUnknown("the connection broke while the guest was asked")
+        if not gone():
+            raise errors.DeviceBusy(
+                "the guest did not let go of the device in time",
+                hint="it may be booting, or use the device: unmount it, then call again",
+            )
+
+    @staticmethod
+    def _request_unplug(
+        domain: Remote, device_alias: str, gone: Callable[[], bool], request: Request
+    ) -> bool:
+        """Send the request; False if the device is not there any more."""
+        sent_before, request.sent = request.sent, True
+        try:
+            # by alias, as only that call does not itself wait for the guest, which would make
+            # the caller's deadline five seconds longer than he said
+            domain.detachDeviceAlias(device_alias, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        except (errors.ConnectionFailed, errors.OperationTimeout):
+            request.sent = sent_before
+            raise
+        except errors.InvalidState:
+            return False  # the machine went off
+        except (errors.HypervisorFault, errors.InvalidRequest):
+            # "already in the process of unplug" and "no such device" share their codes with others
+            return not gone()
+        return True
+
+
+def _has(domain: Element, device_alias: str) -> bool:
+    return any(
+        attribute(each, "alias", "name") == device_alias for each in domain.iterfind("devices/*")
+    )

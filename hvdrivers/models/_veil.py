@@ -1,0 +1,101 @@
+"""Validation errors without what they refuse.
+
+pydantic keeps the refused input in each error: ``errors()`` and ``json()`` hand it out, even where
+``str()`` does not show it. An input may be a secret, a mapping that holds one, or a secret in the
+wrong field, so the error of a model never keeps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, SecretBytes, SecretStr, ValidationError, WrapValidator
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic_core.core_schema import ErrorType
+
+_KNOWN: frozenset[str] = frozenset(get_args(ErrorType))
+
+_RAISED = frozenset({"value_error", "assertion_error"})
+"""Their context is what a validator raised, which may hold the input: a UnicodeEncodeError does."""
+
+VEIL = "**********"
+_SHORTEST = 4  # as in hvdrivers.redact: less would make a message unreadable
+
+
+def veiled(value: Any, validate: Any, model: type[BaseModel] | None = None) -> Any:
+    """What ``validate(value)`` gives; its ValidationError has no input in it.
+
+    Args:
+        model: the values of its secret fields are blotted out of messages too: a validator of the
+            model's author may quote them.
+    """
+    try:
+        return validate(value)
+    except ValidationError as error:
+        safe = without_input(error, set(_secrets(value, model)) if model is not None else ())
+    # Here, not above: an error raised there would carry the first one as its context.
+    raise safe
+
+
+VEILED = WrapValidator(lambda value, validate: veiled(value, validate))  # noqa: PLW0108 - two arguments
+"""For a union: what matches none of its models is refused before a model can veil it."""
+
+
+def without_input(
+    error: ValidationError, secrets: Collection[str] = (), *, title: str | None = None
+) -> ValidationError:
+    """The same error, with nothing of what was refused in it.
+
+    Args:
+        title: what the whole is called, instead of the model.
+    """
+    found = error.errors(include_url=False, include_input=False)
+    lines = [_line(line, _blotted(line["msg"], secrets)) for line in found]
+    return ValidationError.from_exception_data(title or error.title, lines, hide_input=True)
+
+
+def _line(line: ErrorDetails, message: str) -> InitErrorDetails:
+    kind: str | PydanticCustomError = line["type"]
+    if message != line["msg"] or line["type"] not in _KNOWN - _RAISED:
+        # Without a context pydantic fills nothing in, so braces in the message mean nothing.
+        kind = PydanticCustomError(line["type"], message)
+    made = InitErrorDetails(type=kind, loc=line["loc"], input=VEIL)
+    if isinstance(kind, str) and "ctx" in line:
+        made["ctx"] = line["ctx"]
+    return made
+
+
+def _blotted(message: str, secrets: Collection[str]) -> str:
+    for secret in secrets:
+        message = message.replace(secret, VEIL)
+    return message
+
+
+def _secrets(value: Any, model: type[BaseModel]) -> Iterator[str]:
+    if not isinstance(value, Mapping):
+        return
+    for name, field in model.model_fields.items():
+        if holds_secret(field.annotation):
+            for key in {name, field.alias or name}:
+                yield from _texts(value.get(key))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, SecretStr | SecretBytes):
+        value = value.get_secret_value()
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", errors="replace")
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _texts(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str) and len(value) >= _SHORTEST:
+        yield value
+
+
+def holds_secret(annotation: object) -> bool:
+    """Whether a field with this annotation is, or may be, or contains a secret."""
+    return annotation in (SecretStr, SecretBytes) or any(map(holds_secret, get_args(annotation)))

@@ -1,0 +1,1 @@
+"""The vSphere driver: ESXi and vCenter. Needs the extra ``hvdrivers[vmware]``."""

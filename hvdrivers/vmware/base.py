@@ -1,0 +1,175 @@
+"""What the topic files share: finding a machine of ours, and its state."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.driver import check_state
+from hvdrivers.contract.power import RebootKind
+from hvdrivers.models.state import InstanceState
+from hvdrivers.vmware.config import VmwareConfig
+from hvdrivers.vmware.files import Files
+from hvdrivers.vmware.names import datastore_path
+from hvdrivers.vmware.place import Places
+from hvdrivers.vmware.reader import Reader, Row
+from hvdrivers.vmware.record import MARK, Mark, mark_in, path_of
+from hvdrivers.vmware.session import Session
+from hvdrivers.vmware.tasks import Tasks
+
+STATE = ("config.instanceUuid", path_of(MARK), "runtime.powerState", "runtime.host")
+"""What the state of a machine, and whose it is, are read from."""
+_POWER = {
+    "poweredOn": InstanceState.RUNNING,
+    "poweredOff": InstanceState.STOPPED,
+    "suspended": InstanceState.SUSPENDED,
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine of ours, as it was read a moment ago."""
+
+    uuid: UUID
+    row: Row
+    mark: Mark
+    state: InstanceState
+
+    @property
+    def obj(self) -> Any:
+        """The managed object."""
+        return self.row.obj
+
+
+def uuid_in(row: Row) -> UUID | None:
+    """The instance UUID of a machine; a machine that is being made or removed may have none."""
+    try:
+        return UUID(row.get("config.instanceUuid", ""))
+    except ValueError:
+        return None
+
+
+def state_of(power: str | None, mark: Mark | None) -> InstanceState:
+    """The state for a power state and a mark."""
+    state = _POWER.get(str(power), InstanceState.STOPPED)
+    if mark is not None and state is InstanceState.STOPPED and mark.building:
+        return InstanceState.BUILDING
+    if mark is not None and state is InstanceState.RUNNING and mark.rescued:
+        return InstanceState.RESCUED
+    return state
+
+
+class Known:
+    """Which managed object an instance is: saves the search."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._objects: dict[UUID, Any] = {}
+
+    def get(self, uuid: UUID) -> Any:
+        """The object, if it was seen."""
+        with self._lock:
+            return self._objects.get(uuid)
+
+    def put(self, uuid: UUID, obj: Any) -> None:
+        """It was seen."""
+        with self._lock:
+            if len(self._objects) > 100_000:
+                self._objects.clear()  # a cache, not a record
+            self._objects[uuid] = obj
+
+    def forget(self, uuid: UUID) -> None:
+        """It has gone, or is another one now (registered anew)."""
+        with self._lock:
+            self._objects.pop(uuid, None)
+
+
+class Topic:
+    """Base of the topic classes; the driver joins them over one object."""
+
+    config: VmwareConfig
+    session: Session
+    reader: Reader
+    tasks: Tasks
+    places: Places
+    files: Files
+    known: Known
+
+    def _machine(self, uuid: UUID, *paths: str) -> Machine:
+        """A machine of ours and further properties. One call if it was seen before, else two.
+
+        Raises:
+            InstanceNotFound: it is not there, or not ours.
+        """
+        found = self._machine_if_there(uuid, *paths)
+        if found is None:
+            raise errors.InstanceNotFound("there is no such instance", instance=uuid)
+        if isinstance(found, Row):
+            raise errors.InstanceNotFound("there is a machine with this UUID, made by others")
+        return found
+
+    def _machine_if_there(self, uuid: UUID, *paths: str) -> Machine | Row | None:
+        """A machine of ours; the row of a foreign one; None if there is none on this cluster or
+        host."""
+        found = self._machine_anywhere(uuid, *paths)
+        row = found.row if isinstance(found, Machine) else found
+        if row is not None and not self.places.holds(row.get("runtime.host")):
+            return None
+        return found
+
+    def _machine_anywhere(self, uuid: UUID, *paths: str) -> Machine | Row | None:
+        """The same, on any cluster or host of the vCenter."""
+        obj = self.known.get(uuid)
+        if obj is not None:
+            rows = self.reader.many([obj], *STATE, *paths)
+            if rows and uuid_in(rows[0]) == uuid:
+                return self._told(uuid, rows)
+            self.known.forget(uuid)
+        objects = self._search(uuid)
+        rows = self.reader.many(objects, *STATE, *paths)
+        return self._told(uuid, [row for row in rows if uuid_in(row) == uuid])
+
+    def _search(self, uuid: UUID) -> Sequence[Any]:
+        index = self.session.content.searchIndex
+        # over all datacenters: a UUID that is taken anywhere is taken
+        return index.FindAllByUuid(None, str(uuid), True, True) or []
+
+    def _told(self, uuid: UUID, rows: Sequence[Row]) -> Machine | Row | None:
+        ours = []
+        for row in rows:
+            mark = mark_in(row, uuid)
+            if mark is not None:
+                state = state_of(row.get("runtime.powerState"), mark)
+                ours.append(Machine(uuid, row, mark, state))
+        if len(ours) > 1:
+            raise errors.HypervisorFault(
+                f"{len(ours)} machines have this instance UUID and our mark",
+                hint="one is a copy of the other's files: unregister it, or give it another UUID",
+                instance=uuid,
+            )
+        if ours:
+            self.known.put(uuid, ours[0].obj)
+            return ours[0]
+        return rows[0] if rows else None
+
+    def _checked(
+        self, operation: str, uuid: UUID, *paths: str, variant: RebootKind | None = None
+    ) -> Machine:
+        """The machine, if the contract allows the operation in its state."""
+        found = self._machine(uuid, *paths)
+        check_state(operation, found.state, uuid, variant=variant)
+        return found
+
+    # ---- files ----------------------------------------------------------------------------------
+
+    def _folder(self, kind: str, *parts: str, datastore: str | None = None) -> str:
+        """``[datastore] hvdrivers/instances/<uuid>``."""
+        where = datastore or self.places.get().datastore
+        return datastore_path(where, self.config.directory, kind, *parts)
+
+    def _instance_folder(self, uuid: UUID) -> str:
+        return self._folder("instances", str(uuid))

@@ -1,0 +1,143 @@
+"""Spawn on vCenter: one request clones a machine from the image's template, changes it to what was
+asked for, and starts it.
+
+A disk of the image's size is a child of the template's frozen one (a linked clone), so the cost of
+a spawn does not depend on the image's size. vSphere lets no such disk grow: a larger one is a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from pyVmomi import vim
+
+from hvdrivers.contract import errors
+from hvdrivers.models.disk import DiskRole
+from hvdrivers.models.instance import InstanceSpec
+from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.volume import DiskBus
+from hvdrivers.vmware.devices import capacity_of, editing
+from hvdrivers.vmware.images import Base
+from hvdrivers.vmware.names import machine_name
+from hvdrivers.vmware.own_disks import Planned
+from hvdrivers.vmware.place import Surroundings
+from hvdrivers.vmware.record import IMAGE, option
+from hvdrivers.vmware.specs import Plan
+from hvdrivers.vmware.templates import Template, Templates
+
+_HOST_IMAGE = "host-"
+_CHILD, _COPY = "createNewChildDiskBacking", "moveAllDiskBackingsAndDisallowSharing"
+
+
+class Cloning(Templates):
+    """Clones machines."""
+
+    def _host_of(self, spec: InstanceSpec, surroundings: Surroundings) -> Any:
+        """The host to make a machine on; None where the cluster chooses. A machine that shall not
+        run needs none that is large enough."""
+        try:
+            return self._host_for(spec.flavor, surroundings)
+        except errors.InsufficientResources:
+            if spec.start:
+                raise
+            return None
+
+    def _template_for(
+        self,
+        spec: InstanceSpec,
+        disks: Sequence[Planned],
+        base: Base | None,
+        surroundings: Surroundings,
+    ) -> Template | None:
+        """What to clone the machine from; None if its root disk must be copied: on ESXi, from an
+        image of the administrator's, on another bus than the template's, and with a vTPM, which
+        no documentation lets a clone's changes add."""
+        root = next((disk for disk in disks if disk.role == DiskRole.ROOT), None)
+        if (
+            base is None
+            or root is None
+            or root.bus is not DiskBus.SCSI
+            or spec.vtpm
+            or base.key.startswith(_HOST_IMAGE)
+            or not self.places.get().is_vcenter
+        ):
+            return None
+        try:
+            return self._template(base, surroundings)
+        except errors.VolumeNotFound as error:
+            self._forget(base)
+            raise evicted(error) from error
+
+    def _clone(
+        self,
+        spec: InstanceSpec,
+        base: Base,
+        template: Template,
+        config: Any,
+        *,
+        store: Any,
+        host: Any,
+        progress: ProgressCallback | None,
+    ) -> Any:
+        """Clone a machine, and start it if it shall run. The caller looks whether it does."""
+        place = self.places.get()
+        grows = any(change.operation == "edit" for change in config.deviceChange)
+        config.extraConfig.append(option(IMAGE, None))  # the template's own
+        clone = vim.vm.CloneSpec(
+            location=vim.vm.RelocateSpec(
+                datastore=store,
+                pool=place.pool,
+                host=host,
+                diskMoveType=_COPY if grows else _CHILD,
+            ),
+            snapshot=template.snapshot,
+            config=config,
+            template=False,
+            powerOn=spec.start,
+        )
+        name = machine_name(spec.name, spec.uuid)
+        try:
+            return self.tasks.run(
+                lambda: template.obj.CloneVM_Task(place.vm_folder, name, clone),
+                entity=template.obj,
+                progress=progress,
+            )
+        except errors.HypervisorError as error:
+            gone = error.vendor_code == "ManagedObjectNotFound"
+            if not gone and error.vendor_code == "FileNotFound":
+                gone = not self.files.exists(base.path)
+            if not gone:
+                raise
+            self._forget(base)
+            with suppress(errors.HypervisorError):
+                self._drop_template(base.path)  # without its disk it is good for nothing
+            raise evicted(error) from error
+
+
+def cloned_root(plan: Plan, template: Template, capacity: int) -> None:
+    """The root disk of a clone, which grows if it is larger than the template's."""
+    disk = template.disk
+    plan.own[template.address] = DiskRole.ROOT.value
+    plan.boot = disk.controllerKey, disk.unitNumber
+    if capacity > capacity_of(disk):
+        larger = vim.vm.device.VirtualDisk(
+            key=disk.key,
+            controllerKey=disk.controllerKey,
+            unitNumber=disk.unitNumber,
+            capacityInBytes=capacity,
+            capacityInKB=capacity // 1024,
+            backing=disk.backing,
+        )
+        plan.changes.append(editing(larger))
+
+
+def evicted(error: errors.HypervisorError) -> errors.DeviceBusy:
+    """What a spawn raises whose image has gone since it was found."""
+    return errors.DeviceBusy(
+        "the image was evicted from the cache meanwhile",
+        vendor_code=error.vendor_code,
+        hint="call again: the image is brought to the host again",
+        retryable=True,
+    )

@@ -1,0 +1,1 @@
+"""The vSphere driver as a target of the conformance suite."""

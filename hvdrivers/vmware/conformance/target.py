@@ -1,0 +1,441 @@
+"""A vSphere server as a target of the conformance suite.
+
+::
+
+    hvdrivers conformance run vmware --option host=vcenter.example --option username=... \\
+        --option password=... --option network="VM Network"
+
+Everything that the suite does beside the driver goes over a session of pyVmomi's own. Its guests
+are played: what a guest would write to its disk the target writes into the disk's file.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+from pyVmomi import vim, vmodl
+
+from hvdrivers.conformance.engine import image_files
+from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
+from hvdrivers.conformance.engine.target import Target
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.driver import ComputeDriver, Driver
+from hvdrivers.driverkit import staging_name
+from hvdrivers.guard import guarded
+from hvdrivers.models.image import ImageFormat, ImageRef
+from hvdrivers.models.migration import BlockerKind, Destination
+from hvdrivers.models.vif import DvsVif, NetworkVif, Vif
+from hvdrivers.models.volume import Volume
+from hvdrivers.vmware.config import VmwareConfig
+from hvdrivers.vmware.conformance import served
+from hvdrivers.vmware.conformance.observer import VmwareObserver, addresses, devices_in
+from hvdrivers.vmware.conformance.raw_server import RawServer
+from hvdrivers.vmware.conformance.seam import VmwareSeam, end_sessions
+from hvdrivers.vmware.devices import file_of
+from hvdrivers.vmware.driver import VmwareDriver
+from hvdrivers.vmware.names import split_path
+
+_T = TypeVar("_T")
+_LONG = 6 * 3600.0
+"""Seconds after which no upload is alive any more."""
+_MAKING = frozenset({"CopyVirtualDisk_Task", "CreateVM_Task", "PowerOnVM_Task", "ReconfigVM_Task"})
+_WHOLE = "CloneVM_Task"
+"""The call that makes all of a machine."""
+_SLOWED = {"spawn": _MAKING | {_WHOLE}, "migrate_storage": frozenset({"RelocateVM_Task"})}
+_SHARE = 0.25
+"""Of the time by which a spawn is slowed: it makes at least so many of these calls."""
+
+
+class _Slow:
+    """Calls that make a part of a machine take their share of the time."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.names = frozenset[str]()
+
+    def __call__(self, name: str, send: Callable[[], _T], /) -> _T:
+        if self.seconds and name in self.names:
+            threading.Event().wait(self.seconds * (2 if name == _WHOLE else 1))
+        return send()
+
+
+class VmwareTarget(Target):
+    """One vCenter cluster or ESXi host.
+
+    Args:
+        driver: the class to test.
+        image: None: a small disk made here.
+        network: a network of the host for NICs.
+        other: name of another cluster or host of the vCenter, that machines can move to.
+        unfit: name of one that is in maintenance and reaches no datastore and no network.
+        wake: what starts an ESXi host again that was shut down. None: it must stay up.
+        thorough: False: of each change a few calls are cut, by the seed, instead of all.
+        options: fields of VmwareConfig.
+    """
+
+    name = "vmware"
+    simulated = True
+
+    def __init__(
+        self,
+        driver: type[VmwareDriver] = VmwareDriver,
+        *,
+        image: ImageRef | None = None,
+        network: str = "VM Network",
+        thorough: bool = True,
+        other: str | None = None,
+        unfit: str | None = None,
+        wake: Callable[[], object] | None = None,
+        **options: Any,
+    ) -> None:
+        self._driver = driver
+        self._config = VmwareConfig(**{"scsi_controllers": 1} | options)
+        self._slow = _Slow()
+        self._layers = ExitStack()
+        self._image = image
+        self._network = network
+        self._thorough = thorough
+        self._other, self._unfit = other, unfit
+        self._wake = wake
+        self._server = RawServer(self._config)
+        self._observer = VmwareObserver(self._server, self._config.directory, self._config.compute)
+        self._folder: TemporaryDirectory[str] | None = None
+
+    @property
+    def thorough(self) -> bool:
+        return self._thorough
+
+    def driver_class(self) -> type[Driver]:
+        return self._driver
+
+    def connect(self) -> ComputeDriver:
+        driver = self._driver.connect(self._config)
+        # for as long as the driver lives: slowed() counts for whoever calls
+        self._layers.enter_context(driver.session.seam.through(self._slow))
+        return guarded(driver)
+
+    @contextmanager
+    def slowed(self, operation: str, seconds: float) -> Iterator[None]:
+        """Each call that makes a part of the machine takes its share of the time."""
+        if operation not in _SLOWED:
+            raise PreconditionMissing(f"the target slows {', '.join(_SLOWED)}, not {operation}()")
+        self._slow.names = _SLOWED[operation]
+        self._slow.seconds = min(seconds * _SHARE, 0.3)
+        try:
+            yield
+        finally:
+            self._slow.seconds = 0.0
+
+    def _temporary(self) -> Path:
+        if self._folder is None:
+            self._folder = TemporaryDirectory(prefix="hvct-")
+        return Path(self._folder.name)
+
+    def image(self) -> ImageRef:
+        if self._image is None:
+            self._image = image_files.fresh(self._temporary(), ImageFormat.QCOW2, checksum=True)
+        return self._image
+
+    def vif(self, vif_id: str) -> Vif:
+        return NetworkVif(id=vif_id, network=self._network)
+
+    def vif_to_nowhere(self, vif_id: str) -> Vif:
+        return NetworkVif(id=vif_id, network="hvct-nowhere")
+
+    @contextmanager
+    def passing_network(self, vif_id: str) -> Iterator[Vif]:
+        """A distributed port group on vCenter, a standard one on ESXi."""
+        name = f"hvct-{uuid4().hex[:8]}"
+        switches = self._server.read(vim.DistributedVirtualSwitch, "name")
+        if switches:
+            spec = vim.dvs.DistributedVirtualPortgroup.ConfigSpec(
+                name=name, numPorts=8, type="earlyBinding"
+            )
+            self._server.wait(switches[0][0].AddDVPortgroup_Task([spec]))
+            groups = self._server.read(vim.dvs.DistributedVirtualPortgroup, "name")
+            group = next(obj for obj, values in groups if values["name"] == name)
+            try:
+                yield DvsVif(id=vif_id, port_group=name)
+            finally:
+                self._server.wait(group.Destroy_Task())
+            return
+        host, _ = self._server.read(vim.HostSystem, "name")[0]
+        system = self._server.of(host, "configManager.networkSystem")
+        network_system = system["configManager.networkSystem"]
+        network_system.AddPortGroup(
+            vim.host.PortGroup.Specification(
+                name=name, vlanId=0, vswitchName="vSwitch0", policy=vim.host.NetworkPolicy()
+            )
+        )
+        try:
+            yield NetworkVif(id=vif_id, network=name)
+        finally:
+            network_system.RemovePortGroup(name)
+
+    def observer(self) -> Observer:
+        return self._observer
+
+    def faults(self, driver: ComputeDriver) -> FaultSeam:
+        return VmwareSeam(_inner(driver), self._server)
+
+    @contextmanager
+    def broken_connection(self, driver: ComputeDriver) -> Iterator[None]:
+        """The sessions end, as with a server that was started anew, and the connections break."""
+        inner = _inner(driver)
+        end_sessions(self._server)
+        inner.session.transport.cut()
+        inner.listener.transport.cut()
+        yield
+
+    @contextmanager
+    def dead_upload(self, driver: ComputeDriver, key: str, *, quiet: bool) -> Iterator[str]:
+        """A folder as an upload makes it. Only a datastore in a folder of this machine, as the
+        simulator has it, has an old one."""
+        name = staging_name(key)
+        content, where = self._server.content, self._server.datacenter[0]
+        folder = _inner(driver)._folder("images", name)
+        content.fileManager.MakeDirectory(folder, where, True)
+        try:
+            self._server.file(f"{folder}/disk-4096-flat.vmdk", b"half of it")
+            if quiet:
+                self._age(folder)
+            yield name
+        finally:
+            with suppress(vim.fault.FileNotFound):  # the driver has removed it
+                self._server.wait(content.fileManager.DeleteDatastoreFile_Task(folder, where))
+
+    def _age(self, folder: str) -> None:
+        datastore, inside = split_path(folder)
+        found = self._server.read(vim.Datastore, "name", "summary.url")
+        url = next(values["summary.url"] for _, values in found if values["name"] == datastore)
+        root = Path(str(url).removeprefix("file://")) / inside
+        if not root.is_dir():
+            raise PreconditionMissing("the datastore is not a folder of this machine")
+        for file in (*root.iterdir(), root):
+            long_ago = file.stat().st_mtime - _LONG
+            os.utime(file, (long_ago, long_ago))
+
+    def hostile_images(self) -> Sequence[tuple[str, ImageRef]]:
+        return image_files.hostile(self._temporary())
+
+    @contextmanager
+    def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
+        uuid = uuid4()
+        datacenter, _ = self._server.datacenter
+        folder = self._server.of(datacenter, "vmFolder")["vmFolder"]
+        label = name or f"foreign-{uuid.hex[:8]}"
+        home = f"[{self._config.datastore}] foreign-{uuid}"
+        log = vim.vm.device.VirtualSerialPort.FileBackingInfo(fileName=f"{home}/console.log")
+        port = vim.vm.device.VirtualSerialPort(key=-1, backing=log, yieldOnPoll=True)
+        config = vim.vm.ConfigSpec(
+            name=label,
+            instanceUuid=str(uuid),
+            guestId="otherLinux64Guest",
+            numCPUs=1,
+            memoryMB=32,
+            files=vim.vm.FileInfo(vmPathName=f"{home}/vm.vmx"),
+            deviceChange=[vim.vm.device.VirtualDeviceSpec(device=port, operation="add")],
+        )
+        obj = self._server.wait(folder.CreateVM_Task(config, self._pool(), None))
+        try:
+            self._server.wait(obj.PowerOnVM_Task(None))
+            yield uuid
+        finally:
+            with suppress(vmodl.fault.ManagedObjectNotFound):
+                if self._server.of(obj, "runtime.powerState")["runtime.powerState"] != "poweredOff":
+                    self._server.wait(obj.PowerOffVM_Task())
+                self._server.wait(obj.Destroy_Task())
+
+    @contextmanager
+    def copied_machine(self, driver: ComputeDriver, uuid: UUID) -> Iterator[UUID]:
+        """What a clone is on vCenter: another machine with the extraConfig and a copy of the disk,
+        and an instance UUID of its own."""
+        copy = uuid4()
+        config = self._server.of(self._server.machine(uuid), "config")["config"]
+        datacenter, _ = self._server.datacenter
+        folder = self._server.of(datacenter, "vmFolder")["vmFolder"]
+        home = f"[{self._config.datastore}] foreign-{copy}"
+        content = self._server.content
+        content.fileManager.MakeDirectory(home, datacenter, False)
+        root = next(path for path in map(file_of, addresses(config.hardware.device).values()))
+        disks = content.virtualDiskManager
+        task = disks.CopyVirtualDisk_Task(root, datacenter, f"{home}/root.vmdk", datacenter)
+        self._server.wait(task)
+        spec = vim.vm.ConfigSpec(
+            name=f"copy-{copy}",
+            instanceUuid=str(copy),
+            guestId=config.guestId,
+            numCPUs=1,
+            memoryMB=32,
+            files=vim.vm.FileInfo(vmPathName=f"{home}/vm.vmx"),
+            extraConfig=[each for each in config.extraConfig if each.value],
+        )
+        obj = self._server.wait(folder.CreateVM_Task(spec, self._pool(), None))
+        try:
+            yield copy
+        finally:
+            with suppress(vmodl.fault.ManagedObjectNotFound):
+                self._server.wait(obj.Destroy_Task())
+            with suppress(vim.fault.FileNotFound):
+                self._server.wait(content.fileManager.DeleteDatastoreFile_Task(home, datacenter))
+
+    def _pool(self) -> Any:
+        computes = self._server.read(vim.ComputeResource, "name", "resourcePool")
+        wanted = self._config.compute
+        return next(v["resourcePool"] for _, v in computes if wanted in (None, v["name"]))
+
+    # ---- what a guest would write ---------------------------------------------------------------
+
+    def _flat_file(self, uuid: UUID, disk: str) -> str:
+        obj = self._server.machine(uuid)
+        config = self._server.of(obj, "config")["config"]
+        extra = {each.key: each.value for each in config.extraConfig}
+        devices = devices_in(extra)
+        for address, found in addresses(config.hardware.device).items():
+            volume = devices["volumes"].get(address, {})
+            boots = volume.get("boot_index") == 0
+            names = (devices["own"].get(address), volume.get("id"), "root" if boots else None)
+            if disk in names:
+                return str(found.backing.fileName).replace(".vmdk", "-flat.vmdk")
+        raise PreconditionMissing(f"the machine has no disk {disk}")
+
+    def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
+        path = self._flat_file(uuid, disk)
+        before = self._server.file(path) or b""
+        self._server.file(path, before + f"\nhvct:{text}\n".encode())
+
+    def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
+        content = self._server.file(self._flat_file(uuid, disk)) or b""
+        lines = content.split(b"\n")
+        return [line[5:].decode() for line in lines if line.startswith(b"hvct:")]
+
+    def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
+        content = self._server.file(self._flat_file(uuid, "root")) or b""
+        return text.encode() in content
+
+    boot_mark = b"hv-guest: starts"
+    """What each guest of the simulator writes to its serial port when it starts."""
+
+    def wait_booted(self, driver: ComputeDriver, uuid: UUID) -> None:
+        """The guest's VMware Tools run: the server is told so, as no guest would say it."""
+        self._set(uuid, "SET.guest.toolsRunningStatus", "guestToolsRunning")
+
+    @contextmanager
+    def deaf_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """A guest that ignores requests of its VMware Tools to shut down and to reboot."""
+        self.wait_booted(driver, uuid)
+        self._set(uuid, "hvct.stubborn", "yes")
+        try:
+            yield
+        finally:
+            with suppress(PreconditionMissing):
+                self._set(uuid, "hvct.stubborn", "")
+
+    def boots(self, driver: ComputeDriver, uuid: UUID) -> int:
+        config = self._server.of(self._server.machine(uuid), "config")["config"]
+        for port in config.hardware.device:
+            if isinstance(port, vim.vm.device.VirtualSerialPort):
+                log = self._server.file(port.backing.fileName) or b""
+                return log.count(self.boot_mark)
+        raise PreconditionMissing("the machine has no serial port")
+
+    def crash(self, driver: ComputeDriver, uuid: UUID) -> None:
+        """The machine's process ends: vSphere shows that as powered off."""
+        self._observer.power_off(uuid)
+
+    @contextmanager
+    def keeping_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """A guest that uses its devices. vSphere does not ask it."""
+        self.wait_booted(driver, uuid)
+        yield
+
+    @contextmanager
+    def silent_agent(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """VMware Tools end; the server keeps what they have told."""
+        self._set(uuid, "SET.guest.toolsRunningStatus", "guestToolsNotRunning")
+        try:
+            yield
+        finally:
+            self.wait_booted(driver, uuid)
+
+    def _set(self, uuid: UUID, key: str, value: str) -> None:
+        spec = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key=key, value=value)])
+        self._server.wait(self._server.machine(uuid).ReconfigVM_Task(spec))
+
+    # ---- other hosts ----------------------------------------------------------------------------
+
+    def other_host(self) -> tuple[Destination, ComputeDriver]:
+        if self._other is None:
+            raise PreconditionMissing("the target names no other host (other=)")
+        config = self._config.model_copy(update={"compute": self._other})
+        return Destination(host=self._other), guarded(self._driver.connect(config))
+
+    def unfit_host(self) -> tuple[Destination, frozenset[BlockerKind]]:
+        if self._unfit is None:
+            raise PreconditionMissing("the target names no unfit host (unfit=)")
+        return Destination(host=self._unfit), frozenset(
+            {BlockerKind.RESOURCES, BlockerKind.STORAGE, BlockerKind.NETWORK}
+        )
+
+    @contextmanager
+    def expendable_host(self) -> Iterator[None]:
+        if self._wake is None:
+            raise PreconditionMissing("the target cannot start its host again (wake=)")
+        try:
+            yield
+        finally:
+            self._wake()
+
+    @contextmanager
+    def restless_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """A guest whose migration comes to no end."""
+        self._set(uuid, "hvct.restless", "yes")
+        try:
+            yield
+        finally:
+            with suppress(PreconditionMissing):
+                self._set(uuid, "hvct.restless", "")
+
+    @contextmanager
+    def served_volume(self, driver: ComputeDriver, kind: Capability) -> Iterator[Volume]:
+        datastore = self._config.datastore
+        if kind is not Capability.VOLUME_VMDK or datastore is None:
+            raise PreconditionMissing(f"the target has no server for {kind} (served_volume)")
+        with served.in_a_shadow(self._server, datastore, self._pool()) as volume:
+            yield volume
+
+    def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
+        path = next(each.path for each in driver.list_volumes() if each.volume_id == volume_id)
+        datacenter, _ = self._server.datacenter
+        manager = self._server.content.virtualDiskManager
+        self._server.wait(manager.DeleteVirtualDisk_Task(path, datacenter))
+
+    def grow_volume(self, driver: ComputeDriver, volume_id: str, size_bytes: int) -> None:
+        paths = (each.path for each in driver.list_volumes() if each.volume_id == volume_id)
+        path = next(paths, None) or served.path_of(self._server, volume_id)
+        datacenter, _ = self._server.datacenter
+        manager = self._server.content.virtualDiskManager
+        self._server.wait(
+            manager.ExtendVirtualDisk_Task(path, datacenter, size_bytes // 1024, False)
+        )
+
+    def close(self) -> None:
+        self._layers.close()
+        self._server.drop()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+
+def _inner(driver: ComputeDriver) -> VmwareDriver:
+    inner = getattr(driver, "_driver", driver)
+    if not isinstance(inner, VmwareDriver):
+        raise PreconditionMissing("there is a seam only in the driver of this package")
+    return inner

@@ -1,0 +1,58 @@
+"""The server as it describes itself: product, versions, what it cannot do."""
+
+from __future__ import annotations
+
+from hvdrivers.contract.capabilities import Capability, declared
+from hvdrivers.contract.connection import Connection
+from hvdrivers.models.host import HostInfo
+from hvdrivers.vmware.base import Topic
+from hvdrivers.vmware.deadline import timed
+
+_NEEDS_VCENTER: dict[Capability, str] = {
+    Capability.VIF_DVS: "ESXi without vCenter has no distributed switches",
+    Capability.STORAGE_MIGRATION: "ESXi without vCenter moves no disks",
+    Capability.LIVE_MIGRATION: "ESXi without vCenter moves no machines",
+    Capability.LIVE_MIGRATION_ABORT: "ESXi without vCenter moves no machines",
+    Capability.COLD_MIGRATION: "ESXi without vCenter moves no machines",
+}
+
+
+class VmwareConnection(Topic, Connection):
+    """Connection topic of the contract."""
+
+    @timed
+    def ping(self, *, timeout: float | None = None) -> None:
+        """Budget: 1 call."""
+        del timeout
+        self.session.ask_time()
+
+    @timed
+    def host(self, *, timeout: float | None = None) -> HostInfo:
+        """Budget: no call; what the server is does not change while it is connected."""
+        del timeout
+        self.session.ask_time()
+        return self._host_info()
+
+    def _host_info(self) -> HostInfo:
+        about = self.session.content.about
+        return HostInfo(
+            driver="vmware",
+            product=about.name,
+            product_version=about.version,
+            api_version=about.apiVersion,
+            architecture="x86_64",
+            hostname=self.places.get().compute_name,
+            accelerated=True,
+        )
+
+    def narrowed(self) -> dict[Capability, str]:
+        """What an ESXi host has not without vCenter, and a vCenter not. Budget: none beyond
+        connect()."""
+        if self.places.get().is_vcenter:
+            return {Capability.HOST_POWER: "a vCenter is no host: connect to the ESXi host itself"}
+        return {each: why for each, why in _NEEDS_VCENTER.items() if each in declared(type(self))}
+
+    def close(self, *, timeout: float | None = None) -> None:
+        """Budget: 1 call, which logs out."""
+        del timeout
+        self.session.close()

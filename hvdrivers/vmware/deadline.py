@@ -1,0 +1,56 @@
+"""The deadline of the operation under way, known to the transport below it.
+
+Calls go through pyVmomi's objects, which have no argument for a deadline. ``timed`` puts the one of
+an operation where ``transport.py`` finds it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar, cast
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.driver import OPERATIONS
+from hvdrivers.driverkit import Deadline
+from hvdrivers.driverkit.deadline import bounding, current_deadline
+from hvdrivers.driverkit.undo import truthful
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def unbounded() -> AbstractContextManager[object]:
+    """Lift the bound: what was begun must be undone, also after the deadline."""
+    return bounding(Deadline(None))
+
+
+def timed(operation: _F) -> _F:
+    """Bound an operation by its ``timeout`` argument, and let it say that nothing has changed only
+    where that is so. A read changes nothing: of what watch() makes on the server before a
+    connection breaks, nothing outlives the session."""
+    changes = OPERATIONS[operation.__name__].changes
+
+    @functools.wraps(operation)
+    def call(self: Any, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        with bounding(Deadline(timeout)), truthful() if changes else nullcontext():
+            return operation(self, *args, timeout=timeout, **kwargs)
+
+    return cast(_F, call)
+
+
+def rereading(operation: _F) -> _F:
+    """Do an operation again if another client has changed the machine since it was read: the server
+    refuses a change that was made for an older configuration, and nothing has changed then."""
+
+    @functools.wraps(operation)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        while True:
+            try:
+                return operation(self, *args, **kwargs)
+            except errors.DeviceBusy as error:
+                if error.vendor_code != "ConcurrentAccess":
+                    raise
+                current_deadline().check("another client changed the machine again and again")
+
+    return cast(_F, call)

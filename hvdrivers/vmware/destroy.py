@@ -1,0 +1,251 @@
+"""What destroy() does: everything of an instance goes, in an order that survives interruption.
+
+vSphere's own Destroy deletes every disk that the machine has, so attached volumes, and disks
+that are kept, are taken away from the machine first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+from pyVmomi import vim
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit import changed
+from hvdrivers.driverkit.own_disks import keeps
+from hvdrivers.models.instance import Keep
+from hvdrivers.vmware.base import STATE, Machine
+from hvdrivers.vmware.deadline import timed, unbounded
+from hvdrivers.vmware.devices import by_address, file_of, removing
+from hvdrivers.vmware.moves import Moves
+from hvdrivers.vmware.reader import Row
+from hvdrivers.vmware.record import DEVICES, Devices, devices_in, path_of
+from hvdrivers.vmware.templates import Templates
+
+_STARTED_AGAIN = 3
+"""How often a machine is switched off once more that others start while it is destroyed."""
+_HARDWARE = ("config.hardware.device", "config.files.vmPathName", path_of(DEVICES), "snapshot")
+
+
+class Removal(Templates, Moves):
+    """Remove an instance, or what there is of it."""
+
+    @timed
+    def destroy(
+        self,
+        uuid: UUID,
+        *,
+        keep: AbstractSet[Keep] = frozenset(),
+        timeout: float | None = None,
+    ) -> None:
+        """Budget: 5 calls, 2 more for each of: a running machine, attached volumes; 5 more to keep
+        disks, 3 for each, 3 more if they have snapshots, and 2 if they are children of an image."""
+        del timeout
+        found = self._ours_if_there(uuid)
+        if found is not None:
+            self._destroy(found, keep)
+        elif self._machine_anywhere(uuid) is not None:
+            return  # it is on another cluster or host, and its folder may be on a shared datastore
+        with changed():
+            left = self.files.delete(self._instance_folder(uuid))
+            if left and found is None:
+                # a spawn was interrupted: what it had begun on the server may come to its end now
+                with unbounded():
+                    self.tasks.settle(self.places.get().vm_folder, kind="VirtualMachine.clone")
+                late = self._ours_if_there(uuid)
+                if late is not None:
+                    self._destroy(late, frozenset())
+                self.files.delete(self._instance_folder(uuid))
+
+    def _ours_if_there(self, uuid: UUID) -> Machine | None:
+        found = self._machine_if_there(uuid, *_HARDWARE)
+        if isinstance(found, Row):
+            raise errors.InstanceNotFound("there is a machine with this UUID, made by others")
+        return found
+
+    def _destroy(self, found: Machine, keep: AbstractSet[Keep]) -> None:
+        kept = self._to_keep(found, keep)
+        self._switch_off(found)
+        with changed():
+            merged = kept or self._spread(found) or self._strangers(found)
+            if found.row.get("snapshot") is not None and merged:
+                # a disk is whole only when they are merged into it, and Destroy finds disks on
+                # another datastore only without them
+                self.tasks.run(lambda: found.obj.RemoveAllSnapshots_Task(True), entity=found.obj)
+                row = self.reader.one(found.obj, *STATE, *_HARDWARE)
+                found = Machine(found.uuid, row, found.mark, found.state)
+                kept = self._to_keep(found, keep)
+            for disk in by_address(found.row.get("config.hardware.device") or ()).values():
+                if file_of(disk) in kept:
+                    self._own_file(found.obj, disk)
+            if found.row.get("snapshot") is None:
+                self._take_away_volumes(found, kept)
+                self._move_aside(found)
+            for source, target in kept.items():
+                self.files.move_disk(source, target)
+            self._destroy_machine(found)
+
+    def _spread(self, found: Machine) -> bool:
+        """Whether disks of its own lie outside of the instance's folder."""
+        disks = by_address(found.row.get("config.hardware.device") or ())
+        own = [disks[each] for each in self._devices_or_none(found).own if each in disks]
+        home = f"{self._instance_folder(found.uuid)}/"
+        return not all((file_of(each) or home).startswith(home) for each in own)
+
+    def _switch_off(self, found: Machine) -> None:
+        if found.row.get("runtime.powerState") == "poweredOff":
+            return
+        try:
+            self._power_off_at_once(found)
+        except errors.InvalidState:
+            return  # it has gone down by itself
+        except errors.HypervisorFault as error:
+            if error.vendor_code != "ManagedObjectNotFound":
+                raise
+
+    def _power_off_at_once(self, found: Machine) -> None:
+        try:
+            self.tasks.run(found.obj.PowerOffVM_Task, entity=found.obj)
+        except errors.DeviceBusy as error:
+            if error.vendor_code != "TaskInProgress":
+                raise
+            # a migration: it ends at once, or has ended when it was asked to
+            self._end_moves(found.obj)
+            self.tasks.settle(found.obj)
+            self.tasks.run(found.obj.PowerOffVM_Task, entity=found.obj)
+
+    def _take_away_volumes(self, found: Machine, kept: Mapping[str, str]) -> None:
+        disks = by_address(found.row.get("config.hardware.device") or ())
+        devices = self._devices_or_none(found)
+        folder = self._instance_folder(found.uuid)
+        going = [
+            disk
+            for address, disk in disks.items()
+            if isinstance(disk, vim.vm.device.VirtualDisk)
+            and (address in devices.volumes or self._is_volume(disk, folder))
+        ]
+        going += self._strangers(found)
+        going += [each for each in disks.values() if file_of(each) in kept]
+        if not going:
+            return
+        try:
+            changes = [removing(each) for each in going]
+            config = vim.vm.ConfigSpec(deviceChange=changes)
+            self.tasks.run(lambda: found.obj.ReconfigVM_Task(config), entity=found.obj)
+        except errors.HypervisorFault as error:
+            if error.vendor_code != "ManagedObjectNotFound":
+                raise
+
+    def _is_volume(self, disk: Any, folder: str) -> bool:
+        """Whether a disk lies among the volumes, whatever the record says: it must not be lost."""
+        path = file_of(disk) or ""
+        inside = path.partition("] ")[2]
+        return inside.startswith(f"{self.config.directory}/volumes/") and not path.startswith(
+            folder
+        )
+
+    def _strangers(self, found: Machine) -> list[Any]:
+        """Disks that somebody has attached without the driver: vSphere's Destroy would delete them.
+        Without a record none is known; then what lies in the instance's folder, or beside the
+        machine's configuration, is its own."""
+        devices = self._devices_or_none(found)
+        folder = f"{self._instance_folder(found.uuid)}/"
+        homes = (folder, f"{_home(found)}/")
+        return [
+            disk
+            for address, disk in by_address(found.row.get("config.hardware.device") or ()).items()
+            if isinstance(disk, vim.vm.device.VirtualDisk)
+            and address not in devices.own
+            and address not in devices.volumes
+            and not self._is_volume(disk, folder)
+            and (devices.own or devices.volumes or not (file_of(disk) or "").startswith(homes))
+        ]
+
+    def _move_aside(self, found: Machine) -> None:
+        """Take the disks of others out of the instance's folder, and out of that of the machine,
+        which go: they become volumes."""
+        number = 0
+        for source in map(file_of, self._strangers(found)):
+            folder = (source or "").rpartition("/")[0]
+            if source is None or folder not in (_home(found), self._instance_folder(found.uuid)):
+                continue
+            self._ensure_folders()
+            while True:
+                number += 1
+                target = self._folder("volumes", f"{found.uuid}-by-hand-{number}.vmdk")
+                if not self.files.exists(target):
+                    break
+            self.files.move_disk(source, target)
+
+    @staticmethod
+    def _devices_or_none(found: Machine) -> Devices:
+        try:
+            return devices_in(found.row)
+        except errors.HypervisorFault:
+            return Devices()  # damaged by somebody: destroy() works all the same
+
+    def _destroy_machine(self, found: Machine) -> None:
+        self.known.forget(found.uuid)
+        for _ in range(_STARTED_AGAIN):
+            try:
+                self._remove_from_the_server(found)
+            except errors.InvalidState:
+                # a spawn or power_on of another client has started it since it was switched off
+                with suppress(errors.InvalidState):
+                    self._power_off_at_once(found)
+            else:
+                return
+        self._remove_from_the_server(found)
+
+    def _remove_from_the_server(self, found: Machine) -> None:
+        try:
+            if found.row.get("snapshot") is None:
+                self.tasks.run(found.obj.Destroy_Task, entity=found.obj)
+            else:
+                # Destroy deletes the disks of snapshots too, also volumes that were attached then,
+                # and a disk that a snapshot has cannot be taken away. All that is the machine's
+                # own lies in its folder, which goes next
+                found.obj.UnregisterVM()
+        except errors.HypervisorFault as error:
+            if error.vendor_code != "ManagedObjectNotFound":
+                raise
+
+    def _to_keep(self, found: Machine, keep: AbstractSet[Keep]) -> dict[str, str]:
+        """The files of the disks to keep, and those to move them to.
+
+        Raises:
+            VolumeExists: such a name is taken.
+        """
+        kept: dict[str, str] = {}
+        if not keep:
+            return kept
+        disks = by_address(found.row.get("config.hardware.device") or ())
+        for address, role in self._devices_or_none(found).own.items():
+            file = file_of(disks[address]) if address in disks else None
+            if file is None or not any(keeps(each, role) for each in keep):
+                continue
+            target = self._folder("volumes", f"{found.uuid}-{role}.vmdk")
+            if self.files.exists(target):
+                raise errors.VolumeExists(
+                    f"a {role} disk of an earlier instance with this UUID has been kept",
+                    hint="delete_volume() that one first, or destroy() without keep=",
+                )
+            kept[file] = target
+        if kept:
+            self._ensure_folders()
+        return kept
+
+    def _remove_machine(self, uuid: UUID) -> None:
+        """Undo the making of a machine."""
+        found = self._ours_if_there(uuid)
+        if found is not None:
+            self._destroy(found, frozenset())
+
+
+def _home(found: Machine) -> str:
+    """The folder of the machine's configuration; vCenter gives it its name."""
+    return str(found.row.get("config.files.vmPathName") or "").rpartition("/")[0]

@@ -1,0 +1,145 @@
+"""The vSphere driver: the topic classes, joined over one session."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar, Self
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.driver import Driver
+from hvdrivers.contract.fields import Fields
+from hvdrivers.contract.limits import Limit
+from hvdrivers.driverkit.events import Streams
+from hvdrivers.driverkit.feeds import Feed
+from hvdrivers.driverkit.hub import Hub
+from hvdrivers.models.config import DriverConfig
+from hvdrivers.models.disk import OwnDisk
+from hvdrivers.models.instance import InstanceSpec, Keep
+from hvdrivers.models.vif import DvsVif, VifQos
+from hvdrivers.models.vif.common import VifBase
+from hvdrivers.models.volume import DiskQos, VolumeAttachment
+from hvdrivers.vmware.adopt import VmwareAdopt
+from hvdrivers.vmware.base import Known
+from hvdrivers.vmware.cache import VmwareImages
+from hvdrivers.vmware.config import VmwareConfig
+from hvdrivers.vmware.connection import VmwareConnection
+from hvdrivers.vmware.consoles import VmwareConsoles
+from hvdrivers.vmware.event_feed import EventFeed, Raw
+from hvdrivers.vmware.events import VmwareEvents
+from hvdrivers.vmware.export import VmwareExport
+from hvdrivers.vmware.files import Files
+from hvdrivers.vmware.guest import VmwareGuest
+from hvdrivers.vmware.hostpower import VmwareHostPower
+from hvdrivers.vmware.lacking import LACKING
+from hvdrivers.vmware.maintenance import VmwareMaintenance
+from hvdrivers.vmware.metrics import VmwareMetrics
+from hvdrivers.vmware.migration import VmwareMigration
+from hvdrivers.vmware.place import Places
+from hvdrivers.vmware.reader import Reader
+from hvdrivers.vmware.reconnect import VmwareReconnect
+from hvdrivers.vmware.relocation import VmwareRelocation
+from hvdrivers.vmware.rescue import VmwareRescue
+from hvdrivers.vmware.reshape import VmwareReshape
+from hvdrivers.vmware.resources import VmwareResources
+from hvdrivers.vmware.session import Session
+from hvdrivers.vmware.snapshots import VmwareSnapshots
+from hvdrivers.vmware.tasks import Tasks
+
+
+class VmwareDriver(
+    VmwareResources,
+    VmwareRescue,
+    VmwareReshape,
+    VmwareAdopt,
+    VmwareReconnect,
+    VmwareImages,
+    VmwareConsoles,
+    VmwareGuest,
+    VmwareEvents,
+    VmwareMetrics,
+    VmwareMaintenance,
+    VmwareHostPower,
+    VmwareSnapshots,
+    VmwareExport,
+    VmwareRelocation,
+    VmwareMigration,
+    VmwareConnection,
+    Driver,
+):
+    """An ESXi host, or a cluster or host of a vCenter."""
+
+    driver_name: ClassVar[str] = "vmware"
+    config_model: ClassVar[type[DriverConfig]] = VmwareConfig
+    takes: ClassVar[Fields] = MappingProxyType(
+        {
+            InstanceSpec: frozenset({"disks"}),
+            OwnDisk: frozenset({"size_mib", "bus", "kept"}),
+            Keep: frozenset({Keep.EPHEMERAL_DISKS.value, Keep.SWAP_DISK.value}),
+            VolumeAttachment: frozenset({"bus"}),
+            VifBase: frozenset({"model", "active"}),
+            DvsVif: frozenset({"port_key", "opaque_network_type"}),
+            DiskQos: frozenset({"total_iops_sec"}),
+            VifQos: frozenset({"outbound"}),
+        }
+    )
+    limits = MappingProxyType(
+        {
+            Limit.NEVER_CRASHED: "vSphere shows a machine that died as powered off",
+            Limit.DETACH_UNASKED: "vSphere takes a device from a running guest without asking it",
+            Limit.EVENTS_MERGED: "a property collector tells the newest value only",
+        }
+    )
+
+    lacking: ClassVar[Mapping[Capability, str]] = LACKING
+
+    def __init__(self, config: VmwareConfig) -> None:
+        self.config = config
+        self.session = Session(config)
+        self.reader = Reader(self.session)
+        self.tasks = Tasks(self.session, self.reader)
+        self.places = Places(self.session, self.reader)
+        self.files = Files(self.session, self.tasks, self.places)
+        self.known = Known()
+        self._unfinished = {}
+        self._bases = {}
+        self._keys = {}
+        self._templates = {}
+        self._images_lock = threading.Lock()
+        self.listener = Session(config, background=True)
+        """The session of the event stream: it is opened when the first stream is."""
+        self.hub: Hub[Raw] = Hub()
+        self.questions = EventFeed(self.listener, self.places, self.hub)
+        feed = Feed(
+            self.hub,
+            begin=self.questions.begin,
+            ask=self.questions.ask,
+            interrupt=self.questions.interrupt,
+        )
+        self.streams = Streams(feed)
+
+    @classmethod
+    def connect(cls, config: DriverConfig) -> Self:
+        """Budget: 2 requests and 2 calls, 2 more where a datastore, folder or pool is named."""
+        if not isinstance(config, VmwareConfig):
+            raise errors.InvalidRequest("the vSphere driver needs a VmwareConfig")
+        driver = cls(config)
+        try:
+            driver.places.get()
+        except BaseException:
+            driver.close()
+            raise
+        return driver
+
+    @property
+    def host_label(self) -> str:
+        """The server and the cluster or host, without credentials."""
+        return self.config.host_label
+
+    def close(self, *, timeout: float | None = None) -> None:
+        """End the streams, log out. Budget: 1 call, 3 more if there was a stream."""
+        self.streams.close()
+        self.listener.close()
+        super().close(timeout=timeout)

@@ -1,0 +1,336 @@
+"""What the server says about our machines, as it happens: one long poll for each driver.
+
+A property collector of its own, in a session of its own, watches a few properties of each machine.
+A poll whose answer was lost may have had news in it, so the streams then read the states anew.
+
+A property collector tells the newest value of a property, not each value that it had between two
+polls. So changes that lie closer together are merged (the limit ``events-merged``). The time of the
+last start is watched too, so a machine that was off and runs again is not merged into nothing.
+
+A stream reads the states of all machines by itself (a resync). That can be newer than the last
+answer of the poll, and what the stream has told its consumer must not be merged away. So the
+reading is given to the feed, as one more answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from queue import Empty, SimpleQueue
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+from pyVmomi import vim, vmodl
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit.feeds import Missed
+from hvdrivers.driverkit.hub import Hub
+from hvdrivers.models.state import InstanceState
+from hvdrivers.vmware.base import STATE, state_of, uuid_in
+from hvdrivers.vmware.place import Places
+from hvdrivers.vmware.reader import IN_POOL, Reader, Row, filter_spec
+from hvdrivers.vmware.record import DEVICES, Devices, mark_in, path_of, value_in
+from hvdrivers.vmware.session import Session, by_chance
+
+_PC = vmodl.query.PropertyCollector
+_POLL = 30
+"""Seconds of one poll without news."""
+_ENDED = frozenset({"ManagedObjectNotFound", "InvalidCollectorVersion"})
+"""Faults of a collector whose session has ended."""
+_REBOOTS = ("VmResettingEvent", "VmGuestRebootEvent")
+"""Events that tell of a start without a change of the power state."""
+_BOOTED = "runtime.bootTime"
+"""When the machine was last powered on after it was off; unset while it is off."""
+WATCHED = (*STATE, path_of(DEVICES), _BOOTED)
+"""What is watched, and what a stream reads."""
+_REMEMBERED = 10_000
+"""Machines that have gone of which the feed knows when it told so."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a machine of ours is now; ``state`` is None once it is gone."""
+
+    uuid: UUID
+    state: InstanceState | None
+    devices: frozenset[str] = frozenset()
+    host: str | None = None
+    had: frozenset[str] | None = None
+    """Its devices before; None if this is the first that was seen of it."""
+    came_from: str | None = None
+    """The host on which it was before."""
+    booted: datetime | None = None
+    """When it was last powered on; None while it is off."""
+    restarted: bool = False
+    """It ran before and runs now, and was off in between."""
+
+
+@dataclass(frozen=True)
+class Rebooted:
+    """A machine of ours was reset, or its guest has rebooted."""
+
+    uuid: UUID
+
+
+Raw = Update | Rebooted
+
+
+class EventFeed:
+    """The questions of the feed: ``begin`` and ``ask``."""
+
+    def __init__(self, session: Session, places: Places, hub: Hub[Raw]) -> None:
+        self._hub = hub
+        self._session = session
+        self._places = places
+        self._collector: Any = None
+        self._version = ""
+        self._values: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, Update] = {}
+        self._changed: dict[str, Any] = {}
+        self._readings: SimpleQueue[tuple[int, Sequence[Row]]] = SimpleQueue()
+        self._unseen: dict[str, Any] = {}
+        """Machines that a reading has shown, and no answer yet."""
+        self._doubtful: dict[str, Update] = {}
+        """What a stream has read, which may be older than what was told since."""
+        self._at: dict[str, int] = {}
+        """Number of the answer at which a machine was told of."""
+        self.answers = 0
+        """How many answers have come. Note it before a reading."""
+        self._page: list[Any] = []
+        self._unsaid: list[Raw] = []
+        """What was found and not yet given away: a later page of the answer may fail to come."""
+        self._log: Any = None
+        self._newest = 0
+
+    def begin(self) -> None:
+        """Make the filter, and take what is there as known."""
+        self.end()
+        place = self._places.get()
+        root = self._session.object("ResourcePool", place.root_pool._moId)
+        self._collector = self._session.content.propertyCollector.CreatePropertyCollector()
+        spec = filter_spec([(vim.VirtualMachine, WATCHED)], [(root, IN_POOL)])
+        self._collector.CreateFilter(spec, False)
+        self._values, self._told, self._version = {}, {}, ""
+        self._changed, self._unseen, self._doubtful, self._at = {}, {}, {}, {}
+        self._watch_log()
+        self._receive(wait=0)
+        self._unsaid.clear()
+
+    def _watch_log(self) -> None:
+        """Also watch the newest events: a reset does not change the power state."""
+        manager = self._session.content.eventManager
+        spec = vim.event.EventFilterSpec(eventTypeId=list(_REBOOTS))
+        with suppress(errors.NotSupported):
+            self._log = manager.CreateCollectorForEvents(spec)
+            page = filter_spec(
+                [(vim.event.EventHistoryCollector, ["latestPage"])], [(self._log, [])]
+            )
+            self._collector.CreateFilter(page, False)
+
+    def has_read(self, answers: int, rows: Sequence[Row]) -> None:
+        """A stream has read all machines (:data:`WATCHED`).
+
+        Args:
+            answers: the number of answers before the reading.
+        """
+        self._readings.put((answers, rows))
+
+    def ask(self) -> list[Raw]:
+        """What has happened since; it waits for something to happen.
+
+        Raises:
+            Missed: the server is away, and what was watched is lost.
+        """
+        try:
+            waited = bool(self._unseen)
+            self._read()
+            # a machine that came and went since the reading would be no news at all
+            self._receive(wait=_POLL if not self._unseen else int(waited))
+            for moid, before in self._doubtful.items():
+                now = self._told.get(moid)
+                if now is not None and now.state is not before.state:
+                    self._unsaid.append(replace(now, had=None, came_from=None, restarted=False))
+            self._doubtful.clear()
+        except errors.OutcomeUnknown:
+            self._begin_again()
+        except errors.HypervisorError as error:
+            if error.vendor_code == "RequestCanceled":
+                return []
+            if error.vendor_code not in _ENDED:
+                raise
+            self._begin_again()
+        said, self._unsaid = self._unsaid, []
+        return said
+
+    def _begin_again(self) -> None:
+        """Make a new filter, and then tell that events were missed: what happens after the streams
+        have read the states is told by the new one."""
+        try:
+            self.begin()
+        except errors.HypervisorError as error:
+            raise Missed("the session of the events has ended") from error
+        self._hub.lost()
+
+    def interrupt(self) -> None:
+        """Make a waiting ask() return."""
+        if self._collector is not None:
+            with suppress(errors.HypervisorError):
+                self._collector.CancelWaitForUpdates()
+
+    def end(self) -> None:
+        """Destroy what is on the server."""
+        for each, name in (
+            (self._collector, "DestroyPropertyCollector"),
+            (self._log, "DestroyCollector"),
+        ):
+            if each is not None:
+                with suppress(errors.HypervisorError):
+                    getattr(each, name)()
+        self._collector = self._log = None
+
+    def _receive(self, *, wait: int) -> None:
+        """Take one answer of the server, with all its pages."""
+        more = True
+        while more:
+            update = self._collector.WaitForUpdatesEx(
+                self._version, _PC.WaitOptions(maxWaitSeconds=wait)
+            )
+            if update is None:
+                break
+            more = bool(update.truncated) or (wait == 0 and not self._version)
+            self._version = update.version
+            for each in update.filterSet or ():
+                for changed in each.objectSet or ():
+                    self._take(changed)
+        self.answers += 1
+        self._look_for_unseen()
+        while self._changed:
+            moid = next(iter(self._changed))
+            self._compare(moid)
+            del self._changed[moid]
+        self._tell_reboots()
+
+    def _take(self, changed: Any) -> None:
+        """Note new values. Nothing is told before the whole answer was read: the machine may have
+        changed on while the server wrote it, so that a later part says what an earlier one knew."""
+        moid = changed.obj._moId
+        if not isinstance(changed.obj, vim.VirtualMachine):
+            for change in changed.changeSet or ():
+                events = change.val or ()
+                self._page.extend([events] if isinstance(events, vim.event.Event) else events)
+            return
+        self._changed[moid] = changed.obj
+        if changed.kind == "leave":
+            self._values.pop(moid, None)
+            return
+        values = self._values.setdefault(moid, {})
+        for change in changed.changeSet or ():
+            # an indirect remove says that a value is not set any more
+            if change.op in ("remove", "indirectRemove"):
+                values.pop(change.name, None)
+            else:
+                values[change.name] = change.val
+
+    def _read(self) -> None:
+        """Take what streams have read."""
+        with suppress(Empty):
+            while True:
+                answers, rows = self._readings.get_nowait()
+                for row in rows:
+                    now = self._ours(row)
+                    if now is None:
+                        continue
+                    if self._at.get(row.moid, 0) <= answers:
+                        self._tell(row.moid, now)
+                    else:
+                        self._doubtful[row.moid] = now
+                    self._changed[row.moid] = row.obj
+                    if row.moid not in self._values:
+                        self._unseen[row.moid] = row.obj
+
+    def _look_for_unseen(self) -> None:
+        """A machine that an answer after the reading does not show has gone, if it is not there."""
+        for moid, obj in list(self._unseen.items()):
+            if moid not in self._values:
+                now = None
+                for row in Reader(self._session).many([obj], *WATCHED):
+                    now = self._ours(row)
+                if now is not None:  # the answers will show it
+                    self._tell(moid, now)
+                    self._changed.pop(moid, None)
+                    continue
+            del self._unseen[moid]
+
+    def _compare(self, moid: str) -> None:
+        """Tell what a machine is now."""
+        self._tell(moid, self._ours(Row(self._changed[moid], self._values.get(moid, {}))))
+
+    def _ours(self, row: Row) -> Update | None:
+        """A machine of ours, on our cluster or host."""
+        now = _seen(row)
+        return now if now is not None and self._here(row.get("runtime.host")) else None
+
+    def _tell(self, moid: str, now: Update | None) -> None:
+        """Tell what a machine is, if it is not what was told before."""
+        before = self._told.get(moid)
+        if now == before:
+            return
+        self._at[moid] = self.answers
+        if now is None:
+            assert before is not None  # noqa: S101 - for the type checker
+            del self._told[moid]
+            self._unsaid.append(Update(before.uuid, None))
+            if len(self._at) > len(self._told) + _REMEMBERED:
+                self._at = {each: self._at[each] for each in self._told if each in self._at}
+            return
+        self._told[moid] = now
+        if before is not None:
+            restarted = _restarted(before, now)
+            now = replace(now, had=before.devices, came_from=before.host, restarted=restarted)
+        self._unsaid.append(now)
+
+    def _here(self, host: Any) -> bool:
+        with by_chance():
+            return self._places.holds(host)
+
+    def _tell_reboots(self) -> None:
+        for event in sorted(self._page, key=lambda each: each.key):
+            if event.key > self._newest:
+                self._newest = event.key
+                told = self._told.get(event.vm.vm._moId) if event.vm is not None else None
+                if told is not None:
+                    self._unsaid.append(Rebooted(told.uuid))
+        self._page.clear()
+
+
+def _seen(row: Row) -> Update | None:
+    uuid = uuid_in(row)
+    mark = mark_in(row, uuid)
+    if uuid is None or mark is None:
+        return None
+    host = row.get("runtime.host")
+    return Update(
+        uuid=uuid,
+        state=state_of(row.get("runtime.powerState"), mark),
+        devices=_ids(value_in(row, DEVICES)),
+        host=host._moId if host is not None else None,
+        booted=row.get(_BOOTED),
+    )
+
+
+def _restarted(before: Update, now: Update) -> bool:
+    # the time may change with the host, which then counts it anew
+    known = before.booted is not None and now.booted is not None
+    return known and before.host == now.host and before.booted != now.booted
+
+
+def _ids(text: str | None) -> frozenset[str]:
+    try:
+        devices = Devices.model_validate_json(text or "{}")
+    except ValidationError:
+        return frozenset()
+    volumes = {each.id for each in devices.volumes.values()}
+    return frozenset(volumes | {each.id for each in devices.vifs.values()})

@@ -1,0 +1,294 @@
+"""Images: the cache on the datastore.
+
+A cached image is a folder ``hvdrivers/images/<key>`` with one virtual disk, whose name carries the
+size that a guest sees. It is filled under another name and renamed when it is complete: a rename
+refuses a name that is taken, so the image is there entirely or not at all, and of two uploads at
+the same time one wins. On vCenter the disk of an instance may be a child of the image's. So an
+entry counts as used while an instance that was made from it is there, anywhere in the vCenter.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.driverkit import undoing
+from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.driverkit.images import staging_name
+from hvdrivers.models.image import (
+    FileImage,
+    HostImage,
+    HttpImage,
+    ImageFormat,
+    ImageRef,
+)
+from hvdrivers.models.progress import Phase, Progress, ProgressCallback
+from hvdrivers.vmware.files import Found
+from hvdrivers.vmware.names import is_part
+from hvdrivers.vmware.session import by_chance
+from hvdrivers.vmware.uploads import PartialUploads
+
+if TYPE_CHECKING:
+    from hvdrivers.images import LocalImage
+
+_DISK = re.compile(r"disk-(\d+)\.vmdk")
+_EXTENT = re.compile(r"disk-(\d+)-flat\.vmdk")
+_KIB = 1024
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Base:
+    """A disk on the host that disks are copied from."""
+
+    key: str
+    path: str
+    virtual_size: int
+    size: int = 0
+    """Bytes on the datastore."""
+
+
+class ImageStore(PartialUploads):
+    """Find an image on the host, or bring it there."""
+
+    _bases: dict[str, Base]
+    """What this driver has seen in the cache. A copy of one that has gone fails, and it is then
+    looked for again."""
+    _keys: dict[tuple[object, ...], str]
+    """Cache keys of local files without a checksum, by what tells that a file has not changed."""
+    _images_lock: threading.Lock
+
+    @provides(
+        Capability.IMAGE_RAW,
+        Capability.IMAGE_QCOW2,
+        Capability.IMAGE_VMDK,
+        Capability.IMAGE_VHD,
+        Capability.IMAGE_VHDX,
+        Capability.IMAGE_VDI,
+    )
+    def _base(
+        self, image: ImageRef, progress: ProgressCallback | None, *, disk_gib: int = 0
+    ) -> Base:
+        """Find the image in the cache, or bring it there.
+
+        Args:
+            disk_gib: the disk that shall be made of it; 0: as large as the image.
+
+        Raises:
+            ImageRejected: the image is larger than that. It is not brought to the host then.
+        """
+        if isinstance(image, HostImage):
+            return self._host_image(image)
+        key = self._key(image)
+        if key is not None:
+            found = self._cached(key)
+            if found is not None:
+                return found
+        from hvdrivers.images import open_image
+
+        with open_image(image, progress=progress, timeout=_seconds()) as opened:
+            self._remember(image, opened.cache_key)
+            found = None if opened.cache_key == key else self._cached(opened.cache_key)
+            check_fits(opened.info.virtual_size_bytes, disk_gib)
+            return found or self._upload(opened, progress)
+
+    def _by_key(self, key: str) -> Base | None:
+        """The image that an instance was made from; None if it is not there any more."""
+        if key.startswith("host-"):
+            surroundings = self.places.surroundings()
+            browser = surroundings.datastores[self.places.get().datastore]["browser"]
+            for file in self.files.search(browser, self._folder("host-images")):
+                image = HostImage(name=file.name.removesuffix(".vmdk") or "-")
+                if not file.is_folder and image.cache_key() == key:
+                    return self._host_image(image)
+            return None
+        found = self._cached(key)
+        if found is not None and not self.files.exists(found.path):
+            self._forget(found)
+            return None
+        return found
+
+    def _cached(self, key: str) -> Base | None:
+        """No call if it was seen before, else 2."""
+        with self._images_lock:
+            found = self._bases.get(key)
+        if found is None:
+            found = next(iter(self._entries(key)), None)
+            if found is not None:
+                with self._images_lock:
+                    self._bases[key] = found
+        return found
+
+    def _forget(self, base: Base) -> None:
+        with self._images_lock:
+            self._bases.pop(base.key, None)
+
+    def _entries(self, key: str) -> list[Base]:
+        surroundings = self.places.surroundings()
+        browser = surroundings.datastores[self.places.get().datastore]["browser"]
+        return self._complete(self.files.search(browser, self._folder("images", key)))
+
+    @staticmethod
+    def _complete(files: Sequence[Found]) -> list[Base]:
+        found: dict[str, Base] = {}
+        sizes: dict[str, int] = {}
+        for file in files:
+            if _EXTENT.fullmatch(file.name):
+                sizes[file.folder] = file.size
+        for file in files:
+            named = _DISK.fullmatch(file.name)
+            name = file.folder.rpartition("/")[2]
+            if named and "." not in name:
+                path = f"{file.folder}/{file.name}"
+                found[name] = Base(name, path, int(named[1]), sizes.get(file.folder, 0))
+        return list(found.values())
+
+    @provides(Capability.IMAGE_HOST)
+    def _host_image(self, image: HostImage) -> Base:
+        """A virtual disk that an administrator put into ``hvdrivers/host-images``."""
+        if image.format not in (None, ImageFormat.VMDK):
+            raise errors.InvalidRequest("an image on the host is a VMDK")
+        if "/" in image.name or "\\" in image.name or image.name.startswith("."):
+            raise errors.VolumeNotFound("the name of an image on the host has no folder in it")
+        path = self._folder("host-images", f"{image.name.removesuffix('.vmdk')}.vmdk")
+        size = None if is_part(image.name.removesuffix(".vmdk")) else self.files.disk_size(path)
+        if size is None:
+            raise errors.VolumeNotFound(
+                f"there is no image {image.name!r} on the host", hint=f"it would be {path}"
+            )
+        return Base(image.cache_key(), path, size)
+
+    def _upload(self, opened: LocalImage, progress: ProgressCallback | None) -> Base:
+        key = opened.cache_key
+        staging = self._folder("images", staging_name(key))
+        folder = self._folder("images", key)
+        size = -(-opened.info.virtual_size_bytes // _KIB) * _KIB
+        name = f"disk-{opened.info.virtual_size_bytes}"
+        self._ensure_folders()
+        with undoing() as undo, self._as_raw(opened, progress) as content:
+            undo.callback(self.files.remove_quietly, staging)
+            self._remove_abandoned()
+            self.files.make_folder(staging)
+            self.files.create_disk(f"{staging}/{name}.vmdk", size)
+            body = _Reported(content, size, progress)
+            self.files.upload(f"{staging}/{name}-flat.vmdk", body, size)
+            opened.verify_content()
+            self._publish(staging, folder, f"{name}.vmdk")
+        base = Base(key, f"{folder}/{name}.vmdk", opened.info.virtual_size_bytes, size)
+        with self._images_lock:
+            self._bases[key] = base
+        return base
+
+    def _publish(self, staging: str, folder: str, disk: str) -> None:
+        if self._renamed(staging, folder):
+            return
+        if self.files.exists(f"{folder}/{disk}"):
+            self.files.delete(staging)  # another upload of the same was faster: use that one
+        elif not self._renamed(staging, folder):  # otherwise it was evicted meanwhile
+            raise errors.DeviceBusy(
+                f"the cached image in {folder} has lost the description of its disk",
+                hint=f"evict_image({folder.rpartition('/')[2]!r}); if machines need it, restore"
+                " the file",
+                retryable=False,
+            )
+
+    def _renamed(self, staging: str, folder: str) -> bool:
+        try:
+            self.files.move(staging, folder)
+        except errors.InvalidRequest as error:
+            if error.vendor_code != "FileAlreadyExists":
+                raise
+            return False
+        return True
+
+    @contextmanager
+    def _as_raw(self, opened: LocalImage, progress: ProgressCallback | None) -> Iterator[IO[bytes]]:
+        if opened.info.format is ImageFormat.RAW:
+            with open(opened.path, "rb") as file:
+                yield file
+            return
+        from hvdrivers.images.convert import converted
+
+        with converted(
+            opened, ImageFormat.RAW, deadline=current_deadline(), progress=progress
+        ) as file:
+            yield file
+
+    def _ensure_folders(self) -> None:
+        """Make the driver's folders on the datastore. Three calls, once a session."""
+        self.session.link.fact("folders", lambda _login: self._make_folders())
+
+    def _make_folders(self) -> bool:
+        with by_chance():
+            for kind in ("images", "instances", "volumes"):
+                self.files.make_folder(self._folder(kind), parents=True)
+        return True
+
+    def _key(self, image: FileImage | HttpImage) -> str | None:
+        key = image.cache_key()
+        if key is None and isinstance(image, FileImage):
+            with self._images_lock:
+                return self._keys.get(_identity(image))
+        return key
+
+    def _remember(self, image: ImageRef, key: str) -> None:
+        if isinstance(image, FileImage) and image.checksum is None:
+            with self._images_lock:
+                self._keys[_identity(image)] = key
+
+
+class _Reported:
+    """A file of at least ``size`` bytes as the transport reads it: padded, and with progress."""
+
+    def __init__(self, file: IO[bytes], size: int, progress: ProgressCallback | None) -> None:
+        self._file = file
+        self._size = size
+        self._at = 0
+        self._progress = progress
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes."""
+        left = self._size - self._at
+        count = left if count < 0 else min(count, left)
+        data = self._file.read(count)
+        data += bytes(count - len(data))
+        self._at += count
+        current_deadline().check("the image was uploaded")
+        if self._progress is not None and count:
+            report = Progress(phase=Phase.UPLOAD, done=self._at, total=self._size)
+            self._progress(report)
+        return data
+
+    def seek(self, offset: int) -> int:
+        """Go back to the beginning: the request is sent again."""
+        self._at = self._file.seek(offset)
+        return self._at
+
+
+def check_fits(virtual_size: int, disk_gib: int) -> None:
+    """Refuse an image that is larger than the disk to be made of it; 0: the disk is as large as
+    the image."""
+    if disk_gib and virtual_size > disk_gib * _GIB:
+        raise errors.ImageRejected(
+            f"the image needs {virtual_size / _GIB:.1f} GiB, the flavor's disk has {disk_gib} GiB",
+            hint="choose a flavor with a larger disk, or disk_gib=0 for the image's own size",
+        )
+
+
+def _seconds() -> float | None:
+    left = current_deadline().left
+    return None if left == float("inf") else max(left, 0.001)
+
+
+def _identity(image: FileImage) -> tuple[object, ...]:
+    try:
+        status = image.path.stat()
+    except OSError:
+        return (image.path,)
+    return (image.format, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

@@ -1,0 +1,296 @@
+"""Lifecycle on vSphere: spawn, look, rename, metadata.
+
+Spawn takes the instance's folder on the datastore first: making a folder is atomic, so of two
+spawns of one UUID, in whatever processes, one gets it. On vCenter one request then clones the
+machine from the image's template, with all its devices, and starts it. On ESXi the root disk is
+copied from the cached image, one request makes the machine, and another starts it. A machine that
+shall run is marked as being built until it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from pyVmomi import vim
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.lifecycle import Lifecycle
+from hvdrivers.driverkit import undoing
+from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.driverkit.own_disks import seed_of
+from hvdrivers.models.disk import DiskRole
+from hvdrivers.models.instance import Flavor, InstanceInfo, InstanceSpec
+from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.state import InstanceState
+from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.claim import Claim
+from hvdrivers.vmware.cloning import Cloning, cloned_root, evicted
+from hvdrivers.vmware.deadline import rereading, timed
+from hvdrivers.vmware.destroy import Removal
+from hvdrivers.vmware.images import Base, check_fits
+from hvdrivers.vmware.listing import FULL, Listing, info_of
+from hvdrivers.vmware.names import machine_name
+from hvdrivers.vmware.own_disks import KeptDisks, Planned, planned
+from hvdrivers.vmware.record import (
+    DEVICES,
+    MARK,
+    RECORD,
+    Mark,
+    Record,
+    option,
+    path_of,
+    record_in,
+)
+from hvdrivers.vmware.specs import (
+    Plan,
+    Source,
+    cdrom,
+    check_flavor,
+    machine,
+    nic,
+    own_disk,
+    serial_port,
+    volume_disk,
+)
+from hvdrivers.vmware.templates import Template
+from hvdrivers.vmware.volumes import VolumeSources, exclusive
+from hvdrivers.vmware.wiring import Wiring
+
+APPEND = vim.option.OptionValue(key="answer.msg.serial.file.open", value="Append")
+"""A machine whose console log is there already would ask what to do, and wait for an answer."""
+SEED = "seed"
+"""Role of the disc with a machine's first configuration, and name of its file."""
+VERSION = "config.changeVersion"
+"""What tells whether a machine was changed since it was read."""
+_GIB = 1 << 30
+
+
+class VmwareLifecycle(
+    Claim, Removal, Cloning, KeptDisks, VolumeSources, Wiring, Listing, Lifecycle
+):
+    """Core lifecycle."""
+
+    @timed
+    def spawn(
+        self,
+        spec: InstanceSpec,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        """Budget from a cached image on vCenter: 6 calls, of which the clone is 1 and 1 reads what
+        came of it; 2 more to start it. Elsewhere, and for a disk that no template has: 12 calls, 8
+        without starting it; 2 more where the disk is larger than the image. On both 1 more for a
+        seed and for each volume, 1 if there are volumes or NICs; 8 for each kept disk."""
+        del timeout
+        self._refuse_existing(spec.uuid)
+        check_flavor(spec.flavor)
+        disks = planned(spec)
+        disc = seed_of(spec)
+        surroundings = self.places.surroundings()
+        host = self._host_of(spec, surroundings)
+        backings = self._backings(spec.vifs, surroundings)
+        sources = [self._volume_source(each, surroundings) for each in spec.volumes]
+        alone, shared = exclusive(spec.volumes, sources)
+        self._require_free(
+            spec.uuid,
+            volumes=alone,
+            shared=shared,
+            vifs=[vif.id for vif in spec.vifs] if spec.start else (),
+            macs=[vif.mac.lower() for vif in spec.vifs] if spec.start else (),
+        )
+        base = None
+        if spec.image is not None:
+            base = self._base(spec.image, progress, disk_gib=spec.flavor.disk_gib)
+        kept = self._kept_sources(disks, surroundings)
+        capacity = root_capacity(spec.flavor, base)
+        self._require_room(
+            spec.flavor, capacity or sum(s.size for s in kept.values()), surroundings
+        )
+        self._ensure_folders()
+        template = self._template_for(spec, disks, base, surroundings)
+        with undoing() as undo:
+            self._claim(spec.uuid, undo)
+            if base is not None and template is None:
+                self._copy_root(spec.uuid, base, capacity, progress)
+            self._copy_kept(spec.uuid, kept, disks)
+            sizes = {role: each.size for role, each in kept.items()}
+            if base is not None:
+                sizes["root"] = capacity
+            plan = self._plan(spec, disks, sizes, backings, sources, disc=disc, template=template)
+            record = Record.of(spec, base.key if base else None)
+            config = self._config_of(spec, record, plan)
+            # while the machine may be there its folder stays
+            undo.callback(self._remove_machine, spec.uuid, guards=undo.steps)
+            if template is not None and base is not None:
+                store = surroundings.datastores[self.places.get().datastore].obj
+                obj = self._clone(
+                    spec, base, template, config, store=store, host=host, progress=progress
+                )
+            else:
+                obj = self._make_machine(spec, config, host)
+            found = self._started(spec, obj, cloned=template is not None)
+            current_deadline().check("the machine was made")
+            self._take_over(kept, undo)
+            return info_of(found or self._machine(spec.uuid, *FULL))
+
+    def _started(self, spec: InstanceSpec, obj: Any, *, cloned: bool) -> Machine | None:
+        """Start a machine that was made, if it shall run and does not."""
+        self.known.put(spec.uuid, obj)
+        found = self._machine(spec.uuid, *FULL) if cloned else None
+        if spec.start:
+            if found is None or found.state is not InstanceState.RUNNING:
+                self._start(obj)
+                found = None
+            self._finish(obj, spec)
+        return found
+
+    def _copy_root(
+        self, uuid: UUID, base: Base, capacity: int, progress: ProgressCallback | None
+    ) -> None:
+        target = f"{self._instance_folder(uuid)}/root.vmdk"
+        try:
+            self.files.copy_disk(base.path, target, progress=progress)
+        except errors.VolumeNotFound as error:
+            self._forget(base)
+            raise evicted(error) from error
+        if capacity > base.virtual_size:
+            self.files.extend_disk(target, capacity)
+
+    @provides(
+        Capability.EPHEMERAL_DISK,
+        Capability.SWAP_DISK,
+        Capability.CONFIG_DRIVE,
+        Capability.USER_DATA,
+        Capability.SEED_DISC,
+        Capability.BOOT_FROM_VOLUME,
+    )
+    def _plan(
+        self,
+        spec: InstanceSpec,
+        disks: Sequence[Planned],
+        made: Mapping[str, int],
+        backings: Mapping[str, Any],
+        sources: list[Source],
+        *,
+        disc: bytes | None,
+        template: Template | None,
+    ) -> Plan:
+        """What a new machine is made of.
+
+        Args:
+            made: sizes in bytes of the disks that are there, by role. The others are made with the
+                machine.
+            template: what the machine is cloned from, with its root disk.
+        """
+        folder = self._instance_folder(spec.uuid)
+        plan = Plan(self._slots(template.devices if template is not None else ()))
+        if template is not None:
+            cloned_root(plan, template, made[DiskRole.ROOT])
+
+        def add(disk: Planned) -> None:
+            size = made.get(disk.role, disk.size)
+            create = disk.role not in made
+            path = f"{folder}/{disk.role}.vmdk"
+            own_disk(plan, disk.role, path, size, create=create, bus=disk.bus)
+
+        for disk in disks:
+            if disk.role == DiskRole.ROOT and template is None:
+                add(disk)
+        for attachment, source in zip(spec.volumes, sources, strict=True):
+            volume_disk(plan, attachment, source)
+        for disk in disks:
+            if disk.role != DiskRole.ROOT:
+                add(disk)
+        if disc is not None:
+            self.files.upload(f"{folder}/{SEED}.iso", disc, len(disc))
+            cdrom(plan, SEED, f"{folder}/{SEED}.iso")
+        for vif in spec.vifs:
+            nic(plan, vif, backings[vif.id])
+        serial_port(plan, f"{folder}/console.log")
+        return plan
+
+    @provides(Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM)
+    def _config_of(self, spec: InstanceSpec, record: Record, plan: Plan) -> Any:
+        mark = Mark(uuid=spec.uuid, name=spec.name, building=spec.start)
+        return machine(
+            spec,
+            plan,
+            [
+                option(MARK, mark),
+                option(RECORD, record),
+                option(DEVICES, plan.devices()),
+                APPEND,
+            ],
+            guest_id=self.config.guest_id,
+        )
+
+    def _make_machine(self, spec: InstanceSpec, config: Any, host: Any) -> Any:
+        place = self.places.get()
+        config.name = machine_name(spec.name, spec.uuid)
+        path = f"{self._instance_folder(spec.uuid)}/{spec.uuid}.vmx"
+        config.files = vim.vm.FileInfo(vmPathName=path)
+        return self.tasks.run(
+            lambda: place.vm_folder.CreateVM_Task(config, place.pool, host),
+            entity=place.vm_folder,
+        )
+
+    def _start(self, obj: Any) -> None:
+        self.tasks.run(lambda: obj.PowerOnVM_Task(None), entity=obj)
+
+    def _finish(self, obj: Any, spec: InstanceSpec) -> None:
+        mark = Mark(uuid=spec.uuid, name=spec.name)
+        self._reconfigure(obj, vim.vm.ConfigSpec(extraConfig=[option(MARK, mark)]))
+
+    def _reconfigure(self, obj: Any, config: Any) -> None:
+        """Change a machine. 2 calls."""
+        self.tasks.run(lambda: obj.ReconfigVM_Task(config), entity=obj)
+
+    # ---- label and metadata ---------------------------------------------------------------------
+
+    @provides(Capability.HOT_RENAME)
+    @timed
+    @rereading
+    def rename(self, uuid: UUID, name: str, *, timeout: float | None = None) -> None:
+        """Budget: 1 read and 1 reconfiguration."""
+        del timeout
+        found = self._checked("rename", uuid, VERSION)
+        if found.mark.name == name:
+            return
+        mark = found.mark.model_copy(update={"name": name})
+        self._reconfigure(
+            found.obj,
+            vim.vm.ConfigSpec(
+                changeVersion=found.row.get(VERSION),
+                name=machine_name(name, uuid),
+                extraConfig=[option(MARK, mark)],
+            ),
+        )
+
+    @timed
+    @rereading
+    def set_metadata(
+        self, uuid: UUID, metadata: Mapping[str, str], *, timeout: float | None = None
+    ) -> None:
+        """Budget: 1 read and 1 reconfiguration."""
+        del timeout
+        found = self._checked("set_metadata", uuid, path_of(RECORD), VERSION)
+        record = record_in(found.row).model_copy(update={"metadata": dict(metadata)})
+        self._write_record(found, record)
+
+    def _write_record(self, found: Machine, record: Record) -> None:
+        config = vim.vm.ConfigSpec(
+            changeVersion=found.row.get(VERSION), extraConfig=[option(RECORD, record)]
+        )
+        self._reconfigure(found.obj, config)
+
+
+def root_capacity(flavor: Flavor, base: Base | None) -> int:
+    """Bytes of a root disk that is made of an image."""
+    if base is None:
+        return 0
+    check_fits(base.virtual_size, flavor.disk_gib)
+    return max(flavor.disk_gib * _GIB, base.virtual_size)

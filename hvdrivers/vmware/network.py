@@ -1,0 +1,83 @@
+"""NICs on vSphere: hot and cold."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.network import Network, VifQosControl
+from hvdrivers.models.vif import AttachedVif, Vif, VifQos
+from hvdrivers.vmware.deadline import rereading, timed
+from hvdrivers.vmware.devices import by_mac, editing, removing
+from hvdrivers.vmware.listing import attached_vifs
+from hvdrivers.vmware.record import Devices, devices_in
+from hvdrivers.vmware.specs import Plan, nic, nic_limits
+from hvdrivers.vmware.storage import HARDWARE, VmwareStorage
+
+
+class VmwareNetwork(VmwareStorage, Network, VifQosControl):
+    """Plug and unplug."""
+
+    @provides(Capability.VIF_NETWORK, Capability.VIF_DVS)
+    @timed
+    @rereading
+    def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
+        """Budget: 2 reads, 1 more if the machine runs, and 1 reconfiguration."""
+        del timeout
+        found = self._checked("plug_vif", uuid, *HARDWARE)
+        hardware = found.row.get("config.hardware.device") or ()
+        devices = devices_in(found.row)
+        for each in attached_vifs(devices, hardware):
+            if each.id == vif.id:
+                return each
+        backing = self._backings([vif], self.places.surroundings())[vif.id]
+        mac = vif.mac.lower()
+        self._require_free(uuid, vifs=[vif.id], macs=[mac])
+        cards = by_mac(hardware)
+        if mac in cards:
+            raise errors.DeviceBusy(
+                f"the instance has a NIC with the MAC address {mac} already", retryable=False
+            )
+        plan = Plan(self._slots(hardware))
+        nic(plan, vif, backing)
+        kept = {key: each for key, each in devices.vifs.items() if key in cards}
+        changed = devices.model_copy(update={"vifs": {**kept, **plan.vifs}})
+        self._change_devices(found, plan.device_changes(), changed)
+        record = plan.vifs[mac]
+        return AttachedVif(id=vif.id, address=mac, type=record.type, model=record.model)
+
+    @timed
+    @rereading
+    def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
+        """Budget: 1 read and 1 reconfiguration."""
+        del timeout
+        found = self._checked("unplug_vif", uuid, *HARDWARE)
+        devices = devices_in(found.row)
+        mac = _mac_of(devices, vif_id)
+        if mac is None:
+            return
+        cards = by_mac(found.row.get("config.hardware.device") or ())
+        changes = [removing(cards[mac])] if mac in cards else []
+        vifs = {key: each for key, each in devices.vifs.items() if key != mac}
+        self._change_devices(found, changes, devices.model_copy(update={"vifs": vifs}))
+
+    @timed
+    @rereading
+    def set_vif_qos(
+        self, uuid: UUID, vif_id: str, qos: VifQos | None, *, timeout: float | None = None
+    ) -> None:
+        """Budget: 2 reads and 1 reconfiguration."""
+        del timeout
+        found = self._checked("set_vif_qos", uuid, *HARDWARE)
+        devices = devices_in(found.row)
+        mac = _mac_of(devices, vif_id)
+        card = by_mac(found.row.get("config.hardware.device") or ()).get(mac or "")
+        if card is None:
+            raise errors.NetworkNotFound("the instance has no such VIF")
+        card.resourceAllocation = nic_limits(qos)
+        self._change_devices(found, [editing(card)], devices)
+
+
+def _mac_of(devices: Devices, vif_id: str) -> str | None:
+    return next((mac for mac, each in devices.vifs.items() if each.id == vif_id), None)

@@ -1,0 +1,272 @@
+"""Where the driver works: one datacenter, one cluster or host, its pool, folder and datastores.
+
+On vCenter ``compute`` is a cluster or a host that is in none; on ESXi it is the host itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyVmomi import vim
+
+from hvdrivers.contract import errors
+from hvdrivers.vmware.config import VmwareConfig
+from hvdrivers.vmware.reader import Reader, Row, step
+from hvdrivers.vmware.session import Session
+
+_INVENTORY = [
+    step(vim.Folder, "childEntity", "Folder.childEntity", "Datacenter.hostFolder"),
+    step(vim.Datacenter, "hostFolder", "Folder.childEntity"),
+]
+_POOLS = [step(vim.ResourcePool, "resourcePool", "ResourcePool.resourcePool")]
+_COMPUTE = [
+    step(vim.ComputeResource, "datastore"),
+    step(vim.ComputeResource, "network"),
+    step(vim.ComputeResource, "host"),
+]
+HOST = (
+    "name",
+    "runtime.connectionState",
+    "runtime.inMaintenanceMode",
+    "summary.hardware.memorySize",
+    "summary.hardware.numCpuThreads",
+    "summary.quickStats.overallMemoryUsage",
+)
+DATASTORE = ("name", "summary.accessible", "summary.capacity", "summary.freeSpace", "browser")
+NETWORK = ("name",)
+PORT_GROUP = ("name", "key", "config.distributedVirtualSwitch", "config.uplink")
+OPAQUE = ("name", "summary")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What does not change while the driver is connected."""
+
+    is_vcenter: bool
+    datacenter: Any
+    datacenter_path: str
+    """As the datastore web space names it: folders and the datacenter, joined by slashes."""
+    vm_folder: Any
+    compute: Any
+    compute_name: str
+    is_cluster: bool
+    root_pool: Any
+    pool: Any
+    datastore: str
+    """Name of the datastore for disks and images."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Hosts, datastores and networks, as they are now."""
+
+    hosts: tuple[Row, ...]
+    datastores: Mapping[str, Row]
+    networks: tuple[Row, ...]
+    switches: Mapping[str, str]
+    """UUID of a distributed switch by its id."""
+    drs: bool
+    """Whether the cluster chooses the host of a new machine itself."""
+
+    @property
+    def usable_hosts(self) -> tuple[Row, ...]:
+        """Hosts that take a machine now."""
+        return tuple(
+            host
+            for host in self.hosts
+            if host.get("runtime.connectionState") == "connected"
+            and not host.get("runtime.inMaintenanceMode")
+        )
+
+
+class Places:
+    """Finds the place once and reads its surroundings each time."""
+
+    def __init__(
+        self,
+        session: Session,
+        reader: Reader,
+        config: VmwareConfig | None = None,
+        *,
+        any_datastore: bool = False,
+    ) -> None:
+        self._session = session
+        self._reader = reader
+        self._config: VmwareConfig = config or session.config
+        self._any_datastore = any_datastore
+        """True: no datastore is chosen, so that several are no error."""
+        self._found: Place | None = None
+        self._hosts: frozenset[Any] = frozenset()
+
+    def holds(self, host: Any) -> bool:
+        """Whether a host belongs to the place. No call for one that was seen before, else one."""
+        if not self.get().is_vcenter or host is None or host in self._hosts:
+            return True
+        compute = self.get().compute
+        self._hosts = frozenset(self._reader.one(compute, "host").get("host") or ())
+        return host in self._hosts
+
+    def get(self) -> Place:
+        """The place. One call, up to three with a folder and a resource pool; then none.
+
+        Raises:
+            InvalidRequest: the configuration names what is not there, or does not say which of
+                several.
+        """
+        if self._found is None:
+            self._found = self._find()
+        return self._found
+
+    def _find(self) -> Place:
+        content = self._session.content
+        rows = self._reader.read(
+            [
+                (vim.Folder, ("name", "parent")),
+                (vim.Datacenter, ("name", "parent", "vmFolder")),
+                (vim.ComputeResource, ("name", "parent", "resourcePool", "host")),
+                (vim.Datastore, ("name", "summary.accessible")),
+            ],
+            [(content.rootFolder, [*_INVENTORY, *_COMPUTE_DATASTORES])],
+        )
+        by_object = {row.obj: row for row in rows}
+        config = self._config
+        datacenter = _chosen(
+            "datacenter",
+            config.datacenter,
+            {row["name"]: row for row in rows if isinstance(row.obj, vim.Datacenter)},
+        )
+        computes = {
+            row["name"]: row
+            for row in rows
+            if isinstance(row.obj, vim.ComputeResource)
+            and datacenter.obj in _ancestors(row, by_object)
+        }
+        compute = _chosen("compute", config.compute, computes)
+        self._hosts = frozenset(compute.get("host") or ())
+        stores = [row for row in rows if isinstance(row.obj, vim.Datastore)]
+        return Place(
+            is_vcenter=content.about.apiType == "VirtualCenter",
+            datacenter=datacenter.obj,
+            datacenter_path="/".join(
+                [*_folders(datacenter, by_object, content.rootFolder), datacenter["name"]]
+            ),
+            vm_folder=self._vm_folder(datacenter),
+            compute=compute.obj,
+            compute_name=compute["name"],
+            is_cluster=isinstance(compute.obj, vim.ClusterComputeResource),
+            root_pool=compute["resourcePool"],
+            pool=self._pool(compute["resourcePool"]),
+            datastore=self._datastore(compute.obj, stores),
+        )
+
+    def _datastore(self, compute: Any, stores: list[Row]) -> str:
+        if self._any_datastore:
+            return ""
+        mine = self._reader.one(compute, "datastore").get("datastore") or []
+        usable = {
+            row["name"]: row for row in stores if row.obj in mine and row.get("summary.accessible")
+        }
+        return str(_chosen("datastore", self._config.datastore, usable)["name"])
+
+    def _vm_folder(self, datacenter: Row) -> Any:
+        if self._config.folder is None:
+            return datacenter["vmFolder"]
+        wanted = [part for part in self._config.folder.split("/") if part]
+        found = datacenter["vmFolder"]
+        for part in wanted:
+            children = self._reader.one(found, "childEntity").get("childEntity") or []
+            folders = [each for each in children if isinstance(each, vim.Folder)]
+            named = {row["name"]: row for row in self._reader.many(folders, "name")}
+            found = _chosen("folder", part, named).obj
+        return found
+
+    def _pool(self, root: Any) -> Any:
+        if self._config.resource_pool is None:
+            return root
+        rows = self._reader.below(root, _POOLS, vim.ResourcePool, "name")
+        return _chosen(
+            "resource_pool", self._config.resource_pool, {r["name"]: r for r in rows}
+        ).obj
+
+    def surroundings(self) -> Surroundings:
+        """Hosts, datastores and networks now. One call."""
+        place = self.get()
+        compute = [(vim.ClusterComputeResource, ("configurationEx",))] if place.is_cluster else []
+        rows = self._reader.read(
+            [
+                (vim.HostSystem, HOST),
+                (vim.Datastore, DATASTORE),
+                (vim.Network, NETWORK),
+                (vim.dvs.DistributedVirtualPortgroup, PORT_GROUP),
+                (vim.OpaqueNetwork, OPAQUE),
+                (vim.DistributedVirtualSwitch, ("uuid",)),
+                *compute,
+            ],
+            [
+                (place.compute, _SURROUNDINGS),
+                *([(place.compute, [])] if place.is_cluster else []),
+                # all networks of an ESXi host, also one that was made a moment ago
+                *([] if place.is_vcenter else [(place.datacenter, _ALL_NETWORKS)]),
+            ],
+        )
+        networks = {r.obj: r for r in rows if isinstance(r.obj, vim.Network)}
+        config = next((r.get("configurationEx") for r in rows if r.obj == place.compute), None)
+        return Surroundings(
+            hosts=tuple(r for r in rows if isinstance(r.obj, vim.HostSystem)),
+            datastores={r["name"]: r for r in rows if isinstance(r.obj, vim.Datastore)},
+            networks=tuple(networks.values()),
+            switches={
+                r.moid: r.get("uuid", "")
+                for r in rows
+                if isinstance(r.obj, vim.DistributedVirtualSwitch)
+            },
+            drs=bool(config is not None and config.drsConfig and config.drsConfig.enabled),
+        )
+
+
+_COMPUTE_DATASTORES = [
+    step(vim.Folder, "childEntity", "ComputeResource.datastore", name="to-compute"),
+    step(vim.ComputeResource, "datastore"),
+]
+_ALL_NETWORKS = [step(vim.Datacenter, "network")]
+_SURROUNDINGS = [
+    step(vim.ComputeResource, "datastore"),
+    step(vim.ComputeResource, "network", "switch-of"),
+    step(vim.ComputeResource, "host"),
+    step(vim.dvs.DistributedVirtualPortgroup, "config.distributedVirtualSwitch", name="switch-of"),
+]
+
+
+def _chosen(what: str, name: str | None, found: Mapping[str, Row]) -> Row:
+    if name is not None:
+        if name in found:
+            return found[name]
+        raise errors.InvalidRequest(
+            f"there is no {what} {name!r}", hint=f"there are: {', '.join(sorted(found)) or 'none'}"
+        )
+    if len(found) == 1:
+        return next(iter(found.values()))
+    raise errors.InvalidRequest(
+        f"there are {len(found)} to choose from: say which with {what}=",
+        hint=f"there are: {', '.join(sorted(found)) or 'none'}",
+    )
+
+
+def _ancestors(row: Row, by_object: Mapping[Any, Row]) -> list[Any]:
+    found = []
+    parent = row.get("parent")
+    while parent is not None:
+        found.append(parent)
+        above = by_object.get(parent)
+        parent = above.get("parent") if above is not None else None
+    return found
+
+
+def _folders(datacenter: Row, by_object: Mapping[Any, Row], root: Any) -> list[str]:
+    names = []
+    for each in _ancestors(datacenter, by_object):
+        if each != root and each in by_object:
+            names.append(by_object[each]["name"])
+    return names[::-1]

@@ -1,0 +1,205 @@
+"""Power on vSphere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+from uuid import UUID
+
+from pyVmomi import vim
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.power import Power, RebootKind, Suspend
+from hvdrivers.driverkit import Deadline
+from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.models.instance import Flavor
+from hvdrivers.models.state import InstanceState
+from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.deadline import timed, unbounded
+from hvdrivers.vmware.devices import by_address, file_of
+from hvdrivers.vmware.lifecycle import VERSION, VmwareLifecycle
+from hvdrivers.vmware.reader import filter_spec
+from hvdrivers.vmware.record import DEVICES, MARK, devices_in, option, path_of
+from hvdrivers.vmware.waiting import collector_of, news, wait_for
+
+_T = TypeVar("_T")
+_TOOLS = "guest.toolsRunningStatus"
+_RUNS = "guestToolsRunning"
+_BEFORE = 0.1
+"""Seconds before its deadline at which a soft reboot gives up: the error shall say why."""
+_STARTING = (
+    path_of(DEVICES),
+    "config.hardware.device",
+    "config.hardware.numCPU",
+    "config.hardware.memoryMB",
+    "network",
+)
+
+
+def _is_off(power: str) -> bool:
+    return power == "poweredOff"
+
+
+class VmwarePower(VmwareLifecycle, Power, Suspend):
+    """On, off, reboot, suspend."""
+
+    @timed
+    def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes or NICs, and
+        the task."""
+        del timeout
+        found = self._checked("power_on", uuid, *_STARTING)
+        if found.state is InstanceState.RUNNING:
+            return
+        found = self._prepared(found)
+        self._require_startable(found)
+        self._powered(found, lambda: found.obj.PowerOnVM_Task(None), "poweredOn")
+
+    def _prepared(self, found: Machine) -> Machine:
+        """What must be done before a machine starts."""
+        return found
+
+    def _require_startable(self, found: Machine) -> None:
+        row = found.row
+        surroundings = self.places.surroundings()
+        flavor = Flavor.model_construct(
+            vcpus=row.get("config.hardware.numCPU", 1),
+            memory_mib=row.get("config.hardware.memoryMB", 0),
+        )
+        self._host_for(flavor, surroundings)
+        devices = devices_in(row)
+        hardware = row.get("config.hardware.device") or ()
+        networks = {each.obj for each in surroundings.networks}
+        for network in row.get("network") or ():
+            if network not in networks:
+                raise errors.NetworkNotFound("a network of the instance has gone")
+        disks = by_address(hardware)
+        for address in (*devices.own, *devices.volumes):
+            path = file_of(disks[address]) if address in disks else None
+            if path is None or not self.files.exists(path):
+                raise errors.VolumeNotFound(f"a disk of the instance ({address}) has gone")
+        self._require_free(
+            found.uuid,
+            volumes=[each.held for each in devices.volumes.values() if not each.multiattach],
+            shared=[each.held for each in devices.volumes.values() if each.multiattach],
+            vifs=[each.id for each in devices.vifs.values()],
+            macs=list(devices.vifs),
+        )
+
+    def _powered(self, found: Machine, start: Any, wanted: str) -> None:
+        """Run a power task; a machine that is there already is a success."""
+        try:
+            self.tasks.run(start, entity=found.obj)
+        except errors.InvalidState as error:
+            if self._power(found.obj) != wanted:
+                raise
+            del error
+
+    def _mark(self, found: Machine, **values: bool) -> None:
+        """Change the mark of a machine that was read with its version. 2 calls."""
+
+        def change(found: Machine) -> None:
+            mark = found.mark.model_copy(update=values)
+            config = vim.vm.ConfigSpec(
+                changeVersion=found.row.get(VERSION), extraConfig=[option(MARK, mark)]
+            )
+            self._reconfigure(found.obj, config)
+
+        self._while_it_changes(found, change, VERSION)
+
+    def _while_it_changes(self, found: Machine, change: Callable[[Machine], _T], *paths: str) -> _T:
+        """Make a change for a machine as it was read. If another client has changed it since, and
+        the server refuses the change for that, read it anew and make the change for that."""
+        while True:
+            try:
+                return change(found)
+            except errors.DeviceBusy as error:
+                if error.vendor_code != "ConcurrentAccess":
+                    raise
+                current_deadline().check("another client changed the machine again and again")
+                found = self._machine(found.uuid, *paths)
+
+    def _power(self, obj: Any) -> str:
+        return str(self.reader.one(obj, "runtime.powerState").get("runtime.powerState"))
+
+    @timed
+    def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
+        """Budget: 1 read and the task; graceful: 1 call more and those of the wait."""
+        del timeout
+        found = self._checked("power_off", uuid, VERSION)
+        if found.mark.restart or found.mark.building:
+            # an interrupted operation wanted to start it, or spawn() has just started it and is
+            # about to say so: not any more
+            self._mark(found, restart=False, building=False)
+        if found.state is InstanceState.STOPPED:
+            return
+        if graceful and found.state is InstanceState.RUNNING and self._shut_down(found, graceful):
+            return
+        self._powered(found, found.obj.PowerOffVM_Task, "poweredOff")
+
+    def _shut_down(self, found: Machine, seconds: float) -> bool:
+        """Ask the guest to shut down, and wait; False if it did not, or has no VMware Tools."""
+        try:
+            found.obj.ShutdownGuest()
+        except (errors.GuestAgentUnavailable, errors.InvalidState, errors.NotSupported):
+            return self._power(found.obj) == "poweredOff"
+        limit = Deadline(min(seconds, max(0.0, current_deadline().left - 1.0)))
+        return wait_for(self.reader, found.obj, "runtime.powerState", _is_off, limit)
+
+    @timed
+    def reboot(
+        self, uuid: UUID, kind: RebootKind = RebootKind.HARD, *, timeout: float | None = None
+    ) -> None:
+        """Budget: 1 read and the task. SOFT needs VMware Tools in the guest."""
+        del timeout
+        found = self._checked("reboot", uuid, variant=kind)
+        if kind is RebootKind.SOFT:
+            self._reboot_guest(found)
+            return
+        self.tasks.run(found.obj.ResetVM_Task, entity=found.obj)
+
+    def _reboot_guest(self, found: Machine) -> None:
+        """Ask the guest, and wait until its VMware Tools have ended and begun again."""
+        limit = Deadline(max(0.05, current_deadline().left - _BEFORE))
+        spec = filter_spec([(vim.VirtualMachine, [_TOOLS])], [(found.obj, [])])
+        with unbounded(), collector_of(self.session, spec) as collector:
+            version = (news(collector, "", limit) or ("", {}))[0]
+            try:
+                found.obj.RebootGuest()
+            except errors.GuestAgentUnavailable as error:
+                error.hint = "install open-vm-tools in the guest, or reboot hard"
+                raise
+            gone_down = False
+            while not limit.passed:
+                told = news(collector, version, limit)
+                if told is None:
+                    told = version, dict(self.reader.one(found.obj, _TOOLS).values)
+                version = told[0]
+                runs = told[1].get(_TOOLS, _RUNS if not gone_down else None) == _RUNS
+                if gone_down and runs:
+                    return
+                gone_down = gone_down or not runs
+        if not gone_down:
+            raise errors.DeviceBusy(
+                "the guest did not go down within the deadline",
+                hint="it runs on, and may still heed the request; reboot hard does not ask",
+            )
+
+    # ---- suspend --------------------------------------------------------------------------------
+
+    @timed
+    def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Budget: 1 read and the task."""
+        del timeout
+        found = self._checked("suspend", uuid)
+        if found.state is not InstanceState.SUSPENDED:
+            self._powered(found, found.obj.SuspendVM_Task, "suspended")
+
+    @timed
+    def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Budget: as power_on()."""
+        del timeout
+        found = self._checked("resume", uuid, *_STARTING)
+        if found.state is not InstanceState.RUNNING:
+            self._require_startable(found)
+            self._powered(found, lambda: found.obj.PowerOnVM_Task(None), "poweredOn")

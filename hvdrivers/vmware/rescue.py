@@ -1,0 +1,312 @@
+"""Another root disk: for a time (rescue), and for good (rebuild).
+
+Both stop a running machine and start it again. Before that its mark says so (``restart``), so that
+a repeated call, by whatever process, comes to the same end as one that was not interrupted.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from pyVmomi import vim
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.lifecycle import Rebuild, Rescue
+from hvdrivers.driverkit import Undo, undoing
+from hvdrivers.driverkit.own_disks import disc_of
+from hvdrivers.models.image import ImageRef
+from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.seed import SeedDisc
+from hvdrivers.models.state import InstanceState
+from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.deadline import rereading, timed
+from hvdrivers.vmware.devices import adding, by_address, editing, file_of, removing
+from hvdrivers.vmware.images import Base
+from hvdrivers.vmware.lifecycle import SEED, VERSION, root_capacity
+from hvdrivers.vmware.power import VmwarePower
+from hvdrivers.vmware.record import (
+    DEVICES,
+    MARK,
+    RECORD,
+    devices_in,
+    option,
+    path_of,
+    record_in,
+)
+from hvdrivers.vmware.specs import Plan, cdrom, disk_at, own_disk
+
+_PATHS = (path_of(RECORD), path_of(DEVICES), "config.hardware.device", "snapshot", VERSION)
+_RESCUE, _RESCUE_SEED, _ROOT = "rescue", "rescue-seed", "root"
+
+
+class VmwareRescue(VmwarePower, Rescue, Rebuild):
+    """Rescue and rebuild."""
+
+    @provides(Capability.RESCUE_BOOT_FROM_VOLUME)
+    @timed
+    def rescue(
+        self,
+        uuid: UUID,
+        image: ImageRef | None = None,
+        *,
+        seed: SeedDisc | None = None,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Budget from a cached image: 3 reads, the copy, 2 reconfigurations, the start; of a
+        running machine 1 read, 1 reconfiguration and the stop more; with a seed 1 request."""
+        del timeout
+        disc = disc_of(seed) if seed is not None else None
+        found = self._checked("rescue", uuid, *_PATHS)
+        self._host_for(record_in(found.row).flavor, self.places.surroundings())
+        base = self._base(image, progress) if image is not None else self._own_image(found)
+        path = f"{self._instance_folder(uuid)}/rescue-{secrets.token_hex(6)}.vmdk"
+        with undoing() as undo:
+            undo.callback(self._discard, uuid, path)
+            self.files.copy_disk(base.path, path, progress=progress)
+            if disc is not None:
+                undo.callback(self.files.delete, self._rescue_seed(uuid))
+                self.files.upload(self._rescue_seed(uuid), disc, len(disc))
+            found = self._stopped(found, undo)
+            undo.callback(self._leave_rescue_of, uuid)
+            enter = partial(self._enter_rescue, path=path, base=base, seed=disc is not None)
+            added = self._while_it_changes(found, enter, *_PATHS)
+            found = self._machine(uuid, *_PATHS)
+            key = by_address(found.row["config.hardware.device"])[added].key
+            self._reconfigure(found.obj, vim.vm.ConfigSpec(bootOptions=_boots(key)))
+            self._start(found.obj)
+
+    def _enter_rescue(self, found: Machine, *, path: str, base: Base, seed: bool) -> str:
+        """Give a machine that is off the rescue disk, and write that down; the disk's address."""
+        hardware = found.row.get("config.hardware.device") or ()
+        plan = Plan(self._slots(hardware))
+        own_disk(plan, _RESCUE, path, base.virtual_size, create=False)
+        devices = devices_in(found.row)
+        if seed:
+            disc = self._rescue_seed(found.uuid)
+            own = by_address(hardware)
+            drives = [own[a] for a, role in devices.own.items() if role == SEED and a in own]
+            if drives:
+                plan.changes.append(_with_disc(drives[0], disc))
+            else:
+                cdrom(plan, _RESCUE_SEED, disc)
+        changed = devices.model_copy(update={"own": {**devices.own, **plan.own}})
+        record = record_in(found.row).model_copy(update={"rescue_image": base.key})
+        mark = found.mark.model_copy(update={"rescued": True, "restart": False})
+        config = vim.vm.ConfigSpec(
+            changeVersion=found.row.get(VERSION),
+            deviceChange=plan.device_changes(),
+            extraConfig=[option(MARK, mark), option(DEVICES, changed), option(RECORD, record)],
+        )
+        self._reconfigure(found.obj, config)
+        return next(address for address, role in plan.own.items() if role == _RESCUE)
+
+    @timed
+    def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Budget: 1 read; of a rescued machine 2 reads, 3 reconfigurations, stop and start
+        more."""
+        del timeout
+        found = self._checked("unrescue", uuid, *_PATHS)
+        if not (found.mark.rescued or found.mark.restart):
+            return
+        starts = found.state is InstanceState.RESCUED or found.mark.restart
+        if found.state is InstanceState.RESCUED:
+            found = self._stopped(found, None)
+        if found.state is InstanceState.STOPPED:
+            self._leave_rescue(found)
+            if starts:
+                self._start(found.obj)
+        if starts:
+            self._mark_started(uuid)
+
+    @timed
+    def rebuild(
+        self,
+        uuid: UUID,
+        image: ImageRef,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        """Budget from a cached image: 2 reads, the copy and 1 reconfiguration; of a running machine
+        2 reads, 2 reconfigurations, stop and start more; of a linked clone 1 read and the task that
+        makes its disk a whole one. What vSphere deletes with a child's disk is not documented."""
+        del timeout
+        found = self._checked("rebuild", uuid, *_PATHS)
+        address, disk = _root_of(found)
+        if found.row.get("snapshot") is not None:
+            raise errors.DeviceBusy(
+                "the root disk has snapshots",
+                hint="delete the instance's snapshots first",
+                retryable=False,
+            )
+        record = record_in(found.row)
+        base = self._base(image, progress, disk_gib=record.flavor.disk_gib)
+        capacity = root_capacity(record.flavor, base)
+        # beside the old one, also after migrate_storage()
+        folder = str(file_of(disk)).rpartition("/")[0]
+        path = f"{folder}/root-{secrets.token_hex(6)}.vmdk"
+        with undoing() as undo:
+            undo.callback(self._discard, uuid, path)
+            self.files.copy_disk(base.path, path, progress=progress)
+            if capacity > base.virtual_size:
+                self.files.extend_disk(path, capacity)
+            starts = found.state is InstanceState.RUNNING or found.mark.restart
+            found = self._stopped(found, undo)
+            if found.mark.rescued:
+                self._leave_rescue(found)
+            self._replace_root(uuid, address, disk_at_path=path, capacity=capacity, key=base.key)
+            undo.forget_all()
+        if starts:
+            self._start(found.obj)
+            self._mark_started(uuid)
+
+    @rereading
+    def _replace_root(
+        self, uuid: UUID, address: str, *, disk_at_path: str, capacity: int, key: str
+    ) -> None:
+        """Put another disk in the root disk's place, and delete that one. What others have written
+        into the record since the operation began stays."""
+        found = self._machine(uuid, *_PATHS)
+        old = by_address(found.row["config.hardware.device"])[address]
+        if self._own_file(found.obj, old):
+            found = self._machine(uuid, *_PATHS)
+            old = by_address(found.row["config.hardware.device"])[address]
+        changes = [
+            _destroying(old),
+            adding(disk_at(disk_at_path, old.controllerKey, old.unitNumber, capacity)),
+        ]
+        record = record_in(found.row).model_copy(update={"image": key})
+        config = vim.vm.ConfigSpec(
+            changeVersion=found.row.get(VERSION),
+            deviceChange=changes,
+            extraConfig=[option(RECORD, record)],
+        )
+        self._reconfigure(found.obj, config)
+
+    # ---- the parts ------------------------------------------------------------------------------
+
+    def _own_image(self, found: Machine) -> Base:
+        key = record_in(found.row).image
+        base = self._by_key(key) if key is not None else None
+        if base is None:
+            raise errors.InvalidRequest(
+                "the instance was made from no image, or that is not on the host any more",
+                hint="name the image to boot",
+            )
+        return base
+
+    def _stopped(self, found: Machine, undo: Undo | None) -> Machine:
+        """The machine, off: a running one is stopped, and ``undo`` starts it again."""
+        if found.state is InstanceState.STOPPED:
+            return found
+        self._mark(found, restart=True)
+        if undo is not None:
+            undo.callback(self._start_again, found.uuid)
+        self._powered(found, found.obj.PowerOffVM_Task, "poweredOff")
+        return self._machine(found.uuid, *_PATHS)
+
+    def _start_again(self, uuid: UUID) -> None:
+        found = self._machine(uuid)
+        if found.state is InstanceState.STOPPED:
+            self._start(found.obj)
+        self._mark_started(uuid)
+
+    def _mark_started(self, uuid: UUID) -> None:
+        found = self._machine(uuid, VERSION)
+        if found.mark.restart or found.mark.rescued:
+            self._mark(found, restart=False, rescued=False)
+
+    def _prepared(self, found: Machine) -> Machine:
+        """power_on() ends what rescue() and rebuild() have left."""
+        if not (found.mark.rescued or found.mark.restart):
+            return found
+        paths = tuple(found.row.values)
+        self._leave_rescue(self._machine(found.uuid, *_PATHS))
+        self._mark_started(found.uuid)
+        return self._machine(found.uuid, *paths)
+
+    def _leave_rescue_of(self, uuid: UUID) -> None:
+        found = self._machine(uuid, *_PATHS)
+        if found.state is InstanceState.RESCUED:
+            self._powered(found, found.obj.PowerOffVM_Task, "poweredOff")
+        self._leave_rescue(found)
+        found = self._machine(uuid, VERSION)
+        if found.mark.rescued:
+            self._mark(found, rescued=False)
+
+    def _leave_rescue(self, found: Machine) -> None:
+        """Take the rescue disk away and boot the own one again. The mark stays as it is."""
+        self._while_it_changes(found, self._take_rescue_away, *_PATHS)
+
+    def _take_rescue_away(self, found: Machine) -> None:
+        devices = devices_in(found.row)
+        disks = by_address(found.row.get("config.hardware.device") or ())
+        rescue = [a for a, role in devices.own.items() if role == _RESCUE]
+        if not rescue:
+            return
+        own = {a: role for a, role in devices.own.items() if role not in (_RESCUE, _RESCUE_SEED)}
+        changes = [_destroying(disks[a]) for a in rescue if a in disks]
+        seed = self._rescue_seed(found.uuid)
+        drives = {a: each for a, each in disks.items() if file_of(each) == seed}
+        for address, drive in drives.items():
+            if address in own:
+                changes.append(_with_disc(drive, f"{self._instance_folder(found.uuid)}/{SEED}.iso"))
+            else:
+                changes.append(removing(drive))
+        boot = [a for a, role in own.items() if role == _ROOT]
+        boot += [a for a, each in devices.volumes.items() if each.boot_index == 0]
+        keys = [disks[a].key for a in boot if a in disks]
+        left = devices.model_copy(update={"own": own})
+        record = record_in(found.row).model_copy(update={"rescue_image": None})
+        values = [option(DEVICES, left), option(RECORD, record)]
+        config = vim.vm.ConfigSpec(
+            changeVersion=found.row.get(VERSION), deviceChange=changes, extraConfig=values
+        )
+        if keys:
+            config.bootOptions = _boots(keys[0])
+        self._reconfigure(found.obj, config)
+        if drives:
+            self.files.delete(seed)
+
+    def _rescue_seed(self, uuid: UUID) -> str:
+        return f"{self._instance_folder(uuid)}/{_RESCUE_SEED}.iso"
+
+    def _discard(self, uuid: UUID, path: str) -> None:
+        """Delete a copy, unless the machine has got it."""
+        found = self._machine_if_there(uuid, "config.hardware.device")
+        row = found.row if isinstance(found, Machine) else None
+        disks = by_address(row.get("config.hardware.device") or ()) if row is not None else {}
+        if path not in {file_of(each) for each in disks.values()}:
+            self.files.delete_disk(path)
+
+
+def _root_of(found: Machine) -> tuple[str, Any]:
+    disks = by_address(found.row.get("config.hardware.device") or ())
+    for address, role in devices_in(found.row).own.items():
+        if role == _ROOT and address in disks:
+            return address, disks[address]
+    raise errors.InvalidRequest(
+        "the instance has no root disk of its own: it boots from a volume",
+    )
+
+
+def _with_disc(drive: Any, path: str) -> Any:
+    """A device change that puts another disc into a drive."""
+    drive.backing = vim.vm.device.VirtualCdrom.IsoBackingInfo(fileName=path)
+    return editing(drive)
+
+
+def _destroying(disk: Any) -> Any:
+    change = removing(disk)
+    change.fileOperation = "destroy"
+    return change
+
+
+def _boots(key: int) -> Any:
+    disk = vim.vm.BootOptions.BootableDiskDevice(deviceKey=key)
+    return vim.vm.BootOptions(bootOrder=[disk])

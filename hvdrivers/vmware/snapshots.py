@@ -1,0 +1,194 @@
+"""Snapshots as a tree.
+
+Attached volumes are independent disks, so a snapshot leaves them out. A revert on vSphere brings
+the whole configuration back: size, devices, and our own values in the extraConfig. The contract
+keeps those as they are now, so the driver puts back what has changed since. What it will put back
+lies in a file of the instance's folder meanwhile: after a process that died between the two a
+repeated revert finds it there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from pyVmomi import SoapAdapter, vim
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.snapshots import Snapshots
+from hvdrivers.models.instance import Flavor
+from hvdrivers.models.snapshot import Snapshot
+from hvdrivers.models.state import InstanceState
+from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.differences import WATCHED, changed_since, reverted, same_hardware
+from hvdrivers.vmware.lifecycle import VmwareLifecycle
+from hvdrivers.vmware.names import unescaped
+from hvdrivers.vmware.reader import Row
+from hvdrivers.vmware.record import DEVICES, devices_in, path_of
+
+_SNAPSHOT = "snapshot"
+_LIMIT = 80
+
+
+@dataclass(frozen=True)
+class Node:
+    """A snapshot and the object of the server."""
+
+    snapshot: Snapshot
+    obj: Any
+
+
+class VmwareSnapshots(VmwareLifecycle, Snapshots):
+    """Snapshots."""
+
+    @provides(Capability.SNAPSHOT_MEMORY)
+    @timed
+    def create_snapshot(
+        self, uuid: UUID, name: str, *, memory: bool = False, timeout: float | None = None
+    ) -> Snapshot:
+        """Budget: 2 reads and the task."""
+        del timeout
+        found = self._checked("create_snapshot", uuid, _SNAPSHOT, path_of(DEVICES))
+        if any(each.snapshot.name == name for each in nodes(found.row)):
+            raise errors.InvalidRequest("the instance has a snapshot of this name")
+        if memory and found.state is InstanceState.STOPPED:
+            raise errors.InvalidRequest("a stopped machine has no memory to keep")
+        if memory and devices_in(found.row).volumes:
+            raise errors.InvalidRequest(
+                "vSphere keeps no memory while volumes are attached, which it leaves out",
+                hint="detach them first, or make the snapshot without memory",
+            )
+        note = json.dumps({"hvdrivers": 1, "name": name, "memory": memory})
+        made = self.tasks.run(
+            lambda: found.obj.CreateSnapshot_Task(_short(name), note, memory, False),
+            entity=found.obj,
+        )
+        row = self.reader.one(found.obj, _SNAPSHOT)
+        for each in nodes(row):
+            if each.obj == made:
+                return each.snapshot
+        raise errors.OutcomeUnknown("the snapshot that was made is not there any more")
+
+    @timed
+    def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
+        """Budget: as get_instance()."""
+        del timeout
+        return [each.snapshot for each in nodes(self._machine(uuid, _SNAPSHOT).row)]
+
+    @timed
+    def revert_snapshot(
+        self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
+    ) -> None:
+        """Budget: 2 reads, 1 request and the task; with memory 1 read more; if size,
+        devices or metadata have changed since, 1 reconfiguration and 2 requests more."""
+        del timeout
+        found = self._checked("revert_snapshot", uuid, _SNAPSHOT, *WATCHED)
+        node = _node(found, snapshot_id)
+        if node is None:
+            raise errors.VolumeNotFound("the instance has no such snapshot")
+        then = self.reader.one(node.obj, *WATCHED)
+        memory = node.snapshot.with_memory
+        if memory:
+            self._host_for(self._size_of(found), self.places.surroundings())
+        note = f"{self._instance_folder(uuid)}/revert.xml"
+        begun = self.files.read(note)
+        wanted = _begun(begun, found, node, then) if begun is not None else None
+        if wanted is None:
+            if memory and not same_hardware(found.row, then):
+                raise errors.InvalidRequest(
+                    "its flavor or devices are others than those of the snapshot's memory"
+                )
+            wanted = changed_since(found.row, then)
+            if wanted is not None:
+                text = _written(wanted, node)
+                self.files.upload(note, text, len(text))
+        self.tasks.run(lambda: node.obj.RevertToSnapshot_Task(None, not memory), entity=found.obj)
+        if wanted is not None:
+            self._reconfigure(found.obj, wanted)
+        if wanted is not None or begun is not None:
+            self.files.delete(note)
+
+    @staticmethod
+    def _size_of(found: Machine) -> Flavor:
+        return Flavor.model_construct(
+            vcpus=found.row.get("config.hardware.numCPU", 1),
+            memory_mib=found.row.get("config.hardware.memoryMB", 0),
+        )
+
+    @timed
+    def delete_snapshot(
+        self,
+        uuid: UUID,
+        snapshot_id: str,
+        *,
+        children: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Budget: 1 read and the task."""
+        del timeout
+        found = self._checked("delete_snapshot", uuid, _SNAPSHOT)
+        node = _node(found, snapshot_id)
+        if node is None:
+            return
+        try:
+            self.tasks.run(lambda: node.obj.RemoveSnapshot_Task(children, True), entity=found.obj)
+        except errors.HypervisorFault as error:
+            if error.vendor_code != "ManagedObjectNotFound":
+                raise
+
+
+def nodes(row: Row) -> Iterator[Node]:
+    """The tree of a machine that was read with ``snapshot``, parents before children."""
+    info = row.get(_SNAPSHOT)
+    if info is None:
+        return
+    waiting: list[tuple[Any, str | None]] = [(each, None) for each in info.rootSnapshotList or ()]
+    while waiting:
+        item, parent = waiting.pop(0)
+        current = item.snapshot == info.currentSnapshot
+        yield Node(_model(item, parent, current=current), item.snapshot)
+        waiting += [(each, str(item.id)) for each in item.childSnapshotList or ()]
+
+
+def _model(item: Any, parent: str | None, *, current: bool) -> Snapshot:
+    try:
+        note = json.loads(item.description or "")
+        name, memory = str(note["name"]), bool(note["memory"])
+    except (ValueError, KeyError, TypeError):
+        # made by others
+        name, memory = unescaped(item.name), item.state == "poweredOn"
+    return Snapshot(
+        id=str(item.id),
+        name=name,
+        parent=parent,
+        created_at=item.createTime,
+        with_memory=memory,
+        current=current,
+    )
+
+
+def _node(found: Machine, snapshot_id: str) -> Node | None:
+    return next((each for each in nodes(found.row) if each.snapshot.id == snapshot_id), None)
+
+
+def _short(name: str) -> str:
+    """For people who look at the server; the name itself is in the description."""
+    return "".join("_" if char in "/\\%" else char for char in name)[:_LIMIT]
+
+
+def _written(wanted: Any, node: Node) -> bytes:
+    text: bytes = SoapAdapter.Serialize(wanted)
+    return node.snapshot.id.encode() + b"\n" + text
+
+
+def _begun(text: bytes, found: Machine, node: Node, then: Row) -> Any:
+    """What a revert that was interrupted had to put back; None if it had not begun."""
+    name, _, spec = text.partition(b"\n")
+    if name != node.snapshot.id.encode() or not reverted(found.row, then):
+        return None
+    return SoapAdapter.Deserialize(spec, vim.vm.ConfigSpec)

@@ -1,0 +1,174 @@
+"""Tasks of the server: start one, wait for its end.
+
+A task that is quick is found ended by the first look. For any other the driver waits in
+WaitForUpdatesEx, on a collector of its own, so that the end is told and not polled for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any
+
+from pyVmomi import vim, vmodl
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit import Deadline, undoing
+from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.models.progress import Phase, Progress, ProgressCallback
+from hvdrivers.vmware.deadline import unbounded
+from hvdrivers.vmware.errors import translate
+from hvdrivers.vmware.reader import Reader, filter_spec
+from hvdrivers.vmware.session import Session, by_chance
+from hvdrivers.vmware.waiting import collector_of, news
+
+_PATHS = ("info.state", "info.error", "info.result", "info.progress")
+_UNDOING = 60.0
+"""Seconds that a task may take to end when its operation is over."""
+_ENDED = frozenset({"success", "error"})
+
+
+class Tasks:
+    """Runs tasks over one session."""
+
+    def __init__(self, session: Session, reader: Reader) -> None:
+        self._session = session
+        self._reader = reader
+
+    def run(
+        self,
+        start: Callable[[], Any],
+        *,
+        entity: Any = None,
+        progress: ProgressCallback | None = None,
+        phase: Phase = Phase.COPY,
+    ) -> Any:
+        """Start a task and wait for its end: 2 calls if it is quick.
+
+        Args:
+            start: the call that starts it.
+            entity: the object that it changes. If the reply to ``start`` is lost, the driver waits
+                until no task runs on that object, so that nothing changes it later.
+
+        Returns:
+            The task's result.
+
+        Raises:
+            OperationTimeout: the deadline passed; the task was cancelled.
+            OutcomeUnknown: the reply to ``start`` was lost.
+            HypervisorError: the task failed.
+        """
+        # what leaves this block as ConnectionFailed or OperationTimeout has changed nothing: the
+        # task was not started, or it was cancelled and the server has taken it back
+        with undoing():
+            try:
+                task = start()
+            except errors.OutcomeUnknown:
+                with unbounded():
+                    self.settle(entity)
+                raise
+            return self.wait(task, progress=progress, phase=phase)
+
+    def wait(
+        self,
+        task: Any,
+        *,
+        progress: ProgressCallback | None = None,
+        phase: Phase = Phase.COPY,
+    ) -> Any:
+        """Wait for the end of a task that was started."""
+        try:
+            return self._wait(task, current_deadline(), progress, phase)
+        except (errors.OperationTimeout, errors.ConnectionFailed) as error:
+            if error.vendor_code is not None:
+                raise  # the task itself has failed so
+            return self._late(task, error)
+        except errors.HypervisorError:
+            raise
+        except BaseException:
+            # what the task does must not come after what undoes it
+            with suppress(errors.HypervisorError):
+                self._late(task, errors.OperationTimeout("a callback has stopped the operation"))
+            raise
+
+    def outcome(self, task: Any) -> None:
+        """Wait for the end of a task that nothing takes back: it is not cancelled at the
+        deadline."""
+        self._wait(task, current_deadline(), None, Phase.COPY)
+
+    def _late(self, task: Any, error: errors.HypervisorError) -> Any:
+        """Cancel a task that is not waited for any more, and see how it ends. One that cannot be
+        cancelled may succeed after all."""
+        with unbounded():
+            with suppress(errors.HypervisorError):
+                task.CancelTask()  # one that has ended, or that cannot be cancelled, refuses
+            try:
+                return self._wait(task, Deadline(_UNDOING), None, Phase.COPY)
+            except errors.HypervisorError as ending:
+                if ending.vendor_code == "RequestCanceled":
+                    raise error from ending
+                if ending.vendor_code is not None:
+                    raise
+                # the task was started; how it has ended nobody could ask
+                raise errors.OutcomeUnknown(error.message, retryable=True) from error
+
+    def _wait(
+        self, task: Any, deadline: Deadline, progress: ProgressCallback | None, phase: Phase
+    ) -> Any:
+        row = self._reader.one(task, *_PATHS)
+        if row.get("info.state") in _ENDED:
+            return _result(row.values)
+        values = dict(row.values)
+        spec = filter_spec([(vim.Task, _PATHS)], [(task, [])])
+        with by_chance(), collector_of(self._session, spec) as collector:
+            version = ""
+            while values.get("info.state") not in _ENDED:
+                if progress is not None and isinstance(values.get("info.progress"), int):
+                    done = values["info.progress"]
+                    progress(Progress(phase=phase, done=done, total=100, unit="percent"))
+                deadline.check("a task of the server was under way")
+                told = news(collector, version, deadline)
+                if told is None:
+                    told = version, dict(self._reader.one(task, *_PATHS).values)
+                version = told[0]
+                values |= told[1]
+            # the filter tells the parts of one change one by one
+            row = self._reader.one(task, *_PATHS)
+        return _result(row.values)
+
+    def settle(self, entity: Any, *, kind: str | None = None) -> None:
+        """Wait until no task runs on an object: one whose start was not answered goes on.
+
+        Args:
+            kind: a ``descriptionId``; tasks of this kind are waited for on whatever object.
+        """
+        if entity is None:
+            return
+        with suppress(errors.HypervisorError):
+            manager = self._session.content.taskManager
+            recent = self._reader.one(manager, "recentTask").get("recentTask") or []
+            paths = ("info.state", "info.entity", "info.descriptionId")
+            for row in self._reader.many(recent, *paths):
+                busy = row.get("info.state") not in _ENDED
+                same = kind is not None and row.get("info.descriptionId") == kind
+                if busy and (same or row.get("info.entity") == entity):
+                    with suppress(errors.HypervisorError):
+                        self._wait(row.obj, Deadline(_UNDOING), None, Phase.COPY)
+
+    def under_way(self, kinds: Collection[str]) -> bool:
+        """Whether a task of one of these kinds (``descriptionId``) runs. 2 calls."""
+        manager = self._session.content.taskManager
+        recent = self._reader.one(manager, "recentTask").get("recentTask") or []
+        return any(
+            row.get("info.state") not in _ENDED and row.get("info.descriptionId") in kinds
+            for row in self._reader.many(recent, "info.state", "info.descriptionId")
+        )
+
+
+def _result(values: Any) -> Any:
+    if values.get("info.state") == "success":
+        return values.get("info.result")
+    fault = values.get("info.error")
+    if isinstance(fault, vmodl.MethodFault):
+        raise translate(fault) from fault
+    raise errors.HypervisorFault("a task of the server failed and does not say why")

@@ -1,0 +1,205 @@
+"""Templates: what vCenter clones machines from. An ESXi host clones nothing.
+
+A cached image gets a template when the first machine is made from it: a machine in the image's own
+folder, whose only disk is the image's, with one snapshot, and marked as a template. The snapshot
+freezes the disk. A linked clone is a child of that frozen disk, and a full clone a copy of it; the
+same file is what rescue() and rebuild() copy.
+
+A template is found by the path of its configuration file, so of two clients that make one at the
+same time one does, and the other finds it. One that was left half made is completed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from pyVmomi import vim
+
+from hvdrivers.contract import errors
+from hvdrivers.models.instance import Flavor
+from hvdrivers.models.volume import DiskBus
+from hvdrivers.vmware.devices import Slots, adding, by_address, file_of
+from hvdrivers.vmware.images import Base, ImageStore
+from hvdrivers.vmware.names import file_name
+from hvdrivers.vmware.place import Surroundings
+from hvdrivers.vmware.reader import Row
+from hvdrivers.vmware.record import IMAGE, ImageMark, image_in, option, path_of
+from hvdrivers.vmware.room import Room
+from hvdrivers.vmware.specs import disk_at
+
+_SNAPSHOT = "hvdrivers"
+_PATHS = (
+    "config.instanceUuid",
+    path_of(IMAGE),
+    "config.template",
+    "config.hardware.device",
+    "runtime.powerState",
+    "snapshot",
+)
+_SMALL = Flavor(vcpus=1, memory_mib=64)
+_TAKEN = frozenset({"FileAlreadyExists", "AlreadyExists", "DuplicateName"})
+
+
+@dataclass(frozen=True)
+class Template:
+    """A template of ours."""
+
+    obj: Any
+    snapshot: Any
+    devices: Sequence[Any]
+    """Its hardware, with the keys that a clone's has too."""
+    address: str
+    """Of its disk."""
+
+    @property
+    def disk(self) -> Any:
+        """The disk that a clone's root disk comes of."""
+        return by_address(self.devices)[self.address]
+
+
+class Templates(ImageStore, Room):
+    """Find the template of an image, or make it."""
+
+    _templates: dict[str, Template]
+    """What this driver has seen. A clone of one that has gone fails, and it is then looked for
+    again."""
+
+    def _template(self, base: Base, surroundings: Surroundings) -> Template | None:
+        """The template of a cached image. No call if it was seen before; 3 if another client has
+        made it; 11 to make it. None if something else has its place."""
+        with self._images_lock:
+            found = self._templates.get(base.path)
+        if found is None:
+            row = self._template_row(base.path)
+            if row is None:
+                self._make_template(base, surroundings)
+                row = self._template_row(base.path)
+            found = self._completed(row, base) if row is not None else None
+            if found is not None:
+                with self._images_lock:
+                    self._templates[base.path] = found
+        return found
+
+    def _forget(self, base: Base) -> None:
+        super()._forget(base)
+        with self._images_lock:
+            self._templates.pop(base.path, None)
+
+    def _template_row(self, disk: str) -> Row | None:
+        """The template whose disk this is, also one that is half made. 2 calls, 1 if there is
+        none."""
+        index = self.session.content.searchIndex
+        found = index.FindByDatastorePath(self.places.get().datacenter, _vmx(disk))
+        rows = self.reader.many([found], *_PATHS) if found is not None else []
+        return next((row for row in rows if image_in(row) is not None), None)
+
+    def _make_template(self, base: Base, surroundings: Surroundings) -> None:
+        place = self.places.get()
+        uuid = uuid4()
+        slots = Slots()
+        controller, unit, _ = slots.disk(DiskBus.SCSI)
+        disk = disk_at(base.path, controller, unit, base.virtual_size, key=slots.key())
+        config = vim.vm.ConfigSpec(
+            name=f"hvdrivers.image.{base.key[:24]}.{file_name(base.path)[:8]}",
+            instanceUuid=str(uuid),
+            guestId=self.config.guest_id,
+            numCPUs=_SMALL.vcpus,
+            memoryMB=_SMALL.memory_mib,
+            files=vim.vm.FileInfo(vmPathName=_vmx(base.path)),
+            deviceChange=[*slots.added, adding(disk)],
+            extraConfig=[option(IMAGE, ImageMark(uuid=uuid, key=base.key))],
+        )
+        host = None
+        with suppress(errors.InsufficientResources):  # in maintenance: a template does not run
+            host = self._host_for(_SMALL, surroundings)
+        self.files.make_folder(_home(base.path))
+        try:
+            self.tasks.run(
+                lambda: place.vm_folder.CreateVM_Task(config, place.root_pool, host),
+                entity=place.vm_folder,
+            )
+        except errors.InvalidRequest as error:
+            if error.vendor_code not in _TAKEN:
+                raise  # otherwise another client was faster
+
+    def _completed(self, row: Row, base: Base) -> Template | None:
+        """A template with its snapshot, marked. No call if it is complete."""
+        obj = row.obj
+        if row.get("snapshot") is None:
+            if row.get("runtime.powerState") not in (None, "poweredOff"):
+                raise _started_by_hand(None)  # its guest writes to the image's disk
+            # a template takes no snapshot: another client was faster
+            with suppress(errors.NotSupported, errors.InvalidState):
+                self.tasks.run(
+                    lambda: obj.CreateSnapshot_Task(_SNAPSHOT, "", False, False), entity=obj
+                )
+        if not row.get("config.template"):
+            # another client was faster; or somebody has started it: the frozen disk is as it was
+            with suppress(errors.NotSupported, errors.InvalidState):
+                obj.MarkAsTemplate()
+        if row.get("snapshot") is None:
+            row = self.reader.one(obj, *_PATHS)
+        info = row.get("snapshot")
+        if info is None:
+            return None
+        # the oldest snapshot: of two clients that have completed it each may have made one
+        snapshot = info.rootSnapshotList[0].snapshot
+        then = self.reader.one(snapshot, "config.hardware.device")
+        devices = then.get("config.hardware.device") or ()
+        for address, disk in by_address(devices).items():
+            if file_of(disk) == base.path:
+                return Template(obj, snapshot, devices, address)
+        return None
+
+    def _drop_template(self, disk: str) -> bool:
+        """Take the template of an image out of the inventory, so that another one can be made. The
+        image's disk stays. 5 calls, 1 if there is none.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            DeviceBusy: somebody has made a machine of it and has started that.
+        """
+        row = self._template_row(disk)
+        if row is None:
+            return False
+        try:
+            row.obj.UnregisterVM()
+        except errors.InvalidState as error:
+            raise _started_by_hand(error) from error
+        except errors.HypervisorFault as error:
+            if error.vendor_code != "ManagedObjectNotFound":
+                raise
+        self.files.delete(_home(disk))
+        return True
+
+    def _own_file(self, obj: Any, disk: Any) -> bool:
+        """End that a linked clone's disk is a child of its image's: it becomes a whole disk, of a
+        machine that is off and has no snapshots. 2 calls; none, and False, if it is whole."""
+        if getattr(disk.backing, "parent", None) is None:
+            return False
+        self.tasks.run(lambda: obj.PromoteDisks_Task(True, [disk]), entity=obj)
+        return True
+
+
+def _started_by_hand(error: errors.HypervisorError | None) -> errors.DeviceBusy:
+    return errors.DeviceBusy(
+        "the template of the image is a machine that is powered on",
+        vendor_code=error.vendor_code if error is not None else None,
+        hint="power it off; the driver makes a template of it again",
+        retryable=False,
+    )
+
+
+def _home(disk: str) -> str:
+    """The folder of the template, in that of the disk."""
+    return f"{disk.rpartition('/')[0]}/template"
+
+
+def _vmx(disk: str) -> str:
+    return f"{_home(disk)}/template.vmx"

@@ -1,0 +1,56 @@
+"""Uploads that are not complete: those under way, and what dead clients have left.
+
+An image is uploaded into a folder ``hvdrivers/images/<key>.<nonce>``, which is renamed when it is
+complete. All ages are by the server's clock: the caller's may be days off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hvdrivers.driverkit.images import abandoned, refuse_alive, staged_key
+from hvdrivers.vmware.base import Topic
+from hvdrivers.vmware.files import Found
+
+
+class PartialUploads(Topic):
+    """Folders of the cache that are not renamed yet."""
+
+    def _uploads(self, found: Sequence[Found]) -> dict[str, tuple[int, float | None]]:
+        """Bytes and last write of each upload that is not complete, by its staging name."""
+        uploads: dict[str, tuple[int, float | None]] = {}
+        for file in found:
+            # a folder in which there is nothing yet, or a file in one
+            name = file.name if file.is_folder else file.folder.rpartition("/")[2]
+            if staged_key(name) is None:
+                continue
+            size, written = uploads.get(name, (0, None))
+            at = file.modified.timestamp() if file.modified is not None else None
+            latest = max((each for each in (written, at) if each is not None), default=None)
+            uploads[name] = size + (0 if file.is_folder else file.size), latest
+        return uploads
+
+    def _in_cache(self) -> list[Found]:
+        surroundings = self.places.surroundings()
+        browser = surroundings.datastores[self.places.get().datastore]["browser"]
+        return self.files.search(browser, self._folder("images"), below=True)
+
+    def _host_now(self) -> float:
+        """The server's clock. vCenter's differs from its hosts' by what NTP leaves. One call."""
+        return self.session.host_now().timestamp()
+
+    def _remove_abandoned(self) -> None:
+        """Remove what dead clients have left, before another upload takes room. Three calls."""
+        uploads = self._uploads(self._in_cache())
+        written = [(name, at) for name, (_, at) in uploads.items() if at is not None]
+        if written:
+            for name in abandoned(written, host_now=self._host_now()):
+                self.files.remove_quietly(self._folder("images", name))
+
+    def _evict_partial(self, key: str) -> None:
+        """Remove an upload that nobody writes to. 5 calls."""
+        found = self._uploads(self._in_cache()).get(key)
+        if found is None:
+            return
+        refuse_alive(found[1], host_now=self._host_now())
+        self.files.delete(self._folder("images", key))

@@ -1,0 +1,112 @@
+"""Who has which volume and port: read from all machines of ours in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from pyVmomi import vim
+
+from hvdrivers.contract import errors
+from hvdrivers.models.vif import is_port_id
+from hvdrivers.vmware.base import STATE, Topic, uuid_in
+from hvdrivers.vmware.devices import by_address, chain_of
+from hvdrivers.vmware.reader import IN_FOLDERS, IN_POOL, ON_DATASTORES, Row
+from hvdrivers.vmware.record import DEVICES, Devices, devices_in, mark_in, path_of
+
+
+@dataclass(frozen=True)
+class User:
+    """Another machine of ours."""
+
+    uuid: UUID
+    powered_on: bool
+    devices: Devices
+
+
+class Usage(Topic):
+    """What other machines have."""
+
+    def _rows(self, *paths: str, everywhere: bool = False, on_disks: bool = False) -> list[Row]:
+        """Every machine in the place. One call, and one for each page of 1,000.
+
+        Args:
+            everywhere: and in the whole inventory of the server.
+            on_disks: and those that have a file on a datastore of the place.
+        """
+        # a session that has ended shows only in the objects of an answer: the pool is always one
+        roots: list[tuple[Any, Sequence[Any]]] = [(self.places.get().root_pool, IN_POOL)]
+        if everywhere:
+            roots.append((self.session.content.rootFolder, IN_FOLDERS))
+        if on_disks and self.places.get().is_vcenter:
+            roots.append((self.places.get().compute, ON_DATASTORES))
+        rows = self.reader.read([(vim.VirtualMachine, paths), (vim.ResourcePool, ("name",))], roots)
+        return [row for row in rows if isinstance(row.obj, vim.VirtualMachine)]
+
+    def _users(self, without: UUID) -> list[User]:
+        """The machines of ours beside one, also those of other clusters that share a datastore."""
+        found = []
+        for row in self._rows(*STATE, path_of(DEVICES), on_disks=True):
+            uuid = uuid_in(row)
+            if uuid is None or uuid == without or mark_in(row, uuid) is None:
+                continue
+            with suppress(errors.HypervisorFault):  # damaged by somebody: it has no ports of ours
+                on = row.get("runtime.powerState") == "poweredOn"
+                found.append(User(uuid, on, devices_in(row)))
+        return found
+
+    def _require_free(
+        self,
+        uuid: UUID,
+        *,
+        volumes: Collection[str] = (),
+        shared: Collection[str] = (),
+        vifs: Collection[str] = (),
+        macs: Collection[str] = (),
+    ) -> None:
+        """Refuse what a powered-on machine has. One call, none if nothing is asked.
+
+        Args:
+            volumes: ids of volumes that only one powered-on machine may have.
+            shared: ids of volumes that several may have, if all of them have them so.
+            vifs: ids of NICs; those that are no port's are the instance's own matter.
+            macs: MAC addresses.
+        """
+        ports = {each for each in vifs if is_port_id(each)}
+        if not (volumes or shared or ports or macs):
+            return
+        for user in self._users(uuid):
+            if not user.powered_on:
+                continue
+            for each in user.devices.volumes.values():
+                if each.held in volumes or (each.held in shared and not each.multiattach):
+                    raise errors.DeviceBusy(
+                        f"a powered-on machine ({user.uuid}) has the volume {each.held}",
+                        hint="detach it there, stop that machine, or make it multiattach",
+                    )
+            for mac, vif in user.devices.vifs.items():
+                if vif.id in ports or mac in macs:
+                    raise errors.DeviceBusy(
+                        f"a powered-on machine ({user.uuid}) has the port {vif.id}"
+                        if vif.id in ports
+                        else f"a powered-on machine ({user.uuid}) has the MAC address {mac}",
+                        hint="unplug it there, or stop that machine",
+                    )
+
+    def _require_unattached(self, uuid: UUID | None, path: str) -> None:
+        """Refuse a disk that any machine has, ours or not, powered on or off, also a template, one
+        of another cluster, and one whose disk is a child of it (a snapshot, a linked clone).
+        One call."""
+        for row in self._rows("config.instanceUuid", "config.hardware.device", on_disks=True):
+            devices: Any = row.get("config.hardware.device") or ()
+            if uuid_in(row) != uuid and any(
+                path in chain_of(each) for each in by_address(devices).values()
+            ):
+                raise errors.DeviceBusy(
+                    f"a machine ({row.get('config.instanceUuid')}) has the disk {path}",
+                    hint="detach it there",
+                    retryable=False,
+                )

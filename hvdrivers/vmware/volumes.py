@@ -1,0 +1,83 @@
+"""Volumes: which file a volume is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyVmomi import vim
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.models.volume import PoolVolume, VmdkVolume, Volume, VolumeAttachment
+from hvdrivers.vmware.base import Topic
+from hvdrivers.vmware.devices import bus_of, file_of
+from hvdrivers.vmware.names import is_part
+from hvdrivers.vmware.place import Surroundings
+from hvdrivers.vmware.specs import Source
+
+
+class VolumeSources(Topic):
+    """Finds the file of a volume."""
+
+    @provides(Capability.MULTI_ATTACH)
+    def _volume_source(self, attachment: VolumeAttachment, surroundings: Surroundings) -> Source:
+        """The file; it is there. One request for each volume.
+
+        Raises:
+            VolumeNotFound: it is not there.
+            NotSupported: another type of volume, or a bus that vSphere does not have.
+        """
+        bus_of(attachment.bus)  # refuses a bus that vSphere has not
+        volume = attachment.volume
+        if isinstance(volume, PoolVolume):
+            path = self._pool_path(volume, surroundings)
+        elif isinstance(volume, VmdkVolume):
+            path = self._shadow_path(volume)
+        else:
+            raise errors.NotSupported(
+                f"this driver has no volumes of type {volume.driver_volume_type}"
+            )
+        size = self.files.disk_size(path)
+        if size is None:
+            raise errors.VolumeNotFound(f"there is no disk {path}")
+        return Source(path, size, self._native_id(volume))
+
+    def _native_id(self, volume: Volume) -> str | None:
+        """What list_volumes() calls it; a machine may have it under another id."""
+        if not isinstance(volume, PoolVolume):
+            return None
+        return f"{volume.data.pool or self.places.get().datastore}/{volume.data.name}"
+
+    @provides(Capability.VOLUME_POOL)
+    def _pool_path(self, volume: PoolVolume, surroundings: Surroundings) -> str:
+        pool = volume.data.pool
+        if pool is not None and pool not in surroundings.datastores:
+            raise errors.VolumeNotFound(f"there is no datastore {pool!r} on this cluster or host")
+        if is_part(volume.data.name):
+            raise errors.VolumeNotFound(f"{volume.data.name!r} is a part of a volume, and none")
+        return self._folder("volumes", f"{volume.data.name}.vmdk", datastore=pool)
+
+    @provides(Capability.VOLUME_VMDK)
+    def _shadow_path(self, volume: VmdkVolume) -> str:
+        """The first disk of the machine in which Cinder keeps the volume."""
+        shadow = self.session.object("VirtualMachine", volume.shadow_vm)
+        rows = self.reader.many([shadow], "config.hardware.device")
+        for row in rows:
+            for device in row.get("config.hardware.device") or ():
+                if isinstance(device, vim.vm.device.VirtualDisk) and file_of(device):
+                    return str(file_of(device))
+        raise errors.VolumeNotFound(
+            f"there is no machine {volume.shadow_vm} that holds the volume, or it has no disk"
+        )
+
+
+def exclusive(
+    attachments: Sequence[VolumeAttachment], sources: Sequence[Source]
+) -> tuple[list[str], list[str]]:
+    """Ids of volumes that one powered-on machine may have, and of those that several may."""
+    alone: list[str] = []
+    shared: list[str] = []
+    for each, source in zip(attachments, sources, strict=True):
+        ids = shared if each.volume.multiattach else alone
+        ids.append(source.native_id or each.volume_id)
+    return alone, shared

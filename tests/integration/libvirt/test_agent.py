@@ -1,0 +1,142 @@
+"""The guest's agent: what it says, what it does, and one that was written by an enemy.
+
+One guest for all of it. The suite's GUEST clauses show the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from hvdrivers.contract import errors
+from hvdrivers.models.guest import AddressSource, GuestCredentials
+from hvdrivers.models.vif import BridgeVif
+from tests.peers.bridge import LinuxBridge
+from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.waiting import wait_until
+
+from .machines import BOOT, Host, Machine
+
+MAC = "52:54:00:00:ae:01"
+
+ENEMY = rf"""#!/bin/sh
+# speaks the agent's protocol, until it is asked for what it answers its own way
+while killall hv-agent qemu-ga; do sleep 1; done
+port=/dev/virtio-ports/org.qemu.guest_agent.0
+nic='"ip-addresses":[{{"ip-address":"10.9.8.7","ip-address-type":"ipv4","prefix":24}}]'
+# libvirt connects when the port is opened: a read before it has would find the end of a file
+again() {{ exec 4>&-; sleep 1; exec 4<>$port; sleep 1; }}
+exec 4<>$port
+sleep 1
+while :; do
+  # libvirt sees that somebody is there again only when the port is opened anew
+  read -t 10 -r line <&4 || {{ again; continue; }}
+  case $line in
+    *guest-sync*) id=${{line##*:}}; echo "{{\"return\": ${{id%%\}}*}}}}" >&4 ;;
+    *guest-ping*) echo '{{"return": {{}}}}' >&4 ;;
+    *guest-network*)
+      other='{{"name":"eth0","hardware-address":"52:54:00:99:99:99",'$nic'}}'
+      long=$(head -c 3000 /dev/zero | tr '\000' x)
+      own='{{"name":"'$long'","hardware-address":"{MAC}",'$nic'}}'
+      echo '{{"return":['"$other,$own"']}}' >&4
+      ;;
+    *fsfreeze-status*) echo 'this is no JSON' >&4; again ;;
+    *guest-exec*) yes aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa | head -c 100000000 >&4; again ;;
+    *) : ;; # and never a word to anything else
+  esac
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def host(libvirt_peer: LibvirtPeer, agent_image: Path) -> Iterator[Host]:
+    made = Host(libvirt_peer, agent_image)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def machine(host: Host, linux_bridge: LinuxBridge) -> Iterator[Machine]:
+    nic = BridgeVif(id="nic", address=MAC, bridge=linux_bridge.name)
+    with host.machine(name="agent", vifs=(nic,)) as made:
+        made.booted()
+        wait_until(lambda: answers(made), timeout=BOOT, what="the agent answers")
+        yield made
+
+
+def answers(machine: Machine) -> bool:
+    try:
+        machine.host.driver.thaw(machine.uuid)
+    except errors.GuestAgentUnavailable:
+        return False
+    return True
+
+
+def test_budgets(host: Host, machine: Machine) -> None:
+    """And what each of them does, in the same guest."""
+    raw, uuid = host.raw, machine.uuid
+    raw.connection.links.spare = lambda: None  # type: ignore[method-assign] # one connection
+    for expected, call in (
+        (4, lambda: raw.set_guest_password(uuid, "root", SecretStr("hv-Secret-1"))),
+        (4, lambda: raw.freeze(uuid)),
+        (3, lambda: raw.freeze(uuid)),
+        (4, lambda: raw.thaw(uuid)),
+        (7, lambda: raw.guest_addresses(uuid)),
+    ):
+        with raw.connection.counting() as calls:
+            call()
+        assert sum(calls.values()) == expected, calls
+    with raw.connection.counting() as calls:
+        result = raw.guest_exec(uuid, ["/bin/sh", "-c", "echo $1 >&2; exit 7", "sh", "a b"])
+    assert (result.exit_code, result.stderr) == (7, b"a b\n")
+    assert sum(calls.values()) == 4 + calls["Domain.getAgent[guest-exec-status]"]
+    # a signal counts as in a shell
+    assert raw.guest_exec(uuid, ["/bin/sh", "-c", "kill -9 $$"]).exit_code == 128 + 9
+    # what the agent asks for and what it cannot take
+    with pytest.raises(errors.NotSupported):
+        host.driver.guest_exec(
+            uuid, ["/bin/true"], credentials=GuestCredentials(user="root", password="x")
+        )
+    with pytest.raises(errors.InvalidRequest):
+        host.driver.guest_exec(uuid, ["/bin/cat"], stdin=bytes((1 << 20) + 1))
+    with pytest.raises(errors.InvalidRequest):
+        host.driver.guest_exec(uuid, [])
+
+
+def test_addresses_by_source(host: Host, machine: Machine) -> None:
+    def by_agent() -> bool:
+        found = host.driver.guest_addresses(machine.uuid)
+        return any(each.source is AddressSource.AGENT and each.prefix_length for each in found)
+
+    wait_until(by_agent, timeout=BOOT, what="the agent tells an address")
+    found = host.driver.guest_addresses(machine.uuid)
+    assert {each.mac for each in found} == {MAC}
+    assert {each.interface for each in found if each.source is AddressSource.AGENT} == {"eth0"}
+
+
+def test_an_agent_that_lies(host: Host, machine: Machine) -> None:
+    """Runs last: its agent is another afterwards."""
+    driver, uuid = host.driver, machine.uuid
+    begin = "cat >/bin/enemy; chmod 755 /bin/enemy; (sleep 1; setsid enemy) >/dev/null 2>&1 &"
+    driver.guest_exec(uuid, ["/bin/sh", "-c", begin], stdin=ENEMY.encode())
+
+    def lies() -> bool:
+        found = driver.guest_addresses(uuid)
+        return any(str(each.address) == "10.9.8.7" for each in found)
+
+    wait_until(lies, timeout=60, what="the enemy answers")
+    told = [each for each in driver.guest_addresses(uuid) if each.source is AddressSource.AGENT]
+    # addresses of others' NICs are left out, and names are cut
+    assert [each.mac for each in told] == [MAC]
+    assert len(told[0].interface or "") <= 64
+    with pytest.raises(errors.OutcomeUnknown):  # it never answers
+        driver.set_guest_password(uuid, "root", SecretStr("hv-Secret-2"), timeout=3)
+    with pytest.raises(errors.GuestAgentUnavailable):  # no JSON
+        driver.freeze(uuid, timeout=20)
+    wait_until(lies, timeout=60, what="the enemy has come back")
+    with pytest.raises(errors.OutcomeUnknown):  # 100 MB
+        driver.guest_exec(uuid, ["/bin/true"], timeout=30)
+    assert host.driver.get_instance(uuid).vifs  # the host has survived it

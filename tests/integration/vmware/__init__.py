@@ -1,0 +1,1 @@
+"""The vSphere driver against govmomi's simulator."""

@@ -1,0 +1,67 @@
+"""The conformance suite on the simulator: one run in each mode, a file for each, so that they run
+beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hvdrivers.conformance.engine.clauses import Check, Level
+from hvdrivers.conformance.engine.report import GOOD, Status
+from hvdrivers.conformance.engine.runner import Session
+from hvdrivers.vmware.conformance.target import VmwareTarget
+from tests.integration.part_of_suite import SEED, ends_well
+from tests.peers.fixtures import started
+from tests.peers.vcsim import VcsimPeer
+
+UNTRIED = (
+    "a volume takes no room before it is written to",
+    "the target's second host does not die (dead_host)",
+)
+"""What the simulator cannot be brought to show, in the words of the suite and the target: its
+datastores are never full, and its hosts do not die. Only SHOULD clauses need it."""
+
+
+class Run:
+    """One run of the suite, check by check."""
+
+    def __init__(self, session: Session, peer: VcsimPeer) -> None:
+        self._session = session
+        self._peer = peer
+
+    def passes(self, check: Check) -> None:
+        """Try one check."""
+        result = self._session.run_check(check)
+        self._peer.require_alive()
+        if result.status is Status.PRECONDITION_MISSING and result.message in UNTRIED:
+            assert check.clause.level is Level.SHOULD
+        else:
+            assert result.status in GOOD, f"{result.status}: {result.message}\n{result.detail}"
+
+    def ends_well(self, chosen: Iterable[Check]) -> None:
+        """What all the checks together come to."""
+        ends_well(self._session, chosen)
+
+
+@contextmanager
+def running(mode: str, folder: Path) -> Iterator[Run]:
+    """A simulator and a run against it. Of each change a few calls are cut: all of them take
+    minutes, and are tried by ``hvdrivers conformance run vmware``."""
+    vcenter = mode == "vpx"
+    flags = {"standalone": 2} if vcenter else {}
+    other, unfit = ("DC0_H0", "DC0_H1") if vcenter else (None, None)
+    with started(lambda: VcsimPeer(mode, **flags)) as peer:
+        target = VmwareTarget(
+            **peer.options,
+            other=other,
+            unfit=unfit,
+            wake=lambda: peer.ask("/up", "POST"),
+            thorough=False,
+        )
+        target.time_scale = 2.0  # other tests run beside it
+        try:
+            with Session(target, journal=folder / "journal", seed=SEED) as session:
+                yield Run(session, peer)
+        finally:
+            target.close()

@@ -1,0 +1,227 @@
+"""What people do on the server beside the driver: to volumes, images and templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from pyVmomi import vim
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit import Undo, cut_after, cut_before
+from hvdrivers.driverkit.seam import Fault
+from hvdrivers.models.volume import DiskBus, PoolData, PoolVolume, VolumeAttachment, VolumeSpec
+from hvdrivers.vmware.conformance.raw_server import RawServer
+from hvdrivers.vmware.devices import Slots, adding
+from hvdrivers.vmware.driver import VmwareDriver
+from hvdrivers.vmware.specs import disk_at
+from tests.integration.vmware.conftest import SpecFactory, connected
+from tests.peers.fixtures import started
+from tests.peers.vcsim import VcsimPeer
+
+VOLUMES = "[LocalDS_0] hvdrivers/volumes"
+MIB = 1 << 20
+
+
+@pytest.fixture
+def server(driver: VmwareDriver) -> Iterator[RawServer]:
+    made = RawServer(driver.config)
+    yield made
+    made.drop()
+
+
+@pytest.fixture(scope="module")
+def vcenter() -> Iterator[VcsimPeer]:
+    """A vCenter with a cluster and a host outside of it."""
+    with started(lambda: VcsimPeer("vpx", standalone=1)) as peer:
+        yield peer
+        peer.require_alive()
+
+
+def named(name: str) -> VolumeAttachment:
+    return VolumeAttachment(volume=PoolVolume(data=PoolData(pool="LocalDS_0", name=name)))
+
+
+def foreign(server: RawServer, driver: VmwareDriver, disk: str) -> Any:
+    """A machine of others with a disk that is there, off."""
+    slots = Slots()
+    controller, unit, _ = slots.disk(DiskBus.SCSI)
+    config = vim.vm.ConfigSpec(
+        name="foreign",
+        guestId="otherGuest",
+        numCPUs=1,
+        memoryMB=64,
+        files=vim.vm.FileInfo(vmPathName="[LocalDS_0]"),
+        deviceChange=[*slots.added, adding(disk_at(disk, controller, unit, MIB))],
+    )
+    folder = server.of(server.datacenter[0], "vmFolder")["vmFolder"]
+    pool = vim.ResourcePool(driver.places.get().root_pool._moId, server.instance._stub)
+    return server.wait(folder.CreateVM_Task(config, pool))
+
+
+def test_volume_that_had_the_name_stays_when_the_reply_is_lost(driver: VmwareDriver) -> None:
+    there = driver.create_volume(VolumeSpec(name="dear", size_bytes=MIB))
+    with (
+        driver.session.seam.cut(cut_after, name="CreateVirtualDisk_Task"),
+        pytest.raises(errors.OutcomeUnknown),
+    ):
+        driver.create_volume(VolumeSpec(name="dear", size_bytes=2 * MIB))
+    assert driver.get_volume(there.volume_id).capacity_bytes == MIB
+    driver.delete_volume(there.volume_id)
+
+
+def test_content_of_a_volume_is_no_volume(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory
+) -> None:
+    """A guest writes it: opened as a disk it could name any file of the datastore."""
+    volume = driver.create_volume(VolumeSpec(name="tenant", size_bytes=MIB))
+    text = b'# Disk DescriptorFile\nRW 2048 VMFS "../instances/other/root-flat.vmdk"\n'
+    server.file(f"{VOLUMES}/tenant-flat.vmdk", text.ljust(MIB, b"\0"))
+    uuid = driver.spawn(spec()).uuid
+    for name in ("tenant-flat", "tenant-FLAT", "tenant-delta"):
+        with pytest.raises(errors.VolumeNotFound):
+            driver.attach_volume(uuid, named(name))
+        with pytest.raises(errors.VolumeNotFound):
+            driver.get_volume(f"LocalDS_0/{name}")
+        with pytest.raises(errors.InvalidRequest):
+            driver.create_volume(VolumeSpec(name=name, size_bytes=MIB))
+        driver.delete_volume(f"LocalDS_0/{name}")
+    assert server.file(f"{VOLUMES}/tenant-flat.vmdk") is not None
+    driver.destroy(uuid)
+    driver.delete_volume(volume.volume_id)
+
+
+def test_files_among_the_volumes_that_are_none(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory
+) -> None:
+    volume = driver.create_volume(VolumeSpec(name="one", size_bytes=MIB))
+    names = ["new\nline.vmdk", ".vmdk", " a .vmdk", "sparse.vmdk", "notes.txt"]
+    for name in names:
+        server.file(f"{VOLUMES}/{name}", b"KDMV" + bytes(1 << 17))
+    assert [each.volume_id for each in driver.list_volumes()] == [volume.volume_id]
+    uuid = driver.spawn(spec()).uuid
+    with pytest.raises(errors.VolumeNotFound, match="is no virtual disk"):
+        driver.attach_volume(uuid, named("sparse"))
+    driver.destroy(uuid)
+    for name in names:
+        driver.files.delete(f"{VOLUMES}/{name}")
+    driver.delete_volume(volume.volume_id)
+
+
+def test_volume_below_somebody_elses_snapshot_is_not_deleted(
+    driver: VmwareDriver, server: RawServer
+) -> None:
+    volume = driver.create_volume(VolumeSpec(name="below", size_bytes=MIB))
+    machine = foreign(server, driver, f"{VOLUMES}/below.vmdk")
+    server.wait(machine.CreateSnapshot_Task("s", "", False, False))
+    with pytest.raises(errors.DeviceBusy):
+        driver.delete_volume(volume.volume_id)
+    server.wait(machine.RemoveAllSnapshots_Task(True))
+    if driver.places.get().is_vcenter:
+        machine.MarkAsTemplate()
+        with pytest.raises(errors.DeviceBusy):
+            driver.delete_volume(volume.volume_id)
+    assert [each.volume_id for each in driver.list_volumes()] == [volume.volume_id]
+    server.wait(machine.Destroy_Task())
+    driver.delete_volume(volume.volume_id)
+
+
+def test_volume_of_a_machine_on_another_cluster_is_not_deleted(
+    vcenter: VcsimPeer, spec: SpecFactory
+) -> None:
+    with (
+        closing(connected(vcenter)) as driver,
+        closing(connected(vcenter, compute="DC0_H0")) as far,
+    ):
+        volume = driver.create_volume(VolumeSpec(name="far", size_bytes=MIB))
+        uuid = far.spawn(spec(volumes=(VolumeAttachment(volume=volume),))).uuid
+        with pytest.raises(errors.DeviceBusy):
+            driver.delete_volume(volume.volume_id)
+        far.destroy(uuid)
+        driver.delete_volume(volume.volume_id)
+        assert driver.list_volumes() == []
+
+
+@pytest.mark.parametrize("snapshots", [False, True])
+def test_destroy_leaves_the_disks_that_others_attached(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory, snapshots: bool
+) -> None:
+    """Destroy_Task deletes every disk of a machine; vSphere's client puts a new one into the folder
+    of the machine."""
+    uuid = driver.spawn(spec(start=False)).uuid
+    found = driver._machine(uuid, "config.hardware.device", "config.files.vmPathName")
+    home = str(found.row.get("config.files.vmPathName")).rpartition("/")[0]
+    driver.files.make_folder("[LocalDS_0] theirs")
+    for path in ("[LocalDS_0] theirs/far.vmdk", f"{home}/near.vmdk"):
+        driver.files.create_disk(path, MIB)
+        slots = Slots(server.of(found.obj, "config.hardware.device")["config.hardware.device"])
+        controller, unit, _ = slots.disk(DiskBus.SCSI)
+        changes = [*slots.added, adding(disk_at(path, controller, unit, MIB))]
+        server.wait(found.obj.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=changes)))
+    if snapshots:
+        server.wait(found.obj.CreateSnapshot_Task("by hand", "", False, False))
+    driver.destroy(uuid)
+    assert driver.files.exists("[LocalDS_0] theirs/far.vmdk")
+    # the machine's folder goes with all that is in it
+    (saved,) = [each for each in driver.list_volumes() if str(uuid) in each.volume_id]
+    assert saved.capacity_bytes == MIB
+    driver.delete_volume(saved.volume_id)
+    driver.destroy(driver.spawn(spec(start=False, uuid=uuid)).uuid)
+    driver.files.delete("[LocalDS_0] theirs")
+
+
+@pytest.mark.parametrize("fault", [cut_after, cut_before])
+def test_folder_of_another_spawn_stays_when_the_claim_is_lost(
+    peer: VcsimPeer, driver: VmwareDriver, server: RawServer, spec: SpecFactory, fault: Fault
+) -> None:
+    """Of a finished one, and of one that has just begun to fill its folder."""
+    with closing(connected(peer)) as other:
+        wanted = spec(start=True)
+        home = driver._instance_folder(wanted.uuid)
+        first = [lambda: other.spawn(wanted), lambda: other._claim(wanted.uuid, Undo())]
+        for begin in first:
+
+            def rival(name: str, send: Any, waiting: list[Any] = [begin]) -> Any:  # noqa: B006
+                if name == "MakeDirectory" and waiting:
+                    waiting.pop()()
+                    server.file(f"{home}/theirs", b"content")
+                return send()
+
+            with (
+                driver.session.seam.through(rival),
+                driver.session.seam.cut(fault, name="MakeDirectory", repeats=3),
+                pytest.raises((errors.OutcomeUnknown, errors.ConnectionFailed)),
+            ):
+                driver.spawn(wanted)
+            assert server.file(f"{home}/theirs") == b"content"
+            with pytest.raises((errors.InstanceExists, errors.DeviceBusy)):
+                driver.spawn(wanted, timeout=1)
+            assert server.file(f"{home}/theirs") == b"content"
+            driver.destroy(wanted.uuid)
+            assert server.file(f"{home}/theirs") is None
+
+
+def test_volume_of_a_running_machine_on_another_cluster_is_busy(
+    vcenter: VcsimPeer, spec: SpecFactory
+) -> None:
+    with (
+        closing(connected(vcenter)) as driver,
+        closing(connected(vcenter, compute="DC0_H0")) as far,
+    ):
+        volume = driver.create_volume(VolumeSpec(name="once", size_bytes=MIB))
+        attachment = VolumeAttachment(volume=volume)
+        there = far.spawn(spec(volumes=(attachment,), start=True)).uuid
+        here = driver.spawn(spec(start=True)).uuid
+        with pytest.raises(errors.DeviceBusy):
+            driver.attach_volume(here, attachment)
+        with pytest.raises(errors.DeviceBusy):
+            driver.spawn(spec(volumes=(attachment,), start=True))
+        far.power_off(there)
+        driver.attach_volume(here, attachment)
+        with pytest.raises(errors.DeviceBusy):
+            far.power_on(there)
+        driver.destroy(here)
+        far.destroy(there)
+        driver.delete_volume(volume.volume_id)

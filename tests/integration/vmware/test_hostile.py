@@ -1,0 +1,172 @@
+"""Text of tenants, and what others do to our machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from pyVmomi import vim
+
+from hvdrivers.contract import errors
+from hvdrivers.models.vif import NetworkVif
+from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
+from hvdrivers.vmware.config import VmwareConfig
+from hvdrivers.vmware.conformance.raw_server import RawServer
+from hvdrivers.vmware.driver import VmwareDriver
+from hvdrivers.vmware.names import escaped
+from tests.integration.vmware.conftest import SpecFactory
+from tests.peers.vcsim import VcsimPeer
+
+NAMES = [
+    "a/b\\c%d",
+    "%2f%5c%25",
+    "[LocalDS_0] ../../etc",
+    "<x>&amp;]]>",
+    "x" * 63,
+    "ü" * 63,
+    'hvdrivers.mark="x"',
+    "%" * 63,
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_come_back(driver: VmwareDriver, spec: SpecFactory, name: str) -> None:
+    info = driver.spawn(spec(name=name, metadata={"a.b/c": f"{name}\n\t\u2028\ufffe"}))
+    assert driver.get_instance(info.uuid).name == name
+    assert driver.get_instance(info.uuid).metadata == {"a.b/c": f"{name}\n\t\u2028\ufffe"}
+    driver.rename(info.uuid, name[::-1])
+    assert [each.name for each in driver.list_instances()] == [name[::-1]]
+    driver.destroy(info.uuid)
+
+
+def test_two_instances_may_have_one_name(driver: VmwareDriver, spec: SpecFactory) -> None:
+    made = [driver.spawn(spec(name="same")).uuid for _ in range(2)]
+    assert [each.name for each in driver.list_instances()] == ["same", "same"]
+    for uuid in made:
+        driver.destroy(uuid)
+
+
+@pytest.mark.parametrize("name", ["a/b\\c%d", "[LocalDS_0] x", "ü" * 63, '{"hvdrivers": 1}'])
+def test_snapshots_of_any_name(driver: VmwareDriver, spec: SpecFactory, name: str) -> None:
+    uuid = driver.spawn(spec()).uuid
+    assert driver.create_snapshot(uuid, name).name == name
+    with pytest.raises(errors.InvalidRequest):
+        driver.create_snapshot(uuid, name)
+    (found,) = driver.list_snapshots(uuid)
+    assert found.name == name
+    driver.revert_snapshot(uuid, found.id)
+    driver.destroy(uuid)
+
+
+@pytest.mark.parametrize("name", ["10.0.0.0/8", "a%2fb", "x\\y"])
+def test_networks_of_any_name(
+    peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory, name: str
+) -> None:
+    server = RawServer(VmwareConfig(**peer.options))
+    with _network(server, name):
+        uuid = driver.spawn(spec(vifs=(NetworkVif(id="eth0", network=name),))).uuid
+        assert [each.id for each in driver.get_instance(uuid).vifs] == ["eth0"]
+        driver.destroy(uuid)
+    server.drop()
+
+
+@contextmanager
+def _network(server: RawServer, name: str) -> Iterator[None]:
+    """A port group: distributed on a vCenter, standard on a host."""
+    switches = server.read(vim.DistributedVirtualSwitch, "name")
+    if switches:
+        spec = vim.dvs.DistributedVirtualPortgroup.ConfigSpec(name=name, type="earlyBinding")
+        server.wait(switches[0][0].AddDVPortgroup_Task([spec]))
+        groups = server.read(vim.dvs.DistributedVirtualPortgroup, "name")
+        group = next(obj for obj, values in groups if values["name"] in (name, escaped(name)))
+        yield
+        server.wait(group.Destroy_Task())
+        return
+    host, _ = server.read(vim.HostSystem, "name")[0]
+    system = server.of(host, "configManager.networkSystem")["configManager.networkSystem"]
+    group = vim.host.PortGroup.Specification(
+        name=name, vlanId=0, vswitchName="vSwitch0", policy=vim.host.NetworkPolicy()
+    )
+    system.AddPortGroup(group)
+    yield
+    system.RemovePortGroup(name)
+
+
+@pytest.mark.parametrize("name", ["a b", "ü%25", "[x] y", "a+b&c=d"])
+def test_volumes_of_any_name(driver: VmwareDriver, spec: SpecFactory, name: str) -> None:
+    volume = driver.create_volume(VolumeSpec(name=name, size_bytes=1 << 20))
+    (listed,) = driver.list_volumes()
+    assert listed.name == name
+    assert driver.get_volume(volume.volume_id) == listed
+    with pytest.raises(errors.VolumeExists):
+        driver.create_volume(VolumeSpec(name=name, size_bytes=1 << 20))
+    info = driver.spawn(spec(volumes=(VolumeAttachment(volume=volume),)))
+    assert info.volumes[0].size_bytes == 1 << 20
+    driver.destroy(info.uuid)
+    driver.delete_volume(volume.volume_id)
+    assert driver.list_volumes() == []
+
+
+def test_a_clone_of_our_machine_is_not_ours(driver: VmwareDriver, spec: SpecFactory) -> None:
+    from pyVmomi import vim
+
+    info = driver.spawn(spec())
+    server = RawServer(driver.config)
+    obj = server.machine(info.uuid)
+    found = server.of(obj, "parent", "resourcePool", "config.extraConfig", "datastore")
+    folder = found["parent"]
+    if driver.places.get().is_vcenter:
+        clone = vim.vm.CloneSpec(location=vim.vm.RelocateSpec(), powerOn=False, template=False)
+        copy = server.wait(obj.CloneVM_Task(folder, "copy", clone))
+    else:  # ESXi clones nothing: a copy is made by hand, with the options of the first
+        datastore = server.of(found["datastore"][0], "name")["name"]
+        by_hand = vim.vm.ConfigSpec(
+            name="copy",
+            guestId="otherGuest",
+            numCPUs=1,
+            memoryMB=64,
+            files=vim.vm.FileInfo(vmPathName=f"[{datastore}]"),
+            extraConfig=found["config.extraConfig"],
+        )
+        copy = server.wait(folder.CreateVM_Task(by_hand, pool=found["resourcePool"]))
+    assert [each.uuid for each in driver.list_instances()] == [info.uuid]
+    foreign = driver.list_foreign()
+    assert [each.name for each in foreign] == ["copy"]
+    with pytest.raises(errors.InstanceNotFound):
+        driver.destroy(foreign[0].uuid)
+    server.wait(copy.Destroy_Task())
+    driver.destroy(info.uuid)
+    server.drop()
+
+
+def test_a_network_that_is_not_there_is_found_out_before_the_server_is_asked(
+    driver: VmwareDriver, spec: SpecFactory
+) -> None:
+    """The simulator dies of it."""
+    vif = NetworkVif(id="v", network="no such network")
+    with (
+        driver.session.seam.counting() as calls,
+        pytest.raises(errors.NetworkNotFound),
+    ):
+        driver.spawn(spec(vifs=(vif,)))
+    assert "CreateVM_Task" not in calls
+
+
+def test_destroy_leaves_volumes_that_the_record_does_not_know(
+    driver: VmwareDriver, spec: SpecFactory
+) -> None:
+    from pyVmomi import vim
+
+    volume = driver.create_volume(VolumeSpec(name="kept", size_bytes=1 << 20))
+    info = driver.spawn(spec(volumes=(VolumeAttachment(volume=volume),)))
+    server = RawServer(driver.config)
+    value = vim.option.OptionValue(key="hvdrivers.devices", value="broken")
+    config = vim.vm.ConfigSpec(extraConfig=[value])
+    server.wait(server.machine(info.uuid).ReconfigVM_Task(config))
+    with pytest.raises(errors.HypervisorFault, match="damaged"):
+        driver.get_instance(info.uuid)
+    driver.destroy(info.uuid)
+    assert [each.name for each in driver.list_volumes()] == ["kept"]
+    driver.delete_volume(volume.volume_id)
+    server.drop()

@@ -1,0 +1,73 @@
+"""The table of errors: by code, complete, and never by the text."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+
+import pytest
+
+from hvdrivers.contract import errors as e
+from hvdrivers.hyperv.errors import BY_HRESULT, BY_ID, OWN, ScriptError, translate
+
+
+def script_error(full_id: str, *codes: int, message: str = "") -> ScriptError:
+    return ScriptError({"id": full_id, "codes": list(codes), "message": message})
+
+
+def test_every_error_that_a_script_raises_is_in_the_table() -> None:
+    raised = set()
+    folder = resources.files("hvdrivers.hyperv") / "scripts"
+    for script in folder.iterdir():
+        raised |= set(re.findall(r"Stop-Hv '(\w+)'", script.read_text(encoding="utf-8")))
+    assert raised - OWN.keys() == set()
+    assert {"InstanceExists", "DiskBusy", "ImageEvicted"} <= raised
+
+
+@pytest.mark.parametrize(
+    ("full_id", "codes", "expected"),
+    [
+        ("OutOfMemory,Microsoft.HyperV.PowerShell.Commands.StartVM", (), e.InsufficientResources),
+        (
+            "Unspecified,Microsoft.HyperV.PowerShell.Commands.StartVM",
+            (-2147023446,),
+            e.InsufficientResources,
+        ),
+        (
+            "OperationFailed,Microsoft.Vhd.PowerShell.Cmdlets.NewVhd",
+            (0x80070070,),
+            e.InsufficientResources,
+        ),
+        (
+            "OperationFailed,Microsoft.HyperV.PowerShell.Commands.AddVMHardDiskDrive",
+            (0x80131500, 0x80070005),
+            e.PermissionDenied,
+        ),
+        ("OperationFailed,X", (0x80131500,), e.HypervisorFault),
+        ("SomethingNew,X", (), e.HypervisorFault),
+        ("NamedParameterNotFound,Get-VM", (), e.NotSupported),
+        ("Hv.InstanceExists", (), e.InstanceExists),
+        ("Hv.Stopped", (), e.OperationTimeout),
+        ("Hv.NotUndone", (), e.OutcomeUnknown),
+    ],
+)
+def test_codes_decide(
+    full_id: str, codes: tuple[int, ...], expected: type[e.HypervisorError]
+) -> None:
+    for message in ("Not enough memory", "Nicht genug Arbeitsspeicher", ""):
+        assert type(translate(script_error(full_id, *codes, message=message))) is expected
+
+
+def test_the_double_hop_is_named() -> None:
+    found = translate(script_error("OperationFailed,X", 0x80070005))
+    assert "double hop" in str(found.hint).replace("'", "")
+
+
+def test_a_lock_that_only_a_call_removes_is_not_retryable() -> None:
+    assert not translate(script_error("Hv.DiskInUse")).retryable
+    assert translate(script_error("Hv.DiskBusy")).retryable
+
+
+def test_each_entry_is_an_error_of_the_contract() -> None:
+    for table in (OWN, BY_ID, BY_HRESULT):
+        assert all(issubclass(each, e.HypervisorError) for each in table.values())

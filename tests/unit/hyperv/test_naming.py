@@ -1,0 +1,78 @@
+"""Names of files, and the labels that people give."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hvdrivers.contract import errors
+from hvdrivers.hyperv.naming import (
+    from_word,
+    plain_mac,
+    shown_label,
+    shown_mac,
+    volume_file,
+    volume_name,
+    word,
+)
+from hvdrivers.models.instance import InstanceSummary
+from hvdrivers.models.state import InstanceState
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@given(_TEXT)
+def test_a_volume_name_comes_back(name: str) -> None:
+    file = volume_file(name)
+    assert volume_name(file) == name
+    assert file == file.lower()
+    assert not set(file) & set('<>:"/\\|?*% ')
+
+
+@given(_TEXT, _TEXT)
+def test_two_names_are_two_files_where_case_does_not_count(first: str, second: str) -> None:
+    assert (volume_file(first).casefold() == volume_file(second).casefold()) == (first == second)
+
+
+@pytest.mark.parametrize("name", ["CON", "nul", "com1", "a.", "a ", ".", "..", "aux.txt"])
+def test_what_windows_reserves_is_an_ordinary_name(name: str) -> None:
+    file = volume_file(name)
+    assert file.startswith("v-")
+    assert volume_name(file) == name
+
+
+def test_a_name_that_is_too_long_is_refused() -> None:
+    with pytest.raises(errors.InvalidRequest):
+        volume_file("Ä" * 60)
+
+
+def test_other_files_are_no_volumes() -> None:
+    for file in ("disk.vhdx", "v-A.vhdx", "v-.vhdx", "v-_zz.vhdx", "v-_ff.vhdx", "v-a.vhd"):
+        assert volume_name(file) is None
+
+
+@given(_TEXT)
+def test_a_word_is_one_word_of_ascii(text: str) -> None:
+    packed = word(text)
+    assert packed.isascii()
+    assert " " not in packed
+    assert from_word(packed) == text
+
+
+@given(st.text(max_size=300))
+def test_whatever_a_machine_is_called_is_a_label(name: str) -> None:
+    InstanceSummary(
+        uuid="00000000-0000-0000-0000-000000000001",
+        name=shown_label(name),
+        state=InstanceState.STOPPED,
+        vcpus=1,
+        memory_mib=64,
+    )
+
+
+def test_mac_addresses() -> None:
+    assert plain_mac("3e:50:ac:b7:c2:8a") == "3E50ACB7C28A"
+    assert shown_mac("3E50ACB7C28A") == "3e:50:ac:b7:c2:8a"
+    assert shown_mac("000000000000") is None
+    assert shown_mac("") is None
