@@ -98,8 +98,9 @@ class Transport:
             headers = dict(request.headers)
             connection.request(request.method, request.path, body=request.body, headers=headers)
             sent = True
-            response = connection.getresponse()
-            content = _content(response, request.sink)
+            # an answer that ends its connection holds the socket itself
+            with connection.getresponse() as response:
+                content = _content(response, request.sink)
         except _Stopped as stopped:
             self._discard(connection)
             raise stopped.error from None
@@ -147,6 +148,7 @@ class Transport:
             connection.connect()
             self._check_thumbprint(connection)
         except ssl.SSLCertVerificationError as error:
+            connection.close()
             raise errors.ConnectionFailed(
                 f"the server's certificate is not trusted: {error.verify_message}",
                 hint="give ca_file= or thumbprint=",
