@@ -158,8 +158,9 @@ class Topic:
                     part = True
                 except LookAgain:
                     pass
-                except errors.InvalidState:
+                except errors.InvalidState as error:
                     if not self._is_another(domain, state):
+                        self._refuse_copied(domain, error)
                         raise
                 deadline.check("another client changed the machine's state")
 
@@ -172,6 +173,16 @@ class Topic:
             return False
         complete(domain)
         return bool(domain.isPersistent())
+
+    def _refuse_copied(self, domain: Remote, error: errors.InvalidState) -> None:
+        """What libvirt refuses because a volume is copied to another one. One call."""
+        if self._xml(domain).find("devices/disk/mirror") is not None:
+            raise errors.DeviceBusy(
+                "a swap_volume() of the machine is under way",
+                vendor_code=error.vendor_code,
+                hint="call again when it has ended. If its client has died, the same call goes on"
+                " with it, and power_off() ends it",
+            ) from error
 
     @staticmethod
     def _require_off(domain: Remote) -> None:

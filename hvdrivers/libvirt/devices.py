@@ -6,6 +6,7 @@ import re
 from uuid import UUID
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.held_volumes import source_of, volumes_of
 from hvdrivers.libvirt.naming import alias, from_alias
 from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.pci import PciAddress
@@ -129,23 +130,6 @@ def no_free_port() -> errors.InsufficientResources:
         "the running machine has no free slot for another device",
         hint="power_off() it first; or connect(hotplug_slots=...) before the next spawn()",
     )
-
-
-def volumes_of(domain: Element) -> dict[str, Element]:
-    """The ``<disk>`` of each attached volume, by volume id."""
-    found = {}
-    for disk in domain.iterfind("devices/disk"):
-        volume_id = from_alias("volume", attribute(disk, "alias", "name") or "")
-        if volume_id is not None:
-            found[volume_id] = disk
-    return found
-
-
-def source_of(disk: Element) -> str:
-    """Path of the file or block device behind a ``<disk>``, or the name of a volume that is behind
-    a network; empty for any other source."""
-    names = (attribute(disk, "source", name) for name in ("file", "dev", "name"))
-    return next((name for name in names if name), "")
 
 
 def attached_volume(volume_id: str, disk: Element) -> AttachedVolume:
@@ -308,3 +292,24 @@ def _pci_address(device: Element) -> PciAddress | None:
         return None
     parts = [int(address.get(name, "0"), 16) for name in ("domain", "bus", "slot", "function")]
     return PciAddress.of(*parts)
+
+
+__all__ = [
+    "attached_vif",
+    "attached_volume",
+    "bandwidth",
+    "bus_of",
+    "disk_element",
+    "has_free_port",
+    "iotune",
+    "limits_of",
+    "no_free_port",
+    "serial_of",
+    "source_of",
+    "tap_of",
+    "target_prefix",
+    "vif_element",
+    "vif_in_alias",
+    "vifs_of",
+    "volumes_of",
+]

@@ -41,6 +41,7 @@ from hvdrivers.libvirt.serial_line import LibvirtSerial
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.snapshots import LibvirtSnapshots
 from hvdrivers.libvirt.storage import LibvirtStorage
+from hvdrivers.libvirt.swapping import LibvirtSwap
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.hardware import Hardware
@@ -61,6 +62,7 @@ class LibvirtDriver(
     LibvirtPower,
     LibvirtStorage,
     LibvirtExtend,
+    LibvirtSwap,
     LibvirtNetwork,
     LibvirtReconnect,
     LibvirtImages,

@@ -77,6 +77,12 @@ class LibvirtExtend(Topic, ExtendVolume):
     ) -> None:
         """After a failure, for which QEMU has no code: whether a block job has the disk, or no pool
         could hold it. Up to four calls."""
+        if running and disk.find("source/slices") is not None:
+            raise errors.NotSupported(
+                "the running machine uses a part of the volume, since swap_volume()",
+                vendor_code=error.vendor_code,
+                hint="power_off() and power_on() the instance: then it has the whole of it",
+            ) from error
         if running and domain.blockJobInfo(attribute(disk, "target", "dev"), 0):
             raise errors.DeviceBusy(
                 "a block job of another client has the disk",

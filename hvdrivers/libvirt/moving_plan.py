@@ -209,6 +209,12 @@ class MovingPlan(Removal, Connections):
                 )
 
     def _look_at_volumes(self, plan: Plan, there: MovingPlan) -> None:
+        if plan.xml.find("devices/disk/mirror") is not None:
+            plan.add(
+                BlockerKind.STORAGE,
+                "a swap_volume() of the machine is under way",
+                hint="call again when it has ended",
+            )
         for volume_id, disk in volumes_of(plan.xml).items():
             if attribute(disk, "alias", "name") in plan.rewiring.devices:
                 continue  # it has been found there

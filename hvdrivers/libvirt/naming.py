@@ -33,6 +33,8 @@ VOLUME_PREFIX = "hv-volume-"
 
 _REBUILT = re.compile("[0-9a-f]{8}")
 _ESCAPE = re.compile(r"[%/\x00-\x1f\x7f]")
+_FURTHER = re.compile(r"__\d+$")
+"""At the end of an alias. In an id each ``_`` is ``_5f``."""
 _ALIAS_ESCAPE = re.compile(rb"[^A-Za-z0-9-]")
 
 
@@ -97,11 +99,15 @@ def console_name(uuid: UUID) -> str:
     return f"{uuid}.console.log"
 
 
-def alias(kind: str, identifier: str) -> str:
+def alias(kind: str, identifier: str, number: int = 1) -> str:
     """A device alias that carries an id: ``ua-volume-<id>``. Libvirt takes only letters, digits,
-    ``-`` and ``_`` there, so any other byte becomes ``_`` and two hex digits."""
+    ``-`` and ``_`` there, so any other byte becomes ``_`` and two hex digits.
+
+    Args:
+        number: of a further device whose alias has the same id: ``ua-volume-<id>__2``.
+    """
     escaped = _ALIAS_ESCAPE.sub(lambda match: b"_%02x" % match[0][0], identifier.encode())
-    return f"ua-{kind}-{escaped.decode()}"
+    return f"ua-{kind}-{escaped.decode()}{f'__{number}' if number > 1 else ''}"
 
 
 def from_alias(kind: str, text: str) -> str | None:
@@ -110,6 +116,8 @@ def from_alias(kind: str, text: str) -> str | None:
     if not text.startswith(prefix):
         return None
     raw = re.sub(
-        rb"_([0-9a-f]{2})", lambda match: bytes([int(match[1], 16)]), text[len(prefix) :].encode()
+        rb"_([0-9a-f]{2})",
+        lambda match: bytes([int(match[1], 16)]),
+        _FURTHER.sub("", text[len(prefix) :]).encode(),
     )
     return raw.decode(errors="replace")

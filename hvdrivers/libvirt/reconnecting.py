@@ -113,7 +113,10 @@ class Connections(VolumeSources, Wiring, HostFacts):
         prefix, target = target_prefix(attachment), shown.device or ""
         if not target.startswith(prefix):
             target = next_target(prefix, xml)
-        return self._volume_element(uuid, attachment, target)
+        disk = self._volume_element(uuid, attachment, target)
+        # as it is called now: after a swap_volume() by the name of another volume
+        next(disk.iter("alias")).set("name", attribute(old, "alias", "name") or "")
+        return disk
 
 
 def _rewired(vif: Vif, interface: Element) -> Vif:

@@ -66,7 +66,7 @@ _STREAM = frozenset({"send", "sendHole", "recv", "recvAll", "recvFlags", "recvHo
 _READ = re.compile(
     r"(lookup|list|get|is|has|info|state|XMLDesc|path|download|recv|managedSaveGetXMLDesc|screenshot"
     r"|(storageVol|storagePool|network|interface|nodeDevice|secret)Lookup|domainEvent"
-    r"|interfaceAddresses|blockInfo|jobStats|backupGetXMLDesc|snapshotNum|snapshotCurrent)"
+    r"|interfaceAddresses|blockInfo|blockJobInfo|jobStats|backupGetXMLDesc|snapshotNum|snapshotCurrent)"
 )
 """Methods that change nothing, by the beginning of their name."""
 _NO_MATTER = frozenset(

@@ -25,6 +25,7 @@ from hvdrivers.libvirt.devices import (
 )
 from hvdrivers.libvirt.domain import next_target
 from hvdrivers.libvirt.hardware import with_bus
+from hvdrivers.libvirt.held_volumes import free_alias
 from hvdrivers.libvirt.host_volumes import LibvirtHostVolumes
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
@@ -104,7 +105,7 @@ class LibvirtStorage(
         """Detach a volume: at once for later starts, and from the guest when it lets go."""
         stored = volumes_of(self._xml(domain, inactive=True)).get(volume_id)
         live = volumes_of(self._xml(domain)).get(volume_id) if domain.isActive() else None
-        name = alias("volume", volume_id)
+        name = _alias_of(volume_id, live, stored)
         if stored is not None:
             self._forget(domain, name, stored)
         with suppress(errors.DeviceBusy):
@@ -137,7 +138,8 @@ class LibvirtStorage(
             disk: Element | None = None
             try:
                 disk = self._volume_element(uuid, attachment, target)
-                self._late.forget(uuid, alias("volume", volume_id))
+                name = _name_for(disk, volume_id, xml, stored)
+                self._late.forget(uuid, name)
                 with undoing() as undo:
                     self._make_secrets(uuid, attachment, undo)
                     domain.attachDeviceFlags(text(disk), flags)
@@ -204,7 +206,8 @@ class LibvirtStorage(
             for disk in (stored, live):
                 if disk is not None and attribute(disk, "boot", "order") == "1":
                     raise errors.InvalidRequest("the instance boots from this volume")
-            self._take_out(domain, alias("volume", volume_id), live, stored, deadline)
+            name = _alias_of(volume_id, live, stored)
+            self._take_out(domain, name, live, stored, deadline)
             # by their name: the reply to a detach was lost, or others have changed the definition
             with changed() if stored is not None or live is not None else nullcontext():
                 self._delete_secrets(uuid, volume_id)
@@ -258,6 +261,23 @@ class LibvirtStorage(
             do_local_attach=False,
             system_uuid=host_uuid,
         )
+
+
+def _alias_of(volume_id: str, *disks: Element | None) -> str:
+    """The alias of a volume's disk; that which it usually has, where it is not attached."""
+    names = (attribute(disk, "alias", "name") for disk in disks if disk is not None)
+    return next((name for name in names if name), alias("volume", volume_id))
+
+
+def _name_for(disk: Element, volume_id: str, xml: Element, stored: Element | None) -> str:
+    """Name a new disk: as the definition does, if that has the volume already."""
+    there = volumes_of(stored).get(volume_id) if stored is not None else None
+    if there is not None:
+        name = _alias_of(volume_id, there)
+    else:
+        name = free_alias(volume_id, xml, *(() if stored is None else (stored,)))
+    next(disk.iter("alias")).set("name", name)
+    return name
 
 
 def _has_news(

@@ -145,7 +145,8 @@ def _extend(trial: Trial, uuid: UUID, timeout: float | None) -> None:
 
 def _swappable(trial: Trial, uuid: UUID) -> None:
     trial.driver.spawn(trial.spec(uuid=uuid, volumes=(trial.attachment(),)))
-    spec = VolumeSpec(name=_volume_name(trial), size_bytes=256 << 20)
+    # a hypervisor may copy only to a volume of the same size
+    spec = VolumeSpec(name=_volume_name(trial), size_bytes=64 << 20)
     trial.notes["volume"] = VolumeAttachment(volume=trial.driver.create_volume(spec))
 
 

@@ -18,8 +18,7 @@ from hvdrivers.conformance.engine.observer import PreconditionMissing
 from hvdrivers.conformance.engine.target import Target
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.libvirt.conformance.raw_host import RawHost
-from hvdrivers.libvirt.devices import source_of
-from hvdrivers.libvirt.naming import from_alias
+from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.xml import attribute, parse
 from hvdrivers.models.image import FileImage
 
@@ -117,19 +116,23 @@ class SerialGuest(Target):
     def _device(self, driver: ComputeDriver, uuid: UUID, volume_id: str) -> str:
         """The guest's own name for a volume, by its serial number, of which virtio tells 20
         characters."""
-        own = f"ua-own-{volume_id}"
-        disk = next(
-            each
-            for each in parse(self._host(uuid).domain(uuid).XMLDesc(0)).iterfind("devices/disk")
-            if (name := attribute(each, "alias", "name") or "") == own
-            or from_alias("volume", name) == volume_id
-        )
+        xml = parse(self._host(uuid).domain(uuid).XMLDesc(0))
+        own = xml.find(f"devices/disk/alias[@name='ua-own-{volume_id}']/..")
+        disk = own if own is not None else volumes_of(xml)[volume_id]
         serial = (disk.findtext("serial") or "")[:20]
-        look = f"grep -l '^{serial}' /sys/block/*/serial && break; sleep 1"  # just plugged
+        files = "/sys/block/*/serial"
+        if attribute(disk, "address", "type") == "pci":
+            # a volume that was swapped keeps the number of the one before it
+            parts = [attribute(disk, "address", name) for name in ("domain", "bus", "slot")]
+            numbers = [int(each or "0", 16) for each in parts]
+            function = int(attribute(disk, "address", "function") or "0", 16)
+            where = "{:04x}:{:02x}:{:02x}".format(*numbers)
+            files = f"/sys/bus/pci/devices/{where}.{function}/virtio*/block/*/serial"
+        look = f"grep -l '^{serial}' {files} && break; sleep 1"  # just plugged
         found = self._shell(driver, uuid, f"for i in 1 2 3 4 5 6 7 8 9; do {look}; done")
         if found.count("\n") or not found:
             raise PreconditionMissing(f"the guest does not see the volume {volume_id}")
-        return f"/dev/{found.split('/')[3]}"
+        return f"/dev/{found.split('/')[-2]}"
 
     @contextmanager
     def keeping_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:

@@ -21,8 +21,8 @@ from hvdrivers.conformance.engine.observer import Observer, PreconditionMissing
 from hvdrivers.conformance.engine.residue import numbered
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.libvirt.conformance.raw_host import RawHost
-from hvdrivers.libvirt.devices import source_of, vif_in_alias
-from hvdrivers.libvirt.naming import IMAGE_PREFIX, from_alias
+from hvdrivers.libvirt.devices import source_of, vif_in_alias, volumes_of
+from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.hardware import CpuTopology
 from hvdrivers.models.numa import NumaNode
@@ -313,11 +313,7 @@ def _snapshots(domain: Any) -> Iterator[str]:
 
 
 def _volumes(xml: Element) -> dict[str, Element]:
-    named = {
-        from_alias("volume", attribute(disk, "alias", "name") or ""): disk
-        for disk in xml.iterfind("devices/disk")
-    }
-    return {name: disk for name, disk in named.items() if name is not None}
+    return volumes_of(xml)
 
 
 def _vifs(xml: Element) -> dict[str, Element]:

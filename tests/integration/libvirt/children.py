@@ -59,10 +59,12 @@ class _Killer:
             signal.pause()
 
 
-def _spawn_and_die(uri: str, spec: InstanceSpec, at: int, when: str, pipe: Pipe) -> None:
+def _begin_and_die(
+    uri: str, operation: str, arguments: tuple[Any, ...], at: int, when: str, pipe: Pipe
+) -> None:
     driver = in_order(uri)
     driver.connection.seam = _Killer(at, when, pipe)
-    driver.spawn(spec)
+    getattr(driver, operation)(*arguments)
     pipe.send("")
 
 
@@ -95,8 +97,17 @@ def calls_of_spawn(uri: str, spec: InstanceSpec) -> list[str]:
 
 def killed_at(uri: str, spec: InstanceSpec, at: int, when: str) -> str | None:
     """Spawn in a child that is killed at a call; its name, or None if spawn came to its end."""
+    return killed_in(uri, "spawn", (spec,), at, when)
+
+
+def killed_in(
+    uri: str, operation: str, arguments: tuple[Any, ...], at: int, when: str
+) -> str | None:
+    """The same for any operation."""
     ours, theirs = context.Pipe()
-    child = context.Process(target=_spawn_and_die, args=(uri, spec, at, when, theirs))
+    child = context.Process(
+        target=_begin_and_die, args=(uri, operation, arguments, at, when, theirs)
+    )
     child.start()
     theirs.close()
     try:
