@@ -42,10 +42,12 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
     _have_streams()
     missing = [module for module in _NEEDS if find_spec(module) is None]
     if missing:
+        from hvdrivers.installing import install_hint
+
         sys.stderr.write(
             f"error: the hvdrivers command needs packages that are not installed:"
             f" {', '.join(missing)}\n"
-            "hint: pip install 'hvdrivers[cli]'\n"
+            f"hint: {install_hint('cli')}\n"
         )
         sys.exit(2)
     from hvdrivers.cli.app import app
