@@ -30,10 +30,14 @@ pip install '.[cli]'    # in a clone; it is not on PyPI yet
 hvdrivers [OPTIONS] COMMAND HOST [...]
 ```
 
-`HOST` is always the first argument, and never left out: a URL (`qemu:///system`), a host of the
-file of hosts, a driver's name, or `-` for `$HVDRIVERS_HOST`. (Were it optional, `destroy a b` would
-have two meanings.) `INSTANCE` is a UUID, at least 4 digits of its beginning, or a name; if it can
-be more than one, nothing happens and the candidates are listed.
+`HOST` is the first argument: a URL (`qemu:///system`), a host of the file of hosts, a driver's
+name, or `-` for `$HVDRIVERS_HOST`. It may be left out where the environment variable
+`HVDRIVERS_HOST` names one. Then the first argument is the host if it is one of these four, and else
+what follows `HOST`: `show lab1 web1` shows `web1` on `lab1`, and `show web1` shows it on the
+variable's host. So an instance that has a host's name needs `HOST` in front of it.
+
+`INSTANCE` is a UUID, at least 4 digits of its beginning, or a name; if it can be more than one,
+nothing happens and the candidates are listed.
 
 Data goes to standard output, everything else to standard error: messages, questions, progress. With
 `-o json` or `-o yaml` the data are the library's own models, in their own field names; secrets are
