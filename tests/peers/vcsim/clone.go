@@ -180,8 +180,7 @@ func (m *machine) takeAfter(ctx *simulator.Context, devices []types.BaseVirtualD
 		}
 	}
 	// the simulator counts a disk's size as room that its destruction gives back
-	host := ctx.Map.Get(*m.vm.Runtime.Host).(*simulator.HostSystem)
-	if store, ok := ctx.Map.FindByName(home.Datastore, host.Datastore).(*simulator.Datastore); ok {
+	if store := storeOf(ctx, m.vm, home.Datastore); store != nil {
 		ctx.WithLock(store, func() {
 			for _, each := range devices {
 				if disk, ok := each.(*types.VirtualDisk); ok {
