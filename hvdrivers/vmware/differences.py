@@ -117,4 +117,14 @@ def _disks(devices: Iterable[Any]) -> dict[tuple[str, str | None], Any]:
 
 def own_in(row: Row) -> Mapping[str, str]:
     """The roles of the machine's own disks."""
-    return devices_in(Row(row.obj, {path_of(DEVICES): _values(row)[DEVICES]})).own
+    return devices_in(_with_record(row, "config.hardware.device", "config.instanceUuid")).own
+
+
+def shuffled(row: Row) -> bool:
+    """Whether somebody has moved one of the machine's own disks to another address."""
+    return own_in(row) != devices_in(_with_record(row)).own
+
+
+def _with_record(row: Row, *paths: str) -> Row:
+    values = {path: row.get(path) for path in paths}
+    return Row(row.obj, {**values, path_of(DEVICES): _values(row)[DEVICES]})

@@ -33,6 +33,7 @@ from hvdrivers.vmware.differences import (
     own_in,
     reverted,
     same_hardware,
+    shuffled,
 )
 from hvdrivers.vmware.lifecycle import VmwareLifecycle
 from hvdrivers.vmware.names import unescaped
@@ -109,6 +110,11 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
         own = own_in(found.row)
         if strange := _others_frozen(found.row, own) & _others_frozen(then, own):
             raise _holds_others(f"the data of {min(strange)} would come back too")
+        if shuffled(found.row):
+            raise errors.InvalidRequest(
+                "somebody has moved a disk of the instance to another controller or unit",
+                hint="move it back: the snapshot has it where it was",
+            )
         memory = node.snapshot.with_memory
         if memory:
             self._host_for(self._size_of(found), self.places.surroundings())

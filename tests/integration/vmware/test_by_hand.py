@@ -281,3 +281,59 @@ def test_no_snapshot_is_about_a_disk_that_others_attached(
         driver.delete_volume("LocalDS_0/theirs")
     else:
         driver.files.delete("[LocalDS_0] theirs")
+
+
+def moved_by_hand(server: RawServer, machine: Any, disk: Any) -> None:
+    """Give a disk another unit, and its old one to a disk of others."""
+    controller, unit = disk.controllerKey, disk.unitNumber
+    size = disk.capacityInBytes
+    again = disk_at(str(file_of(disk)), controller, unit + 4, size, mode=disk.backing.diskMode)
+    theirs = disk_at("[LocalDS_0] theirs/disk.vmdk", controller, unit, MIB, key=-2)
+    changes = [removing(disk), adding(again), adding(theirs)]
+    server.wait(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=changes)))
+
+
+@pytest.mark.parametrize("address", ["scsi0:0", "scsi0:1"])
+def test_disks_that_somebody_has_moved_to_other_units(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory, address: str
+) -> None:
+    """Another disk at the old unit of the root disk is not the root disk, and not deleted; one at
+    that of a volume is not the volume, and not detached."""
+    driver.files.make_folder("[LocalDS_0] theirs")
+    driver.files.create_disk("[LocalDS_0] theirs/disk.vmdk", MIB)
+    volume = driver.create_volume(VolumeSpec(name="mine", size_bytes=MIB))
+    uuid = driver.spawn(spec(start=False)).uuid
+    driver.attach_volume(uuid, named("mine"))
+    machine = driver._machine(uuid).obj
+    disk = by_address(hardware(server, machine))[address]
+    root = str(file_of(by_address(hardware(server, machine))["scsi0:0"]))
+    moved_by_hand(server, machine, disk)
+    with pytest.raises(errors.InvalidRequest, match="would keep the data"):
+        driver.create_snapshot(uuid, "one")
+    (attached,) = driver.get_instance(uuid).volumes
+    assert attached.volume_id == volume.volume_id
+    assert attached.address == ("scsi0:5" if address == "scsi0:1" else "scsi0:1")
+    driver.detach_volume(uuid, volume.volume_id)
+    there = [file_of(each) for each in by_address(hardware(server, machine)).values()]
+    assert f"{VOLUMES}/mine.vmdk" not in there
+    assert "[LocalDS_0] theirs/disk.vmdk" in there
+    driver.destroy(uuid)
+    assert driver.files.exists("[LocalDS_0] theirs/disk.vmdk")
+    assert not driver.files.exists(root)
+    assert [each.volume_id for each in driver.list_volumes()] == [volume.volume_id]
+    driver.delete_volume(volume.volume_id)
+    driver.files.delete("[LocalDS_0] theirs")
+
+
+def test_no_revert_puts_a_disk_back_that_somebody_has_moved(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory
+) -> None:
+    uuid = driver.spawn(spec(start=False)).uuid
+    machine = driver._machine(uuid).obj
+    snapshot = driver.create_snapshot(uuid, "before")
+    disk = by_address(hardware(server, machine))["scsi0:0"]
+    disk.unitNumber = 5
+    server.wait(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[editing(disk)])))
+    with pytest.raises(errors.InvalidRequest, match="has moved a disk"):
+        driver.revert_snapshot(uuid, snapshot.id)
+    driver.destroy(uuid)
