@@ -14,7 +14,7 @@ from hvdrivers.driverkit import Undo, cut_after, cut_before
 from hvdrivers.driverkit.seam import Fault
 from hvdrivers.models.volume import DiskBus, PoolData, PoolVolume, VolumeAttachment, VolumeSpec
 from hvdrivers.vmware.conformance.raw_server import RawServer
-from hvdrivers.vmware.devices import Slots, adding
+from hvdrivers.vmware.devices import Slots, adding, by_address, editing, file_of, removing
 from hvdrivers.vmware.driver import VmwareDriver
 from hvdrivers.vmware.specs import disk_at
 from tests.integration.vmware.conftest import SpecFactory, connected
@@ -59,6 +59,19 @@ def foreign(server: RawServer, driver: VmwareDriver, disk: str) -> Any:
     folder = server.of(server.datacenter[0], "vmFolder")["vmFolder"]
     pool = vim.ResourcePool(driver.places.get().root_pool._moId, server.instance._stub)
     return server.wait(folder.CreateVM_Task(config, pool))
+
+
+def attached_by_hand(server: RawServer, machine: Any, path: str, mode: str = "persistent") -> Any:
+    """A disk that is there, attached without the driver; its device."""
+    slots = Slots(hardware(server, machine))
+    controller, unit, _ = slots.disk(DiskBus.SCSI)
+    changes = [*slots.added, adding(disk_at(path, controller, unit, MIB, mode=mode))]
+    server.wait(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=changes)))
+    return next(d for d in by_address(hardware(server, machine)).values() if file_of(d) == path)
+
+
+def hardware(server: RawServer, machine: Any) -> Any:
+    return server.of(machine, "config.hardware.device")["config.hardware.device"]
 
 
 def test_volume_that_had_the_name_stays_when_the_reply_is_lost(driver: VmwareDriver) -> None:
@@ -156,10 +169,7 @@ def test_destroy_leaves_the_disks_that_others_attached(
     driver.files.make_folder("[LocalDS_0] theirs")
     for path in ("[LocalDS_0] theirs/far.vmdk", f"{home}/near.vmdk"):
         driver.files.create_disk(path, MIB)
-        slots = Slots(server.of(found.obj, "config.hardware.device")["config.hardware.device"])
-        controller, unit, _ = slots.disk(DiskBus.SCSI)
-        changes = [*slots.added, adding(disk_at(path, controller, unit, MIB))]
-        server.wait(found.obj.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=changes)))
+        attached_by_hand(server, found.obj, path)
     if snapshots:
         server.wait(found.obj.CreateSnapshot_Task("by hand", "", False, False))
     driver.destroy(uuid)
@@ -225,3 +235,49 @@ def test_volume_of_a_running_machine_on_another_cluster_is_busy(
         driver.destroy(here)
         far.destroy(there)
         driver.delete_volume(volume.volume_id)
+
+
+@pytest.mark.parametrize("volume", [False, True])
+def test_no_snapshot_is_about_a_disk_that_others_attached(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory, volume: bool
+) -> None:
+    """vSphere's client attaches a disk in dependent mode: a revert would take its data back. The
+    mode of a volume can be changed by hand too."""
+    uuid = driver.spawn(spec(start=False)).uuid
+    machine = driver._machine(uuid).obj
+    before = driver.create_snapshot(uuid, "before")
+    if volume:
+        driver.create_volume(VolumeSpec(name="theirs", size_bytes=MIB))
+        driver.attach_volume(uuid, named("theirs"))
+        path = f"{VOLUMES}/theirs.vmdk"
+        disks = by_address(hardware(server, machine)).values()
+        disk = next(each for each in disks if file_of(each) == path)
+        disk.backing.diskMode = "persistent"
+        server.wait(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[editing(disk)])))
+    else:
+        path = "[LocalDS_0] theirs/disk.vmdk"
+        driver.files.make_folder("[LocalDS_0] theirs")
+        driver.files.create_disk(path, MIB)
+        disk = attached_by_hand(server, machine, path)
+    with pytest.raises(errors.InvalidRequest, match="would keep the data"):
+        driver.create_snapshot(uuid, "one")
+    assert [each.id for each in driver.list_snapshots(uuid)] == [before.id]
+    driver.revert_snapshot(uuid, before.id)  # the disk came later: its data stays
+    assert path in map(file_of, by_address(hardware(server, machine)).values())
+    server.wait(machine.CreateSnapshot_Task("by hand", "", False, False))
+    (theirs,) = [each for each in driver.list_snapshots(uuid) if each.id != before.id]
+    with pytest.raises(errors.InvalidRequest, match="would come back"):
+        driver.revert_snapshot(uuid, theirs.id)
+    driver.delete_snapshot(uuid, theirs.id)
+    disks = by_address(hardware(server, machine)).values()
+    disk = next(each for each in disks if file_of(each) == path)
+    server.wait(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[removing(disk)])))
+    if not volume:
+        attached_by_hand(server, machine, path, mode="independent_persistent")
+    driver.revert_snapshot(uuid, driver.create_snapshot(uuid, "two").id)
+    driver.destroy(uuid)
+    assert driver.files.exists(path)
+    if volume:
+        driver.delete_volume("LocalDS_0/theirs")
+    else:
+        driver.files.delete("[LocalDS_0] theirs")
