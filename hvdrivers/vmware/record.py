@@ -250,5 +250,5 @@ def _parsed(model: type[_M], text: str | None) -> _M:
     except ValidationError as error:
         raise errors.HypervisorFault(
             "the machine's hvdrivers values in its extraConfig are missing or damaged",
-            hint="somebody has edited the machine; destroy() still removes it",
+            hint="another client has edited the machine; destroy() still removes it",
         ) from error
