@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Mapping
 from concurrent import futures
@@ -166,6 +165,8 @@ class GuardedCall:
         """The same in a coroutine. Cancelling it ends the waiting; the operation goes on, unless it
         waits for its turn."""
         future = self._started()
+        import asyncio  # slow: who calls from a coroutine has it already
+
         waiting = asyncio.wrap_future(future)
         done = False
         try:

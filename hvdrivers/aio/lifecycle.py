@@ -243,7 +243,7 @@ class AsyncRebuild(Running):
         """Replace the root disk by a fresh one from ``image``. UUID, name, metadata, NICs and
         volumes stay; what was on the root disk is lost. A failure before the new disk is in place
         leaves the old one. Afterwards get_instance() names the new image, and rescue() without
-        one boots it. A running guest starts anew, and watch() tells that.
+        an image boots the new one. A running guest is restarted, and watch() reports that.
 
         Raises:
             InvalidRequest: the instance was booted from a volume.

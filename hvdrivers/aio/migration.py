@@ -105,22 +105,23 @@ class AsyncColdMigration(Running):
 
 
 class AsyncMoveInSteps(Running):
-    """A stopped instance moves, or gets another flavor, and can be taken back.
+    """Move a stopped instance, or give it another flavor, in steps that can be taken back.
 
     ::
 
         move = source.prepare_move(uuid, destination, flavor=larger)
-        destination.finish_move(move)            # whole there, STOPPED; start it, look at it
+        destination.finish_move(move)            # it is there, STOPPED; start and check it
         source.confirm_move(uuid)                # or: destination.destroy(uuid)
                                                  #     source.revert_move(uuid)
 
-    Until one of the last two, the source keeps a stopped copy (``InstanceInfo.move``) to which
-    only reads, confirm_move(), revert_move() and destroy() can be done; any other operation raises
-    InvalidState. Without a destination it is the same on one host: finish_move() gives the
-    instance its flavor, and what it was is kept beside it.
+    Until confirm_move() or revert_move() the source keeps a stopped copy, which has
+    ``InstanceInfo.move``. That copy takes only reads, confirm_move(), revert_move() and destroy();
+    any other operation raises InvalidState. Without a destination the steps are the same on one
+    host: finish_move() gives the instance the new flavor, and keeps what it was beside it.
 
-    A process that dies at any step leaves one whole instance: before finish_move() has returned
-    that is the source, which revert_move() gives back; afterwards the destination."""
+    If the calling process dies at any step, one complete instance is left. Before finish_move() has
+    returned it is the one at the source, which revert_move() gives back. Afterwards it is the one
+    at the destination."""
 
     async def prepare_move(
         self,
@@ -135,7 +136,7 @@ class AsyncMoveInSteps(Running):
 
         Args:
             destination: None: it stays on this host.
-            flavor: what it has afterwards; None: what it has.
+            flavor: the flavor that it has afterwards; None: the one that it has now.
 
         Raises:
             InvalidRequest: a blocker, as for cold_migrate(); or a disk would shrink or be another.
@@ -154,12 +155,14 @@ class AsyncMoveInSteps(Running):
     async def finish_move(
         self, move: Move, *, timeout: float | None = None, progress: ProgressCallback | None = None
     ) -> InstanceInfo:
-        """At the destination: make the instance of what was prepared. It is STOPPED, with the
-        flavor and the connections that the move names. Repeated, it returns what is there.
+        """At the destination: make the instance from the copy that prepare_move() made. It is
+        STOPPED, with the flavor and the connections that the move names. Repeated, it returns the
+        instance as it is.
 
         Raises:
-            InstanceNotFound: nothing has been prepared here for this move.
-            NetworkNotFound, VolumeNotFound: what it is to be connected to is not there.
+            InstanceNotFound: there is no copy here for this move.
+            NetworkNotFound, VolumeNotFound: a network or a volume that the instance is to be
+                connected to is not there.
             InsufficientResources: no room for a larger disk.
         """
         return await self._run(self._driver.finish_move, move, timeout=timeout, progress=progress)

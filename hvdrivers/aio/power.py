@@ -15,10 +15,10 @@ class AsyncPower(Running):
         """Start the machine. A SUSPENDED one continues where it was saved.
 
         Raises:
-            InsufficientResources: the host has not the memory, the dedicated CPUs or the devices,
-                or gives no machine so many CPUs.
-            NetworkNotFound, VolumeNotFound: what it is wired to has gone, or a disk of its own
-                with a destroy() that was interrupted.
+            InsufficientResources: the host lacks the memory, the dedicated CPUs or the devices, or
+                does not give a single machine that many CPUs.
+            NetworkNotFound, VolumeNotFound: a network or a volume of the instance is gone. Or a
+                destroy() that was interrupted has removed one of its own disks.
             DeviceBusy: another powered-on machine has one of its volumes or ports.
         """
         await self._run(self._driver.power_on, uuid, timeout=timeout)

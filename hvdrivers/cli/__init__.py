@@ -2,9 +2,9 @@
 
     hvdrivers [OPTIONS] COMMAND HOST [...]
 
-HOST is always the first argument: a URL, a host's name in the file of hosts, a driver's name, or
-``-`` for ``$HVDRIVERS_HOST``. It is never left out, for then ``destroy a b`` would have two
-meanings.
+HOST is the first argument: a URL, a host's name in the file of hosts, a driver's name, or ``-`` for
+``$HVDRIVERS_HOST``. It may be left out where ``HVDRIVERS_HOST`` is set. Then a first argument that
+names no host is taken for what follows HOST: see ``DefaultHost`` in :mod:`hvdrivers.cli.parsing`.
 
 * Data goes to standard output (``-o table|json|yaml``), talk and progress to standard error.
 * The exit status says what kind of failure it was: see :mod:`hvdrivers.cli.codes`.
@@ -42,10 +42,12 @@ def _run(arguments: Sequence[str] | None) -> NoReturn:
     _have_streams()
     missing = [module for module in _NEEDS if find_spec(module) is None]
     if missing:
+        from hvdrivers.installing import install_hint
+
         sys.stderr.write(
             f"error: the hvdrivers command needs packages that are not installed:"
             f" {', '.join(missing)}\n"
-            "hint: pip install 'hvdrivers[cli]'\n"
+            f"hint: {install_hint('cli')}\n"
         )
         sys.exit(2)
     from hvdrivers.cli.app import app

@@ -67,6 +67,43 @@ MemoryOption = Annotated[
 RootDiskOption = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Root disk: GiB, or with a unit.")
 ]
+MaxVcpusOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="How far CPUs can be added while the instance runs. 0: not at all.",
+    ),
+]
+MaxMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="How far memory can be added while the instance runs: MiB, or with a unit."
+        " 0: not at all.",
+    ),
+]
+CpuPolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POLICY",
+        help="shared, or dedicated: each virtual CPU has a thread of the host to itself.",
+    ),
+]
+PageSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Back the memory by huge pages of this size: KiB, or with a unit, 2MiB."
+        " 0: ordinary pages.",
+    ),
+]
+NumaNodesOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=0, help="Virtual NUMA nodes; the host places them. 0: its own default."
+    ),
+]
 ThereStorageOption = Annotated[
     str | None, typer.Option(metavar="POOL", help="Where to put the disks there.")
 ]

@@ -96,6 +96,11 @@ def _resources_view(found: HostResources) -> Table:
                 f"{device.address} {device.vendor_id}:{device.product_id} {device.label}".rstrip()
                 for device in found.devices
             ],
+            "vGPUs": [
+                f"{kind.name} of {device.address}: {kind.available} left"
+                for device in found.devices
+                for kind in device.mediated_types
+            ],
         }
     )
 

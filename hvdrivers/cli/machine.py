@@ -1,20 +1,25 @@
-"""Values of ``spawn`` that shape the machine: its size, own disks, NUMA nodes and hardware."""
+"""Values on the command line that shape a machine: its size, own disks, seed disc, NUMA nodes,
+devices and hardware."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hvdrivers.cli.parse import checked, fields, gib, mib, numbers
+from hvdrivers.cli.parse import checked, fields, gib, kib, mib, named, numbers
 from hvdrivers.cli.report import BadUsageError
 
 if TYPE_CHECKING:
     from hvdrivers.models.flavor import Flavor
     from hvdrivers.models.hardware import Hardware
+    from hvdrivers.models.instance import PciRequest, VgpuRequest
     from hvdrivers.models.numa import NumaNode
+    from hvdrivers.models.seed import SeedDisc
 
 _ALIASES = {"fs": "file_system"}
+_SEED_ALIASES = {"type": "device_type"}
 _LARGEST = 65535
 """The largest number of a CPU or a cell that the models take: a range is not longer."""
 _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
@@ -26,12 +31,126 @@ def flavor(value: Mapping[str, Any], *, cpu_policy: str | None) -> Flavor:
     Raises:
         BadUsageError: the model refuses a size, or there is no such CPU policy.
     """
-    from hvdrivers.models.flavor import CpuPolicy, Flavor
+    from hvdrivers.models.flavor import Flavor
 
     given = dict(value)
     if cpu_policy is not None:
-        given["cpu_policy"] = checked("--cpu-policy", CpuPolicy, cpu_policy)  # type: ignore[arg-type]
+        given["cpu_policy"] = _cpu_policy(cpu_policy)
     return checked("spawn", Flavor, given, hint="hvdrivers spawn --help")
+
+
+def changes(
+    *,
+    vcpus: int | None,
+    memory: str | None,
+    disk: str | None,
+    max_vcpus: int | None,
+    max_memory: str | None,
+    cpu_policy: str | None,
+    page_size: str | None,
+    numa_nodes: int | None,
+) -> dict[str, Any]:
+    """The fields of a flavor that the options of ``resize`` and ``move prepare`` change. What is
+    optional in the flavor is taken away by 0.
+
+    Raises:
+        BadUsageError: a size is no size, or there is no such CPU policy.
+    """
+    found: dict[str, Any] = {}
+    if vcpus is not None:
+        found["vcpus"] = vcpus
+    if memory is not None:
+        found["memory_mib"] = mib("--memory", memory)
+    if disk is not None:
+        found["disk_gib"] = gib("--disk", disk)
+    if max_vcpus is not None:
+        found["max_vcpus"] = max_vcpus or None
+    if max_memory is not None:
+        found["max_memory_mib"] = mib("--max-memory", max_memory) or None
+    if cpu_policy is not None:
+        found["cpu_policy"] = _cpu_policy(cpu_policy)
+    if page_size is not None:
+        found["page_size_kib"] = kib("--page-size", page_size) or None
+    if numa_nodes is not None:
+        found["numa_nodes"] = numa_nodes or None
+    return found
+
+
+def changed(command: str, flavor: Flavor, fields_: dict[str, Any]) -> Flavor:
+    """A flavor with other values in these fields.
+
+    Raises:
+        BadUsageError: the values do not fit each other. It names the command.
+    """
+    return checked(
+        command, type(flavor), flavor.model_dump() | fields_, hint=f"hvdrivers {command} --help"
+    )
+
+
+def _cpu_policy(text: str) -> Any:
+    from hvdrivers.models.flavor import CpuPolicy
+
+    hint = f"it is {' or '.join(CpuPolicy)}"
+    return checked("--cpu-policy", CpuPolicy, text, hint=hint)  # type: ignore[arg-type]
+
+
+def seed_disc(text: str) -> SeedDisc:
+    """``FILE[,label=…][,bus=…][,type=cdrom|disk]``, read whole.
+
+    Raises:
+        BadUsageError: the file cannot be read or is no seed disc's size, or a field is wrong.
+    """
+    from pydantic import SecretBytes
+
+    from hvdrivers.models.seed import SeedDisc
+
+    name, value = named("--seed", text, _SEED_ALIASES)
+    hint = "write it like disc.iso,label=cidata,bus=sata,type=cdrom"
+    for field in ("path", "content"):
+        if field in value:
+            raise BadUsageError(f"--seed: {field!r} is not among its fields here", hint=hint)
+    if not name:
+        raise BadUsageError("--seed: no file is named", hint=hint)
+    disc = checked("--seed", SeedDisc, {"path": Path(name), **value}, hint=hint)
+    try:
+        content = disc.read()
+    except OSError as error:
+        raise BadUsageError(f"--seed: {name}: {error.strerror}", hint=hint) from error
+    except ValueError as error:  # also a NUL, or a character that the file system cannot have
+        raise BadUsageError(f"--seed: {name!r}: {error}", hint=hint) from None
+    return disc.model_copy(update={"path": None, "content": SecretBytes(content)})
+
+
+def pci_devices(texts: Sequence[str]) -> tuple[PciRequest, ...]:
+    """Addresses of PCI devices of the host.
+
+    Raises:
+        BadUsageError: it is no PCI address.
+    """
+    from hvdrivers.models.instance import PciRequest
+
+    hint = "write it like 0000:03:10.1; hvdrivers resources HOST shows the host's devices"
+    return tuple(checked("--pci", PciRequest, {"address": each}, hint=hint) for each in texts)
+
+
+def vgpus(texts: Sequence[str]) -> tuple[VgpuRequest, ...]:
+    """``TYPE[,parent=ADDRESS]``: a slice of a GPU.
+
+    Raises:
+        BadUsageError: there is no type, or the parent is no PCI address.
+    """
+    from hvdrivers.models.instance import VgpuRequest
+
+    hint = "write it like nvidia-63,parent=0000:0a:00.0; hvdrivers resources HOST shows the types"
+    made = []
+    for text in texts:
+        kind, value = named("--vgpu", text, {})
+        if not kind:
+            raise BadUsageError("--vgpu: no type is named", hint=hint)
+        if "type" in value:
+            raise BadUsageError("--vgpu: the type comes first, without a key", hint=hint)
+        made.append(checked("--vgpu", VgpuRequest, {"type": kind, **value}, hint=hint))
+    return tuple(made)
 
 
 def hardware(texts: Sequence[str]) -> Hardware:

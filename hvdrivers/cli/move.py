@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hvdrivers.cli import machine
 from hvdrivers.cli.command import (
+    CpuPolicyOption,
     Group,
     InstanceArgument,
+    MaxMemoryOption,
+    MaxVcpusOption,
     MemoryOption,
+    NumaNodesOption,
+    PageSizeOption,
     RootDiskOption,
     TherePasswordOption,
     ThereStorageOption,
@@ -22,7 +28,7 @@ from hvdrivers.cli.command import (
 from hvdrivers.cli.instances import info_view, show_info
 from hvdrivers.cli.interrupt import long_operation
 from hvdrivers.cli.output import details
-from hvdrivers.cli.parse import checked, gib, mib, read_file, secret_of
+from hvdrivers.cli.parse import checked, read_file, secret_of
 from hvdrivers.cli.report import BadUsageError
 from hvdrivers.cli.session import Session
 
@@ -54,6 +60,11 @@ def prepare(
     vcpus: VcpusOption = None,
     memory: MemoryOption = None,
     disk: RootDiskOption = None,
+    max_vcpus: MaxVcpusOption = None,
+    max_memory: MaxMemoryOption = None,
+    cpu_policy: CpuPolicyOption = None,
+    page_size: PageSizeOption = None,
+    numa_nodes: NumaNodesOption = None,
 ) -> None:
     """Copy an instance to where it goes, and write the move that finish takes.
 
@@ -69,14 +80,19 @@ def prepare(
         wanted = checked("DESTINATION", Destination, value)
     elif storage or user or password_env:
         raise BadUsageError("--storage, --user and --password-env need a DESTINATION")
-    sizes = {
-        "vcpus": vcpus,
-        "memory_mib": None if memory is None else mib("--memory", memory),
-        "disk_gib": None if disk is None else gib("--disk", disk),
-    }
+    sizes = machine.changes(
+        vcpus=vcpus,
+        memory=memory,
+        disk=disk,
+        max_vcpus=max_vcpus,
+        max_memory=max_memory,
+        cpu_policy=cpu_policy,
+        page_size=page_size,
+        numa_nodes=numa_nodes,
+    )
     with session.host() as driver:
         uuid = session.find(driver, instance)
-        flavor = _flavor(session, driver, uuid, {k: v for k, v in sizes.items() if v is not None})
+        flavor = _flavor(session, driver, uuid, sizes)
         made = long_operation(
             lambda report: driver.prepare_move(
                 uuid, wanted, flavor=flavor, timeout=session.timeout, progress=report
@@ -97,14 +113,12 @@ def prepare(
 
 
 def _flavor(
-    session: Session, driver: ComputeDriver, uuid: UUID, changes: dict[str, int]
+    session: Session, driver: ComputeDriver, uuid: UUID, changes: dict[str, Any]
 ) -> Flavor | None:
-    from hvdrivers.models.flavor import Flavor
-
     if not changes:
         return None
     info = driver.get_instance(uuid, timeout=session.timeout)
-    return checked("move", Flavor, info.flavor.model_dump() | changes)
+    return machine.changed("move prepare", info.flavor, changes)
 
 
 @_group.command("finish")

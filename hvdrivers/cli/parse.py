@@ -191,6 +191,14 @@ def fields(option: str, text: str, aliases: Mapping[str, str]) -> dict[str, Any]
     return found
 
 
+def named(option: str, text: str, aliases: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """``NAME,key=value,flag,…``: the name, which ends at the first comma that is not doubled, and
+    the rest as :func:`fields` reads it."""
+    name = re.split(r"(?<!,),(?!,)", text)[0]
+    rest = text[len(name) + 1 :] if len(name) < len(text) else None
+    return name.replace(",,", ","), {} if rest is None else fields(option, rest, aliases)
+
+
 def _json_file(option: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(read_file(option, Path(text.removeprefix("@"))))
@@ -210,11 +218,8 @@ def nic(text: str, *, option: str = "--nic", nic_id: str | None = None) -> Vif:
     else:
         kind, colon, rest = text.partition(":")
         if colon and kind in _NIC_SHORT:
-            # the name ends at the first comma that is not doubled
-            name = re.split(r"(?<!,),(?!,)", rest)[0]
-            value = {"type": kind, _NIC_SHORT[kind]: name.replace(",,", ",")}
-            if len(name) < len(rest):
-                value |= fields(option, rest[len(name) + 1 :], _NIC_ALIASES)
+            name, more = named(option, rest, _NIC_ALIASES)
+            value = {"type": kind, _NIC_SHORT[kind]: name} | more
         else:
             value = fields(option, text, _NIC_ALIASES)
     value.setdefault("id", nic_id or str(uuid4()))

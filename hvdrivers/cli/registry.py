@@ -43,7 +43,9 @@ COMMANDS: Mapping[str, Entry] = {
     "power": Entry(
         "power:power", "Instances", "Switch an instance on or off, pause it, reboot it."
     ),
-    "resize": Entry("resize:resize", "Instances", "Give an instance other CPUs and memory."),
+    "resize": Entry(
+        "resize:resize", "Instances", "Give an instance another size: CPUs, memory, root disk."
+    ),
     "rename": Entry("instances:rename", "Instances", "Change the label of an instance."),
     "metadata": Entry(
         "instances:metadata", "Instances", "Show or change the metadata of an instance."

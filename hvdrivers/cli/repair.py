@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hvdrivers.cli import command as cmd
-from hvdrivers.cli import parse
+from hvdrivers.cli import machine, parse
 from hvdrivers.cli.ask import confirm
 from hvdrivers.cli.command import HostArgument, InstanceArgument, YesOption
 from hvdrivers.cli.instances import show_info
@@ -41,6 +41,13 @@ def rescue_instance(
     ] = None,
     image_format: FormatOption = None,
     checksum: ChecksumOption = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DISC",
+            help="A seed disc that it has meanwhile: FILE[,label=..][,bus=..][,type=disk].",
+        ),
+    ] = None,
 ) -> None:
     """Boot an instance from a rescue image, with its own root disk second."""
     wanted = None
@@ -48,10 +55,13 @@ def rescue_instance(
         wanted = parse.image(image, image_format=image_format, checksum=checksum)
     elif image_format is not None or checksum is not None:
         raise BadUsageError("--format and --checksum describe an image: give --image")
+    disc = None if seed is None else machine.seed_disc(seed)
     with session.host(host) as driver:
         uuid = session.find(driver, instance)
         long_operation(
-            lambda report: driver.rescue(uuid, wanted, timeout=session.timeout, progress=report),
+            lambda report: driver.rescue(
+                uuid, wanted, seed=disc, timeout=session.timeout, progress=report
+            ),
             unfinished=f"{uuid} may still be changing: hvdrivers show HOST {uuid}",
         )
         show_info(session, driver, uuid)

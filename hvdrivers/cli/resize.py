@@ -5,17 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hvdrivers.cli import command as cmd
+from hvdrivers.cli import machine
 from hvdrivers.cli.codes import ExitCode
 from hvdrivers.cli.command import (
+    CpuPolicyOption,
     HostArgument,
     InstanceArgument,
+    MaxMemoryOption,
+    MaxVcpusOption,
     MemoryOption,
+    NumaNodesOption,
+    PageSizeOption,
     RootDiskOption,
     VcpusOption,
 )
 from hvdrivers.cli.instances import show_info
 from hvdrivers.cli.interrupt import long_operation
-from hvdrivers.cli.parse import checked, gib, mib
 from hvdrivers.cli.report import BadUsageError, CommandError
 from hvdrivers.cli.session import Session
 from hvdrivers.contract.errors import HypervisorError
@@ -34,28 +39,39 @@ def resize_instance(
     vcpus: VcpusOption = None,
     memory: MemoryOption = None,
     disk: RootDiskOption = None,
+    max_vcpus: MaxVcpusOption = None,
+    max_memory: MaxMemoryOption = None,
+    cpu_policy: CpuPolicyOption = None,
+    page_size: PageSizeOption = None,
+    numa_nodes: NumaNodesOption = None,
 ) -> None:
-    """Give an instance other CPUs and memory.
+    """Give an instance another size: CPUs, memory, root disk.
 
-    A running instance is changed while it runs, within the head-room it was made with; a stopped
-    one to any size. The root disk changes only while it is stopped, and never shrinks.
+    CPUs and memory of a running instance change while it runs, up to --max-vcpus and --max-memory
+    that it was made with. Everything else, and any size, needs a stopped one. The root disk never
+    shrinks.
     """
-    from hvdrivers.models.instance import Flavor
     from hvdrivers.models.state import InstanceState
 
-    if vcpus is None and memory is None and disk is None:
-        raise BadUsageError("nothing to change", hint="give --vcpus, --memory or --disk")
-    memory_mib = None if memory is None else mib("--memory", memory)
-    disk_gib = None if disk is None else gib("--disk", disk)
+    changes = machine.changes(
+        vcpus=vcpus,
+        memory=memory,
+        disk=disk,
+        max_vcpus=max_vcpus,
+        max_memory=max_memory,
+        cpu_policy=cpu_policy,
+        page_size=page_size,
+        numa_nodes=numa_nodes,
+    )
+    if not changes:
+        raise BadUsageError("nothing to change", hint="hvdrivers resize --help")
     with session.host(host) as driver:
         uuid = session.find(driver, instance)
         info = driver.get_instance(uuid, timeout=session.timeout)
-        if info.state is InstanceState.RUNNING and disk_gib is None:
-            _hot_resize(session, driver, uuid, vcpus, memory_mib)
+        if info.state is InstanceState.RUNNING and changes.keys() <= {"vcpus", "memory_mib"}:
+            _hot_resize(session, driver, uuid, vcpus, changes.get("memory_mib"))
         else:
-            asked = {"vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib}
-            changes = {name: value for name, value in asked.items() if value is not None}
-            flavor = checked("resize", Flavor, info.flavor.model_dump() | changes)
+            flavor = machine.changed("resize", info.flavor, changes)
             long_operation(
                 lambda report: driver.resize(
                     uuid, flavor, timeout=session.timeout, progress=report

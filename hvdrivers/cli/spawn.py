@@ -148,6 +148,14 @@ def spawn_instance(
     hostname: Annotated[
         str | None, typer.Option(metavar="NAME", help="The guest's own name, by cloud-init.")
     ] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DISC",
+            help="A seed disc of your own instead of those: FILE[,label=..][,bus=..][,type=disk],"
+            " byte for byte; type is cdrom if not given.",
+        ),
+    ] = None,
     meta: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Metadata of the instance; repeatable."),
@@ -157,6 +165,26 @@ def spawn_instance(
         bool, typer.Option("--secure-boot", help="Boot signed code only; implies --uefi.")
     ] = False,
     vtpm: Annotated[bool, typer.Option("--vtpm", help="A virtual TPM 2.0.")] = False,
+    sev: Annotated[
+        bool, typer.Option("--sev", help="Encrypt the guest's memory (AMD SEV).")
+    ] = False,
+    pci: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="A PCI device of the host, 0000:03:10.1, for the instance alone; repeatable.",
+        ),
+    ] = None,
+    vgpu: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VGPU",
+            help="A slice of a GPU: TYPE[,parent=ADDRESS], the GPU to take it from; repeatable.",
+        ),
+    ] = None,
+    paused: Annotated[
+        bool, typer.Option("--paused", help="Start it, and let its CPUs wait for power unpause.")
+    ] = False,
     no_start: Annotated[bool, typer.Option("--no-start", help="Leave it stopped.")] = False,
     uuid: Annotated[
         str | None, typer.Option(metavar="UUID", help="Its identity, instead of a random one.")
@@ -180,7 +208,16 @@ def spawn_instance(
       hvdrivers spawn lab1 --name db3 --image host:debian --vcpus 2 \\
           --max-vcpus 8 --memory 4GiB --max-memory 16GiB \\
           --hardware machine_type=q35 --hardware video=none
+      hvdrivers spawn lab1 --name gpu1 --image host:debian --paused \\
+          --seed disc.iso,label=cidata --vgpu nvidia-63 --pci 0000:03:10.1
     """
+    if paused and no_start:
+        raise BadUsageError("--paused starts it", hint="give --paused or --no-start, not both")
+    if seed is not None and (user_data is not None or ssh_key or hostname is not None):
+        raise BadUsageError(
+            "--seed takes the place of the disc that --user-data, --ssh-key and --hostname fill",
+            hint="give --seed, or those",
+        )
     wanted = uuid4() if uuid is None else uuid_of(uuid)
     if wanted is None:
         raise BadUsageError(f"--uuid: {uuid!r} is not a UUID")
@@ -215,7 +252,12 @@ def spawn_instance(
         "firmware": "uefi" if uefi or secure_boot else None,
         "secure_boot": secure_boot,
         "vtpm": vtpm,
+        "sev": sev,
+        "seed": None if seed is None else machine.seed_disc(seed),
+        "pci_devices": machine.pci_devices(pci or ()),
+        "vgpus": machine.vgpus(vgpu or ()),
         "start": not no_start,
+        "start_as": "paused" if paused else "running",
     }
     if image is not None:
         value["image"] = parse.image(image, image_format=image_format, checksum=checksum)

@@ -45,9 +45,8 @@ class ImageCache(Interface, capability=Capability.IMAGE_CACHE):
         """What is in the cache, complete images and partial uploads.
 
         An upload whose client died leaves what it had sent. It is listed with ``partial=True``
-        under a key of its own, as is an upload that is under way: the host cannot tell the two
-        apart but by the time of the last write. Uploading the same image again does not go on with
-        it.
+        under a key of its own. So is an upload that is under way: only the time of the last write
+        tells the two apart. A new upload of the same image begins from the start.
         """
 
     @operation(scope=Scope.HOST, timeout=60)
@@ -55,8 +54,8 @@ class ImageCache(Interface, capability=Capability.IMAGE_CACHE):
     def evict_image(self, key: str, *, timeout: float | None = None) -> None:
         """Remove one entry. One that is not there is a success.
 
-        A partial upload can be removed when nobody has written to it for ten minutes, by the host's
-        own clock: an upload that is alive writes many times a minute.
+        A partial upload can be removed after ten minutes without a write, by the host's own clock.
+        An upload that is under way writes many times a minute.
 
         Raises:
             DeviceBusy: an instance's disk is based on it, in whatever pool that is

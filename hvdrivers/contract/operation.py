@@ -23,7 +23,7 @@ _MARK = "__hv_operation__"
 
 
 class Scope(Enum):
-    """What an operation is about, which is what it is serialised by."""
+    """What an operation acts on. It decides which calls may run at the same time."""
 
     INSTANCE = "instance"
     """One instance: its first argument is a UUID. Changes of one instance never overlap."""

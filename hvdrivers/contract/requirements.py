@@ -1,8 +1,9 @@
 """What the *arguments* of an operation need: the capabilities behind a spec, a volume, a NIC.
 
-An operation may be there while what is asked of it is not: attach_volume() is Core, a volume over
-NVMe-oF is not. ``required(...)`` reads that from the arguments, in one place for every driver, so
-that a driver never sees a request that it did not declare.
+A driver may have an operation, and not every kind of argument for it. attach_volume() belongs to
+Core, but a volume over NVMe-oF needs a capability of its own. ``required(...)`` finds these
+capabilities in the arguments. The guard calls it for every driver and refuses a call that needs a
+capability which the driver does not have, so the driver never sees that call.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ VIF_CAPABILITIES: Mapping[str, Capability] = {
 
 
 _START_PAUSED = frozenset({Capability.START_PAUSED, Capability.PAUSE})
-"""Who starts a machine paused must be able to let it go on."""
+"""A driver that starts machines paused also needs unpause(), which lets them run."""
 
 
 def required(arguments: Mapping[str, object]) -> frozenset[Capability]:

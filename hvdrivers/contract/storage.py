@@ -164,17 +164,18 @@ class Reconnect(Interface, capability=Capability.RECONNECT):
     ) -> None:
         """Replace the connection of volumes and NICs of a stopped instance: all of them or none.
 
-        Each keeps its id and its place: what the guest sees of a NIC but its wiring, and a volume's
-        boot index and device, stay unless the new data says otherwise. It is used at the next
-        start. What is not named stays as it is.
+        Each keeps its id. Unless the new data says otherwise, a volume keeps its boot index and
+        device, and a NIC keeps all that the guest sees of it. The new connection is used at the
+        next start. Volumes and NICs that are not named stay as they are.
 
         Args:
-            volumes: the new connections, by ``volume_id``; that of the volume it boots from too.
-            vifs: the new wiring, by ``id``.
+            volumes: the new connections, by ``volume_id``. The volume that the instance boots from
+                may be among them.
+            vifs: the new connections of NICs, by ``id``.
 
         Raises:
             VolumeNotFound, NetworkNotFound: the instance has no such volume or NIC, or the host
-                cannot find what it is to be connected to. Nothing has changed.
+                does not find the new volume or network. Nothing has changed.
             DeviceBusy: a powered-on machine has the volume and it is not ``multiattach``.
         """
 

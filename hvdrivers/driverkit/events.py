@@ -213,11 +213,13 @@ class InstanceStream(EventStream, Generic[_R]):
         return True
 
     def _look(self) -> None:
-        # what waits from before is older than what is read now; what comes meanwhile stays
+        # Events in the inbox are older than the states that are read next, so they are dropped.
+        # Events that arrive during the reading are kept.
         self._inbox.clear()
         states = self._states()
         self._translate = self._translator()
-        # a connection that was made for the reading is told by a Back that waits already
+        # If the reading made a new connection, its Back is in the inbox already. It has no later
+        # generation than this one, so it does not count as a gap.
         self._generation = self._hub.generation
         self._missed = False
         self._seen = dict(states)

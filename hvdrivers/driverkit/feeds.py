@@ -1,9 +1,9 @@
-"""Events that have to be asked for: a thread that asks, while somebody listens.
+"""Events of a host that must be asked for them.
 
-A :class:`Feed` asks a host again and again and puts what it answers into a hub. The question may
-block until there is something (a long poll), or answer at once and be asked again after a pause (a
-log that is read). :class:`Journal` is the second kind's question: it reads a numbered log from
-where it stopped.
+A :class:`Feed` has a thread that asks the host for events while there are listeners, and puts the
+answers into a hub. The question may be a long poll, which blocks until there is an event. Or it
+reads a log, which answers at once and is read again after a pause. :class:`Journal` is a question
+of the second kind: it reads a numbered log from where it stopped.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class Feed(Generic[_R]):
         self._listeners = 0
         self._asking = False
         self._unwanted = threading.Event()
-        """Set while nobody listens: ends a pause."""
+        """Set while there are no listeners. It ends the pause between two questions."""
 
     def acquire(self) -> None:
-        """Events are wanted: start asking, if nobody did. Each needs a :meth:`release`.
+        """Add a listener. The first one starts the thread. Each call needs one :meth:`release`.
 
         Raises:
             HypervisorError: the first ``begin`` failed; nothing was started.
@@ -85,7 +85,7 @@ class Feed(Generic[_R]):
             self._unwanted.clear()
 
     def release(self) -> None:
-        """Events are not wanted any more by one who had called :meth:`acquire`."""
+        """Remove a listener that :meth:`acquire` added. After the last one the thread ends."""
         with self._lock:
             self._listeners -= 1
             last = self._listeners == 0
@@ -127,7 +127,7 @@ class Feed(Generic[_R]):
             except errors.HypervisorError:
                 self._slow_down()
             except Exception:  # noqa: BLE001 - logged, and told as a gap
-                # a fault of the driver: the thread goes on, and nobody misses anything silently
+                # a fault of the driver: the thread goes on, and the listeners are told of a gap
                 _log.exception("reading the events of the host failed")
                 placed = False
                 self._hub.lost()

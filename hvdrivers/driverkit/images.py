@@ -1,10 +1,10 @@
 """Images on a host: found in its cache, or brought there once.
 
-A cached image is named by its content (``ImageRef.cache_key()``), and is there entirely or not at
-all, whatever dies in between. The idiom is the same on every hypervisor: the content is uploaded
-under a *staging name* that nobody looks for, and *published* by one atomic step that refuses a
-name that is taken: a rename, the creation of a small record. So of two uploads of one image at the
-same time one wins, and the other is dropped.
+A cached image is named by its content (``ImageRef.cache_key()``). It is complete or not there,
+even if the client or the host dies during an upload. Every driver does it in the same two steps. It
+uploads the content under a *staging name*, which no search for an image finds. Then it *publishes*
+the image by one atomic step that fails if the name is taken: a rename, or the creation of a small
+record. So of two uploads of one image at the same time one is published, and the other is dropped.
 
 A driver gives the steps, and these objects put them together::
 
@@ -165,8 +165,8 @@ class ImageStore(Generic[_B]):
 
 
 def _identity(image: FileImage | HttpImage) -> tuple[object, ...]:
-    """What tells that a file is still the one that was read. Whoever can write to the file can set
-    its mtime, and not its ctime."""
+    """Values that differ once the image's file was replaced or written to. A process that writes to
+    the file can set its mtime back, but not its ctime. Of an image from a web server: its URL."""
     if isinstance(image, HttpImage):
         return (image.format, str(image.url))
     try:
@@ -302,5 +302,5 @@ def refuse_alive(written: float | None, *, host_now: float) -> None:
     if quiet < STILL:
         raise errors.DeviceBusy(
             f"the upload was last written to {max(quiet, 0):.0f} seconds ago, and may be alive",
-            hint=f"it can be evicted when nobody has written to it for {STILL / 60:.0f} minutes",
+            hint=f"it can be evicted after {STILL / 60:.0f} minutes without a write",
         )

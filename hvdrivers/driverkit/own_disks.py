@@ -30,9 +30,10 @@ class WantedDisk:
     name: str
     """``root``, ``ephemeral``, ``ephemeral-1``, ``swap``."""
     size: int
-    """Bytes; of the root disk the flavor's, where 0 means as large as what it is made from."""
+    """Bytes. For the root disk it is the size in the flavor. There 0 means: as large as the image,
+    or the kept disk, that it is made from."""
     wish: OwnDisk
-    """What the caller said of it."""
+    """What the caller asked for, beside the size."""
 
 
 def wanted_disks(spec: InstanceSpec) -> list[WantedDisk]:

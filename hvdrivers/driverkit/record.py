@@ -116,14 +116,15 @@ class Record(Model):
             return cls.model_validate(_tolerant(json.loads(text or "")))
         except (ValidationError, ValueError, RecursionError) as error:
             raise errors.HypervisorFault(
-                "what the hypervisor keeps of the instance for this library is missing or damaged",
-                hint="somebody has edited the machine, or a later version of the library has made"
-                " it; destroy() still removes it",
+                "the library's record of the instance on the hypervisor is missing or damaged",
+                hint="another client has edited it, or a later version of the library wrote it;"
+                " destroy() still removes the instance",
             ) from error
 
 
 def _tolerant(data: object) -> object:
-    """Put what a later version added to the flavor aside: a flavor is closed to unknown fields."""
+    """Move fields of the flavor that this version does not know into ``flavor_extra``: a later
+    version of the library added them, and ``Flavor`` refuses unknown fields."""
     if not isinstance(data, dict) or not isinstance(data.get("flavor"), dict):
         return data
     flavor = data["flavor"]

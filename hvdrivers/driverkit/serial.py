@@ -1,9 +1,10 @@
-"""The serial line of a guest, for a process that holds it: what a terminal is connected to.
+"""The serial line of a guest, over the connection that the driver has to the host.
 
-The contract says where a console can be reached (``get_console()``). Some hypervisors carry the
-line over the driver's own connection instead, so that nothing has to listen anywhere. A driver that
-can do that is a :class:`SerialLines` too. :func:`hvdrivers.guard.serial_lines` finds it
-behind the guard. ``hvdrivers console HOST INSTANCE serial --attach`` uses it.
+``get_console()`` of the contract gives an address at which a client reaches a console. Some
+hypervisors can also carry the serial line over the driver's own connection. Then no port has to be
+open on the host. A driver that can do that derives from :class:`SerialLines` as well.
+:func:`hvdrivers.guard.serial_lines` finds it behind the guard. The command ``hvdrivers console HOST
+INSTANCE serial --attach`` uses it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ class SerialLine(ABC):
 
     @abstractmethod
     def receive(self) -> bytes:
-        """Wait for what the guest writes. Empty: the line has ended, as the machine is off, or the
-        line was closed or taken over."""
+        """Wait for output of the guest and return it. Empty bytes: the line has ended. The machine
+        is off, or this line was closed, or another client has taken it over."""
 
     @abstractmethod
     def send(self, data: bytes) -> None:
@@ -34,7 +35,7 @@ class SerialLine(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End it. Twice is allowed."""
+        """Close the line. A second call does nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -55,11 +56,12 @@ class SerialLines(ABC):
     def open_serial(
         self, uuid: UUID, *, force: bool = False, timeout: float | None = None
     ) -> SerialLine:
-        """Open the first serial port of a machine that is on. The console log goes on.
+        """Open the first serial port of a machine that is on. The console log still records what
+        the guest writes.
 
         Args:
-            force: take it from whoever has it.
-            timeout: seconds for the opening.
+            force: take the port from another client that has it open.
+            timeout: seconds that the opening may take.
 
         Raises:
             InvalidState: the machine is off.

@@ -218,8 +218,9 @@ class Reconnecting(Generic[_S]):
     def _session_or_attempt(
         self,
     ) -> tuple[_Held[_S] | _Attempt, tuple[_Held[_S], bool] | None]:
-        """A session, which now has one user more; or the attempt to open one. And a session that
-        was found dead, with whether nobody uses it."""
+        """First the session, with the caller counted among its users; if there is none, the current
+        attempt to open one. Second a session that was found dead, with True if it has no users;
+        None if none was."""
         if os.getpid() != self._process:
             raise errors.ConnectionFailed(
                 "the driver was connected in another process, from which this one was forked",

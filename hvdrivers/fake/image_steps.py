@@ -16,6 +16,7 @@ from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.records import ImageRecord, Pool
 from hvdrivers.fake.steps import Task
+from hvdrivers.installing import install_hint
 from hvdrivers.models.image import FileImage, HostImage, HttpImage, ImageFormat, ImageRef
 from hvdrivers.models.progress import Phase
 from hvdrivers.models.seed import SeedDisc
@@ -80,7 +81,7 @@ class ImageSteps(FakeBase):
         except ImportError as error:
             raise errors.NotSupported(
                 "images from files and URLs need the library's image support",
-                hint="pip install 'hvdrivers[images]'",
+                hint=install_hint("images"),
             ) from error
         seconds = task.remaining
         timeout = None if math.isinf(seconds) else max(0.001, seconds)

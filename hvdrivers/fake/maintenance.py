@@ -10,7 +10,7 @@ from hvdrivers.models.host import HostPowerAction
 
 
 class FakeMaintenance(FakeBase, Maintenance):
-    """No new machines."""
+    """Maintenance mode, in which the host takes no new machines."""
 
     def enter_maintenance(self, *, timeout: float | None = None) -> None:
         """1 call."""

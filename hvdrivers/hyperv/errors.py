@@ -157,7 +157,7 @@ _OWN_HINTS: Mapping[str, str] = MappingProxyType(
         "HasSnapshots": "delete the instance's snapshots first",
         "Remains": "destroy() removes what is left",
         "HasVolumes": "detach the volumes first",
-        "UploadAlive": "it can be evicted when nobody has written to it for 10 minutes",
+        "UploadAlive": "it can be evicted after 10 minutes without a write",
         "Download": "the host itself must reach the URL; image_route='push' fetches it from here",
         "DiskInUse": "detach it, or destroy the instances that have it, first",
     }

@@ -1,6 +1,6 @@
 """Images on their way to a hypervisor: fetched, verified and inspected here, before it sees a byte.
 
-Needs the extra ``hvdrivers[images]``. :func:`open_image` is what a driver calls; the rest is for
+Needs the extra ``images``. :func:`open_image` is what a driver calls; the rest is for
 who handles images without a driver.
 """
 

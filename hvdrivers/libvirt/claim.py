@@ -3,6 +3,10 @@
 The claim is the console log's volume, as creating a volume is atomic. A claim without a machine is
 that of a spawn under way, or the remains of one that could not be undone. InstanceExists says that
 there is an instance, so it is never the answer to such a claim alone.
+
+A spawn whose request to make the volume was not answered does not know whether the claim is its
+own. Its undo removes only a claim of which nothing has come: another spawn may have it, with its
+disks, or its machine.
 """
 
 from __future__ import annotations
@@ -28,13 +32,16 @@ _LONGEST = 60.0
 uploaded before the claim."""
 _LOOK_AGAIN = 0.5
 """Seconds after which the claim is looked at again: the end of one has no event."""
+_SETTLING = 2.5
+"""Seconds in which the first disk comes of another spawn's claim."""
 
 
 class Claims(Removal):
     """Take a UUID, or say who has it."""
 
-    _unfinished: set[UUID]
-    """UUIDs whose spawn, by this driver, left a claim that could not be removed."""
+    _unfinished: dict[UUID, bool]
+    """UUIDs whose spawn, by this driver, left a claim that could not be removed, and whether it
+    knows that it has made the claim."""
 
     @contextmanager
     def _claimed(self, uuid: UUID, deadline: Deadline) -> Iterator[Undo]:
@@ -42,14 +49,16 @@ class Claims(Removal):
         not be removed, as the host was away, is remembered: it stops no later spawn of this
         driver."""
         undone: list[bool] = []
+        made = False
         try:
             with undoing() as undo:
                 last = undo.callback(undone.append, True)
                 self._claim(uuid, deadline, undo, last)
+                made = True
                 yield undo
         except BaseException:
             if not undone:
-                self._unfinished.add(uuid)
+                self._unfinished[uuid] = made
             raise
 
     def _claim(self, uuid: UUID, deadline: Deadline, undo: Undo, last: Step) -> None:
@@ -65,7 +74,7 @@ class Claims(Removal):
         until = Deadline(deadline.within(_LONGEST))
         with self.hub.listening() as events:
             while True:
-                undo.callback(self._delete_console, uuid, guards=[last])
+                undo.callback(self._unclaim, uuid, guards=[last])
                 try:
                     pool = self.pools.consoles()
                     with needing_room(pool):
@@ -74,7 +83,9 @@ class Claims(Removal):
                     undo.forget()  # it is another client's
                     self._make_way(uuid, events, until, error)
                 else:
-                    self._unfinished.discard(uuid)
+                    undo.forget()
+                    undo.callback(self._delete_console, uuid, guards=[last])
+                    self._unfinished.pop(uuid, None)
                     return
 
     def _make_way(
@@ -84,9 +95,13 @@ class Claims(Removal):
         domain = self._domain_if_there(uuid)
         if domain is not None and is_made(domain):
             raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
-        if domain is None and uuid in self._unfinished:
-            self._destroyed(uuid, frozenset())
-            self._unfinished.discard(uuid)
+        made = self._unfinished.get(uuid)
+        if domain is None and made is not None:
+            if made:
+                self._destroyed(uuid, frozenset())
+            else:
+                self._unclaim(uuid)
+            self._unfinished.pop(uuid, None)
             return
         if until.passed:
             if domain is not None:
@@ -104,6 +119,22 @@ class Claims(Removal):
                 retryable=False,
             ) from taken
         events.wait(lambda event: is_about(event, uuid), until.within(_LOOK_AGAIN))
+
+    def _unclaim(self, uuid: UUID) -> None:
+        """Remove a claim that may be another spawn's: not if anything has come of it."""
+        volumes = self.pools.volumes(self.pools.consoles())
+        if console_name(uuid) in volumes and self._is_nobodys(uuid):
+            self._delete_console(uuid)
+
+    def _is_nobodys(self, uuid: UUID) -> bool:
+        """Whether nothing comes of a claim. Three calls for each look."""
+        until = Deadline(_SETTLING)
+        with self.hub.listening() as events:
+            while not self._anything_of(uuid):
+                if until.passed:
+                    return True
+                events.wait(lambda event: is_about(event, uuid), until.within(_LOOK_AGAIN))
+        return False
 
 
 def is_made(domain: Remote) -> bool:

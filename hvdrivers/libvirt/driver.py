@@ -111,7 +111,7 @@ class LibvirtDriver(
         self.hub = EventHub(self.connection)
         self.pools = Pools(self.connection)
         self._late = LateUnplugs(self.hub, self._settle_late)
-        self._unfinished = set()
+        self._unfinished = {}
         self._left_marks = set()
         self._known_files = {}
         self._known_lock = threading.Lock()

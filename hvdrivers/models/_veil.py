@@ -39,16 +39,18 @@ def veiled(value: Any, validate: Any, model: type[BaseModel] | None = None) -> A
 
 
 VEILED = WrapValidator(lambda value, validate: veiled(value, validate))  # noqa: PLW0108 - two arguments
-"""For a union: what matches none of its models is refused before a model can veil it."""
+"""For a union of models. pydantic refuses an input that matches none of them before any model's own
+validator runs, so the union itself must remove the input from the error."""
 
 
 def without_input(
     error: ValidationError, secrets: Collection[str] = (), *, title: str | None = None
 ) -> ValidationError:
-    """The same error, with nothing of what was refused in it.
+    """The same error, without the input that was refused.
 
     Args:
-        title: what the whole is called, instead of the model.
+        secrets: texts to blot out of the messages.
+        title: the name at the head of the error, instead of the model's.
     """
     found = error.errors(include_url=False, include_input=False)
     lines = [_line(line, _blotted(line["msg"], secrets)) for line in found]

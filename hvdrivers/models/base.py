@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from typing import Annotated, Any, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import (
+    VERSION,
     AfterValidator,
     BaseModel,
     ConfigDict,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     StringConstraints,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from hvdrivers.limits import TEXT_CHARACTERS
 from hvdrivers.models._veil import veiled
+
+# A program imports all models and uses a few of them, so pydantic makes the validator of each when
+# it is first used. Before 2.14 it did that without a lock: two threads that used a model for the
+# first time could get the validator of its base class. With such a version all are made at import.
+_BUILT_AT_FIRST_USE = tuple(int(part) for part in VERSION.split(".")[:2]) >= (2, 14)
 
 
 class Model(BaseModel):
@@ -30,16 +39,28 @@ class Model(BaseModel):
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,  # a validation error must not print a secret it refused
-        use_attribute_docstrings=True,
+        defer_build=_BUILT_AT_FIRST_USE,
     )
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        _complete(cls)
         # Around everything, a derived model's own validators included: a model_validator() here
         # would stand inside of theirs, and their errors would keep the input.
         return core_schema.no_info_wrap_validator_function(
             functools.partial(veiled, model=cls), handler(source)
         )
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler, /
+    ) -> JsonSchemaValue:
+        """The docstrings of the fields are their descriptions."""
+        from hvdrivers.models._docstrings import describe  # nothing but a JSON schema needs it
+
+        found = handler(schema)
+        describe(cls, handler.resolve_ref_schema(found))
+        return found
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
@@ -49,6 +70,26 @@ class Model(BaseModel):
             json_data, functools.partial(super().model_validate_json, **options)
         )
         return validated
+
+
+def _complete(model: type[Model]) -> None:
+    """Make the validators of the models that the fields of this one name, before its own.
+
+    That is the order in which they would be made at import. A model is the same then whether its
+    validator is made at import or later, its JSON schema included.
+    """
+    for field in model.model_fields.values():
+        for named in _models_in(field.annotation):
+            # one that names itself is being made
+            if named is not model and not named.__pydantic_complete__:
+                named.model_rebuild(raise_errors=False)
+
+
+def _models_in(annotation: object) -> Iterator[type[Model]]:
+    if isinstance(annotation, type) and issubclass(annotation, Model):
+        yield annotation
+    for each in get_args(annotation):
+        yield from _models_in(each)
 
 
 def _is_noncharacter(code: int) -> bool:

@@ -1,4 +1,7 @@
-"""Hardware wishes: what a machine is made of, where the caller does not leave it to the driver."""
+"""Virtual hardware that a caller may choose: machine type, buses, models of devices.
+
+The driver chooses what the caller leaves out.
+"""
 
 from __future__ import annotations
 

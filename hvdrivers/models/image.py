@@ -332,15 +332,15 @@ class CachedImage(Model):
     format: ImageFormat
     """The format it has on the host, not necessarily that of the source."""
     virtual_size_bytes: int = Field(ge=0)
-    """The size of a disk that is made from it; 0 of a partial upload. It is larger than that of the
-    source where the host has a larger smallest disk or counts in larger blocks: Hyper-V has none
-    below 3 MiB."""
+    """The size of a disk that is made from it; 0 for a partial upload. It may be larger than that
+    of the source: a host has a smallest size of disks (3 MiB on Hyper-V), and may round sizes up to
+    whole blocks."""
     size_bytes: int = Field(ge=0)
     """What it occupies on the host."""
     last_used: AwareDatetime | None = None
     """When an instance was last spawned from it; None where the host does not record it."""
     in_use: bool | None = None
-    """Whether a disk sits on it now, so that it cannot be evicted; None where unknown."""
+    """Whether a disk is based on it now, so that evict_image() refuses; None where unknown."""
     partial: bool = False
     """Whether it is an upload that is not complete. No instance is made from it; evict_image()
     removes it once nobody writes to it any more."""

@@ -37,9 +37,10 @@ class MovePhase(StrEnum):
     """How far a move in steps has come, as its source shows it."""
 
     PREPARED = "prepared"
-    """This is the copy to come back to. It cannot be started."""
+    """The instance here is the copy that revert_move() gives back. It cannot be started."""
     FINISHED = "finished"
-    """Within one host: the instance is what it shall become, and what it was is kept."""
+    """Only in a move within one host: the instance has its new flavor, and what it was is kept for
+    revert_move()."""
 
 
 class Move(Model):
@@ -52,9 +53,9 @@ class Move(Model):
     destination: Destination | None
     """None: it stays on its host, with another flavor."""
     flavor: Flavor
-    """What it has afterwards."""
+    """The flavor that the instance has afterwards."""
     token: Identifier
-    """The driver's own name of what it has prepared."""
+    """The driver's own name for the copy that it has prepared."""
 
 
 class BlockerKind(StrEnum):

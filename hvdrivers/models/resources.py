@@ -1,4 +1,4 @@
-"""What a host has and what of it is taken: the typed inventory.
+"""The inventory of a host: its CPUs, memory, storage and devices, and how much of them is in use.
 
 :func:`hvdrivers.openstack.placement.providers` turns it into the tree that OpenStack Placement
 wants.

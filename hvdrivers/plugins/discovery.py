@@ -11,6 +11,7 @@ from typing import Any, cast
 from hvdrivers.contract.capabilities import Capability, declared
 from hvdrivers.contract.driver import Driver
 from hvdrivers.contract.errors import ConnectionFailed, InvalidRequest, PluginError
+from hvdrivers.installing import install_hint
 from hvdrivers.models.base import Model
 from hvdrivers.plugins.check import faults_of
 
@@ -207,6 +208,8 @@ def _install_command(entry_point: EntryPoint, error: BaseException) -> str | Non
     wanted = {_normal(name) for name in (*entry_point.extras, entry_point.name)}
     for extra in extras:
         if _normal(extra) in wanted:
+            if _normal(distribution.name) == "hvdrivers":
+                return install_hint(extra)
             return f"pip install '{distribution.name}[{extra}]'"
     return None
 

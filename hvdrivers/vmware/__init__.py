@@ -1,1 +1,1 @@
-"""The vSphere driver: ESXi and vCenter. Needs the extra ``hvdrivers[vmware]``."""
+"""The vSphere driver: ESXi and vCenter. Needs the extra ``vmware``."""

@@ -1,19 +1,26 @@
 """The claim on a UUID: the instance's folder on the datastore.
 
-Making a folder is atomic, so of two spawns of one UUID, in whatever processes, one gets it. A spawn
-whose request to make it was not answered does not know whether the folder is its own. Its undo
-removes only a folder in which nothing is, and for which nothing is under way: another spawn may
-have it, with its disks.
+Making a folder is atomic, so of two spawns of one UUID, in whatever processes, one gets it. The
+spawn that got it makes an empty folder ``claim-TOKEN`` inside. Another client may destroy the
+instance and spawn it again meanwhile, and the folder is then that client's, with its disks. So the
+undo of a spawn removes only a folder that has its own token and no other. It renames the folder
+first, and looks at the token once more: nobody else's files are deleted between look and deletion.
+
+A spawn whose request to make the folder was not answered has no token in it. Its undo removes only
+a folder in which nothing is, and for which nothing is under way.
 """
 
 from __future__ import annotations
 
+import secrets
+from contextlib import suppress
 from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import Deadline, Undo
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.vmware.base import Topic
+from hvdrivers.vmware.files import Found
 from hvdrivers.vmware.waiting import wait_for_change
 
 _LONGEST = 5.0
@@ -22,14 +29,16 @@ _MAKING = frozenset(
     {"VirtualMachine.clone", "VirtualDiskManager.copyVirtualDisk", "Folder.createVm"}
 )
 """``descriptionId`` of the tasks by which a spawn fills its folder."""
+_CLAIM = "claim-"
+"""How the name of the empty folder begins that says whose an instance's folder is."""
 
 
 class Claim(Topic):
     """Takes the folder of an instance, and gives it back."""
 
-    _unfinished: dict[UUID, bool]
+    _unfinished: dict[UUID, str]
     """Instances of which this driver has left a folder because the server could not be reached, and
-    whether it knows that it has made the folder."""
+    the token of the spawn that made it, or may have made it."""
 
     def _refuse_existing(self, uuid: UUID) -> None:
         # a UUID that is taken anywhere in a vCenter is taken
@@ -42,8 +51,9 @@ class Claim(Topic):
 
         Raises:
             InstanceExists: a machine came of it.
-            DeviceBusy: none did in time.
+            DeviceBusy: none did in time, or another client has removed the folder at once.
         """
+        token = secrets.token_hex(8)
         folder = self._instance_folder(uuid)
         left = self._unfinished.get(uuid)
         if left is not None:
@@ -51,10 +61,9 @@ class Claim(Topic):
             self._unclaim(uuid, left)
         until = Deadline(min(_LONGEST, current_deadline().left / 2))
         while True:
-            undo.callback(self._unclaim, uuid, False)
+            undo.callback(self._unclaim, uuid, token)
             if self.files.make_folder(folder):
-                undo.forget()
-                undo.callback(self._unclaim, uuid, True)
+                self._sign(uuid, token)
                 return
             undo.forget()  # it is somebody else's
             self._refuse_existing(uuid)
@@ -69,22 +78,56 @@ class Claim(Topic):
             children = self.places.get().vm_folder
             wait_for_change(self.reader, children, "childEntity", Deadline(until.within(1.0)))
 
-    def _unclaim(self, uuid: UUID, made: bool) -> None:
-        """Remove the folder.
+    def _sign(self, uuid: UUID, token: str) -> None:
+        try:
+            self.files.make_folder(f"{self._instance_folder(uuid)}/{_CLAIM}{token}")
+        except errors.VolumeNotFound as error:
+            raise errors.DeviceBusy(
+                "another client has removed the instance's folder while it was being spawned",
+                instance=uuid,
+                retryable=True,
+            ) from error
 
-        Args:
-            made: this spawn has made it. Otherwise a folder stays that another spawn may have.
-        """
-        self._unfinished[uuid] = made
-        if made or self._is_nobodys(uuid):
-            self.files.remove_quietly(self._instance_folder(uuid))
+    def _unclaim(self, uuid: UUID, token: str) -> None:
+        """Remove the folder, if it is that of the spawn with this token. 7 calls."""
+        self._unfinished[uuid] = token
+        folder = self._instance_folder(uuid)
+        aside = aside_of(folder)
+        if self._signed(aside, token):  # an earlier attempt has renamed it
+            self.files.delete(aside)
+        elif self._signed(folder, token):
+            self._put_folder_aside(folder, aside)
+            if self._signed(aside, token):
+                self.files.delete(aside)
+            else:  # another client has spawned the instance again since the last look
+                with suppress(errors.VolumeNotFound):
+                    self.files.move(aside, folder)
+        elif self._is_nobodys(uuid):
+            self.files.remove_quietly(folder)
         self._unfinished.pop(uuid, None)
+
+    def _put_folder_aside(self, folder: str, aside: str) -> None:
+        with suppress(errors.VolumeNotFound):  # it has gone
+            try:
+                self.files.move(folder, aside)
+            except errors.InvalidRequest as error:
+                if error.vendor_code != "FileAlreadyExists":
+                    raise
+                self.files.delete(aside)  # what a process that died has left
+                self.files.move(folder, aside)
+
+    def _signed(self, folder: str, token: str) -> bool:
+        """Whether a folder has this token and no other. 3 calls."""
+        found = {each.name for each in self._inside(folder) if each.name.startswith(_CLAIM)}
+        return found == {f"{_CLAIM}{token}"}
+
+    def _inside(self, folder: str) -> list[Found]:
+        store = self.places.surroundings().datastores[self.places.get().datastore]
+        return self.files.search(store["browser"], folder)
 
     def _is_nobodys(self, uuid: UUID) -> bool:
         """Whether nothing has come of the folder of an instance yet, and nothing is coming. 5
         calls."""
-        surroundings = self.places.surroundings()
-        browser = surroundings.datastores[self.places.get().datastore]["browser"]
         if self.tasks.under_way(_MAKING):
             raise errors.DeviceBusy(
                 "the folder of the instance is there, and may be another spawn's",
@@ -92,6 +135,11 @@ class Claim(Topic):
                 hint="call again, or destroy() the instance",
                 retryable=True,
             )
-        if self.files.search(browser, self._instance_folder(uuid)):
+        if self._inside(self._instance_folder(uuid)):
             return False
         return self._machine_anywhere(uuid) is None
+
+
+def aside_of(folder: str) -> str:
+    """What the folder of an instance is called while an undo removes it."""
+    return f"{folder}.undone"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,11 +20,20 @@ from hvdrivers.driverkit import changed
 from hvdrivers.driverkit.own_disks import keeps
 from hvdrivers.models.instance import Keep
 from hvdrivers.vmware.base import STATE, Machine
+from hvdrivers.vmware.claim import aside_of
 from hvdrivers.vmware.deadline import timed, unbounded
 from hvdrivers.vmware.devices import by_address, file_of, removing
 from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.reader import Row
-from hvdrivers.vmware.record import DEVICES, Devices, devices_in, path_of
+from hvdrivers.vmware.record import (
+    DEVICES,
+    RECORD,
+    Devices,
+    Record,
+    devices_in,
+    path_of,
+    record_in,
+)
 from hvdrivers.vmware.templates import Templates
 
 _STARTED_AGAIN = 3
@@ -43,7 +53,8 @@ class Removal(Templates, Moves):
         timeout: float | None = None,
     ) -> None:
         """Budget: 5 calls, 2 more for each of: a running machine, attached volumes; 5 more to keep
-        disks, 3 for each, 3 more if they have snapshots, and 2 if they are children of an image."""
+        disks, 3 for each, 3 more if they have snapshots, and 2 if they are children of an image; 2
+        more for a machine that is not there."""
         del timeout
         found = self._ours_if_there(uuid)
         if found is not None:
@@ -51,6 +62,8 @@ class Removal(Templates, Moves):
         elif self._machine_anywhere(uuid) is not None:
             return  # it is on another cluster or host, and its folder may be on a shared datastore
         with changed():
+            if found is None:
+                self.files.delete(aside_of(self._instance_folder(uuid)))
             left = self.files.delete(self._instance_folder(uuid))
             if left and found is None:
                 # a spawn was interrupted: what it had begun on the server may come to its end now
@@ -61,8 +74,8 @@ class Removal(Templates, Moves):
                     self._destroy(late, frozenset())
                 self.files.delete(self._instance_folder(uuid))
 
-    def _ours_if_there(self, uuid: UUID) -> Machine | None:
-        found = self._machine_if_there(uuid, *_HARDWARE)
+    def _ours_if_there(self, uuid: UUID, *paths: str) -> Machine | None:
+        found = self._machine_if_there(uuid, *_HARDWARE, *paths)
         if isinstance(found, Row):
             raise errors.InstanceNotFound("there is a machine with this UUID, made by others")
         return found
@@ -239,11 +252,19 @@ class Removal(Templates, Moves):
             self._ensure_folders()
         return kept
 
-    def _remove_machine(self, uuid: UUID) -> None:
-        """Undo the making of a machine."""
-        found = self._ours_if_there(uuid)
-        if found is not None:
+    def _remove_machine(self, uuid: UUID, record: Record) -> None:
+        """Undo the making of a machine with this record. Another client may have destroyed it, and
+        may have spawned the instance again: that machine was made at another time."""
+        found = self._ours_if_there(uuid, path_of(RECORD))
+        if found is not None and _made_at(found) == record.created_at:
             self._destroy(found, frozenset())
+
+
+def _made_at(found: Machine) -> datetime | None:
+    try:
+        return record_in(found.row).created_at
+    except errors.HypervisorFault:
+        return None  # damaged by somebody: nothing says whose it is
 
 
 def _home(found: Machine) -> str:

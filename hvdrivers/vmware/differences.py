@@ -85,7 +85,7 @@ def _changes(now: Row, then: Row) -> list[Any]:
     """Device changes: NICs, and disks that are not the machine's own."""
     have = now.get("config.hardware.device") or ()
     had = then.get("config.hardware.device") or ()
-    own = _own(now).keys()
+    own = own_in(now).keys()
     slots = Slots(had)
     gone, come = [], []
     here = {key: disk for key, disk in _disks(have).items() if key[0] not in own}
@@ -115,6 +115,16 @@ def _disks(devices: Iterable[Any]) -> dict[tuple[str, str | None], Any]:
     }
 
 
-def _own(row: Row) -> Mapping[str, str]:
+def own_in(row: Row) -> Mapping[str, str]:
     """The roles of the machine's own disks."""
-    return devices_in(Row(row.obj, {path_of(DEVICES): _values(row)[DEVICES]})).own
+    return devices_in(_with_record(row, "config.hardware.device", "config.instanceUuid")).own
+
+
+def shuffled(row: Row) -> bool:
+    """Whether somebody has moved one of the machine's own disks to another address."""
+    return own_in(row) != devices_in(_with_record(row)).own
+
+
+def _with_record(row: Row, *paths: str) -> Row:
+    values = {path: row.get(path) for path in paths}
+    return Row(row.obj, {**values, path_of(DEVICES): _values(row)[DEVICES]})

@@ -81,8 +81,8 @@ class VmwareLifecycle(
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> InstanceInfo:
-        """Budget from a cached image on vCenter: 6 calls, of which the clone is 1 and 1 reads what
-        came of it; 2 more to start it. Elsewhere, and for a disk that no template has: 12 calls, 8
+        """Budget from a cached image on vCenter: 7 calls, of which the clone is 1 and 1 reads what
+        came of it; 2 more to start it. Elsewhere, and for a disk that no template has: 13 calls, 9
         without starting it; 2 more where the disk is larger than the image. On both 1 more for a
         seed and for each volume, 1 if there are volumes or NICs; 8 for each kept disk."""
         del timeout
@@ -124,7 +124,7 @@ class VmwareLifecycle(
             record = Record.of(spec, base.key if base else None)
             config = self._config_of(spec, record, plan)
             # while the machine may be there its folder stays
-            undo.callback(self._remove_machine, spec.uuid, guards=undo.steps)
+            undo.callback(self._remove_machine, spec.uuid, record, guards=undo.steps)
             if template is not None and base is not None:
                 store = surroundings.datastores[self.places.get().datastore].obj
                 obj = self._clone(

@@ -15,7 +15,7 @@ _IN = "runtime.inMaintenanceMode"
 
 
 class VmwareMaintenance(Usage, Maintenance):
-    """No new machines, please."""
+    """Maintenance mode, in which a host takes no new machines."""
 
     @timed
     def enter_maintenance(self, *, timeout: float | None = None) -> None:

@@ -6,8 +6,8 @@
 ``hvdrivers.record``
     Flavor, metadata and what else spawn was given.
 ``hvdrivers.devices``
-    Which disk is which volume, by its address, and which NIC is which VIF, by its MAC address. It
-    changes in the same request as the device.
+    Which disk is which volume, by its address (see :func:`moved`), and which NIC is which VIF, by
+    its MAC address. It changes in the same request as the device.
 ``hvdrivers.image``
     What makes a template ours, with its own instance UUID, as in the mark. A clone does not have
     it.
@@ -18,7 +18,8 @@ Values of tenants are inside JSON with ASCII escapes. An empty value deletes a k
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 from uuid import UUID
@@ -31,6 +32,7 @@ from hvdrivers.models.base import Model, Name
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec, Metadata
 from hvdrivers.models.vif import NicModel, VifType
 from hvdrivers.models.volume import DiskBus
+from hvdrivers.vmware.devices import by_address, file_of
 from hvdrivers.vmware.reader import Row
 
 MARK = "hvdrivers.mark"
@@ -167,8 +169,65 @@ def record_in(row: Row) -> Record:
 
 
 def devices_in(row: Row) -> Devices:
-    """The devices of a machine of ours."""
-    return _parsed(Devices, value_in(row, DEVICES))
+    """The devices of a machine of ours. If its hardware was read too, disks that somebody has moved
+    to other addresses are at those."""
+    found = _parsed(Devices, value_in(row, DEVICES))
+    hardware = row.get("config.hardware.device")
+    return (
+        found
+        if hardware is None
+        else moved(found, hardware, row.get("config.instanceUuid", "").lower())
+    )
+
+
+def moved(devices: Devices, hardware: Iterable[Any], uuid: str) -> Devices:
+    """The record of a machine whose disks may have been moved by hand: vSphere's client can give a
+    disk another unit, and the one that it had to another disk.
+
+    Files decide, as far as their names say what they are: a disk of the machine's own is
+    ``root.vmdk`` in a folder with the machine's UUID in its name, and a volume has its own name.
+    Where no file, or more than one, fits better than that at the recorded address, the address
+    decides.
+    """
+    files = {a: path for a, disk in by_address(hardware).items() if (path := file_of(disk))}
+    free = {a for a in files if a not in devices.own and a not in devices.volumes}
+    names = [(a, _is_role(role, uuid)) for a, role in devices.own.items()]
+    names += [(a, _is_volume(each.held)) for a, each in devices.volumes.items()]
+    lost = [(a, fits) for a, fits in names if a not in files or not fits(files[a])]
+    free |= {a for a, _ in lost if a in files}
+    now = {}
+    for address, fits in lost:
+        (found, *more) = [each for each in free if fits(files[each])] or [address]
+        if not more and found != address:
+            now[address] = found
+    if not now:
+        return devices
+    gone = set(now.values()) - now.keys()  # what was recorded there is nowhere
+    return devices.model_copy(
+        update={
+            "own": {now.get(a, a): role for a, role in devices.own.items() if a not in gone},
+            "volumes": {
+                now.get(a, a): each for a, each in devices.volumes.items() if a not in gone
+            },
+        }
+    )
+
+
+def _is_role(role: str, uuid: str) -> Callable[[str], bool]:
+    def fits(path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        home = folder.rpartition("/")[2].rpartition("] ")[2]
+        stem = _ENDING.sub("", name)
+        known = _WORD.sub("", stem) == role
+        known = known or (role == "root" and stem == home)  # a clone's, as its folder
+        return bool(uuid) and uuid in home and known
+
+    return fits
+
+
+def _is_volume(volume_id: str) -> Callable[[str], bool]:
+    pool, _, name = volume_id.partition("/")
+    return lambda path: path.startswith(f"[{pool}] ") and path.endswith(f"/volumes/{name}.vmdk")
 
 
 def value_in(row: Row, key: str) -> str | None:
@@ -178,6 +237,10 @@ def value_in(row: Row, key: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
+_ENDING = re.compile(r"(-[0-9]{6})?\.[a-z]+$")
+"""Of a disk's file: the number of a snapshot too."""
+_WORD = re.compile(r"-[0-9a-f]{12}$")
+"""What rescue() and rebuild() put behind a name."""
 _M = TypeVar("_M", bound=Model)
 
 
@@ -187,5 +250,5 @@ def _parsed(model: type[_M], text: str | None) -> _M:
     except ValidationError as error:
         raise errors.HypervisorFault(
             "the machine's hvdrivers values in its extraConfig are missing or damaged",
-            hint="somebody has edited the machine; destroy() still removes it",
+            hint="another client has edited the machine; destroy() still removes it",
         ) from error

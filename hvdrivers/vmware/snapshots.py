@@ -1,16 +1,17 @@
 """Snapshots as a tree.
 
-Attached volumes are independent disks, so a snapshot leaves them out. A revert on vSphere brings
-the whole configuration back: size, devices, and our own values in the extraConfig. The contract
-keeps those as they are now, so the driver puts back what has changed since. What it will put back
-lies in a file of the instance's folder meanwhile: after a process that died between the two a
-repeated revert finds it there.
+Attached volumes are independent disks, so a snapshot leaves them out. A disk that somebody has
+attached by hand mostly is not: no snapshot is made with it, and none that has it is reverted. A
+revert on vSphere brings the whole configuration back: size, devices, and our own values in the
+extraConfig. The contract keeps those as they are now, so the driver puts back what has changed
+since. What it will put back lies in a file of the instance's folder meanwhile: after a process that
+died between the two a repeated revert finds it there.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,15 @@ from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Machine
 from hvdrivers.vmware.deadline import timed
-from hvdrivers.vmware.differences import WATCHED, changed_since, reverted, same_hardware
+from hvdrivers.vmware.devices import base_file_of, by_address
+from hvdrivers.vmware.differences import (
+    WATCHED,
+    changed_since,
+    own_in,
+    reverted,
+    same_hardware,
+    shuffled,
+)
 from hvdrivers.vmware.lifecycle import VmwareLifecycle
 from hvdrivers.vmware.names import unescaped
 from hvdrivers.vmware.reader import Row
@@ -53,12 +62,17 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
     ) -> Snapshot:
         """Budget: 2 reads and the task."""
         del timeout
-        found = self._checked("create_snapshot", uuid, _SNAPSHOT, path_of(DEVICES))
+        found = self._checked(
+            "create_snapshot", uuid, _SNAPSHOT, path_of(DEVICES), "config.hardware.device"
+        )
         if any(each.snapshot.name == name for each in nodes(found.row)):
             raise errors.InvalidRequest("the instance has a snapshot of this name")
         if memory and found.state is InstanceState.STOPPED:
             raise errors.InvalidRequest("a stopped machine has no memory to keep")
-        if memory and devices_in(found.row).volumes:
+        devices = devices_in(found.row)
+        if strange := _others_frozen(found.row, devices.own):
+            raise _holds_others(f"the snapshot would keep the data of {min(strange)} too")
+        if memory and devices.volumes:
             raise errors.InvalidRequest(
                 "vSphere keeps no memory while volumes are attached, which it leaves out",
                 hint="detach them first, or make the snapshot without memory",
@@ -92,6 +106,15 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
         if node is None:
             raise errors.VolumeNotFound("the instance has no such snapshot")
         then = self.reader.one(node.obj, *WATCHED)
+        # of a snapshot that somebody made by hand; a disk that came later stays as it is
+        own = own_in(found.row)
+        if strange := _others_frozen(found.row, own) & _others_frozen(then, own):
+            raise _holds_others(f"the data of {min(strange)} would come back too")
+        if shuffled(found.row):
+            raise errors.InvalidRequest(
+                "somebody has moved a disk of the instance to another controller or unit",
+                hint="move it back: the snapshot has it where it was",
+            )
         memory = node.snapshot.with_memory
         if memory:
             self._host_for(self._size_of(found), self.places.surroundings())
@@ -174,6 +197,29 @@ def _model(item: Any, parent: str | None, *, current: bool) -> Snapshot:
 
 def _node(found: Machine, snapshot_id: str) -> Node | None:
     return next((each for each in nodes(found.row) if each.snapshot.id == snapshot_id), None)
+
+
+def _others_frozen(row: Row, own: Collection[str]) -> frozenset[str]:
+    """The files of disks that are not the machine's own and that snapshots are about. The driver
+    attaches only independent disks, so somebody has attached these, or has changed their mode.
+
+    Args:
+        own: the addresses of its own ones.
+    """
+    return frozenset(
+        base_file_of(disk) or address
+        for address, disk in by_address(row.get("config.hardware.device") or ()).items()
+        if isinstance(disk, vim.vm.device.VirtualDisk)
+        and address not in own
+        and not str(getattr(disk.backing, "diskMode", "")).startswith("independent")
+    )
+
+
+def _holds_others(message: str) -> errors.InvalidRequest:
+    return errors.InvalidRequest(
+        message,
+        hint="somebody has attached this disk; detach it, or make it an independent one",
+    )
 
 
 def _short(name: str) -> str:

@@ -6,7 +6,8 @@ freezes the disk. A linked clone is a child of that frozen disk, and a full clon
 same file is what rescue() and rebuild() copy.
 
 A template is found by the path of its configuration file, so of two clients that make one at the
-same time one does, and the other finds it. One that was left half made is completed.
+same time one does, and the other finds it. One that was left half made is completed. One that
+somebody has unregistered is made again: its files are put away first.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ _PATHS = (
     "snapshot",
 )
 _SMALL = Flavor(vcpus=1, memory_mib=64)
+_MAKING = frozenset({"Folder.createVm"})
+"""``descriptionId`` of the task that makes a template."""
 _TAKEN = frozenset({"FileAlreadyExists", "AlreadyExists", "DuplicateName"})
 
 
@@ -70,19 +73,57 @@ class Templates(ImageStore, Room):
 
     def _template(self, base: Base, surroundings: Surroundings) -> Template | None:
         """The template of a cached image. No call if it was seen before; 3 if another client has
-        made it; 11 to make it. None if something else has its place."""
+        made it; 11 to make it, 12 more where somebody has unregistered one. None if something else
+        has its place."""
         with self._images_lock:
             found = self._templates.get(base.path)
         if found is None:
             row = self._template_row(base.path)
             if row is None:
-                self._make_template(base, surroundings)
-                row = self._template_row(base.path)
+                row = self._made(base, surroundings)
             found = self._completed(row, base) if row is not None else None
             if found is not None:
                 with self._images_lock:
                     self._templates[base.path] = found
         return found
+
+    def _made(self, base: Base, surroundings: Surroundings) -> Row | None:
+        """A template that is made now, also by another client."""
+        taken = not self._make_template(base, surroundings)
+        row = self._template_row(base.path)
+        if row is None and taken and self._put_remains_away(base.path):
+            self._make_template(base, surroundings)
+            row = self._template_row(base.path)
+        return row
+
+    def _put_remains_away(self, disk: str) -> bool:
+        """Delete what is in the folder of a template that is in no inventory. The image's disk, and
+        the disks that are children of it, are elsewhere. 9 calls.
+
+        Returns:
+            False: another client is making the template, or a machine of others has its place.
+        """
+        if self.tasks.under_way(_MAKING) or self._at_home(disk) is not None:
+            return False
+        home, aside = _home(disk), f"{_home(disk)}.gone"
+        with suppress(errors.VolumeNotFound):  # another client has done it
+            try:
+                self.files.move(home, aside)
+            except errors.InvalidRequest as error:
+                if error.vendor_code not in _TAKEN:
+                    raise
+                self.files.delete(aside)  # what a process that died has left
+                self.files.move(home, aside)
+            if self._at_home(disk) is None:
+                self.files.delete(aside)
+            else:  # another client has made the template since the last look
+                self.files.move(aside, home)
+        return True
+
+    def _at_home(self, disk: str) -> Any:
+        """The machine whose configuration is where that of the disk's template is."""
+        index = self.session.content.searchIndex
+        return index.FindByDatastorePath(self.places.get().datacenter, _vmx(disk))
 
     def _forget(self, base: Base) -> None:
         super()._forget(base)
@@ -92,12 +133,12 @@ class Templates(ImageStore, Room):
     def _template_row(self, disk: str) -> Row | None:
         """The template whose disk this is, also one that is half made. 2 calls, 1 if there is
         none."""
-        index = self.session.content.searchIndex
-        found = index.FindByDatastorePath(self.places.get().datacenter, _vmx(disk))
+        found = self._at_home(disk)
         rows = self.reader.many([found], *_PATHS) if found is not None else []
         return next((row for row in rows if image_in(row) is not None), None)
 
-    def _make_template(self, base: Base, surroundings: Surroundings) -> None:
+    def _make_template(self, base: Base, surroundings: Surroundings) -> bool:
+        """Make the machine; False if the server has files, or a machine, in its place."""
         place = self.places.get()
         uuid = uuid4()
         slots = Slots()
@@ -124,7 +165,9 @@ class Templates(ImageStore, Room):
             )
         except errors.InvalidRequest as error:
             if error.vendor_code not in _TAKEN:
-                raise  # otherwise another client was faster
+                raise
+            return False  # another client was faster, or somebody has unregistered the machine
+        return True
 
     def _completed(self, row: Row, base: Base) -> Template | None:
         """A template with its snapshot, marked. No call if it is complete."""

@@ -87,7 +87,7 @@ def end_of_the_log(trial: Trial) -> None:
         expected = whole.data[-limit:]
         trial.check(log.data == expected, f"max_bytes={limit} of {size} is not the end of the log")
         trial.equal(log.truncated, limit < size, f"truncated, with max_bytes={limit} of {size}")
-    trial.equal(trial.connect().get_console_log(uuid, max_bytes=_ALL), whole, "log elsewhere")
+    trial.equal(trial.other.get_console_log(uuid, max_bytes=_ALL), whole, "log elsewhere")
 
 
 @check(CONS_002)

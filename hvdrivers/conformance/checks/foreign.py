@@ -105,7 +105,7 @@ def _everybody_says_not_found(trial: Trial, uuid: UUID, calls: dict[str, Call]) 
 @check(FOREIGN_001)
 def is_shown_apart(trial: Trial) -> None:
     with trial.target.foreign_machine() as uuid:
-        for who, driver in (("this", trial.driver), ("another", trial.connect())):
+        for who, driver in (("this", trial.driver), ("another", trial.other)):
             found = [each for each in driver.list_foreign() if each.uuid == uuid]
             trial.equal(len(found), 1, f"how often {who} connection lists it")
             trial.check(found[0].state in InstanceState, "it has no state")
@@ -119,7 +119,7 @@ def is_shown_apart(trial: Trial) -> None:
 def ours_are_not_foreign(trial: Trial) -> None:
     made = {trial.spawn().uuid, trial.spawn(start=False).uuid}
     trial.driver.set_metadata(min(made), {})
-    for driver in (trial.driver, trial.connect()):
+    for driver in (trial.driver, trial.other):
         foreign = {each.uuid for each in driver.list_foreign()}
         trial.equal(foreign & made, set(), "instances of ours in list_foreign()")
 
@@ -166,7 +166,7 @@ def is_shown_as_it_is(trial: Trial) -> None:
         for state in (was, InstanceState.STOPPED):
             if state is not was:
                 observer.power_off(uuid)
-            for driver in (trial.driver, trial.connect()):
+            for driver in (trial.driver, trial.other):
                 listed = {each.uuid: (each.name, each.state) for each in driver.list_foreign()}
                 trial.equal(listed.get(uuid), observer.foreign()[uuid], "the machine in the list")
         trial.equal(listed[uuid][1], InstanceState.STOPPED, "state after it was switched off")
@@ -184,7 +184,7 @@ def is_ours(trial: Trial) -> None:
         metadata = {METADATA_KEY: trial.journal.run, "hvct.a": "x\ny"}
         trial.will_destroy(uuid)
         info = trial.driver.adopt(uuid, name=_label(trial), metadata=metadata)
-        other = trial.connect()
+        other = trial.other
         trial.equal(other.get_instance(uuid), info, "what another connection sees")
         shown = (info.uuid, info.name, dict(info.metadata), info.state)
         trial.equal(shown, (uuid, _label(trial), metadata, was.state), "the adopted machine")
@@ -259,7 +259,7 @@ def takes_its_own_name(trial: Trial) -> None:
     with trial.target.foreign_machine(name) as uuid:
         trial.will_destroy(uuid)
         trial.equal(trial.driver.adopt(uuid).name, name, "name that was not given")
-        trial.equal(trial.connect().get_instance(uuid).name, name, "name on another connection")
+        trial.equal(trial.other.get_instance(uuid).name, name, "name on another connection")
         trial.driver.destroy(uuid)
     with trial.target.foreign_machine("hvct-" + "x" * 64) as uuid:
         trial.will_destroy(uuid)

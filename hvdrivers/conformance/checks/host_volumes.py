@@ -122,7 +122,7 @@ def is_listed_and_usable(trial: Trial) -> None:
     # an odd size: a driver may round up, never down
     size = _SIZE + 512
     volume = trial.volume(size)
-    for driver in (trial.driver, trial.connect()):
+    for driver in (trial.driver, trial.other):
         new = [each for each in driver.list_volumes() if each.volume_id not in before]
         trial.equal([each.volume_id for each in new], [volume.volume_id], "new in the list")
         trial.check(trial.journal.prefix in new[0].name, f"it is called {new[0].name}")
@@ -222,7 +222,7 @@ def no_room_is_refused(trial: Trial) -> None:
 @check(STOR_054)
 def each_is_listed_once(trial: Trial) -> None:
     made = {trial.volume().volume_id for _ in range(3)}
-    ids = [each.volume_id for each in trial.connect().list_volumes()]
+    ids = [each.volume_id for each in trial.other.list_volumes()]
     trial.equal(len(ids), len(set(ids)), "how many different ids the list has")
     trial.check(made <= set(ids), "the list lacks some of what was made")
 
@@ -251,7 +251,7 @@ def is_deleted_alone(trial: Trial) -> None:
     going, staying = trial.volume(name=name), trial.volume(name=f"{name}b")
     before = set(_listed(trial))
     trial.driver.delete_volume(going.volume_id)
-    for driver in (trial.driver, trial.connect()):
+    for driver in (trial.driver, trial.other):
         ids = {each.volume_id for each in driver.list_volumes()}
         trial.equal(ids, before - {going.volume_id}, "volumes after delete_volume()")
     trial.check(staying.volume_id in _listed(trial), "another volume is gone too")
@@ -289,7 +289,7 @@ def is_shown_as_the_list_shows_it(trial: Trial) -> None:
     uuid = trial.spawn(start=False).uuid
     trial.will_keep(uuid)
     trial.driver.destroy(uuid, keep=frozenset({Keep.ROOT_DISK}))
-    for driver in (trial.driver, trial.connect()):
+    for driver in (trial.driver, trial.other):
         for each in driver.list_volumes():
             trial.equal(driver.get_volume(each.volume_id), each, f"volume {each.volume_id}")
     trial.driver.delete_volume(going)
@@ -312,7 +312,7 @@ def _two_pools(trial: Trial) -> tuple[str, str]:
 def _move(trial: Trial, uuid: UUID, pool: str) -> frozenset[str]:
     before = trial.driver.get_instance(uuid)
     trial.driver.migrate_storage(uuid, pool)
-    trial.equal(trial.connect().get_instance(uuid), before, f"the instance after moving to {pool}")
+    trial.equal(trial.other.get_instance(uuid), before, f"the instance after moving to {pool}")
     with trial.unchanged():
         trial.driver.migrate_storage(uuid, pool)
     return _residue(trial)

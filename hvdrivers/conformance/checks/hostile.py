@@ -181,7 +181,7 @@ _TEXTS = (
 )
 def name_comes_back(trial: Trial, names: tuple[str, ...], marked: bool) -> None:
     info, beside = trial.spawn(start=False), trial.spawn(start=False)
-    other = trial.connect()
+    other = trial.other
     for each in names:
         # with the suite's own mark before it, where that does not take the point away
         name = f"{trial.journal.prefix}{each}" if marked else each
@@ -210,7 +210,7 @@ def spawns_under_that_name(trial: Trial, text: str) -> None:
     spec = trial.spec(name=f"{trial.journal.prefix}{text}", start=text is _META[0])
     info = trial.spawn(spec)
     trial.equal(info.name, spec.name, "name that spawn() returned")
-    trial.equal(trial.connect().get_instance(info.uuid).name, spec.name, "name that is shown")
+    trial.equal(trial.other.get_instance(info.uuid).name, spec.name, "name that is shown")
     trial.driver.destroy(info.uuid)
     trial.equal(trial.picture(), before, "the host after spawn() and destroy()")
 
@@ -241,7 +241,7 @@ def text_comes_back(trial: Trial, way: str) -> None:
         else:
             uuid, wanted = trial.spawn(start=False).uuid, metadata
             trial.driver.set_metadata(uuid, metadata)
-        for driver in (trial.driver, trial.connect()):
+        for driver in (trial.driver, trial.other):
             trial.equal(dict(driver.get_instance(uuid).metadata), wanted, "metadata")
         if way == "spawn":
             return  # the ways differ, the texts do not
@@ -250,7 +250,7 @@ def text_comes_back(trial: Trial, way: str) -> None:
 @check(HOSTILE_005)
 def limits_are_reached(trial: Trial) -> None:
     uuid = trial.spawn(start=False).uuid
-    other = trial.connect()
+    other = trial.other
     long_key = "k" * 255
     kept: list[dict[str, str]] = [
         {f"hvct.{number}": "v" for number in range(128)},
@@ -286,7 +286,7 @@ def keys_are_told_apart(trial: Trial) -> None:
     odd = (".", "-", "_", "/", ":", "0", "00", "xml:lang", "xmlns", "name", "uuid", "__class__")
     metadata = {key: f"value of {key}" for key in (*keys, *odd)}
     trial.driver.set_metadata(uuid, metadata)
-    trial.equal(dict(trial.connect().get_instance(uuid).metadata), metadata, "metadata")
+    trial.equal(dict(trial.other.get_instance(uuid).metadata), metadata, "metadata")
 
 
 @check(HOSTILE_007)
@@ -387,4 +387,4 @@ def names_lead_nowhere(trial: Trial) -> None:
     trial.driver.power_on(second.uuid)
     trial.driver.power_off(second.uuid)
     trial.driver.destroy(second.uuid)
-    trial.equal(trial.connect().get_instance(first.uuid), first, "the other, at the end")
+    trial.equal(trial.other.get_instance(first.uuid), first, "the other, at the end")

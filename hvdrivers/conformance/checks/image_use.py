@@ -42,7 +42,7 @@ def is_made_from_what_is_cached(trial: Trial) -> None:
     image.path.unlink()
     info = trial.spawn(image=named, start=False)
     trial.equal(info.image, key, "the image that it was made from")
-    trial.equal(trial.connect().get_instance(info.uuid).image, key, "its image to another")
+    trial.equal(trial.other.get_instance(info.uuid).image, key, "its image to another")
     with trial.unchanged(), trial.raises(errors.DeviceBusy):
         trial.driver.evict_image(key)  # it is based on that very image
     trial.driver.destroy(info.uuid)
@@ -68,7 +68,7 @@ def image_in_use_stays(trial: Trial) -> None:
     before = set(cached_images(trial))
     for _ in range(2):
         with trial.unchanged(), trial.raises(errors.DeviceBusy):
-            trial.connect().evict_image(key)
+            trial.other.evict_image(key)
         trial.equal(set(cached_images(trial)), before, "the cache after evict_image() was refused")
     trial.driver.power_on(uuid)
     with trial.unchanged(), trial.raises(errors.DeviceBusy):

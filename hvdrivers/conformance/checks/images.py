@@ -175,7 +175,7 @@ def second_load_is_none(trial: Trial) -> None:
         image = fresh_image(trial, checksum=checksum)
         first = trial.driver.cache_image(image)
         before = set(cached_images(trial))
-        for driver in (trial.driver, trial.connect()):
+        for driver in (trial.driver, trial.other):
             reports: list[Progress] = []
             with trial.unchanged():
                 again = driver.cache_image(image, progress=reports.append)
@@ -191,7 +191,7 @@ def two_load_it_once(trial: Trial) -> None:
     before = trial.observer.residue() if trial.observer is not None else None
     outcomes: list[object] = []
     gate = threading.Barrier(2)
-    drivers = (trial.driver, trial.connect())
+    drivers = (trial.driver, trial.other)
 
     def load(number: int) -> None:
         gate.wait()
@@ -247,7 +247,7 @@ def no_room_for_an_image(trial: Trial) -> None:
 def list_shows_what_was_cached(trial: Trial) -> None:
     made = [trial.driver.cache_image(fresh_image(trial)) for _ in range(2)]
     with trial.unchanged():
-        found = trial.connect().list_cached_images()
+        found = trial.other.list_cached_images()
     keys = [each.key for each in found]
     trial.equal(len(keys), len(set(keys)), "how many different keys the list has")
     for entry in made:
@@ -275,7 +275,7 @@ def is_evicted_alone(trial: Trial) -> None:
     trial.driver.cache_image(other)
     before = set(cached_images(trial))
     trial.driver.evict_image(key)
-    for driver in (trial.driver, trial.connect()):
+    for driver in (trial.driver, trial.other):
         left = {each.key for each in driver.list_cached_images()}
         trial.equal(left, before - {key}, "the cache after evict_image()")
     for absent in (key, _ABSENT_KEY):
@@ -296,7 +296,7 @@ def spawn_fills_the_cache(trial: Trial) -> None:
         image = fresh_image(trial, checksum=checksum)
         info = trial.spawn(image=image, start=False)
         trial.equal(info.image, key_of(image), "the image that the instance was made from")
-        shown = trial.connect().get_instance(info.uuid)
+        shown = trial.other.get_instance(info.uuid)
         trial.equal(shown.image, key_of(image), "the image that another connection shows")
         trial.check(key_of(image) in cached_images(trial), "it is not in the cache after spawn()")
         trial.driver.destroy(info.uuid)
@@ -307,7 +307,7 @@ def spawn_fills_the_cache(trial: Trial) -> None:
 def second_spawn_uploads_nothing(trial: Trial) -> None:
     image = fresh_image(trial)
     uploads = []
-    for driver in (trial.driver, trial.driver, trial.connect()):
+    for driver in (trial.driver, trial.driver, trial.other):
         reports: list[Progress] = []
         spec = trial.spec(image=image, start=False)
         trial.will_destroy(spec.uuid)

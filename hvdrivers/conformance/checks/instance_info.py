@@ -62,7 +62,7 @@ def has_all_and_no_more(trial: Trial) -> None:
     made = [trial.in_state(state) for state in states]
     gone = trial.in_state(InstanceState.STOPPED)
     trial.driver.destroy(gone)
-    for who, driver in (("this", trial.driver), ("another", trial.connect())):
+    for who, driver in (("this", trial.driver), ("another", trial.other)):
         summaries = list(driver.list_instances())
         listed = sorted(each.uuid.hex for each in summaries)
         trial.equal(listed, sorted(each.hex for each in before.union(made)), f"{who} list")
@@ -82,13 +82,13 @@ def changes_the_label_alone(trial: Trial, start: bool) -> None:
     info, beside = trial.spawn(start=start), trial.spawn(start=False)
     name = f"{trial.journal.prefix}renamed"
     trial.driver.rename(info.uuid, name)
-    for driver in (trial.driver, trial.connect()):
+    for driver in (trial.driver, trial.other):
         found = driver.get_instance(info.uuid)
         trial.equal(found, info.model_copy(update={"name": name}), "the renamed instance")
         listed = {each.uuid: each.name for each in driver.list_instances()}
         trial.equal(listed.get(info.uuid), name, "its name in the list")
     trial.driver.rename(beside.uuid, name)
-    listed = {each.uuid: each.name for each in trial.connect().list_instances()}
+    listed = {each.uuid: each.name for each in trial.other.list_instances()}
     names = (listed.get(info.uuid), listed.get(beside.uuid))
     trial.equal(names, (name, name), "names of two that share one")
     with trial.unchanged():
@@ -105,7 +105,7 @@ def replaces_all(trial: Trial, start: bool) -> None:
         trial.driver.set_metadata(info.uuid, metadata)
         with trial.unchanged():
             trial.driver.set_metadata(info.uuid, metadata)
-        for driver in (trial.driver, trial.connect()):
+        for driver in (trial.driver, trial.other):
             found = driver.get_instance(info.uuid)
             trial.equal(dict(found.metadata), metadata, "metadata after set_metadata()")
             rest = found.model_copy(update={"metadata": info.metadata})
@@ -124,5 +124,5 @@ def outlive_a_stop(trial: Trial) -> None:
     trial.equal((found.name, dict(found.metadata)), (name, metadata), "name and metadata, started")
     trial.driver.set_metadata(info.uuid, running)
     trial.driver.power_off(info.uuid)
-    found = trial.connect().get_instance(info.uuid)
+    found = trial.other.get_instance(info.uuid)
     trial.equal((found.name, dict(found.metadata)), (name, running), "name and metadata, stopped")

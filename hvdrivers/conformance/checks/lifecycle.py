@@ -76,7 +76,7 @@ LIFE_018 = _spawn(
 
 @check(LIFE_001)
 def is_running_and_seen(trial: Trial) -> None:
-    other = trial.connect()
+    other = trial.other
     info = trial.spawn()
     trial.equal(info.state, InstanceState.RUNNING, "state that spawn() returned")
     trial.equal(other.get_instance(info.uuid), info, "what another connection sees")
@@ -113,7 +113,7 @@ def leaves_nothing(trial: Trial, state: InstanceState) -> None:
     trial.driver.destroy(uuid)
     trial.equal(trial.picture(), before, "the host after spawn() and destroy()")
     with trial.raises(errors.InstanceNotFound):
-        trial.connect().get_instance(uuid)
+        trial.other.get_instance(uuid)
 
 
 @check(LIFE_003)
@@ -145,7 +145,7 @@ def refuses_a_taken_uuid(trial: Trial, start: bool) -> None:
     with trial.unchanged(), trial.raises(errors.InstanceExists):
         trial.driver.spawn(trial.spec(uuid=info.uuid))
     with trial.unchanged(), trial.raises(errors.InstanceExists):
-        trial.connect().spawn(trial.spec(uuid=info.uuid, start=not start, metadata={"hvct.a": "b"}))
+        trial.other.spawn(trial.spec(uuid=info.uuid, start=not start, metadata={"hvct.a": "b"}))
 
 
 @check(LIFE_005)
@@ -155,7 +155,7 @@ def absent_is_a_success(trial: Trial) -> None:
     info = trial.spawn(start=False)
     trial.driver.destroy(info.uuid)
     trial.driver.destroy(info.uuid)
-    trial.connect().destroy(info.uuid)
+    trial.other.destroy(info.uuid)
     trial.check(
         info.uuid not in {each.uuid for each in trial.driver.list_instances()}, "it is still listed"
     )
@@ -330,7 +330,7 @@ def uuid_is_free_again(trial: Trial) -> None:
     spec = trial.spec(uuid=first.uuid, metadata={"hvct.second": "yes"}, start=False)
     info = trial.driver.spawn(spec)
     _expect_as_asked(trial, info, spec, "the second spawn() returned")
-    _expect_as_asked(trial, trial.connect().get_instance(spec.uuid), spec, "is seen of the second")
+    _expect_as_asked(trial, trial.other.get_instance(spec.uuid), spec, "is seen of the second")
 
 
 class _Stop(Exception):

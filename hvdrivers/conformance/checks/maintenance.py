@@ -68,7 +68,7 @@ def _quiet(trial: Trial) -> None:
 def nothing_starts(trial: Trial) -> None:
     _quiet(trial)
     uuid = trial.spawn(start=False).uuid
-    other = trial.connect()
+    other = trial.other
     trial.driver.enter_maintenance()
     for who in (trial.driver, other):
         with trial.unchanged(), trial.raises(errors.InsufficientResources):
@@ -109,7 +109,7 @@ def machines_of_others_are_on(trial: Trial) -> None:
 @check(MAINT_003)
 def twice_is_once(trial: Trial) -> None:
     _quiet(trial)
-    other = trial.connect()
+    other = trial.other
     trial.equal(trial.driver.in_maintenance(), False, "in_maintenance() before")
     with trial.unchanged():
         trial.driver.exit_maintenance()

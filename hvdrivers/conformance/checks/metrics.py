@@ -68,7 +68,7 @@ def _of(driver: ComputeDriver, uuid: UUID) -> InstanceMetrics | None:
 def each_is_there_once(trial: Trial, state: InstanceState) -> None:
     uuid, other = trial.in_state(state), trial.spawn(start=False).uuid
     with trial.unchanged():
-        for driver in (trial.driver, trial.connect()):
+        for driver in (trial.driver, trial.other):
             found = _ids(driver.get_metrics())
             trial.equal(found.count(uuid), 1, f"how often the machine that is {state} is there")
             trial.equal(found.count(other), 1, "how often another machine is there")
@@ -197,7 +197,7 @@ def costs_the_same_for_any_number(trial: Trial) -> None:
 @check(METR_007)
 def nothing_is_remembered(trial: Trial) -> None:
     uuid = trial.spawn().uuid
-    other = trial.connect()
+    other = trial.other
     trial.equal(_ids(other.get_metrics()).count(uuid), 1, "how often a new machine is there")
     trial.driver.power_off(uuid)
     found = _of(other, uuid)

@@ -4,7 +4,7 @@ Hypothesis makes sequences of lifecycle, power, storage and network operations, 
 in-memory model foretells the outcome of each, and after each the host is compared with it. A
 failure is made as short as possible and printed as a script.
 
-Needs ``hypothesis``: ``pip install 'hvdrivers[conformance]'``.
+Needs ``hypothesis``, of the extra ``conformance``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hvdrivers.conformance.engine.clauses import check, clause
 from hvdrivers.conformance.engine.observer import PreconditionMissing
 from hvdrivers.conformance.engine.trial import Failed, Trial
 from hvdrivers.contract import errors
+from hvdrivers.installing import install_hint
 
 MODEL_001 = clause(
     "MODEL-001",
@@ -33,7 +34,9 @@ def sequences_end_as_foretold(trial: Trial) -> None:
         import hypothesis
         from hypothesis import configuration, stateful
     except ImportError as error:
-        raise PreconditionMissing("hypothesis is not installed: hvdrivers[conformance]") from error
+        raise PreconditionMissing(
+            f"hypothesis is not installed: {install_hint('conformance')}"
+        ) from error
     from hvdrivers.conformance.engine.model_machine import machine_for
 
     thorough = trial.target.thorough

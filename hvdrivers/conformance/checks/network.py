@@ -106,7 +106,7 @@ _ON_AND_OFF = [
 
 
 def expect_vif(trial: Trial, uuid: UUID, vif_id: str, there: bool, when: str) -> None:
-    for who, driver in (("this", trial.driver), ("another", trial.connect())):
+    for who, driver in (("this", trial.driver), ("another", trial.other)):
         found = [each.id for each in driver.get_instance(uuid).vifs]
         trial.equal(found.count(vif_id), int(there), f"how often {who} connection shows it {when}")
     if trial.observer is not None:
@@ -153,7 +153,7 @@ def again_returns_what_is_there(trial: Trial, state: InstanceState) -> None:
     first = trial.driver.plug_vif(uuid, vif)
     with trial.unchanged():
         trial.equal(trial.driver.plug_vif(uuid, vif), first, "the second reply")
-        again = trial.connect().plug_vif(uuid, _changed(vif, address=_ADDRESS))
+        again = trial.other.plug_vif(uuid, _changed(vif, address=_ADDRESS))
         trial.equal(again, first, "the reply where another address was asked for")
 
 
@@ -201,7 +201,7 @@ def port_of_another_is_refused(trial: Trial) -> None:
     owner = trial.spawn(vifs=(vif,)).uuid
     other = trial.spawn(start=False).uuid
     with trial.unchanged(), trial.raises(errors.DeviceBusy):
-        trial.connect().plug_vif(other, vif)
+        trial.other.plug_vif(other, vif)
     expect_vif(trial, owner, vif.id, True, "after another wanted it")
 
 

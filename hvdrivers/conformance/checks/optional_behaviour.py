@@ -85,7 +85,7 @@ def grows_with_snapshots(trial: Trial) -> None:
         trial.driver.resize(uuid, wanted)
     except errors.DeviceBusy as error:
         raise Declined(error.message) from error
-    found = trial.connect().get_instance(uuid).flavor
+    found = trial.other.get_instance(uuid).flavor
     trial.equal(found, wanted, "flavor after resize() of a disk with snapshots")
 
 
@@ -102,7 +102,7 @@ def shrinks_while_it_runs(trial: Trial, field: str, step: int) -> None:
         resize(uuid, least)
     except (errors.InvalidRequest, errors.DeviceBusy) as error:
         raise Declined(error.message) from error
-    found = trial.connect().get_instance(uuid).flavor
+    found = trial.other.get_instance(uuid).flavor
     trial.equal(getattr(found, field), least, f"{field} after the decrease")
 
 

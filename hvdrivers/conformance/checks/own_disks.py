@@ -174,7 +174,7 @@ def goes_on_with_what_was_kept(trial: Trial, keep: Keep, role: DiskRole) -> None
         return
     volume = _left(trial, keep, role, write=True)
     uuid = trial.spawn(**_from(trial, role, volume.volume_id)).uuid
-    listed = {each.volume_id for each in trial.connect().list_volumes()}
+    listed = {each.volume_id for each in trial.other.list_volumes()}
     trial.check(volume.volume_id not in listed, "it is a host volume still")
     trial.target.wait_booted(trial.driver, uuid)
     found = list(trial.target.written(trial.driver, uuid, role.value))

@@ -26,7 +26,7 @@ def remains_are_shown(trial: Trial) -> None:
     image = fresh_image(trial)
     for quiet in (False, True):
         with trial.target.dead_upload(trial.driver, key_of(image), quiet=quiet) as key:
-            for driver in (trial.driver, trial.connect()):
+            for driver in (trial.driver, trial.other):
                 found = {each.key: each for each in driver.list_cached_images()}
                 trial.check(key in found, "what a dead client has left is not shown")
                 trial.check(found[key].partial, "what a dead client has left is shown as whole")

@@ -66,7 +66,7 @@ def pauses_and_goes_on(trial: Trial) -> None:
         trial.driver.pause(before.uuid)
         expect_only_state(trial, before, PAUSED, "after pause()")
         with trial.unchanged():
-            trial.connect().pause(before.uuid)
+            trial.other.pause(before.uuid)
         trial.driver.unpause(before.uuid)
         expect_only_state(trial, before, RUNNING, "after unpause()")
 
@@ -88,7 +88,7 @@ def comes_back(trial: Trial, name: str) -> None:
         trial.driver.suspend(before.uuid)
         expect_only_state(trial, before, SUSPENDED, f"after the {round_} suspend()")
         with trial.unchanged():
-            trial.connect().suspend(before.uuid)
+            trial.other.suspend(before.uuid)
         getattr(trial.driver, name)(before.uuid)
         expect_only_state(trial, before, RUNNING, f"back for the {round_} time")
     if trial.observer is not None:
@@ -147,7 +147,7 @@ def running_goes_on(trial: Trial, name: str) -> None:
     uuid = trial.spawn().uuid
     with trial.unchanged():
         getattr(trial.driver, name)(uuid)
-        getattr(trial.connect(), name)(uuid)
+        getattr(trial.other, name)(uuid)
 
 
 @check(POWER_018)

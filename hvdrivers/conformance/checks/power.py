@@ -142,7 +142,7 @@ def running_is_not_disturbed(trial: Trial) -> None:
     uuid = trial.spawn().uuid
     with trial.unchanged():
         trial.driver.power_on(uuid)
-        trial.connect().power_on(uuid)
+        trial.other.power_on(uuid)
 
 
 @check(POWER_002)
@@ -168,7 +168,7 @@ def is_off_when_it_returns(trial: Trial, state: InstanceState) -> None:
     expect_only_state(trial, before, STOPPED, f"after power_off() from {state}")
     with trial.unchanged():
         trial.driver.power_off(before.uuid)
-        trial.connect().power_off(before.uuid, graceful=1.0)
+        trial.other.power_off(before.uuid, graceful=1.0)
 
 
 def _timed(call: Callable[[], object]) -> float:

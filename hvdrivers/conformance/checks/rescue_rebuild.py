@@ -299,7 +299,7 @@ def is_of_the_new_image(trial: Trial) -> None:
     made = trial.spawn(start=False, image=image)
     trial.check(made.image != before.image, "instances of two images name the same one")
     trial.driver.rebuild(before.uuid, image)
-    for driver in (trial.driver, trial.connect()):
+    for driver in (trial.driver, trial.other):
         found = driver.get_instance(before.uuid).image
         trial.equal(found, made.image, "the image that is named after rebuild()")
 

@@ -80,7 +80,7 @@ _STEP_MIB = 128
 
 
 def _expect_flavor(trial: Trial, uuid: UUID, flavor: Flavor, when: str) -> None:
-    for driver in (trial.driver, trial.connect()):
+    for driver in (trial.driver, trial.other):
         trial.equal(driver.get_instance(uuid).flavor, flavor, f"flavor {when}")
         listed = {each.uuid: (each.vcpus, each.memory_mib) for each in driver.list_instances()}
         trial.equal(listed.get(uuid), (flavor.vcpus, flavor.memory_mib), f"size in the list {when}")

@@ -153,7 +153,7 @@ def does_not_contradict_itself(trial: Trial) -> None:
 @check(RES_001)
 def says_the_same_to_all(trial: Trial) -> None:
     trial.spawn(start=False)
-    first, second = (each.get_available_resource() for each in (trial.driver, trial.connect()))
+    first, second = (each.get_available_resource() for each in (trial.driver, trial.other))
     trial.equal(_use(second), _use(first), "what is used, to another connection")
     for field in ("total", "dedicated", "sockets", "cores_per_socket", "threads_per_core", "model"):
         trial.equal(getattr(second.cpu, field), getattr(first.cpu, field), f"cpu.{field}")
@@ -176,7 +176,7 @@ def is_taken_and_given_back(trial: Trial) -> None:
     trial.equal(_use(trial.driver.get_available_resource()), after, "used after spawn()")
     second = trial.spawn()
     both = _plus(after, second, on=True)
-    trial.equal(_use(trial.connect().get_available_resource()), both, "used by two")
+    trial.equal(_use(trial.other.get_available_resource()), both, "used by two")
     trial.driver.destroy(second.uuid)
     trial.equal(_use(trial.driver.get_available_resource()), after, "used after one is gone")
     trial.driver.destroy(first.uuid)
@@ -315,7 +315,7 @@ def parents_come_first(trial: Trial) -> None:
         known = each.parent is None or each.parent in seen
         trial.check(known, f"{each.name} comes before its parent {each.parent}")
         seen.add(each.name)
-    again = trial.connect().placement_inventories()
+    again = trial.other.placement_inventories()
     trial.equal(list(again), list(found), "the answer to another connection")
 
 

@@ -76,7 +76,7 @@ def is_there_at_every_start(trial: Trial) -> None:
         trial.equal(trial.state(uuid), state, "state with shares")
         _expect(trial, uuid, shares, f"once it is {state}")
     with trial.unchanged(), trial.raises(errors.InvalidRequest):
-        trial.connect().attach_share(uuid, Share(tag=_TAG, path=other))
+        trial.other.attach_share(uuid, Share(tag=_TAG, path=other))
 
 
 @check(SHARE_002)
@@ -88,7 +88,7 @@ def again_changes_nothing(trial: Trial) -> None:
         trial.driver.attach_share(uuid, share)
         with trial.unchanged():
             trial.driver.attach_share(uuid, share)
-            trial.connect().attach_share(uuid, share)
+            trial.other.attach_share(uuid, share)
 
 
 @check(SHARE_003)
@@ -128,7 +128,7 @@ def is_taken_away(trial: Trial) -> None:
     with trial.raises(errors.InvalidRequest):
         trial.driver.attach_share(uuid, Share(tag=staying.tag, path=other))
     moved = Share(tag=going.tag, path=other)
-    trial.connect().attach_share(uuid, moved)
+    trial.other.attach_share(uuid, moved)
     trial.driver.power_on(uuid)
     _expect(trial, uuid, {going.tag: moved, staying.tag: staying}, "at the next start")
 

@@ -263,7 +263,7 @@ def continues(trial: Trial) -> None:
     uuid = trial.spawn().uuid
     running = trial.driver.create_snapshot(uuid, "running", memory=True)
     trial.equal(running.with_memory, True, "with_memory")
-    listed = [each for each in trial.connect().list_snapshots(uuid) if each.id == running.id]
+    listed = [each for each in trial.other.list_snapshots(uuid) if each.id == running.id]
     trial.equal(listed, [running], "the snapshot that is listed")
     wanted = [(running, InstanceState.RUNNING)]
     if trial.has(Capability.PAUSE):

@@ -115,7 +115,7 @@ _ON_AND_OFF = [
 
 def expect_volume(trial: Trial, uuid: UUID, volume_id: str, there: bool, when: str) -> None:
     """A machine has a volume, once, or has it not: by two connections and by the observer."""
-    for who, driver in (("this", trial.driver), ("another", trial.connect())):
+    for who, driver in (("this", trial.driver), ("another", trial.other)):
         found = [each.volume_id for each in driver.get_instance(uuid).volumes]
         trial.equal(
             found.count(volume_id), int(there), f"how often {who} connection shows it {when}"
@@ -175,7 +175,7 @@ def again_returns_what_is_there(trial: Trial, state: InstanceState) -> None:
     other = attachment.model_copy(update={"read_only": True, "device": "vdk"})
     with trial.unchanged():
         trial.equal(trial.driver.attach_volume(uuid, attachment), first, "the second reply")
-        again = trial.connect().attach_volume(uuid, other)
+        again = trial.other.attach_volume(uuid, other)
         trial.equal(again, first, "the reply where other options were asked for")
 
 
@@ -215,7 +215,7 @@ def running_machine_keeps_it(trial: Trial) -> None:
     owner = trial.spawn(volumes=(attachment,)).uuid
     other = trial.spawn(start=False).uuid
     with trial.unchanged(), trial.raises(errors.DeviceBusy):
-        trial.connect().attach_volume(other, attachment)
+        trial.other.attach_volume(other, attachment)
     expect_volume(trial, owner, attachment.volume_id, True, "after another wanted it")
 
 

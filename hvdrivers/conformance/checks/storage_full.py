@@ -83,7 +83,7 @@ def grows_into_what_is_left(trial: Trial) -> None:
     uuid = trial.spawn(start=False, flavor=flavor).uuid
     fill_all(trial, leaving=1 << 30)
     trial.driver.resize(uuid, larger(flavor, disk_gib=3))
-    found = trial.connect().get_instance(uuid).flavor
+    found = trial.other.get_instance(uuid).flavor
     trial.equal(found.disk_gib, 3, "GiB of the root disk")
 
 

@@ -70,7 +70,7 @@ def takes_the_old_ones_place(trial: Trial) -> None:
     expect_volume(trial, uuid, new.volume_id, True, "after swap_volume()")
     expect_volume(trial, uuid, old.volume_id, False, "after swap_volume()")
     expect_volume(trial, uuid, neighbour.volume_id, True, "beside what was swapped")
-    after = shown_volume(trial.connect().get_instance(uuid), new.volume_id)
+    after = shown_volume(trial.other.get_instance(uuid), new.volume_id)
     trial.equal(after, swapped, "what another connection shows")
     for field in ("device", "bus", "address"):
         trial.equal(getattr(after, field), getattr(before, field), f"{field}, which the guest sees")
@@ -97,7 +97,7 @@ def replacement_boots(trial: Trial) -> None:
     new = VolumeAttachment(volume=trial.volume())
     uuid = trial.spawn(volumes=(old,)).uuid
     trial.driver.swap_volume(uuid, old.volume_id, new)
-    shown = shown_volume(trial.connect().get_instance(uuid), new.volume_id)
+    shown = shown_volume(trial.other.get_instance(uuid), new.volume_id)
     trial.equal(shown and shown.boot_index, 0, "boot_index of what the machine boots from now")
 
 

@@ -96,7 +96,7 @@ def host_has_one_name(trial: Trial) -> None:
     with trial.unchanged():
         first = trial.driver.get_volume_connector()
         trial.equal(trial.driver.get_volume_connector(), first, "the second answer")
-        trial.equal(trial.connect().get_volume_connector(), first, "the answer to another")
+        trial.equal(trial.other.get_volume_connector(), first, "the answer to another")
         trial.check(first.host.strip(), "the host has no name")
         # which host of a cluster is meant may depend on the instance; that there is one may not
         trial.check(trial.driver.get_volume_connector(uuid).host.strip(), "no host for an instance")
@@ -158,7 +158,7 @@ def is_read_only(trial: Trial) -> None:
         if attachment is later:
             trial.driver.attach_volume(uuid, later)
         wanted.add(attachment.volume_id)
-        shown = trial.connect().get_instance(uuid).volumes
+        shown = trial.other.get_instance(uuid).volumes
         found = {each.volume_id for each in shown if each.read_only}
         trial.equal(found, wanted, f"volumes that are shown as read-only after {when}")
         found = set(observer.read_only(uuid))
@@ -175,7 +175,7 @@ def new_size_is_seen(trial: Trial, state: InstanceState) -> None:
     size = 2 * _SIZE
     trial.target.grow_volume(trial.driver, attachment.volume_id, size)
     trial.driver.extend_volume(uuid, attachment.volume_id, size)
-    for driver in (trial.driver, trial.connect()):
+    for driver in (trial.driver, trial.other):
         shown = shown_volume(driver.get_instance(uuid), attachment.volume_id)
         trial.check(shown is not None, "the volume is not attached any more")
         trial.check(shown and shown.size_bytes in {size, None}, f"the machine sees {shown}")

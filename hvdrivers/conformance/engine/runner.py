@@ -15,6 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -103,6 +104,7 @@ class Session:
         self.results: list[CheckResult] = []
         self._known = {each.check: each for each in known_issues}
         self._driver: ComputeDriver | None = None
+        self._second: ComputeDriver | None = None
         self._refusals: dict[Capability, str | None] = {}
         self._limit: str | None = None
         self._foreign: object = None
@@ -129,9 +131,12 @@ class Session:
         log.removeHandler(self._latencies)
         log.setLevel(self._log_before[0])
         log.propagate = self._log_before[1]
-        if self._driver is not None:
-            self._driver.close()
-        self.target.close()
+        with ExitStack() as closing:
+            closing.callback(self.target.close)
+            if self._driver is not None:
+                closing.callback(self._driver.close)
+            if self._second is not None:
+                closing.callback(self._second.close)
 
     @property
     def driver(self) -> ComputeDriver:
@@ -151,6 +156,19 @@ class Session:
                 raise
             self._driver = driver
         return self._driver
+
+    def second(self) -> ComputeDriver:
+        """The second connection, which the checks share until one of them fails."""
+        if self._second is None:
+            self._second = self.target.connect()
+        return self._second
+
+    def _drop_second(self) -> None:
+        """The check that failed may have spoiled it: the next check gets a new one."""
+        second, self._second = self._second, None
+        if second is not None:
+            with suppress(Exception):  # the check has failed already
+                second.close()
 
     def run(
         self,
@@ -230,7 +248,7 @@ class Session:
         missing = check.all_needs - driver.capabilities
         if missing:
             return self._refused(missing)
-        trial = Trial(self.target, driver, self.journal)
+        trial = Trial(self.target, driver, self.journal, self.second)
         try:
             try:
                 check.run(trial)
@@ -238,6 +256,8 @@ class Session:
             finally:
                 trial.close()
         except Exception as error:  # noqa: BLE001 - any outcome of a check is a result
+            if _plain_end(error, check.clause.level) is None:
+                self._drop_second()
             if isinstance(error, Limited):
                 self._limit = error.limit.value
             return _classified(error, check.clause.level)
@@ -254,7 +274,7 @@ class Session:
         return Status.REFUSED, f"not declared: {', '.join(sorted(missing))}", ""
 
     def _refusal(self, capability: Capability) -> str | None:
-        trial = Trial(self.target, self.driver, self.journal)
+        trial = Trial(self.target, self.driver, self.journal, self.second)
         try:
             try:
                 refuse(trial, capability)

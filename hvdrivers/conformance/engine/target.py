@@ -101,7 +101,7 @@ class Target(ABC):
         yield
 
     def observer(self) -> Observer | None:
-        """Who reads the truth by another path."""
+        """The observer, which reads the host without the driver."""
         return None
 
     def faults(self, driver: ComputeDriver) -> FaultSeam | None:

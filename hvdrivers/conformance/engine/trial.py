@@ -54,7 +54,13 @@ class Trial:
     """Makes instances and volumes with a prefix of its own, counts what was checked, and removes
     everything afterwards, in reverse order, whatever happened."""
 
-    def __init__(self, target: Target, driver: ComputeDriver, journal: Journal) -> None:
+    def __init__(
+        self,
+        target: Target,
+        driver: ComputeDriver,
+        journal: Journal,
+        second: Callable[[], ComputeDriver] | None = None,
+    ) -> None:
         self.target = target
         self.driver = driver
         self.journal = journal
@@ -66,6 +72,7 @@ class Trial:
         self._attachment: VolumeAttachment | None = None
         self.notes: dict[str, Any] = {}
         """What one step of a check wants another to find."""
+        self._second = second
         self._other: ComputeDriver | None = None
 
     # ---- saying what is wrong -------------------------------------------------------------------
@@ -190,14 +197,16 @@ class Trial:
         return seam
 
     def connect(self) -> ComputeDriver:
-        """Another connection, closed after the check."""
+        """A new connection, closed after the check: for what must not depend on what another
+        check did by it, and for a clause about connecting, closing, threads or events."""
         return self._stack.enter_context(self.target.connect())
 
     @property
     def other(self) -> ComputeDriver:
-        """Another connection, the same one throughout the check."""
+        """Another connection, the same one throughout the check. The run keeps it for the checks
+        that follow, because a new connection may cost a process on the host."""
         if self._other is None:
-            self._other = self.connect()
+            self._other = self._second() if self._second is not None else self.connect()
         return self._other
 
     def spec(self, **changes: Any) -> InstanceSpec:

@@ -112,7 +112,7 @@ class LibvirtTarget(StorageGuest):
         self._config = LibvirtConfig(**_OPTIONS | options)
         self._image = image
         self._bridge, self._ovs_bridge, self._network = bridge, ovs_bridge, network
-        self._slowness = 0.0
+        self._slowness, self._made_one = 0.0, False
         super().__init__(
             RawHost(self._config.uri),
             RawHost(destination) if destination else None,
@@ -132,7 +132,9 @@ class LibvirtTarget(StorageGuest):
 
     def _slow(self, name: str, send: Send) -> Any:
         if self._slowness and name in _MAKING:
-            time.sleep(self._slowness)
+            if self._made_one:
+                time.sleep(self._slowness)
+            self._made_one = True
         return send()
 
     def image(self) -> ImageRef:
@@ -188,11 +190,13 @@ class LibvirtTarget(StorageGuest):
 
     @contextmanager
     def slowed(self, operation: str, seconds: float) -> Iterator[None]:
-        """Each call that makes a part of the machine takes its share of the time; none so long
-        that the driver, which cannot take a call back, would have no time left to undo."""
+        """Each call that makes a part of the machine takes its share of the time, but the first: a
+        busy host answers it before a short deadline, so that there is something to undo. None takes
+        so long that the driver, which cannot take a call back, would have no time left for that."""
         if operation != "spawn":
             raise PreconditionMissing(f"the target slows only spawn() down, not {operation}()")
-        self._slowness = min(seconds / _LEAST_MADE, 0.3 * self.time_scale)
+        self._slowness = min(seconds / (_LEAST_MADE - 1), 0.6 * self.time_scale)
+        self._made_one = False
         try:
             yield
         finally:

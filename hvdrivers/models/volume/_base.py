@@ -131,7 +131,7 @@ class VolumeData(Model):
     physical_block_size: Annotated[int, Field(ge=512)] | None = None
     """Bytes."""
     device_path: AbsolutePath | None = None
-    """Block device on the host, once os-brick, or somebody, has connected it."""
+    """Block device on the host, once os-brick or another tool has connected it."""
     multipath_id: PrintableText | None = None
     """World-wide id of the multipath device, once connected."""
     enforce_multipath: bool = False

@@ -49,7 +49,7 @@ def split_portal(value: str, default_port: int) -> tuple[str, int]:
     """Take ``host:port`` apart: ``10.0.0.1:3260``, ``[fd00::1]:3260``, ``san.example.org``.
 
     ``,1`` at the end, the portal group that tgt and LIO append, is dropped. IPv6 needs brackets:
-    ``fd00::1:3260`` is itself a valid address, so nobody can tell where its port begins.
+    ``fd00::1:3260`` is itself a valid address, so it does not show where the port begins.
     """
     text, _, group = value.partition(",")
     match = _PORTAL.fullmatch(text)

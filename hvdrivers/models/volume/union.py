@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Annotated
 
@@ -49,7 +50,11 @@ VOLUME_TYPES = (
 )
 """The classes behind ``Volume``, for ``isinstance``."""
 
-_ADAPTER: TypeAdapter[Volume] = TypeAdapter(Volume, config=ConfigDict(hide_input_in_errors=True))
+
+@functools.cache
+def _adapter() -> TypeAdapter[Volume]:
+    # made with the first volume that is read: it builds the validators of all kinds
+    return TypeAdapter(Volume, config=ConfigDict(hide_input_in_errors=True))
 
 
 def parse_connection_info(
@@ -58,13 +63,13 @@ def parse_connection_info(
     """Read Cinder's ``connection_info``, nested or flat (attachments API).
 
     Args:
-        connection_info: as it comes.
-        ignore: further keys to drop: what a Cinder driver of your own puts into ``data`` and
-            nobody else knows.
+        connection_info: the dictionary, as Cinder gives it.
+        ignore: more keys to drop, from ``data`` and from the top: keys of your own Cinder driver,
+            which this library does not know.
 
     Raises:
         pydantic.ValidationError: not a volume of a kind we know, a value of a wrong shape, an
-            unknown key, or no identity.
+            unknown key, or no id of the volume.
     """
     wanted = dict(connection_info)
     if ignore:
@@ -73,7 +78,7 @@ def parse_connection_info(
             wanted["data"] = {k: v for k, v in data.items() if k not in ignore}
         wanted = {k: v for k, v in wanted.items() if k not in ignore}
     try:
-        return _ADAPTER.validate_python(wanted)
+        return _adapter().validate_python(wanted)
     except ValidationError as error:
         # Under a title that a reader understands; pydantic's own spells out the whole union.
         raise without_input(error, title="connection_info") from None

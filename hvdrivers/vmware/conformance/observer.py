@@ -23,8 +23,9 @@ from hvdrivers.models.vif import Bandwidth, NicModel, VifQos
 from hvdrivers.models.volume import DiskBus
 from hvdrivers.vmware.conformance.raw_server import RawServer
 
-_NUMBER = re.compile(r"-([0-9]{6}|[0-9a-f]{12})(?=\.vmdk$)")
-"""What tells the files of one disk apart: snapshots and rebuilds make new ones."""
+_NUMBER = re.compile(r"-([0-9]{6}|[0-9a-f]{12})(?=\.vmdk$)|(?<=/claim-)[0-9a-f]{16}$")
+"""What tells the files of one disk apart: snapshots and rebuilds make new ones. And what tells two
+spawns apart."""
 _HOME = re.compile(r"(.*\.)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.DOTALL)
 _POWER = {
     "poweredOn": InstanceState.RUNNING,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-pytest.importorskip("winrm", reason="precondition missing: pip install 'hvdrivers[hyperv]'")
+pytest.importorskip("winrm", reason="precondition missing: pip install '.[hyperv]'")
 
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.simulator.wsman import WsmanServer

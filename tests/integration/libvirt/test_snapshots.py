@@ -113,6 +113,26 @@ def test_snapshots_of_others(own: Host) -> None:
             assert machine.state is InstanceState.RUNNING
 
 
+@pytest.mark.parametrize("on", [True, False], ids=["on", "off"])
+def test_a_family_is_deleted_and_the_daemon_lives(own: Host, on: bool) -> None:
+    """Two branches below the one that goes, and a root that stays."""
+    with own.unchanged(), own.empty_machine(start=on) as machine:
+        driver, uuid = own.driver, machine.uuid
+        daemon = own.peer.daemon_pid
+        root = driver.create_snapshot(uuid, "root")
+        top = driver.create_snapshot(uuid, "top")
+        for name in ("left", "leaf"):
+            driver.create_snapshot(uuid, name)
+        driver.revert_snapshot(uuid, top.id)
+        if on:
+            driver.power_on(uuid)
+        driver.create_snapshot(uuid, "right")
+        driver.delete_snapshot(uuid, top.id, children=True)
+        assert own.peer.daemon_pid == daemon
+        assert [each.id for each in driver.list_snapshots(uuid)] == [root.id]
+        assert tags(own, f"{uuid}.root") == 1
+
+
 def test_a_job_of_another_client_at_the_disks(own: Host) -> None:
     """A backup that another client reads lasts until it is stopped. It was begun before, or it
     begins just before QEMU is asked for the change."""

@@ -14,7 +14,7 @@ from hvdrivers.driverkit import Undo, cut_after, cut_before
 from hvdrivers.driverkit.seam import Fault
 from hvdrivers.models.volume import DiskBus, PoolData, PoolVolume, VolumeAttachment, VolumeSpec
 from hvdrivers.vmware.conformance.raw_server import RawServer
-from hvdrivers.vmware.devices import Slots, adding
+from hvdrivers.vmware.devices import Slots, adding, by_address, editing, file_of, removing
 from hvdrivers.vmware.driver import VmwareDriver
 from hvdrivers.vmware.specs import disk_at
 from tests.integration.vmware.conftest import SpecFactory, connected
@@ -59,6 +59,19 @@ def foreign(server: RawServer, driver: VmwareDriver, disk: str) -> Any:
     folder = server.of(server.datacenter[0], "vmFolder")["vmFolder"]
     pool = vim.ResourcePool(driver.places.get().root_pool._moId, server.instance._stub)
     return server.wait(folder.CreateVM_Task(config, pool))
+
+
+def attached_by_hand(server: RawServer, machine: Any, path: str, mode: str = "persistent") -> Any:
+    """A disk that is there, attached without the driver; its device."""
+    slots = Slots(hardware(server, machine))
+    controller, unit, _ = slots.disk(DiskBus.SCSI)
+    changes = [*slots.added, adding(disk_at(path, controller, unit, MIB, mode=mode))]
+    server.wait(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=changes)))
+    return next(d for d in by_address(hardware(server, machine)).values() if file_of(d) == path)
+
+
+def hardware(server: RawServer, machine: Any) -> Any:
+    return server.of(machine, "config.hardware.device")["config.hardware.device"]
 
 
 def test_volume_that_had_the_name_stays_when_the_reply_is_lost(driver: VmwareDriver) -> None:
@@ -156,10 +169,7 @@ def test_destroy_leaves_the_disks_that_others_attached(
     driver.files.make_folder("[LocalDS_0] theirs")
     for path in ("[LocalDS_0] theirs/far.vmdk", f"{home}/near.vmdk"):
         driver.files.create_disk(path, MIB)
-        slots = Slots(server.of(found.obj, "config.hardware.device")["config.hardware.device"])
-        controller, unit, _ = slots.disk(DiskBus.SCSI)
-        changes = [*slots.added, adding(disk_at(path, controller, unit, MIB))]
-        server.wait(found.obj.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=changes)))
+        attached_by_hand(server, found.obj, path)
     if snapshots:
         server.wait(found.obj.CreateSnapshot_Task("by hand", "", False, False))
     driver.destroy(uuid)
@@ -225,3 +235,105 @@ def test_volume_of_a_running_machine_on_another_cluster_is_busy(
         driver.destroy(here)
         far.destroy(there)
         driver.delete_volume(volume.volume_id)
+
+
+@pytest.mark.parametrize("volume", [False, True])
+def test_no_snapshot_is_about_a_disk_that_others_attached(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory, volume: bool
+) -> None:
+    """vSphere's client attaches a disk in dependent mode: a revert would take its data back. The
+    mode of a volume can be changed by hand too."""
+    uuid = driver.spawn(spec(start=False)).uuid
+    machine = driver._machine(uuid).obj
+    before = driver.create_snapshot(uuid, "before")
+    if volume:
+        driver.create_volume(VolumeSpec(name="theirs", size_bytes=MIB))
+        driver.attach_volume(uuid, named("theirs"))
+        path = f"{VOLUMES}/theirs.vmdk"
+        disks = by_address(hardware(server, machine)).values()
+        disk = next(each for each in disks if file_of(each) == path)
+        disk.backing.diskMode = "persistent"
+        server.wait(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[editing(disk)])))
+    else:
+        path = "[LocalDS_0] theirs/disk.vmdk"
+        driver.files.make_folder("[LocalDS_0] theirs")
+        driver.files.create_disk(path, MIB)
+        disk = attached_by_hand(server, machine, path)
+    with pytest.raises(errors.InvalidRequest, match="would keep the data"):
+        driver.create_snapshot(uuid, "one")
+    assert [each.id for each in driver.list_snapshots(uuid)] == [before.id]
+    driver.revert_snapshot(uuid, before.id)  # the disk came later: its data stays
+    assert path in map(file_of, by_address(hardware(server, machine)).values())
+    server.wait(machine.CreateSnapshot_Task("by hand", "", False, False))
+    (theirs,) = [each for each in driver.list_snapshots(uuid) if each.id != before.id]
+    with pytest.raises(errors.InvalidRequest, match="would come back"):
+        driver.revert_snapshot(uuid, theirs.id)
+    driver.delete_snapshot(uuid, theirs.id)
+    disks = by_address(hardware(server, machine)).values()
+    disk = next(each for each in disks if file_of(each) == path)
+    server.wait(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[removing(disk)])))
+    if not volume:
+        attached_by_hand(server, machine, path, mode="independent_persistent")
+    driver.revert_snapshot(uuid, driver.create_snapshot(uuid, "two").id)
+    driver.destroy(uuid)
+    assert driver.files.exists(path)
+    if volume:
+        driver.delete_volume("LocalDS_0/theirs")
+    else:
+        driver.files.delete("[LocalDS_0] theirs")
+
+
+def moved_by_hand(server: RawServer, machine: Any, disk: Any) -> None:
+    """Give a disk another unit, and its old one to a disk of others."""
+    controller, unit = disk.controllerKey, disk.unitNumber
+    size = disk.capacityInBytes
+    again = disk_at(str(file_of(disk)), controller, unit + 4, size, mode=disk.backing.diskMode)
+    theirs = disk_at("[LocalDS_0] theirs/disk.vmdk", controller, unit, MIB, key=-2)
+    changes = [removing(disk), adding(again), adding(theirs)]
+    server.wait(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=changes)))
+
+
+@pytest.mark.parametrize("address", ["scsi0:0", "scsi0:1"])
+def test_disks_that_somebody_has_moved_to_other_units(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory, address: str
+) -> None:
+    """Another disk at the old unit of the root disk is not the root disk, and not deleted; one at
+    that of a volume is not the volume, and not detached."""
+    driver.files.make_folder("[LocalDS_0] theirs")
+    driver.files.create_disk("[LocalDS_0] theirs/disk.vmdk", MIB)
+    volume = driver.create_volume(VolumeSpec(name="mine", size_bytes=MIB))
+    uuid = driver.spawn(spec(start=False)).uuid
+    driver.attach_volume(uuid, named("mine"))
+    machine = driver._machine(uuid).obj
+    disk = by_address(hardware(server, machine))[address]
+    root = str(file_of(by_address(hardware(server, machine))["scsi0:0"]))
+    moved_by_hand(server, machine, disk)
+    with pytest.raises(errors.InvalidRequest, match="would keep the data"):
+        driver.create_snapshot(uuid, "one")
+    (attached,) = driver.get_instance(uuid).volumes
+    assert attached.volume_id == volume.volume_id
+    assert attached.address == ("scsi0:5" if address == "scsi0:1" else "scsi0:1")
+    driver.detach_volume(uuid, volume.volume_id)
+    there = [file_of(each) for each in by_address(hardware(server, machine)).values()]
+    assert f"{VOLUMES}/mine.vmdk" not in there
+    assert "[LocalDS_0] theirs/disk.vmdk" in there
+    driver.destroy(uuid)
+    assert driver.files.exists("[LocalDS_0] theirs/disk.vmdk")
+    assert not driver.files.exists(root)
+    assert [each.volume_id for each in driver.list_volumes()] == [volume.volume_id]
+    driver.delete_volume(volume.volume_id)
+    driver.files.delete("[LocalDS_0] theirs")
+
+
+def test_no_revert_puts_a_disk_back_that_somebody_has_moved(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory
+) -> None:
+    uuid = driver.spawn(spec(start=False)).uuid
+    machine = driver._machine(uuid).obj
+    snapshot = driver.create_snapshot(uuid, "before")
+    disk = by_address(hardware(server, machine))["scsi0:0"]
+    disk.unitNumber = 5
+    server.wait(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[editing(disk)])))
+    with pytest.raises(errors.InvalidRequest, match="has moved a disk"):
+        driver.revert_snapshot(uuid, snapshot.id)
+    driver.destroy(uuid)

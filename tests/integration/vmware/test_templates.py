@@ -247,6 +247,44 @@ def test_template_that_somebody_has_taken_away_is_made_again(
     assert driver.spawn(spec(start=True)).state is InstanceState.RUNNING
 
 
+def test_template_that_somebody_has_unregistered_is_made_again(
+    driver: VmwareDriver, other: VmwareDriver, server: RawServer, spec: SpecFactory
+) -> None:
+    """Its files are there, and the machines that came of it keep their disks."""
+    first = driver.spawn(spec()).uuid
+    below = root(server, first).backing.parent.fileName
+    template_of(server).UnregisterVM()
+    # one client has seen the template, and another one has not
+    with pytest.raises(errors.DeviceBusy) as gone:
+        driver.spawn(spec())
+    assert gone.value.retryable
+    for each in (driver, other):
+        made = each.spawn(spec(start=True))
+        assert made.state is InstanceState.RUNNING
+        assert root(server, made.uuid).backing.parent.fileName == below
+    assert root(server, first).backing.parent.fileName == below
+    assert content(server, below) is not None
+
+
+def test_unregistered_template_is_made_again_by_two_clients(
+    driver: VmwareDriver, other: VmwareDriver, server: RawServer, spec: SpecFactory
+) -> None:
+    """The second one has made it when the first one takes the remains away."""
+    driver.destroy(driver.spawn(spec()).uuid)
+    template_of(server).UnregisterVM()
+    driver._templates.clear()
+    late = before("MoveDatastoreFile_Task", lambda: other.spawn(spec()))
+    with driver.session.seam.through(late):
+        made = driver.spawn(spec(start=True))
+    assert made.state is InstanceState.RUNNING
+    again = template_of(server)
+    assert server.of(again, "config.template")["config.template"]
+    for each in driver.list_instances():
+        assert root(server, each.uuid).backing.parent is not None
+    path = server.of(again, "config.files.vmPathName")["config.files.vmPathName"]
+    assert server.file(path) is not None
+
+
 def test_spawn_that_died_in_the_middle_leaves_what_destroy_removes(
     vcenter: VcsimPeer, driver: VmwareDriver, other: VmwareDriver, spec: SpecFactory
 ) -> None:

@@ -19,7 +19,7 @@ from pyVmomi import vmodl
 from hvdrivers.conformance.engine.observer import PreconditionMissing
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
-from hvdrivers.driverkit import cut_before
+from hvdrivers.driverkit import Undo, cut_before
 from hvdrivers.guard import guarded
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.state import InstanceState
@@ -262,3 +262,95 @@ def test_a_volume_is_attached_while_it_is_being_deleted(
         assert (outcomes, attached, there) == ([errors.VolumeNotFound], [], [])
         driver.destroy(info.uuid)
     assert driver.list_volumes() == []
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_spawn_takes_back_nothing_of_a_later_spawn(
+    peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory, start: bool
+) -> None:
+    """Before its last task another client destroys the instance, and spawns it again."""
+    with closing(connected(peer)) as other:
+        driver.destroy(driver.spawn(spec()).uuid)  # the image is in the cache now
+        wanted = spec(start=start)
+        made = "CloneVM_Task" if peer.mode == "vpx" else "CreateVM_Task"
+        last = "ReconfigVM_Task" if start else made
+        home = driver._instance_folder(wanted.uuid)
+        seen: list[str] = []
+
+        def rival(name: str, send: Callable[[], Any]) -> Any:
+            if name == last and not seen:
+                seen.append(name)
+                other.destroy(wanted.uuid)
+                other.spawn(wanted)
+                other.files.upload(f"{home}/theirs", b"content", 7)
+                if not start:
+                    raise errors.InsufficientResources("no room")
+            return send()
+
+        with driver.session.seam.through(rival), pytest.raises(errors.HypervisorError):
+            driver.spawn(wanted)
+        assert seen
+        assert other.files.read(f"{home}/theirs") == b"content"
+        assert [each.uuid for each in other.list_instances()] == [wanted.uuid]
+        other.destroy(wanted.uuid)
+        assert not other.files.exists(f"{home}/theirs")
+
+
+@pytest.mark.parametrize("again", ["claims", "claims late"])
+def test_folder_that_a_spawn_left_is_another_clients_now(
+    peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory, again: str
+) -> None:
+    """The server could not be reached when the spawn was undone. Before the next spawn of this
+    driver another client destroys what was left, and spawns; or it does so while that spawn
+    removes the folder, between its look at the folder and its next call."""
+    with closing(connected(peer)) as other:
+        driver.destroy(driver.spawn(spec()).uuid)
+        wanted = spec()
+        home = driver._instance_folder(wanted.uuid)
+        made = "CloneVM_Task" if peer.mode == "vpx" else "CreateVM_Task"
+        refused: list[str] = []
+
+        def die(name: str, send: Callable[[], Any]) -> Any:
+            if name == made:
+                refused.append(name)
+                raise errors.InsufficientResources("no room")
+            if refused and name in ("SearchDatastore_Task", "DeleteDatastoreFile_Task"):
+                raise errors.ConnectionFailed("the server is gone")
+            return send()
+
+        with driver.session.seam.through(die), pytest.raises(errors.InsufficientResources):
+            driver.spawn(wanted)
+        assert wanted.uuid in driver._unfinished
+        rest: list[str] = [again]
+
+        def rival(name: str = "", send: Callable[[], Any] = bool) -> Any:
+            # the search's reply, and after it the folder that was looked at
+            if rest and name in ("", "MoveDatastoreFile_Task", "DeleteDatastoreFile_Task"):
+                rest.pop()
+                other.destroy(wanted.uuid)
+                other._claim(wanted.uuid, Undo())
+                other.files.upload(f"{home}/theirs", b"content", 7)
+            return send()
+
+        if again == "claims":
+            rival()
+        with driver.session.seam.through(rival), pytest.raises(errors.DeviceBusy):
+            driver.spawn(wanted, timeout=4)
+        assert not rest
+        assert other.files.read(f"{home}/theirs") == b"content"
+        other.destroy(wanted.uuid)
+        driver.destroy(driver.spawn(wanted).uuid)
+        assert not other.files.exists(f"{home}/theirs")
+
+
+def test_destroy_finds_what_a_spawn_was_about_to_delete(
+    driver: VmwareDriver, spec: SpecFactory
+) -> None:
+    """Its process has died after it had renamed the folder."""
+    uuid = driver.spawn(spec()).uuid
+    driver.destroy(uuid)
+    left = f"{driver._instance_folder(uuid)}.undone"
+    driver.files.make_folder(left)
+    driver.files.upload(f"{left}/root.vmdk", b"content", 7)
+    driver.destroy(uuid)
+    assert driver.files.read(f"{left}/root.vmdk") is None

@@ -76,6 +76,9 @@ func (m *machine) cloned(ctx *simulator.Context, r *types.CloneVM_Task) (types.A
 	if where.Pool != nil {
 		pool = where.Pool
 	}
+	if pool == nil {
+		return nil, &types.InvalidArgument{InvalidProperty: "spec.location.pool"}
+	}
 	config := types.VirtualMachineConfigSpec{
 		Name: r.Name, Version: source.Version, GuestId: source.GuestId, ExtraConfig: source.ExtraConfig,
 		NumCPUs: source.Hardware.NumCPU, MemoryMB: int64(source.Hardware.MemoryMB),
@@ -90,18 +93,17 @@ func (m *machine) cloned(ctx *simulator.Context, r *types.CloneVM_Task) (types.A
 	inner := folder.CreateVMTask(ctx, &types.CreateVM_Task{
 		This: folder.Self, Config: config, Pool: *pool, Host: where.Host,
 	})
-	made := ctx.Map.Get(inner.(*methods.CreateVM_TaskBody).Res.Returnval).(*simulator.Task)
-	wait(ctx, made)
-	if made.Info.Error != nil {
-		return nil, made.Info.Error.Fault
+	made, fault := finished(ctx, inner.(*methods.CreateVM_TaskBody).Res.Returnval)
+	if fault != nil {
+		return nil, fault
 	}
-	ref := made.Info.Result.(types.ManagedObjectReference)
+	ref := made.(types.ManagedObjectReference)
 	there, ok := ctx.Map.Get(ref).(*simulator.VirtualMachine)
 	if !ok {
 		return nil, &types.ManagedObjectNotFound{Obj: ref} // another client has destroyed it already
 	}
 	clone := &machine{vm: there}
-	fault := clone.takeAfter(ctx, source.Hardware.Device, linked)
+	fault = clone.takeAfter(ctx, source.Hardware.Device, linked)
 	if fault == nil && r.Spec.Config != nil {
 		// the disks that the change names are those of the source
 		for _, each := range r.Spec.Config.DeviceChange {
@@ -114,25 +116,19 @@ func (m *machine) cloned(ctx *simulator.Context, r *types.CloneVM_Task) (types.A
 			}
 		}
 		change := clone.ReconfigVMTask(ctx, &types.ReconfigVM_Task{This: ref, Spec: *r.Spec.Config})
-		task := ctx.Map.Get(change.(*methods.ReconfigVM_TaskBody).Res.Returnval).(*simulator.Task)
-		wait(ctx, task)
-		if task.Info.Error != nil {
-			fault = task.Info.Error.Fault
-		}
+		_, fault = finished(ctx, change.(*methods.ReconfigVM_TaskBody).Res.Returnval)
 	}
 	if fault == nil && r.Spec.PowerOn {
 		change := clone.PowerOnVMTask(ctx, &types.PowerOnVM_Task{This: ref})
 		if task := change.(*methods.PowerOnVM_TaskBody); task.Res != nil {
-			task := ctx.Map.Get(task.Res.Returnval).(*simulator.Task)
-			wait(ctx, task)
-			if task.Info.Error != nil {
-				return nil, task.Info.Error.Fault // the machine stays
+			if _, fault := finished(ctx, task.Res.Returnval); fault != nil {
+				return nil, fault // the machine stays
 			}
 		}
 	}
 	if fault != nil {
 		gone := clone.DestroyTask(ctx, &types.Destroy_Task{This: ref})
-		wait(ctx, ctx.Map.Get(gone.(*methods.Destroy_TaskBody).Res.Returnval).(*simulator.Task))
+		_, _ = finished(ctx, gone.(*methods.Destroy_TaskBody).Res.Returnval)
 		return nil, fault
 	}
 	return ref, nil
@@ -180,8 +176,7 @@ func (m *machine) takeAfter(ctx *simulator.Context, devices []types.BaseVirtualD
 		}
 	}
 	// the simulator counts a disk's size as room that its destruction gives back
-	host := ctx.Map.Get(*m.vm.Runtime.Host).(*simulator.HostSystem)
-	if store, ok := ctx.Map.FindByName(home.Datastore, host.Datastore).(*simulator.Datastore); ok {
+	if store := storeOf(ctx, m.vm, home.Datastore); store != nil {
 		ctx.WithLock(store, func() {
 			for _, each := range devices {
 				if disk, ok := each.(*types.VirtualDisk); ok {
@@ -233,7 +228,10 @@ func (m *machine) PromoteDisksTask(ctx *simulator.Context, r *types.PromoteDisks
 			if !ok {
 				return nil, &types.InvalidArgument{InvalidProperty: "disks"}
 			}
-			backing := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+			backing, ok := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+			if !ok {
+				return nil, &types.InvalidArgument{InvalidProperty: "disks"}
+			}
 			if r.Unlink {
 				delete(h.linked, backing.FileName)
 				backing.Parent = h.below(backing)
@@ -251,8 +249,10 @@ func (m *machine) MarkAsTemplate(ctx *simulator.Context, _ *types.MarkAsTemplate
 	ctx.WithLock(m.vm, func() {
 		pool := m.vm.ResourcePool
 		done = m.vm.MarkAsTemplate(&types.MarkAsTemplate{This: m.vm.Self})
-		if done.Fault() == nil && pool != nil {
-			of := ctx.Map.Get(*pool).(*simulator.ResourcePool)
+		if done.Fault() != nil || pool == nil {
+			return
+		}
+		if of, ok := ctx.Map.Get(*pool).(*simulator.ResourcePool); ok {
 			ctx.Map.RemoveReference(ctx, of, &of.Vm, m.vm.Self)
 		}
 	})

@@ -119,7 +119,9 @@ func (m *machine) booted(ctx *simulator.Context, at types.AnyType) {
 
 func (m *machine) started(ctx *simulator.Context, event types.BaseEvent) {
 	m.count(ctx)
-	event.GetEvent().Host = &types.HostEventArgument{Host: *m.vm.Runtime.Host}
+	if m.vm.Runtime.Host != nil {
+		event.GetEvent().Host = &types.HostEventArgument{Host: *m.vm.Runtime.Host}
+	}
 	event.GetEvent().Vm = &types.VmEventArgument{
 		EntityEventArgument: types.EntityEventArgument{Name: m.vm.Name}, Vm: m.vm.Self,
 	}
@@ -189,18 +191,14 @@ func (m *machine) PowerOnVMTask(ctx *simulator.Context, r *types.PowerOnVM_Task)
 func (m *machine) DestroyTask(ctx *simulator.Context, r *types.Destroy_Task) soap.HasFault {
 	task := simulator.CreateTask(m.vm, "destroy", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
 		inner := m.vm.DestroyTask(ctx, &types.Destroy_Task{This: m.vm.Self})
-		done := ctx.Map.Get(inner.(*methods.Destroy_TaskBody).Res.Returnval).(*simulator.Task)
-		wait(ctx, done)
+		_, fault := finished(ctx, inner.(*methods.Destroy_TaskBody).Res.Returnval)
 		for _, each := range ctx.Map.AllReference("Task") {
 			if other, ok := each.(*simulator.Task); ok && other.Info.Name == "DeleteDatastoreFile_Task" {
 				wait(ctx, other)
 			}
 		}
 		forgetHistory(ctx, m.vm)
-		if done.Info.Error != nil {
-			return nil, done.Info.Error.Fault
-		}
-		return nil, nil
+		return nil, fault
 	})
 	return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{Returnval: task.Run(ctx)}}
 }
@@ -219,10 +217,8 @@ func (m *machine) ReconfigVMTask(ctx *simulator.Context, r *types.ReconfigVM_Tas
 			return nil, &types.InvalidDeviceOperation{}
 		}
 		inner := m.vm.ReconfigVMTask(ctx, r)
-		done := ctx.Map.Get(inner.(*methods.ReconfigVM_TaskBody).Res.Returnval).(*simulator.Task)
-		wait(ctx, done)
-		if done.Info.Error != nil {
-			return nil, done.Info.Error.Fault
+		if _, fault := finished(ctx, inner.(*methods.ReconfigVM_TaskBody).Res.Returnval); fault != nil {
+			return nil, fault
 		}
 		m.addresses(ctx, r.Spec.ExtraConfig)
 		return nil, nil
@@ -235,6 +231,19 @@ func wait(ctx *simulator.Context, task *simulator.Task) {
 	for !ended(ctx, task) {
 		time.Sleep(200 * time.Microsecond)
 	}
+}
+
+// finished waits for a task inside of another, and tells what came of it.
+func finished(ctx *simulator.Context, ref types.ManagedObjectReference) (types.AnyType, types.BaseMethodFault) {
+	task, ok := ctx.Map.Get(ref).(*simulator.Task)
+	if !ok {
+		return nil, &types.ManagedObjectNotFound{Obj: ref}
+	}
+	wait(ctx, task)
+	if task.Info.Error != nil {
+		return nil, task.Info.Error.Fault
+	}
+	return task.Info.Result, nil
 }
 
 func ended(ctx *simulator.Context, task *simulator.Task) (done bool) {

@@ -103,7 +103,11 @@ func (m *machine) relocated(ctx *simulator.Context, spec *types.VirtualMachineRe
 		if disk == nil {
 			return &types.InvalidArgument{InvalidProperty: "spec.disk"}
 		}
-		m.move(ctx, devices, disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo).FileName, store)
+		backing, ok := disk.Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+		if !ok {
+			return &types.InvalidArgument{InvalidProperty: "spec.disk"}
+		}
+		m.move(ctx, devices, backing.FileName, store)
 		ctx.Map.AddReference(ctx, m.vm, &m.vm.Datastore, store.Self)
 	}
 	changes := []types.PropertyChange{
@@ -141,10 +145,8 @@ func (m *machine) relocated(ctx *simulator.Context, spec *types.VirtualMachineRe
 	if len(spec.DeviceChange) > 0 {
 		wired := types.VirtualMachineConfigSpec{DeviceChange: spec.DeviceChange}
 		inner := m.vm.ReconfigVMTask(ctx, &types.ReconfigVM_Task{This: m.vm.Self, Spec: wired})
-		done := ctx.Map.Get(inner.(*methods.ReconfigVM_TaskBody).Res.Returnval).(*simulator.Task)
-		wait(ctx, done)
-		if done.Info.Error != nil {
-			return done.Info.Error.Fault
+		if _, fault := finished(ctx, inner.(*methods.ReconfigVM_TaskBody).Res.Returnval); fault != nil {
+			return fault
 		}
 	}
 	return nil

@@ -55,15 +55,29 @@ func copyOf[T any](source T) (copied T) {
 	return copied
 }
 
-// fileOn is where the server keeps a file of a datastore.
+// fileOn is where the server keeps a file of a datastore. A file that is on none, because the host or
+// the datastore has gone meanwhile or the name is none, is looked for where no file is.
 func fileOn(ctx *simulator.Context, vm *simulator.VirtualMachine, name string) string {
 	var where object.DatastorePath
-	if !where.FromString(name) {
-		panic("no datastore path: " + name)
+	if where.FromString(name) {
+		if store := storeOf(ctx, vm, where.Datastore); store != nil {
+			return filepath.Join(store.Summary.Url, where.Path)
+		}
 	}
-	host := ctx.Map.Get(*vm.Runtime.Host).(*simulator.HostSystem)
-	store := ctx.Map.FindByName(where.Datastore, host.Datastore).(*simulator.Datastore)
-	return filepath.Join(store.Summary.Url, where.Path)
+	return filepath.Join(os.DevNull, "on no datastore")
+}
+
+// storeOf is a datastore of the machine's host; nil if there is none of this name.
+func storeOf(ctx *simulator.Context, vm *simulator.VirtualMachine, name string) *simulator.Datastore {
+	if vm.Runtime.Host == nil {
+		return nil
+	}
+	host, ok := ctx.Map.Get(*vm.Runtime.Host).(*simulator.HostSystem)
+	if !ok {
+		return nil
+	}
+	store, _ := ctx.Map.FindByName(name, host.Datastore).(*simulator.Datastore)
+	return store
 }
 
 func extent(name string) string { return strings.TrimSuffix(name, ".vmdk") + "-flat.vmdk" }
@@ -186,7 +200,9 @@ func (h *history) tidy(ctx *simulator.Context, vm *simulator.VirtualMachine) {
 			}
 			again = true
 			if len(next) == 0 {
-				removeDisk(ctx, vm, file)
+				if h.parent[file] != "" { // otherwise it is a disk that was taken away from the machine
+					removeDisk(ctx, vm, file)
+				}
 				delete(h.parent, file)
 			} else {
 				h.merge(ctx, vm, next[0], file)

@@ -18,6 +18,7 @@ from hvdrivers.cli import complete
 from hvdrivers.cli.app import app
 from hvdrivers.cli.registry import COMMANDS
 from hvdrivers.fake.host import FakeHost
+from hvdrivers.installing import install_hint
 
 from .conftest import Runner, script
 
@@ -118,7 +119,8 @@ def test_without_the_packages(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "hint: pip install 'hvdrivers[cli]'" in done.stderr
+    assert f"hint: {install_hint('cli')}\n" in done.stderr
+    assert "pip install '.[cli]'" in done.stderr
     assert "typer" in done.stderr
 
 

@@ -1,7 +1,9 @@
-"""``spawn``: the instance's size, own disks, NUMA nodes and hardware."""
+"""``spawn``: the instance's size, own disks, seed disc, NUMA nodes, devices and hardware."""
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -10,16 +12,48 @@ from hypothesis import strategies as st
 
 from hvdrivers.cli import machine
 from hvdrivers.cli.report import BadUsageError
+from hvdrivers.cli.spawn import spawn_instance
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.fake.host import FakeHost
 from hvdrivers.models.hardware import CpuTopology, Hardware, TpmModel, VideoModel, WatchdogAction
+from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.numa import NumaNode
 from hvdrivers.models.vif.common import NicModel
-from hvdrivers.models.volume.attachment import DiskBus
+from hvdrivers.models.volume.attachment import DeviceType, DiskBus
 
 from .conftest import Runner
+from .test_sizes import SIZES
 
+GPU, SLICED, FUNCTION = "0000:17:00.0", "0000:65:00.0", "0000:03:10.1"
+OPTIONS = {  # a field of InstanceSpec, and the options that say it
+    "uuid": {"uuid"},
+    "name": {"name"},
+    "flavor": {*SIZES.values(), "ephemeral", "swap"},
+    "image": {"image", "image_format", "checksum"},
+    "volumes": {"volume"},
+    "vifs": {"nic"},
+    "cloud_init": {"user_data", "ssh_key", "hostname"},
+    "seed": {"seed"},
+    "metadata": {"meta"},
+    "firmware": {"uefi"},
+    "secure_boot": {"secure_boot"},
+    "vtpm": {"vtpm"},
+    "sev": {"sev"},
+    "disks": {"disk", "ephemeral", "swap"},
+    "hardware": {"hardware"},
+    "numa": {"numa"},
+    "pci_devices": {"pci"},
+    "vgpus": {"vgpu"},
+    "start": {"no_start"},
+    "start_as": {"paused"},
+}
 SPAWN = ("--name", "db1", "--image", "host:cirros", "-o", "json")
+
+
+def test_every_field_has_an_option() -> None:
+    assert set(OPTIONS) == set(InstanceSpec.model_fields)
+    options = set(inspect.signature(spawn_instance).parameters) - {"session", "host"}
+    assert set().union(*OPTIONS.values()) == options
 
 
 def test_own_disks_reach_the_host(run: Runner, url: str, host: FakeHost) -> None:
@@ -154,6 +188,70 @@ def test_hardware_reaches_the_host(run: Runner, url: str, host: FakeHost) -> Non
     )
 
 
+def test_devices_reach_the_host(run: Runner, url: str, host: FakeHost) -> None:
+    options = ("--pci", "0:17:0.0", "--pci", FUNCTION, "--vgpu", f"fake-4q,parent={SLICED}")
+    done = run("spawn", url, *SPAWN, *options, "--vgpu", "fake-4q", "--sev")
+    assert done.code == 0, done.err
+    uuid = UUID(done.data["uuid"])
+    claims = [(each.use, each.address, each.slice) for each in host.claims if each.owner == uuid]
+    assert sorted(claims, key=str) == [
+        ("passthrough", FUNCTION, None),
+        ("passthrough", GPU, None),
+        ("vgpu", SLICED, "fake-4q"),
+        ("vgpu", SLICED, "fake-4q"),
+    ]
+    assert host.machines[uuid].sev
+    assert "fake-4q of 0000:65:00.0: 2 left" in run("resources", url).out
+    taken = run("spawn", url, *SPAWN, "--pci", GPU)
+    assert (taken.code, taken.error["type"]) == (1, "InsufficientResources"), taken.err
+
+
+def test_a_seed_disc_reaches_the_host(
+    run: Runner, url: str, host: FakeHost, tmp_path: Path
+) -> None:
+    disc = tmp_path / "a,disc.iso"
+    disc.write_bytes(b"secret" * 200)
+    name = str(disc).replace(",", ",,")
+    done = run("spawn", url, *SPAWN, "--seed", f"{name},label=cidata,bus=virtio,type=disk")
+    assert done.code == 0, done.err
+    made = host.machines[UUID(done.data["uuid"])].seed_disc
+    assert made is not None
+    assert made.content is not None
+    assert made.content.get_secret_value() == disc.read_bytes()
+    assert (made.label, made.bus, made.device_type) == ("cidata", DiskBus.VIRTIO, DeviceType.DISK)
+    plain = run("spawn", url, *SPAWN, "--seed", name)
+    made = host.machines[UUID(plain.data["uuid"])].seed_disc
+    assert made is not None
+    assert (made.bus, made.device_type) == (None, DeviceType.CDROM)
+    both = run("spawn", url, *SPAWN, "--seed", name, "--hostname", "web")
+    assert both.code == 2
+    assert "--seed" in both.error["message"]
+    assert both.error["hint"] == "give --seed, or those"
+    rescued = run("rescue", url, plain.data["uuid"], "--seed", f"{name},label=rescue", "-o", "json")
+    assert rescued.code == 0, rescued.err
+    meanwhile = host.machines[UUID(plain.data["uuid"])].rescue_seed
+    assert meanwhile is not None
+    assert meanwhile.label == "rescue"
+
+
+@pytest.mark.parametrize(
+    ("options", "state"),
+    [((), "running"), (("--paused",), "paused"), (("--no-start",), "stopped")],
+)
+def test_the_state_it_comes_out_in(
+    run: Runner, url: str, options: tuple[str, ...], state: str
+) -> None:
+    done = run("spawn", url, *SPAWN, *options)
+    assert done.data["state"] == state, done.err
+
+
+def test_paused_is_started(run: Runner, url: str, host: FakeHost) -> None:
+    done = run("spawn", url, *SPAWN, "--paused", "--no-start")
+    assert done.code == 2
+    assert done.error["hint"] == "give --paused or --no-start, not both"
+    assert host.machines == {}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -186,6 +284,14 @@ def test_options_that_do_not_fit_each_other(
         ("--hardware", "cpu_topology=4", "the fields are machine_type, "),
         ("--hardware", "cpu_topology=dies=2", "the fields are machine_type, "),
         ("--hardware", "machine_type=q35'/><x a='", "the fields are machine_type, "),
+        ("--cpu-policy", "pinned", "it is shared or dedicated"),
+        ("--pci", "eth0", "write it like 0000:03:10.1"),
+        ("--vgpu", "fake-4q,parent=gpu", "write it like nvidia-63,parent="),
+        ("--vgpu", "fake-4q,kind=x", "write it like nvidia-63,parent="),
+        ("--seed", "/nowhere/disc.iso", "write it like disc.iso"),
+        ("--seed", "/dev/null", "write it like disc.iso"),
+        ("--seed", "/dev/zero", "write it like disc.iso"),
+        ("--seed", "/dev/zero,bus=virtio", "write it like disc.iso"),
     ],
 )
 def test_a_hint_says_how_to_write_it(
@@ -227,6 +333,20 @@ def test_a_terminal_survives_a_hostile_field(run: Runner, url: str, output: str)
         ("--hardware", "cpu_topology=sockets=0"),
         ("--hardware", "cpu_topology=sockets=1,sockets=1"),
         ("--hardware", "cpu_topology=sockets=two"),
+        ("--pci", ""),
+        ("--pci", "0000:03:10.1,0000:03:10.2"),
+        ("--pci", "0000:03:20.0"),
+        ("--vgpu", ""),
+        ("--vgpu", "\x1b[2J"),
+        ("--vgpu", "fake-4q,parent"),
+        ("--vgpu", "fake-4q,type=other"),
+        ("--seed", ""),
+        ("--seed", "/"),
+        ("--seed", "\0"),
+        ("--seed", "disc.iso,content=x"),
+        ("--seed", "disc.iso,path=/etc/shadow"),
+        ("--seed", "disc.iso,type=lun"),
+        ("--seed", "disc.iso,label=two words"),
         ("--disk", "20,fs=ext4"),
         ("--disk", "20,label=x"),
         ("--disk", "20,size_mib=5"),

@@ -40,7 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         check=False,
         text=True,
-        timeout=300,
+        timeout=1200,  # half a minute on a machine that does nothing else
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return folder
