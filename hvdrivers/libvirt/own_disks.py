@@ -14,6 +14,7 @@ from uuid import UUID
 from hvdrivers.cloudinit import build_seed
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.own_disks import disc_of
 from hvdrivers.driverkit.undo import Undo, changed
 from hvdrivers.libvirt.disk_plan import Planned, named, planned, seed_drive
@@ -88,6 +89,7 @@ class OwnDisks(LibvirtHostVolumes, ImageStore):
         backing: tuple[str, str] | None = None,
         content: Remote | None = None,
     ) -> Remote:
+        current_deadline().check("disks were made")
         undo.callback(self._delete_disk, disk_name(uuid, role))
         xml = volume_xml(disk_name(uuid, role), capacity, format_, backing=backing)
         allocation = int(content.info()[2]) if content is not None else 0

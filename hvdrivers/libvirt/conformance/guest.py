@@ -28,6 +28,8 @@ _BOOT = 90.0
 """Seconds within which an emulated guest has booted on a busy machine."""
 _PATIENCE = 1.0
 """Seconds after which a guest that has not answered is asked again."""
+_LOOKS = 60
+"""How often, about once a second, a guest looks for a volume that was just plugged."""
 _STARTS = re.compile(rb"^SYSLINUX |^hv-guest: starts", re.MULTILINE)
 """What the test guest says first: through BIOS, and through UEFI."""
 
@@ -128,10 +130,12 @@ class SerialGuest(Target):
             function = int(attribute(disk, "address", "function") or "0", 16)
             where = "{:04x}:{:02x}:{:02x}".format(*numbers)
             files = f"/sys/bus/pci/devices/{where}.{function}/virtio*/block/*/serial"
-        look = f"grep -l '^{serial}' {files} && break; sleep 1"  # just plugged
-        found = self._shell(driver, uuid, f"for i in 1 2 3 4 5 6 7 8 9; do {look}; done")
+        look = f"grep -l '^{serial}' {files} && break; i=$((i+1)); sleep 1"  # just plugged
+        found = self._shell(driver, uuid, f"i=0; while [ $i -lt {_LOOKS} ]; do {look}; done")
         if found.count("\n") or not found:
-            raise PreconditionMissing(f"the guest does not see the volume {volume_id}")
+            raise PreconditionMissing(
+                f"the guest does not see the volume {volume_id} at {files}: {found!r}"
+            )
         return f"/dev/{found.split('/')[-2]}"
 
     @contextmanager
@@ -197,7 +201,7 @@ class SerialGuest(Target):
         begin, end = f'hvct-"begin"-{mark}', f'hvct-"end"-{mark}'
         first, last = (each.replace('"', "").encode() for each in (begin, end))
         self._type(uuid, f"echo {begin}; {command}; echo {end}")
-        if not in_time(lambda: last in console(driver, uuid), 30):
+        if not in_time(lambda: last in console(driver, uuid), _BOOT * self.time_scale):
             raise PreconditionMissing("the guest does not answer on its console")
         between = console(driver, uuid).partition(first)[2].partition(last)[0]
         lines = between.decode(errors="replace").replace("\r", "").splitlines()

@@ -112,7 +112,7 @@ class LibvirtTarget(StorageGuest):
         self._config = LibvirtConfig(**_OPTIONS | options)
         self._image = image
         self._bridge, self._ovs_bridge, self._network = bridge, ovs_bridge, network
-        self._slowness, self._made_one = 0.0, False
+        self._slowness = 0.0
         super().__init__(
             RawHost(self._config.uri),
             RawHost(destination) if destination else None,
@@ -131,11 +131,10 @@ class LibvirtTarget(StorageGuest):
         return guarded(driver)
 
     def _slow(self, name: str, send: Send) -> Any:
+        result = send()
         if self._slowness and name in _MAKING:
-            if self._made_one:
-                time.sleep(self._slowness)
-            self._made_one = True
-        return send()
+            time.sleep(self._slowness)
+        return result
 
     def image(self) -> ImageRef:
         if self._image is None:
@@ -190,13 +189,13 @@ class LibvirtTarget(StorageGuest):
 
     @contextmanager
     def slowed(self, operation: str, seconds: float) -> Iterator[None]:
-        """Each call that makes a part of the machine takes its share of the time, but the first: a
-        busy host answers it before a short deadline, so that there is something to undo. None takes
-        so long that the driver, which cannot take a call back, would have no time left for that."""
+        """Each call that makes a part of the machine takes its share of the time, after the host
+        has done its work: a busy host answers the first one before a short deadline, and there is
+        something to undo. None takes so long that the driver, which cannot take a call back,
+        would have no time left for that."""
         if operation != "spawn":
             raise PreconditionMissing(f"the target slows only spawn() down, not {operation}()")
-        self._slowness = min(seconds / (_LEAST_MADE - 1), 0.6 * self.time_scale)
-        self._made_one = False
+        self._slowness = min(seconds / _LEAST_MADE, 0.6 * self.time_scale)
         try:
             yield
         finally:

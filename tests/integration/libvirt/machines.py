@@ -26,7 +26,7 @@ from tests.peers.guest import Console
 from tests.peers.libvirtd import POOL, LibvirtPeer
 from tests.peers.waiting import wait_until
 
-BOOT = 120.0
+BOOT = 300.0
 """Seconds within which a guest has booted, on a machine that others use too."""
 
 
