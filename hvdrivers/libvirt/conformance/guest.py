@@ -130,7 +130,8 @@ class SerialGuest(Target):
             function = int(attribute(disk, "address", "function") or "0", 16)
             where = "{:04x}:{:02x}:{:02x}".format(*numbers)
             files = f"/sys/bus/pci/devices/{where}.{function}/virtio*/block/*/serial"
-        look = f"grep -l '^{serial}' {files} && break; i=$((i+1)); sleep 1"  # just plugged
+        # a disk that was just plugged may have no such file yet
+        look = f"grep -l '^{serial}' {files} 2>/dev/null && break; i=$((i+1)); sleep 1"
         found = self._shell(driver, uuid, f"i=0; while [ $i -lt {_LOOKS} ]; do {look}; done")
         if found.count("\n") or not found:
             raise PreconditionMissing(
