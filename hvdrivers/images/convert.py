@@ -40,17 +40,20 @@ _NAMES = {
 }
 _MEMORY = 1 << 30
 """Bytes of address space, as Nova allows. A crafted image makes a parser allocate more."""
+_STACK = 2 << 20
+"""Bytes of stack of each of qemu-img's threads. It starts up to 64, more on a slow disk, and
+the usual 8 MiB for each are half of the address space."""
 _CPU_SECONDS = 3600
 _MARGIN = 64 << 20
 """Bytes that a file of another format may have beyond the disk that is in it."""
 _PERCENT = re.compile(rb"\(\s*([0-9.]+)/100%\)")
 _LIMITED = (
     "import os, resource, sys\n"
-    "memory, size, cpu = map(int, sys.argv[1:4])\n"
-    "for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, size),"
-    " (resource.RLIMIT_CPU, cpu), (resource.RLIMIT_CORE, 0)):\n"
+    "memory, stack, size, cpu = map(int, sys.argv[1:5])\n"
+    "for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_STACK, stack),"
+    " (resource.RLIMIT_FSIZE, size), (resource.RLIMIT_CPU, cpu), (resource.RLIMIT_CORE, 0)):\n"
     "    resource.setrlimit(what, (most, most))\n"
-    "os.execv(sys.argv[4], sys.argv[4:])\n"
+    "os.execv(sys.argv[5], sys.argv[5:])\n"
 )
 """Sets the limits of its own process and becomes qemu-img: code between fork and exec in this
 process would not be safe beside its threads."""
@@ -125,14 +128,15 @@ def _run(
     deadline: Deadline,
     progress: ProgressCallback | None,
 ) -> None:
-    limits = [str(_MEMORY), str(most), str(_CPU_SECONDS)]
+    limits = [str(_MEMORY), str(_STACK), str(most), str(_CPU_SECONDS)]
     with subprocess.Popen(  # noqa: S603 - the program was looked up, its arguments are ours
         [sys.executable, "-I", "-S", "-c", _LIMITED, *limits, *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         pass_fds=[descriptor],
-        env={"PATH": os.defpath, "LC_ALL": "C"},
+        # one heap: glibc reserves 64 to 128 MiB of address space for the heap of each other thread
+        env={"PATH": os.defpath, "LC_ALL": "C", "MALLOC_ARENA_MAX": "1"},
     ) as process:
         late = threading.Event()
 
