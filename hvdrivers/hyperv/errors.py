@@ -53,6 +53,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "DiskBusy": e.DeviceBusy,
         "DiskInUse": e.DeviceBusy,
         "PortBusy": e.DeviceBusy,
+        "AddressTaken": e.DeviceBusy,
         "HasSnapshots": e.DeviceBusy,
         "Remains": e.DeviceBusy,
         "GuestDoesNotStop": e.DeviceBusy,
@@ -81,7 +82,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
 )
 """Errors that the scripts raise themselves (``Stop-Hv``)."""
 
-_REMOVE_FIRST = frozenset({"DiskInUse", "HasSnapshots", "Remains"})
+_REMOVE_FIRST = frozenset({"DiskInUse", "HasSnapshots", "Remains", "AddressTaken"})
 """Of those that are DeviceBusy: waiting does not help."""
 
 BY_ID: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
