@@ -23,7 +23,6 @@ from typing import IO, TYPE_CHECKING
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import Deadline
-from hvdrivers.images._http import spool_error
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
@@ -143,6 +142,8 @@ def _private(image: LocalImage, deadline: Deadline, workdir: Path | None) -> Ite
                 while written < length:
                     written += os.pwrite(copy.fileno(), data[written:], offset + written)
         except OSError as error:
+            from hvdrivers.images._http import spool_error  # it imports a client of HTTP
+
             raise spool_error(error) from error
         yield copy.fileno()
 
