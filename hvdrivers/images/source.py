@@ -43,8 +43,9 @@ class LocalImage:
     """
 
     descriptor: int
-    """Open for reading. What is read from it directly is *not* compared with what was inspected:
-    call :meth:`verify_content` afterwards, and use nothing of it if that raises."""
+    """Open for reading. What is read from it directly is *not* compared with what was inspected,
+    unless the file is ``private``: :meth:`verify_content` afterwards does not tell of a change that
+    was taken back meanwhile."""
     info: ImageInfo
     sha256: str
     """Of the whole file that was given (of the archive, for an OVA), lower-case hexadecimal
@@ -54,6 +55,8 @@ class LocalImage:
     :func:`hvdrivers.models.image.content_cache_key`."""
     _stamp: tuple[int, int, int]
     _pieces: PieceDigests
+    private: bool = False
+    """Whether nobody else can write to the file: a download in a file without a name."""
 
     @property
     def path(self) -> Path:
@@ -223,6 +226,7 @@ def _open_http(
         yield LocalImage(
             *(descriptor, info, inspector.sha256, ref.cache_key(), _stamp(descriptor)),
             inspector.pieces,
+            private=True,
         )
 
 
