@@ -158,7 +158,9 @@ def open_image(
         with inside as (descriptor, info, pieces):
             # found in a host's cache by the archive, which is what the caller has
             stamp = _stamp(descriptor)
-            yield LocalImage(descriptor, info, image.sha256, image.cache_key, stamp, pieces)
+            yield LocalImage(
+                *(descriptor, info, image.sha256, image.cache_key, stamp, pieces), private=True
+            )
 
 
 @contextlib.contextmanager
