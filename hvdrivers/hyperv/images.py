@@ -131,6 +131,7 @@ class ImageStore(Topic):
         Capability.IMAGE_QCOW2,
         Capability.IMAGE_VMDK,
         Capability.IMAGE_VDI,
+        Capability.IMAGE_OVA,
     )
     def _bring(self, image: ImageRef, deadline: Deadline, progress: ProgressCallback | None) -> str:
         """Bring the image into the cache, and return its key. Budget: 1 call if it is there, else 2

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import Deadline
+from hvdrivers.images.sparse import spool_errors
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
@@ -131,7 +132,7 @@ def _private(image: LocalImage, deadline: Deadline, workdir: Path | None) -> Ite
         yield image.descriptor
         return
     with contextlib.ExitStack() as stack:
-        try:
+        with spool_errors():
             copy = stack.enter_context(tempfile.TemporaryFile(dir=workdir, buffering=0))
             for offset, length, data in image.segments():
                 deadline.check("the image was copied to be converted")
@@ -141,10 +142,6 @@ def _private(image: LocalImage, deadline: Deadline, workdir: Path | None) -> Ite
                 written = 0
                 while written < length:
                     written += os.pwrite(copy.fileno(), data[written:], offset + written)
-        except OSError as error:
-            from hvdrivers.images._http import spool_error  # it imports a client of HTTP
-
-            raise spool_error(error) from error
         yield copy.fileno()
 
 

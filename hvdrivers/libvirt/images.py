@@ -72,6 +72,7 @@ class ImageStore(Overlays):
         Capability.IMAGE_VHD,
         Capability.IMAGE_VHDX,
         Capability.IMAGE_VDI,
+        Capability.IMAGE_OVA,
     )
     def _base(self, image: ImageRef, deadline: Deadline, progress: ProgressCallback | None) -> Base:
         """Find the image in the cache, or bring it there."""

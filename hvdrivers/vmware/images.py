@@ -77,6 +77,7 @@ class ImageStore(PartialUploads):
         Capability.IMAGE_VHD,
         Capability.IMAGE_VHDX,
         Capability.IMAGE_VDI,
+        Capability.IMAGE_OVA,
     )
     def _base(
         self, image: ImageRef, progress: ProgressCallback | None, *, disk_gib: int = 0
