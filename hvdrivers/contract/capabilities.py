@@ -129,13 +129,15 @@ class Capability(StrEnum):
     PCI_PASSTHROUGH = "pci-passthrough"
     VGPU = "vgpu"
 
-    # image formats a host takes (the library converts nothing) ----------------------------------
+    # image formats ------------------------------------------------------------------------------
     IMAGE_RAW = "image-raw"
     IMAGE_QCOW2 = "image-qcow2"
     IMAGE_VMDK = "image-vmdk"
     IMAGE_VHD = "image-vhd"
     IMAGE_VHDX = "image-vhdx"
     IMAGE_VDI = "image-vdi"
+    IMAGE_OVA = "image-ova"
+    """The disk in an OVA that has one."""
     IMAGE_ISO = "image-iso"
     IMAGE_HOST = "image-host"
     """Spawn from an image or template that is on the host already."""

@@ -91,6 +91,7 @@ INSTEAD: Mapping[C, str] = MappingProxyType(
         C.IMAGE_VHD: _CONVERT,
         C.IMAGE_VHDX: _CONVERT,
         C.IMAGE_VDI: _CONVERT,
+        C.IMAGE_OVA: "unpack it with tar, and give its disk as an image in the format vmdk",
         C.IMAGE_ISO: "install into a disk image once, and spawn() from that",
         C.IMAGE_HOST: "give the image as a file or URL",
         C.MULTI_ATTACH: "attach the volume to one instance, and share it from there",

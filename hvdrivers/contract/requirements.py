@@ -29,6 +29,7 @@ IMAGE_CAPABILITIES: Mapping[ImageFormat, Capability] = {
     ImageFormat.VHD: Capability.IMAGE_VHD,
     ImageFormat.VHDX: Capability.IMAGE_VHDX,
     ImageFormat.VDI: Capability.IMAGE_VDI,
+    ImageFormat.OVA: Capability.IMAGE_OVA,
     ImageFormat.ISO: Capability.IMAGE_ISO,
 }
 

@@ -45,6 +45,7 @@ __all__ = [
     "ImageStore",
     "Taken",
     "abandoned",
+    "file_identity",
     "partial_upload",
     "refuse_alive",
     "stage",
@@ -164,14 +165,12 @@ class ImageStore(Generic[_B]):
             return self._upload(opened, progress)
 
 
-def _identity(image: FileImage | HttpImage) -> tuple[object, ...]:
+def file_identity(image: FileImage) -> tuple[object, ...]:
     """Values that differ once the image's file was replaced or written to. A process that writes to
-    the file can set its mtime back, but not its ctime. Of an image from a web server: its URL."""
-    if isinstance(image, HttpImage):
-        return (image.format, str(image.url))
+    the file can set its mtime back, but not its ctime."""
     try:
         status = os.stat(image.path)
-    except OSError:
+    except (OSError, ValueError):  # the latter: no path at all, which opening it will say
         return (image.format, image.path)
     return (
         image.format,
@@ -181,6 +180,13 @@ def _identity(image: FileImage | HttpImage) -> tuple[object, ...]:
         status.st_mtime_ns,
         status.st_ctime_ns,
     )
+
+
+def _identity(image: FileImage | HttpImage) -> tuple[object, ...]:
+    """The same; of an image from a web server its URL."""
+    if isinstance(image, HttpImage):
+        return (image.format, str(image.url))
+    return file_identity(image)
 
 
 # ---- staging and publishing ----------------------------------------------------------------------

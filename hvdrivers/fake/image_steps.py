@@ -73,6 +73,7 @@ class ImageSteps(FakeBase):
         Capability.IMAGE_VHD,
         Capability.IMAGE_VHDX,
         Capability.IMAGE_VDI,
+        Capability.IMAGE_OVA,
         Capability.IMAGE_ISO,
     )
     def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
@@ -88,10 +89,10 @@ class ImageSteps(FakeBase):
         with open_image(ref, progress=task.progress, timeout=timeout) as local:
             record = ImageRecord(
                 key=local.cache_key,
-                format=ref.format,
+                format=local.info.format,
                 virtual_size_bytes=local.info.virtual_size_bytes,
                 size_bytes=local.info.file_size_bytes,
-                content=diskfile.read(local.descriptor, ref.format)
+                content=diskfile.read(local.descriptor, local.info.format)
                 or (f"image:{local.cache_key}", *self._host.reads_image(local.descriptor)),
             )
             there = task.call("find-image", lambda: self._use(record.key), changes=False)

@@ -32,7 +32,12 @@ class HostFacts(Topic):
         try:
             find_qemu_img()
         except errors.NotSupported as error:
-            formats = (Capability.IMAGE_QCOW2, Capability.IMAGE_VMDK, Capability.IMAGE_VDI)
+            formats = (
+                Capability.IMAGE_QCOW2,
+                Capability.IMAGE_VMDK,
+                Capability.IMAGE_VDI,
+                Capability.IMAGE_OVA,
+            )
             return dict.fromkeys(formats, error.message)
         return {}
 

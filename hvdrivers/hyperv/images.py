@@ -21,12 +21,19 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.images import ImageCache
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.driverkit.images import QUIET, STILL, partial_upload, staged_key, staging_name
+from hvdrivers.driverkit.images import (
+    QUIET,
+    STILL,
+    file_identity,
+    partial_upload,
+    staged_key,
+    staging_name,
+)
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.hyperv.base import GIB, Topic
 from hvdrivers.hyperv.config import ImageRoute
 from hvdrivers.hyperv.library import Json
-from hvdrivers.hyperv.naming import plain_path
+from hvdrivers.hyperv.naming import belongs_to_host, plain_path
 from hvdrivers.hyperv.vhd import MOST_BYTES, footer, padded
 from hvdrivers.limits import IMAGE_DOWNLOAD_BYTES
 from hvdrivers.models.image import (
@@ -63,7 +70,7 @@ class ImageStore(Topic):
         key = image.cache_key()
         if key is None and isinstance(image, FileImage):
             with self._known_lock:
-                return self._known_files.get(_identity(image))
+                return self._known_files.get(file_identity(image))
         return key
 
     def _key_of(
@@ -113,9 +120,7 @@ class ImageStore(Topic):
             raise errors.NotSupported("a host image is a VHDX or VHD file")
         absolute = image.name[1:3] == ":\\" or image.name.startswith("\\\\")
         path = image.name if absolute else f"{root}\\templates\\{image.name}.vhdx"
-        inside = path.casefold().startswith(f"{root}\\".casefold())
-        if not plain_path(path) or (absolute and inside):
-            # what lies below the driver's folder belongs to instances
+        if not plain_path(path) or (absolute and belongs_to_host(path, root)):
             raise errors.VolumeNotFound("there is no image of this name on the host")
         return path
 
@@ -126,6 +131,7 @@ class ImageStore(Topic):
         Capability.IMAGE_QCOW2,
         Capability.IMAGE_VMDK,
         Capability.IMAGE_VDI,
+        Capability.IMAGE_OVA,
     )
     def _bring(self, image: ImageRef, deadline: Deadline, progress: ProgressCallback | None) -> str:
         """Bring the image into the cache, and return its key. Budget: 1 call if it is there, else 2
@@ -139,7 +145,7 @@ class ImageStore(Topic):
         with open_image(image, progress=progress, timeout=deadline.left) as opened:
             if isinstance(image, FileImage) and image.checksum is None:
                 with self._known_lock:
-                    self._known_files[_identity(image)] = opened.cache_key
+                    self._known_files[file_identity(image)] = opened.cache_key
             self._upload(opened, deadline, progress)
             return opened.cache_key
 
@@ -208,8 +214,6 @@ class ImageStore(Topic):
                     if progress is not None:
                         done = min(offset + len(data), capacity)
                         progress(Progress(phase=Phase.UPLOAD, done=done, total=capacity))
-                # somebody may have written to the file since it was inspected
-                opened.verify_content()
             if not as_it_is:
                 self._send(names, capacity, footer(capacity), deadline)
             format_ = info.format.value if as_it_is else ImageFormat.VHD.value
@@ -286,8 +290,8 @@ def _content(
 ) -> Iterator[Iterator[tuple[int, bytes]]]:
     """The data that the host is to get, with its place."""
     if opened.info.format not in _CONVERTED:
-        extents = [(offset, length) for offset, length, is_data in opened.extents() if is_data]
-        yield _pieces(opened.descriptor, extents)
+        # compared with what was inspected: another process may write to the file meanwhile
+        yield ((offset, data) for offset, _, data in opened.segments() if data is not None)
         return
     from hvdrivers.images.convert import converted
 
@@ -316,11 +320,3 @@ def data_extents(descriptor: int) -> Iterator[tuple[int, int]]:
             return
         end = os.lseek(descriptor, start, os.SEEK_HOLE)
         yield start, end - start
-
-
-def _identity(image: FileImage) -> tuple[object, ...]:
-    try:
-        status = os.stat(image.path)
-    except OSError:
-        return (image.path,)
-    return (image.format, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

@@ -7,14 +7,19 @@ import unicodedata
 from typing import Final
 from urllib.parse import quote, unquote
 
+from pydantic import TypeAdapter, ValidationError
+
 from hvdrivers.contract import errors
+from hvdrivers.models.volume.host import VolumeName
 
 _LONGEST: Final = 180
 """Characters of a file name: a path must stay below 260."""
+_NAME: TypeAdapter[str] = TypeAdapter(VolumeName)
 _UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """What no label of the contract holds (``models.base``)."""
 _SAFE = re.compile(r"[a-z0-9-]")
 _SHORT = re.compile(r"~[0-9]")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _FILE = re.compile(r"v-(?P<name>(?:[a-z0-9-]|_[0-9a-f]{2})+)\.vhdx")
 
 
@@ -55,9 +60,11 @@ def volume_name(file: str) -> str | None:
         return None
     plain = re.sub(r"_([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), match["name"])
     try:
-        return plain.encode("latin-1").decode()
-    except UnicodeDecodeError:
+        name = _NAME.validate_python(plain.encode("latin-1").decode())
+    except (UnicodeDecodeError, ValidationError):
         return None
+    # put there by hand: two files must not be one volume
+    return name if volume_file(name) == file else None
 
 
 def plain_path(path: str) -> bool:
@@ -67,6 +74,21 @@ def plain_path(path: str) -> bool:
         return False
     parts = path[2:].split("\\")[1:] if path[1:2] == ":" else path[2:].split("\\")
     return all(part and part == part.rstrip(". ") for part in parts)
+
+
+def belongs_to_host(path: str, root: str) -> bool:
+    """Whether an absolute path leads to what the driver keeps for instances: below its folder, in
+    an instance's folder of a pool, or by a share for administrators alone (``C$``), which shows the
+    whole drive."""
+    folded = path.casefold()
+    if folded.startswith(f"{root}\\".casefold()):
+        return True
+    folders = folded.split("\\")[:-1]
+    if folded.startswith("\\\\"):
+        if folders[3:4] and folders[3].endswith("$"):
+            return True
+        folders = folders[4:]
+    return any(_UUID.fullmatch(each) for each in folders)
 
 
 def shown_label(name: str) -> str:

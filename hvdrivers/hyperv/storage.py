@@ -15,7 +15,13 @@ from hvdrivers.contract.storage import DiskQosControl, ExtendVolume, HostVolumes
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.hyperv.base import Topic, volumes_of
 from hvdrivers.hyperv.library import Json
-from hvdrivers.hyperv.naming import volume_file, volume_name, word
+from hvdrivers.hyperv.naming import (
+    belongs_to_host,
+    plain_path,
+    volume_file,
+    volume_name,
+    word,
+)
 from hvdrivers.hyperv.record import VolumeRecord, packed, parse
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.volume import (
@@ -56,7 +62,10 @@ class VolumeSources(Topic):
         if isinstance(volume, SmbfsVolume):
             if volume.data.format not in (ImageFormat.VHDX, ImageFormat.VHD):
                 raise errors.NotSupported("Hyper-V attaches VHDX and VHD files only")
-            return volume.unc_path
+            path = volume.unc_path
+            if not plain_path(path) or belongs_to_host(path, self.session.facts().root):
+                raise errors.VolumeNotFound("the path leads to no volume on a share")
+            return path
         raise errors.NotSupported(f"this driver has no volumes of type {volume.driver_volume_type}")
 
     @provides(Capability.BOOT_FROM_VOLUME)

@@ -7,7 +7,6 @@ signature), reads ``.netrc``, and carries a caller's own headers across redirect
 from __future__ import annotations
 
 import contextlib
-import errno
 import re
 import ssl
 from collections.abc import Iterator
@@ -19,17 +18,16 @@ import httpx
 from hvdrivers.contract.errors import (
     AuthenticationFailed,
     ConnectionFailed,
-    HypervisorError,
     ImageRejected,
-    InsufficientResources,
     InvalidRequest,
     PermissionDenied,
 )
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.images import _addresses
 from hvdrivers.images._alarm import Alarm
+from hvdrivers.images._ova import inspector_of
 from hvdrivers.images.inspect import ImageInspector
-from hvdrivers.images.sparse import SparseWriter
+from hvdrivers.images.sparse import SparseWriter, spool_errors
 from hvdrivers.models.image import HttpImage, ImageInfo, shown_url
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
@@ -104,13 +102,13 @@ class Download:
             if failures > 1:
                 self._deadline.pause(_BACKOFF_S * 2 ** (failures - 2), _DOING)
         info = self._inspector.finish()
-        with _disk_errors():
+        with spool_errors():
             self._writer.finish()
         self._report(final=True)
         return info, self._inspector
 
     def _new_inspector(self) -> ImageInspector:
-        return ImageInspector(
+        return inspector_of(
             self._image.format, checksum=self._image.checksum, max_bytes=self._max_bytes
         )
 
@@ -215,7 +213,7 @@ class Download:
         if offset and not resumed:
             # The file has changed, or the server knows no ranges: from the beginning.
             self._inspector = self._new_inspector()
-            with _disk_errors():
+            with spool_errors():
                 self._writer.restart()
         self._place = self._read_place(url, response, resumed=resumed)
         if self._max_bytes is not None and (self._place.total or 0) > self._max_bytes:
@@ -225,7 +223,7 @@ class Download:
         for data in response.iter_raw():
             self._deadline.check(_DOING)
             self._inspector.feed(data)
-            with _disk_errors():
+            with spool_errors():
                 self._writer.write(data)
             self._report()
         # The alarm's cut looks like the end of a body without a Content-Length.
@@ -259,7 +257,7 @@ class Download:
         if shrunk:
             # Shorter than what came before: it is another file now.
             self._inspector = self._new_inspector()
-            with _disk_errors():
+            with spool_errors():
                 self._writer.restart()
         if shrunk or status in _TRANSIENT:
             raise _Interrupted(
@@ -385,23 +383,3 @@ def _in_chain(error: BaseException | None, kind: type[BaseException]) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise spool_error(error) from error
-
-
-def spool_error(error: OSError) -> HypervisorError:
-    """The error for a failure to write the spool file."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return InsufficientResources(
-            "no room for the image on the machine the library runs on",
-            hint="give workdir= on a larger file system",
-        )
-    return InvalidRequest(
-        f"the image cannot be spooled ({error.strerror})", hint="give a writable workdir="
-    )

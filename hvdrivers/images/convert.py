@@ -2,7 +2,8 @@
 
 ``qemu-img`` does it, as in Nova. It opens only what was inspected, under the format that was
 declared, and it runs with bounds: on its memory, its processor time, the file it writes, and the
-operation's deadline.
+operation's deadline. It reads a copy that nobody else can write to: in the caller's file, another
+process could name a backing file while ``qemu-img`` reads, and take that back afterwards.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import IO, TYPE_CHECKING
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import Deadline
+from hvdrivers.images.sparse import spool_errors
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
@@ -93,11 +95,13 @@ def converted(
         options: qemu-img's ``-o`` for the target: ``subformat=streamOptimized``.
         deadline: bounds the conversion.
         progress: gets ``CONVERT`` reports, in percent.
-        workdir: where the temporary file is made; None for the system's temporary directory.
+        workdir: where the temporary files are made (the copy of a local image, and the result);
+            None for the system's temporary directory.
 
     Raises:
         NotSupported: qemu-img is not installed, or does not know a format.
-        ImageRejected: qemu-img cannot read the image, or took more than it may.
+        ImageRejected: qemu-img cannot read the image, or took more than it may; another process
+            has changed the file since it was inspected.
         InsufficientResources: there is no room in ``workdir``.
         OperationTimeout: the deadline passed.
     """
@@ -107,18 +111,38 @@ def converted(
             f" {target.value}"
         )
     program = find_qemu_img()
+    until = deadline or Deadline(None)
     with tempfile.TemporaryDirectory(prefix="hvdrivers-", dir=workdir) as folder:
         path = Path(folder) / "image"
         command = [program, "convert", "-p", "-f", _NAMES[image.info.format]]
         command += ["-O", _NAMES[target], *(["-o", options] if options else [])]
-        command += [f"/proc/self/fd/{image.descriptor}", str(path)]
         most = image.info.virtual_size_bytes + _MARGIN
-        _run(command, image.descriptor, most, deadline or Deadline(None), progress)
-        # qemu-img has read the file after it was inspected, and somebody may have written to it
-        image.verify_content()
+        with _private(image, until, workdir) as descriptor:
+            command += [f"/proc/self/fd/{descriptor}", str(path)]
+            _run(command, descriptor, most, until, progress)
         with path.open("rb") as file:
             path.unlink()  # nothing stays if this process is killed
             yield file
+
+
+@contextlib.contextmanager
+def _private(image: LocalImage, deadline: Deadline, workdir: Path | None) -> Iterator[int]:
+    """The content that was inspected, in a file without a name."""
+    if image.private:
+        yield image.descriptor
+        return
+    with contextlib.ExitStack() as stack:
+        with spool_errors():
+            copy = stack.enter_context(tempfile.TemporaryFile(dir=workdir, buffering=0))
+            for offset, length, data in image.segments():
+                deadline.check("the image was copied to be converted")
+                if data is None:
+                    copy.truncate(offset + length)
+                    continue
+                written = 0
+                while written < length:
+                    written += os.pwrite(copy.fileno(), data[written:], offset + written)
+        yield copy.fileno()
 
 
 def _run(

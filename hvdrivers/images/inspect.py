@@ -98,7 +98,8 @@ class ImageInspector:
     """Judge an image whose bytes are pushed in, in order: ``feed`` all of them, then ``finish``.
 
     ``feed`` refuses as soon as the head of the image (16 MiB) shows why; that nothing was raised
-    yet says nothing. Only an image for which ``finish`` returned may be given to a hypervisor.
+    yet says nothing. Only an image for which ``finish`` returned may be given to a hypervisor. An
+    OVA is refused: it is an archive, and ``open_image`` opens the disk in it.
 
     Args:
         declared: the format the image must have.

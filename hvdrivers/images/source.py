@@ -12,16 +12,18 @@ from typing import assert_never
 
 from hvdrivers.contract.errors import ImageRejected, InvalidRequest, PermissionDenied
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.images._http import Download, spool_error
+from hvdrivers.images._http import Download
+from hvdrivers.images._ova import extracted_disk, inspector_of
 from hvdrivers.images._pieces import PieceDigests, Segment, VerifiedReader, changed
-from hvdrivers.images.inspect import CHUNK_BYTES, ImageInspector, check_tables, open_regular
-from hvdrivers.images.sparse import Extent, sparse_extents
+from hvdrivers.images.inspect import CHUNK_BYTES, check_tables, open_regular
+from hvdrivers.images.sparse import Extent, sparse_extents, spool_errors
 from hvdrivers.limits import IMAGE_DOWNLOAD_BYTES, IMAGE_FILE_BYTES
 from hvdrivers.models.image import (
     Checksum,
     FileImage,
     HostImage,
     HttpImage,
+    ImageFormat,
     ImageInfo,
     ImageRef,
     content_cache_key,
@@ -41,16 +43,20 @@ class LocalImage:
     """
 
     descriptor: int
-    """Open for reading. What is read from it directly is *not* compared with what was inspected:
-    call :meth:`verify_content` afterwards, and use nothing of it if that raises."""
+    """Open for reading. What is read from it directly is *not* compared with what was inspected,
+    unless the file is ``private``: :meth:`verify_content` afterwards does not tell of a change that
+    was taken back meanwhile."""
     info: ImageInfo
     sha256: str
-    """Of the whole content, lower-case hexadecimal digits."""
+    """Of the whole file that was given (of the archive, for an OVA), lower-case hexadecimal
+    digits."""
     cache_key: str
     """The name of this content in a host's cache, see
     :func:`hvdrivers.models.image.content_cache_key`."""
     _stamp: tuple[int, int, int]
     _pieces: PieceDigests
+    private: bool = False
+    """Whether nobody else can write to the file: a download in a file without a name."""
 
     @property
     def path(self) -> Path:
@@ -106,7 +112,8 @@ def open_image(
 
     A file is opened once, and read once to hash and inspect it. An HTTP image is downloaded into an
     unnamed temporary file, which vanishes with the block, or with the process; a cut connection is
-    resumed where it broke.
+    resumed where it broke. Of an OVA the disk is opened, taken out into such a file: the format of
+    what is open (``image.info``) is VMDK.
 
     Args:
         ref: a :class:`FileImage` or :class:`HttpImage`.
@@ -144,7 +151,16 @@ def open_image(
         case _:
             assert_never(ref)
     with opened as image:
-        yield image
+        if ref.format is not ImageFormat.OVA:
+            yield image
+            return
+        inside = extracted_disk(image.descriptor, image._pieces, deadline, workdir, limit)
+        with inside as (descriptor, info, pieces):
+            # found in a host's cache by the archive, which is what the caller has
+            stamp = _stamp(descriptor)
+            yield LocalImage(
+                *(descriptor, info, image.sha256, image.cache_key, stamp, pieces), private=True
+            )
 
 
 @contextlib.contextmanager
@@ -168,7 +184,7 @@ def _open_file(
         descriptor = file.fileno()
         stamp = _stamp(descriptor)
         total = os.fstat(descriptor).st_size
-        inspector = ImageInspector(ref.format, checksum=ref.checksum, max_bytes=max_bytes)
+        inspector = inspector_of(ref.format, checksum=ref.checksum, max_bytes=max_bytes)
         if total > max_bytes:
             raise ImageRejected(f"the image has {total} bytes, more than the {max_bytes} allowed")
         reported = 0
@@ -201,12 +217,10 @@ def _open_http(
     workdir: Path | None,
 ) -> Iterator[LocalImage]:
     with contextlib.ExitStack() as stack:
-        try:
+        with spool_errors():
             # Without a name from the start where the file system can (O_TMPFILE): nothing to
             # remove, not even after a kill.
             spool = stack.enter_context(tempfile.TemporaryFile(dir=workdir, buffering=0))
-        except OSError as error:
-            raise spool_error(error) from error
         descriptor = spool.fileno()
         download = Download(ref, descriptor, deadline, progress=progress, max_bytes=max_bytes)
         info, inspector = download.run()
@@ -214,6 +228,7 @@ def _open_http(
         yield LocalImage(
             *(descriptor, info, inspector.sha256, ref.cache_key(), _stamp(descriptor)),
             inspector.pieces,
+            private=True,
         )
 
 

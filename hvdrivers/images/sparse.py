@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hvdrivers.contract.errors import ImageRejected
+from hvdrivers.contract.errors import ImageRejected, InsufficientResources, InvalidRequest
 
 _BLOCK = 64 * 1024
 _ZEROS = bytes(_BLOCK)
@@ -108,3 +109,19 @@ class SparseWriter:
             written = os.pwrite(self._descriptor, view, self._position)
             self._position += written
             view = view[written:]
+
+
+@contextlib.contextmanager
+def spool_errors() -> Iterator[None]:
+    """Around what makes, or writes, a temporary file for an image: its failures, typed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise InsufficientResources(
+                "no room for the image on the machine the library runs on",
+                hint="give workdir= on a larger file system",
+            ) from error
+        raise InvalidRequest(
+            f"the image cannot be spooled ({error.strerror})", hint="give a writable workdir="
+        ) from error

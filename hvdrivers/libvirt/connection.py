@@ -24,6 +24,7 @@ _CONVERTED = (
     Capability.IMAGE_VHD,
     Capability.IMAGE_VHDX,
     Capability.IMAGE_VDI,
+    Capability.IMAGE_OVA,
 )
 _SCREENS = {
     ConsoleKind.VNC: Capability.CONSOLE_VNC,

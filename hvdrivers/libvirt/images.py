@@ -9,7 +9,6 @@ what a file cannot say of itself safely: format and size. Disks are based on the
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.images import ImageCache
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.driverkit.images import staging_name
+from hvdrivers.driverkit.images import file_identity, staging_name
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.files import times_of
 from hvdrivers.libvirt.image_content import Content, uploadable
@@ -73,6 +72,7 @@ class ImageStore(Overlays):
         Capability.IMAGE_VHD,
         Capability.IMAGE_VHDX,
         Capability.IMAGE_VDI,
+        Capability.IMAGE_OVA,
     )
     def _base(self, image: ImageRef, deadline: Deadline, progress: ProgressCallback | None) -> Base:
         """Find the image in the cache, or bring it there."""
@@ -232,13 +232,13 @@ class ImageStore(Overlays):
         key = image.cache_key()
         if key is None and isinstance(image, FileImage):
             with self._known_lock:
-                return self._known_files.get(_identity(image))
+                return self._known_files.get(file_identity(image))
         return key
 
     def _remember(self, image: ImageRef, key: str) -> None:
         if isinstance(image, FileImage) and image.checksum is None:
             with self._known_lock:
-                self._known_files[_identity(image)] = key
+                self._known_files[file_identity(image)] = key
 
 
 class NoContent(errors.HypervisorFault):
@@ -324,15 +324,6 @@ class LibvirtImages(ImageStore, ImageCache):
                 pool.createXML(_record_xml(base), 0)
             raise
         delete(content)
-
-
-def _identity(image: FileImage) -> tuple[object, ...]:
-    try:
-        status = os.stat(image.path)
-    except (OSError, ValueError):  # the latter: no path at all, which opening it will say
-        return (image.path,)
-    times = (status.st_mtime_ns, status.st_ctime_ns)  # anybody can set the first
-    return (image.format, status.st_dev, status.st_ino, status.st_size, *times)
 
 
 def _recorded(key: str, record: Remote) -> Base:

@@ -53,9 +53,12 @@ class ImageFormat(StrEnum):
     ISO = "iso"
     """ISO 9660, for a CD drive. A hybrid one, with a partition table in front, is fine."""
     VDI = "vdi"
+    OVA = "ova"
+    """An archive with a machine's description in OVF and its disk in VMDK. The disk is the image;
+    the description is not read but to find it, and an OVA with several disks is refused."""
 
 
-FormatWord = Literal["raw", "qcow2", "vmdk", "vhd", "vhdx", "iso", "vdi"]
+FormatWord = Literal["raw", "qcow2", "vmdk", "vhd", "vhdx", "iso", "vdi", "ova"]
 """An :class:`ImageFormat` as a word, which a model's constructor takes as well."""
 
 

@@ -16,12 +16,13 @@ from hvdrivers.models.base import Name
 from hvdrivers.models.instance import Firmware, Flavor, InstanceInfo
 from hvdrivers.vmware.base import STATE, Machine, state_of, uuid_in
 from hvdrivers.vmware.deadline import timed
-from hvdrivers.vmware.devices import by_address
+from hvdrivers.vmware.devices import by_address, id_of
 from hvdrivers.vmware.lifecycle import VmwareLifecycle
 from hvdrivers.vmware.listing import FULL, info_of
+from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.names import unescaped
 from hvdrivers.vmware.reader import Row
-from hvdrivers.vmware.record import DEVICES, MARK, RECORD, Devices, Mark, Record, mark_in, option
+from hvdrivers.vmware.record import DEVICES, MARK, RECORD, Mark, Record, mark_in, option
 
 _PATHS = (*STATE, *FULL, "name", "config.template")
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -92,8 +93,11 @@ def _record(row: Row, metadata: Mapping[str, str]) -> Record:
 def _devices(row: Row) -> Devices:
     """Its disks become the instance's own: the first one is the root disk."""
     found: dict[str, str] = {}
+    ids: dict[str, str] = {}
     hardware: Any = row.get("config.hardware.device") or ()
     for address, disk in by_address(hardware).items():
         if isinstance(disk, vim.vm.device.VirtualDisk):
-            found[address] = f"disk{len(found)}" if found else "root"
-    return Devices(own=found)
+            found[address] = role = f"disk{len(found)}" if found else "root"
+            if disk_id := id_of(disk):
+                ids[role] = disk_id
+    return Devices(own=found, ids=ids)

@@ -23,17 +23,10 @@ from hvdrivers.vmware.base import STATE, Machine
 from hvdrivers.vmware.claim import aside_of
 from hvdrivers.vmware.deadline import timed, unbounded
 from hvdrivers.vmware.devices import by_address, file_of, removing
+from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.reader import Row
-from hvdrivers.vmware.record import (
-    DEVICES,
-    RECORD,
-    Devices,
-    Record,
-    devices_in,
-    path_of,
-    record_in,
-)
+from hvdrivers.vmware.record import DEVICES, RECORD, Record, devices_in, path_of, record_in
 from hvdrivers.vmware.templates import Templates
 
 _STARTED_AGAIN = 3
@@ -105,7 +98,7 @@ class Removal(Templates, Moves):
     def _spread(self, found: Machine) -> bool:
         """Whether disks of its own lie outside of the instance's folder."""
         disks = by_address(found.row.get("config.hardware.device") or ())
-        own = [disks[each] for each in self._devices_or_none(found).own if each in disks]
+        own = [disks[each] for each in self._devices_or_none(found).sure if each in disks]
         home = f"{self._instance_folder(found.uuid)}/"
         return not all((file_of(each) or home).startswith(home) for each in own)
 
@@ -172,8 +165,7 @@ class Removal(Templates, Moves):
             disk
             for address, disk in by_address(found.row.get("config.hardware.device") or ()).items()
             if isinstance(disk, vim.vm.device.VirtualDisk)
-            and address not in devices.own
-            and address not in devices.volumes
+            and (address in devices.doubtful or address not in {*devices.own, *devices.volumes})
             and not self._is_volume(disk, folder)
             and (devices.own or devices.volumes or not (file_of(disk) or "").startswith(homes))
         ]
@@ -237,7 +229,7 @@ class Removal(Templates, Moves):
         if not keep:
             return kept
         disks = by_address(found.row.get("config.hardware.device") or ())
-        for address, role in self._devices_or_none(found).own.items():
+        for address, role in self._devices_or_none(found).sure.items():
             file = file_of(disks[address]) if address in disks else None
             if file is None or not any(keeps(each, role) for each in keep):
                 continue

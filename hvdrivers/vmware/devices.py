@@ -223,6 +223,11 @@ def file_of(disk: Any) -> str | None:
     return getattr(disk.backing, "fileName", None) or None
 
 
+def id_of(disk: Any) -> str | None:
+    """The UUID in its VMDK, if the server tells it."""
+    return getattr(disk.backing, "uuid", None) or None
+
+
 def chain_of(disk: Any) -> frozenset[str]:
     """All files of a disk: the one that it writes to, and those below it."""
     found, backing = set(), disk.backing

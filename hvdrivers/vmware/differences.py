@@ -116,8 +116,8 @@ def _disks(devices: Iterable[Any]) -> dict[tuple[str, str | None], Any]:
 
 
 def own_in(row: Row) -> Mapping[str, str]:
-    """The roles of the machine's own disks."""
-    return devices_in(_with_record(row, "config.hardware.device", "config.instanceUuid")).own
+    """The roles of the disks that surely are the machine's own."""
+    return devices_in(_with_record(row, "config.hardware.device", "config.instanceUuid")).sure
 
 
 def shuffled(row: Row) -> bool:

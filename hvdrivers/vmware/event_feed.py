@@ -30,9 +30,10 @@ from hvdrivers.driverkit.feeds import Missed
 from hvdrivers.driverkit.hub import Hub
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import STATE, state_of, uuid_in
+from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.place import Places
 from hvdrivers.vmware.reader import IN_POOL, Reader, Row, filter_spec
-from hvdrivers.vmware.record import DEVICES, Devices, mark_in, path_of, value_in
+from hvdrivers.vmware.record import DEVICES, mark_in, path_of, value_in
 from hvdrivers.vmware.session import Session, by_chance
 
 _PC = vmodl.query.PropertyCollector

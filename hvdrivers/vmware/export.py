@@ -27,9 +27,10 @@ from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Machine
 from hvdrivers.vmware.deadline import timed
-from hvdrivers.vmware.devices import by_address, capacity_of, file_of
+from hvdrivers.vmware.devices import capacity_of, file_of
 from hvdrivers.vmware.lifecycle import VmwareLifecycle
-from hvdrivers.vmware.record import DEVICES, devices_in, path_of
+from hvdrivers.vmware.reader import Row
+from hvdrivers.vmware.record import DEVICES, own_disk, path_of
 from hvdrivers.vmware.snapshots import nodes
 
 _PATHS = (path_of(DEVICES), "config.hardware.device")
@@ -61,7 +62,7 @@ class VmwareExport(VmwareLifecycle, SnapshotToImage):
         if format not in _FORMATS:
             known = ", ".join(each.value for each in _FORMATS)
             raise errors.NotSupported(f"no image in the format {format.value}", hint=f"use {known}")
-        _root(found)
+        _root(found.row)
         copy = f"{self._instance_folder(uuid)}/export-{secrets.token_hex(6)}.vmdk"
         with _beside(target) as folder, undoing() as undo:
             undo.callback(self.files.delete_disk, copy)
@@ -79,7 +80,7 @@ class VmwareExport(VmwareLifecycle, SnapshotToImage):
 
     def _copy(self, found: Machine, copy: str, progress: ProgressCallback | None) -> int:
         """One disk with what the root disk has at this moment; its size."""
-        disk = _root(found)
+        disk = _root(found.row)
         if found.state in (InstanceState.STOPPED, InstanceState.SUSPENDED):
             self.files.copy_disk(str(file_of(disk)), copy, progress=progress)
             return capacity_of(disk)
@@ -89,10 +90,9 @@ class VmwareExport(VmwareLifecycle, SnapshotToImage):
             made = self.tasks.run(
                 lambda: found.obj.CreateSnapshot_Task(name, "", False, False), entity=found.obj
             )
-            row = self.reader.one(made, *_PATHS[1:])
-            then = by_address(row.get("config.hardware.device") or ())
-            roots = [a for a, role in devices_in(found.row).own.items() if role == "root"]
-            frozen = next(then[address] for address in roots if address in then)
+            # a disk may have been moved since the first look
+            then = self.reader.one(made, *_PATHS[1:])
+            frozen = _root(Row(made, {**found.row.values, **then.values}))
             self.files.copy_disk(str(file_of(frozen)), copy, progress=progress)
             self._drop(found, name)
             undo.forget()
@@ -105,12 +105,13 @@ class VmwareExport(VmwareLifecycle, SnapshotToImage):
                 self.tasks.run(partial(node.obj.RemoveSnapshot_Task, False, True), entity=found.obj)
 
 
-def _root(found: Machine) -> Any:
-    disks = by_address(found.row.get("config.hardware.device") or ())
-    for address, role in devices_in(found.row).own.items():
-        if role == "root" and address in disks:
-            return disks[address]
-    raise errors.InvalidRequest("the instance has no root disk of its own: it boots from a volume")
+def _root(row: Row) -> Any:
+    root = own_disk(row, "root")
+    if root is None:
+        raise errors.InvalidRequest(
+            "the instance has no root disk of its own: it boots from a volume"
+        )
+    return root[1]
 
 
 @contextmanager

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.deadline import current_deadline
-from hvdrivers.driverkit.images import staging_name
+from hvdrivers.driverkit.images import file_identity, staging_name
 from hvdrivers.models.image import (
     FileImage,
     HostImage,
@@ -37,8 +40,11 @@ from hvdrivers.vmware.uploads import PartialUploads
 if TYPE_CHECKING:
     from hvdrivers.images import LocalImage
 
+_KEY = re.compile(r"[a-z0-9-]{1,80}")
 _DISK = re.compile(r"disk-(\d+)\.vmdk")
 _EXTENT = re.compile(r"disk-(\d+)-flat\.vmdk")
+_ReadAt = Callable[[int, int], bytes]
+"""Bytes from this offset on, at most so many; fewer at the end."""
 _KIB = 1024
 _GIB = 1 << 30
 
@@ -71,6 +77,7 @@ class ImageStore(PartialUploads):
         Capability.IMAGE_VHD,
         Capability.IMAGE_VHDX,
         Capability.IMAGE_VDI,
+        Capability.IMAGE_OVA,
     )
     def _base(
         self, image: ImageRef, progress: ProgressCallback | None, *, disk_gib: int = 0
@@ -104,7 +111,10 @@ class ImageStore(PartialUploads):
             surroundings = self.places.surroundings()
             browser = surroundings.datastores[self.places.get().datastore]["browser"]
             for file in self.files.search(browser, self._folder("host-images")):
-                image = HostImage(name=file.name.removesuffix(".vmdk") or "-")
+                try:
+                    image = HostImage(name=file.name.removesuffix(".vmdk"))
+                except ValidationError:
+                    continue  # nobody can name it
                 if not file.is_folder and image.cache_key() == key:
                     return self._host_image(image)
             return None
@@ -144,7 +154,7 @@ class ImageStore(PartialUploads):
         for file in files:
             named = _DISK.fullmatch(file.name)
             name = file.folder.rpartition("/")[2]
-            if named and "." not in name:
+            if named and _KEY.fullmatch(name):  # no staging name, and no folder of others
                 path = f"{file.folder}/{file.name}"
                 found[name] = Base(name, path, int(named[1]), sizes.get(file.folder, 0))
         return list(found.values())
@@ -178,7 +188,6 @@ class ImageStore(PartialUploads):
             self.files.create_disk(f"{staging}/{name}.vmdk", size)
             body = _Reported(content, size, progress)
             self.files.upload(f"{staging}/{name}-flat.vmdk", body, size)
-            opened.verify_content()
             self._publish(staging, folder, f"{name}.vmdk")
         base = Base(key, f"{folder}/{name}.vmdk", opened.info.virtual_size_bytes, size)
         with self._images_lock:
@@ -208,17 +217,18 @@ class ImageStore(PartialUploads):
         return True
 
     @contextmanager
-    def _as_raw(self, opened: LocalImage, progress: ProgressCallback | None) -> Iterator[IO[bytes]]:
+    def _as_raw(self, opened: LocalImage, progress: ProgressCallback | None) -> Iterator[_ReadAt]:
+        """Reads the disk in the image: only what was inspected, though another process may write to
+        the file meanwhile."""
         if opened.info.format is ImageFormat.RAW:
-            with open(opened.path, "rb") as file:
-                yield file
+            yield opened.reader().read
             return
         from hvdrivers.images.convert import converted
 
         with converted(
             opened, ImageFormat.RAW, deadline=current_deadline(), progress=progress
         ) as file:
-            yield file
+            yield partial(_read_at, file)
 
     def _ensure_folders(self) -> None:
         """Make the driver's folders on the datastore. Three calls, once a session."""
@@ -234,20 +244,25 @@ class ImageStore(PartialUploads):
         key = image.cache_key()
         if key is None and isinstance(image, FileImage):
             with self._images_lock:
-                return self._keys.get(_identity(image))
+                return self._keys.get(file_identity(image))
         return key
 
     def _remember(self, image: ImageRef, key: str) -> None:
         if isinstance(image, FileImage) and image.checksum is None:
             with self._images_lock:
-                self._keys[_identity(image)] = key
+                self._keys[file_identity(image)] = key
+
+
+def _read_at(file: IO[bytes], offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)
 
 
 class _Reported:
-    """A file of at least ``size`` bytes as the transport reads it: padded, and with progress."""
+    """A content as the transport reads it: padded to ``size`` bytes, and with progress."""
 
-    def __init__(self, file: IO[bytes], size: int, progress: ProgressCallback | None) -> None:
-        self._file = file
+    def __init__(self, read: _ReadAt, size: int, progress: ProgressCallback | None) -> None:
+        self._read = read
         self._size = size
         self._at = 0
         self._progress = progress
@@ -256,7 +271,7 @@ class _Reported:
         """The next bytes."""
         left = self._size - self._at
         count = left if count < 0 else min(count, left)
-        data = self._file.read(count)
+        data = self._read(self._at, count)
         data += bytes(count - len(data))
         self._at += count
         current_deadline().check("the image was uploaded")
@@ -267,7 +282,7 @@ class _Reported:
 
     def seek(self, offset: int) -> int:
         """Go back to the beginning: the request is sent again."""
-        self._at = self._file.seek(offset)
+        self._at = offset
         return self._at
 
 
@@ -284,11 +299,3 @@ def check_fits(virtual_size: int, disk_gib: int) -> None:
 def _seconds() -> float | None:
     left = current_deadline().left
     return None if left == float("inf") else max(left, 0.001)
-
-
-def _identity(image: FileImage) -> tuple[object, ...]:
-    try:
-        status = image.path.stat()
-    except OSError:
-        return (image.path,)
-    return (image.format, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

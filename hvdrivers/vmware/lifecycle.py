@@ -40,6 +40,7 @@ from hvdrivers.vmware.record import (
     RECORD,
     Mark,
     Record,
+    news_of_disks,
     option,
     path_of,
     record_in,
@@ -140,12 +141,12 @@ class VmwareLifecycle(
     def _started(self, spec: InstanceSpec, obj: Any, *, cloned: bool) -> Machine | None:
         """Start a machine that was made, if it shall run and does not."""
         self.known.put(spec.uuid, obj)
-        found = self._machine(spec.uuid, *FULL) if cloned else None
+        found = self._machine(spec.uuid, *FULL, VERSION) if cloned else None
         if spec.start:
             if found is None or found.state is not InstanceState.RUNNING:
                 self._start(obj)
-                found = None
-            self._finish(obj, spec)
+                found = self._machine(spec.uuid, *FULL, VERSION)
+            self._finish(found)
         return found
 
     def _copy_root(
@@ -241,9 +242,31 @@ class VmwareLifecycle(
     def _start(self, obj: Any) -> None:
         self.tasks.run(lambda: obj.PowerOnVM_Task(None), entity=obj)
 
-    def _finish(self, obj: Any, spec: InstanceSpec) -> None:
-        mark = Mark(uuid=spec.uuid, name=spec.name)
-        self._reconfigure(obj, vim.vm.ConfigSpec(extraConfig=[option(MARK, mark)]))
+    def _finish(self, found: Machine) -> None:
+        """Say that the machine is built, and which disks it has got."""
+        built = option(MARK, found.mark.model_copy(update={"building": False}))
+        values = vim.vm.ConfigSpec(extraConfig=[built])
+        disks = news_of_disks(found.row)
+        if disks is not None:
+            values.changeVersion = found.row.get(VERSION)
+            values.extraConfig.append(option(DEVICES, disks))
+        try:
+            self._reconfigure(found.obj, values)
+        except errors.DeviceBusy as error:
+            if error.vendor_code != "ConcurrentAccess":
+                raise
+            # another client has changed the machine meanwhile: the next change tells the disks
+            self._reconfigure(found.obj, vim.vm.ConfigSpec(extraConfig=[built]))
+
+    def _remember_disks(self, found: Machine) -> None:
+        """Write which disks the machine has, before their files get other names. 2 calls, none if
+        that is known."""
+        disks = news_of_disks(found.row)
+        if disks is not None:
+            config = vim.vm.ConfigSpec(
+                changeVersion=found.row.get(VERSION), extraConfig=[option(DEVICES, disks)]
+            )
+            self._reconfigure(found.obj, config)
 
     def _reconfigure(self, obj: Any, config: Any) -> None:
         """Change a machine. 2 calls."""

@@ -17,12 +17,12 @@ from hvdrivers.models.volume import AttachedVolume
 from hvdrivers.vmware.base import STATE, Machine, state_of, uuid_in
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import by_address, by_mac, capacity_of
+from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.names import unescaped
 from hvdrivers.vmware.record import (
     DEVICES,
     IMAGE,
     RECORD,
-    Devices,
     devices_in,
     image_in,
     mark_in,
@@ -116,7 +116,7 @@ def attached_volumes(devices: Devices, hardware: Any) -> tuple[AttachedVolume, .
     return tuple(
         attached_volume(address, devices, capacity_of(disks[address]))
         for address in devices.volumes
-        if address in disks
+        if address in disks and address not in devices.doubtful
     )
 
 

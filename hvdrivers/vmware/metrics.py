@@ -19,8 +19,9 @@ from hvdrivers.models.metrics import DiskMetrics, InstanceMetrics, VifMetrics
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import STATE, state_of, uuid_in
 from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.moved import LOST, Devices
 from hvdrivers.vmware.reader import Row
-from hvdrivers.vmware.record import DEVICES, Devices, devices_in, mark_in, path_of
+from hvdrivers.vmware.record import DEVICES, devices_in, mark_in, path_of
 from hvdrivers.vmware.usage import Usage
 
 _PATHS = (
@@ -61,10 +62,11 @@ class VmwareMetrics(Usage, Metrics):
                     memory_mib=row.get("config.hardware.memoryMB", 0),
                     memory_rss_mib=_number(row, "summary.quickStats.hostMemoryUsage", state),
                     disks=(
-                        *(DiskMetrics(device=a) for a in devices.own),
+                        *(DiskMetrics(device=a) for a in devices.own if not a.startswith(LOST)),
                         *(
                             DiskMetrics(volume_id=v.id, device=a)
                             for a, v in devices.volumes.items()
+                            if not a.startswith(LOST)
                         ),
                     ),
                     vifs=tuple(VifMetrics(id=v.id, device=m) for m, v in devices.vifs.items()),

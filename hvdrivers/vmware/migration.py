@@ -30,9 +30,9 @@ from hvdrivers.models.migration import (
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.vif import is_port_id
 from hvdrivers.vmware.base import STATE, Machine, uuid_in
-from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, by_mac, capacity_of, file_of
-from hvdrivers.vmware.lifecycle import VmwareLifecycle
+from hvdrivers.vmware.lifecycle import VERSION, VmwareLifecycle
 from hvdrivers.vmware.names import split_path
 from hvdrivers.vmware.place import Places, Surroundings
 from hvdrivers.vmware.reader import IN_POOL, Row
@@ -48,6 +48,7 @@ _PATHS = (
     "config.files.vmPathName",
     "network",
     "runtime.host",
+    VERSION,
 )
 _HOSTS_OWN = (vim.vm.device.VirtualPCIPassthrough,)
 
@@ -80,6 +81,7 @@ class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMi
         )
 
     @timed
+    @rereading
     def live_migrate(
         self,
         uuid: UUID,
@@ -88,12 +90,13 @@ class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMi
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: 7 reads and the task."""
+        """Budget: 7 reads and the task; as migrate_storage() if the disks move too."""
         del timeout
         found = self._checked("live_migrate", uuid, *_PATHS)
         self._move(found, destination, progress, running=True)
 
     @timed
+    @rereading
     def cold_migrate(
         self,
         uuid: UUID,
@@ -102,7 +105,7 @@ class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMi
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: 7 reads and the task."""
+        """Budget: 7 reads and the task; as migrate_storage() if the disks move too."""
         del timeout
         found = self._checked("cold_migrate", uuid, *_PATHS)
         self._move(found, destination, progress, running=False)
@@ -158,6 +161,8 @@ class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMi
                 vim.vm.RelocateSpec.DiskLocator(diskId=disk.key, datastore=store.obj)
                 for disk in _own_disks(found)
             ]
+        if destination.storage is not None:
+            self._remember_disks(found)
         devices = devices_in(found.row)
         wired = self._wired(found, destination, there)
         spec.deviceChange = [*wired.removed, *wired.changed]
@@ -292,7 +297,7 @@ def _connected(row: Row) -> bool:
 
 def _own_disks(found: Machine) -> list[Any]:
     disks = by_address(found.row.get("config.hardware.device") or ())
-    own = [disks[each] for each in devices_in(found.row).own if each in disks]
+    own = [disks[each] for each in devices_in(found.row).sure if each in disks]
     return [each for each in own if isinstance(each, vim.vm.device.VirtualDisk)]
 
 

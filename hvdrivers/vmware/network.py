@@ -11,7 +11,8 @@ from hvdrivers.models.vif import AttachedVif, Vif, VifQos
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_mac, editing, removing
 from hvdrivers.vmware.listing import attached_vifs
-from hvdrivers.vmware.record import Devices, devices_in
+from hvdrivers.vmware.moved import Devices
+from hvdrivers.vmware.record import devices_in
 from hvdrivers.vmware.specs import Plan, nic, nic_limits
 from hvdrivers.vmware.storage import HARDWARE, VmwareStorage
 

@@ -13,8 +13,9 @@ from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import VolumeAttachment
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, by_mac, editing, file_of, removing
+from hvdrivers.vmware.moved import Devices, VifRecord, VolumeRecord
 from hvdrivers.vmware.network import VmwareNetwork
-from hvdrivers.vmware.record import Devices, VifRecord, VolumeRecord, devices_in
+from hvdrivers.vmware.record import devices_in, require_sure
 from hvdrivers.vmware.specs import Plan, Source, nic, nic_limits, volume_disk, volume_disk_at
 from hvdrivers.vmware.storage import HARDWARE
 from hvdrivers.vmware.volumes import exclusive
@@ -123,6 +124,7 @@ def _place_of(attachment: VolumeAttachment, devices: Devices, hardware: Sequence
     disks = by_address(hardware)
     for address, volume in devices.volumes.items():
         if volume.id == attachment.volume_id and address in disks:
+            require_sure(devices, address, "the volume")
             return address
     raise errors.VolumeNotFound(f"the instance has no volume {attachment.volume_id}")
 

@@ -6,7 +6,7 @@
 ``hvdrivers.record``
     Flavor, metadata and what else spawn was given.
 ``hvdrivers.devices``
-    Which disk is which volume, by its address (see :func:`moved`), and which NIC is which VIF, by
+    Which disk is which volume, by its address (see ``moved.py``), and which NIC is which VIF, by
     its MAC address. It changes in the same request as the device.
 ``hvdrivers.image``
     What makes a template ours, with its own instance UUID, as in the mark. A clone does not have
@@ -18,8 +18,6 @@ Values of tenants are inside JSON with ASCII escapes. An empty value deletes a k
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 from uuid import UUID
@@ -30,9 +28,8 @@ from pyVmomi import vim
 from hvdrivers.contract import errors
 from hvdrivers.models.base import Model, Name
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec, Metadata
-from hvdrivers.models.vif import NicModel, VifType
-from hvdrivers.models.volume import DiskBus
-from hvdrivers.vmware.devices import by_address, file_of
+from hvdrivers.vmware.devices import by_address
+from hvdrivers.vmware.moved import Devices, moved
 from hvdrivers.vmware.reader import Row
 
 MARK = "hvdrivers.mark"
@@ -92,43 +89,6 @@ class ImageMark(Model):
     """Cache key of the image."""
 
 
-class VolumeRecord(Model):
-    """One attached volume."""
-
-    id: str
-    bus: DiskBus
-    read_only: bool = False
-    boot_index: int | None = None
-    multiattach: bool = False
-    native_id: str | None = None
-    """The host's own id of the volume, if reconnect() or a serial has given it another one here."""
-
-    @property
-    def held(self) -> str:
-        """The id by which two machines have the same volume."""
-        return self.native_id or self.id
-
-
-class VifRecord(Model):
-    """One NIC of ours."""
-
-    id: str
-    type: VifType
-    model: NicModel
-
-
-class Devices(Model):
-    """Which device is what."""
-
-    version: Literal[1] = 1
-    own: Mapping[str, str] = Field(default_factory=dict)
-    """Role (``root``, ``ephemeral``, ``swap``, ``seed``) by address."""
-    volumes: Mapping[str, VolumeRecord] = Field(default_factory=dict)
-    """By address: ``scsi0:1``."""
-    vifs: Mapping[str, VifRecord] = Field(default_factory=dict)
-    """By MAC address, in the order in which they were plugged."""
-
-
 def option(key: str, value: Model | None) -> Any:
     """One extraConfig value; None deletes it."""
     text = "" if value is None else _json(value)
@@ -168,6 +128,12 @@ def record_in(row: Row) -> Record:
     return _parsed(Record, value_in(row, RECORD))
 
 
+def news_of_disks(row: Row) -> Devices | None:
+    """What the record of the devices lacks, as it shall be written; None if nothing."""
+    found = devices_in(row).model_copy(update={"doubtful": frozenset()})
+    return found if found != _parsed(Devices, value_in(row, DEVICES)) else None
+
+
 def devices_in(row: Row) -> Devices:
     """The devices of a machine of ours. If its hardware was read too, disks that somebody has moved
     to other addresses are at those."""
@@ -180,54 +146,37 @@ def devices_in(row: Row) -> Devices:
     )
 
 
-def moved(devices: Devices, hardware: Iterable[Any], uuid: str) -> Devices:
-    """The record of a machine whose disks may have been moved by hand: vSphere's client can give a
-    disk another unit, and the one that it had to another disk.
+def own_disk(row: Row, role: str) -> tuple[str, Any] | None:
+    """Address and device of one of the machine's own disks; None if it has none of this role.
 
-    Files decide, as far as their names say what they are: a disk of the machine's own is
-    ``root.vmdk`` in a folder with the machine's UUID in its name, and a volume has its own name.
-    Where no file, or more than one, fits better than that at the recorded address, the address
-    decides.
+    Raises:
+        VolumeNotFound: it has one, and somebody has detached that.
+        InvalidRequest: another disk may be in its place.
     """
-    files = {a: path for a, disk in by_address(hardware).items() if (path := file_of(disk))}
-    free = {a for a in files if a not in devices.own and a not in devices.volumes}
-    names = [(a, _is_role(role, uuid)) for a, role in devices.own.items()]
-    names += [(a, _is_volume(each.held)) for a, each in devices.volumes.items()]
-    lost = [(a, fits) for a, fits in names if a not in files or not fits(files[a])]
-    free |= {a for a, _ in lost if a in files}
-    now = {}
-    for address, fits in lost:
-        (found, *more) = [each for each in free if fits(files[each])] or [address]
-        if not more and found != address:
-            now[address] = found
-    if not now:
-        return devices
-    gone = set(now.values()) - now.keys()  # what was recorded there is nowhere
-    return devices.model_copy(
-        update={
-            "own": {now.get(a, a): role for a, role in devices.own.items() if a not in gone},
-            "volumes": {
-                now.get(a, a): each for a, each in devices.volumes.items() if a not in gone
-            },
-        }
-    )
+    devices = devices_in(row)
+    disks = by_address(row.get("config.hardware.device") or ())
+    for address, each in devices.own.items():
+        if each == role:
+            if address not in disks:
+                raise errors.VolumeNotFound(
+                    f"the {role} disk of the instance is not attached", hint="attach it again"
+                )
+            require_sure(devices, address, f"the {role} disk")
+            return address, disks[address]
+    return None
 
 
-def _is_role(role: str, uuid: str) -> Callable[[str], bool]:
-    def fits(path: str) -> bool:
-        folder, _, name = path.rpartition("/")
-        home = folder.rpartition("/")[2].rpartition("] ")[2]
-        stem = _ENDING.sub("", name)
-        known = _WORD.sub("", stem) == role
-        known = known or (role == "root" and stem == home)  # a clone's, as its folder
-        return bool(uuid) and uuid in home and known
+def require_sure(devices: Devices, address: str, what: str) -> None:
+    """Refuse to change a disk that may be another one.
 
-    return fits
-
-
-def _is_volume(volume_id: str) -> Callable[[str], bool]:
-    pool, _, name = volume_id.partition("/")
-    return lambda path: path.startswith(f"[{pool}] ") and path.endswith(f"/volumes/{name}.vmdk")
+    Raises:
+        InvalidRequest: the driver cannot tell.
+    """
+    if address in devices.doubtful:
+        raise errors.InvalidRequest(
+            f"the disk at {address} may be another one than {what}: its file has another name",
+            hint="somebody has put a disk in its place, or has moved it to another datastore",
+        )
 
 
 def value_in(row: Row, key: str) -> str | None:
@@ -237,10 +186,6 @@ def value_in(row: Row, key: str) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-_ENDING = re.compile(r"(-[0-9]{6})?\.[a-z]+$")
-"""Of a disk's file: the number of a snapshot too."""
-_WORD = re.compile(r"-[0-9a-f]{12}$")
-"""What rescue() and rebuild() put behind a name."""
 _M = TypeVar("_M", bound=Model)
 
 

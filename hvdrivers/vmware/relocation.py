@@ -11,19 +11,20 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.storage import StorageMigration
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.vmware.base import Machine
-from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, capacity_of, file_of
-from hvdrivers.vmware.lifecycle import VmwareLifecycle
+from hvdrivers.vmware.lifecycle import VERSION, VmwareLifecycle
 from hvdrivers.vmware.names import split_path
 from hvdrivers.vmware.record import DEVICES, devices_in, path_of
 
-_PATHS = (path_of(DEVICES), "config.hardware.device")
+_PATHS = (path_of(DEVICES), "config.hardware.device", VERSION)
 
 
 class VmwareRelocation(VmwareLifecycle, StorageMigration):
     """Storage migration."""
 
     @timed
+    @rereading
     def migrate_storage(
         self,
         uuid: UUID,
@@ -32,7 +33,8 @@ class VmwareRelocation(VmwareLifecycle, StorageMigration):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: 3 reads and the task. The machine's own files (configuration, seed, log) stay in
+        """Budget: 3 reads and the task; 1 reconfiguration more for a machine none of whose devices
+        was changed since it was made. The machine's own files (configuration, seed, log) stay in
         the instance's folder."""
         del timeout
         found = self._checked("migrate_storage", uuid, *_PATHS)
@@ -50,6 +52,7 @@ class VmwareRelocation(VmwareLifecycle, StorageMigration):
         locators = [
             vim.vm.RelocateSpec.DiskLocator(diskId=disk.key, datastore=store.obj) for disk in moving
         ]
+        self._remember_disks(found)
         _tell(progress, 0)
         self.tasks.run(
             lambda: found.obj.RelocateVM_Task(vim.vm.RelocateSpec(disk=locators), None),
@@ -65,7 +68,7 @@ class VmwareRelocation(VmwareLifecycle, StorageMigration):
 def _elsewhere(found: Machine, pool: str) -> list[Any]:
     """The machine's own disks that are not on a datastore."""
     disks = by_address(found.row.get("config.hardware.device") or ())
-    own = [disks[each] for each in devices_in(found.row).own if each in disks]
+    own = [disks[each] for each in devices_in(found.row).sure if each in disks]
     return [
         each
         for each in own

@@ -34,10 +34,12 @@ from hvdrivers.vmware.record import (
     RECORD,
     devices_in,
     option,
+    own_disk,
     path_of,
     record_in,
 )
-from hvdrivers.vmware.specs import Plan, cdrom, disk_at, own_disk
+from hvdrivers.vmware.specs import Plan, cdrom, disk_at
+from hvdrivers.vmware.specs import own_disk as new_disk
 
 _PATHS = (path_of(RECORD), path_of(DEVICES), "config.hardware.device", "snapshot", VERSION)
 _RESCUE, _RESCUE_SEED, _ROOT = "rescue", "rescue-seed", "root"
@@ -74,17 +76,20 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
             found = self._stopped(found, undo)
             undo.callback(self._leave_rescue_of, uuid)
             enter = partial(self._enter_rescue, path=path, base=base, seed=disc is not None)
-            added = self._while_it_changes(found, enter, *_PATHS)
+            self._while_it_changes(found, enter, *_PATHS)
             found = self._machine(uuid, *_PATHS)
-            key = by_address(found.row["config.hardware.device"])[added].key
-            self._reconfigure(found.obj, vim.vm.ConfigSpec(bootOptions=_boots(key)))
+            disks = by_address(found.row["config.hardware.device"]).values()
+            added = next((each.key for each in disks if file_of(each) == path), None)
+            if added is None:
+                raise errors.DeviceBusy("another client has ended the rescue", retryable=True)
+            self._reconfigure(found.obj, vim.vm.ConfigSpec(bootOptions=_boots(added)))
             self._start(found.obj)
 
-    def _enter_rescue(self, found: Machine, *, path: str, base: Base, seed: bool) -> str:
-        """Give a machine that is off the rescue disk, and write that down; the disk's address."""
+    def _enter_rescue(self, found: Machine, *, path: str, base: Base, seed: bool) -> None:
+        """Give a machine that is off the rescue disk, and write that down."""
         hardware = found.row.get("config.hardware.device") or ()
         plan = Plan(self._slots(hardware))
-        own_disk(plan, _RESCUE, path, base.virtual_size, create=False)
+        new_disk(plan, _RESCUE, path, base.virtual_size, create=False)
         devices = devices_in(found.row)
         if seed:
             disc = self._rescue_seed(found.uuid)
@@ -103,7 +108,6 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
             extraConfig=[option(MARK, mark), option(DEVICES, changed), option(RECORD, record)],
         )
         self._reconfigure(found.obj, config)
-        return next(address for address, role in plan.own.items() if role == _RESCUE)
 
     @timed
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
@@ -137,7 +141,7 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         makes its disk a whole one. What vSphere deletes with a child's disk is not documented."""
         del timeout
         found = self._checked("rebuild", uuid, *_PATHS)
-        address, disk = _root_of(found)
+        _, disk = _root_of(found)
         if found.row.get("snapshot") is not None:
             raise errors.DeviceBusy(
                 "the root disk has snapshots",
@@ -159,32 +163,33 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
             found = self._stopped(found, undo)
             if found.mark.rescued:
                 self._leave_rescue(found)
-            self._replace_root(uuid, address, disk_at_path=path, capacity=capacity, key=base.key)
+            self._replace_root(uuid, disk_at_path=path, capacity=capacity, key=base.key)
             undo.forget_all()
         if starts:
             self._start(found.obj)
             self._mark_started(uuid)
 
     @rereading
-    def _replace_root(
-        self, uuid: UUID, address: str, *, disk_at_path: str, capacity: int, key: str
-    ) -> None:
+    def _replace_root(self, uuid: UUID, *, disk_at_path: str, capacity: int, key: str) -> None:
         """Put another disk in the root disk's place, and delete that one. What others have written
         into the record since the operation began stays."""
         found = self._machine(uuid, *_PATHS)
-        old = by_address(found.row["config.hardware.device"])[address]
+        _, old = _root_of(found)
         if self._own_file(found.obj, old):
             found = self._machine(uuid, *_PATHS)
-            old = by_address(found.row["config.hardware.device"])[address]
+            _, old = _root_of(found)
         changes = [
             _destroying(old),
             adding(disk_at(disk_at_path, old.controllerKey, old.unitNumber, capacity)),
         ]
         record = record_in(found.row).model_copy(update={"image": key})
+        devices = devices_in(found.row)
+        ids = {role: each for role, each in devices.ids.items() if role != _ROOT}
+        devices = devices.model_copy(update={"ids": ids})
         config = vim.vm.ConfigSpec(
             changeVersion=found.row.get(VERSION),
             deviceChange=changes,
-            extraConfig=[option(RECORD, record)],
+            extraConfig=[option(RECORD, record), option(DEVICES, devices)],
         )
         self._reconfigure(found.obj, config)
 
@@ -250,7 +255,12 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         if not rescue:
             return
         own = {a: role for a, role in devices.own.items() if role not in (_RESCUE, _RESCUE_SEED)}
-        changes = [_destroying(disks[a]) for a in rescue if a in disks]
+        # what may be a disk of others is only taken away
+        changes = [
+            _destroying(disks[a]) if a in devices.sure else removing(disks[a])
+            for a in rescue
+            if a in disks
+        ]
         seed = self._rescue_seed(found.uuid)
         drives = {a: each for a, each in disks.items() if file_of(each) == seed}
         for address, drive in drives.items():
@@ -286,13 +296,12 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
 
 
 def _root_of(found: Machine) -> tuple[str, Any]:
-    disks = by_address(found.row.get("config.hardware.device") or ())
-    for address, role in devices_in(found.row).own.items():
-        if role == _ROOT and address in disks:
-            return address, disks[address]
-    raise errors.InvalidRequest(
-        "the instance has no root disk of its own: it boots from a volume",
-    )
+    root = own_disk(found.row, _ROOT)
+    if root is None:
+        raise errors.InvalidRequest(
+            "the instance has no root disk of its own: it boots from a volume",
+        )
+    return root
 
 
 def _with_disc(drive: Any, path: str) -> Any:

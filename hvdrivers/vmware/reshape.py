@@ -13,9 +13,9 @@ from hvdrivers.models.instance import Flavor
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.vmware.base import Machine
 from hvdrivers.vmware.deadline import rereading, timed
-from hvdrivers.vmware.devices import by_address, capacity_of, editing
+from hvdrivers.vmware.devices import capacity_of, editing
 from hvdrivers.vmware.lifecycle import VmwareLifecycle
-from hvdrivers.vmware.record import DEVICES, RECORD, Record, devices_in, option, path_of, record_in
+from hvdrivers.vmware.record import DEVICES, RECORD, Record, option, own_disk, path_of, record_in
 from hvdrivers.vmware.specs import check_flavor, size
 
 _GIB = 1 << 30
@@ -127,11 +127,10 @@ def _check_growth(what: str, now: int, wanted: int, most: int | None) -> None:
 
 def _grown(found: Machine, flavor: Flavor) -> Any:
     """The root disk with its new size; None if it stays as it is."""
-    disks = by_address(found.row.get("config.hardware.device") or ())
-    roots = [a for a, role in devices_in(found.row).own.items() if role == "root" and a in disks]
-    if not roots or not flavor.disk_gib:
+    root = own_disk(found.row, "root") if flavor.disk_gib else None
+    if root is None:
         return None
-    disk, wanted = disks[roots[0]], flavor.disk_gib * _GIB
+    disk, wanted = root[1], flavor.disk_gib * _GIB
     if wanted < capacity_of(disk):
         raise errors.InvalidRequest("the root disk would shrink, which destroys data")
     if wanted == capacity_of(disk):

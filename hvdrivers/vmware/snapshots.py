@@ -70,7 +70,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
         if memory and found.state is InstanceState.STOPPED:
             raise errors.InvalidRequest("a stopped machine has no memory to keep")
         devices = devices_in(found.row)
-        if strange := _others_frozen(found.row, devices.own):
+        if strange := _others_frozen(found.row, devices.sure):
             raise _holds_others(f"the snapshot would keep the data of {min(strange)} too")
         if memory and devices.volumes:
             raise errors.InvalidRequest(

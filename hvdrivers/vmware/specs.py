@@ -14,7 +14,7 @@ from hvdrivers.models.vif import NicModel, VifQos
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskBus, DiskQos, VolumeAttachment
 from hvdrivers.vmware.devices import Slots, adding, bus_in, bus_of
-from hvdrivers.vmware.record import Devices, VifRecord, VolumeRecord
+from hvdrivers.vmware.moved import Devices, VifRecord, VolumeRecord
 
 _dev = vim.vm.device
 _NICS: Mapping[NicModel, type] = {
@@ -148,6 +148,7 @@ def _volume(
         boot_index=attachment.boot_index,
         multiattach=attachment.volume.multiattach,
         native_id=source.native_id if source.native_id != attachment.volume_id else None,
+        file=source.path if source.native_id is None else None,
     )
     if attachment.boot_index == 0:
         plan.boot = controller, unit

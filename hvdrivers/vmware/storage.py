@@ -34,9 +34,10 @@ from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, capacity_of, editing, file_of, removing
 from hvdrivers.vmware.lifecycle import VmwareLifecycle
 from hvdrivers.vmware.listing import attached_volume
+from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.names import is_part
 from hvdrivers.vmware.place import Surroundings
-from hvdrivers.vmware.record import DEVICES, Devices, devices_in, option, path_of
+from hvdrivers.vmware.record import DEVICES, devices_in, option, path_of, require_sure
 from hvdrivers.vmware.specs import Plan, disk_limits, volume_disk
 from hvdrivers.vmware.volumes import exclusive
 
@@ -60,6 +61,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
         devices, disks = _has(found)
         for address, volume in devices.volumes.items():
             if volume.id == attachment.volume_id and address in disks:
+                require_sure(devices, address, "the volume")
                 return attached_volume(address, devices, capacity_of(disks[address]))
         source = self._volume_source(attachment, self.places.surroundings())
         running = found.state is InstanceState.RUNNING
@@ -99,6 +101,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
             return
         if devices.volumes[address].boot_index == 0:
             raise errors.InvalidRequest("the instance boots from this volume")
+        require_sure(devices, address, "the volume")
         changes = [removing(disks[address])] if address in disks else []
         volumes = {key: each for key, each in devices.volumes.items() if key != address}
         self._change_devices(found, changes, devices.model_copy(update={"volumes": volumes}))
@@ -144,6 +147,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
         address = _address(devices, volume_id)
         if address is None or address not in disks:
             raise errors.VolumeNotFound("the volume is not attached to this instance")
+        require_sure(devices, address, "the volume")
         disk = disks[address]
         if size_bytes < capacity_of(disk):
             raise errors.InvalidRequest(
@@ -167,6 +171,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
         address = _address(devices, volume_id)
         if address is None or address not in disks:
             raise errors.VolumeNotFound("the volume is not attached to this instance")
+        require_sure(devices, address, "the volume")
         disk = disks[address]
         disk.storageIOAllocation = disk_limits(qos)
         self._change_devices(found, [editing(disk)], devices)

@@ -14,8 +14,9 @@ from hvdrivers.contract import errors
 from hvdrivers.models.vif import is_port_id
 from hvdrivers.vmware.base import STATE, Topic, uuid_in
 from hvdrivers.vmware.devices import by_address, chain_of
+from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.reader import IN_FOLDERS, IN_POOL, ON_DATASTORES, Row
-from hvdrivers.vmware.record import DEVICES, Devices, devices_in, mark_in, path_of
+from hvdrivers.vmware.record import DEVICES, devices_in, mark_in, path_of
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ from pyVmomi import vim
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.models.volume import PoolVolume, VmdkVolume, Volume, VolumeAttachment
-from hvdrivers.vmware.base import Topic
+from hvdrivers.vmware.base import Topic, uuid_in
 from hvdrivers.vmware.devices import bus_of, file_of
-from hvdrivers.vmware.names import is_part
+from hvdrivers.vmware.names import is_part, split_path
 from hvdrivers.vmware.place import Surroundings
+from hvdrivers.vmware.record import IMAGE, MARK, image_in, mark_in, path_of
 from hvdrivers.vmware.specs import Source
 
 
@@ -59,16 +60,25 @@ class VolumeSources(Topic):
 
     @provides(Capability.VOLUME_VMDK)
     def _shadow_path(self, volume: VmdkVolume) -> str:
-        """The first disk of the machine in which Cinder keeps the volume."""
+        """The first disk of the machine in which Cinder keeps the volume. An instance, or the
+        template of an image, is no such machine."""
         shadow = self.session.object("VirtualMachine", volume.shadow_vm)
-        rows = self.reader.many([shadow], "config.hardware.device")
-        for row in rows:
+        paths = ("config.instanceUuid", path_of(MARK), path_of(IMAGE), "config.hardware.device")
+        for row in self.reader.many([shadow], *paths):
+            if mark_in(row, uuid_in(row)) is not None or image_in(row) is not None:
+                break
             for device in row.get("config.hardware.device") or ():
                 if isinstance(device, vim.vm.device.VirtualDisk) and file_of(device):
-                    return str(file_of(device))
+                    return self._not_ours(str(file_of(device)))
         raise errors.VolumeNotFound(
             f"there is no machine {volume.shadow_vm} that holds the volume, or it has no disk"
         )
+
+    def _not_ours(self, path: str) -> str:
+        ours = tuple(f"{self.config.directory}/{kind}/" for kind in ("instances", "images"))
+        if split_path(path)[1].startswith(ours):
+            raise errors.VolumeNotFound("the disk of an instance or of an image is no volume")
+        return path
 
 
 def exclusive(

@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import subprocess
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -55,8 +56,14 @@ def large(folder: Path, gib: int) -> FileImage:
     return reference(path, ImageFormat.QCOW2, checksum=True)
 
 
-CONVERTED = (ImageFormat.VMDK, ImageFormat.VHD, ImageFormat.VHDX, ImageFormat.VDI)
-"""The formats that only ``qemu-img`` makes."""
+CONVERTED = (
+    ImageFormat.VMDK,
+    ImageFormat.VHD,
+    ImageFormat.VHDX,
+    ImageFormat.VDI,
+    ImageFormat.OVA,
+)
+"""The formats that only ``qemu-img`` makes, and the archive of a VMDK."""
 _TEXT_AT = 512 << 10
 """Where in the disk :func:`with_text` writes."""
 
@@ -90,11 +97,53 @@ def with_text(folder: Path, image_format: ImageFormat, text: str, size: int) -> 
     # VHD: of the exact size, which its geometry cannot tell
     kind, options = {
         ImageFormat.VHD: ("vpc", ["-o", "force_size=on"]),
+        ImageFormat.OVA: ("vmdk", []),
     }.get(image_format, (image_format.value, []))
     command = ["qemu-img", "convert", "-f", "raw", "-O", kind, *options, str(disk), str(path)]
     subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - the suite's own paths
     disk.unlink()
+    if image_format is ImageFormat.OVA:
+        path.rename(disk.with_suffix(".vmdk"))
+        ova(path, disk.with_suffix(".vmdk"), size)
+        disk.with_suffix(".vmdk").unlink()
     return reference(path, image_format, checksum=True)
+
+
+def ova(path: Path, disk: Path, size: int) -> None:
+    """Write an OVA of one disk, as the tools of VMware and VirtualBox do: the description, the
+    manifest, the disk."""
+    description = disk.with_suffix(".ovf")
+    description.write_text(_OVF.format(name=disk.name, bytes=disk.stat().st_size, size=size))
+    manifest = disk.with_suffix(".mf")
+    manifest.write_text(
+        "".join(
+            f"SHA256({each.name})= {hashlib.sha256(each.read_bytes()).hexdigest()}\n"
+            for each in (description, disk)
+        )
+    )
+    with tarfile.open(path, "x", format=tarfile.USTAR_FORMAT) as archive:
+        for each in (description, manifest, disk):
+            archive.add(each, each.name)
+    description.unlink()
+    manifest.unlink()
+
+
+_OVF = """<?xml version="1.0" encoding="UTF-8"?>
+<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1"
+  xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
+  <References>
+    <File ovf:id="file1" ovf:href="{name}" ovf:size="{bytes}"/>
+  </References>
+  <DiskSection>
+    <Info>The disks</Info>
+    <Disk ovf:diskId="vmdisk1" ovf:fileRef="file1" ovf:capacity="{size}"
+      ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/>
+  </DiskSection>
+  <VirtualSystem ovf:id="machine">
+    <Info>A machine</Info>
+  </VirtualSystem>
+</Envelope>
+"""
 
 
 def reference(

@@ -195,6 +195,7 @@ REQUESTS: dict[Capability, Request] = {
     Capability.IMAGE_VHD: _image(ImageFormat.VHD),
     Capability.IMAGE_VHDX: _image(ImageFormat.VHDX),
     Capability.IMAGE_VDI: _image(ImageFormat.VDI),
+    Capability.IMAGE_OVA: _image(ImageFormat.OVA),
     Capability.IMAGE_ISO: _image(ImageFormat.ISO),
     Capability.IMAGE_HOST: _spawn(image=_HOST_IMAGE),
     Capability.MULTI_ATTACH: _volume({**_POOL, "multiattach": True}),

@@ -26,6 +26,7 @@ uploads = provides(
     Capability.IMAGE_VHD,
     Capability.IMAGE_VHDX,
     Capability.IMAGE_VDI,
+    Capability.IMAGE_OVA,
     Capability.IMAGE_ISO,
 )
 

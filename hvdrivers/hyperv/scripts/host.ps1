@@ -179,6 +179,24 @@ function Get-HvMachine {
     }
 }
 
+# The drives of machines, of which some may be removed meanwhile.
+function Get-HvDrives {
+    param($Machines)
+    try { return @(Hyper-V\Get-VMHardDiskDrive -VM $Machines) }
+    catch { Assert-HvGone $_ }
+    foreach ($vm in $Machines) {
+        try { Hyper-V\Get-VMHardDiskDrive -VM $vm }
+        catch { Assert-HvGone $_ }
+    }
+}
+
+# Passes over the error of a machine that was removed meanwhile.
+function Assert-HvGone {
+    param($Problem)
+    $code = $Problem.FullyQualifiedErrorId.Split(',')[0]
+    if ($code -ne 'ObjectNotFound' -and $code -ne 'InvalidParameter') { throw $Problem }
+}
+
 # An instance of ours with its machine.
 function Find-Hv {
     param([string]$Uuid)

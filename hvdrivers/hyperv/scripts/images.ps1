@@ -55,11 +55,13 @@ function Get-HvUploads {
     $found
 }
 
-# Whether an upload is the image of an eviction that died, and disks are based on it.
+# Whether an upload is the image of an eviction that died, and disks are based on it, or may be.
 function Test-HvUploadUsed {
     param($Upload)
     $path = Get-HvImage $Upload.key
-    -not (Test-Path -LiteralPath $path) -and (Get-HvImageUsers)[$path.ToLowerInvariant()]
+    if (Test-Path -LiteralPath $path) { return $false }
+    $used = Get-HvImageUsers
+    [bool]($used[$path.ToLowerInvariant()] -or $used['?'])
 }
 
 # One piece: raw deflate of the bytes from this offset on.
@@ -206,10 +208,14 @@ function Invoke-HvImages {
     $found = New-Object System.Collections.ArrayList
     $used = Get-HvImageUsers
     foreach ($item in Get-ChildItem -LiteralPath "$($HvShared.Facts.Root)\images" -File) {
-        if ($item.Name -notmatch '^[a-z0-9-]+\.vhdx$') { continue }
+        if ($item.Name -cnotmatch '^[a-z0-9-]{1,80}\.vhdx$') { continue }
         $key = $item.Name.Substring(0, $item.Name.Length - 5)
-        $image = Read-HvImage $key
+        # evicted meanwhile, or no disk at all
+        try { $image = Read-HvImage $key }
+        catch { continue }
         $image.used = [bool]$used[(Get-HvImage $key).ToLowerInvariant()]
+        # a disk that cannot be read may be based on any of them
+        if (-not $image.used -and $used['?']) { $image.used = $null }
         [void]$found.Add($image)
     }
     $begin = [DateTime]::new(1970, 1, 1, 0, 0, 0, [DateTimeKind]::Utc)
@@ -222,7 +228,8 @@ function Invoke-HvImages {
     , $found.ToArray()
 }
 
-# The parents of all differencing disks in our folders, and of all disks of machines.
+# The parents of all differencing disks in our folders, and of all disks of machines. Under '?' a disk
+# that cannot be read, if there is one.
 function Get-HvImageUsers {
     $used = @{}
     $folders = @("$($HvShared.Facts.Root)\instances", "$($HvShared.Facts.Root)\volumes")
@@ -236,7 +243,7 @@ function Get-HvImageUsers {
             $path = Get-HvWindowsPath $folder $item
             try { $parent = "$((Hyper-V\Get-VHD -Path $path).ParentPath)" }
             catch {
-                if (Test-Path -LiteralPath $path) { throw }
+                if (Test-Path -LiteralPath $path) { $used['?'] = $path }
                 continue
             }
             if ($parent) { $used[$parent.ToLowerInvariant()] = $true }
@@ -274,13 +281,20 @@ function Invoke-HvEvictUpload {
     foreach ($path in $upload.paths) { Remove-HvTree $path }
 }
 
+function Assert-HvImageUnused {
+    param([string]$Path)
+    $used = Get-HvImageUsers
+    if ($used[$Path.ToLowerInvariant()]) { Stop-Hv 'DiskInUse' 'a disk is based on the image' }
+    if ($used['?']) {
+        Stop-Hv 'DiskInUse' "$($used['?']) cannot be read, and may be based on the image"
+    }
+}
+
 function Invoke-HvEvict {
     param($Arguments)
     $path = Get-HvImage $Arguments.key
     if (-not (Test-Path -LiteralPath $path)) { return }
-    if ((Get-HvImageUsers)[$path.ToLowerInvariant()]) {
-        Stop-Hv 'DiskInUse' 'a disk is based on the image'
-    }
+    Assert-HvImageUnused $path
     # nobody finds it under another name: a disk that is made now fails, and one that was made
     # meanwhile is seen
     $nonce = [guid]::NewGuid().ToString('N').Substring(0, 16)
@@ -288,9 +302,7 @@ function Invoke-HvEvict {
     Move-Item -LiteralPath $path -Destination $aside
     $gone = $false
     try {
-        if ((Get-HvImageUsers)[$path.ToLowerInvariant()]) {
-            Stop-Hv 'DiskInUse' 'a disk is based on the image'
-        }
+        Assert-HvImageUnused $path
         Remove-Item -LiteralPath $aside -Force
         $gone = $true
     }

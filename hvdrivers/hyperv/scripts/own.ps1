@@ -76,7 +76,7 @@ function Get-HvParents {
     $machines = @(Hyper-V\Get-VM)
     if ($machines.Count -eq 0) { return $parents }
     $inside = "$($HvShared.Facts.Root)\instances\"
-    foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $machines) {
+    foreach ($drive in Get-HvDrives $machines) {
         $path = "$($drive.Path)"
         # who asks has looked at these already
         if (-not $path -or ($path.StartsWith($inside, 'OrdinalIgnoreCase') -and

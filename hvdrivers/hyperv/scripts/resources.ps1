@@ -71,6 +71,18 @@ function Get-HvSpace {
 
 function Invoke-HvMetrics {
     param($Arguments)
+    foreach ($attempt in 1..5) {
+        # a machine that is removed while they are read is not in the next list
+        try { return , @(Read-HvMetrics $Arguments) }
+        catch {
+            if ($attempt -eq 5) { throw }
+            Assert-HvGone $_
+        }
+    }
+}
+
+function Read-HvMetrics {
+    param($Arguments)
     $owners = Get-HvOwners
     $rescued = Get-HvRescued
     $machines = @(Hyper-V\Get-VM | Where-Object { $owners[$_.Id.ToString()] })
@@ -107,7 +119,7 @@ function Invoke-HvMetrics {
             drives = $drives[$id].ToArray()
         })
     }
-    , $found.ToArray()
+    $found.ToArray()
 }
 
 function Invoke-HvConnector {

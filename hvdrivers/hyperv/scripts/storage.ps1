@@ -30,9 +30,9 @@ function Get-HvUsers {
     $machines = @(Hyper-V\Get-VM)
     if ($machines.Count -eq 0) { return }
     $ids = @{}
-    foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $machines) {
+    foreach ($drive in Get-HvDrives $machines) {
         $own = "$($drive.Path)"
-        if ($own -eq $Path -or ($own -match '\.avhdx?$' -and (Get-HvBase $own) -eq $Path)) {
+        if ($own -eq $Path -or ($own -match '\.avhdx?$' -and @(Get-HvChain $own) -contains $Path)) {
             $ids[$drive.VMId.ToString()] = $true
         }
     }
@@ -226,6 +226,25 @@ function Invoke-HvListVolumes {
     , $found.ToArray()
 }
 
+# Whether a disk that somebody has made in a pool is based on this one. The driver's own volumes stand
+# alone, so they are not asked.
+function Test-HvBelow {
+    param([string]$Path)
+    $pools = @('default') + @($HvShared.Facts.Pools | ForEach-Object { $_.name })
+    foreach ($pool in $pools) {
+        $folder = Get-HvPool $pool
+        if (-not (Test-Path -LiteralPath $folder)) { continue }
+        foreach ($item in Get-ChildItem -LiteralPath $folder -File) {
+            if ($item.Name -notmatch '\.a?vhdx?$') { continue }
+            if ($item.Name -cmatch '^v-([a-z0-9-]|_[0-9a-f]{2})+\.vhdx$') { continue }
+            if (@(Get-HvChain "$folder\$($item.Name)" | Select-Object -Skip 1) -contains $Path) {
+                return $true
+            }
+        }
+    }
+    $false
+}
+
 function Invoke-HvDeleteVolume {
     param($Arguments)
     $path = "$(Get-HvPool $Arguments.pool)\$($Arguments.file)"
@@ -237,6 +256,7 @@ function Invoke-HvDeleteVolume {
         if ((Get-HvParents)[$path.ToLowerInvariant()]) {
             Stop-Hv 'DiskInUse' 'a disk of a machine is based on the volume'
         }
+        if (Test-HvBelow $path) { Stop-Hv 'DiskInUse' 'another disk is based on the volume' }
         Assert-HvBudget
         Remove-Item -LiteralPath $path -Force -Confirm:$false
     }

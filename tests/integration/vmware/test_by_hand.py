@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,27 @@ from pyVmomi import vim
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import Undo, cut_after, cut_before
 from hvdrivers.driverkit.seam import Fault
-from hvdrivers.models.volume import DiskBus, PoolData, PoolVolume, VolumeAttachment, VolumeSpec
+from hvdrivers.models.image import HostImage, ImageFormat, ImageRef
+from hvdrivers.models.instance import Flavor
+from hvdrivers.models.vif import NetworkVif
+from hvdrivers.models.volume import (
+    DiskBus,
+    DiskQos,
+    PoolData,
+    PoolVolume,
+    VolumeAttachment,
+    VolumeSpec,
+)
 from hvdrivers.vmware.conformance.raw_server import RawServer
-from hvdrivers.vmware.devices import Slots, adding, by_address, editing, file_of, removing
+from hvdrivers.vmware.devices import (
+    Slots,
+    adding,
+    by_address,
+    capacity_of,
+    editing,
+    file_of,
+    removing,
+)
 from hvdrivers.vmware.driver import VmwareDriver
 from hvdrivers.vmware.specs import disk_at
 from tests.integration.vmware.conftest import SpecFactory, connected
@@ -121,6 +140,29 @@ def test_files_among_the_volumes_that_are_none(
     for name in names:
         driver.files.delete(f"{VOLUMES}/{name}")
     driver.delete_volume(volume.volume_id)
+
+
+def test_files_among_the_images_that_are_none(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory
+) -> None:
+    image = HostImage(name="ours")
+    driver.files.make_folder("[LocalDS_0] hvdrivers/host-images", parents=True)
+    driver.files.create_disk("[LocalDS_0] hvdrivers/host-images/ours.vmdk", MIB)
+    uuid = driver.spawn(spec(image=image)).uuid
+    before = driver.list_cached_images()
+    folders = ["Foo Bar", "UPPER", "x" * 90, "new\nline"]
+    for name in folders:
+        driver.files.make_folder(f"[LocalDS_0] hvdrivers/images/{name}")
+        server.file(f"[LocalDS_0] hvdrivers/images/{name}/disk-5.vmdk", b"none")
+    odd = ["new\nline.vmdk", ".vmdk", "\x1b.vmdk"]
+    for name in odd:
+        server.file(f"[LocalDS_0] hvdrivers/host-images/{name}", b"none")
+    assert driver.list_cached_images() == before
+    driver.rescue(uuid)  # finds its image among them
+    driver.destroy(uuid)
+    for name in folders:
+        driver.files.delete(f"[LocalDS_0] hvdrivers/images/{name}")
+    driver.files.delete("[LocalDS_0] hvdrivers/host-images")
 
 
 def test_volume_below_somebody_elses_snapshot_is_not_deleted(
@@ -322,6 +364,143 @@ def test_disks_that_somebody_has_moved_to_other_units(
     assert not driver.files.exists(root)
     assert [each.volume_id for each in driver.list_volumes()] == [volume.volume_id]
     driver.delete_volume(volume.volume_id)
+    driver.files.delete("[LocalDS_0] theirs")
+
+
+def replaced_by_hand(server: RawServer, machine: Any, disk: Any, path: str) -> None:
+    """Take a disk away, and give its unit to a disk of others."""
+    theirs = disk_at(path, disk.controllerKey, disk.unitNumber, MIB, key=-2)
+    changes = [removing(disk), adding(theirs)]
+    server.wait(machine.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=changes)))
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("place", ["[LocalDS_0] theirs", "home"])
+def test_root_disk_that_is_attached_nowhere(
+    driver: VmwareDriver,
+    server: RawServer,
+    spec: SpecFactory,
+    image: ImageRef,
+    tmp_path: Path,
+    place: str,
+    known: bool,
+) -> None:
+    """A disk of others has its unit: it is not deleted, grown, or read as the root disk."""
+    driver.files.make_folder("[LocalDS_0] theirs")
+    flavor = Flavor(vcpus=1, memory_mib=64, disk_gib=1)
+    uuid = driver.spawn(spec(start=False, flavor=flavor)).uuid
+    if known:  # the UUIDs of its disks are written with any change of its devices
+        driver.unplug_vif(uuid, driver.plug_vif(uuid, NetworkVif(id="n", network="VM Network")).id)
+    found = driver._machine(uuid, "config.files.vmPathName")
+    home = str(found.row.get("config.files.vmPathName")).rpartition("/")[0]
+    path = f"{home if place == 'home' else place}/new.vmdk"
+    driver.files.create_disk(path, MIB)
+    root = by_address(hardware(server, found.obj))["scsi0:0"]
+    replaced_by_hand(server, found.obj, root, path)
+
+    larger = flavor.model_copy(update={"disk_gib": 2})
+    target = tmp_path / "image"
+    for refused in (
+        lambda: driver.resize(uuid, larger),
+        lambda: driver.rebuild(uuid, image),
+        lambda: driver.snapshot_to_image(uuid, target, ImageFormat.RAW),
+        lambda: driver.create_snapshot(uuid, "one"),
+    ):
+        with pytest.raises((errors.VolumeNotFound, errors.InvalidRequest)) as caught:
+            refused()
+        assert "disk" in caught.value.message or path in caught.value.message
+    assert not target.exists()
+    assert driver.get_instance(uuid).flavor.disk_gib == 1
+    driver.rescue(uuid, image)
+    driver.power_off(uuid)
+    driver.unrescue(uuid)
+    (disk,) = (d for d in by_address(hardware(server, found.obj)).values() if file_of(d) == path)
+    assert capacity_of(disk) == MIB
+    if known:
+        with pytest.raises(errors.VolumeNotFound):
+            driver.power_on(uuid)
+        # attached again, wherever, it is the root disk
+        server.wait(found.obj.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[removing(disk)])))
+        attached_by_hand(server, found.obj, str(file_of(root)))
+        driver.resize(uuid, larger)
+        driver.power_on(uuid)
+        driver.power_off(uuid)
+        driver.destroy(uuid)
+        assert not driver.files.exists(str(file_of(root)))
+    else:
+        driver.destroy(uuid)
+    if place == "home" and not known:
+        (saved,) = driver.list_volumes()
+        assert saved.capacity_bytes == MIB
+        driver.delete_volume(saved.volume_id)
+    elif place != "home":
+        assert driver.files.exists(path)
+    driver.files.delete("[LocalDS_0] theirs")
+    driver.files.delete(home)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_volume_that_is_attached_nowhere(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory, known: bool
+) -> None:
+    """A disk of others has its unit: it is not detached, not grown, and not told as the volume."""
+    driver.files.make_folder("[LocalDS_0] theirs")
+    path = "[LocalDS_0] theirs/new.vmdk"
+    driver.files.create_disk(path, MIB)
+    volume = driver.create_volume(VolumeSpec(name="gone", size_bytes=MIB))
+    other = driver.create_volume(VolumeSpec(name="other", size_bytes=MIB))
+    uuid = driver.spawn(spec(start=False)).uuid
+    driver.attach_volume(uuid, named("gone"))
+    if known:
+        driver.unplug_vif(uuid, driver.plug_vif(uuid, NetworkVif(id="n", network="VM Network")).id)
+    machine = driver._machine(uuid).obj
+    disk = by_address(hardware(server, machine))["scsi0:1"]
+    replaced_by_hand(server, machine, disk, path)
+
+    assert driver.get_instance(uuid).volumes == ()
+    moved = VolumeAttachment(volume=other.model_copy(update={"serial": volume.volume_id}))
+    for refused in (
+        lambda: driver.extend_volume(uuid, volume.volume_id, 2 * MIB),
+        lambda: driver.set_disk_qos(uuid, volume.volume_id, DiskQos(total_iops_sec=100)),
+        lambda: driver.reconnect(uuid, volumes=(moved,)),
+    ):
+        with pytest.raises((errors.VolumeNotFound, errors.InvalidRequest)):
+            refused()
+    if known:
+        driver.detach_volume(uuid, volume.volume_id)
+        attached = driver.attach_volume(uuid, named("gone"))
+        assert attached.address == "scsi0:2"
+        driver.detach_volume(uuid, volume.volume_id)
+    else:
+        with pytest.raises(errors.InvalidRequest, match="may be another one"):
+            driver.detach_volume(uuid, volume.volume_id)
+    (there,) = (d for d in by_address(hardware(server, machine)).values() if file_of(d) == path)
+    assert capacity_of(there) == MIB
+    driver.destroy(uuid)
+    assert driver.files.exists(path)
+    for each in (volume, other):
+        driver.delete_volume(each.volume_id)
+    driver.files.delete("[LocalDS_0] theirs")
+
+
+def test_rescue_disk_that_is_attached_nowhere(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory, image: ImageRef
+) -> None:
+    """unrescue() deletes the rescue disk, and not one of others that has its unit."""
+    driver.files.make_folder("[LocalDS_0] theirs")
+    path = "[LocalDS_0] theirs/new.vmdk"
+    driver.files.create_disk(path, MIB)
+    uuid = driver.spawn(spec(start=True)).uuid
+    driver.rescue(uuid, image)
+    driver.power_off(uuid)
+    machine = driver._machine(uuid).obj
+    disks = by_address(hardware(server, machine)).values()
+    rescue = next(each for each in disks if "/rescue-" in str(file_of(each)))
+    replaced_by_hand(server, machine, rescue, path)
+    driver.unrescue(uuid)
+    assert driver.files.exists(path)
+    driver.destroy(uuid)
+    assert driver.files.exists(path)
     driver.files.delete("[LocalDS_0] theirs")
 
 

@@ -70,3 +70,51 @@ def test_a_conversion_ends_at_the_deadline(convert_disk: Path) -> None:
 @pytest.fixture
 def convert_disk(convert: Callable[..., Path]) -> Path:
     return convert("vmdk")
+
+
+_CHANGES = """#!/bin/sh
+dd if={hostile} of={image} conv=notrunc status=none
+{program} "$@"
+status=$?
+dd if={harmless} of={image} conv=notrunc status=none
+exit $status
+"""
+
+
+def test_a_backing_file_that_is_named_only_while_qemu_img_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process takes its change back afterwards: only what was inspected may be read."""
+    image, harmless, hostile = (tmp_path / f"{name}.qcow2" for name in ("image", "a", "b"))
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(b"secret".ljust(MIB, b"!"))
+    tool("qemu-img", "create", "-f", "qcow2", image, str(MIB))
+    tool("qemu-img", "create", "-f", "qcow2", "-b", secret, "-F", "raw", hostile, str(MIB))
+    hostile.write_bytes(hostile.read_bytes()[:4096])
+    harmless.write_bytes(image.read_bytes()[:4096])
+    program = tmp_path / "bin" / "qemu-img"
+    program.parent.mkdir()
+    names = {"hostile": hostile, "image": image, "harmless": harmless}
+    program.write_text(_CHANGES.format(program=convert.find_qemu_img(), **names))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    with (
+        open_image(FileImage(path=image, format=ImageFormat.QCOW2)) as opened,
+        convert.converted(opened, ImageFormat.RAW) as made,
+    ):
+        assert made.read() == bytes(MIB)
+
+
+def test_a_file_that_was_changed_is_not_converted(convert_disk: Path) -> None:
+    with (
+        open_image(FileImage(path=convert_disk, format=ImageFormat.VMDK)) as image,
+        convert_disk.open("r+b") as file,
+    ):
+        file.seek(512)
+        file.write(b'parentFileNameHint="x"')
+        file.flush()
+        with (
+            pytest.raises(ImageRejected, match="changed"),
+            convert.converted(image, ImageFormat.RAW),
+        ):
+            pass
