@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from hvdrivers.addresses import bracketed
 from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.invalid import in_words
+from hvdrivers.limits import WAIT_SECONDS
 from hvdrivers.models.base import PrintableText
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.instance import Firmware
@@ -86,7 +87,7 @@ class HypervConfig(DriverConfig):
     client_key: Path | None = None
     kerberos_delegation: bool = False
     """Let the host use the Kerberos ticket further (unconstrained delegation)."""
-    connect_timeout: Annotated[float, Field(gt=0)] = 30.0
+    connect_timeout: Annotated[float, Field(gt=0, le=WAIT_SECONDS)] = 30.0
     """Seconds for one attempt to connect: the session, PowerShell's start, the Hyper-V module."""
     workers: Annotated[int, Field(ge=2, le=32)] = 6
     """Requests of a kind that the host runs at the same time: so many long ones (migrations,

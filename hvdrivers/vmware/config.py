@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from hvdrivers.addresses import bracketed
 from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.invalid import in_words
+from hvdrivers.limits import WAIT_SECONDS
 from hvdrivers.models.base import PrintableText
 from hvdrivers.models.config import DriverConfig
 
@@ -62,9 +63,9 @@ class VmwareConfig(DriverConfig):
     """vSphere's guest operating system identifier of new machines."""
     scsi_controllers: Annotated[int, Field(ge=1, le=4)] = 4
     """SCSI controllers that a machine may have; each takes 15 disks."""
-    request_timeout: Annotated[float, Field(gt=0)] = 60.0
+    request_timeout: Annotated[float, Field(gt=0, le=WAIT_SECONDS)] = 60.0
     """Seconds that the server may take for one request, where the operation has not less left."""
-    connect_timeout: Annotated[float, Field(gt=0)] = 15.0
+    connect_timeout: Annotated[float, Field(gt=0, le=WAIT_SECONDS)] = 15.0
     """Seconds for one attempt to connect and log in."""
     connections: Annotated[int, Field(ge=1, le=256)] = 16
     """Idle connections that are kept: as many as threads use the driver at once."""

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit import undoing
@@ -38,6 +40,7 @@ from hvdrivers.vmware.uploads import PartialUploads
 if TYPE_CHECKING:
     from hvdrivers.images import LocalImage
 
+_KEY = re.compile(r"[a-z0-9-]{1,80}")
 _DISK = re.compile(r"disk-(\d+)\.vmdk")
 _EXTENT = re.compile(r"disk-(\d+)-flat\.vmdk")
 _ReadAt = Callable[[int, int], bytes]
@@ -108,7 +111,10 @@ class ImageStore(PartialUploads):
             surroundings = self.places.surroundings()
             browser = surroundings.datastores[self.places.get().datastore]["browser"]
             for file in self.files.search(browser, self._folder("host-images")):
-                image = HostImage(name=file.name.removesuffix(".vmdk") or "-")
+                try:
+                    image = HostImage(name=file.name.removesuffix(".vmdk"))
+                except ValidationError:
+                    continue  # nobody can name it
                 if not file.is_folder and image.cache_key() == key:
                     return self._host_image(image)
             return None
@@ -148,7 +154,7 @@ class ImageStore(PartialUploads):
         for file in files:
             named = _DISK.fullmatch(file.name)
             name = file.folder.rpartition("/")[2]
-            if named and "." not in name:
+            if named and _KEY.fullmatch(name):  # no staging name, and no folder of others
                 path = f"{file.folder}/{file.name}"
                 found[name] = Base(name, path, int(named[1]), sizes.get(file.folder, 0))
         return list(found.values())

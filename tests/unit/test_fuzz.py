@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,20 @@ from hvdrivers.cli.report import BadUsageError
 from hvdrivers.cloudinit import build_seed, seed_files
 from hvdrivers.contract.errors import HypervisorError, InvalidRequest
 from hvdrivers.fake import FakeHost
+from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.naming import from_alias, label_of
 from hvdrivers.libvirt.xml import parse as parse_xml
 from hvdrivers.models.base import Name
 from hvdrivers.models.cloudinit import CloudInit
+from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.image import HttpImage, shown_url
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import RbdVolume, VolumeAttachment, parse_connection_info
 from hvdrivers.openstack.vif import parse_nova_vif, parse_os_vif, parse_port
-from hvdrivers.plugins import hosts
+from hvdrivers.plugins import connecting, hosts
 from hvdrivers.plugins.connecting import connect
+from hvdrivers.vmware.config import VmwareConfig
 
 bounded = settings(
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -76,6 +80,18 @@ def test_urls(host: str, path: str, scheme: str) -> None:
 
 
 @bounded
+@given(TEXT, TEXT, TEXT, st.sampled_from([VmwareConfig, HypervConfig]))
+def test_urls_of_servers(host: str, path: str, user: str, model: type[DriverConfig]) -> None:
+    for scheme in ("vmware", "hyperv", "esx", "vpx", "x"):
+        for url in (f"{scheme}://{host}/{path}", f"{scheme}://{user}:{user}@{host}:{path}/"):
+            with contextlib.suppress(InvalidRequest), connecting._no_bare_errors(model, "x"):
+                model.from_url(url)
+    for given_host in (host, f"{host}:{path}", f"[{host}]"):
+        with contextlib.suppress(ValidationError):
+            assert model(host=given_host, username=user, password=path).host_label
+
+
+@bounded
 @given(TEXT)
 def test_targets_of_connect(text: str) -> None:
     """No host is asked: what is no driver, scheme or host is refused."""
@@ -109,10 +125,19 @@ def test_values_of_hosts_files(tmp_path: Path, value: object, key: str) -> None:
 
 
 @pytest.mark.parametrize("number", [float("inf"), float("nan"), -1, 0, 1e300])
-@pytest.mark.parametrize("field", ["connect_timeout", "operation_timeout_scale"])
-def test_time_spans_that_are_none(field: str, number: float) -> None:
-    with pytest.raises(ValidationError):
-        LibvirtConfig(**{field: number})
+@pytest.mark.parametrize("model", [LibvirtConfig, VmwareConfig, HypervConfig])
+def test_time_spans_that_are_none(model: type[DriverConfig], number: float) -> None:
+    """In each field that is one: seconds, or a factor of them."""
+    fields = {
+        name
+        for name, field in model.model_fields.items()
+        if float in (field.annotation, *typing.get_args(field.annotation))
+    }
+    assert {"connect_timeout", "operation_timeout_scale"} <= fields
+    for field in fields:
+        with pytest.raises(ValidationError) as refused:
+            model.model_validate({"host": "a", "username": "b", "password": "c", field: number})
+        assert (field,) in {line["loc"] for line in refused.value.errors()}
 
 
 # ------------------------------------------------------------------------------------ the command

@@ -12,13 +12,25 @@ from uuid import uuid4
 from xml.etree import ElementTree as ET
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.remote_volumes import secret_name
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec
-from hvdrivers.models.vif import BridgeVif, NetworkVif, OvsVif, TapVif, Vif
-from hvdrivers.models.volume import LocalVolume, PoolVolume, Volume, VolumeAttachment, VolumeSpec
+from hvdrivers.models.vif import BridgeVif, NetworkVif, OvsVif, TapVif, UserVif, Vif
+from hvdrivers.models.volume import (
+    IscsiVolume,
+    LocalVolume,
+    NfsVolume,
+    PoolVolume,
+    RbdVolume,
+    Volume,
+    VolumeAttachment,
+    VolumeSpec,
+)
 from hvdrivers.models.volume.host import LocalData, PoolData
+from hvdrivers.models.volume.iscsi import IscsiData
+from hvdrivers.models.volume.network import NfsData, RbdData
 from tests.integration.libvirt.machines import Host, Machine, local
 from tests.peers.dhcp import run_ip
 from tests.peers.fixtures import started
@@ -195,6 +207,89 @@ def _interface_id(host: Host, text: str) -> Read:
     return _xml(machine, "devices/interface/virtualport/parameters", "interfaceid")
 
 
+def _snapshot(host: Host, text: str) -> Read:
+    machine = _machine(host)
+    host.driver.create_snapshot(machine.uuid, text)
+    return lambda host: host.driver.list_snapshots(machine.uuid)[0].name
+
+
+def _ceph(host: Host, **data: object) -> Machine:
+    made = {"name": "p/i", "hosts": ["192.0.2.1"], "ports": ["6789"], **data}
+    return _attached(host, RbdVolume.model_validate({"serial": "v", "data": made}))
+
+
+def _ceph_image(host: Host, text: str) -> Read:
+    read = _xml(_ceph(host, name=f"p/{text}"), _SOURCE, "name")
+    return lambda host: str(read(host)).removeprefix("p/")
+
+
+def _ceph_user(host: Host, text: str) -> Read:
+    """With a secret, whose name has the volume's id in it."""
+    key = "AQBSdFhcGgUIGhAA3bQkVMkkVtCxTkiQDBF4nQ=="
+    machine = _ceph(host, auth_enabled=True, auth_username=text, keyring=key)
+    return _xml(machine, f"{_SOURCE}/auth", "username")
+
+
+def _ceph_monitor(host: Host, text: str) -> Read:
+    return _xml(_ceph(host, hosts=[text]), f"{_SOURCE}/host", "name")
+
+
+def _ceph_secret(host: Host, text: str) -> Read:
+    machine = _ceph(host, auth_enabled=True, auth_username="u", secret_uuid=text)
+    return _xml(machine, f"{_SOURCE}/auth/secret", "uuid")
+
+
+def _secret(host: Host, text: str) -> Read:
+    key = "AQBSdFhcGgUIGhAA3bQkVMkkVtCxTkiQDBF4nQ=="
+    data = {"name": "p/i", "hosts": ["192.0.2.1"], "ports": ["6789"], "auth_enabled": True}
+    volume = {"serial": text, "data": {**data, "auth_username": "u", "keyring": key}}
+    machine = _attached(host, RbdVolume.model_validate(volume))
+    name = secret_name(machine.uuid, text)
+
+    def read(host: Host) -> object:
+        found = (each.usageID() for each in host.raw.connection.remote.listAllSecrets(0))
+        return text if name in found else None
+
+    return read
+
+
+def _nfs(host: Host, **data: object) -> Read:
+    made = {"export": "192.0.2.9:/x", "name": "v", **data}
+    volume = NfsVolume.model_validate({"serial": "v", "data": made})
+    return _xml(_attached(host, volume), _SOURCE, "name")
+
+
+def _nfs_export(host: Host, text: str) -> Read:
+    read = _nfs(host, export=f"192.0.2.9:/{text.replace('/', '-')}")
+    return lambda host: text if read(host) == f"/{text.replace('/', '-')}/v" else read(host)
+
+
+def _nfs_name(host: Host, text: str) -> Read:
+    read = _nfs(host, name=text)
+    return lambda host: str(read(host)).removeprefix("/x/")
+
+
+def _iscsi(host: Host, path: str, name: str, **data: object) -> Read:
+    target = {"target_portal": "192.0.2.1:3260", "target_iqn": "iqn.2020-01.org.x:a"}
+    made = {"serial": "v", "data": {**target, "target_lun": 1, **data}}
+    return _xml(_attached(host, IscsiVolume.model_validate(made)), f"{_SOURCE}{path}", name)
+
+
+def _portal(host: Host, text: str) -> Read:
+    return _iscsi(host, "/host", "name", target_portal=f"{text}:3260")
+
+
+def _target(host: Host, text: str) -> Read:
+    read = _iscsi(host, "", "name", target_iqn=text)
+    return lambda host: str(read(host)).removesuffix("/1")
+
+
+def _chap_user(host: Host, text: str) -> Read:
+    chap = {"auth_method": "CHAP", "auth_username": text, "auth_password": "password-1"}
+    return _iscsi(host, "/auth", "username", **chap)
+
+
+_SOURCE = "devices/disk[serial='v']/source"
 FIELDS: dict[str, Define] = {
     "InstanceSpec.name": _name,
     "InstanceSpec.name, by rename()": _renamed,
@@ -211,18 +306,33 @@ FIELDS: dict[str, Define] = {
     "TapVif.device": _device,
     "OvsVif.profile_id": _profile,
     "OvsVif.interface_id": _interface_id,
+    "Snapshot.name": _snapshot,
+    "RbdData.name": _ceph_image,
+    "RbdData.auth_username": _ceph_user,
+    "RbdData.hosts": _ceph_monitor,
+    "RbdData.secret_uuid": _ceph_secret,
+    "VolumeBase.serial, of a secret": _secret,
+    "NfsData.export": _nfs_export,
+    "NfsData.name": _nfs_name,
+    "IscsiData.target_portal": _portal,
+    "IscsiData.target_iqn": _target,
+    "IscsiData.auth_username": _chap_user,
 }
-MAY_REFUSE = {"OvsVif.profile_id", "OvsVif.interface_id"}
-"""Libvirt itself takes only some characters there."""
-KINDS = ("Network", "Bridge", "Ovs", "Tap")
+MAY_REFUSE = {"OvsVif.profile_id", "OvsVif.interface_id", "IscsiData.target_iqn"}
+MAY_REFUSE |= {"IscsiData.target_portal", "RbdData.hosts", "RbdData.secret_uuid"}
+"""Libvirt itself, or the standard, takes only some characters there."""
+KINDS = ("Network", "Bridge", "Ovs", "Tap", "User")
+REMOTE = ("Rbd", "Nfs", "Iscsi")
 ELSEWHERE = {
     "PoolData.name": "VolumeSpec.name",
     "PoolData.pool": "VolumeSpec.pool",
     "OvsVif.bridge": "BridgeVif.bridge",
     "OvsVif.device": "TapVif.device",
     "BridgeVif.device": "TapVif.device",
+    "IscsiData.target_iqns": "IscsiData.target_iqn",
+    "IscsiData.target_portals": "IscsiData.target_portal",
     **{f"{kind}Vif.id": "VifBase.id" for kind in KINDS},
-    **{f"{kind}Volume.serial": "VolumeBase.serial" for kind in ("Local", "Pool")},
+    **{f"{kind}Volume.serial": "VolumeBase.serial" for kind in ("Local", "Pool", *REMOTE)},
 }
 """Fields that are written in the same place as another one, which is tried."""
 NOT_WRITTEN = {
@@ -231,23 +341,36 @@ NOT_WRITTEN = {
     *(f"{kind}Vif.{name}" for kind in KINDS for name in ("type", "tag")),
     *(
         f"{kind}Volume.{name}"
-        for kind in ("Local", "Pool")
+        for kind in ("Local", "Pool", *REMOTE)
         for name in ("driver_volume_type", "attachment_id")
     ),
     # Cinder's, for os-brick
     *(
         f"{kind}Data.{name}"
-        for kind in ("Local", "Pool")
+        for kind in ("Local", "Pool", *REMOTE)
         for name in ("volume_id", "qos_specs", "multipath_id", "device_path")
         if (kind, name) != ("Local", "device_path")
     ),
+    "IscsiData.discovery_auth_username",
+    "IscsiData.wwn",
+    "NfsData.options",
+    "NfsVolume.mount_point_base",
+    "RbdData.cluster_name",
+    "UserVif.address",
     "NetworkVif.address",  # a MAC address, in one spelling
     "BridgeVif.address",
     "OvsVif.address",
     "TapVif.address",
 }
-MODELS = (InstanceSpec, VolumeAttachment, VolumeSpec, LocalVolume, PoolVolume)
-MODELS += (LocalData, PoolData, NetworkVif, BridgeVif, OvsVif, TapVif)
+MODELS: tuple[type[BaseModel], ...] = (
+    InstanceSpec,
+    VolumeAttachment,
+    VolumeSpec,
+    LocalVolume,
+    PoolVolume,
+)
+MODELS += (LocalData, PoolData, NetworkVif, BridgeVif, OvsVif, TapVif, UserVif)
+MODELS += (RbdVolume, RbdData, NfsVolume, NfsData, IscsiVolume, IscsiData)
 
 
 def test_every_text_field_is_tried() -> None:

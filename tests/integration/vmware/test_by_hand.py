@@ -13,7 +13,7 @@ from pyVmomi import vim
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import Undo, cut_after, cut_before
 from hvdrivers.driverkit.seam import Fault
-from hvdrivers.models.image import ImageFormat, ImageRef
+from hvdrivers.models.image import HostImage, ImageFormat, ImageRef
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.vif import NetworkVif
 from hvdrivers.models.volume import (
@@ -140,6 +140,29 @@ def test_files_among_the_volumes_that_are_none(
     for name in names:
         driver.files.delete(f"{VOLUMES}/{name}")
     driver.delete_volume(volume.volume_id)
+
+
+def test_files_among_the_images_that_are_none(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory
+) -> None:
+    image = HostImage(name="ours")
+    driver.files.make_folder("[LocalDS_0] hvdrivers/host-images", parents=True)
+    driver.files.create_disk("[LocalDS_0] hvdrivers/host-images/ours.vmdk", MIB)
+    uuid = driver.spawn(spec(image=image)).uuid
+    before = driver.list_cached_images()
+    folders = ["Foo Bar", "UPPER", "x" * 90, "new\nline"]
+    for name in folders:
+        driver.files.make_folder(f"[LocalDS_0] hvdrivers/images/{name}")
+        server.file(f"[LocalDS_0] hvdrivers/images/{name}/disk-5.vmdk", b"none")
+    odd = ["new\nline.vmdk", ".vmdk", "\x1b.vmdk"]
+    for name in odd:
+        server.file(f"[LocalDS_0] hvdrivers/host-images/{name}", b"none")
+    assert driver.list_cached_images() == before
+    driver.rescue(uuid)  # finds its image among them
+    driver.destroy(uuid)
+    for name in folders:
+        driver.files.delete(f"[LocalDS_0] hvdrivers/images/{name}")
+    driver.files.delete("[LocalDS_0] hvdrivers/host-images")
 
 
 def test_volume_below_somebody_elses_snapshot_is_not_deleted(

@@ -21,6 +21,7 @@ from pydantic_core import PydanticCustomError
 
 import hvdrivers.models
 from hvdrivers.fake.config import FakeConfig
+from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.models.base import Model
 from hvdrivers.models.cloudinit import CloudInit
@@ -28,6 +29,7 @@ from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.image import HttpImage, ImageRef
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import NfsVolume, Volume, VolumeEncryption, parse_connection_info
+from hvdrivers.vmware.config import VmwareConfig
 
 SECRET = "open-sesame-4711"
 
@@ -41,8 +43,7 @@ def _derived(cls: type[BaseModel]) -> Iterator[type[BaseModel]]:
 def _models() -> list[type[BaseModel]]:
     for found in pkgutil.walk_packages(hvdrivers.models.__path__, "hvdrivers.models."):
         importlib.import_module(found.name)
-    assert LibvirtConfig in _derived(Model)
-    assert FakeConfig in _derived(Model)
+    assert {LibvirtConfig, FakeConfig, VmwareConfig, HypervConfig} <= set(_derived(Model))
     # models of other tests may have fields that take anything
     return sorted(
         {each for each in _derived(Model) if each.__module__.startswith("hvdrivers.")},
@@ -102,6 +103,10 @@ def test_every_model(model: type[BaseModel]) -> None:
         lambda: parse_connection_info({"driver_volume_type": "x", "odd_key": SECRET}),
         lambda: LibvirtConfig(uri=f"qemu://root:{SECRET}@host/system"),
         lambda: LibvirtConfig(password=[SECRET]),
+        lambda: VmwareConfig(host="a", username="b", password=[SECRET]),
+        lambda: VmwareConfig(host="a b", username="b", password=SECRET, verify_tls=SECRET),
+        lambda: HypervConfig(host="a", username="b", password=[SECRET]),
+        lambda: HypervConfig(host="a b", username="b", password=SECRET, tls=SECRET),
     ],
 )
 def test_the_cases_that_were_found(make: Callable[[], object]) -> None:
