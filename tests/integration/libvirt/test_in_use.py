@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from hvdrivers.contract import errors
 from hvdrivers.models.image import HostImage, ImageFormat
+from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import (
     IscsiData,
     IscsiVolume,
@@ -62,8 +63,8 @@ def _refused(call: Callable[[], Any], *, retryable: bool = False) -> None:
 
 
 @contextmanager
-def _foreign(own: Host, disk: str, *, start: bool) -> Iterator[None]:
-    """A machine of others with one disk."""
+def _foreign(own: Host, disk: str, *, start: bool, transient: bool = False) -> Iterator[None]:
+    """A machine of others with one disk; transient: it has no definition."""
     path = own.peer.root / "foreign.xml"
     path.write_text(
         "<domain type='qemu'><name>foreign</name><memory unit='MiB'>64</memory>"
@@ -71,15 +72,16 @@ def _foreign(own: Host, disk: str, *, start: bool) -> Iterator[None]:
         f"<devices><disk device='disk' {disk}<target dev='vda' bus='virtio'/></disk></devices>"
         "</domain>"
     )
-    own.peer.virsh("define", str(path))
-    if start:
+    own.peer.virsh("create" if transient else "define", str(path))
+    if start and not transient:
         own.peer.virsh("start", "foreign")
     try:
         yield
     finally:
         if start:
             own.peer.virsh("destroy", "foreign")
-        own.peer.virsh("undefine", "foreign")
+        if not transient:
+            own.peer.virsh("undefine", "foreign")
 
 
 @pytest.mark.parametrize("start", [True, False], ids=["running", "stopped"])
@@ -101,6 +103,25 @@ def test_disks_of_other_machines(own: Host, folder: str, start: bool) -> None:
                 _refused(lambda: own.driver.delete_volume("used"))
         for number in (1, 2):
             own.peer.path(f"{elsewhere}/{number}.qcow2").unlink()
+
+
+def test_a_transient_machine_of_others(own: Host, folder: str) -> None:
+    """It has no definition to look at: it is in every list, and what it has is in use."""
+    driver = own.driver
+    with own.volume(name="used") as volume, own.empty_machine() as machine, own.unchanged():
+        disk = f"type='file'><driver name='qemu' type='qcow2'/><source file='{folder}/./%s'/>"
+        with _foreign(own, disk % "hv-volume-used.qcow2", start=True, transient=True):
+            (found,) = driver.list_foreign()
+            assert (found.name, found.state) == ("foreign", InstanceState.RUNNING)
+            _refused(lambda: driver.delete_volume("used"))
+            with pytest.raises(errors.DeviceBusy):
+                driver.attach_volume(machine.uuid, VolumeAttachment(volume=volume))
+            assert [each.uuid for each in driver.get_metrics()] == [machine.uuid]
+            assert driver.get_available_resource().instances == 1
+            with suppress(errors.InstanceNotFound):
+                driver.destroy(found.uuid)
+            assert driver.list_foreign() == [found]
+        assert driver.list_foreign() == []
 
 
 def test_overlays_in_other_spellings(own: Host, folder: str) -> None:

@@ -204,6 +204,11 @@ def test_ceph_and_nfs_by_their_definition(host: Host) -> None:
         assert source is not None
         assert (source.get("protocol"), source.get("name")) == ("nfs", "/a path/volume-1")
         assert [each.get("name") for each in source.iterfind("host")] == ["192.0.2.9"]
+        # the storage server encrypts it: there is nothing for QEMU to do
+        back = VolumeEncryption(provider="luks", control_location="back-end")
+        inside = ceph.model_copy(update={"serial": "ceph-2"})
+        driver.attach_volume(machine.uuid, VolumeAttachment(volume=inside, encryption=back))
+        assert disk_of(machine, "ceph-2").find(".//encryption") is None
         # what QEMU's client has no word for
         odd = ceph.model_copy(update={"data": ceph.data.model_copy(update={"name": "a/ns/b"})})
         with pytest.raises(errors.NotSupported):
