@@ -232,6 +232,8 @@ function Invoke-HvImages {
 # that cannot be read, if there is one.
 function Get-HvImageUsers {
     $used = @{}
+    $never = @(Get-HvNeverArrived)
+    $dead = @($never | ForEach-Object { "$(Get-HvFolder $_)\" })
     $folders = @("$($HvShared.Facts.Root)\instances", "$($HvShared.Facts.Root)\volumes")
     foreach ($pool in $HvShared.Facts.Pools) { $folders += $pool.path }
     foreach ($folder in $folders) {
@@ -241,6 +243,7 @@ function Get-HvImageUsers {
             $pattern = '^(root(\.new|\.old)?|rescue|v-[a-z0-9_-]*-root|.*root_[^\\]*)\.a?vhdx$'
             if ($item.Name -notmatch $pattern) { continue }
             $path = Get-HvWindowsPath $folder $item
+            if (@($dead | Where-Object { $path.StartsWith($_, 'OrdinalIgnoreCase') })) { continue }
             try { $parent = "$((Hyper-V\Get-VHD -Path $path).ParentPath)" }
             catch {
                 if (Test-Path -LiteralPath $path) { $used['?'] = $path }
@@ -251,7 +254,8 @@ function Get-HvImageUsers {
     }
     # a machine that is on its way here is based on it
     foreach ($file in [IO.Directory]::GetFiles($HvShared.Facts.Index, '*.incoming')) {
-        try { $parent = [IO.File]::ReadAllText($file).Trim() }
+        if ($never -ccontains ([IO.Path]::GetFileName($file)).Split('.')[0]) { continue }
+        try { $parent = [IO.File]::ReadAllText($file).Split("`n")[0].Trim() }
         catch [IO.IOException] { continue }
         if ($parent) { $used[$parent.ToLowerInvariant()] = $true }
     }
@@ -294,6 +298,7 @@ function Invoke-HvEvict {
     param($Arguments)
     $path = Get-HvImage $Arguments.key
     if (-not (Test-Path -LiteralPath $path)) { return }
+    Clear-HvNeverArrived
     Assert-HvImageUnused $path
     # nobody finds it under another name: a disk that is made now fails, and one that was made
     # meanwhile is seen

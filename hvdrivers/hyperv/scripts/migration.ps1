@@ -3,7 +3,8 @@
 #
 #   ROOT\index\UUID.VMID.incoming   at the destination: the machine VMID is the instance UUID as soon
 #                                   as it is there. It becomes UUID.VMID.vm when somebody has seen
-#                                   it. In it: the image there that the disk is going to be based on
+#                                   it. In it: the image there that the disk is going to be based
+#                                   on, and the deadline of the migration by the clock there
 #   ROOT\index\UUID.leaving         at the source: Move-VM runs, or its client has died. "abort" or
 #                                   "destroy" in it: it is to end
 #   ROOT\index\UUID.reconnect       the destination has other networks for NICs: there what they are
@@ -271,7 +272,7 @@ function Invoke-HvMovePrepare {
         }
         Assert-HvBudget
         $file = [IO.Path]::Combine($HvShared.Facts.Index, "$uuid.$($Arguments.id).incoming")
-        $null = New-HvFile $file "$($Arguments.base)"
+        $null = New-HvFile $file "$($Arguments.base)`n$HvDeadline"
         # an eviction that went on meanwhile has seen that file, or has removed the image by now
         if ($Arguments.base -and -not $Arguments.arrived -and
             -not (Test-Path -LiteralPath $Arguments.base)) {

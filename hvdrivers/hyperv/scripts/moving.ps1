@@ -79,3 +79,40 @@ function Complete-HvMoving {
     Clear-HvDeparted $Uuid
     foreach ($file in $files) { [IO.File]::Delete($file) }
 }
+
+# UUIDs of machines that were to come here, and will not: the deadline of the migration passed ten
+# minutes ago by this host's clock, the machine is not here, and nobody has a disk open that was sent.
+# Its client has died: one that lives removes what it has prepared.
+function Get-HvNeverArrived {
+    $end = [DateTime]::UtcNow.AddMinutes(-10).Ticks
+    foreach ($file in [IO.Directory]::GetFiles($HvShared.Facts.Index, '*.incoming')) {
+        try { $lines = @([IO.File]::ReadAllLines($file)) }
+        catch [IO.IOException] { continue }
+        if ($lines.Count -lt 2 -or $lines[1] -notmatch '^[0-9]{1,18}\z') { continue }
+        if ([long]$lines[1] -gt $end) { continue }
+        $part = ([IO.Path]::GetFileName($file)).Split('.')
+        if ($null -ne (Get-HvMachine $part[1]) -or @(Get-HvMigrations $part[1]).Count -gt 0 -or
+            (Test-HvOpenFiles (Get-HvFolder $part[0]))) { continue }
+        $part[0]
+    }
+}
+
+function Test-HvOpenFiles {
+    param([string]$Folder)
+    if (-not (Test-Path -LiteralPath $Folder)) { return $false }
+    foreach ($item in Get-ChildItem -LiteralPath $Folder -Recurse -File) {
+        # one that may not be opened, or goes meanwhile, is in somebody's hands too
+        try { ([IO.File]::Open($item.FullName, 'Open', 'ReadWrite', 'None')).Dispose() }
+        catch { return $true }
+    }
+    $false
+}
+
+function Clear-HvNeverArrived {
+    foreach ($uuid in @(Get-HvNeverArrived)) {
+        $lock = Lock-Hv $uuid
+        # another migration may have begun meanwhile
+        try { if (@(Get-HvNeverArrived) -ccontains $uuid) { Remove-HvInstance $uuid } }
+        finally { Unlock-Hv $lock }
+    }
+}

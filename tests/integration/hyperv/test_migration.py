@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +25,8 @@ from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.state import InstanceState
 from tests.integration.hyperv.site import Site, held, spec
 
+_YEAR_ONE = 62_135_596_800
+"""Seconds between the beginning of .NET's clock and that of Unix."""
 HOSTILE = "it's \u2019; $(exit) `n [1] *"
 
 
@@ -402,4 +406,42 @@ def test_an_image_that_is_evicted_at_the_destination_before_the_machine_comes(
     assert disks.look(path).parent == f"C:\\hv\\images\\{key}.vhdx"
     second.driver.destroy(uuid)
     second.driver.evict_image(key)
+    assert site.left() == second.left() == []
+
+
+def test_what_a_dead_client_has_prepared_keeps_no_image_for_ever(
+    site: Site, second: Site, image: FileImage
+) -> None:
+    """Nobody knows at the destination whether the machine comes still: the host's clock decides."""
+    uuid = site.driver.spawn(spec(image, start=False)).uuid
+    key = second.driver.cache_image(image).key
+    rules = [
+        host.service.faults.add(
+            FaultRule(Strike.CUT_BEFORE, action="Send", contains=text, nth=None)
+        )
+        for host, text in ((site, b" Move "), (site, b" MoveLeave "), (second, b" MoveSettle "))
+    ]
+    with rules[0], rules[1], rules[2], pytest.raises(errors.HypervisorError):
+        site.driver.cold_migrate(uuid, there(second))
+    (incoming,) = (second.host.drive / "hv" / "index").glob("*.incoming")
+    # what a source has sent before it died, too
+    disk = second.host.drive / "hv" / "instances" / str(uuid) / "root.vhdx"
+    disk.write_bytes((site.host.drive / "hv" / "instances" / str(uuid) / "root.vhdx").read_bytes())
+    base, deadline = incoming.read_text().splitlines()
+    now = int((time.time() + _YEAR_ONE) * 10**7)
+    assert now < int(deadline)
+    for ticks in (int(deadline), now - 590 * 10**7):
+        incoming.write_text(f"{base}\n{ticks}")
+        with pytest.raises(errors.DeviceBusy):
+            second.driver.evict_image(key)
+    incoming.write_text(f"{base}\n{now - 610 * 10**7}")
+    with disk.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # the host has it open: it comes still
+        with pytest.raises(errors.DeviceBusy):
+            second.driver.evict_image(key)
+    assert not {each.key: each for each in second.driver.list_cached_images()}[key].in_use
+    second.driver.evict_image(key)
+    assert second.left() == []
+    site.driver.cold_migrate(uuid, there(second))
+    second.driver.destroy(uuid)
     assert site.left() == second.left() == []
