@@ -54,6 +54,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "DiskBusy": e.DeviceBusy,
         "DiskInUse": e.DeviceBusy,
         "PortBusy": e.DeviceBusy,
+        "AddressTaken": e.DeviceBusy,
         "HasSnapshots": e.DeviceBusy,
         "Remains": e.DeviceBusy,
         "GuestDoesNotStop": e.DeviceBusy,
@@ -82,7 +83,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
 )
 """Errors that the scripts raise themselves (``Stop-Hv``)."""
 
-_REMOVE_FIRST = frozenset({"DiskInUse", "HasSnapshots", "Remains"})
+_REMOVE_FIRST = frozenset({"DiskInUse", "HasSnapshots", "Remains", "AddressTaken"})
 """Of those that are DeviceBusy: waiting does not help."""
 
 BY_ID: Mapping[str, type[e.HypervisorError]] = MappingProxyType(

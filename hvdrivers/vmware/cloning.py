@@ -106,6 +106,14 @@ class Cloning(Templates):
             )
         except errors.HypervisorError as error:
             gone = error.vendor_code == "ManagedObjectNotFound"
+            if gone and _another_machine(error, template):
+                # vCenter meets one that is being deleted at the same time
+                raise errors.DeviceBusy(
+                    f"another machine was deleted meanwhile: {error.message}",
+                    vendor_code=error.vendor_code,
+                    hint="call again",
+                    retryable=True,
+                ) from error
             if not gone and error.vendor_code == "FileNotFound":
                 gone = not self.files.exists(base.path)
             if not gone:
@@ -114,6 +122,12 @@ class Cloning(Templates):
             with suppress(errors.HypervisorError):
                 self._drop_template(base.path)  # without its disk it is good for nothing
             raise evicted(error) from error
+
+
+def _another_machine(error: errors.HypervisorError, template: Template) -> bool:
+    """Whether the object that has gone is a machine, and not the template."""
+    obj = getattr(error.__cause__, "obj", None)
+    return isinstance(obj, vim.VirtualMachine) and obj._moId != template.obj._moId
 
 
 def cloned_root(plan: Plan, template: Template, capacity: int) -> None:

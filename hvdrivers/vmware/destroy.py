@@ -25,6 +25,7 @@ from hvdrivers.vmware.deadline import timed, unbounded
 from hvdrivers.vmware.devices import by_address, file_of, removing
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.moves import Moves
+from hvdrivers.vmware.questions import PENDING, Questions
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, RECORD, Record, devices_in, path_of, record_in
 from hvdrivers.vmware.templates import Templates
@@ -34,7 +35,7 @@ _STARTED_AGAIN = 3
 _HARDWARE = ("config.hardware.device", "config.files.vmPathName", path_of(DEVICES), "snapshot")
 
 
-class Removal(Templates, Moves):
+class Removal(Templates, Moves, Questions):
     """Remove an instance, or what there is of it."""
 
     @timed
@@ -107,7 +108,9 @@ class Removal(Templates, Moves):
             return
         try:
             self._power_off_at_once(found)
-        except errors.InvalidState:
+        except errors.InvalidState as error:
+            if error.vendor_code == PENDING:
+                raise
             return  # it has gone down by itself
         except errors.HypervisorFault as error:
             if error.vendor_code != "ManagedObjectNotFound":
@@ -115,14 +118,14 @@ class Removal(Templates, Moves):
 
     def _power_off_at_once(self, found: Machine) -> None:
         try:
-            self.tasks.run(found.obj.PowerOffVM_Task, entity=found.obj)
+            self._power_off_task(found.obj)
         except errors.DeviceBusy as error:
             if error.vendor_code != "TaskInProgress":
                 raise
             # a migration: it ends at once, or has ended when it was asked to
             self._end_moves(found.obj)
             self.tasks.settle(found.obj)
-            self.tasks.run(found.obj.PowerOffVM_Task, entity=found.obj)
+            self._power_off_task(found.obj)
 
     def _take_away_volumes(self, found: Machine, kept: Mapping[str, str]) -> None:
         disks = by_address(found.row.get("config.hardware.device") or ())

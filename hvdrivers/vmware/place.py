@@ -13,6 +13,7 @@ from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.vmware.config import VmwareConfig
+from hvdrivers.vmware.names import escaped
 from hvdrivers.vmware.reader import Reader, Row, step
 from hvdrivers.vmware.session import Session
 
@@ -241,8 +242,9 @@ _SURROUNDINGS = [
 
 def _chosen(what: str, name: str | None, found: Mapping[str, Row]) -> Row:
     if name is not None:
-        if name in found:
-            return found[name]
+        for stored in (name, escaped(name)):
+            if stored in found:
+                return found[stored]
         raise errors.InvalidRequest(
             f"there is no {what} {name!r}", hint=f"there are: {', '.join(sorted(found)) or 'none'}"
         )

@@ -212,7 +212,7 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         self._mark(found, restart=True)
         if undo is not None:
             undo.callback(self._start_again, found.uuid)
-        self._powered(found, found.obj.PowerOffVM_Task, "poweredOff")
+        self._switched_off(found)
         return self._machine(found.uuid, *_PATHS)
 
     def _start_again(self, uuid: UUID) -> None:
@@ -238,7 +238,7 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
     def _leave_rescue_of(self, uuid: UUID) -> None:
         found = self._machine(uuid, *_PATHS)
         if found.state is InstanceState.RESCUED:
-            self._powered(found, found.obj.PowerOffVM_Task, "poweredOff")
+            self._switched_off(found)
         self._leave_rescue(found)
         found = self._machine(uuid, VERSION)
         if found.mark.rescued:

@@ -213,6 +213,23 @@ def model_of(vif: VifBase) -> NicModel:
     return vif.model
 
 
+def check_mac(mac: str) -> None:
+    """Refuse an address that no NIC can be given: a machine that has one so does not start.
+
+    VMware's own prefixes are for addresses that ESXi and vCenter generate, except
+    00:50:56:00:00:00 to 00:50:56:3f:ff:ff ("VMware OUI in Static MAC Addresses").
+
+    Raises:
+        InvalidRequest: it is one of those.
+    """
+    mac = mac.lower()
+    if mac.startswith("00:0c:29:") or (mac.startswith("00:50:56:") and mac[9:11] > "3f"):
+        raise errors.InvalidRequest(
+            f"vSphere keeps the MAC address {mac} for those that it generates",
+            hint="take one from 00:50:56:00:00:00 to 00:50:56:3f:ff:ff, or of another prefix",
+        )
+
+
 def nic(plan: Plan, vif: VifBase, backing: Any, *, replaces: bool = False) -> None:
     """A NIC; it may take the place of another one that goes."""
     if not replaces:

@@ -13,7 +13,7 @@ from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.names import escaped
 from hvdrivers.vmware.place import Surroundings
 from hvdrivers.vmware.reader import Row
-from hvdrivers.vmware.specs import model_of
+from hvdrivers.vmware.specs import check_mac, model_of
 
 _card = vim.vm.device.VirtualEthernetCard
 _PORT_GROUP = vim.dvs.DistributedVirtualPortgroup
@@ -28,10 +28,12 @@ class Wiring(Topic):
         Raises:
             NetworkNotFound: there is no such network.
             NotSupported: another type of VIF, or a model that vSphere does not have.
+            InvalidRequest: a MAC address that vSphere keeps for itself.
         """
         found = {}
         for vif in vifs:
             model_of(vif)  # refuses a model that vSphere has not
+            check_mac(vif.mac)
             found[vif.id] = _backing(vif, surroundings)
         return found
 

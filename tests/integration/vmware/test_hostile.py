@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
 
 import pytest
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from hvdrivers.contract import errors
+from hvdrivers.models.image import ImageRef
+from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import NetworkVif
 from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.conformance.raw_server import RawServer
 from hvdrivers.vmware.driver import VmwareDriver
+from hvdrivers.vmware.errors import translate
 from hvdrivers.vmware.names import escaped
-from tests.integration.vmware.conftest import SpecFactory
+from tests.integration.vmware.conftest import SpecFactory, connected
+from tests.peers.fixtures import started
 from tests.peers.vcsim import VcsimPeer
 
 NAMES = [
@@ -71,6 +76,29 @@ def test_networks_of_any_name(
     server.drop()
 
 
+def test_places_of_any_name(spec: SpecFactory) -> None:
+    """The server stores a slash as %2f; who configures the driver writes it as the client shows."""
+    with started(lambda: VcsimPeer("vpx")) as peer:
+        server = RawServer(VmwareConfig(**peer.options))
+        cluster = server.read(vim.ClusterComputeResource, "name")[0][0]
+        server.wait(
+            cluster.Rename_Task(escaped("a/b\\c%d"))
+        )  # the simulator stores what it is given
+        pool = server.of(cluster, "resourcePool")["resourcePool"]
+        limits = vim.ResourceAllocationInfo(
+            reservation=0,
+            expandableReservation=True,
+            limit=-1,
+            shares=vim.SharesInfo(level="normal", shares=0),
+        )
+        config = vim.ResourceConfigSpec(cpuAllocation=limits, memoryAllocation=limits)
+        pool.CreateResourcePool(escaped("p/q"), config)
+        server.drop()
+        for name, inside in (("a/b\\c%d", "p/q"), ("a%2fb%5cc%25d", "p%2fq")):
+            with closing(connected(peer, compute=name, resource_pool=inside)) as driver:
+                driver.destroy(driver.spawn(spec()).uuid)
+
+
 @contextmanager
 def _network(server: RawServer, name: str) -> Iterator[None]:
     """A port group: distributed on a vCenter, standard on a host."""
@@ -106,6 +134,71 @@ def test_volumes_of_any_name(driver: VmwareDriver, spec: SpecFactory, name: str)
     driver.destroy(info.uuid)
     driver.delete_volume(volume.volume_id)
     assert driver.list_volumes() == []
+
+
+@pytest.mark.parametrize("mac", ["00:0c:29:e7:c9:ec", "00:50:56:40:00:00", "00:50:56:FF:00:01"])
+def test_mac_address_that_vsphere_keeps_for_itself(
+    driver: VmwareDriver, spec: SpecFactory, mac: str
+) -> None:
+    """A machine that is given one does not start: it is refused before anything is made."""
+    vif = NetworkVif(id="n", network="VM Network", address=mac)
+    with pytest.raises(errors.InvalidRequest, match="keeps the MAC address"):
+        driver.spawn(spec(vifs=(vif,)))
+    fine = vif.model_copy(update={"address": "00:50:56:3f:ff:ff"})
+    uuid = driver.spawn(spec(vifs=(fine,))).uuid
+    other = vif.model_copy(update={"id": "other"})
+    for refused in (
+        lambda: driver.plug_vif(uuid, other),
+        lambda: driver.reconnect(uuid, vifs=(vif,)),
+    ):
+        with pytest.raises(errors.InvalidRequest, match="keeps the MAC address"):
+            refused()
+    (there,) = driver.get_instance(uuid).vifs
+    assert there.address == "00:50:56:3f:ff:ff"
+    driver.destroy(uuid)
+
+
+@pytest.mark.parametrize("ends", ["power_off", "destroy", "rebuild"])
+def test_machine_that_waits_with_a_question(
+    driver: VmwareDriver, spec: SpecFactory, image: ImageRef, ends: str
+) -> None:
+    """Its datastore has no room. The server does not switch it off until it has its answer."""
+    info = driver.spawn(spec(start=True))
+    choices = [
+        vim.ElementDescription(key="0", label="button.retry", summary="Retry"),
+        vim.ElementDescription(key="1", label="button.abort", summary="Cancel"),
+    ]
+    question = vim.vm.QuestionInfo(
+        id="42",
+        text="msg.hbacommon.outofspace: There is no more space for virtual disk root.vmdk.",
+        choice=vim.option.ChoiceOption(choiceInfo=choices, defaultIndex=0),
+    )
+    answers: list[tuple[str, str]] = []
+
+    def waits(name: str, send: Callable[[], Any]) -> Any:
+        if name == "PowerOffVM_Task" and not answers:
+            fault = vim.fault.QuestionPending(text=question.text)
+            raise translate(fault) from fault
+        result = send()
+        for each in getattr(result, "objects", None) or ():
+            if not answers and not each.missingSet and not each.propSet:
+                each.propSet = [vmodl.DynamicProperty(name="runtime.question", val=question)]
+        return result
+
+    def answer(obj: Any, question_id: str, choice: str) -> None:
+        answers.append((question_id, choice))
+
+    with pytest.MonkeyPatch.context() as patch, driver.session.seam.through(waits):
+        patch.setattr(vim.VirtualMachine, "AnswerVM", answer)
+        if ends == "power_off":
+            driver.power_off(info.uuid)
+            assert driver.get_instance(info.uuid).state is InstanceState.STOPPED
+        elif ends == "rebuild":
+            driver.rebuild(info.uuid, image)
+            assert driver.get_instance(info.uuid).state is InstanceState.RUNNING
+        driver.destroy(info.uuid)
+    assert answers == [("42", "1")]
+    assert driver.list_instances() == []
 
 
 def test_a_clone_of_our_machine_is_not_ours(driver: VmwareDriver, spec: SpecFactory) -> None:

@@ -18,6 +18,7 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.conformance.raw_server import RawServer
 from hvdrivers.vmware.driver import VmwareDriver
+from hvdrivers.vmware.errors import translate
 from tests.integration.vmware.conftest import SpecFactory, connected
 from tests.peers.fixtures import started
 from tests.peers.vcsim import VcsimPeer
@@ -245,6 +246,30 @@ def test_template_that_somebody_has_taken_away_is_made_again(
     assert gone.value.retryable
     assert driver.list_instances() == []
     assert driver.spawn(spec(start=True)).state is InstanceState.RUNNING
+
+
+def test_deletion_of_another_machine_does_not_cost_the_template(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory
+) -> None:
+    """A clone fails while vCenter deletes another machine, and the fault names that one."""
+    driver.destroy(driver.spawn(spec()).uuid)
+    template = template_of(server)
+    seen: list[str] = []
+
+    def meets(name: str, send: Callable[[], Any]) -> Any:
+        if name == "CloneVM_Task" and not seen:
+            seen.append(name)
+            fault = vmodl.fault.ManagedObjectNotFound(obj=vim.VirtualMachine("vm-58107"))
+            raise translate(fault) from fault
+        return send()
+
+    wanted = spec(start=True)
+    with driver.session.seam.through(meets), pytest.raises(errors.DeviceBusy) as caught:
+        driver.spawn(wanted)
+    assert caught.value.retryable
+    assert driver.list_instances() == []
+    assert driver.spawn(wanted).state is InstanceState.RUNNING
+    assert template_of(server)._moId == template._moId
 
 
 def test_template_that_somebody_has_unregistered_is_made_again(
