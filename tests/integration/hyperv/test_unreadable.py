@@ -146,3 +146,19 @@ def test_pools_whose_space_nobody_tells(site: Site) -> None:
         assert all(each.total_gib > 0 for each in found)
     finally:
         driver.close()
+
+
+def test_names_that_are_no_text(site: Site, image: FileImage) -> None:
+    """Windows takes them, and a list of all machines must not fail for one of them."""
+    driver = site.driver
+    uuid, other = (driver.spawn(spec(image, start=False)).uuid for _ in range(2))
+    machine = machine_of(site, uuid)
+    with site.host.world.lock:
+        machine.config.name = "a\uffffb"
+    assert {each.uuid: each.name for each in driver.list_instances()} == {
+        uuid: "a\ufffdb",
+        other: "web-1",
+    }
+    assert driver.get_instance(uuid).name == "a\ufffdb"
+    for each in (uuid, other):
+        driver.destroy(each)
