@@ -25,6 +25,7 @@ from hvdrivers.hyperv.metrics import HypervMetrics
 from hvdrivers.hyperv.migration import HypervMigration
 from hvdrivers.hyperv.network import HypervNetwork
 from hvdrivers.hyperv.power import HypervPower
+from hvdrivers.hyperv.reconnect import HypervReconnect
 from hvdrivers.hyperv.relocation import HypervRelocation
 from hvdrivers.hyperv.reshape import HypervReshape
 from hvdrivers.hyperv.resources import HypervResources
@@ -44,6 +45,7 @@ class HypervDriver(
     HypervPower,
     HypervStorage,
     HypervNetwork,
+    HypervReconnect,
     HypervImages,
     HypervReshape,
     HypervSnapshots,

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hvdrivers.contract import errors as e
+from hvdrivers.messages import shortened
 
 
 class ScriptError(Exception):
@@ -53,6 +54,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "DiskBusy": e.DeviceBusy,
         "DiskInUse": e.DeviceBusy,
         "PortBusy": e.DeviceBusy,
+        "AddressTaken": e.DeviceBusy,
         "HasSnapshots": e.DeviceBusy,
         "Remains": e.DeviceBusy,
         "GuestDoesNotStop": e.DeviceBusy,
@@ -81,7 +83,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
 )
 """Errors that the scripts raise themselves (``Stop-Hv``)."""
 
-_REMOVE_FIRST = frozenset({"DiskInUse", "HasSnapshots", "Remains"})
+_REMOVE_FIRST = frozenset({"DiskInUse", "HasSnapshots", "Remains", "AddressTaken"})
 """Of those that are DeviceBusy: waiting does not help."""
 
 BY_ID: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
@@ -177,7 +179,7 @@ def translate(error: ScriptError) -> e.HypervisorError:
             retryable=retryable,
         )
     cls, code = _class_of(error)
-    message = error.message[:500] or "the host gave no message"
+    message = shortened(error.message) or "the host gave no message"
     return cls(message, vendor_code=code, hint=_HINTS.get(cls))
 
 

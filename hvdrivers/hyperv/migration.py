@@ -24,9 +24,9 @@ from hvdrivers.contract.driver import OPERATIONS, Driver
 from hvdrivers.contract.migration import ColdMigration, LiveMigration, LiveMigrationAbort
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.library import Json
+from hvdrivers.hyperv.network import Wiring
 from hvdrivers.hyperv.watching import watched
 from hvdrivers.models.migration import (
     Blocker,
@@ -68,7 +68,7 @@ _DOUBLE_HOP: Final = (
 _ADDRESS: Final = re.compile(r"[0-9.]+|.*:.*")
 
 
-class HypervMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
+class HypervMigration(Wiring, LiveMigration, LiveMigrationAbort, ColdMigration):
     """Live and cold migration with Move-VM. Every disk of the machine's own moves along."""
 
     def check_live_migration(
@@ -134,8 +134,16 @@ class _Move:
         destination: Destination,
         deadline: Deadline,
     ) -> None:
-        if destination.volumes or destination.vifs:
-            raise errors.NotSupported("other connections at the destination: plug them there")
+        if destination.volumes:
+            raise errors.NotSupported(
+                "a machine moves with its volumes as they are",
+                hint="reconnect() them when it is there",
+            )
+        if destination.vifs and operation != "cold_migrate":
+            raise errors.NotSupported(
+                "a machine that runs moves with its NICs on switches of the same names",
+                hint="stop it, and cold_migrate() it",
+            )
         if destination.storage is not None:
             raise errors.NotSupported(
                 "the disks go below the driver's folder at the destination",
@@ -166,7 +174,8 @@ class _Move:
 
     def blockers(self, *, seed: bool = False) -> list[Blocker]:
         """Everything that speaks against it."""
-        arguments: dict[str, Json] = {"seed": seed}
+        vifs = self._source._rewired(self._destination.vifs)
+        arguments: dict[str, Json] = {"seed": seed, "nics": vifs}
         self._look = self._source._change(
             self._operation, "MoveLook", self._uuid, arguments, self._left()
         )
@@ -189,6 +198,7 @@ class _Move:
             "host": _computer(self._destination.host, fits["computer"]),
             "root": self._there.session.facts(self._deadline).root,
             "base": fits["base"],
+            "wired": [each["name"] for each in vifs],
         }
         kinds = {each.kind for each in found}
         if BlockerKind.CONNECTION not in kinds:
@@ -260,7 +270,8 @@ class _Move:
         names: dict[str, Json] = {"uuid": str(self._uuid), "id": look["id"]}
         prepared: dict[str, Json] = {
             **names,
-            "record": look["record"],
+            "record": look["arrives"],
+            "wired": look["wired"],
             "arrived": False,
             # the image that the destination has: nobody may evict it before the disk is there
             "base": look["base"] if self._plan["base"] else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -37,8 +38,21 @@ class Wiring(Topic):
             "maximum": _outbound(vif.qos),
             "active": vif.active,
             "refused": _refusal(vif),
-            "json": packed(NicRecord(type=vif.type, model=vif.model, qos=vif.qos)),
+            "json": packed(
+                NicRecord(type=vif.type, model=vif.model, qos=vif.qos, active=vif.active)
+            ),
         }
+
+    def _rewired(self, vifs: Iterable[Vif]) -> list[dict[str, Json]]:
+        """Other connections for NICs that are there. Of two for one NIC the later one counts."""
+        return [
+            {
+                **self._nic(vif),
+                "address": vif.address is not None,
+                "limits": vif.qos is not None,
+            }
+            for vif in {each.id: each for each in vifs}.values()
+        ]
 
 
 def _refusal(vif: Vif) -> str:

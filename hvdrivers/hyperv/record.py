@@ -47,6 +47,8 @@ class NicRecord(Model):
     type: VifType
     model: NicModel | None = None
     qos: VifQos | None = None
+    active: bool = True
+    """Its link is to be up."""
 
 
 class InstanceRecord(Model):

@@ -8,6 +8,7 @@
 #   ROOT\index\UUID.rescue        it runs from a rescue disk
 #   ROOT\index\UUID.N.devices     the last devices that came or went while it was powered on
 #   ROOT\index\UUID.rebuild       its root disk is being replaced (reshape.ps1)
+#   ROOT\index\UUID.reconnect     its connections are being replaced (reconnect.ps1)
 #   ROOT\index\UUID.revert        a checkpoint is being applied (snapshots.ps1)
 #   ROOT\index\maintenance        nothing is started
 #   ROOT\instances\UUID\          the machine's files and disks, and "record"
@@ -237,6 +238,7 @@ function Find-HvLegal {
     Complete-HvRebuild $found
     if ([IO.File]::Exists((Get-HvIntentFile $Arguments.uuid))) { Complete-HvRevert $found }
     Complete-HvArrival $Arguments.uuid $found.VM
+    $null = Complete-HvReconnect $found
     $found.State = Get-HvState $found.VM $found.Rescued
     if ($Arguments.legal -notcontains $found.State) { Stop-Hv 'InvalidState' $found.State }
     $found

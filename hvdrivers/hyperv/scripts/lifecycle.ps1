@@ -220,10 +220,14 @@ function Set-HvFirmware {
 function Invoke-HvGet {
     param($Arguments)
     $uuid = $Arguments.uuid
-    if ([IO.File]::Exists((Get-HvIntentFile $uuid))) {
-        # a checkpoint is being applied, or the client that did so has died
+    if ([IO.File]::Exists((Get-HvIntentFile $uuid)) -or (Test-HvReconnecting $uuid)) {
+        # a checkpoint is being applied, or connections are replaced; or the client that did so has died
         $lock = Lock-Hv $uuid
-        try { Complete-HvRevert (Find-Hv $uuid) }
+        try {
+            $found = Find-Hv $uuid
+            Complete-HvRevert $found
+            $null = Complete-HvReconnect $found
+        }
         finally { Unlock-Hv $lock }
     }
     Read-HvInstance (Find-Hv $uuid)

@@ -6,6 +6,10 @@
 #                                   it. In it: the image there that the disk is going to be based on
 #   ROOT\index\UUID.leaving         at the source: Move-VM runs, or its client has died. "abort" or
 #                                   "destroy" in it: it is to end
+#   ROOT\index\UUID.reconnect       the destination has other networks for NICs: there what they are
+#                                   plugged into when the machine has come, here what they get back
+#                                   if it stays (reconnect.ps1). On its way they are plugged into
+#                                   nothing
 #
 # The host's own switch from one to the other decides: before it the machine is an instance here, and
 # afterwards there, whoever dies.
@@ -19,7 +23,8 @@ function Get-HvLeaving {
 function Invoke-HvMoveLook {
     param($Arguments)
     $found = Find-HvSeen $Arguments
-    if ($Arguments.seed -and $found.Rescued -and $found.State -eq 'stopped') {
+    $rescued = $found.Rescued -and $found.State -eq 'stopped'
+    if ($Arguments.seed -and ($rescued -or (Test-HvReconnecting $Arguments.uuid))) {
         # a machine that is off is not rescued any more, and does not take the rescue's disks along
         $lock = Lock-Hv $Arguments.uuid
         try {
@@ -78,15 +83,30 @@ function Invoke-HvMoveLook {
         [void]$blockers.Add(@('connection', 'the host that it is on migrates no machines', '',
             'Enable-VMMigration on both hosts'))
     }
+    $wired = Get-HvRewired $vm $lines $Arguments.nics
+    foreach ($name in $wired.missing) {
+        [void]$blockers.Add(@('network', 'the instance has no such NIC', $name, ''))
+    }
     $nics = New-Object System.Collections.ArrayList
     foreach ($nic in Hyper-V\Get-VMNetworkAdapter -VM $vm) {
+        $other = @($Arguments.nics | Where-Object { $_.name -ceq $nic.Name })
+        if ($other.Count -gt 0) {
+            [void]$nics.Add(@([string]$nic.Name, [string]$other[0].switch))
+            continue
+        }
         [void]$nics.Add(@([string]$nic.Name, [string]$nic.SwitchName))
+        # one that runs may go on without it; one that is off could not start there
+        if ($state -eq 'stopped' -and (Test-HvSwitchGone $nic $lines)) {
+            [void]$blockers.Add(@('network', 'a virtual switch of the instance is gone',
+                [string]$nic.Name, 'name another one for the NIC with Destination.vifs'))
+        }
     }
     @{
         id = $vm.Id.ToString(); root = $HvShared.Facts.Root; state = $state
         cpus = [int]$vm.ProcessorCount; memory = $memory; startup = [long]$vm.MemoryStartup
         bytes = $bytes; base = $base
         nics = $nics.ToArray(); record = $lines; seed = $seed; blockers = $blockers.ToArray()
+        arrives = Set-HvLines $lines $wired.records; wired = @($wired.new)
     }
 }
 
@@ -176,6 +196,9 @@ function Invoke-HvMoveCompare {
         $part = ''
         # the driver carries the seed disc over, before the move
         if ($null -ne $each.Source -and "$($each.Source.Path)" -eq $seed) { continue }
+        # and takes a NIC that is plugged into another switch there out of its own, before the move
+        if ([long]$each.MessageId -eq 33012 -and $null -ne $each.Source -and
+            $Arguments.wired -ccontains "$($each.Source.Name)") { continue }
         if ($null -ne $each.Source) {
             $part = ([string]@($each.Source.PSObject.TypeNames)[0]).Split('.')[-1]
         }
@@ -239,6 +262,9 @@ function Invoke-HvMovePrepare {
         $folder = Get-HvFolder $uuid
         $null = New-Item -ItemType Directory -Force -Path $folder
         Set-HvRecord $folder $Arguments.record
+        if ($Arguments.wired.Count -gt 0) {
+            Set-HvFile (Get-HvReconnecting $uuid) ($Arguments.wired -join "`n")
+        }
         if ($Arguments.data) {
             [IO.File]::WriteAllBytes((Get-HvFile "$folder\seed.iso"),
                 [Convert]::FromBase64String($Arguments.data))
@@ -251,7 +277,7 @@ function Invoke-HvMovePrepare {
             -not (Test-Path -LiteralPath $Arguments.base)) {
             Stop-Hv 'ImageEvicted' 'the image below the disk was evicted at the destination meanwhile'
         }
-        if ($Arguments.arrived) { Complete-HvArrival $uuid $vm }
+        if ($Arguments.arrived) { Complete-HvSettled $uuid $vm }
         $done = $true
     }
     finally {
@@ -267,7 +293,7 @@ function Invoke-HvMoveSettle {
     $lock = Lock-Hv $uuid
     try {
         $vm = Get-HvMachine $Arguments.id
-        if ($null -ne $vm) { Complete-HvArrival $uuid $vm }
+        if ($null -ne $vm) { Complete-HvSettled $uuid $vm }
         elseif ($Arguments.remove) {
             $file = [IO.Path]::Combine($HvShared.Facts.Index, "$uuid.$($Arguments.id).incoming")
             if ([IO.File]::Exists($file)) { Remove-HvInstance $uuid }
@@ -286,6 +312,14 @@ function Complete-HvArrival {
     if (Test-HvPoweredOn $VM) { $state = 'running' }
     Set-HvOwner $Uuid $id $state
     [IO.File]::Delete($file)
+}
+
+# The machine is here: it is the instance, and has the connections that it was given for this host.
+function Complete-HvSettled {
+    param([string]$Uuid, $VM)
+    Complete-HvArrival $Uuid $VM
+    if (-not [IO.File]::Exists((Get-HvReconnecting $Uuid))) { return }
+    $null = Complete-HvReconnect (Find-Hv $Uuid)
 }
 
 # ---- the source ----------------------------------------------------------------------------------
@@ -314,9 +348,13 @@ function Invoke-HvMove {
         Set-HvFile $leaving $id
         $late = $false
         $failure = $null
-        try { $late = Invoke-HvMoving $id $plan $leaving 'Move-VM' }
+        try {
+            Disconnect-HvNics $found $Arguments.wired
+            $late = Invoke-HvMoving $id $plan $leaving 'Move-VM'
+        }
         catch { $failure = $_ }
         if ($null -ne (Get-HvMachine $id)) {
+            Undo-Hv { $null = Complete-HvReconnect $found }
             [IO.File]::Delete($leaving)
             if ($late) { Stop-Hv 'Deadline' 'the deadline passed; the machine stays where it was' }
             if ($null -ne $failure) { throw $failure }
@@ -326,72 +364,6 @@ function Invoke-HvMove {
         Undo-Hv { Remove-HvInstance $uuid }
     }
     finally { Unlock-Hv $lock }
-}
-
-# Runs Move-VM or Move-VMStorage in a runspace of its own, and ends it at the deadline, or if somebody
-# wants it to end. True: it was ended at the deadline.
-function Invoke-HvMoving {
-    param([string]$Id, $Plan, [string]$Leaving, [string]$Cmdlet)
-    $moving = [powershell]::Create()
-    $moving.RunspacePool = $HvShared.Pool
-    [void]$moving.AddScript('param($id, $plan, $cmdlet) $ErrorActionPreference = "Stop"; ' +
-        '$ProgressPreference = "SilentlyContinue"; $ConfirmPreference = "None"; ' +
-        'if (-not $global:HvReady) { Import-Module -Name Hyper-V -DisableNameChecking; ' +
-        '$global:HvReady = $true }; try { $vm = Hyper-V\Get-VM -Id $id; ' +
-        'if ($cmdlet -eq "Move-VM") { $null = Hyper-V\Move-VM -VM $vm @plan -Confirm:$false } ' +
-        'else { $null = Hyper-V\Move-VMStorage -VM $vm @plan -Confirm:$false } } catch { $_ }'
-    ).AddArgument($Id).AddArgument($Plan).AddArgument($Cmdlet)
-    $handle = $moving.BeginInvoke()
-    $late = $false
-    while (-not $handle.IsCompleted) {
-        $over = [DateTime]::UtcNow.Ticks -ge $HvDeadline -or $HvShared.Stopped.ContainsKey($HvId)
-        if ($over) { $late = $true }
-        if ($over -or (Test-HvAborted $Leaving)) { Stop-HvMigration $Id }
-        [void]$handle.AsyncWaitHandle.WaitOne(50)
-    }
-    $out = $moving.EndInvoke($handle)
-    $moving.Dispose()
-    foreach ($each in $out) {
-        if ($each -is [System.Management.Automation.ErrorRecord] -and -not $late) { throw $each }
-    }
-    $late
-}
-
-function Test-HvAborted {
-    param([string]$Leaving)
-    try { return @('abort', 'destroy') -ccontains [IO.File]::ReadAllText($Leaving) }
-    catch [IO.IOException] { return $false }
-}
-
-# The migrations of a machine that are under way.
-function Get-HvMigrations {
-    param([string]$Id)
-    foreach ($job in Get-CimInstance -Namespace 'root/virtualization/v2' `
-            -ClassName Msvm_MigrationJob) {
-        if ("$($job.VirtualSystemName)" -eq $Id -and [int]$job.JobState -le 5) { $job }
-    }
-}
-
-# One that ends by itself meanwhile is as good.
-function Stop-HvMigration {
-    param([string]$Id)
-    foreach ($job in Get-HvMigrations $Id) {
-        $null = Invoke-CimMethod -InputObject $job -MethodName RequestStateChange `
-            -Arguments @{ RequestedState = [uint16]4 }
-    }
-}
-
-# Ends a migration of whatever client, and for destroy() a move of disks too. Whoever runs it reads
-# the file: its job may not be there yet.
-function Stop-HvLeaving {
-    param([string]$Uuid, [string]$Why)
-    foreach ($file in (Get-HvLeaving $Uuid), (Get-HvRelocating $Uuid)) {
-        if ($Why -ceq 'abort' -and $file -ne (Get-HvLeaving $Uuid)) { continue }
-        if (-not [IO.File]::Exists($file)) { continue }
-        $id = Get-HvMachineId $Uuid
-        Set-HvFile $file $Why
-        if ($id) { Stop-HvMigration $id }
-    }
 }
 
 function Invoke-HvMoveAbort {
@@ -418,25 +390,16 @@ function Invoke-HvMoveLeave {
     try {
         while (@(Get-HvMigrations $Arguments.id).Count -gt 0) { Wait-Hv 50 }
         $here = $null -ne (Get-HvMachine $Arguments.id)
-        if ($here) { [IO.File]::Delete((Get-HvLeaving $uuid)) }
+        if ($here) {
+            if ([IO.File]::Exists((Get-HvReconnecting $uuid))) {
+                $null = Complete-HvReconnect (Find-Hv $uuid)
+            }
+            [IO.File]::Delete((Get-HvLeaving $uuid))
+        }
         else { Clear-HvDeparted $uuid }
         @{ here = $here }
     }
     finally { Unlock-Hv $lock }
-}
-
-# What clients have left that died while the machine or its disks moved. The caller has the lock, so
-# no client is at work; the host may be, and the machine does not stay as it is.
-function Complete-HvMoving {
-    param([string]$Uuid)
-    $files = @(foreach ($file in (Get-HvLeaving $Uuid), (Get-HvRelocating $Uuid)) {
-        if ([IO.File]::Exists($file)) { $file }
-    })
-    if ($files.Count -eq 0) { return }
-    $id = Get-HvMachineId $Uuid
-    if ($id) { while (@(Get-HvMigrations $id).Count -gt 0) { Wait-Hv 50 } }
-    Clear-HvDeparted $Uuid
-    foreach ($file in $files) { [IO.File]::Delete($file) }
 }
 
 # The caller has the lock.

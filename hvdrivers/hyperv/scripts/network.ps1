@@ -43,6 +43,14 @@ function Find-HvNic {
     }
 }
 
+# A NIC of ours that is plugged into nothing, though its link is to be up.
+function Test-HvSwitchGone {
+    param($Nic, [string[]]$Lines)
+    $line = Find-HvLine $Lines "nic $([Uri]::EscapeDataString($Nic.Name))"
+    if (-not $line -or $line -match '"active":false[,}]') { return $false }
+    -not $Nic.Connected -or -not "$($Nic.SwitchName)"
+}
+
 function Invoke-HvPlug {
     param($Arguments)
     $lock = Lock-Hv $Arguments.uuid

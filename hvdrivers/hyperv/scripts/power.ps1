@@ -153,7 +153,7 @@ function Assert-HvStartable {
     }
     foreach ($nic in Hyper-V\Get-VMNetworkAdapter -VM $Found.VM) {
         if (Find-HvLine $lines "nic $([Uri]::EscapeDataString($nic.Name))") {
-            if (-not $nic.Connected -or -not "$($nic.SwitchName)") {
+            if (Test-HvSwitchGone $nic $lines) {
                 Stop-Hv 'NetworkNotFound' 'a virtual switch of the instance is gone'
             }
             Assert-HvPortFree ([string]$nic.Name) $Found.VM

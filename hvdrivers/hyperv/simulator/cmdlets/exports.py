@@ -127,7 +127,7 @@ def _read(call: Call, path: str) -> Exported:
 def _incompatible(call: Call, told: Exported) -> list[tuple[str, int, str, str]]:
     host = call.host
     reasons = [
-        (f"Could not find Ethernet switch '{nic.switch}'.", 33012, "VMNetworkAdapter", "")
+        (f"Could not find Ethernet switch '{nic.switch}'.", 33012, "VMNetworkAdapter", nic.name)
         for nic in told.config.adapters
         if nic.switch is not None and nic.switch not in host.switches
     ]
@@ -154,7 +154,7 @@ def write_report(
     """Write a compatibility report; an empty list of incompatibilities means that it would work.
 
     Each reason is a text, the id of its message (0 where Microsoft documents none), the class of
-    the part of the machine that it is about, and that part's file.
+    the part of the machine that it is about, and that part's file, or a NIC's name.
     """
     call.write(
         views.thing(
@@ -175,11 +175,16 @@ def write_report(
                             "Message": text,
                             "MessageId": number,
                             "Source": views.thing(
-                                part, {"VMId": identity, "VMName": name, "Path": path}
+                                part,
+                                {
+                                    "VMId": identity,
+                                    "VMName": name,
+                                    "Name" if part == "VMNetworkAdapter" else "Path": where,
+                                },
                             ),
                         },
                     )
-                    for text, number, part, path in reasons
+                    for text, number, part, where in reasons
                 ],
                 "ReportId": str(identity),
             },

@@ -41,7 +41,7 @@ def _destination(call: Call) -> HostState:
 
 Reason = tuple[str, int, str, str]
 """What speaks against a move: a text, the id of the message where Microsoft documents one, else 0,
-the class of the part of the machine that it is about, and that part's file."""
+the class of the part of the machine that it is about, and that part's file, or a NIC's name."""
 SWITCH_MISSING = 33012
 _SLICE = 0.05
 
@@ -75,7 +75,7 @@ def _device_blockers(call: Call, machine: Machine, other: HostState) -> list[Rea
         switch = source.switches.get(nic.switch) if nic.switch else None
         if switch is not None and switch.name not in names:
             text = f"Could not find Ethernet switch '{switch.name}'."
-            reasons.append((text, SWITCH_MISSING, "VMNetworkAdapter", ""))
+            reasons.append((text, SWITCH_MISSING, "VMNetworkAdapter", nic.name))
     if config.assigned or config.gpus:
         reasons.append(("The machine has an assigned device.", 0, "VMAssignedDevice", ""))
     if config.tpm and not other.guardian_trust:

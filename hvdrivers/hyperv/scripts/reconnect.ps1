@@ -1,0 +1,358 @@
+# Other connections for the volumes and NICs of a stopped machine: all of them, or none. What is named
+# keeps its place: a drive its place at the controller, a NIC its address and its place among the NICs.
+#
+#   ROOT\index\UUID.reconnect     a request changes the connections of the machine, or its client has
+#                                 died. Whoever has the machine's lock next and finds the file makes
+#                                 the connections that it names: the old ones, or, if a disk behind
+#                                 one of these is gone, the new ones. A migration leaves such a file at
+#                                 both hosts (migration.ps1).
+#
+# Lines of that file; all words are percent-encoded:
+#
+#   drive BUS NUMBER LOCATION PATH LIMIT BOOTS
+#   nic NAME MAC MODE TAGS LIMIT SWITCH       MAC "dynamic"; TAGS: VLAN, or NATIVE/ALLOWED of a trunk
+#   is LINE                                   a line of the record
+#   else LINE                                 one of the three for the new connections
+
+function Get-HvReconnecting {
+    param([string]$Uuid)
+    [IO.Path]::Combine($HvShared.Facts.Index, "$Uuid.reconnect")
+}
+
+# Somebody has to make connections before what the machine has can be shown. Not while it moves: then
+# its lock is taken for as long as the host copies.
+function Test-HvReconnecting {
+    param([string]$Uuid)
+    [IO.File]::Exists((Get-HvReconnecting $Uuid)) -and
+        -not [IO.File]::Exists((Get-HvLeaving $Uuid)) -and
+        [IO.Directory]::GetFiles($HvShared.Facts.Index, "$Uuid.*.incoming").Length -eq 0
+}
+
+function Invoke-HvReconnect {
+    param($Arguments)
+    $lock = Lock-Hv $Arguments.uuid
+    $volumes = $null
+    $begun = $false
+    $done = $false
+    try {
+        $found = Find-HvLegal $Arguments
+        $volumes = Lock-HvVolumes
+        $lines = Get-HvRecord $found.Folder
+        $old = @()
+        $new = @()
+        $records = @()
+        foreach ($volume in $Arguments.volumes) {
+            $line = Find-HvLine $lines "volume $($volume.id)"
+            $drive = Find-HvReconnected $found $line $volume
+            $place = "drive $(Get-HvPlace $drive)"
+            $boots = $line -match '"boot_index":0[,}]'
+            $before = [long]$drive.MaximumIOPS
+            $limit = $before
+            if ($volume.limits) { $limit = [long]$volume.iops }
+            $old += "$place $([Uri]::EscapeDataString("$($drive.Path)")) $before $boots"
+            $new += "$place $([Uri]::EscapeDataString($volume.path)) $limit $boots"
+            $json = Copy-HvFields $volume.json $line @('boot_index', 'bus', 'qos')
+            $records += "volume $($volume.id) $($volume.word) $json"
+        }
+        Assert-HvOnce $found.VM $new
+        foreach ($nic in $Arguments.nics) { $null = Get-HvSwitch $nic.switch }
+        $wired = Get-HvRewired $found.VM $lines $Arguments.nics
+        if ($wired.missing.Count -gt 0) {
+            Stop-Hv 'NetworkNotFound' 'the instance has no such NIC'
+        }
+        $old += $wired.old
+        $new += $wired.new
+        $records += $wired.records
+        if ($new.Count -eq 0) { return }
+        $was = @(foreach ($each in $records) {
+            $word = $each.Split(' ')
+            "is $(Find-HvLine $lines "$($word[0]) $($word[1])")"
+        })
+        Assert-HvBudget
+        $intent = $old + $was + @($new | ForEach-Object { "else $_" }) +
+            @($records | ForEach-Object { "else is $_" })
+        Set-HvFile (Get-HvReconnecting $found.Uuid) ($intent -join "`n")
+        $begun = $true
+        Set-HvConnections $found $new
+        Set-HvRecord $found.Folder (Set-HvLines $lines $records)
+        Assert-HvBudget
+        [IO.File]::Delete((Get-HvReconnecting $found.Uuid))
+        $done = $true
+    }
+    finally {
+        if ($begun -and -not $done) {
+            Undo-Hv {
+                if (Complete-HvReconnect $found) {
+                    Stop-Hv 'NotUndone' 'a disk is gone that the instance had; it has the new ones'
+                }
+            }
+        }
+        Unlock-Hv $volumes
+        Unlock-Hv $lock
+    }
+}
+
+# The drive of a volume, once it is certain that it can have the other file.
+function Find-HvReconnected {
+    param($Found, [string]$Line, $Volume)
+    $drive = $null
+    if ($Line) { $drive = Find-HvDrive $Found.VM (ConvertFrom-HvWord ($Line.Split(' ')[2])) }
+    if ($null -eq $drive) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
+    Assert-HvVolume $Volume $Found.VM
+    if ("$($drive.Path)" -match '\.avhdx?$') {
+        # what was written since the checkpoint is in its file, and would be lost to the volume
+        Stop-Hv 'HasSnapshots' 'a checkpoint that somebody has made contains the volume'
+    }
+    if ($Volume.bus -and $Volume.bus -ne $drive.ControllerType.ToString()) {
+        Stop-Hv 'Unsupported' 'a volume stays on its controller: detach it, and attach it to the other'
+    }
+    if ($Volume.indexed -and $Volume.boot -ne ($Line -match '"boot_index":0[,}]')) {
+        Stop-Hv 'Unsupported' 'the machine goes on booting from the disk that it boots from'
+    }
+    $drive
+}
+
+# No file is to be behind two drives of the machine.
+function Assert-HvOnce {
+    param($VM, [string[]]$Wanted)
+    $paths = @{}
+    $places = @{}
+    foreach ($line in $Wanted) {
+        $word = $line.Split(' ')
+        $places["$($word[1]) $($word[2]) $($word[3])"] = $true
+        $path = (ConvertFrom-HvWord $word[4]).ToLowerInvariant()
+        if ($paths[$path]) { Stop-Hv 'Refused' 'two volumes are to be the same disk' }
+        $paths[$path] = $true
+    }
+    if ($paths.Count -eq 0) { return }
+    foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $VM) {
+        if ($places[(Get-HvPlace $drive)] -or -not "$($drive.Path)") { continue }
+        if ($paths[(Get-HvBase "$($drive.Path)").ToLowerInvariant()]) {
+            Stop-Hv 'Refused' 'the instance has this disk already, as another volume'
+        }
+    }
+}
+
+function Get-HvPlace {
+    param($Drive)
+    "$($Drive.ControllerType) $([int]$Drive.ControllerNumber) $([int]$Drive.ControllerLocation)"
+}
+
+# A NIC as one line.
+function Get-HvWiring {
+    param($Nic)
+    $vlan = Hyper-V\Get-VMNetworkAdapterVlan -VMNetworkAdapter $Nic
+    $mode = "$($vlan.OperationMode)"
+    $tags = '0'
+    if ($mode -eq 'Access') { $tags = "$([int]$vlan.AccessVlanId)" }
+    elseif ($mode -eq 'Trunk') {
+        $tags = "$([int]$vlan.NativeVlanId)/$($vlan.AllowedVlanIdListString)"
+    }
+    elseif ($mode -ne 'Untagged') {
+        Stop-Hv 'Unsupported' "somebody has put the NIC into the VLAN mode $mode, which the driver does not set"
+    }
+    $most = 0L
+    if ($null -ne $Nic.BandwidthSetting) { $most = [long]$Nic.BandwidthSetting.MaximumBandwidth }
+    $mac = "$($Nic.MacAddress)"
+    if ($Nic.DynamicMacAddressEnabled) { $mac = 'dynamic' }
+    "nic $([Uri]::EscapeDataString($Nic.Name)) $mac $mode $([Uri]::EscapeDataString($tags)) $most" +
+        " $([Uri]::EscapeDataString("$($Nic.SwitchName)"))"
+}
+
+# NICs as they are and as they are to be, with their lines of the record; and the ids of those that the
+# instance does not have. A NIC keeps what the new data do not name.
+function Get-HvRewired {
+    param($VM, [string[]]$Lines, $Nics)
+    $wired = @{ old = @(); new = @(); records = @(); missing = @() }
+    if (@($Nics).Count -eq 0) { return $wired }
+    $there = @(Hyper-V\Get-VMNetworkAdapter -VM $VM)
+    $addresses = New-Object System.Collections.Hashtable ([StringComparer]::Ordinal)
+    foreach ($each in $there) { $addresses[[string]$each.Name] = "$($each.MacAddress)" }
+    foreach ($nic in $Nics) {
+        if ($nic.refused) { Stop-Hv 'Unsupported' $nic.refused }
+        $line = Find-HvLine $Lines "nic $($nic.word)"
+        $adapter = @($there | Where-Object { $line -and $_.Name -ceq $nic.name })
+        if ($adapter.Count -eq 0) {
+            $wired.missing += $nic.name
+            continue
+        }
+        $before = Get-HvWiring $adapter[0]
+        $wired.old += $before
+        $wired.new += Get-HvOtherWiring $before $nic
+        $json = Copy-HvFields $nic.json $line @('model', 'qos')
+        $wired.records += "nic $($nic.word) $($adapter[0].Id) $json"
+        if ($nic.address) { $addresses[$nic.name] = $nic.mac }
+    }
+    foreach ($nic in $Nics) {
+        if (-not $nic.address) { continue }
+        # a NIC may be called "Keys"
+        foreach ($each in $addresses.GetEnumerator()) {
+            if ($each.Key -cne $nic.name -and $each.Value -eq $nic.mac) {
+                Stop-Hv 'AddressTaken' 'another NIC of the instance has this address'
+            }
+        }
+    }
+    $wired
+}
+
+function Get-HvOtherWiring {
+    param([string]$Line, $Nic)
+    $word = $Line.Split(' ')
+    $mac = $word[2]
+    if ($Nic.address) { $mac = $Nic.mac }
+    $mode = 'Untagged'
+    if ($Nic.vlan -gt 0) { $mode = 'Access' }
+    $most = $word[5]
+    if ($Nic.limits) { $most = [long]$Nic.maximum }
+    $switch = ''
+    if ($Nic.active) { $switch = [Uri]::EscapeDataString($Nic.switch) }
+    "nic $($word[1]) $mac $mode $([int]$Nic.vlan) $most $switch"
+}
+
+# Gives drives and NICs these connections. What somebody has taken away by hand is left out.
+function Set-HvConnections {
+    param($Found, [string[]]$Wanted)
+    Set-HvDrives $Found.VM @($Wanted | Where-Object { $_.StartsWith('drive ', 'Ordinal') })
+    foreach ($line in $Wanted) {
+        if (-not $line.StartsWith('nic ', 'Ordinal')) { continue }
+        $nic = Find-HvNic $Found.VM (ConvertFrom-HvWord ($line.Split(' ')[1]))
+        if ($null -ne $nic) { Set-HvWiring $nic $line }
+    }
+}
+
+# A file that another of the drives has leaves that one first. The drive that the machine boots from
+# is never taken out: its firmware would forget it.
+function Set-HvDrives {
+    param($VM, [string[]]$Wanted)
+    $now = @{}
+    foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $VM) { $now[(Get-HvPlace $drive)] = $drive }
+    $left = @(foreach ($line in $Wanted) {
+        $word = $line.Split(' ')
+        @{ Bus = $word[1]; Number = [int]$word[2]; Location = [int]$word[3]
+            Place = "$($word[1]) $($word[2]) $($word[3])"; Path = (ConvertFrom-HvWord $word[4])
+            Limit = [long]$word[5]; Boots = $word[6] -eq 'True' }
+    })
+    $paths = @($left | ForEach-Object { $_.Path })
+    foreach ($each in $left) {
+        $drive = $now[$each.Place]
+        if ($null -eq $drive -or "$($drive.Path)" -eq $each.Path -or $each.Boots) { continue }
+        if ($paths -contains "$($drive.Path)") {
+            Hyper-V\Remove-VMHardDiskDrive -VMHardDiskDrive $drive
+            $now.Remove($each.Place)
+        }
+    }
+    foreach ($each in @($left | Where-Object { $_.Boots }) + @($left | Where-Object { -not $_.Boots })) {
+        $drive = $now[$each.Place]
+        if ($null -eq $drive) {
+            $drive = Hyper-V\Add-VMHardDiskDrive -VM $VM -ControllerType $each.Bus `
+                -ControllerNumber $each.Number -ControllerLocation $each.Location `
+                -Path $each.Path -Passthru
+        }
+        elseif ("$($drive.Path)" -ne $each.Path) {
+            $drive = Hyper-V\Set-VMHardDiskDrive -VMHardDiskDrive $drive -Path $each.Path -Passthru
+        }
+        Set-HvDriveLimit $drive $each.Limit
+    }
+}
+
+function Set-HvWiring {
+    param($Nic, [string]$Line)
+    $old = (Get-HvWiring $Nic).Split(' ')
+    $word = $Line.Split(' ')
+    if ($word[2] -ne $old[2]) {
+        if ($word[2] -eq 'dynamic') {
+            Hyper-V\Set-VMNetworkAdapter -VMNetworkAdapter $Nic -DynamicMacAddress
+        }
+        else { Hyper-V\Set-VMNetworkAdapter -VMNetworkAdapter $Nic -StaticMacAddress $word[2] }
+    }
+    if ($word[6] -cne $old[6]) {
+        $name = ConvertFrom-HvWord $word[6]
+        $switch = @(Hyper-V\Get-VMSwitch | Where-Object { $name -and $_.Name -ceq $name })
+        # an old switch may be gone meanwhile
+        if ($switch.Count -eq 0) { Hyper-V\Disconnect-VMNetworkAdapter -VMNetworkAdapter $Nic }
+        else { Hyper-V\Connect-VMNetworkAdapter -VMNetworkAdapter $Nic -VMSwitch $switch[0] }
+    }
+    if ($word[3] -ne $old[3] -or $word[4] -cne $old[4]) {
+        $tags = (ConvertFrom-HvWord $word[4]).Split('/')
+        if ($word[3] -eq 'Access') {
+            Hyper-V\Set-VMNetworkAdapterVlan -VMNetworkAdapter $Nic -Access -VlanId ([int]$tags[0])
+        }
+        elseif ($word[3] -eq 'Trunk') {
+            Hyper-V\Set-VMNetworkAdapterVlan -VMNetworkAdapter $Nic -Trunk `
+                -NativeVlanId ([int]$tags[0]) -AllowedVlanIdList $tags[1]
+        }
+        else { Hyper-V\Set-VMNetworkAdapterVlan -VMNetworkAdapter $Nic -Untagged }
+    }
+    if ([long]$word[5] -ne [long]$old[5]) {
+        Hyper-V\Set-VMNetworkAdapter -VMNetworkAdapter $Nic -MaximumBandwidth ([long]$word[5])
+    }
+}
+
+# Takes NICs out of their switches. The destination need not have these.
+function Disconnect-HvNics {
+    param($Found, [string[]]$Names)
+    if (@($Names).Count -eq 0) { return }
+    $nics = @(Hyper-V\Get-VMNetworkAdapter -VM $Found.VM | Where-Object { $Names -ccontains $_.Name })
+    $lines = @(foreach ($nic in $nics) { Get-HvWiring $nic })
+    Set-HvFile (Get-HvReconnecting $Found.Uuid) ($lines -join "`n")
+    foreach ($nic in $nics) { Hyper-V\Disconnect-VMNetworkAdapter -VMNetworkAdapter $nic }
+}
+
+# Makes the connections that a request or a migration which came to no end has left to be made. True:
+# they are the new ones, because a disk behind an old one is gone. The caller has the instance's lock.
+function Complete-HvReconnect {
+    param($Found)
+    $file = Get-HvReconnecting $Found.Uuid
+    if (-not [IO.File]::Exists($file)) { return $false }
+    # somebody has started it by hand: its NICs and drives stay as they are until it is off
+    if ((Get-HvState $Found.VM $false) -ne 'stopped') { return $false }
+    $intent = @([IO.File]::ReadAllLines($file))
+    $chosen = @($intent | Where-Object { -not $_.StartsWith('else ', 'Ordinal') })
+    $others = @($intent | Where-Object { $_.StartsWith('else ', 'Ordinal') } |
+        ForEach-Object { $_.Substring(5) })
+    $forward = -not (Test-HvDrives $chosen) -and $others.Count -gt 0 -and (Test-HvDrives $others)
+    if ($forward) { $chosen = $others }
+    # a disk that is gone comes back to no machine
+    Set-HvConnections $Found @($chosen | Where-Object { Test-HvDrives @($_) })
+    $lines = @($chosen | Where-Object { $_.StartsWith('is ', 'Ordinal') } |
+        ForEach-Object { $_.Substring(3) })
+    if ($lines.Count -gt 0) {
+        Set-HvRecord $Found.Folder (Set-HvLines (Get-HvRecord $Found.Folder) $lines)
+    }
+    [IO.File]::Delete($file)
+    $Found.VM = Get-HvMachine $Found.VM.Id.ToString()
+    $forward
+}
+
+# Whether the disks of all these connections are there.
+function Test-HvDrives {
+    param([string[]]$Lines)
+    foreach ($line in $Lines) {
+        if ($line.StartsWith('drive ', 'Ordinal') -and
+            -not (Test-Path -LiteralPath (ConvertFrom-HvWord ($line.Split(' ')[4])))) { return $false }
+    }
+    $true
+}
+
+# The lines, with others in the places of those that begin with the same two words.
+function Set-HvLines {
+    param([string[]]$Lines, [string[]]$New)
+    $by = New-Object System.Collections.Hashtable ([StringComparer]::Ordinal)
+    foreach ($line in $New) { $word = $line.Split(' '); $by["$($word[0]) $($word[1])"] = $line }
+    , @(foreach ($line in $Lines) {
+        $word = $line.Split(' ')
+        $key = "$($word[0]) $($word[1])"
+        if ($word.Count -gt 1 -and $by.ContainsKey($key)) { $by[$key] } else { $line }
+    })
+}
+
+# JSON of the driver's own, with fields of the old line that it does not name.
+function Copy-HvFields {
+    param([string]$Json, [string]$Line, [string[]]$Names)
+    foreach ($name in $Names) {
+        $field = '"' + $name + '":("[^"]*"|-?\d+|\{(?:[^{}]|\{[^{}]*\})*\})'
+        if ($Json -cmatch $field) { continue }
+        if ($Line -cmatch $field) { $Json = $Json.Substring(0, $Json.Length - 1) + ",$($Matches[0])}" }
+    }
+    $Json
+}
