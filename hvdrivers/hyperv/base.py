@@ -12,9 +12,10 @@ from hvdrivers.contract.power import RebootKind
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.library import Json
-from hvdrivers.hyperv.naming import shown_label, shown_mac
+from hvdrivers.hyperv.naming import shown_mac
 from hvdrivers.hyperv.record import Record, parse, when
 from hvdrivers.hyperv.session import Session
+from hvdrivers.messages import shown_label
 from hvdrivers.models.instance import Firmware, InstanceInfo
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import AttachedVif, NicModel

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hvdrivers.contract import errors as e
+from hvdrivers.messages import shortened
 
 
 class ScriptError(Exception):
@@ -178,7 +179,7 @@ def translate(error: ScriptError) -> e.HypervisorError:
             retryable=retryable,
         )
     cls, code = _class_of(error)
-    message = error.message[:500] or "the host gave no message"
+    message = shortened(error.message) or "the host gave no message"
     return cls(message, vendor_code=code, hint=_HINTS.get(cls))
 
 

@@ -21,10 +21,11 @@ from hvdrivers.driverkit.own_disks import seed_of
 from hvdrivers.hyperv.base import GIB, MIB, info_of
 from hvdrivers.hyperv.images import ImageStore
 from hvdrivers.hyperv.library import Json
-from hvdrivers.hyperv.naming import shown_label, volume_file
+from hvdrivers.hyperv.naming import volume_file
 from hvdrivers.hyperv.network import Wiring
 from hvdrivers.hyperv.record import InstanceRecord, MetadataRecord, packed
 from hvdrivers.hyperv.storage import VolumeSources
+from hvdrivers.messages import shown_label
 from hvdrivers.models.instance import (
     Firmware,
     Flavor,

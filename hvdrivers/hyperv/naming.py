@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -15,8 +14,6 @@ from hvdrivers.models.volume.host import VolumeName
 _LONGEST: Final = 180
 """Characters of a file name: a path must stay below 260."""
 _NAME: TypeAdapter[str] = TypeAdapter(VolumeName)
-_UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
-"""What no label of the contract holds (``models.base``)."""
 _SAFE = re.compile(r"[a-z0-9-]")
 _SHORT = re.compile(r"~[0-9]")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -89,17 +86,6 @@ def belongs_to_host(path: str, root: str) -> bool:
             return True
         folders = folders[4:]
     return any(_UUID.fullmatch(each) for each in folders)
-
-
-def shown_label(name: str) -> str:
-    """A machine's own name as a label of the contract: an administrator may have renamed it to
-    anything."""
-    printable = "".join(
-        "?" if unicodedata.category(char) in _UNPRINTABLE else char for char in name
-    ).strip()[:63]
-    while len(printable.encode()) > 128:
-        printable = printable[:-1]
-    return printable.strip() or "?"
 
 
 def plain_mac(mac: str) -> str:

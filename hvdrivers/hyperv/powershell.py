@@ -35,6 +35,7 @@ from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.errors import ScriptError
 from hvdrivers.hyperv.library import Json, bootstrap, library, marked
 from hvdrivers.hyperv.wire import Idle, RemoteProcess, ShellLost
+from hvdrivers.messages import shortened
 
 _RECEIVE_WAIT: Final = 20.0
 """Seconds that one Receive waits on the host."""
@@ -336,7 +337,7 @@ class PowerShell:
 
     def _last_words(self) -> str | None:
         text = self._stderr.decode("utf-8", errors="replace").strip()
-        return text[:500] or None
+        return shortened(text) or None
 
     def _take(self, data: bytes) -> None:
         *lines, self._buffer = (self._buffer + data).split(b"\n")

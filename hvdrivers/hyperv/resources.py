@@ -60,6 +60,7 @@ class HypervResources(HostFacts, Resources):
                     shared=pool["shared"],
                 )
                 for pool in found["pools"]
+                if pool["total"] is not None  # unknown is not zero
             ),
             numa_cells=tuple(cells),
             instances=found["instances"],

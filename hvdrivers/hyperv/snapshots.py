@@ -15,8 +15,8 @@ from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.hyperv.base import Topic
-from hvdrivers.hyperv.naming import shown_label
 from hvdrivers.hyperv.record import when
+from hvdrivers.messages import shown_label
 from hvdrivers.models.snapshot import Snapshot
 
 

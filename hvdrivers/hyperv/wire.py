@@ -20,6 +20,7 @@ from winrm import exceptions as winrm_errors
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.seam import NotSent, ReplyLost, SessionExpired
 from hvdrivers.hyperv.config import Authentication, HypervConfig
+from hvdrivers.messages import shortened
 
 _T = TypeVar("_T")
 
@@ -209,7 +210,7 @@ def _fault(error: Any) -> errors.HypervisorError:
             hint="the user must be in 'Remote Management Users' and 'Hyper-V Administrators', or"
             " an administrator; local accounts need LocalAccountTokenFilterPolicy",
         )
-    reason = " ".join(str(error.reason).split())[:300]
+    reason = shortened(" ".join(str(error.reason).split()))
     return errors.ConnectionFailed(f"the WinRM service refused: {reason}", vendor_code=text)
 
 

@@ -22,14 +22,16 @@ from hvdrivers.images._pieces import PIECE_BYTES, PieceDigests, VerifiedReader
 from hvdrivers.images._view import Found, View, reject
 from hvdrivers.images.inspect import ImageInspector, check_tables
 from hvdrivers.images.sparse import SparseWriter, spool_errors
+from hvdrivers.messages import shortened
 from hvdrivers.models.image import Checksum, ImageFormat, ImageInfo
 
 __all__ = ["extracted_disk", "inspector_of"]
 
 _MEMBERS = 64
 """Files in an archive. One that VMware or VirtualBox exports has three to five."""
-_TEXT_BYTES = 4 << 20
-"""The longest description, or manifest. An exported one has about 10 KiB."""
+_TEXT_BYTES = 1 << 20
+"""The longest description, or manifest. An exported one has about 10 KiB, and in memory it takes a
+hundred times as much."""
 _HEADER_BYTES = 64 << 10
 """The longest that is read at once for the header of a file in the archive."""
 _MANIFEST_LINE = re.compile(r"(SHA1|SHA256|SHA384|SHA512) ?\((.+)\) ?= ?([0-9a-fA-F]+)")
@@ -119,7 +121,7 @@ class _Ova:
 
     def _take(self, member: tarfile.TarInfo, size: int) -> None:
         if not member.isreg() or member.issparse():
-            reject(f"the OVA has {member.name!r}, which is no plain file")
+            reject(f"the OVA has {_shown(member.name)}, which is no plain file")
         if member.size < 0 or member.offset_data + member.size > size:
             reject("the OVA is truncated", "transfer it again, and give a checksum")
         if member.name in self._members or len(self._members) == _MEMBERS:
@@ -130,7 +132,7 @@ class _Ova:
         """The bytes of a file, in pieces."""
         member = self._members.get(name)
         if member is None:
-            reject(f"the OVA names the file {name!r} and does not have it")
+            reject(f"the OVA names the file {_shown(name)} and does not have it")
         end = member.offset_data + member.size
         for offset in range(member.offset_data, end, PIECE_BYTES):
             self._deadline.check(_DOING)
@@ -142,11 +144,11 @@ class _Ova:
         if len(names) != 1:
             reject(f"the OVA has {len(names)} files of the kind {suffix}, and must have one")
         if self._members[names[0]].size > _TEXT_BYTES:
-            reject(f"{names[0]!r} in the OVA is longer than {_TEXT_BYTES} bytes")
+            reject(f"{_shown(names[0])} in the OVA is longer than {_TEXT_BYTES} bytes")
         try:
             return b"".join(self.content(names[0])).decode("utf-8-sig")
         except UnicodeDecodeError:
-            reject(f"{names[0]!r} in the OVA is not UTF-8")
+            reject(f"{_shown(names[0])} in the OVA is not UTF-8")
 
     def manifest(self, disk: str) -> Checksum | None:
         """Compare what the manifest says of each file but the disk, and return what it says of
@@ -160,20 +162,20 @@ class _Ova:
             if match is not None:
                 said[match[2]] = match[1].lower(), match[3].lower()
         if disk not in said:
-            reject(f"the manifest of the OVA says nothing of its disk {disk!r}")
+            reject(f"the manifest of the OVA says nothing of its disk {_shown(disk)}")
         found = None
         for name, (algorithm, value) in said.items():
             if name == disk and algorithm != "sha1":
                 try:
                     found = Checksum.model_validate(f"{algorithm}:{value}")
                 except ValueError:
-                    reject(f"the manifest of the OVA has no digest of {name!r}")
+                    reject(f"the manifest of the OVA has no digest of {_shown(name)}")
                 continue
             digest = hashlib.new(algorithm, usedforsecurity=False)
             for data in self.content(name):
                 digest.update(data)
             if digest.hexdigest() != value:
-                reject(f"{name!r} in the OVA is not what its manifest says", "fetch it again")
+                reject(f"{_shown(name)} in the OVA is not what its manifest says", "fetch it again")
         return found
 
 
@@ -202,6 +204,10 @@ def _disk_name(description: str) -> str:
     if _attribute(files[0], "chunkSize") is not None:
         reject("the disk of the OVA is cut in several files", _UNPACK)
     return _attribute(files[0], "href") or ""
+
+
+def _shown(name: str) -> str:
+    return shortened(repr(name))
 
 
 def _attribute(element: ET.Element, name: str) -> str | None:

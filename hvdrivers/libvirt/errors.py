@@ -13,6 +13,7 @@ from types import MappingProxyType
 import libvirt
 
 from hvdrivers.contract import errors as e
+from hvdrivers.messages import shortened
 
 CODES: dict[int, str] = {
     value: name
@@ -89,8 +90,6 @@ _LIMIT_HINT = (
     " sch_ingress, cls_u32 and act_police; NICs on Open vSwitch do not need them"
 )
 
-_LONGEST = 500
-"""Characters of a message of libvirt's."""
 _HINTS: dict[type[e.HypervisorError], str] = {
     e.PermissionDenied: (
         "the daemon, or QEMU's user, may not do or open this: see the daemon's log, and the"
@@ -99,12 +98,6 @@ _HINTS: dict[type[e.HypervisorError], str] = {
     e.InsufficientResources: "free memory or disk space on the host, or choose another host",
     e.HypervisorFault: "the daemon's log on the host has the details",
 }
-
-
-def _short(message: str) -> str:
-    """Both ends of a long message: it begins with what failed (a command line of QEMU, with all of
-    its arguments), and ends with the reason."""
-    return message if len(message) <= _LONGEST else f"{message[:200]} ... {message[-295:]}"
 
 
 def translate(error: libvirt.libvirtError) -> e.HypervisorError:
@@ -120,11 +113,11 @@ def translate(error: libvirt.libvirtError) -> e.HypervisorError:
     message = " ".join(filter(None, lines)) or "libvirt gave no message"
     if cls is e.HypervisorFault and _NO_SHAPING.search(message):
         return e.NotSupported(
-            f"the host's kernel cannot limit this NIC: {_short(message)}",
+            f"the host's kernel cannot limit this NIC: {shortened(message)}",
             vendor_code=name,
             hint=_LIMIT_HINT,
         )
-    return cls(_short(message), vendor_code=name, hint=_HINTS.get(cls))
+    return cls(shortened(message), vendor_code=name, hint=_HINTS.get(cls))
 
 
 def translate_on_live(error: libvirt.libvirtError) -> e.HypervisorError:

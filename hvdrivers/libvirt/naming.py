@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from uuid import UUID
 
-from hvdrivers.models.base import is_name
+from hvdrivers.messages import shown_label
 
 ROOT, SEED, EPHEMERAL, SWAP, NVRAM = "root", "seed", "ephemeral", "swap", "nvram"
 RESCUE = "rescue"
@@ -67,14 +67,7 @@ def label_of(name: str, uuid: UUID) -> str | None:
         lambda match: chr(int(match[1], 16)),
         name.removesuffix(suffix).removesuffix(_RESCUED),
     )
-    return label if is_name(label) else _repaired(label)
-
-
-def _repaired(label: str) -> str:
-    text = "".join(char if is_name(f"x{char}x") else "\ufffd" for char in label).strip()[:63]
-    while len(text.encode()) > 128:
-        text = text[:-1]
-    return text.strip() or "\ufffd"
+    return shown_label(label)
 
 
 def disk_name(uuid: UUID, role: str) -> str:

@@ -10,6 +10,9 @@ import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar, cast
+from uuid import UUID
+
+from pyVmomi import vim, vmodl
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import OPERATIONS
@@ -26,17 +29,35 @@ def unbounded() -> AbstractContextManager[object]:
 
 
 def timed(operation: _F) -> _F:
-    """Bound an operation by its ``timeout`` argument, and let it say that nothing has changed only
-    where that is so. A read changes nothing: of what watch() makes on the server before a
-    connection breaks, nothing outlives the session."""
+    """Bound an operation by its ``timeout`` argument, let it say that its instance is not there if
+    another client has destroyed that meanwhile, and let it say that nothing has changed only where
+    that is so. A read changes nothing: of what watch() makes on the server before a connection
+    breaks, nothing outlives the session."""
     changes = OPERATIONS[operation.__name__].changes
 
     @functools.wraps(operation)
     def call(self: Any, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         with bounding(Deadline(timeout)), truthful() if changes else nullcontext():
-            return operation(self, *args, timeout=timeout, **kwargs)
+            try:
+                return operation(self, *args, timeout=timeout, **kwargs)
+            except errors.HypervisorFault as error:
+                uuid = args[0] if args else kwargs.get("uuid")
+                if isinstance(uuid, UUID) and _machine_has_gone(error) and not self._search(uuid):
+                    raise errors.InstanceNotFound(
+                        "the instance was destroyed meanwhile",
+                        instance=uuid,
+                        vendor_code=error.vendor_code,
+                    ) from error
+                raise
 
     return cast(_F, call)
+
+
+def _machine_has_gone(error: errors.HypervisorFault) -> bool:
+    fault = error.__cause__
+    return isinstance(fault, vmodl.fault.ManagedObjectNotFound) and isinstance(
+        fault.obj, vim.VirtualMachine
+    )
 
 
 def rereading(operation: _F) -> _F:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from pyVmomi import vmodl
 
 from hvdrivers.contract import errors as e
+from hvdrivers.messages import shortened
 
 _BY_CLASS: dict[type[e.HypervisorError], str] = {
     e.InvalidState: """InvalidState CannotPowerOffVmInCluster InvalidPowerState InvalidVmState
@@ -130,7 +131,7 @@ def translate(fault: vmodl.MethodFault) -> e.HypervisorError:
         text = f"{text} (privilege {fault.privilegeId})".strip()
     retryable = True if name in _RETRYABLE else None
     return cls(
-        (text or f"vSphere answered {name}")[:500],
+        shortened(text or f"vSphere answered {name}"),
         vendor_code=name,
         hint=_HINTS.get(cls),
         retryable=retryable,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from hvdrivers.vmware.reader import IN_POOL, Row, step
 from hvdrivers.vmware.record import mark_in
 from hvdrivers.vmware.usage import Usage
 
+_log = logging.getLogger(__name__)
 _GIB = 1 << 30
 _MIB = 1 << 20
 _HOST = (
@@ -157,7 +159,13 @@ def _devices(hosts: Sequence[Row]) -> tuple[PciDevice, ...]:
     """The PCI devices of a single host: an address names nothing in a cluster."""
     if len(hosts) != 1:
         return ()
-    return tuple(_device(each) for each in hosts[0].get("hardware.pciDevice") or ())
+    found = []
+    for each in hosts[0].get("hardware.pciDevice") or ():
+        try:
+            found.append(_device(each))
+        except ValueError as error:
+            _log.warning("a PCI device of the host cannot be read: %s", error)
+    return tuple(found)
 
 
 def _device(device: Any) -> PciDevice:

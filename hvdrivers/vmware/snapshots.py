@@ -21,6 +21,7 @@ from pyVmomi import SoapAdapter, vim
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
+from hvdrivers.messages import shown_label
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
@@ -187,7 +188,7 @@ def _model(item: Any, parent: str | None, *, current: bool) -> Snapshot:
         name, memory = unescaped(item.name), item.state == "poweredOn"
     return Snapshot(
         id=str(item.id),
-        name=name,
+        name=shown_label(name),  # others name snapshots as they like, and edit descriptions
         parent=parent,
         created_at=item.createTime,
         with_memory=memory,

@@ -12,6 +12,7 @@ from pyVmomi import vmodl
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import Deadline
 from hvdrivers.vmware.deadline import unbounded
+from hvdrivers.vmware.errors import translate
 from hvdrivers.vmware.reader import Reader, filter_spec
 from hvdrivers.vmware.session import Session, by_chance
 
@@ -54,8 +55,17 @@ def news(collector: Any, version: str, deadline: Deadline) -> tuple[str, dict[st
 
 
 def changes(update: Any) -> Iterator[tuple[str, Any]]:
-    """Paths and values of an update."""
+    """Paths and values of an update.
+
+    Raises:
+        HypervisorFault: the object has gone, so nothing of it will change.
+    """
     for each in update.filterSet or ():
+        gone = [miss.obj for miss in each.missingSet or ()]
+        gone += [changed.obj for changed in each.objectSet or () if changed.kind == "leave"]
+        for obj in gone:
+            fault = vmodl.fault.ManagedObjectNotFound(obj=obj)
+            raise translate(fault) from fault
         for changed in each.objectSet or ():
             for change in changed.changeSet or ():
                 yield change.name, change.val

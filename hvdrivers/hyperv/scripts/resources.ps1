@@ -50,21 +50,28 @@ function Invoke-HvHost {
     }
 }
 
+# The space of a pool; $null where nobody tells: that of a share is its server's, and a drive may be
+# away.
 function Get-HvSpace {
     param([string]$Name)
     $path = Get-HvPool $Name
-    $space = @{ name = $Name; total = 0L; free = 0L; shared = $path.StartsWith('\\') }
+    $space = @{ name = $Name; total = $null; free = $null; shared = $path.StartsWith('\\') }
+    if ($path -notmatch '^[A-Za-z]:') { return $space }
     try {
-        $volume = Get-Volume -FilePath $HvShared.Facts.Root
-        if ($path -match '^[A-Za-z]:') { $volume = Get-Volume -DriveLetter $path.Substring(0, 1) }
+        # a folder may lie on another volume than its letter says
+        if (Test-Path -LiteralPath $path) { $volume = Get-Volume -FilePath $path }
+        else { $volume = Get-Volume -DriveLetter $path.Substring(0, 1) }
         $space.total = [long]$volume.Size
         $space.free = [long]$volume.SizeRemaining
     }
     catch {
         # the Storage module needs more rights than Hyper-V's: then the drive itself tells
-        $drive = New-Object IO.DriveInfo((Convert-Path -LiteralPath $HvShared.Facts.Root))
-        $space.total = $drive.TotalSize
-        $space.free = $drive.AvailableFreeSpace
+        $drive = $path.Substring(0, 2) + '\'
+        if (Test-Path -LiteralPath $drive) {
+            $drive = New-Object IO.DriveInfo((Convert-Path -LiteralPath $drive))
+            $space.total = $drive.TotalSize
+            $space.free = $drive.AvailableFreeSpace
+        }
     }
     $space
 }

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from hvdrivers.contract import errors
+from hvdrivers.hyperv.driver import HypervDriver
 from hvdrivers.hyperv.simulator.state.devices import HardDrive, Slot
 from hvdrivers.hyperv.simulator.state.machine import Machine
 from hvdrivers.models.image import FileImage
@@ -133,3 +134,31 @@ def test_a_volume_below_a_disk_that_no_machine_has(site: Site) -> None:
         state.files.file(overlay).unlink()
     driver.delete_volume(volume.volume_id)
     assert site.left() == []
+
+
+def test_pools_whose_space_nobody_tells(site: Site) -> None:
+    """A share's server does not, nor does a drive that is away: it is not that of another pool."""
+    pools = {"second": "C:\\hv-second", "share": "\\\\nas\\vm", "away": "D:\\pool"}
+    driver = HypervDriver.connect(site.config.model_copy(update={"pools": pools}))
+    try:
+        found = driver.get_available_resource().storage
+        assert [each.name for each in found] == ["default", "second"]
+        assert all(each.total_gib > 0 for each in found)
+    finally:
+        driver.close()
+
+
+def test_names_that_are_no_text(site: Site, image: FileImage) -> None:
+    """Windows takes them, and a list of all machines must not fail for one of them."""
+    driver = site.driver
+    uuid, other = (driver.spawn(spec(image, start=False)).uuid for _ in range(2))
+    machine = machine_of(site, uuid)
+    with site.host.world.lock:
+        machine.config.name = "a\uffffb"
+    assert {each.uuid: each.name for each in driver.list_instances()} == {
+        uuid: "a\ufffdb",
+        other: "web-1",
+    }
+    assert driver.get_instance(uuid).name == "a\ufffdb"
+    for each in (uuid, other):
+        driver.destroy(each)

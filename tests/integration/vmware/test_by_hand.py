@@ -142,6 +142,24 @@ def test_files_among_the_volumes_that_are_none(
     driver.delete_volume(volume.volume_id)
 
 
+@pytest.mark.parametrize("name", ["n" * 80, "a\n\u2028b"])
+def test_snapshots_that_others_name_as_they_like(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory, name: str
+) -> None:
+    uuid = driver.spawn(spec()).uuid
+    machine = server.machine(uuid)
+    damaged = '{"name": "' + "x" * 70 + '", "memory": false}'
+    for description in ("", damaged):
+        server.wait(machine.CreateSnapshot_Task(name, description, False, False))
+    found = driver.list_snapshots(uuid)
+    assert len(found) == 2
+    assert all(0 < len(each.name) <= 63 for each in found)
+    for each in reversed(found):
+        driver.delete_snapshot(uuid, each.id)
+    assert driver.list_snapshots(uuid) == []
+    driver.destroy(uuid)
+
+
 def test_files_among_the_images_that_are_none(
     driver: VmwareDriver, server: RawServer, spec: SpecFactory
 ) -> None:

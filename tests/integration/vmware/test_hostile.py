@@ -81,9 +81,8 @@ def test_places_of_any_name(spec: SpecFactory) -> None:
     with started(lambda: VcsimPeer("vpx")) as peer:
         server = RawServer(VmwareConfig(**peer.options))
         cluster = server.read(vim.ClusterComputeResource, "name")[0][0]
-        server.wait(
-            cluster.Rename_Task(escaped("a/b\\c%d"))
-        )  # the simulator stores what it is given
+        # the simulator stores what it is given
+        server.wait(cluster.Rename_Task(escaped("a/b\\c%d")))
         pool = server.of(cluster, "resourcePool")["resourcePool"]
         limits = vim.ResourceAllocationInfo(
             reservation=0,

@@ -22,7 +22,9 @@ from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.driverkit import Undo, cut_before
 from hvdrivers.guard import guarded
 from hvdrivers.models.image import ImageRef
+from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.vif import NetworkVif
 from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.conformance.observer import VmwareObserver
@@ -354,3 +356,60 @@ def test_destroy_finds_what_a_spawn_was_about_to_delete(
     driver.files.upload(f"{left}/root.vmdk", b"content", 7)
     driver.destroy(uuid)
     assert driver.files.read(f"{left}/root.vmdk") is None
+
+
+_FLAVOR = Flavor(vcpus=1, memory_mib=128)
+_VIF = NetworkVif(id="n", network="VM Network")
+_ON_RUNNING: dict[str, Callable[[ComputeDriver, UUID], object]] = {
+    "power_off": lambda driver, uuid: driver.power_off(uuid),
+    "power_off graceful": lambda driver, uuid: driver.power_off(uuid, graceful=5),
+    "reboot": lambda driver, uuid: driver.reboot(uuid),
+    "suspend": lambda driver, uuid: driver.suspend(uuid),
+}
+_ON_STOPPED: dict[str, Callable[[ComputeDriver, UUID], object]] = {
+    "power_on": lambda driver, uuid: driver.power_on(uuid),
+    "rename": lambda driver, uuid: driver.rename(uuid, "another"),
+    "set_metadata": lambda driver, uuid: driver.set_metadata(uuid, {"a": "b"}),
+    "plug_vif": lambda driver, uuid: driver.plug_vif(uuid, _VIF),
+    "resize": lambda driver, uuid: driver.resize(uuid, _FLAVOR),
+    "create_snapshot": lambda driver, uuid: driver.create_snapshot(uuid, "one"),
+}
+
+
+@pytest.mark.parametrize("operation", [*_ON_RUNNING, *_ON_STOPPED, "rescue", "rebuild"])
+def test_instance_that_another_client_destroys_meanwhile(
+    peer: VcsimPeer,
+    driver: VmwareDriver,
+    guarded_driver: ComputeDriver,
+    spec: SpecFactory,
+    image: ImageRef,
+    operation: str,
+) -> None:
+    """Between the look at it and the first task, or while its guest is asked to shut down. The
+    error says that it is not there, and no wait goes on for it."""
+    uuid = guarded_driver.spawn(spec(start=operation in _ON_RUNNING)).uuid
+    with_image = {
+        "rescue": lambda driver, uuid: driver.rescue(uuid, image),
+        "rebuild": lambda driver, uuid: driver.rebuild(uuid, image),
+    }
+    act = (_ON_RUNNING | _ON_STOPPED | with_image)[operation]
+    seen: list[str] = []
+    gone: list[str] = []
+    with closing(connected(peer)) as other:
+
+        def rival(name: str, send: Callable[[], Any]) -> Any:
+            seen.append(name)
+            task = name.endswith("_Task") and name != "CopyVirtualDisk_Task"
+            # the first wait tells what is, and the second what has changed
+            waits = "ShutdownGuest" in seen and seen.count("WaitForUpdatesEx") == 2
+            if not gone and (task or waits):
+                gone.append(name)
+                other.destroy(uuid)
+            return None if name == "ShutdownGuest" else send()  # the guest takes its time
+
+        with driver.session.seam.through(rival), pytest.raises(errors.InstanceNotFound):
+            act(guarded_driver, uuid)
+    assert seen.count("WaitForUpdatesEx") < 5
+    assert guarded_driver.list_instances() == []
+    guarded_driver.destroy(uuid)  # what a copy has left
+    assert not driver.files.exists(driver._instance_folder(uuid))

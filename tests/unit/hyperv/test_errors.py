@@ -24,6 +24,16 @@ def test_every_error_that_a_script_raises_is_in_the_table() -> None:
     assert {"InstanceExists", "DiskBusy", "ImageEvicted"} <= raised
 
 
+def test_a_long_message_keeps_its_end() -> None:
+    """Hyper-V says why a machine does not start after each of its parts."""
+    reason = "the file or directory is corrupted and unreadable"
+    text = "'web-1' failed to start. " + "Synthetic SCSI Controller: " * 50 + reason
+    message = translate(script_error("OperationFailed", message=text)).message
+    assert message.startswith("'web-1' failed to start.")
+    assert message.endswith(reason)
+    assert len(message) <= 500
+
+
 @pytest.mark.parametrize(
     ("full_id", "codes", "expected"),
     [

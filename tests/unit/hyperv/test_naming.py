@@ -12,14 +12,11 @@ from hvdrivers.hyperv.naming import (
     belongs_to_host,
     from_word,
     plain_mac,
-    shown_label,
     shown_mac,
     volume_file,
     volume_name,
     word,
 )
-from hvdrivers.models.instance import InstanceSummary
-from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import VolumeSpec
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -101,17 +98,6 @@ def test_a_word_is_one_word_of_ascii(text: str) -> None:
     assert packed.isascii()
     assert " " not in packed
     assert from_word(packed) == text
-
-
-@given(st.text(max_size=300))
-def test_whatever_a_machine_is_called_is_a_label(name: str) -> None:
-    InstanceSummary(
-        uuid="00000000-0000-0000-0000-000000000001",
-        name=shown_label(name),
-        state=InstanceState.STOPPED,
-        vcpus=1,
-        memory_mib=64,
-    )
 
 
 def test_mac_addresses() -> None:

@@ -246,3 +246,22 @@ def test_any_damage_is_refused_or_harmless(data: st.DataObject, vmdk: Path, tmp_
     path.write_bytes(content)
     with contextlib.suppress(ImageRejected), open_image(_image(path)) as image:
         assert image.info.format is ImageFormat.VMDK
+
+
+def test_texts_have_an_end(tmp_path: Path) -> None:
+    """What is read of a description takes a hundred times its length; a name is not repeated whole
+    in an error."""
+    long = _ONE + "<!-- -->" * (1 << 17)
+    assert "longer than" in _refused(_archive(tmp_path / "a", _described(b"x", long)))
+    manifest = ("m.mf", b"#" * ((1 << 20) + 1))
+    assert "longer than" in _refused(_archive(tmp_path / "b", _described(b"x", _ONE, manifest)))
+    name = "n" * 30_000 + ".ovf"
+    for number, members in enumerate(
+        (
+            [_plain(name, b"\xff"), _plain("m.vmdk", b"x")],
+            [_plain(name, b"\xff" * ((1 << 20) + 1)), _plain("m.vmdk", b"x")],
+            _described(b"x", OVF.format(name="n" * 30_000, bytes=1, size=1)),
+            _described(b"x", _ONE, ("m.mf", f"SHA256({name})= {'0' * 64}\n".encode())),
+        )
+    ):
+        assert len(_refused(_archive(tmp_path / str(number), members))) < 1000

@@ -69,6 +69,16 @@ def test_the_message_is_one_line_and_never_decides() -> None:
     assert error.message == "the disk is not found"
 
 
+def test_a_long_message_keeps_its_end() -> None:
+    """The last of a fault's messages is the one nearest to the cause."""
+    more = [vmodl.LocalizableMessage(key="k", message=f"cannot open disk {n}") for n in range(99)]
+    fault = vmodl.fault.SystemError(msg="power on failed", faultMessage=more)
+    message = translate(fault).message
+    assert message.startswith("power on failed")
+    assert message.endswith("cannot open disk 98")
+    assert len(message) <= 500
+
+
 def test_a_missing_privilege_is_named() -> None:
     fault = vim.fault.NoPermission(privilegeId="VirtualMachine.Interact.PowerOn", msg="no")
     assert "VirtualMachine.Interact.PowerOn" in str(translate(fault))

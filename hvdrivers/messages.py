@@ -1,0 +1,24 @@
+"""Texts that others have written on a hypervisor, as this library shows them."""
+
+from __future__ import annotations
+
+from hvdrivers.models.base import is_name
+
+_LONGEST = 500
+
+
+def shortened(message: str) -> str:
+    """Both ends of a long message: it begins with what failed (a command line with all of its
+    arguments, the name of a machine), and ends with the reason."""
+    return message if len(message) <= _LONGEST else f"{message[:200]} ... {message[-295:]}"
+
+
+def shown_label(text: str) -> str:
+    """A name as near to it as a name of the contract can be: an administrator may have renamed a
+    machine to anything. U+FFFD stands for what is no text, and it is no longer than a name is."""
+    if is_name(text):
+        return text
+    label = "".join(char if is_name(f"x{char}x") else "\ufffd" for char in text).strip()[:63]
+    while len(label.encode()) > 128:
+        label = label[:-1]
+    return label.strip() or "\ufffd"
