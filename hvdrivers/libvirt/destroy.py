@@ -25,7 +25,7 @@ from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name, is_root
 from hvdrivers.libvirt.pools import delete, refresh
 from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.session import Remote
-from hvdrivers.libvirt.snapshot_data import may_have_helper, remove_helper
+from hvdrivers.libvirt.turns import remove_helper
 from hvdrivers.libvirt.xml import attribute, readable
 from hvdrivers.models.instance import Keep
 
@@ -39,8 +39,6 @@ class _Found:
 
     overlays: dict[str, Remote]
     """What snapshots have put over its own disks, by name."""
-    helper: bool = False
-    """An operation with its snapshots was interrupted, and has left something."""
     in_use: Mapping[str, str] = field(default_factory=dict)
     """Names of the own disks by role; another root disk may be left of a rebuild() that was
     interrupted."""
@@ -56,7 +54,7 @@ class Removal(Keeping, ImageStore, Secrets):
         keep: AbstractSet[Keep] = frozenset(),
         timeout: float | None = None,
     ) -> None:
-        """Budget: 4 calls for the domain, 1 for each of its disks and logs, 3 for the pools, 1 for
+        """Budget: 5 calls for the domain, 1 for each of its disks and logs, 3 for the pools, 1 for
         secrets; 2 more if it did not run, 5 more for each disk that is kept."""
         del timeout
         again = self._destroyed(uuid, keep)
@@ -87,8 +85,7 @@ class Removal(Keeping, ImageStore, Secrets):
                 for each in kept:
                     # before the definition goes: if there is no room, the instance is still there
                     self._keep(each, disks)
-                if found.helper:
-                    remove_helper(self.connection.remote, uuid)
+                remove_helper(self.connection.remote, uuid)
                 self._remove(uuid, domain, disks)
                 # by their names: others may have taken the volume out of the definition
                 self._delete_secrets(uuid)
@@ -146,8 +143,7 @@ class Removal(Keeping, ImageStore, Secrets):
         }
         tops = {clean(top) for top in tops}
         paths = {clean(self.pools.disk_path(name)) for name in own}
-        helper = xml is not None and may_have_helper(xml)
-        found = _Found({}, helper, own_names(xml, own))
+        found = _Found({}, own_names(xml, own))
         if tops <= paths | {""}:
             return found
         busy: errors.DeviceBusy | None = None

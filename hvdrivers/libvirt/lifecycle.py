@@ -56,8 +56,8 @@ from hvdrivers.libvirt.placement import host_cells, placement_elements
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.sizes import vcpus_of
 from hvdrivers.libvirt.slots import refuse_too_many
-from hvdrivers.libvirt.snapshot_data import is_helper
 from hvdrivers.libvirt.start import start_new
+from hvdrivers.libvirt.turns import is_helper
 from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.instance import (

@@ -20,6 +20,7 @@ from hvdrivers.libvirt.rescue import LeavingRescue
 from hvdrivers.libvirt.room import explained_save
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.start import cut, forget_crash, restore, start
+from hvdrivers.libvirt.turns import Turn, Turns
 from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.models.state import InstanceState
 
@@ -27,12 +28,15 @@ _ASK_AGAIN = 5.0
 """Seconds after which the power button is pressed again: a booting guest misses the first time."""
 
 
-class LibvirtPower(LeavingRescue, Plugging, Power, Pause, StartPaused, Suspend, CrashDump):
+class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Suspend, CrashDump):
     """Core power, pause, start paused, suspend and NMI."""
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 2 calls if it runs, 4 if it is stopped, 5 if it has crashed, 7 if it is
         suspended; 5 more if it went off while it was rescued."""
+
+        deadline = Deadline(timeout)
+        again: list[errors.HypervisorFault] = []
 
         def act(domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.CRASHED:
@@ -40,14 +44,36 @@ class LibvirtPower(LeavingRescue, Plugging, Power, Pause, StartPaused, Suspend, 
             if state is InstanceState.RUNNING:
                 return
             self._leave_rescue(uuid, domain)
-            began = restore(domain) if state is InstanceState.SUSPENDED else start(domain)
+            try:
+                began = restore(domain) if state is InstanceState.SUSPENDED else start(domain)
+            except errors.HypervisorFault as error:
+                self._again_after_a_turn(uuid, domain, deadline, error, again)
+                raise
             if not began:
                 raise LookAgain  # another client has started it, maybe as paused
 
-        self._change("power_on", uuid, Deadline(timeout), act)
+        self._change("power_on", uuid, deadline, act)
+
+    def _again_after_a_turn(
+        self,
+        uuid: UUID,
+        domain: Remote,
+        deadline: Deadline,
+        error: errors.HypervisorFault,
+        again: list[errors.HypervisorFault],
+    ) -> None:
+        """After a start that failed: once more, if another client was at the snapshots, with
+        qemu-img at the disks. Two calls."""
+        waited = self._await_turn(uuid, deadline)
+        # None: its turn may have ended before we looked
+        if waited is True or (waited is None and not again and domain.snapshotNum(0)):
+            again.append(error)
+            raise LookAgain from error
 
     def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 2 calls if it is paused, 4 if it is stopped or suspended, 5 if it has crashed."""
+        deadline = Deadline(timeout)
+        again: list[errors.HypervisorFault] = []
 
         def act(domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.PAUSED:
@@ -55,10 +81,15 @@ class LibvirtPower(LeavingRescue, Plugging, Power, Pause, StartPaused, Suspend, 
             if state is InstanceState.CRASHED:
                 cut(domain)
             self._leave_rescue(uuid, domain)
-            if not start(domain, paused=True):
+            try:
+                began = start(domain, paused=True)
+            except errors.HypervisorFault as error:
+                self._again_after_a_turn(uuid, domain, deadline, error, again)
+                raise
+            if not began:
                 raise LookAgain  # another client has started it, maybe to run
 
-        self._change("start_paused", uuid, Deadline(timeout), act)
+        self._change("start_paused", uuid, deadline, act)
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         """Budget: 4 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is
@@ -220,20 +251,24 @@ class LibvirtPower(LeavingRescue, Plugging, Power, Pause, StartPaused, Suspend, 
                 raise errors.OperationTimeout("the guest did not wake in time") from None
 
     def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 3 calls.
+        """Budget: 6 calls.
 
         A paused machine is saved as paused, and restore() lets it run. With libvirt's flag for
-        "save it as running" a save that fails, for want of room, would let it run at once."""
+        "save it as running" a save that fails, for want of room, would let it run at once.
 
-        def act(domain: Remote, state: InstanceState) -> None:
+        It waits for what another client does with the snapshots: a machine that is being brought
+        back to one looks paused."""
+
+        def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.SUSPENDED:
                 return
+            turn.check()
             try:
                 domain.managedSave(0)
             except errors.HypervisorFault as error:
                 raise explained_save(domain, error) from error
 
-        self._change("suspend", uuid, Deadline(timeout), act)
+        self._in_turn("suspend", uuid, Deadline(timeout), act)
 
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 7 calls."""

@@ -66,7 +66,8 @@ _STREAM = frozenset({"send", "sendHole", "recv", "recvAll", "recvFlags", "recvHo
 _READ = re.compile(
     r"(lookup|list|get|is|has|info|state|XMLDesc|path|download|recv|managedSaveGetXMLDesc|screenshot"
     r"|(storageVol|storagePool|network|interface|nodeDevice|secret)Lookup|domainEvent"
-    r"|interfaceAddresses|blockInfo|blockJobInfo|jobStats|backupGetXMLDesc|snapshotNum|snapshotCurrent)"
+    r"|interfaceAddresses|blockInfo|blockJobInfo|jobStats|controlInfo|backupGetXMLDesc|snapshotNum"
+    r"|snapshotCurrent)"
 )
 """Methods that change nothing, by the beginning of their name."""
 _NO_MATTER = frozenset(
@@ -137,6 +138,17 @@ class _Operation:
 
 
 _operation: ContextVar[_Operation | None] = ContextVar("hvdrivers-libvirt", default=None)
+_unnoticed: ContextVar[bool] = ContextVar("hvdrivers-libvirt-unnoticed", default=False)
+
+
+@contextmanager
+def unnoticed() -> Iterator[None]:
+    """Calls in the block change nothing that a caller sees."""
+    token = _unnoticed.set(True)
+    try:
+        yield
+    finally:
+        _unnoticed.reset(token)
 
 
 class Connection:
@@ -308,7 +320,8 @@ class Connection:
             result = self.seam(name, send) if self.seam is not None else send()
         except libvirt.libvirtError as error:
             raise self._translated(link, name, error) from error
-        if not reads and _matters(name, args) and method_name not in _STREAM:
+        noticed = not reads and not _unnoticed.get() and method_name not in _STREAM
+        if noticed and _matters(name, args):
             note_change()
         return self.wrap(link, result)
 

@@ -7,60 +7,35 @@ monitor is asked for the machine's own disks alone.
 
 The tags of a machine that is off are made and read by ``qemu-img``, which the daemon runs. It too
 takes all disks of a machine, and afterwards the machine has the definition of the time of the
-snapshot. So a second machine with the same disks and nothing else, which never starts, is defined
-for the moment. A mark in the real machine's metadata says that it may be there: destroy() removes
-it with the machine where a process has died in between.
+snapshot. So the helper of the client's turn (``turns.py``) gets the same disks and nothing else. A
+client that has lost its turn has no helper, and reaches no disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
-from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt import monitor
-from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.definition import define, undefine
+from hvdrivers.libvirt.definition import define
 from hvdrivers.libvirt.event_hub import Lifecycle
-from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.session import Remote, unnoticed
 from hvdrivers.libvirt.snapshot_tree import bare, known_to
+from hvdrivers.libvirt.turns import JOB, Turn, Turns
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.state import InstanceState
 
-_HELPER_NAMESPACE = f"{NAMESPACE}/snapshot-helper"
-_HELPER = "hv-snapshot-of-"
 _FIRST_LOOK, _LOOKS_APART = 0.05, 1.0
 """Seconds: where no event comes, a job is looked at."""
 _REDEFINE = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
-
-
-def is_helper(name: str) -> bool:
-    """Whether a domain is there for the moment of an operation."""
-    return name.startswith(_HELPER)
-
-
-def may_have_helper(xml: Element) -> bool:
-    """Whether a machine's metadata say that an operation of it was interrupted."""
-    return kept(xml, _HELPER_NAMESPACE) is not None
-
-
-def remove_helper(remote: Remote, uuid: UUID) -> None:
-    """Remove the second machine of an instance. One call, two where it is there."""
-    with suppress(errors.InstanceNotFound):
-        undefine(remote.lookupByUUIDString(str(_helper_uuid(uuid))))
-
-
-def _helper_uuid(uuid: UUID) -> UUID:
-    return uuid5(uuid, "hvdrivers snapshot helper")
 
 
 @dataclass(frozen=True)
@@ -72,6 +47,7 @@ class Machine:
     state: InstanceState
     xml: Element
     deadline: Deadline
+    turn: Turn
 
 
 @dataclass(frozen=True)
@@ -91,7 +67,7 @@ def _copied() -> errors.DeviceBusy:
     )
 
 
-class SnapshotData(Topic):
+class SnapshotData(Turns):
     """Make, read and delete the tags of an instance's own disks."""
 
     # ---- a machine that is on --------------------------------------------------------------------
@@ -114,8 +90,8 @@ class SnapshotData(Topic):
                 found.append(LiveDisk(str(inserted["node-name"]), names))
         return found
 
-    def _tag_live(self, domain: Remote, disks: list[LiveDisk], name: str) -> None:
-        """Make a snapshot of all disks at one moment. One call, however large they are."""
+    def _tag_live(self, turn: Turn, domain: Remote, disks: list[LiveDisk], name: str) -> None:
+        """Make a snapshot of all disks at one moment. Two calls, however large they are."""
         actions = [
             {
                 "type": "blockdev-snapshot-internal-sync",
@@ -123,20 +99,20 @@ class SnapshotData(Topic):
             }
             for disk in disks
         ]
+        turn.check()
         with self._unless_copied(domain):
             monitor.ask(self.connection, domain, "transaction", {"actions": actions})
 
-    def _untag_live(self, domain: Remote, disks: Iterable[LiveDisk], name: str) -> None:
-        """Delete a snapshot's data. One call for each disk that has it."""
-        for disk in disks:
-            if name in disk.tags:
-                with self._unless_copied(domain):
-                    monitor.ask(
-                        self.connection,
-                        domain,
-                        "blockdev-snapshot-delete-internal-sync",
-                        {"device": disk.node, "name": name},
-                    )
+    def _untag_live(self, turn: Turn, domain: Remote, disk: LiveDisk, name: str) -> None:
+        """Delete a snapshot's data in one disk. Two calls."""
+        turn.check()
+        with self._unless_copied(domain):
+            monitor.ask(
+                self.connection,
+                domain,
+                "blockdev-snapshot-delete-internal-sync",
+                {"device": disk.node, "name": name},
+            )
 
     @contextmanager
     def _unless_copied(self, domain: Remote) -> Iterator[None]:
@@ -153,18 +129,29 @@ class SnapshotData(Topic):
                 raise _copied() from error
             raise
 
-    def _run_live(self, command: str, machine: Machine, disks: list[LiveDisk], name: str) -> None:
-        """Save memory and disks (``snapshot-save``), or bring both back (``snapshot-load``). Two
+    def _run_live(
+        self,
+        command: str,
+        machine: Machine,
+        disks: list[LiveDisk],
+        name: str,
+        then: Callable[[], object] | None = None,
+    ) -> None:
+        """Save memory and disks (``snapshot-save``), or bring both back (``snapshot-load``). Three
         calls, and one for each look at the job: QEMU answers none while it reads or writes the
         memory, so there is one look more than looks that come too early.
+
+        Args:
+            then: done before QEMU forgets the job, by which others see that it has succeeded.
 
         Raises:
             HypervisorFault: QEMU cannot; its words are in the message.
         """
         domain, deadline = machine.domain, machine.deadline
-        job = f"hv-{token_hex(8)}"
+        job = f"{JOB}{token_hex(8)}"
         nodes = [disk.node for disk in disks]
         arguments = {"job-id": job, "tag": name, "vmstate": nodes[0], "devices": nodes}
+        machine.turn.check()
         with self.hub.listening() as events:
             monitor.ask(self.connection, domain, command, arguments)
             pause = _FIRST_LOOK
@@ -184,49 +171,68 @@ class SnapshotData(Topic):
                 pause = min(2 * pause, _LOOKS_APART)
             if found is None:
                 raise errors.HypervisorFault("QEMU ended while it was at the snapshot")
+            if then is not None and not found.get("error"):
+                then()
             monitor.ask(self.connection, domain, "job-dismiss", {"id": job})
         if found.get("error"):
             raise errors.HypervisorFault(f"QEMU: {found['error']}", vendor_code="QMP_job")
 
+    def _end_jobs(self, domain: Remote) -> None:
+        """Clear away what QEMU keeps of a dead client's ``_run_live``. One call, and one for
+        each."""
+        for job in monitor.ask(self.connection, domain, "query-jobs", reads=True):
+            if str(job["id"]).startswith(JOB):
+                if job["status"] != "concluded":
+                    raise errors.DeviceBusy(
+                        "QEMU is at a snapshot still, whose client has died", hint="call again"
+                    )
+                monitor.ask(self.connection, domain, "job-dismiss", {"id": job["id"]})
+
     # ---- a machine that is off -------------------------------------------------------------------
 
-    def _tag(self, uuid: UUID, domain: Remote, xml: Element, name: str) -> None:
-        """Make a snapshot of all disks. Seven calls."""
-        with undoing() as undo:
-            undo.callback(self._drop_helper, uuid)
-            helper, _ = self._helper(uuid, domain, xml)
-            helper.snapshotCreateXML(f"<domainsnapshot><name>{name}</name></domainsnapshot>", 0)
-            undo.close()
-
-    def _apply(self, uuid: UUID, domain: Remote, xml: Element, name: str) -> None:
-        """Bring the disks back to a snapshot. Eight calls."""
-        with undoing() as undo:
-            undo.callback(self._drop_helper, uuid)
-            helper, shape = self._helper(uuid, domain, xml)
-            snapshot = helper.snapshotCreateXML(known_to(shape, name), _REDEFINE)
-            helper.revertToSnapshot(snapshot, 0)
-            undo.close()
-
-    def _untag(self, uuid: UUID, domain: Remote, xml: Element, name: str) -> None:
-        """Delete the data of a snapshot that libvirt does not know. Eight calls."""
-        with undoing() as undo:
-            undo.callback(self._drop_helper, uuid)
-            helper, shape = self._helper(uuid, domain, xml)
-            helper.snapshotCreateXML(known_to(shape, name), _REDEFINE).delete(0)
-            undo.close()
-
-    def _helper(self, uuid: UUID, domain: Remote, xml: Element) -> tuple[Remote, Element]:
-        keep(domain, _HELPER_NAMESPACE, "", libvirt.VIR_DOMAIN_AFFECT_CONFIG)
-        shape = bare(xml, f"{_HELPER}{uuid}", str(_helper_uuid(uuid)))
-        return define(self.connection.remote, text(shape)), shape
-
-    def _drop_helper(self, uuid: UUID) -> None:
-        # the machine is looked up now: this is how things are undone after a connection was lost
-        remove_helper(self.connection.remote, uuid)
-        with suppress(errors.InstanceNotFound, errors.InvalidState):
-            keep(
-                self._domain(uuid),
-                _HELPER_NAMESPACE,
-                None,
-                libvirt.VIR_DOMAIN_AFFECT_CONFIG,
+    def _tag(self, turn: Turn, xml: Element, name: str) -> None:
+        """Make a snapshot of all disks. One call, and one for each disk."""
+        self._reach_disks(turn, xml)
+        turn.tagged = name
+        with turn.own():
+            turn.helper.snapshotCreateXML(
+                f"<domainsnapshot><name>{name}</name></domainsnapshot>", 0
             )
+
+    def _apply(self, turn: Turn, xml: Element, name: str) -> None:
+        """Bring the disks back to a snapshot. Two calls, and one for each disk."""
+        shape = self._reach_disks(turn, xml)
+        with turn.own():
+            with unnoticed():
+                snapshot = turn.helper.snapshotCreateXML(known_to(shape, name), _REDEFINE)
+            turn.helper.revertToSnapshot(snapshot, 0)
+
+    def _untag(self, turn: Turn, shape: Element, name: str) -> None:
+        """Delete the data of a snapshot, where it is. Two calls.
+
+        Args:
+            shape: what :meth:`_reach_disks` returned.
+        """
+        with turn.own():
+            if name == turn.tagged:  # the helper knows it, unless it was not made
+                with suppress(errors.VolumeNotFound):
+                    turn.helper.snapshotLookupByName(name).delete(0)
+                    return
+            with unnoticed():
+                snapshot = turn.helper.snapshotCreateXML(known_to(shape, name), _REDEFINE)
+            snapshot.delete(0)
+
+    def _reach_disks(self, turn: Turn, xml: Element) -> Element:
+        """Give the helper the machine's own disks; what it is then. One call for each, once."""
+        shape = bare(xml, turn.name, str(turn.id))
+        disks = [text(disk) for disk in shape.iterfind("devices/disk")]
+        with turn.own(), unnoticed():
+            if turn.disks and turn.disks != disks:  # others have changed them meanwhile
+                turn.check()
+                turn.helper = define(self.connection.remote, text(shape))
+            elif not turn.disks:
+                # to define it anew would bring back a helper that another client has removed
+                for disk in disks:
+                    turn.helper.attachDeviceFlags(disk, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        turn.disks = disks
+        return shape

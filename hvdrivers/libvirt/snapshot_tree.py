@@ -5,6 +5,10 @@ id, which the driver chooses, and which the disks know the snapshot by. Its desc
 :class:`Note`. Its ``<domain>`` has nothing but the machine's own disks: of those, and of nothing
 else, libvirt deletes the snapshot.
 
+A snapshot that is being made is one of libvirt's too, with a mark in front of its note: it is in no
+list. Those that are being deleted are named in the machine's metadata. Where the client has died,
+the next one that is at the snapshots removes both, with what there is of their data.
+
 Snapshots that others have made in libvirt are not listed, and left alone.
 """
 
@@ -13,11 +17,12 @@ from __future__ import annotations
 import json
 import posixpath
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Literal
+from typing import Literal, cast
 from uuid import UUID
 
 import libvirt
@@ -26,7 +31,7 @@ from pydantic import AwareDatetime, ValidationError
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
-from hvdrivers.libvirt.metadata import record_in
+from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept, record_in
 from hvdrivers.libvirt.naming import disk_name, is_rebuilt
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
@@ -37,6 +42,9 @@ from hvdrivers.models.state import InstanceState
 _PREFIX = "hv-"
 _REDEFINE = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
 _CURRENT = _REDEFINE | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
+_HALF = "half: "
+"""In front of the note of a snapshot that may have no data, or not in every disk."""
+_DELETING_NAMESPACE = f"{NAMESPACE}/deleting-snapshots"
 _SHAPED = ("disk", "interface", "hostdev", "memory", "filesystem")
 """Devices that come and go."""
 
@@ -79,6 +87,8 @@ class Tree:
     nodes: dict[str, Node]
     """By their ids, parents before children, the oldest first."""
     current: str | None
+    halves: dict[str, Node] = field(default_factory=dict)
+    """Those that are being made."""
 
     def shown(self) -> list[Snapshot]:
         """As the contract has them."""
@@ -139,6 +149,11 @@ def tree_of(domain: Remote) -> Tree:
             name = parents.get(name)
         return name
 
+    halves = {
+        name: Node(note, None, *each)
+        for name, each in found.items()
+        if (note := _note(name, each[1], half=True))
+    }
     nodes: dict[str, Node] = {}
     left = sorted(ours, key=lambda name: (ours[name].created_at, name))
     while left:
@@ -148,29 +163,33 @@ def tree_of(domain: Remote) -> Tree:
         left = [each for each in left if each not in nodes]
         if not ready:
             break
-    return Tree(nodes, up(current))
+    return Tree(nodes, up(current), halves)
 
 
-def _note(name: str, xml: Element) -> Note | None:
-    if not is_ours(name):
+def _note(name: str, xml: Element, *, half: bool = False) -> Note | None:
+    found = xml.findtext("description") or ""
+    if not is_ours(name) or found.startswith(_HALF) is not half:
         return None
     try:
-        return Note.model_validate_json(xml.findtext("description") or "")
+        return Note.model_validate_json(found.removeprefix(_HALF))
     except ValidationError:
         return None
 
 
-def remember(domain: Remote, name: str, note: Note, parent: str | None, xml: Element) -> None:
+def remember(
+    domain: Remote, name: str, note: Note, parent: str | None, xml: Element, *, half: bool = False
+) -> Remote:
     """Add a snapshot, whose data is there, below another one, and make it current. One call.
 
     Args:
         xml: the machine's.
+        half: its data is still to be made: the snapshot is marked, and not current.
     """
     state = {InstanceState.RUNNING: "running", InstanceState.PAUSED: "paused"}
     described = el(
         "domainsnapshot",
         el("name", name),
-        el("description", json.dumps(note.model_dump(mode="json"))),
+        el("description", (_HALF if half else "") + json.dumps(note.model_dump(mode="json"))),
         el("creationTime", str(int(note.created_at.timestamp()))),
         el("state", state.get(note.state, "shutoff")),
         el("parent", el("name", parent)) if parent is not None else None,
@@ -178,7 +197,24 @@ def remember(domain: Remote, name: str, note: Note, parent: str | None, xml: Ele
         _inside(xml),
         bare(xml, xml.findtext("name") or "", xml.findtext("uuid") or ""),
     )
-    domain.snapshotCreateXML(text(described), _CURRENT)
+    flags = _REDEFINE if half else _CURRENT
+    return cast(Remote, domain.snapshotCreateXML(text(described), flags))
+
+
+def note_deletion(domain: Remote, names: Iterable[str], flags: int) -> None:
+    """Write down which snapshots are being deleted; none any more. One call."""
+    keep(domain, _DELETING_NAMESPACE, " ".join(names) or None, flags)
+
+
+def being_deleted(xml: Element) -> list[str]:
+    """What :func:`note_deletion` has written into a machine's definition."""
+    return (kept(xml, _DELETING_NAMESPACE) or "").split()
+
+
+def forget(snapshot: Remote) -> None:
+    """Take a snapshot without data out of the tree. One call."""
+    with suppress(errors.VolumeNotFound):
+        snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
 
 
 def make_current(domain: Remote, node: Node) -> None:

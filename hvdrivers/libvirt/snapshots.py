@@ -11,9 +11,10 @@ still meanwhile. It leaves volumes out, as well as the variables of UEFI, which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 import libvirt
@@ -23,31 +24,39 @@ from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.libvirt.base import LookAgain
+from hvdrivers.libvirt.base import LookAgain, affecting
 from hvdrivers.libvirt.definition import complete
+from hvdrivers.libvirt.domain import definable
+from hvdrivers.libvirt.metadata import put
 from hvdrivers.libvirt.rescue import LeavingRescue
 from hvdrivers.libvirt.room import needing_room
 from hvdrivers.libvirt.session import Remote
-from hvdrivers.libvirt.snapshot_data import Machine, SnapshotData
+from hvdrivers.libvirt.snapshot_data import LiveDisk, Machine, SnapshotData
 from hvdrivers.libvirt.snapshot_tree import (
     Node,
     Note,
+    Tree,
+    being_deleted,
+    forget,
     make_current,
     new_id,
+    note_deletion,
     own_files,
     remember,
     shape_of,
     tree_of,
 )
-from hvdrivers.libvirt.start import cut, start
+from hvdrivers.libvirt.start import cut, start_new
+from hvdrivers.libvirt.turns import LOADING_NAMESPACE, Robbed, Turn
 from hvdrivers.libvirt.unplug import Plugging
-from hvdrivers.libvirt.xml import Element
+from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.base import Name
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
 
 _LEAST = 1 << 20
 """Bytes: more than the tables that a snapshot adds to a small disk."""
+_OFF = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED, InstanceState.CRASHED})
 
 
 class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
@@ -57,33 +66,42 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
     def create_snapshot(
         self, uuid: UUID, name: Name, *, memory: bool = False, timeout: float | None = None
     ) -> Snapshot:
-        """Budget: 7 calls for a machine that is on, 9 with its memory, and one more for each look
-        at QEMU's job; 13 for one that is off. Where there are snapshots 1 more, and 1 for each."""
+        """Budget: 12 calls for a machine that is on, 14 with its memory, and one more for each look
+        at QEMU's job; 12 for one that is off. Where there are snapshots 1 more, and 1 for each."""
         deadline = Deadline(timeout)
 
-        def act(domain: Remote, state: InstanceState) -> Snapshot:
+        def act(turn: Turn, domain: Remote, state: InstanceState) -> Snapshot:
             if memory and state is InstanceState.STOPPED:
                 raise errors.InvalidRequest(
                     "a stopped machine has no memory to keep", hint="power_on() it, or leave it out"
                 )
             xml = self._xml(domain)
             own_files(uuid, xml)
-            machine = Machine(uuid, domain, state, xml, deadline)
-            tree = tree_of(domain)
+            machine = Machine(uuid, domain, state, xml, deadline, turn)
+            tree = self._settled(machine)
             if any(node.note.name == name for node in tree.nodes.values()):
                 raise errors.InvalidRequest(f"the instance has a snapshot {name!r} already")
             note = Note(name=name, created_at=datetime.now(UTC))
             if memory:
                 note = note.model_copy(update={"state": state, "shape": shape_of(xml)})
             made = new_id()
+            # a job at the disks, which is refused, would keep libvirt from writing anything down
+            disks = self._disks_now(machine)
             with undoing() as undo:
-                undo.callback(self._take_back_snapshot, uuid, made)
+                again = partial(remember, name=made, note=note, parent=tree.current, xml=xml)
+                undo.callback(self._take_back_snapshot, uuid, turn, made, again)
+                half = again(domain, half=True)
                 try:
-                    self._save(machine, note, made)
+                    self._save(machine, note, made, disks)
+                except errors.DeviceBusy:
+                    forget(half)  # QEMU has refused it as a whole
+                    undo.forget()
+                    raise
                 except errors.HypervisorFault as error:
                     self._look_again_if_moved(domain, state, error)
                     raise
                 remember(domain, made, note, tree.current, xml)
+                turn.check()
             return Snapshot(
                 id=made,
                 name=name,
@@ -93,23 +111,35 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                 current=True,
             )
 
-        return self._change("create_snapshot", uuid, deadline, act)
+        def clear(turn: Turn, domain: Remote, state: InstanceState) -> None:
+            self._settled(Machine(uuid, domain, state, self._xml(domain), deadline, turn))
 
-    def _save(self, machine: Machine, note: Note, made: str) -> None:
+        try:
+            return self._in_turn("create_snapshot", uuid, deadline, act)
+        except errors.DeviceBusy as error:
+            if isinstance(error.__cause__, Robbed):
+                with suppress(errors.HypervisorError):
+                    self._in_turn("delete_snapshot", uuid, deadline, clear)
+            raise
+
+    def _disks_now(self, machine: Machine) -> list[LiveDisk]:
+        """The own disks, as QEMU has them. One call, none for a machine that is off."""
+        if machine.state in _OFF:
+            return []
+        return self._live_disks(machine.domain, own_files(machine.uuid, machine.xml))
+
+    def _save(self, machine: Machine, note: Note, made: str, disks: list[LiveDisk]) -> None:
         """Make the snapshot's data."""
-        domain, xml = machine.domain, machine.xml
         size = _LEAST
         if note.with_memory:
-            size += int(xml.findtext("memory") or 0) << 10
+            size += int(machine.xml.findtext("memory") or 0) << 10
         with needing_room(self.pools.disks(), size):
             if machine.state is InstanceState.STOPPED:
-                self._tag(machine.uuid, domain, xml, made)
-                return
-            disks = self._live_disks(domain, own_files(machine.uuid, xml))
-            if note.with_memory:
+                self._tag(machine.turn, machine.xml, made)
+            elif note.with_memory:
                 self._run_live("snapshot-save", machine, disks, made)
             else:
-                self._tag_live(domain, disks, made)
+                self._tag_live(machine.turn, machine.domain, disks, made)
 
     def _look_again_if_moved(
         self, domain: Remote, state: InstanceState, error: errors.HypervisorFault
@@ -119,22 +149,78 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         if (self._state(domain) is InstanceState.STOPPED) is not (state is InstanceState.STOPPED):
             raise LookAgain from error
 
-    def _take_back_snapshot(self, uuid: UUID, made: str) -> None:
+    def _take_back_snapshot(
+        self, uuid: UUID, turn: Turn, made: str, again: Callable[..., Remote]
+    ) -> None:
         """Undo create_snapshot(), as far as it has come."""
-        # the machine is looked up now: this is how things are undone after a connection was lost
+        # all is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.InstanceNotFound):
             domain = self._domain(uuid)
-            node = tree_of(domain).nodes.get(made)
-            state = self._state(domain)
-            if state is not InstanceState.STOPPED:
-                xml = self._xml(domain)
-                self._untag_live(domain, self._live_disks(domain, own_files(uuid, xml)), made)
-                if node is not None:
-                    _forget(node)
-            elif node is not None:
-                node.remote.delete(0)
-            else:
-                self._untag(uuid, domain, self._xml(domain), made)
+            try:
+                turn.again(self.connection.remote)
+            except Robbed:
+                # what the other client did not find then is for the next turn
+                again(domain, half=True)
+                return
+            tree = tree_of(domain)
+            node = tree.halves.get(made) or tree.nodes.get(made)
+            if node is not None:
+                xml, state = self._xml(domain), self._state(domain)
+                machine = Machine(uuid, domain, state, xml, Deadline(None), turn)
+                self._erase(machine, [node], self._disks_now(machine), set())
+
+    def _settled(self, machine: Machine) -> Tree:
+        """The tree, without what dead clients have left in it. As ``tree_of``; more where one
+        has."""
+        domain, turn = machine.domain, machine.turn
+        tree = tree_of(domain)
+        deleted = being_deleted(machine.xml)
+        if turn.after is None and not tree.halves and not deleted:
+            return tree
+        if machine.state not in _OFF:
+            self._end_jobs(domain)
+        brought = tree.nodes.get(turn.inherited or "")
+        if brought is not None and turn.inherited != tree.current:
+            make_current(domain, brought)
+        left = [
+            *tree.halves.values(),
+            *(tree.nodes[each] for each in deleted if each in tree.nodes),
+        ]
+        if left:
+            self._erase(machine, left, self._disks_now(machine), set())
+        if deleted:
+            note_deletion(domain, (), affecting(domain, machine.state))
+        turn.after = turn.inherited = None
+        return tree_of(domain)
+
+    def _erase(
+        self, machine: Machine, nodes: Collection[Node], disks: list[LiveDisk], begun: set[str]
+    ) -> None:
+        """Remove snapshots, and their data where there is any. Of a machine that is off three
+        calls, and three for each; of one that is on one for each, and two for each of its disks.
+
+        Args:
+            begun: gets the names of those that have lost data and are in the tree still.
+        """
+        uuid, domain, xml, turn = machine.uuid, machine.domain, machine.xml, machine.turn
+        if machine.state in _OFF:
+            shape = self._reach_disks(turn, xml)
+            for number, node in enumerate(nodes):
+                if number:
+                    turn.check()
+                begun.add(node.remote.getName())
+                self._untag(turn, shape, node.remote.getName())
+            # libvirt does not say so where qemu-img could not open a disk, as the machine has it
+            if domain.isActive():
+                disks = self._live_disks(domain, own_files(uuid, xml))
+        for node in nodes:
+            name = node.remote.getName()
+            for disk in disks:
+                if name in disk.tags:
+                    self._untag_live(turn, domain, disk, name)
+                    begun.add(name)
+            forget(node.remote)
+            begun.discard(name)
 
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
         """Budget: 4 calls, 5 for a machine that is off, and 1 for each snapshot; 1 less where there
@@ -145,17 +231,17 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
     def revert_snapshot(
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
-        """Budget: 15 calls, 16 for a machine that is on, 9 with memory and one more for each look
-        at QEMU's job, and 1 for each snapshot."""
+        """Budget: 12 calls, 14 for a machine that is on, 12 with memory and one more for each look
+        at QEMU's job, and 1 for each snapshot; 6 more with the memory of one that is off."""
         deadline = Deadline(timeout)
 
-        def act(domain: Remote, state: InstanceState) -> None:
-            node = tree_of(domain).nodes.get(snapshot_id)
+        def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
+            xml = self._xml(domain)
+            machine = Machine(uuid, domain, state, xml, deadline, turn)
+            node = self._settled(machine).nodes.get(snapshot_id)
             if node is None:
                 raise errors.VolumeNotFound(f"the instance has no snapshot {snapshot_id!r}")
-            xml = self._xml(domain)
             _refuse_other_disks(uuid, xml, node)
-            machine = Machine(uuid, domain, state, xml, deadline)
             try:
                 if node.note.with_memory:
                     self._continue(machine, node, snapshot_id)
@@ -164,11 +250,12 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                         if not domain.isPersistent():
                             complete(domain)  # or it would vanish, and leave its disks
                         self._settle_before_the_end(uuid, domain)
+                        turn.check()
                         if not cut(domain):
                             # another client has switched it off, or saved memory that knows the
                             # disks as they are
                             raise LookAgain
-                    self._apply(uuid, domain, xml, snapshot_id)
+                    self._apply(turn, xml, snapshot_id)
             except errors.HypervisorFault as error:
                 now = InstanceState.STOPPED if not node.note.with_memory else state
                 self._look_again_if_moved(domain, now, error)
@@ -176,7 +263,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             with changed():
                 make_current(domain, node)
 
-        self._change("revert_snapshot", uuid, deadline, act)
+        self._in_turn("revert_snapshot", uuid, deadline, act)
 
     def _continue(self, machine: Machine, node: Node, name: str) -> None:
         """Go on where the guest was."""
@@ -192,22 +279,45 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         disks = [] if is_off else self._live_disks(domain, node.files())
         if is_off:
             self._leave_rescue(machine.uuid, domain)
-            if not start(domain, paused=True):
-                raise LookAgain  # another client has started it
+            run = self._start_to_load(machine)
         elif state is InstanceState.RUNNING and not runs:
             domain.suspend()
         with changed():
-            if is_off:
-                disks = self._live_disks(domain, node.files())
             try:
-                self._run_live("snapshot-load", machine, disks, name)
-            except errors.HypervisorFault as error:
-                if run is not None and self._xml(domain).get("id") != run:
-                    raise LookAgain from error  # another client has restarted it, or rescues it
+                if is_off:
+                    disks = self._live_disks(domain, node.files())
+                goes_on = runs and state is not InstanceState.RUNNING
+                self._run_live(
+                    "snapshot-load", machine, disks, name, domain.resume if goes_on else None
+                )
+            except (errors.HypervisorFault, errors.InvalidState) as error:
+                if self._xml(domain).get("id") != run:
+                    # another client has switched it off, restarted it, or rescues it
+                    raise LookAgain from error
                 cut(domain)  # half of it may have been brought back
                 raise
-            if runs and state is not InstanceState.RUNNING:
-                domain.resume()
+
+    def _start_to_load(self, machine: Machine) -> str:
+        """Start the machine with its CPUs frozen; the id of this run. Four calls. It runs by a
+        definition that is not stored, and that names the turn: if this client dies before the
+        memory is there, the next turn knows the machine by it."""
+        domain = machine.domain
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        xml = definable(parse(domain.XMLDesc(flags)))
+        put(xml, LOADING_NAMESPACE, str(machine.turn.id))
+        machine.turn.check()
+        try:
+            started = start_new(domain.connect(), text(xml), paused=True)
+        except (errors.InvalidState, errors.HypervisorFault, errors.DeviceBusy) as error:
+            if domain.isActive():
+                raise LookAgain from error  # another client has started it
+            raise
+        if not started.isPersistent():
+            cut(started)
+            raise errors.InstanceNotFound(
+                "the instance was destroyed meanwhile", instance=machine.uuid
+            )
+        return str(started.ID())
 
     def delete_snapshot(
         self,
@@ -217,34 +327,40 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         children: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Budget: 6 calls for a machine that is off, 7 for one that is on, and 1 for each snapshot;
-        with children 1 for each of them, 2 of one that is on."""
+        """Budget: 16 calls for a machine that is off, 14 for one that is on, and 1 for each
+        snapshot; with children 4 more for each of them, and of one that is on 2 for each further
+        disk."""
+        deadline = Deadline(timeout)
 
-        def act(domain: Remote, state: InstanceState) -> None:
-            tree = tree_of(domain)
+        def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
+            xml = self._xml(domain)
+            machine = Machine(uuid, domain, state, xml, deadline, turn)
+            tree = self._settled(machine)
             node = tree.nodes.get(snapshot_id)
             if node is None:
                 return
             # one by one, leaves first: libvirt 9.0 has died of its own flag for the children
-            family = tree.below(snapshot_id) if children else (snapshot_id,)
-            if state is InstanceState.STOPPED:
-                for each in family:
-                    with suppress(errors.VolumeNotFound):
-                        tree.nodes[each].remote.delete(0)
-                return
-            disks = self._live_disks(domain, node.files())
-            for each in family:
-                self._untag_live(domain, disks, each)
-                with changed():
-                    _forget(tree.nodes[each])
+            family = [*tree.below(snapshot_id)] if children else [snapshot_id]
+            disks = self._disks_now(machine)
+            flags = affecting(domain, state)
+            begun: set[str] = set()
+            turn.check()  # what is noted will be done
+            note_deletion(domain, family, flags)
+            with changed():
+                try:
+                    self._erase(machine, [tree.nodes[each] for each in family], disks, begun)
+                except (errors.DeviceBusy, errors.HypervisorFault) as error:
+                    turn.check()  # or the other client has done it
+                    if isinstance(error, errors.HypervisorFault):
+                        self._look_again_if_moved(domain, state, error)
+                    note_deletion(domain, begun, flags)
+                    raise
+                except Robbed:
+                    note_deletion(domain, (), flags)
+                    raise
+                note_deletion(domain, (), flags)
 
-        self._change("delete_snapshot", uuid, Deadline(timeout), act)
-
-
-def _forget(node: Node) -> None:
-    """Take a snapshot without data out of the tree. One call."""
-    with suppress(errors.VolumeNotFound):
-        node.remote.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+        self._in_turn("delete_snapshot", uuid, deadline, act)
 
 
 def _refuse_other_disks(uuid: UUID, xml: Element, node: Node) -> None:

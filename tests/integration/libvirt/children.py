@@ -168,3 +168,70 @@ def race_to_spawn(uri: str, specs: list[InstanceSpec]) -> list[str]:
 def race_to_cache(uri: str, image: ImageRef, processes: int) -> list[str]:
     """Cache an image in as many processes at the same moment: the keys, or what was raised."""
     return _race(_cache_one, uri, [image] * processes)
+
+
+class Held:
+    """An operation in a process of its own that stands still before one of its calls."""
+
+    def __init__(self, uri: str, operation: str, arguments: tuple[Any, ...], at: int) -> None:
+        self._ours, theirs = context.Pipe()
+        self._child = context.Process(
+            target=_stand_still, args=(uri, operation, arguments, at, theirs)
+        )
+        self._child.start()
+        theirs.close()
+        self.name: str | None = self._ours.recv()
+        """The call; None if the operation came to its end before it."""
+        self.calls: list[str] = []
+        """All its calls, when it has come to its end."""
+
+    def go_on(self) -> str:
+        """Let it go on to its end: ``done``, or the name of the error."""
+        if self.name is not None:
+            self._ours.send(None)
+        result, self.calls = self._ours.recv()
+        self._child.join(60)
+        assert self._child.exitcode == 0, self._child.exitcode
+        self._ours.close()
+        return str(result)
+
+
+def _stand_still(uri: str, operation: str, arguments: tuple[Any, ...], at: int, pipe: Pipe) -> None:
+    driver = in_order(uri)
+    made: list[str] = []
+
+    def seam(name: str, send: Any) -> Any:
+        made.append(name)
+        if len(made) - 1 == at:
+            pipe.send(name)
+            pipe.recv()
+        return send()
+
+    driver.connection.seam = seam
+    result = _outcome_of(driver, operation, arguments)
+    if not 0 <= at < len(made):
+        pipe.send(None)
+    pipe.send((result, made))
+    driver.connection.seam = None
+    driver.close()
+
+
+def _outcome_of(driver: LibvirtDriver, operation: str, arguments: tuple[Any, ...]) -> str:
+    try:
+        getattr(driver, operation)(*arguments)
+    except errors.HypervisorError as error:
+        return type(error).__name__
+    return "done"
+
+
+def _do_one(uri: str, what: tuple[str, tuple[Any, ...]], gate: Any, pipe: Pipe) -> None:
+    driver = driver_on(uri)
+    driver.hub.ensure()
+    gate.wait(30)
+    pipe.send(_outcome_of(driver, *what))
+    driver.close()
+
+
+def race_to_do(uri: str, operations: list[tuple[str, tuple[Any, ...]]]) -> list[str]:
+    """Do each in a process of its own at the same moment: ``done``, or the name of the error."""
+    return _race(_do_one, uri, list(operations))

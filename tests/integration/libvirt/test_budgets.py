@@ -96,14 +96,14 @@ def test_spawn_and_destroy(
         host.destroy(warm.uuid)
     plain = spec()
     assert calls(host, lambda: host.spawn(plain)) == 8
-    # lookup, read, off, undefine; list and delete a disk; refresh, list and delete the log;
-    # secrets; look again
-    assert calls(host, lambda: host.destroy(plain.uuid)) == 4 + 1 + 1 + 3 + 1 + 2
+    # lookup, read, off, a look for a turn at the snapshots, undefine; list and delete a disk;
+    # refresh, list and delete the log; secrets; look again
+    assert calls(host, lambda: host.destroy(plain.uuid)) == 5 + 1 + 1 + 3 + 1 + 2
     # the same without a domain, and a look for its secrets
-    assert calls(host, lambda: host.destroy(plain.uuid)) == 5
+    assert calls(host, lambda: host.destroy(plain.uuid)) == 6
     started = spec(start=True)
     assert calls(host, lambda: host.spawn(started)) == 9
-    assert calls(host, lambda: host.destroy(started.uuid)) == 4 + 1 + 1 + 3 + 1
+    assert calls(host, lambda: host.destroy(started.uuid)) == 5 + 1 + 1 + 3 + 1
     for changes, more in (
         ({"cloud_init": CloudInit(hostname="h")}, 3),
         ({"flavor": Flavor(vcpus=1, memory_mib=192, ephemeral_gib=1, swap_mib=64)}, 2),
@@ -139,7 +139,7 @@ def test_spawn_and_destroy(
     host.spawn(kept)
     keep = frozenset({Keep.ROOT_DISK})
     # look for the name, two marks and their deletion, size, copy
-    assert calls(host, lambda: host.destroy(kept.uuid, keep=keep)) == 12 + 7
+    assert calls(host, lambda: host.destroy(kept.uuid, keep=keep)) == 13 + 7
     host.delete_volume(f"{kept.uuid}-root")
 
 
@@ -190,7 +190,7 @@ def test_changes(host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBrid
         ("unpause", lambda: host.unpause(uuid), 3),
         ("inject_nmi", lambda: host.inject_nmi(uuid), 3),
         ("reboot", lambda: host.reboot(uuid), 4),
-        ("suspend", lambda: host.suspend(uuid), 3),
+        ("suspend", lambda: host.suspend(uuid), 6),
         ("set_metadata", lambda: host.set_metadata(uuid, {"a": "c"}), 7),
         ("resume", lambda: host.resume(uuid), 7),
         ("power_off", lambda: host.power_off(uuid), 4),
@@ -206,7 +206,7 @@ def test_changes(host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBrid
         ("power_off", lambda: host.power_off(uuid), 4),
         ("start_paused", lambda: host.start_paused(uuid), 4),
         ("start_paused", lambda: host.start_paused(uuid), 2),
-        ("suspend", lambda: host.suspend(uuid), 3),
+        ("suspend", lambda: host.suspend(uuid), 6),
         ("start_paused", lambda: host.start_paused(uuid), 4),
     ):
         assert calls(host, operation) == expected, name

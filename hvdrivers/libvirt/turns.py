@@ -1,0 +1,298 @@
+"""One client at a time at an instance's snapshots.
+
+Libvirt keeps the calls of two clients apart, and an operation with snapshots is many calls. So a
+client first takes the instance's turn: it defines a second domain, the helper, whose name comes
+from the instance's UUID and whose own UUID is new for each turn. Libvirt refuses a second domain of
+a name: whoever gets the name has the turn, and undefines the helper at its end. The helper never
+starts. Through it ``qemu-img`` reaches the disks of a machine that is off (``snapshot_data.py``).
+
+A client that dies leaves its helper. The client counts in the helper's metadata while it works. A
+client that waits takes over after it has looked so often, with a pause after each look, and found
+the same count and nothing that the daemon does for the machine. No clocks are compared. A client
+that was only slow finds its helper gone, and fails: it works through the helper, or asks for it
+before each change.
+
+What was begun by a client that died stands in the tree of snapshots (``snapshot_tree.py``): the
+next turn clears it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar, cast
+from uuid import UUID, uuid4
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.hub import is_gap
+from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt import monitor
+from hvdrivers.libvirt.config import VirtType
+from hvdrivers.libvirt.connection import HostFacts
+from hvdrivers.libvirt.definition import define, undefine
+from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent
+from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
+from hvdrivers.libvirt.session import Remote, unnoticed
+from hvdrivers.libvirt.start import cut
+from hvdrivers.libvirt.xml import el, parse, text
+from hvdrivers.models.state import InstanceState
+
+_T = TypeVar("_T")
+
+_HELPER = "hv-snapshot-of-"
+_COUNT_NAMESPACE = f"{NAMESPACE}/turn"
+LOADING_NAMESPACE = f"{NAMESPACE}/loading"
+"""In the running definition of a machine that was started to get a snapshot's memory: the turn."""
+
+JOB = "hv-"
+"""In front of the names of QEMU's jobs that are a turn's."""
+_LOOKS = 20
+"""At so many in a row nothing has moved: the client is dead."""
+_APART = 2.0
+"""Seconds between two looks."""
+_REFUSALS = 3
+"""Times that libvirt may refuse the helper and show none: then it has another reason."""
+
+
+class Robbed(Exception):
+    """Another client has the turn: it took this one for dead. Only ``_in_turn`` sees it."""
+
+
+def is_helper(name: str) -> bool:
+    """Whether a domain is there for the moment of an operation."""
+    return name.startswith(_HELPER)
+
+
+def remove_helper(remote: Remote, uuid: UUID) -> None:
+    """Remove what a dead client's turn has left. One call, two where there is something."""
+    with suppress(errors.InstanceNotFound):
+        undefine(remote.lookupByName(f"{_HELPER}{uuid}"))
+
+
+class Turn:
+    """A turn that this client has."""
+
+    def __init__(self, uuid: UUID, helper: Remote, *, inherited: str | None, after: str | None):
+        self.name = f"{_HELPER}{uuid}"
+        self.id = UUID(helper.UUIDString())
+        self.helper = helper
+        self.inherited = inherited
+        """The snapshot that a dead client's turn brought the disks back to, or made."""
+        self.after = after
+        """The UUID of the dead client's turn."""
+        self.disks: list[str] = []
+        """What the helper has of the machine's disks."""
+        self.tagged: str | None = None
+        """The snapshot that was made through the helper."""
+        self._count = 0
+
+    def check(self) -> None:
+        """Show that this client lives and has the turn. One call.
+
+        Raises:
+            Robbed: it has not.
+        """
+        self._count += 1
+        with self.own(), unnoticed():
+            keep(self.helper, _COUNT_NAMESPACE, str(self._count), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    @contextmanager
+    def own(self) -> Iterator[None]:
+        """Stands around calls of the helper.
+
+        Raises:
+            Robbed: it has gone.
+        """
+        try:
+            yield
+        except errors.InstanceNotFound as error:
+            raise Robbed from error
+
+    def again(self, remote: Remote) -> None:
+        """Look the helper up: this is how things are undone after a connection was lost.
+
+        Raises:
+            Robbed: it has gone.
+        """
+        with self.own():
+            self.helper = remote.lookupByUUIDString(str(self.id))
+
+
+class Turns(HostFacts):
+    """Take the turn of an instance, or wait for it."""
+
+    def _in_turn(
+        self,
+        operation: str,
+        uuid: UUID,
+        deadline: Deadline,
+        act: Callable[[Turn, Remote, InstanceState], _T],
+    ) -> _T:
+        """As ``_change``, while no other client is at the instance's snapshots. Two calls more.
+
+        Raises:
+            DeviceBusy: another client had the turn until the deadline.
+        """
+        try:
+            with self._turn(uuid, deadline) as turn:
+                return self._change(
+                    operation, uuid, deadline, lambda domain, state: act(turn, domain, state)
+                )
+        except Robbed as error:
+            self._domain(uuid)  # or it was destroy() that removed the helper
+            raise errors.DeviceBusy(
+                "this client made no progress for so long that another one took its turn at the"
+                " instance's snapshots",
+                hint="call again",
+            ) from error
+
+    @contextmanager
+    def _turn(self, uuid: UUID, deadline: Deadline) -> Iterator[Turn]:
+        made = uuid4()
+        try:
+            turn = self._take(uuid, made, deadline)
+            yield turn
+        except BaseException as original:
+            try:
+                self._give_up(made)
+            except errors.HypervisorError as failed:
+                original.add_note(f"the turn at the snapshots could not be given up: {failed}")
+                with changed():  # for other clients something has
+                    raise original from failed
+            raise
+        with changed():
+            try:
+                with unnoticed():
+                    undefine(turn.helper)
+            except (errors.ConnectionFailed, errors.OutcomeUnknown):
+                self._give_up(made)  # by another connection
+
+    def _give_up(self, made: UUID) -> None:
+        """Undo the beginning of a turn, wherever it has come to."""
+        with suppress(errors.InstanceNotFound), unnoticed():
+            undefine(self.connection.remote.lookupByUUIDString(str(made)))
+
+    def _take(self, uuid: UUID, made: UUID, deadline: Deadline) -> Turn:
+        """Take the turn. One call; while another client has it, four for each look."""
+        document = text(
+            el(
+                "domain",
+                el("name", f"{_HELPER}{uuid}"),
+                el("uuid", str(made)),
+                el("memory", "1024"),
+                el("vcpu", "1"),
+                el("os", el("type", "hvm")),
+                type=self._helper_type(),
+            )
+        )
+        refused = 0
+        inherited: str | None = None
+        after: str | None = None
+        while True:
+            try:
+                with unnoticed():
+                    helper = define(self.connection.remote, document)
+                break
+            except errors.HypervisorFault:
+                inherited = None
+                dead = self._await_turn(uuid, deadline)
+                if dead is None:
+                    refused += 1
+                    if refused == _REFUSALS:
+                        raise
+                    continue
+                refused = 0
+                if isinstance(dead, Remote):
+                    after = dead.UUIDString()
+                    inherited = self._end_of(dead)
+        turn = Turn(uuid, helper, inherited=inherited, after=after)
+        if after is not None:
+            self._end_half_loaded(uuid, after)
+        return turn
+
+    def _helper_type(self) -> str:
+        """A domain type that this host defines. No call; one, once, where the caller did not name
+        one."""
+        if self.config.virt_type is not VirtType.AUTO:
+            return self.config.virt_type.value
+        return "kvm" if self._kvm_offered() else "qemu"
+
+    def _await_turn(self, uuid: UUID, deadline: Deadline) -> Remote | bool | None:
+        """Wait until the turn that another client has comes to its end.
+
+        Returns:
+            True: it has. None: there was none. The helper: its client is dead.
+        """
+        name = f"{_HELPER}{uuid}"
+
+        def ended(event: RawEvent) -> bool:
+            return (
+                isinstance(event, Lifecycle)
+                and event.name == name
+                and event.event == libvirt.VIR_DOMAIN_EVENT_UNDEFINED
+            )
+
+        seen: tuple[str, str | None] | None = None
+        still = 0
+        with self.hub.listening() as events:
+            while True:
+                try:
+                    # both wait for what the daemon does with the helper
+                    helper = self.connection.remote.lookupByName(name)
+                    now = helper.UUIDString(), kept(self._xml(helper), _COUNT_NAMESPACE)
+                except errors.InstanceNotFound:
+                    return None if seen is None else True
+                still = still + 1 if now == seen and not self._works(uuid) else 0
+                seen = now
+                if still >= _LOOKS:
+                    return cast(Remote, helper)
+                if deadline.passed:
+                    raise errors.DeviceBusy(
+                        "another client is at the instance's snapshots",
+                        hint="call again when it is done; if it has died, a call with a longer"
+                        " timeout takes over",
+                    )
+                if is_gap(events.wait(ended, deadline.within(_APART))):
+                    raise errors.ConnectionFailed("the connection broke while the turn was awaited")
+
+    def _works(self, uuid: UUID) -> bool:
+        """Whether the daemon, or QEMU, is at something of the machine. Up to three calls."""
+        try:
+            domain = self._domain(uuid)
+            if domain.controlInfo(0)[0] in {
+                libvirt.VIR_DOMAIN_CONTROL_JOB,
+                libvirt.VIR_DOMAIN_CONTROL_OCCUPIED,
+            }:
+                return True
+            return bool(domain.jobStats(0)["type"] != libvirt.VIR_DOMAIN_JOB_NONE)
+        except (errors.InvalidState, errors.InstanceNotFound):
+            return False
+        except errors.DeviceBusy:
+            return True
+
+    @staticmethod
+    def _end_of(dead: Remote) -> str | None:
+        """Remove a dead client's helper; the snapshot that its disks were brought to."""
+        current: str | None = None
+        with suppress(errors.VolumeNotFound, errors.InstanceNotFound):
+            current = dead.snapshotCurrent(0).getName()
+        with unnoticed():
+            return current if undefine(dead) else None
+
+    def _end_half_loaded(self, uuid: UUID, after: str) -> None:
+        """Switch a machine off that a dead client has started for a snapshot's memory, and that
+        has not got it: no CPU of it has run, and QEMU knows of no job that has succeeded."""
+        with suppress(errors.InstanceNotFound, errors.InvalidState):
+            domain = self._domain(uuid)
+            if kept(parse(domain.XMLDesc(0)), LOADING_NAMESPACE) != after:
+                return
+            status = monitor.ask(self.connection, domain, "query-status", reads=True)
+            if status["status"] != "prelaunch":
+                return
+            # it answers when it has read the memory
+            jobs = monitor.ask(self.connection, domain, "query-jobs", reads=True)
+            if all(job.get("error") for job in jobs if str(job["id"]).startswith(JOB)):
+                cut(domain)

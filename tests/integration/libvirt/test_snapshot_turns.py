@@ -1,0 +1,334 @@
+"""Two client processes at the snapshots of one instance: one comes after the other, and one that
+dies, or stands still for too long, is taken over."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt import turns
+from hvdrivers.libvirt.snapshot_tree import being_deleted, tree_of
+from hvdrivers.models.state import InstanceState
+from tests.integration.libvirt.children import Held, killed_in, race_to_do
+from tests.integration.libvirt.machines import Host, Machine
+from tests.integration.libvirt.test_kill import changes_in
+from tests.integration.libvirt.test_snapshots import tags
+
+S = InstanceState
+NONE, FIRST, SECOND, NOW = 0, 1, 2, 3
+"""What stands on the disk: bytes of this value."""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process looks as often as any before it takes a client for dead, and faster."""
+    monkeypatch.setattr(turns, "_APART", 0.01)
+
+
+def root_of(own: Host, machine: Machine) -> str:
+    """The disk alone: it is written to as a whole, and its image has another path here."""
+    path = own.peer.path(own.raw.pools.disk_path(f"{machine.uuid}.root"))
+    file = {"driver": "file", "filename": str(path)}
+    return "json:" + json.dumps({"driver": "qcow2", "file": file, "backing": None})
+
+
+def write(own: Host, machine: Machine, value: int) -> None:
+    """Write to the disk of a machine that is off."""
+    command = f"write -P {value} 0 1M"
+    subprocess.run(
+        ["qemu-io", "-c", command, root_of(own, machine)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def bytes_in(own: Host, machine: Machine, snapshot: str | None = None) -> int:
+    """The value of every byte of the disk, or of a snapshot in it; of a machine that is off."""
+    target = own.peer.root / f"{machine.uuid}.content"
+    within = ["-l", f"snapshot.name={snapshot}"] if snapshot is not None else []
+    subprocess.run(
+        ["qemu-img", "convert", *within, "-O", "raw", root_of(own, machine), str(target)],
+        check=True,
+    )
+    found = target.read_bytes()
+    target.unlink()
+    (value,) = set(found)
+    assert len(found) == 1 << 20
+    return value
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the contract says of an instance."""
+
+    state: InstanceState
+    content: int
+    tree: dict[str, tuple[str | None, int]] = field(default_factory=dict)
+    """By the name of a snapshot: its parent's, and what stands in it."""
+    current: str | None = None
+
+    def after(self, operation: str, name: str = "", children: bool = False) -> tuple[str, Model]:
+        """The outcome of an operation, and what is then."""
+        allowed = {S.RUNNING, S.PAUSED, S.SUSPENDED if operation == "suspend" else S.STOPPED}
+        if self.state not in allowed:
+            return "InvalidState", self
+        if operation == "suspend":
+            return "done", replace(self, state=S.SUSPENDED)
+        if operation == "create_snapshot":
+            if name in self.tree:
+                return "InvalidRequest", self
+            tree = self.tree | {name: (self.current, self.content)}
+            return "done", replace(self, tree=tree, current=name)
+        if operation == "revert_snapshot":
+            if name not in self.tree:
+                return "VolumeNotFound", self
+            content = self.tree[name][1]
+            return "done", replace(self, state=S.STOPPED, content=content, current=name)
+        if name not in self.tree:
+            return "done", self
+        gone = {name}
+        while children and (more := {k for k, v in self.tree.items() if v[0] in gone} - gone):
+            gone |= more
+        up = self.tree[name][0]
+        tree = {
+            key: (up if parent in gone else parent, content)
+            for key, (parent, content) in self.tree.items()
+            if key not in gone
+        }
+        return "done", replace(
+            self, tree=tree, current=up if self.current in gone else self.current
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    machine: Machine
+    model: Model
+    ids: dict[str, str]
+
+    def arguments(self, operation: str, name: str = "", children: bool = False) -> tuple[Any, ...]:
+        """What a client calls it with."""
+        uuid = self.machine.uuid
+        if operation == "suspend":
+            return (uuid,)
+        return (uuid, name if operation == "create_snapshot" else self.ids.get(name, "hv-none"))
+
+
+@pytest.fixture
+def prepared(own: Host) -> Iterator[Any]:
+    """Make machines with the snapshots ``first`` and ``second``, each with its content."""
+    made: list[Machine] = []
+
+    def make(on: bool, memory: bool = False) -> Prepared:
+        machine = own.made(own.empty(start=False))
+        made.append(machine)
+        ids = {}
+        for name, value in (("first", FIRST), ("second", SECOND)):
+            write(own, machine, value)
+            if memory and name == "second":
+                own.driver.power_on(machine.uuid)
+            ids[name] = own.driver.create_snapshot(
+                machine.uuid, name, memory=memory and name == "second"
+            ).id
+        if memory:
+            own.driver.power_off(machine.uuid)
+        write(own, machine, NOW)
+        if on:
+            own.driver.power_on(machine.uuid)
+        tree = {"first": (None, FIRST), "second": ("first", SECOND)}
+        model = Model(S.RUNNING if on else S.STOPPED, NOW, tree, "second")
+        return Prepared(machine, model, ids)
+
+    with own.unchanged():
+        yield make
+        for each in made:
+            own.driver.destroy(each.uuid)
+
+
+def seen(own: Host, machine: Machine) -> Model:
+    """What is; and there is nothing beside it. The machine is off afterwards."""
+    driver, uuid = own.driver, machine.uuid
+    assert not [
+        line for line in own.peer.virsh("list", "--all", "--name").split() if "hv-snap" in line
+    ]
+    state = machine.state
+    found = driver.list_snapshots(uuid)
+    domain = own.raw._domain(uuid)
+    assert not tree_of(domain).halves
+    for inactive in (False, True):
+        assert not being_deleted(machine.xml(inactive=inactive))
+    if state in {S.RUNNING, S.PAUSED}:
+        said = own.peer.virsh("qemu-monitor-command", str(uuid), '{"execute": "query-jobs"}')
+        assert json.loads(said)["return"] == []
+    if state is not S.STOPPED:
+        driver.power_off(uuid)
+    assert tags(own, f"{uuid}.root") == len(found)
+    names: dict[str | None, str | None] = {None: None} | {each.id: each.name for each in found}
+    current = [each.name for each in found if each.current]
+    assert len(current) <= 1
+    tree = {each.name: (names[each.parent], bytes_in(own, machine, each.id)) for each in found}
+    return Model(state, bytes_in(own, machine), tree, current[0] if current else None)
+
+
+Op = tuple[Any, ...]
+CREATE: Op = ("create_snapshot", "x")
+ANOTHER: Op = ("create_snapshot", "y")
+FIRST_BACK: Op = ("revert_snapshot", "first")
+SECOND_BACK: Op = ("revert_snapshot", "second")
+DELETE: Op = ("delete_snapshot", "second")
+DELETE_FIRST: Op = ("delete_snapshot", "first")
+SUSPEND: Op = ("suspend",)
+PAIRS: list[tuple[Op, Op]] = [
+    (CREATE, ANOTHER),
+    (CREATE, CREATE),
+    (CREATE, FIRST_BACK),
+    (CREATE, DELETE),
+    (FIRST_BACK, SECOND_BACK),
+    (FIRST_BACK, DELETE),
+    (SECOND_BACK, DELETE),
+    (DELETE, DELETE_FIRST),
+    (CREATE, SUSPEND),
+    (FIRST_BACK, SUSPEND),
+    (DELETE, SUSPEND),
+]
+
+
+def in_order(model: Model, one: Op, other: Op) -> tuple[str, str, Model]:
+    first, model = model.after(*one)
+    second, model = model.after(*other)
+    return first, second, model
+
+
+@pytest.mark.parametrize("on", [True, False], ids=["on", "off"])
+def test_two_processes_race(own: Host, prepared: Any, on: bool) -> None:
+    """Every outcome is that of one after the other: what each says, the tree, the state and every
+    byte of the disk and of each snapshot."""
+    for pair in PAIRS:
+        if SUSPEND in pair and not on:
+            continue
+        found: Prepared = prepared(on)
+        told = race_to_do(own.peer.uri, [(each[0], found.arguments(*each)) for each in pair])
+        one, other = pair
+        back = in_order(found.model, other, one)
+        orders = [in_order(found.model, one, other), (back[1], back[0], back[2])]
+        assert (*told, seen(own, found.machine)) in orders, pair
+
+
+KILLED: list[tuple[Op, bool]] = [
+    (CREATE, True),
+    (CREATE, False),
+    (FIRST_BACK, True),
+    (FIRST_BACK, False),
+    (DELETE, True),
+    (DELETE, False),
+    (SUSPEND, True),
+]
+
+
+def changing_calls(own: Host, found: Prepared, act: Op) -> list[int]:
+    """Numbers of the calls of an operation that change something: to die, or to stand still, at
+    one that only reads is the same as at the change before it."""
+    held = Held(own.peer.uri, act[0], found.arguments(*act), -1)
+    assert held.go_on() == "done"
+    return changes_in(held.calls)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("act", "on"), KILLED)
+def test_killed_at_each_call(own: Host, prepared: Any, act: Op, on: bool) -> None:
+    """It has happened or not, and nothing else is left; the next client takes the turn over."""
+    taken = 0
+    for number in changing_calls(own, prepared(on), act):
+        found: Prepared = prepared(on)
+        machine = found.machine
+        assert killed_in(own.peer.uri, act[0], found.arguments(*act), number, "after")
+        taken += f"hv-snapshot-of-{machine.uuid}" in own.peer.virsh("list", "--all", "--name")
+        before = found.model
+        after = before.after(*act)[1]
+        if machine.state is S.SUSPENDED:
+            own.driver.resume(machine.uuid)
+            after = replace(after, state=S.RUNNING)
+        if act[0] == "revert_snapshot" and machine.state is S.STOPPED:
+            before = replace(before, state=S.STOPPED)  # it was switched off to be reverted
+        own.driver.create_snapshot(machine.uuid, "next")
+        next_ = ("create_snapshot", "next")
+        assert seen(own, machine) in (before.after(*next_)[1], after.after(*next_)[1]), number
+    assert taken >= 3
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("act", "on"), KILLED)
+def test_one_that_stands_still_is_taken_over(own: Host, prepared: Any, act: Op, on: bool) -> None:
+    """For so long that the other client takes it for dead: what it does when it goes on is
+    explained by an order, or it fails."""
+    for number in changing_calls(own, prepared(on), act):
+        found: Prepared = prepared(on)
+        machine = found.machine
+        held = Held(own.peer.uri, act[0], found.arguments(*act), number)
+        model = found.model
+        next_ = ("create_snapshot", "next")
+        assert held.name is not None
+        try:
+            own.driver.create_snapshot(machine.uuid, "next")
+            said = "done"
+        except errors.InvalidState:
+            said = "InvalidState"
+        told = held.go_on()
+        if machine.state is S.STOPPED and model.state is not S.STOPPED and told != "done":
+            model = replace(model, state=S.STOPPED)  # it was switched off to be reverted
+        back = in_order(model, next_, act)
+        orders = [in_order(model, act, next_), (back[1], back[0], back[2])]
+        if told in {"DeviceBusy", "OutcomeUnknown"}:
+            orders = [(told, *model.after(*next_)), (told, *model.after(*act)[1].after(*next_))]
+        # the last of its calls makes a snapshot current, and a check that it makes before or after
+        # may be the moment at which it stood still
+        found_ = replace(seen(own, machine), current=None)
+        orders = [(*each[:2], replace(each[2], current=None)) for each in orders]
+        assert (told, said, found_) in orders, (number, held.name)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("on", [True, False], ids=["on", "off"])
+def test_killed_while_memory_comes_back(own: Host, prepared: Any, on: bool) -> None:
+    """A machine that was off is off again, or has the memory: never one that was only started."""
+    loads = 0
+    for number in changing_calls(own, prepared(on, memory=True), SECOND_BACK):
+        found: Prepared = prepared(on, memory=True)
+        machine = found.machine
+        arguments = found.arguments(*SECOND_BACK)
+        call = killed_in(own.peer.uri, "revert_snapshot", arguments, number, "after")
+        assert call is not None
+        loads += call.startswith("Domain.monitor[snapshot-load")
+        own.driver.create_snapshot(machine.uuid, "next")
+        model = seen(own, machine)
+        assert set(model.tree) == {"first", "second", "next"}
+        if model.content == NOW:
+            assert model.state is found.model.state, call
+        else:
+            assert model.content == SECOND
+            assert model.state in {S.RUNNING, S.PAUSED}, call
+        assert model.tree["next"][1] == model.content
+    assert loads
+
+
+def test_a_client_waits_within_its_own_deadline(own: Host, prepared: Any) -> None:
+    found: Prepared = prepared(False)
+    machine = found.machine
+    held = Held(own.peer.uri, *("create_snapshot", found.arguments(*CREATE)), 6)
+    assert held.name is not None
+    for call in (
+        lambda: own.driver.create_snapshot(machine.uuid, "y", timeout=1),
+        lambda: own.driver.revert_snapshot(machine.uuid, found.ids["first"], timeout=1),
+        lambda: own.driver.delete_snapshot(machine.uuid, found.ids["first"], timeout=1),
+    ):
+        with pytest.raises(errors.DeviceBusy) as busy:
+            call()
+        assert busy.value.retryable
+    assert held.go_on() == "done"
+    assert seen(own, machine) == found.model.after(*CREATE)[1]
