@@ -22,7 +22,6 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.files import new_file
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.hyperv.base import Topic
-from hvdrivers.hyperv.images import data_extents
 from hvdrivers.models.image import FileImage, ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
@@ -106,7 +105,7 @@ def _convert(
     deadline: Deadline,
     progress: ProgressCallback | None,
 ) -> None:
-    from hvdrivers.images import open_image
+    from hvdrivers.images import iter_chunks, open_image
     from hvdrivers.images.convert import converted
 
     image = FileImage(path=copy, format=ImageFormat.VHDX)
@@ -117,9 +116,8 @@ def _convert(
         ) as source,
     ):
         descriptor = source.fileno()
-        for start, size in data_extents(descriptor):
-            file.seek(start)
-            for offset in range(start, start + size, 1 << 20):
-                deadline.check("the image was written")
-                file.write(os.pread(descriptor, min(1 << 20, start + size - offset), offset))
+        for offset, data in iter_chunks(descriptor):
+            deadline.check("the image was written")
+            file.seek(offset)
+            file.write(data)
         file.truncate(os.fstat(descriptor).st_size)

@@ -9,11 +9,9 @@ all. With ``image_route="pull"`` the host fetches what is on a web server itself
 
 from __future__ import annotations
 
-import errno
-import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -293,30 +291,9 @@ def _content(
         # compared with what was inspected: another process may write to the file meanwhile
         yield ((offset, data) for offset, _, data in opened.segments() if data is not None)
         return
+    from hvdrivers.images import iter_chunks
     from hvdrivers.images.convert import converted
 
     with converted(opened, ImageFormat.RAW, deadline=deadline, progress=progress) as file:
-        yield _pieces(file.fileno(), data_extents(file.fileno()))
-
-
-def _pieces(descriptor: int, extents: Iterable[tuple[int, int]]) -> Iterator[tuple[int, bytes]]:
-    for offset, length in extents:
-        for position in range(offset, offset + length, _PIECE):
-            count = min(_PIECE, offset + length - position)
-            data = os.pread(descriptor, count, position)
-            if data.strip(b"\0"):
-                yield position, data
-
-
-def data_extents(descriptor: int) -> Iterator[tuple[int, int]]:
-    """Where a sparse file has data."""
-    end = 0
-    while True:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            return
-        end = os.lseek(descriptor, start, os.SEEK_HOLE)
-        yield start, end - start
+        chunks = iter_chunks(file.fileno(), _PIECE)
+        yield ((offset, data) for offset, data in chunks if data.strip(b"\0"))

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import Deadline
-from hvdrivers.images.sparse import spool_errors
+from hvdrivers.images.sparse import SparseWriter, spool_errors
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
@@ -134,14 +134,14 @@ def _private(image: LocalImage, deadline: Deadline, workdir: Path | None) -> Ite
     with contextlib.ExitStack() as stack:
         with spool_errors():
             copy = stack.enter_context(tempfile.TemporaryFile(dir=workdir, buffering=0))
-            for offset, length, data in image.segments():
+            writer = SparseWriter(copy.fileno())
+            for _, length, data in image.segments():
                 deadline.check("the image was copied to be converted")
                 if data is None:
-                    copy.truncate(offset + length)
-                    continue
-                written = 0
-                while written < length:
-                    written += os.pwrite(copy.fileno(), data[written:], offset + written)
+                    writer.skip(length)
+                else:
+                    writer.write(data)
+            writer.finish()
         yield copy.fileno()
 
 

@@ -81,6 +81,12 @@ class SparseWriter:
             self._put(bytes(self._pending[:whole]))
             del self._pending[:whole]
 
+    def skip(self, length: int) -> None:
+        """Leave a hole. Raises OSError as :meth:`write`."""
+        self._put(bytes(self._pending))
+        self._pending.clear()
+        self._position += length
+
     def finish(self) -> None:
         """Write the rest and give the file its length."""
         self._put(bytes(self._pending))
