@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import IO
 from uuid import UUID
 
 from hvdrivers.contract import errors
@@ -30,7 +30,7 @@ from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import capacity_of, file_of
 from hvdrivers.vmware.lifecycle import VmwareLifecycle
 from hvdrivers.vmware.reader import Row
-from hvdrivers.vmware.record import DEVICES, own_disk, path_of
+from hvdrivers.vmware.record import DEVICES, path_of, root_disk
 from hvdrivers.vmware.snapshots import nodes
 
 _PATHS = (path_of(DEVICES), "config.hardware.device")
@@ -62,7 +62,7 @@ class VmwareExport(VmwareLifecycle, SnapshotToImage):
         if format not in _FORMATS:
             known = ", ".join(each.value for each in _FORMATS)
             raise errors.NotSupported(f"no image in the format {format.value}", hint=f"use {known}")
-        _root(found.row)
+        root_disk(found.row)
         copy = f"{self._instance_folder(uuid)}/export-{secrets.token_hex(6)}.vmdk"
         with _beside(target) as folder, undoing() as undo:
             undo.callback(self.files.delete_disk, copy)
@@ -80,7 +80,7 @@ class VmwareExport(VmwareLifecycle, SnapshotToImage):
 
     def _copy(self, found: Machine, copy: str, progress: ProgressCallback | None) -> int:
         """One disk with what the root disk has at this moment; its size."""
-        disk = _root(found.row)
+        disk = root_disk(found.row)
         if found.state in (InstanceState.STOPPED, InstanceState.SUSPENDED):
             self.files.copy_disk(str(file_of(disk)), copy, progress=progress)
             return capacity_of(disk)
@@ -92,7 +92,7 @@ class VmwareExport(VmwareLifecycle, SnapshotToImage):
             )
             # a disk may have been moved since the first look
             then = self.reader.one(made, *_PATHS[1:])
-            frozen = _root(Row(made, {**found.row.values, **then.values}))
+            frozen = root_disk(Row(made, {**found.row.values, **then.values}))
             self.files.copy_disk(str(file_of(frozen)), copy, progress=progress)
             self._drop(found, name)
             undo.forget()
@@ -103,15 +103,6 @@ class VmwareExport(VmwareLifecycle, SnapshotToImage):
         for node in list(nodes(self.reader.one(found.obj, "snapshot"))):
             if node.snapshot.name == name:
                 self.tasks.run(partial(node.obj.RemoveSnapshot_Task, False, True), entity=found.obj)
-
-
-def _root(row: Row) -> Any:
-    root = own_disk(row, "root")
-    if root is None:
-        raise errors.InvalidRequest(
-            "the instance has no root disk of its own: it boots from a volume"
-        )
-    return root[1]
 
 
 @contextmanager

@@ -146,8 +146,23 @@ def devices_in(row: Row) -> Devices:
     )
 
 
-def own_disk(row: Row, role: str) -> tuple[str, Any] | None:
-    """Address and device of one of the machine's own disks; None if it has none of this role.
+def root_disk(row: Row) -> Any:
+    """The machine's own root disk.
+
+    Raises:
+        InvalidRequest: it has none, or another disk may be in its place.
+        VolumeNotFound: somebody has detached it.
+    """
+    root = own_disk(row, "root")
+    if root is None:
+        raise errors.InvalidRequest(
+            "the instance has no root disk of its own: it boots from a volume"
+        )
+    return root
+
+
+def own_disk(row: Row, role: str) -> Any | None:
+    """One of the machine's own disks; None if it has none of this role.
 
     Raises:
         VolumeNotFound: it has one, and somebody has detached that.
@@ -162,7 +177,7 @@ def own_disk(row: Row, role: str) -> tuple[str, Any] | None:
                     f"the {role} disk of the instance is not attached", hint="attach it again"
                 )
             require_sure(devices, address, f"the {role} disk")
-            return address, disks[address]
+            return disks[address]
     return None
 
 

@@ -34,12 +34,11 @@ from hvdrivers.vmware.record import (
     RECORD,
     devices_in,
     option,
-    own_disk,
     path_of,
     record_in,
+    root_disk,
 )
-from hvdrivers.vmware.specs import Plan, cdrom, disk_at
-from hvdrivers.vmware.specs import own_disk as new_disk
+from hvdrivers.vmware.specs import Plan, cdrom, disk_at, own_disk
 
 _PATHS = (path_of(RECORD), path_of(DEVICES), "config.hardware.device", "snapshot", VERSION)
 _RESCUE, _RESCUE_SEED, _ROOT = "rescue", "rescue-seed", "root"
@@ -89,7 +88,7 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         """Give a machine that is off the rescue disk, and write that down."""
         hardware = found.row.get("config.hardware.device") or ()
         plan = Plan(self._slots(hardware))
-        new_disk(plan, _RESCUE, path, base.virtual_size, create=False)
+        own_disk(plan, _RESCUE, path, base.virtual_size, create=False)
         devices = devices_in(found.row)
         if seed:
             disc = self._rescue_seed(found.uuid)
@@ -141,7 +140,7 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         makes its disk a whole one. What vSphere deletes with a child's disk is not documented."""
         del timeout
         found = self._checked("rebuild", uuid, *_PATHS)
-        _, disk = _root_of(found)
+        disk = root_disk(found.row)
         if found.row.get("snapshot") is not None:
             raise errors.DeviceBusy(
                 "the root disk has snapshots",
@@ -174,10 +173,10 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         """Put another disk in the root disk's place, and delete that one. What others have written
         into the record since the operation began stays."""
         found = self._machine(uuid, *_PATHS)
-        _, old = _root_of(found)
+        old = root_disk(found.row)
         if self._own_file(found.obj, old):
             found = self._machine(uuid, *_PATHS)
-            _, old = _root_of(found)
+            old = root_disk(found.row)
         changes = [
             _destroying(old),
             adding(disk_at(disk_at_path, old.controllerKey, old.unitNumber, capacity)),
@@ -293,15 +292,6 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         disks = by_address(row.get("config.hardware.device") or ()) if row is not None else {}
         if path not in {file_of(each) for each in disks.values()}:
             self.files.delete_disk(path)
-
-
-def _root_of(found: Machine) -> tuple[str, Any]:
-    root = own_disk(found.row, _ROOT)
-    if root is None:
-        raise errors.InvalidRequest(
-            "the instance has no root disk of its own: it boots from a volume",
-        )
-    return root
 
 
 def _with_disc(drive: Any, path: str) -> Any:

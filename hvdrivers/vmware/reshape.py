@@ -127,10 +127,10 @@ def _check_growth(what: str, now: int, wanted: int, most: int | None) -> None:
 
 def _grown(found: Machine, flavor: Flavor) -> Any:
     """The root disk with its new size; None if it stays as it is."""
-    root = own_disk(found.row, "root") if flavor.disk_gib else None
-    if root is None:
+    disk = own_disk(found.row, "root") if flavor.disk_gib else None
+    if disk is None:
         return None
-    disk, wanted = root[1], flavor.disk_gib * _GIB
+    wanted = flavor.disk_gib * _GIB
     if wanted < capacity_of(disk):
         raise errors.InvalidRequest("the root disk would shrink, which destroys data")
     if wanted == capacity_of(disk):
