@@ -239,9 +239,6 @@ class VmwareLifecycle(
             entity=place.vm_folder,
         )
 
-    def _start(self, obj: Any) -> None:
-        self.tasks.run(lambda: obj.PowerOnVM_Task(None), entity=obj)
-
     def _finish(self, found: Machine) -> None:
         """Say that the machine is built, and which disks it has got."""
         built = option(MARK, found.mark.model_copy(update={"building": False}))

@@ -35,6 +35,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -176,6 +177,9 @@ func (m *machine) ShutdownGuest(ctx *simulator.Context, r *types.ShutdownGuest) 
 }
 
 func (m *machine) PowerOnVMTask(ctx *simulator.Context, r *types.PowerOnVM_Task) (done soap.HasFault) {
+	if text := m.question(); text != "" {
+		return m.startAsking(ctx, text)
+	}
 	ctx.WithLock(m.vm, func() {
 		if m.vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff {
 			m.count(ctx)
@@ -190,13 +194,21 @@ func (m *machine) PowerOnVMTask(ctx *simulator.Context, r *types.PowerOnVM_Task)
 // that removes the folder some time later, also if a new machine is in it by then.
 func (m *machine) DestroyTask(ctx *simulator.Context, r *types.Destroy_Task) soap.HasFault {
 	task := simulator.CreateTask(m.vm, "destroy", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+		folder, names := m.others(ctx)
+		aside, _ := os.MkdirTemp("", "others")
+		putting(names, folder, aside)
 		inner := m.vm.DestroyTask(ctx, &types.Destroy_Task{This: m.vm.Self})
 		_, fault := finished(ctx, inner.(*methods.Destroy_TaskBody).Res.Returnval)
 		for _, each := range ctx.Map.AllReference("Task") {
-			if other, ok := each.(*simulator.Task); ok && other.Info.Name == "DeleteDatastoreFile_Task" {
+			if other, ok := each.(*simulator.Task); ok && strings.HasPrefix(other.Info.Name, "DeleteDatastoreFile") {
 				wait(ctx, other)
 			}
 		}
+		if len(names) > 0 {
+			_ = os.MkdirAll(folder, 0o755)
+		}
+		putting(names, aside, folder)
+		_ = os.Remove(aside)
 		forgetHistory(ctx, m.vm)
 		return nil, fault
 	})
@@ -259,7 +271,7 @@ var played = map[string]bool{
 	"Destroy_Task":    true, "CreateSnapshot_Task": true,
 	"RevertToSnapshot_Task": true, "RemoveSnapshot_Task": true, "RemoveAllSnapshots_Task": true,
 	"UnregisterVM": true, "AcquireTicket": true, "CreateScreenshot_Task": true, "SendNMI": true,
-	"RelocateVM_Task": true, "PowerOffVM_Task": true,
+	"RelocateVM_Task": true, "PowerOffVM_Task": true, "AnswerVM": true,
 	"RebootHost_Task": true, "ShutdownHost_Task": true,
 	"CloneVM_Task": true, "PromoteDisks_Task": true, "MarkAsTemplate": true,
 	"ResetVM_Task": true, "RebootGuest": true, "ShutdownGuest": true, "PowerOnVM_Task": true,
