@@ -35,7 +35,7 @@ from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.definition import define, undefine
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
-from hvdrivers.libvirt.session import Remote, unnoticed
+from hvdrivers.libvirt.session import Remote, last_calls, unnoticed
 from hvdrivers.libvirt.start import cut
 from hvdrivers.libvirt.xml import el, parse, text
 from hvdrivers.models.state import InstanceState
@@ -165,14 +165,14 @@ class Turns(HostFacts):
             raise
         with changed():
             try:
-                with unnoticed():
+                with unnoticed(), last_calls():
                     undefine(turn.helper)
             except (errors.ConnectionFailed, errors.OutcomeUnknown):
                 self._give_up(made)  # by another connection
 
     def _give_up(self, made: UUID) -> None:
         """Undo the beginning of a turn, wherever it has come to."""
-        with suppress(errors.InstanceNotFound), unnoticed():
+        with suppress(errors.InstanceNotFound), unnoticed(), last_calls():
             undefine(self.connection.remote.lookupByUUIDString(str(made)))
 
     def _take(self, uuid: UUID, made: UUID, deadline: Deadline) -> Turn:
