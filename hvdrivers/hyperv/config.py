@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 
 from hvdrivers.addresses import bracketed
 from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.hyperv.naming import plain_path
 from hvdrivers.invalid import in_words
 from hvdrivers.limits import WAIT_SECONDS
 from hvdrivers.models.base import PrintableText
@@ -59,6 +60,8 @@ def _folder(value: str) -> str:
         raise ValueError(r"is no absolute folder of Windows below a drive: D:\hvdrivers")
     if ".." in value.split("\\"):
         raise ValueError("contains '..'")
+    if not plain_path(value):
+        raise ValueError("has a short name (PROGRA~1), or a dot or blank at the end of a part")
     return value
 
 

@@ -133,6 +133,7 @@ BY_HRESULT: Mapping[int, type[e.HypervisorError]] = MappingProxyType(
         0x80070035: e.VolumeNotFound,  # ERROR_BAD_NETPATH
         0x80070043: e.VolumeNotFound,  # ERROR_BAD_NET_NAME
         0xC03A0002: e.HypervisorFault,  # a virtual disk is damaged
+        0xC03A001A: e.HypervisorFault,  # the disk's file is compressed, encrypted or sparse
         0x80048052: e.InvalidState,
         0x80070032: e.NotSupported,  # ERROR_NOT_SUPPORTED
     }
@@ -152,6 +153,14 @@ _HINTS: Mapping[type[e.HypervisorError], str] = {
     e.HypervisorFault: "the log Microsoft-Windows-Hyper-V-VMMS-Admin on the host has the details",
 }
 
+_CODE_HINTS: Mapping[int, str] = MappingProxyType(
+    {
+        0xC03A001A: "Hyper-V takes no disk file that is compressed, encrypted or sparse, or has the"
+        " integrity bit of ReFS. Switch that off for the driver's folder and for the pools, and for"
+        " the files in them: compact /u /s, cipher /d /s, Set-FileIntegrity -Enable $false",
+    }
+)
+"""Where a code says more about what to do than the class."""
 
 _OWN_HINTS: Mapping[str, str] = MappingProxyType(
     {
@@ -180,7 +189,8 @@ def translate(error: ScriptError) -> e.HypervisorError:
         )
     cls, code = _class_of(error)
     message = shortened(error.message) or "the host gave no message"
-    return cls(message, vendor_code=code, hint=_HINTS.get(cls))
+    hint = next((_CODE_HINTS[code] for code in error.codes if code in _CODE_HINTS), None)
+    return cls(message, vendor_code=code, hint=hint or _HINTS.get(cls))
 
 
 def _class_of(error: ScriptError) -> tuple[type[e.HypervisorError], str]:

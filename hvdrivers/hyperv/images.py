@@ -100,7 +100,8 @@ class ImageStore(Topic):
             if error.vendor_code != "Hv.ImageTooLarge":
                 raise
             raise errors.ImageRejected(
-                f"the image needs {int(error.message) / GIB:.1f} GiB, the flavor's disk has less",
+                f"the image needs {int(error.message)} bytes ({int(error.message) / GIB:.1f} GiB),"
+                " the flavor's disk has less",
                 vendor_code=error.vendor_code,
                 hint="choose a flavor with a larger disk, or disk_gib=0 for the image's own size",
             ) from error

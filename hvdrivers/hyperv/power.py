@@ -31,8 +31,8 @@ class HypervPower(Topic, Power, Pause, Suspend, CrashDump):
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         """Budget: 1 call.
 
-        The shutdown integration service asks the guest. A guest without it is asked in vain, and
-        the power is cut after ``graceful`` seconds.
+        The shutdown integration service asks the guest. If the guest does not run it, the power is
+        cut at once. A guest that somebody has asked before is waited for.
         """
         self._power("power_off", "off", uuid, timeout, graceful=graceful)
 
@@ -42,7 +42,8 @@ class HypervPower(Topic, Power, Pause, Suspend, CrashDump):
         """Budget: 1 call.
 
         SOFT asks the guest to shut down, waits for it, and starts the machine again: Hyper-V
-        cannot ask a guest to reboot.
+        cannot ask a guest to reboot. If the guest does not run the shutdown integration service:
+        GuestAgentUnavailable.
         """
         action = "reset" if kind is RebootKind.HARD else "reboot"
         self._power("reboot", action, uuid, timeout, variant=kind)

@@ -22,20 +22,22 @@ from hvdrivers.models.instance import Keep
 from hvdrivers.vmware.base import STATE, Machine
 from hvdrivers.vmware.claim import aside_of
 from hvdrivers.vmware.deadline import timed, unbounded
-from hvdrivers.vmware.devices import by_address, file_of, removing
-from hvdrivers.vmware.moved import Devices
+from hvdrivers.vmware.devices import by_address, chain_of, file_of, removing
+from hvdrivers.vmware.moved import DISCS, Devices
 from hvdrivers.vmware.moves import Moves
+from hvdrivers.vmware.names import is_part, split_path
 from hvdrivers.vmware.questions import PENDING, Questions
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, RECORD, Record, devices_in, path_of, record_in
 from hvdrivers.vmware.templates import Templates
+from hvdrivers.vmware.usage import Usage
 
 _STARTED_AGAIN = 3
 """How often a machine is switched off once more that others start while it is destroyed."""
 _HARDWARE = ("config.hardware.device", "config.files.vmPathName", path_of(DEVICES), "snapshot")
 
 
-class Removal(Templates, Moves, Questions):
+class Removal(Templates, Moves, Questions, Usage):
     """Remove an instance, or what there is of it."""
 
     @timed
@@ -47,14 +49,23 @@ class Removal(Templates, Moves, Questions):
         timeout: float | None = None,
     ) -> None:
         """Budget: 5 calls, 2 more for each of: a running machine, attached volumes; 5 more to keep
-        disks, 3 for each, 3 more if they have snapshots, and 2 if they are children of an image; 2
-        more for a machine that is not there."""
+        disks, 3 for each, 3 more if they have snapshots, and 2 if they are children of an image; 3
+        more for a machine that is not there; 1 if it has snapshots; 4 if somebody has detached one
+        of its disks, and 2 for each.
+
+        Raises:
+            DeviceBusy: another machine has one of its disks, which somebody has detached here, or
+                is a linked clone of it.
+        """
         del timeout
         found = self._ours_if_there(uuid)
         if found is not None:
             self._destroy(found, keep)
         elif self._machine_anywhere(uuid) is not None:
             return  # it is on another cluster or host, and its folder may be on a shared datastore
+        else:
+            # somebody may have unregistered it, and given its disks to another machine
+            self._require_nobodys(None, self._instance_folder(uuid))
         with changed():
             if found is None:
                 self.files.delete(aside_of(self._instance_folder(uuid)))
@@ -76,9 +87,12 @@ class Removal(Templates, Moves, Questions):
 
     def _destroy(self, found: Machine, keep: AbstractSet[Keep]) -> None:
         kept = self._to_keep(found, keep)
+        lost = _has_lost(self._devices_or_none(found), found)
+        if lost or found.row.get("snapshot") is not None:
+            self._require_nobodys(found.uuid, self._instance_folder(found.uuid), _home(found))
         self._switch_off(found)
         with changed():
-            merged = kept or self._spread(found) or self._strangers(found)
+            merged = kept or lost or self._spread(found) or self._strangers(found)
             if found.row.get("snapshot") is not None and merged:
                 # a disk is whole only when they are merged into it, and Destroy finds disks on
                 # another datastore only without them
@@ -92,6 +106,8 @@ class Removal(Templates, Moves, Questions):
             if found.row.get("snapshot") is None:
                 self._take_away_volumes(found, kept)
                 self._move_aside(found)
+            if lost:
+                self._delete_detached(found)
             for source, target in kept.items():
                 self.files.move_disk(source, target)
             self._destroy_machine(found)
@@ -189,6 +205,28 @@ class Removal(Templates, Moves, Questions):
                     break
             self.files.move_disk(source, target)
 
+    def _delete_detached(self, found: Machine) -> None:
+        """Delete the disks in the folder of a clone that are attached nowhere: vSphere's Destroy
+        leaves them. What lies in the instance's folder goes with that."""
+        home = _home(found)
+        store = self.places.surroundings().datastores.get(split_path(home)[0])
+        if (
+            store is None
+            or str(found.uuid) not in home
+            or home == self._instance_folder(found.uuid)
+        ):
+            return
+        attached = {
+            path
+            for disk in by_address(found.row.get("config.hardware.device") or ()).values()
+            for path in chain_of(disk)
+        }
+        for file in self.files.search(store["browser"], home):
+            path = f"{home}/{file.name}"
+            stem, _, kind = file.name.rpartition(".")
+            if kind == "vmdk" and not is_part(stem) and path not in attached:
+                self.files.delete_disk(path)
+
     @staticmethod
     def _devices_or_none(found: Machine) -> Devices:
         try:
@@ -260,6 +298,12 @@ def _made_at(found: Machine) -> datetime | None:
         return record_in(found.row).created_at
     except errors.HypervisorFault:
         return None  # damaged by somebody: nothing says whose it is
+
+
+def _has_lost(devices: Devices, found: Machine) -> bool:
+    """Whether a disk of the machine's own is not attached to it any more."""
+    disks = by_address(found.row.get("config.hardware.device") or ())
+    return any(a not in disks for a, role in devices.own.items() if role not in DISCS)
 
 
 def _home(found: Machine) -> str:

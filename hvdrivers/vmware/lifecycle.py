@@ -127,7 +127,7 @@ class VmwareLifecycle(
             # while the machine may be there its folder stays
             undo.callback(self._remove_machine, spec.uuid, record, guards=undo.steps)
             if template is not None and base is not None:
-                store = surroundings.datastores[self.places.get().datastore].obj
+                store = surroundings.datastore(self.places.get().datastore).obj
                 obj = self._clone(
                     spec, base, template, config, store=store, host=host, progress=progress
                 )
@@ -238,9 +238,6 @@ class VmwareLifecycle(
             lambda: place.vm_folder.CreateVM_Task(config, place.pool, host),
             entity=place.vm_folder,
         )
-
-    def _start(self, obj: Any) -> None:
-        self.tasks.run(lambda: obj.PowerOnVM_Task(None), entity=obj)
 
     def _finish(self, found: Machine) -> None:
         """Say that the machine is built, and which disks it has got."""

@@ -23,11 +23,11 @@ _WORD = re.compile(r"-[0-9a-f]{12}$")
 """What rescue() and rebuild() put behind a name."""
 _NAMED_BY_US = re.compile(r"\] [^/]+/(volumes|instances/[^/]+)/[^/]+$")
 """Folders in which a file has the name of what it is."""
-_DISCS = frozenset({"seed", "rescue-seed"})
+DISCS = frozenset({"seed", "rescue-seed"})
 """Roles of CD drives. People may put other discs into them."""
 LOST = "lost "
 """How the key of a disk begins that is attached nowhere."""
-_FOR_A_TIME = frozenset({"rescue", *_DISCS})
+_FOR_A_TIME = frozenset({"rescue", *DISCS})
 
 
 class VolumeRecord(Model):
@@ -122,7 +122,7 @@ def moved(devices: Devices, hardware: Iterable[Any], uuid: str) -> Devices:
     now = {
         a: a if a not in disks else f"{LOST}{role}"
         for a, role in devices.own.items()
-        if role in _DISCS
+        if role in DISCS
     }
     ids = Counter(id_of(disk) for disk in disks.values())
     by_id = {id_of(disk): a for a, disk in disks.items()}
@@ -162,7 +162,7 @@ def _items(devices: Devices, uuid: str) -> list[_Item]:
     found = [
         _Item(a, f"{LOST}{role}", _is_role(role, uuid), devices.ids.get(role))
         for a, role in devices.own.items()
-        if role not in _DISCS
+        if role not in DISCS
     ]
     for address, volume in devices.volumes.items():
         named = "/" in volume.held and volume.file is None

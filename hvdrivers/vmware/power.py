@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from hvdrivers.vmware.base import Machine
 from hvdrivers.vmware.deadline import timed, unbounded
 from hvdrivers.vmware.devices import by_address, file_of
 from hvdrivers.vmware.lifecycle import VERSION, VmwareLifecycle
+from hvdrivers.vmware.questions import PENDING
 from hvdrivers.vmware.reader import filter_spec
 from hvdrivers.vmware.record import DEVICES, MARK, devices_in, option, path_of
 from hvdrivers.vmware.waiting import collector_of, news, wait_for
@@ -53,7 +55,7 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
             return
         found = self._prepared(found)
         self._require_startable(found)
-        self._powered(found, lambda: found.obj.PowerOnVM_Task(None), "poweredOn")
+        self._powered(found, lambda: self._start(found.obj), "poweredOn")
 
     def _prepared(self, found: Machine) -> Machine:
         """What must be done before a machine starts."""
@@ -86,14 +88,13 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
             macs=list(devices.vifs),
         )
 
-    def _powered(self, found: Machine, start: Any, wanted: str) -> None:
-        """Run a power task; a machine that is there already is a success."""
+    def _powered(self, found: Machine, change: Callable[[], object], wanted: str) -> None:
+        """Change the power; a machine that is there already is a success."""
         try:
-            self.tasks.run(start, entity=found.obj)
+            change()
         except errors.InvalidState as error:
-            if self._power(found.obj) != wanted:
+            if error.vendor_code == PENDING or self._power(found.obj) != wanted:
                 raise
-            del error
 
     def _mark(self, found: Machine, **values: bool) -> None:
         """Change the mark of a machine that was read with its version. 2 calls."""
@@ -202,7 +203,8 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
         del timeout
         found = self._checked("suspend", uuid)
         if found.state is not InstanceState.SUSPENDED:
-            self._powered(found, found.obj.SuspendVM_Task, "suspended")
+            suspend = partial(self.tasks.run, found.obj.SuspendVM_Task, entity=found.obj)
+            self._powered(found, suspend, "suspended")
 
     @timed
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
@@ -211,4 +213,4 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
         found = self._checked("resume", uuid, *_STARTING)
         if found.state is not InstanceState.RUNNING:
             self._require_startable(found)
-            self._powered(found, lambda: found.obj.PowerOnVM_Task(None), "poweredOn")
+            self._powered(found, lambda: self._start(found.obj), "poweredOn")

@@ -1,13 +1,17 @@
 """Questions that a machine waits with: its datastore has no room, a disc is locked, it was moved.
-Until one is answered the server switches the machine neither off nor on."""
+Until one is answered the server does not switch the machine off, and a task that switches it on
+does not end."""
 
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from hvdrivers.contract import errors
+from hvdrivers.messages import shortened
 from hvdrivers.vmware.base import Topic
+from hvdrivers.vmware.tasks import QUESTION
 
 PENDING = "QuestionPending"
 _ENDS = ("button.abort", "button.cancel", "button.uuid.cancel")
@@ -15,7 +19,31 @@ _ENDS = ("button.abort", "button.cancel", "button.uuid.cancel")
 
 
 class Questions(Topic):
-    """Switches machines off, also those that wait with a question."""
+    """Switches machines on, and off, also those that wait with a question."""
+
+    def _start(self, obj: Any) -> None:
+        """Switch a machine on. 2 calls; one that asks a question instead is answered with what ends
+        the start: 1 call more, and those of the wait.
+
+        Raises:
+            InvalidState: it has asked one; the error has its text.
+        """
+        asked: list[str] = []
+
+        def answer(question: Any) -> None:
+            asked.append(" ".join(question.text.split()))
+            _end(obj, question)
+
+        try:
+            self.tasks.run(lambda: obj.PowerOnVM_Task(None), entity=obj, asked=answer)
+        except errors.HypervisorError as error:
+            if not asked or error.vendor_code is None:
+                raise
+            raise errors.InvalidState(
+                shortened(f"the machine did not start, it asked: {asked[-1]}"),
+                vendor_code=PENDING,
+                hint="mend what it asks about, or start it with vSphere's client and answer there",
+            ) from error
 
     def _power_off_task(self, obj: Any) -> None:
         """Switch a machine off. 2 calls; of one that waits with a question 4 more.
@@ -33,10 +61,20 @@ class Questions(Topic):
 
     def _answer(self, obj: Any) -> None:
         """Answer the question of a machine that shall go down, unless somebody has."""
-        question = self.reader.one(obj, "runtime.question").get("runtime.question")
+        question = self.reader.one(obj, QUESTION).get(QUESTION)
         if question is not None:
-            with suppress(errors.InvalidRequest):  # answered since: the server knows no such id
-                obj.AnswerVM(question.id, _choice(question))
+            _end(obj, question)
+
+
+def _end(obj: Any, question: Any) -> None:
+    """Answer a question with what ends the machine, or its start. An answer whose reply was lost is
+    sent again: the server takes one for a question."""
+    answer = partial(obj.AnswerVM, question.id, _choice(question))
+    with suppress(errors.InvalidRequest):  # answered since: the server knows no such id
+        try:
+            answer()
+        except errors.OutcomeUnknown:
+            answer()
 
 
 def _choice(question: Any) -> str:

@@ -6,8 +6,9 @@ WaitForUpdatesEx, on a collector of its own, so that the end is told and not pol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -26,6 +27,17 @@ _PATHS = ("info.state", "info.error", "info.result", "info.progress")
 _UNDOING = 60.0
 """Seconds that a task may take to end when its operation is over."""
 _ENDED = frozenset({"success", "error"})
+QUESTION = "runtime.question"
+"""What a machine waits for an answer to."""
+Asked = Callable[[Any], None]
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """The questions of a machine while a task runs on it."""
+
+    machine: Any
+    asked: Asked
 
 
 class Tasks:
@@ -42,6 +54,7 @@ class Tasks:
         entity: Any = None,
         progress: ProgressCallback | None = None,
         phase: Phase = Phase.COPY,
+        asked: Asked | None = None,
     ) -> Any:
         """Start a task and wait for its end: 2 calls if it is quick.
 
@@ -49,6 +62,8 @@ class Tasks:
             start: the call that starts it.
             entity: the object that it changes. If the reply to ``start`` is lost, the driver waits
                 until no task runs on that object, so that nothing changes it later.
+            asked: called with the question that ``entity``, a machine, waits with meanwhile. A task
+                that waits for the answer ends only when there is one.
 
         Returns:
             The task's result.
@@ -60,14 +75,15 @@ class Tasks:
         """
         # what leaves this block as ConnectionFailed or OperationTimeout has changed nothing: the
         # task was not started, or it was cancelled and the server has taken it back
+        questions = None if asked is None else _Questions(entity, asked)
         with undoing():
             try:
                 task = start()
             except errors.OutcomeUnknown:
                 with unbounded():
-                    self.settle(entity)
+                    self.settle(entity, questions=questions)
                 raise
-            return self.wait(task, progress=progress, phase=phase)
+            return self.wait(task, progress=progress, phase=phase, questions=questions)
 
     def wait(
         self,
@@ -75,10 +91,11 @@ class Tasks:
         *,
         progress: ProgressCallback | None = None,
         phase: Phase = Phase.COPY,
+        questions: _Questions | None = None,
     ) -> Any:
         """Wait for the end of a task that was started."""
         try:
-            return self._wait(task, current_deadline(), progress, phase)
+            return self._wait(task, current_deadline(), progress, phase, questions)
         except (errors.OperationTimeout, errors.ConnectionFailed) as error:
             if error.vendor_code is not None:
                 raise  # the task itself has failed so
@@ -113,13 +130,23 @@ class Tasks:
                 raise errors.OutcomeUnknown(error.message, retryable=True) from error
 
     def _wait(
-        self, task: Any, deadline: Deadline, progress: ProgressCallback | None, phase: Phase
+        self,
+        task: Any,
+        deadline: Deadline,
+        progress: ProgressCallback | None,
+        phase: Phase,
+        questions: _Questions | None = None,
     ) -> Any:
         row = self._reader.one(task, *_PATHS)
         if row.get("info.state") in _ENDED:
             return _result(row.values)
         values = dict(row.values)
-        spec = filter_spec([(vim.Task, _PATHS)], [(task, [])])
+        wanted: list[tuple[type, Sequence[str]]] = [(vim.Task, _PATHS)]
+        roots: list[tuple[Any, Sequence[Any]]] = [(task, [])]
+        if questions is not None:
+            wanted.append((vim.VirtualMachine, [QUESTION]))
+            roots.append((questions.machine, []))
+        spec = filter_spec(wanted, roots)
         with by_chance(), collector_of(self._session, spec) as collector:
             version = ""
             while values.get("info.state") not in _ENDED:
@@ -130,13 +157,19 @@ class Tasks:
                 told = news(collector, version, deadline)
                 if told is None:
                     told = version, dict(self._reader.one(task, *_PATHS).values)
+                    if questions is not None:
+                        told[1].update(self._reader.one(questions.machine, QUESTION).values)
                 version = told[0]
                 values |= told[1]
+                if questions is not None and told[1].get(QUESTION) is not None:
+                    questions.asked(told[1][QUESTION])
             # the filter tells the parts of one change one by one
             row = self._reader.one(task, *_PATHS)
         return _result(row.values)
 
-    def settle(self, entity: Any, *, kind: str | None = None) -> None:
+    def settle(
+        self, entity: Any, *, kind: str | None = None, questions: _Questions | None = None
+    ) -> None:
         """Wait until no task runs on an object: one whose start was not answered goes on.
 
         Args:
@@ -153,7 +186,7 @@ class Tasks:
                 same = kind is not None and row.get("info.descriptionId") == kind
                 if busy and (same or row.get("info.entity") == entity):
                     with suppress(errors.HypervisorError):
-                        self._wait(row.obj, Deadline(_UNDOING), None, Phase.COPY)
+                        self._wait(row.obj, Deadline(_UNDOING), None, Phase.COPY, questions)
 
     def under_way(self, kinds: Collection[str]) -> bool:
         """Whether a task of one of these kinds (``descriptionId``) runs. 2 calls."""

@@ -111,3 +111,20 @@ class Usage(Topic):
                     hint="detach it there",
                     retryable=False,
                 )
+
+    def _require_nobodys(self, uuid: UUID | None, *folders: str) -> None:
+        """Refuse if another machine has a disk in one of these folders, or a child of one. One
+        call."""
+        begins = tuple(f"{each}/" for each in folders)
+        for row in self._rows("config.instanceUuid", "config.hardware.device", on_disks=True):
+            if uuid_in(row) == uuid:
+                continue
+            devices: Any = row.get("config.hardware.device") or ()
+            for each in by_address(devices).values():
+                used = next((path for path in chain_of(each) if path.startswith(begins)), None)
+                if used is not None:
+                    raise errors.DeviceBusy(
+                        f"another machine ({row.get('config.instanceUuid')}) has the disk {used}",
+                        hint="detach it there, or move it there to another folder",
+                        retryable=False,
+                    )

@@ -19,9 +19,7 @@ function Invoke-HvSpawn {
         $null = Get-HvSwitch $nic.switch
         if ($Arguments.start) { Assert-HvPortFree $nic.name }
     }
-    if ($Arguments.image -and -not (Test-Path -LiteralPath $Arguments.image)) {
-        Stop-Hv $Arguments.absent 'the image is not on the host'
-    }
+    if ($Arguments.image) { Assert-HvImage $Arguments.image $Arguments.absent }
     foreach ($volume in $Arguments.volumes) {
         # the disk that generation 1 boots from is on IDE, the others are on SCSI
         if ($volume.ide -and -not ($volume.boot -and $Arguments.generation -eq 1)) {

@@ -58,6 +58,37 @@ function Get-HvOwnLines {
     }
 }
 
+# A share of this host may lead to what the driver keeps, or to a disk that a machine has, under a name
+# that nobody compares with another. Whatever the path calls the server: this host has many names.
+function Assert-HvOnOtherHost {
+    param([string]$Path)
+    if (-not $Path.StartsWith('\\')) { return }
+    $part = $Path.Substring(2).Split('\')
+    $rest = ($part | Select-Object -Skip 2) -join '\'
+    $kept = @($HvShared.Facts.Root) + @($HvShared.Facts.Pools | ForEach-Object { $_.path })
+    foreach ($share in Get-CimInstance -ClassName Win32_Share) {
+        if ("$($share.Name)" -ne $part[1]) { continue }
+        $folder = "$($share.Path)".TrimEnd('\')
+        $file = "$folder\$rest"
+        $ours = @($kept | Where-Object { "$_" -and $file.StartsWith("$_\", 'OrdinalIgnoreCase') })
+        if (-not $folder -or $ours.Count -gt 0 -or @(Get-HvUsers $file).Count -gt 0 -or
+            (Get-HvParents)[$file.ToLowerInvariant()]) {
+            Stop-Hv 'VolumeNotFound' 'the path leads to a share of this host, and to no disk for others'
+        }
+    }
+}
+
+# A host image is there, and no disk that a machine has: the machine would write to it.
+function Assert-HvImage {
+    param([string]$Path, [string]$Absent)
+    Assert-HvOnOtherHost $Path
+    if (-not (Test-Path -LiteralPath $Path)) { Stop-Hv $Absent 'the image is not on the host' }
+    if ($Path.StartsWith("$($HvShared.Facts.Root)\", 'OrdinalIgnoreCase')) { return }
+    if (@(Get-HvUsers $Path).Count -gt 0) {
+        Stop-Hv 'DiskInUse' 'a machine has this disk, and would change what others are based on'
+    }
+}
+
 # The file and all files that it is based on.
 function Get-HvChain {
     param([string]$Path)

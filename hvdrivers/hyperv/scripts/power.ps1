@@ -21,7 +21,9 @@ function Invoke-HvPower {
                 Wait-HvState $vm 'Running'
             }
             'reboot' {
-                if (-not (Wait-HvShutDown $vm 0)) {
+                $answer = Wait-HvShutDown $vm 0
+                if ($answer -eq 'deaf') { Stop-Hv 'NoAgent' 'the guest has no shutdown service' }
+                if ($answer -ne 'off') {
                     Stop-Hv 'GuestDoesNotStop' 'the guest did not go down in time; it runs on'
                 }
                 Start-HvMachine $vm
@@ -94,7 +96,8 @@ function Stop-HvMachine {
         Hyper-V\Remove-VMSavedState -VM $VM
     }
     else {
-        if ($Graceful -gt 0 -and $state -match '^Running') {
+        # Stopping: somebody has asked the guest before, and it may go down yet
+        if ($Graceful -gt 0 -and $state -match '^(Running|Stopping)') {
             $null = Wait-HvShutDown $VM ([int]($Graceful * 1000))
         }
         $now = Get-HvMachine $VM.Id.ToString()
@@ -105,8 +108,9 @@ function Stop-HvMachine {
     Wait-HvState $VM 'Off'
 }
 
-# Asks the guest to go down, and tells whether it did: within so many milliseconds, or (0) before
-# the deadline. Stop-VM waits for the guest for minutes, so it waits in a runspace of its own.
+# Asks the guest to go down. 'off': it did, within so many milliseconds, or (0) before the deadline.
+# 'on': it did not, and may do so later. 'deaf': it has no shutdown service that runs. Stop-VM waits for
+# the guest for minutes, so it waits in a runspace of its own.
 function Wait-HvShutDown {
     param($VM, [int]$Milliseconds)
     $id = $VM.Id.ToString()
@@ -125,16 +129,29 @@ function Wait-HvShutDown {
     try {
         while ($true) {
             $now = Get-HvMachine $id
-            if ($null -eq $now -or $now.State.ToString() -match '^Off') { return $true }
-            if ([DateTime]::UtcNow.Ticks -ge $end) { return $false }
-            # it may say at once that the guest has nobody who could be asked
-            if ($handle.IsCompleted -and $asking.HadErrors) { Start-Sleep -Milliseconds 50 }
+            if ($null -eq $now -or $now.State.ToString() -match '^Off') { return 'off' }
+            if ([DateTime]::UtcNow.Ticks -ge $end) { return 'on' }
+            if ($handle.IsCompleted -and (Test-HvDeaf $asking.InvocationStateInfo.Reason)) {
+                return 'deaf'
+            }
             Start-Sleep -Milliseconds 20
         }
     }
     finally {
         [void]$asking.BeginStop($null, $null)
     }
+}
+
+# Whether Stop-VM has failed because the guest has nobody who could be asked: ERROR_NOT_READY.
+function Test-HvDeaf {
+    param($Exception)
+    while ($null -ne $Exception) {
+        foreach ($each in $Exception, $Exception.ErrorRecord.Exception) {
+            if ($null -ne $each -and $each.HResult -eq 0x80070015) { return $true }
+        }
+        $Exception = $Exception.InnerException
+    }
+    $false
 }
 
 # Volumes and ports that another machine which is powered on has.

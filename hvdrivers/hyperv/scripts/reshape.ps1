@@ -154,9 +154,7 @@ function Invoke-HvRebuild {
         if ($null -eq (Find-HvRoot $found)) {
             Stop-Hv 'Refused' 'the instance was booted from a volume'
         }
-        if (-not (Test-Path -LiteralPath $Arguments.image)) {
-            Stop-Hv $Arguments.absent 'the image is not on the host'
-        }
+        Assert-HvImage $Arguments.image $Arguments.absent
         $begun = $true
         Remove-HvTree $fresh
         $null = Hyper-V\New-VHD -Path $fresh -ParentPath $Arguments.image -Differencing
@@ -288,8 +286,9 @@ function Invoke-HvRescue {
             $image = "$((Hyper-V\Get-VHD -Path (Get-HvBase $root.Path)).ParentPath)"
             if (-not $image) { Stop-Hv 'Refused' 'the root disk is not based on an image' }
         }
-        if (-not (Test-Path -LiteralPath $image)) {
-            Stop-Hv $Arguments.absent 'the image is not on the host'
+        if ($Arguments.image) { Assert-HvImage $image $Arguments.absent }
+        elseif (-not (Test-Path -LiteralPath $image)) {
+            Stop-Hv 'VolumeNotFound' 'the image is not on the host'
         }
         Assert-HvMayStart
         if ($found.State -eq 'stopped') { Assert-HvStartable $found }

@@ -4,6 +4,7 @@
 function Assert-HvVolume {
     param($Volume, $VM = $null)
     if ($Volume.refused) { Stop-Hv 'Unsupported' $Volume.refused }
+    Assert-HvOnOtherHost $Volume.path
     if (-not (Test-Path -LiteralPath $Volume.path)) {
         Stop-Hv 'VolumeNotFound' 'the host does not find the volume'
     }

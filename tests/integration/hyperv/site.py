@@ -28,8 +28,11 @@ class Site:
         first: a site that this one can exchange machines with.
     """
 
-    def __init__(self, name: str = "HV1", first: Site | None = None) -> None:
-        self.host = SimulatedHost(name, world=first.host.world if first else None)
+    def __init__(
+        self, name: str = "HV1", first: Site | None = None, *, language: str = "en"
+    ) -> None:
+        world = first.host.world if first else None
+        self.host = SimulatedHost(name, world=world, language=language)
         self.host.start()
         if first is not None:
             self.host.meet(first.host)

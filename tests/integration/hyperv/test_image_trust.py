@@ -11,8 +11,9 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.models.image import FileImage, HostImage, ImageFormat
 from hvdrivers.models.progress import Phase, Progress
-from hvdrivers.models.volume import SmbfsVolume, VolumeAttachment
+from hvdrivers.models.volume import SmbfsVolume, VolumeAttachment, VolumeSpec
 from tests.integration.hyperv.site import Site, spec
+from tests.integration.hyperv.test_by_hand import attached, machine_of
 
 MIB = 1 << 20
 
@@ -64,6 +65,98 @@ def test_disks_of_other_instances(site: Site, image: FileImage) -> None:
     for uuid in (victim, thief):
         driver.destroy(uuid)
     driver.evict_image(driver.list_cached_images()[0].key)
+
+
+SHARES = {
+    "deep": "C:\\hv",
+    "All": "C:\\",
+    "second": "C:\\hv-second\\",
+    "theirs": "C:\\elsewhere",
+    "untold": "",
+}
+
+
+def test_a_share_of_this_host_is_no_other_host(site: Site, image: FileImage) -> None:
+    """The driver's own files, and disks of machines, under the names that the host's shares give
+    them, by whatever name of the server."""
+    driver = site.driver
+    key = driver.cache_image(image).key
+    volume = driver.create_volume(VolumeSpec(name="x", size_bytes=4 << 20, pool="second"))
+    thief = driver.spawn(spec(image, start=False)).uuid
+    victim = driver.spawn(spec(image, start=False)).uuid
+    own = attached(site, machine_of(site, victim), "C:\\elsewhere\\a.vhdx")
+    with site.host.world.lock:
+        site.host.state.disks.create("C:\\elsewhere\\below.vhdx", 4 << 20, "Dynamic")
+        site.host.state.files.file("C:\\far").mkdir()
+    attached(site, machine_of(site, victim), "C:\\far\\b.vhdx", "C:\\elsewhere\\below.vhdx")
+    site.host.state.shares |= SHARES | {"victim": f"C:\\hv\\instances\\{victim}"}
+    try:
+        for path in (
+            f"\\\\localhost\\deep\\images\\{key}.vhdx",
+            "\\\\127.0.0.1\\DEEP\\templates\\a.vhdx",
+            "\\\\HV1\\all\\hv\\volumes\\v-x.vhdx",
+            "\\\\hv1.example.org\\Victim\\root.vhdx",
+            "\\\\an-alias\\second\\v-x.vhdx",
+            "\\\\localhost\\theirs\\A.VHDX",
+            "\\\\localhost\\all\\elsewhere\\below.vhdx",
+            "\\\\localhost\\untold\\a.vhdx",
+        ):
+            stolen = spec(image).model_copy(update={"image": HostImage(name=path)})
+            with pytest.raises(errors.VolumeNotFound, match="share of this host"):
+                driver.spawn(stolen)
+            attachment = VolumeAttachment(volume=_on_share(path))
+            with pytest.raises(errors.VolumeNotFound, match="share of this host"):
+                driver.attach_volume(thief, attachment)
+        # one of another server, whose share has the name of one of ours
+        with pytest.raises(errors.VolumeNotFound, match="does not find"):
+            driver.attach_volume(
+                thief, VolumeAttachment(volume=_on_share("\\\\nas\\theirs\\c.vhdx"))
+            )
+        with pytest.raises(errors.VolumeNotFound, match="share of this host"):
+            driver.rebuild(thief, HostImage(name="\\\\localhost\\theirs\\a.vhdx"))
+    finally:
+        for name in (*SHARES, "victim"):
+            del site.host.state.shares[name]
+    disk = HostImage(name="C:\\elsewhere\\a.vhdx")
+    with pytest.raises(errors.DeviceBusy):
+        driver.spawn(spec(image).model_copy(update={"image": disk}))
+    with pytest.raises(errors.DeviceBusy):
+        driver.rescue(thief, disk)
+    assert driver.get_instance(thief).volumes == ()
+    for uuid in (thief, victim):
+        driver.destroy(uuid)
+    assert own.exists()
+    driver.delete_volume(volume.volume_id)
+    assert site.left() == []
+
+
+def test_names_that_windows_reads_in_another_way(site: Site, image: FileImage) -> None:
+    driver = site.driver
+    victim = driver.spawn(spec(image, start=False)).uuid
+    for path in (
+        f"\\\\?\\C:\\hv\\instances\\{victim}\\root.vhdx",
+        f"\\\\.\\C:\\hv\\instances\\{victim}\\root.vhdx",
+        f"\\\\?\\UNC\\localhost\\c\\hv\\instances\\{victim}\\root.vhdx",
+        f"\\\\?\\GLOBALROOT\\Device\\Harddisk0\\Partition2\\hv\\instances\\{victim}\\root.vhdx",
+        f"C:/hv/instances/{victim}/root.vhdx",
+        f"C:\\hv/instances\\{victim}\\root.vhdx",
+        f"//localhost/c/hv/instances/{victim}/root.vhdx",
+        f"C:\\HVDRIV~1\\instances\\{str(victim)[:6]}~1\\root.vhdx",
+        f"C:\\hv.\\instances\\{victim}\\root.vhdx",
+        f"C:\\hv \\instances\\{victim}\\root.vhdx",
+        f"C:\\hv\\instances\\{victim}\\root.vhdx.",
+        f"C:\\hv\\instances\\{victim}\\root.vhdx::$DATA",
+        f"C:\\x\\..\\hv\\instances\\{victim}\\root.vhdx",
+        f"c:\\\\HV\\instances\\{victim}\\root.vhdx",
+        f"C:hv\\instances\\{victim}\\root.vhdx",
+        f"\\hv\\instances\\{victim}\\root.vhdx",
+        f"..\\instances\\{victim}\\root",
+    ):
+        stolen = spec(image).model_copy(update={"image": HostImage.model_construct(name=path)})
+        with pytest.raises((errors.VolumeNotFound, errors.InvalidRequest)):
+            driver.spawn(stolen)
+    driver.destroy(victim)
+    assert site.left() == []
 
 
 def _on_share(path: str) -> SmbfsVolume:

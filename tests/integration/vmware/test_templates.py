@@ -459,3 +459,25 @@ def test_clone_of_a_snapshot_that_has_gone_is_a_fault(
     with pytest.raises(vmodl.fault.ManagedObjectNotFound):
         clone_of(server, driver, template, snapshot)
     vcenter.require_alive()
+
+
+def test_instance_below_a_linked_clone_of_others_stays(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory
+) -> None:
+    """Somebody has made it from a snapshot of the instance, and its disk has a parent there."""
+    uuid = driver.spawn(spec()).uuid
+    driver.create_snapshot(uuid, "for-clones")
+    made = clone_of(server, driver, server.machine(uuid))
+    parent = root_of(server, made).backing.parent.fileName
+    with pytest.raises(errors.DeviceBusy, match="has the disk"):
+        driver.destroy(uuid)
+    assert content(server, parent) is not None
+    server.wait(made.Destroy_Task())
+    driver.destroy(uuid)
+    assert content(server, parent) is None
+
+
+def root_of(server: RawServer, machine: Any) -> Any:
+    hardware = server.of(machine, "config.hardware.device")["config.hardware.device"]
+    (disk,) = [each for each in hardware if isinstance(each, vim.vm.device.VirtualDisk)]
+    return disk

@@ -12,6 +12,7 @@
 //	POST   /delay            ?method=&ms=            each call of a method takes longer
 //	POST   /task-delay       ?name=&ms=              each task of this name takes longer
 //	GET    /objects          how many objects of each kind the server has
+//	POST   /datastore        ?name=&accessible=      0: the hosts cannot reach it; 1: they can again
 //	POST   /up               a host that was shut down starts
 //	POST   /kill             the process ends at once, as after a panic
 //
@@ -35,6 +36,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -176,6 +178,9 @@ func (m *machine) ShutdownGuest(ctx *simulator.Context, r *types.ShutdownGuest) 
 }
 
 func (m *machine) PowerOnVMTask(ctx *simulator.Context, r *types.PowerOnVM_Task) (done soap.HasFault) {
+	if text := m.question(); text != "" {
+		return m.startAsking(ctx, text)
+	}
 	ctx.WithLock(m.vm, func() {
 		if m.vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff {
 			m.count(ctx)
@@ -190,13 +195,21 @@ func (m *machine) PowerOnVMTask(ctx *simulator.Context, r *types.PowerOnVM_Task)
 // that removes the folder some time later, also if a new machine is in it by then.
 func (m *machine) DestroyTask(ctx *simulator.Context, r *types.Destroy_Task) soap.HasFault {
 	task := simulator.CreateTask(m.vm, "destroy", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+		folder, names := m.others(ctx)
+		aside, _ := os.MkdirTemp("", "others")
+		putting(names, folder, aside)
 		inner := m.vm.DestroyTask(ctx, &types.Destroy_Task{This: m.vm.Self})
 		_, fault := finished(ctx, inner.(*methods.Destroy_TaskBody).Res.Returnval)
 		for _, each := range ctx.Map.AllReference("Task") {
-			if other, ok := each.(*simulator.Task); ok && other.Info.Name == "DeleteDatastoreFile_Task" {
+			if other, ok := each.(*simulator.Task); ok && strings.HasPrefix(other.Info.Name, "DeleteDatastoreFile") {
 				wait(ctx, other)
 			}
 		}
+		if len(names) > 0 {
+			_ = os.MkdirAll(folder, 0o755)
+		}
+		putting(names, aside, folder)
+		_ = os.Remove(aside)
 		forgetHistory(ctx, m.vm)
 		return nil, fault
 	})
@@ -259,7 +272,7 @@ var played = map[string]bool{
 	"Destroy_Task":    true, "CreateSnapshot_Task": true,
 	"RevertToSnapshot_Task": true, "RemoveSnapshot_Task": true, "RemoveAllSnapshots_Task": true,
 	"UnregisterVM": true, "AcquireTicket": true, "CreateScreenshot_Task": true, "SendNMI": true,
-	"RelocateVM_Task": true, "PowerOffVM_Task": true,
+	"RelocateVM_Task": true, "PowerOffVM_Task": true, "AnswerVM": true,
 	"RebootHost_Task": true, "ShutdownHost_Task": true,
 	"CloneVM_Task": true, "PromoteDisks_Task": true, "MarkAsTemplate": true,
 	"ResetVM_Task": true, "RebootGuest": true, "ShutdownGuest": true, "PowerOnVM_Task": true,
@@ -271,6 +284,7 @@ type control struct {
 	faults map[string]*rule
 	delays map[string]time.Duration
 	power  power
+	lost   lost
 }
 
 // handle sees every call before the simulator does.
@@ -285,6 +299,9 @@ func (c *control) handle(ctx *simulator.Context, method *simulator.Method) (mo.R
 		if found.count--; found.count == 0 {
 			delete(c.faults, method.Name)
 		}
+	}
+	if fault == nil && c.lost.touches(method) {
+		fault = new(types.InaccessibleDatastore)
 	}
 	c.mu.Unlock()
 	time.Sleep(delay)
@@ -423,6 +440,7 @@ func main() {
 	hosts := flag.Int("hosts", 2, "hosts of the cluster")
 	datastores := flag.Int("datastores", 2, "datastores, seen by all hosts")
 	machines := flag.Int("machines", 0, "machines in each resource pool from the start")
+	pods := flag.Int("pods", 0, "datastore clusters, each with one of the datastores")
 	clusters := flag.Int("clusters", 1, "clusters")
 	standalone := flag.Int("standalone", 0, "hosts outside of any cluster")
 	opaque := flag.Int("opaque", 1, "NSX segments")
@@ -436,6 +454,7 @@ func main() {
 	} else {
 		model.Cluster, model.ClusterHost, model.Host = *clusters, *hosts, *standalone
 		model.OpaqueNetwork = *opaque
+		model.Pod = *pods
 	}
 	model.Machine, model.Autostart, model.Datastore = *machines, false, *datastores
 	model.ServiceContent.About.ApiVersion = *api
@@ -453,6 +472,9 @@ func main() {
 	}
 	if *mode == "vpx" && *standalone > 1 {
 		unfit(registry, fmt.Sprintf("DC0_H%d", *standalone-1))
+	}
+	if *mode == "vpx" {
+		fill(model.Service.Context)
 	}
 	service := model.Service
 	service.RegisterEndpoints = true
@@ -472,6 +494,7 @@ func main() {
 	mux.HandleFunc("/delay", state.serveDelay)
 	mux.HandleFunc("/task-delay", state.serveTaskDelay)
 	mux.HandleFunc("/objects", state.serveObjects(registry))
+	mux.HandleFunc("/datastore", state.serveDatastore(model.Service.Context))
 	mux.HandleFunc("/up", func(http.ResponseWriter, *http.Request) { state.power.down.Store(false) })
 	mux.HandleFunc("/kill", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	port, err := net.Listen("tcp", "127.0.0.1:0")

@@ -84,6 +84,10 @@ func (m *machine) PowerOffVMTask(ctx *simulator.Context, r *types.PowerOffVM_Tas
 		fault := &types.TaskInProgress{Task: task.(*simulator.Task).Self}
 		return &methods.PowerOffVM_TaskBody{Fault_: simulator.Fault("", fault)}
 	}
+	if m.vm.Runtime.Question != nil {
+		fault := &types.QuestionPending{Text: m.vm.Runtime.Question.Text}
+		return &methods.PowerOffVM_TaskBody{Fault_: simulator.Fault("", fault)}
+	}
 	var done soap.HasFault
 	ctx.WithLock(m.vm, func() {
 		m.booted(ctx, nil)

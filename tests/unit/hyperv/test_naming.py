@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hvdrivers.contract import errors
+from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.naming import (
     belongs_to_host,
     from_word,
@@ -105,3 +106,12 @@ def test_mac_addresses() -> None:
     assert shown_mac("3E50ACB7C28A") == "3e:50:ac:b7:c2:8a"
     assert shown_mac("000000000000") is None
     assert shown_mac("") is None
+
+
+@pytest.mark.parametrize("folder", ["C:\\HVDRIV~1", "C:\\hv.", "C:\\hv \\x", "\\\\nas\\s\\a."])
+def test_a_folder_of_the_driver_has_one_name(folder: str) -> None:
+    """Paths are compared with it."""
+    options = {"host": "hv1", "username": "a", "password": "b"}
+    for values in ({"folder": folder}, {"pools": {"p": folder}}):
+        with pytest.raises(ValidationError, match="short name"):
+            HypervConfig.model_validate(options | values)

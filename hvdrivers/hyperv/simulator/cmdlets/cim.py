@@ -84,6 +84,12 @@ def _logical_disks(host: HostState) -> Iterator[Row]:
     }
 
 
+def _shares(host: HostState) -> Iterator[Row]:
+    for name, path in host.shares.items():
+        kind = (2147483648 if name.endswith("$") else 0) + (0 if path else 3)
+        yield {"Name": name, "Path": path, "Type": UInt32(kind), "Status": "OK"}
+
+
 def _guid(machine: Machine) -> str:
     return str(machine.id).upper()
 
@@ -196,6 +202,7 @@ _CLASSES: dict[tuple[str, str], tuple[str, _Rows]] = {
             "Win32_Processor": _processors,
             "Win32_ComputerSystem": _computer,
             "Win32_LogicalDisk": _logical_disks,
+            "Win32_Share": _shares,
         },
         VIRTUALIZATION: {
             "Msvm_ComputerSystem": _computer_systems,

@@ -150,6 +150,7 @@ class HostState:
         self.guardian_trust = False
         self.exported: dict[str, object] = {}
         self.mounted: dict[str, int] = {}
+        self.shares: dict[str, str] = {"ADMIN$": "C:\\Windows", "C$": "C:\\", "IPC$": ""}
         self.groups: dict[str, list[UUID]] = {}
         self.migrations: list[MigrationJob] = []
         self.make_folders()
