@@ -122,7 +122,7 @@ class Claim(Topic):
         return found == {f"{_CLAIM}{token}"}
 
     def _inside(self, folder: str) -> list[Found]:
-        store = self.places.surroundings().datastores[self.places.get().datastore]
+        store = self.places.surroundings().datastore(self.places.get().datastore)
         return self.files.search(store["browser"], folder)
 
     def _is_nobodys(self, uuid: UUID) -> bool:

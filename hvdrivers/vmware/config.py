@@ -55,7 +55,8 @@ class VmwareConfig(DriverConfig):
     folder: PrintableText | None = None
     """Path of the VM folder for new machines, below the datacenter's. None: that one itself."""
     datastore: PrintableText | None = None
-    """Name of the datastore for disks and images. None: the only one."""
+    """Name of the datastore for disks and images; a datastore cluster is none. None: the only
+    one."""
     directory: Annotated[PrintableText, AfterValidator(_folder_name)] = "hvdrivers"
     """Folder on each datastore that holds all files of the driver. It is made if it is not
     there; on vSAN an administrator makes it."""

@@ -24,8 +24,8 @@ _BY_CLASS: dict[type[e.HypervisorError], str] = {
         FailToLockFaultToleranceVMs TooManyGuestLogons DirectoryNotEmpty""",
     e.InsufficientResources: """InsufficientResourcesFault NoDiskSpace LimitExceeded OutOfBounds
         TooManyDevices VmValidateMaxDevice NotEnoughLicenses NamespaceFull NamespaceLimitReached
-        InsufficientStorageIops NoCompatibleHost NoCompatibleDatastore FileTooLarge
-        TooManySnapshotLevels TooManyNativeCloneLevels TooManyNativeClonesOnFile
+        InsufficientStorageIops InaccessibleDatastore NoCompatibleHost NoCompatibleDatastore
+        FileTooLarge TooManySnapshotLevels TooManyNativeCloneLevels TooManyNativeClonesOnFile
         NumVirtualCpusIncompatible
         InvalidHostState NoActiveHostInCluster DatabaseError CannotPlaceWithoutPrerequisiteMoves""",
     e.VolumeNotFound: """FileNotFound InvalidDatastore NoDiskFound CannotAccessVmDisk

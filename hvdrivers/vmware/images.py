@@ -109,7 +109,7 @@ class ImageStore(PartialUploads):
         """The image that an instance was made from; None if it is not there any more."""
         if key.startswith("host-"):
             surroundings = self.places.surroundings()
-            browser = surroundings.datastores[self.places.get().datastore]["browser"]
+            browser = surroundings.datastore(self.places.get().datastore)["browser"]
             for file in self.files.search(browser, self._folder("host-images")):
                 try:
                     image = HostImage(name=file.name.removesuffix(".vmdk"))
@@ -141,7 +141,7 @@ class ImageStore(PartialUploads):
 
     def _entries(self, key: str) -> list[Base]:
         surroundings = self.places.surroundings()
-        browser = surroundings.datastores[self.places.get().datastore]["browser"]
+        browser = surroundings.datastore(self.places.get().datastore)["browser"]
         return self._complete(self.files.search(browser, self._folder("images", key)))
 
     @staticmethod

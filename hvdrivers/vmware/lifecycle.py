@@ -127,7 +127,7 @@ class VmwareLifecycle(
             # while the machine may be there its folder stays
             undo.callback(self._remove_machine, spec.uuid, record, guards=undo.steps)
             if template is not None and base is not None:
-                store = surroundings.datastores[self.places.get().datastore].obj
+                store = surroundings.datastore(self.places.get().datastore).obj
                 obj = self._clone(
                     spec, base, template, config, store=store, host=host, progress=progress
                 )

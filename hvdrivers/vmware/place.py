@@ -81,6 +81,25 @@ class Surroundings:
             and not host.get("runtime.inMaintenanceMode")
         )
 
+    def datastore(self, name: str) -> Row:
+        """A datastore that can be used now. No call.
+
+        Raises:
+            VolumeNotFound: there is none of this name, or not any more.
+            InsufficientResources: the server cannot reach it now.
+        """
+        found = self.datastores.get(name)
+        if found is None:
+            raise errors.VolumeNotFound(
+                f"there is no datastore {name!r} on this cluster or host",
+                hint=f"there are: {', '.join(sorted(self.datastores)) or 'none'}",
+            )
+        if not found.get("summary.accessible"):
+            raise errors.InsufficientResources(
+                f"the datastore {name!r} is not accessible", hint="what it has is there when it is"
+            )
+        return found
+
 
 class Places:
     """Finds the place once and reads its surroundings each time."""
@@ -127,7 +146,7 @@ class Places:
                 (vim.Folder, ("name", "parent")),
                 (vim.Datacenter, ("name", "parent", "vmFolder")),
                 (vim.ComputeResource, ("name", "parent", "resourcePool", "host")),
-                (vim.Datastore, ("name", "summary.accessible")),
+                (vim.Datastore, ("name", "summary.freeSpace")),
             ],
             [(content.rootFolder, [*_INVENTORY, *_COMPUTE_DATASTORES])],
         )
@@ -159,17 +178,40 @@ class Places:
             is_cluster=isinstance(compute.obj, vim.ClusterComputeResource),
             root_pool=compute["resourcePool"],
             pool=self._pool(compute["resourcePool"]),
-            datastore=self._datastore(compute.obj, stores),
+            datastore=self._datastore(datacenter.obj, compute.obj, stores),
         )
 
-    def _datastore(self, compute: Any, stores: list[Row]) -> str:
+    def _datastore(self, datacenter: Any, compute: Any, stores: list[Row]) -> str:
         if self._any_datastore:
             return ""
         mine = self._reader.one(compute, "datastore").get("datastore") or []
-        usable = {
-            row["name"]: row for row in stores if row.obj in mine and row.get("summary.accessible")
-        }
-        return str(_chosen("datastore", self._config.datastore, usable)["name"])
+        # one that is not accessible counts: else the files would be on another one for that time
+        named = {row["name"]: row for row in stores if row.obj in mine}
+        wanted = self._config.datastore
+        if wanted is not None and not {wanted, escaped(wanted)} & named.keys():
+            self._refuse_cluster(datacenter, wanted, named)
+        return str(_chosen("datastore", wanted, named)["name"])
+
+    def _refuse_cluster(self, datacenter: Any, wanted: str, named: Mapping[str, Row]) -> None:
+        """Say which datastores a datastore cluster has. All files of the driver are on one."""
+        rows = self._reader.read(
+            [(vim.StoragePod, ("name", "childEntity"))],
+            [(datacenter, _DATASTORE_FOLDERS)],
+        )
+        for pod in rows:
+            if pod.get("name") not in {wanted, escaped(wanted)}:
+                continue
+            inside = pod.get("childEntity") or ()
+            stores = [row for row in named.values() if row.obj in inside]
+            stores.sort(key=lambda row: -int(row.get("summary.freeSpace") or 0))
+            listed = ", ".join(
+                f"{row['name']} ({int(row.get('summary.freeSpace') or 0) >> 30} GiB free)"
+                for row in stores
+            )
+            raise errors.InvalidRequest(
+                f"{wanted!r} is a datastore cluster, and the driver needs one datastore",
+                hint=f"it has: {listed or 'none that this cluster or host reaches'}",
+            )
 
     def _vm_folder(self, datacenter: Row) -> Any:
         if self._config.folder is None:
@@ -230,6 +272,10 @@ class Places:
 _COMPUTE_DATASTORES = [
     step(vim.Folder, "childEntity", "ComputeResource.datastore", name="to-compute"),
     step(vim.ComputeResource, "datastore"),
+]
+_DATASTORE_FOLDERS = [
+    step(vim.Datacenter, "datastoreFolder", "Folder.childEntity"),
+    step(vim.Folder, "childEntity", "Folder.childEntity"),
 ]
 _ALL_NETWORKS = [step(vim.Datacenter, "network")]
 _SURROUNDINGS = [

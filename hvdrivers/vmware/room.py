@@ -53,7 +53,7 @@ class Room(Topic):
         return max(fitting, key=free).obj
 
     def _require_room(self, flavor: Flavor, capacity: int, surroundings: Surroundings) -> None:
-        store = surroundings.datastores[self.places.get().datastore]
+        store = surroundings.datastore(self.places.get().datastore)
         room = int(store.get("summary.capacity") or 0)
         wanted = capacity + flavor.ephemeral_gib * _GIB + flavor.swap_mib * _MIB
         if wanted > room:

@@ -186,9 +186,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
             raise errors.NotSupported("volumes of vSphere are VMDKs")
         surroundings = self.places.surroundings()
         pool = spec.pool or self.places.get().datastore
-        store = surroundings.datastores.get(pool)
-        if store is None:
-            raise errors.VolumeNotFound(f"there is no datastore {pool!r} on this cluster or host")
+        store = surroundings.datastore(pool)
         room = int(store.get("summary.freeSpace") or 0)
         if spec.capacity_bytes > room:
             raise errors.InsufficientResources(f"the datastore has {room} bytes free")
@@ -239,8 +237,9 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
         for pool, store in surroundings.datastores.items():
             if only is not None and not only.startswith(f"{pool}/"):
                 continue
-            if not store.get("summary.accessible"):
+            if only is None and not store.get("summary.accessible"):
                 continue
+            surroundings.datastore(pool)
             folder = self._folder("volumes", datastore=pool)
             files = {each.name: each for each in self.files.search(store["browser"], folder)}
             for name, file in files.items():
@@ -286,6 +285,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
             name = volume_id.removeprefix(f"{pool}/")
             if "/" in name or not name or name.startswith(_DELETING) or is_part(name):
                 continue
+            surroundings.datastore(pool)
             path = self._folder("volumes", f"{name}.vmdk", datastore=pool)
             word = f"{_DELETING}{sha256(name.encode()).hexdigest()[:32]}"
             aside = self._folder("volumes", f"{word}.vmdk", datastore=pool)

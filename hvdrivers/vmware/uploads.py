@@ -32,7 +32,7 @@ class PartialUploads(Topic):
 
     def _in_cache(self) -> list[Found]:
         surroundings = self.places.surroundings()
-        browser = surroundings.datastores[self.places.get().datastore]["browser"]
+        browser = surroundings.datastore(self.places.get().datastore)["browser"]
         return self.files.search(browser, self._folder("images"), below=True)
 
     def _host_now(self) -> float:

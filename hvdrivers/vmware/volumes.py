@@ -52,8 +52,7 @@ class VolumeSources(Topic):
     @provides(Capability.VOLUME_POOL)
     def _pool_path(self, volume: PoolVolume, surroundings: Surroundings) -> str:
         pool = volume.data.pool
-        if pool is not None and pool not in surroundings.datastores:
-            raise errors.VolumeNotFound(f"there is no datastore {pool!r} on this cluster or host")
+        surroundings.datastore(pool or self.places.get().datastore)
         if is_part(volume.data.name):
             raise errors.VolumeNotFound(f"{volume.data.name!r} is a part of a volume, and none")
         return self._folder("volumes", f"{volume.data.name}.vmdk", datastore=pool)

@@ -12,6 +12,7 @@
 //	POST   /delay            ?method=&ms=            each call of a method takes longer
 //	POST   /task-delay       ?name=&ms=              each task of this name takes longer
 //	GET    /objects          how many objects of each kind the server has
+//	POST   /datastore        ?name=&accessible=      0: the hosts cannot reach it; 1: they can again
 //	POST   /up               a host that was shut down starts
 //	POST   /kill             the process ends at once, as after a panic
 //
@@ -283,6 +284,7 @@ type control struct {
 	faults map[string]*rule
 	delays map[string]time.Duration
 	power  power
+	lost   lost
 }
 
 // handle sees every call before the simulator does.
@@ -297,6 +299,9 @@ func (c *control) handle(ctx *simulator.Context, method *simulator.Method) (mo.R
 		if found.count--; found.count == 0 {
 			delete(c.faults, method.Name)
 		}
+	}
+	if fault == nil && c.lost.touches(method) {
+		fault = new(types.InaccessibleDatastore)
 	}
 	c.mu.Unlock()
 	time.Sleep(delay)
@@ -435,6 +440,7 @@ func main() {
 	hosts := flag.Int("hosts", 2, "hosts of the cluster")
 	datastores := flag.Int("datastores", 2, "datastores, seen by all hosts")
 	machines := flag.Int("machines", 0, "machines in each resource pool from the start")
+	pods := flag.Int("pods", 0, "datastore clusters, each with one of the datastores")
 	clusters := flag.Int("clusters", 1, "clusters")
 	standalone := flag.Int("standalone", 0, "hosts outside of any cluster")
 	opaque := flag.Int("opaque", 1, "NSX segments")
@@ -448,6 +454,7 @@ func main() {
 	} else {
 		model.Cluster, model.ClusterHost, model.Host = *clusters, *hosts, *standalone
 		model.OpaqueNetwork = *opaque
+		model.Pod = *pods
 	}
 	model.Machine, model.Autostart, model.Datastore = *machines, false, *datastores
 	model.ServiceContent.About.ApiVersion = *api
@@ -465,6 +472,9 @@ func main() {
 	}
 	if *mode == "vpx" && *standalone > 1 {
 		unfit(registry, fmt.Sprintf("DC0_H%d", *standalone-1))
+	}
+	if *mode == "vpx" {
+		fill(model.Service.Context)
 	}
 	service := model.Service
 	service.RegisterEndpoints = true
@@ -484,6 +494,7 @@ func main() {
 	mux.HandleFunc("/delay", state.serveDelay)
 	mux.HandleFunc("/task-delay", state.serveTaskDelay)
 	mux.HandleFunc("/objects", state.serveObjects(registry))
+	mux.HandleFunc("/datastore", state.serveDatastore(model.Service.Context))
 	mux.HandleFunc("/up", func(http.ResponseWriter, *http.Request) { state.power.down.Store(false) })
 	mux.HandleFunc("/kill", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	port, err := net.Listen("tcp", "127.0.0.1:0")
