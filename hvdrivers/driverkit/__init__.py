@@ -88,7 +88,15 @@ if TYPE_CHECKING:
     )
     from hvdrivers.driverkit.serial import SerialLine, SerialLines
     from hvdrivers.driverkit.session import Backoff, Reconnecting, exchange
-    from hvdrivers.driverkit.undo import Step, Undo, changed, note_change, truthful, undoing
+    from hvdrivers.driverkit.undo import (
+        Step,
+        Undo,
+        changed,
+        has_changed,
+        note_change,
+        truthful,
+        undoing,
+    )
 
 __all__ = [
     "Back",
@@ -140,6 +148,7 @@ __all__ = [
     "free_name",
     "free_slot",
     "hang_for",
+    "has_changed",
     "is_gap",
     "keeps",
     "line_in",
@@ -256,6 +265,7 @@ _HOMES = {
         "Step",
         "Undo",
         "changed",
+        "has_changed",
         "note_change",
         "truthful",
         "undoing",

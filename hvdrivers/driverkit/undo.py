@@ -31,7 +31,7 @@ from functools import partial
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline
 
-__all__ = ["Step", "Undo", "changed", "note_change", "truthful", "undoing"]
+__all__ = ["Step", "Undo", "changed", "has_changed", "note_change", "truthful", "undoing"]
 
 _MOST_UNREACHABLE = 2
 """Steps that may find the host unreachable before the rest is given up: each attempt to reach a
@@ -224,3 +224,10 @@ def note_change() -> None:
     changes = _changes.get()
     if changes is not None:
         changes.made = True
+
+
+def has_changed() -> bool:
+    """Whether the operation that this thread is in has changed something on the host, and has not
+    taken it back. False outside of :func:`truthful`."""
+    changes = _changes.get()
+    return changes is not None and changes.made

@@ -16,7 +16,7 @@ from uuid import uuid4
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.session import Remote, last_calls
 from hvdrivers.libvirt.xml import el, text
 
 FIRST_SECONDS = 10.0
@@ -57,7 +57,7 @@ def kvm_works(remote: Remote, architecture: str, machine: str) -> bool:
     try:
         return _speaks(remote, domain)
     finally:
-        with suppress(errors.HypervisorError):
+        with suppress(errors.HypervisorError), last_calls():
             domain.destroyFlags(0)
 
 

@@ -25,7 +25,7 @@ from hvdrivers.libvirt.files import Times, base_path, clean, is_within, paths_in
 from hvdrivers.libvirt.naming import label_of
 from hvdrivers.libvirt.pools import LOOK, Pools, refresh
 from hvdrivers.libvirt.reserved import is_of_the_driver, is_reserved, not_free
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.session import Remote, last_calls
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, readable, text
 
 _CONFLICT = "VIR_ERR_OPERATION_FAILED"
@@ -304,7 +304,7 @@ def _pool_to_look(folder: str) -> str:
 
 
 def _drop(pool: Remote) -> None:
-    with suppress(errors.HypervisorError):
+    with suppress(errors.HypervisorError), last_calls():
         pool.destroy()
 
 

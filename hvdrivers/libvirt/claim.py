@@ -92,9 +92,7 @@ class Claims(Removal):
         self, uuid: UUID, events: Listener[RawEvent], until: Deadline, taken: errors.DeviceBusy
     ) -> None:
         """Wait until a taken claim may be free."""
-        domain = self._domain_if_there(uuid)
-        if domain is not None and is_made(domain):
-            raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
+        domain = self._not_made(uuid)
         made = self._unfinished.get(uuid)
         if domain is None and made is not None:
             if made:
@@ -103,8 +101,9 @@ class Claims(Removal):
                 self._unclaim(uuid)
             self._unfinished.pop(uuid, None)
             return
-        if until.passed:
-            if domain is not None:
+        events.wait(lambda event: is_about(event, uuid), until.within(_LOOK_AGAIN))
+        if until.passed:  # another attempt would not be sent
+            if self._not_made(uuid) is not None:
                 raise errors.DeviceBusy(
                     "a spawn of this UUID is starting its machine",
                     instance=uuid,
@@ -118,7 +117,17 @@ class Claims(Removal):
                 hint="a spawn of it is under way, or was interrupted: destroy() removes the rest",
                 retryable=False,
             ) from taken
-        events.wait(lambda event: is_about(event, uuid), until.within(_LOOK_AGAIN))
+
+    def _not_made(self, uuid: UUID) -> Remote | None:
+        """The machine of a spawn that has not come to its end, if it has one.
+
+        Raises:
+            InstanceExists: one has come to its end.
+        """
+        domain = self._domain_if_there(uuid)
+        if domain is not None and is_made(domain):
+            raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
+        return domain
 
     def _unclaim(self, uuid: UUID) -> None:
         """Remove a claim that may be another spawn's: not if anything has come of it."""

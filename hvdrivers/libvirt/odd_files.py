@@ -15,7 +15,7 @@ from secrets import token_hex
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.pools import LOOK, find
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.session import Remote, last_calls
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
 
 SECTOR, LARGEST_SECTOR = 512, 4096
@@ -63,7 +63,8 @@ def _size(remote: Remote, path: str) -> int | None:
         try:
             return _physical(pool.storageVolLookupByName(PurePosixPath(path).name))
         finally:
-            pool.destroy()
+            with last_calls():
+                pool.destroy()
     return None
 
 

@@ -34,62 +34,43 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 2 calls if it runs, 4 if it is stopped, 5 if it has crashed, 7 if it is
         suspended; 5 more if it went off while it was rescued."""
-
-        deadline = Deadline(timeout)
-        again: list[errors.HypervisorFault] = []
-
-        def act(domain: Remote, state: InstanceState) -> None:
-            if state is InstanceState.CRASHED:
-                cut(domain)
-            if state is InstanceState.RUNNING:
-                return
-            self._leave_rescue(uuid, domain)
-            try:
-                began = restore(domain) if state is InstanceState.SUSPENDED else start(domain)
-            except errors.HypervisorFault as error:
-                self._again_after_a_turn(uuid, domain, deadline, error, again)
-                raise
-            if not began:
-                raise LookAgain  # another client has started it, maybe as paused
-
-        self._change("power_on", uuid, deadline, act)
-
-    def _again_after_a_turn(
-        self,
-        uuid: UUID,
-        domain: Remote,
-        deadline: Deadline,
-        error: errors.HypervisorFault,
-        again: list[errors.HypervisorFault],
-    ) -> None:
-        """After a start that failed: once more, if another client was at the snapshots, with
-        qemu-img at the disks. Two calls."""
-        waited = self._await_turn(uuid, deadline)
-        # None: its turn may have ended before we looked
-        if waited is True or (waited is None and not again and domain.snapshotNum(0)):
-            again.append(error)
-            raise LookAgain from error
+        self._power_on("power_on", uuid, Deadline(timeout), InstanceState.RUNNING)
 
     def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 2 calls if it is paused, 4 if it is stopped or suspended, 5 if it has crashed."""
-        deadline = Deadline(timeout)
-        again: list[errors.HypervisorFault] = []
+        """Budget: 2 calls if it is paused, 4 if it is stopped or suspended, 5 if it has crashed; 5
+        more if it went off while it was rescued."""
+        self._power_on("start_paused", uuid, Deadline(timeout), InstanceState.PAUSED)
+
+    def _power_on(
+        self, operation: str, uuid: UUID, deadline: Deadline, wanted: InstanceState
+    ) -> None:
+        """Bring a machine to RUNNING or PAUSED. A start that fails while another client is at the
+        snapshots, with qemu-img at the disks, is made again after that client's turn."""
+        repeated = False
 
         def act(domain: Remote, state: InstanceState) -> None:
-            if state is InstanceState.PAUSED:
+            nonlocal repeated
+            if state is wanted:
                 return
             if state is InstanceState.CRASHED:
                 cut(domain)
             self._leave_rescue(uuid, domain)
             try:
-                began = start(domain, paused=True)
+                if state is InstanceState.SUSPENDED and wanted is InstanceState.RUNNING:
+                    began = restore(domain)
+                else:
+                    began = start(domain, paused=wanted is InstanceState.PAUSED)
             except errors.HypervisorFault as error:
-                self._again_after_a_turn(uuid, domain, deadline, error, again)
+                waited = self._await_turn(uuid, deadline)
+                # None: there is no turn now, and there may have been one. That is believed once.
+                if waited is True or (waited is None and not repeated and domain.snapshotNum(0)):
+                    repeated = True
+                    raise LookAgain from error
                 raise
             if not began:
-                raise LookAgain  # another client has started it, maybe to run
+                raise LookAgain  # another client has started it, maybe otherwise
 
-        self._change("start_paused", uuid, deadline, act)
+        self._change(operation, uuid, deadline, act)
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         """Budget: 4 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is

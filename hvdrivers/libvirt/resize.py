@@ -13,7 +13,7 @@ from hvdrivers.contract.lifecycle import HotResizeCpu, HotResizeMemory, Resize
 from hvdrivers.driverkit.checks import require_growth
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Undo, undoing
-from hvdrivers.libvirt.base import LookAgain, Topic
+from hvdrivers.libvirt.base import LookAgain
 from hvdrivers.libvirt.cold_size import Size, has_nodes, reshape, set_size, size_in, size_of
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
@@ -21,6 +21,7 @@ from hvdrivers.libvirt.metadata import Record, record_in
 from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.sizes import MEMORY_BLOCK_MIB, plugged_memory, vcpus_of
+from hvdrivers.libvirt.snapshot_data import Machine, SnapshotData
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.progress import ProgressCallback
@@ -28,9 +29,10 @@ from hvdrivers.models.state import InstanceState
 
 _GIB = 1 << 30
 _BOTH = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
+_Found = tuple[UUID, Remote, InstanceState, Element, Deadline]
 
 
-class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
+class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
     """Sizes."""
 
     def resize(
@@ -42,13 +44,12 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Budget: 7 calls for the same size, 9 for other CPUs or other memory, 8 for fewer CPUs, 11
-        for both; 4 more for a larger disk, so 12 with fewer CPUs. 8 where there are NUMA nodes, or
-        memory that can grow."""
+        for both; 7 more for a larger disk, so 15 with fewer CPUs. 8 where there are NUMA nodes, or
+        memory that can grow. A disk grows when no other client is at the snapshots in it."""
         del progress
         deadline = Deadline(timeout)
 
         def act(domain: Remote, state: InstanceState) -> None:
-            del state
             xml = self._xml(domain, inactive=True)
             record = record_in(xml)
             _refuse_other_disks(record.flavor, flavor)
@@ -57,7 +58,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             with undoing() as undo:
                 root = own_disk(xml, ROOT)
                 if root is not None and flavor.disk_gib:
-                    self._grow_root(domain, source_of(root), flavor.disk_gib * _GIB, undo)
+                    found = uuid, domain, state, xml, deadline
+                    self._grow_root(found, source_of(root), flavor.disk_gib * _GIB, undo)
                 if record.numa or not has_nodes(xml, flavor):
                     before = size_in(xml)
                     wanted = size_of(flavor)
@@ -98,21 +100,22 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                 hint="choose a smaller flavor, or another host",
             )
 
-    def _grow_root(self, domain: Remote, path: str, wanted: int, undo: Undo) -> None:
-        """Make the root disk larger. Four calls, two if it is that large."""
+    def _grow_root(self, found: _Found, path: str, wanted: int, undo: Undo) -> None:
+        """Make the root disk larger. Seven calls, two if it is that large."""
         volume = self.connection.remote.storageVolLookupByPath(path)
         now = int(volume.info()[1])
         require_growth("the root disk", now, wanted)
         if wanted == now:
             return
-        if domain.snapshotNum(0):
+        uuid, domain, _, _, deadline = found
+        with self._turn(uuid, deadline) as turn:
             # a revert would make it small again
-            raise errors.DeviceBusy(
-                "a disk with snapshots does not grow",
-                hint="delete the snapshots first",
-                retryable=False,
-            )
-        undo.callback(self._shrink_root, path, wanted, now)
+            self._require_none(Machine(*found, turn), "a disk with snapshots does not grow")
+            undo.callback(self._shrink_root, path, wanted, now)
+            turn.check()
+            self._grow(domain, volume, wanted)
+
+    def _grow(self, domain: Remote, volume: Remote, wanted: int) -> None:
         try:
             volume.resize(wanted, 0)
         except (errors.HypervisorFault, errors.InvalidRequest, errors.InvalidState) as error:

@@ -13,7 +13,7 @@ from secrets import token_hex
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.pools import refresh
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.session import Remote, last_calls
 from hvdrivers.libvirt.xml import Element, el, parse, text
 
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -97,7 +97,8 @@ def explained_save(domain: Remote, error: errors.HypervisorFault) -> errors.Hype
         try:
             free = int(pool.info()[3])
         finally:
-            pool.destroy()
+            with last_calls():
+                pool.destroy()
     if free is None or free >= needed:
         return error
     return errors.InsufficientResources(

@@ -5,7 +5,8 @@ proxies (``Remote``) that send each method through ``Connection.call``. There, a
 
 * calls are counted (``counting()``), which is how the budgets are tested;
 * a test may cut a call before or after it is sent (``seam``);
-* a call waits no longer than the deadline of its operation;
+* a call waits no longer than the deadline of its operation, and an operation that has changed
+  nothing by then changes nothing any more;
 * libvirt's errors become the contract's, and a call that was under way when the connection broke
   becomes OutcomeUnknown if it could have changed something, ConnectionFailed if it could not.
 
@@ -33,7 +34,7 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline, waitable
-from hvdrivers.driverkit.undo import note_change
+from hvdrivers.driverkit.undo import has_changed, note_change
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.errors import translate, translate_on_live
 from hvdrivers.libvirt.link import Link, NoAnswer, NotMade
@@ -149,6 +150,14 @@ def unnoticed() -> Iterator[None]:
         yield
     finally:
         _unnoticed.reset(token)
+
+
+@contextmanager
+def last_calls() -> Iterator[None]:
+    """Calls in the block may be sent after the operation's deadline too: they take away what the
+    operation has made for itself."""
+    with bounding(Deadline(max(current_deadline().left, _LAST_CALLS))):
+        yield
 
 
 class Connection:
@@ -291,7 +300,7 @@ class Connection:
     ) -> Any:
         """One remote call."""
         plain = [arg._object if isinstance(arg, Remote) else arg for arg in args]
-        method_name = name.partition(".")[2]
+        kind, _, method_name = name.partition(".")
         reads = _READ.match(method_name) is not None
 
         def send() -> Any:
@@ -299,6 +308,9 @@ class Connection:
                 raise errors.ConnectionFailed(f"the connection broke before {name} was sent")
             end = _end_of_call()
             call = functools.partial(method, *plain, **kwargs)
+            if not reads and kind != "Stream":
+                # looked at in the link's thread: the call may wait for one before it
+                call = functools.partial(_in_time, current_deadline(), call, has_changed())
             try:
                 return link.run(call, end, self.links.notify)
             except NotMade:
@@ -379,6 +391,13 @@ def _end_of_call() -> float:
     deadline has some time to say what came of it."""
     deadline = current_deadline()
     return deadline.at if deadline.left > _NOW else deadline.at + _LAST_CALLS
+
+
+def _in_time(deadline: Deadline, call: Callable[[], _T], begun: bool) -> _T:
+    """Make a call that changes something: not after the deadline, if it would be the first."""
+    if deadline.passed and not begun:
+        raise NotMade
+    return call()
 
 
 def _outcome(call: Callable[[], _T]) -> Callable[[], _T]:

@@ -9,11 +9,13 @@ The tags of a machine that is off are made and read by ``qemu-img``, which the d
 takes all disks of a machine, and afterwards the machine has the definition of the time of the
 snapshot. So the helper of the client's turn (``turns.py``) gets the same disks and nothing else. A
 client that has lost its turn has no helper, and reaches no disk.
+
+What a client that died has left is cleared away here too, at the next turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
@@ -25,10 +27,22 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.libvirt import monitor
+from hvdrivers.libvirt.base import affecting
 from hvdrivers.libvirt.definition import define
 from hvdrivers.libvirt.event_hub import Lifecycle
 from hvdrivers.libvirt.session import Remote, unnoticed
-from hvdrivers.libvirt.snapshot_tree import bare, known_to
+from hvdrivers.libvirt.snapshot_tree import (
+    Node,
+    Tree,
+    bare,
+    being_deleted,
+    forget,
+    known_to,
+    make_current,
+    note_deletion,
+    own_files,
+    tree_of,
+)
 from hvdrivers.libvirt.turns import JOB, Turn, Turns
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.state import InstanceState
@@ -36,6 +50,9 @@ from hvdrivers.models.state import InstanceState
 _FIRST_LOOK, _LOOKS_APART = 0.05, 1.0
 """Seconds: where no event comes, a job is looked at."""
 _REDEFINE = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
+
+
+_OFF = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED, InstanceState.CRASHED})
 
 
 @dataclass(frozen=True)
@@ -236,3 +253,73 @@ class SnapshotData(Turns):
                     turn.helper.attachDeviceFlags(disk, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         turn.disks = disks
         return shape
+
+    # ---- what dead clients have left -------------------------------------------------------------
+
+    def _disks_now(self, machine: Machine) -> list[LiveDisk]:
+        """The own disks, as QEMU has them. One call, none for a machine that is off."""
+        if machine.state in _OFF:
+            return []
+        return self._live_disks(machine.domain, own_files(machine.uuid, machine.xml))
+
+    def _settled(self, machine: Machine) -> Tree:
+        """The tree, without what dead clients have left in it. As ``tree_of``; more where one
+        has."""
+        domain, turn = machine.domain, machine.turn
+        tree = tree_of(domain)
+        deleted = being_deleted(machine.xml)
+        if turn.after is None and not tree.halves and not deleted:
+            return tree
+        if machine.state not in _OFF:
+            self._end_jobs(domain)
+        brought = tree.nodes.get(turn.inherited or "")
+        if brought is not None and turn.inherited != tree.current:
+            make_current(domain, brought)
+        left = [
+            *tree.halves.values(),
+            *(tree.nodes[each] for each in deleted if each in tree.nodes),
+        ]
+        if left:
+            self._erase(machine, left, self._disks_now(machine), set())
+        if deleted:
+            note_deletion(domain, (), affecting(domain, machine.state))
+        turn.after = turn.inherited = None
+        return tree_of(domain)
+
+    def _erase(
+        self, machine: Machine, nodes: Collection[Node], disks: list[LiveDisk], begun: set[str]
+    ) -> None:
+        """Remove snapshots, and their data where there is any. Of a machine that is off three
+        calls, and three for each; of one that is on one for each, and two for each of its disks.
+
+        Args:
+            begun: gets the names of those that have lost data and are in the tree still.
+        """
+        uuid, domain, xml, turn = machine.uuid, machine.domain, machine.xml, machine.turn
+        if machine.state in _OFF:
+            shape = self._reach_disks(turn, xml)
+            for number, node in enumerate(nodes):
+                if number:
+                    turn.check()
+                begun.add(node.remote.getName())
+                self._untag(turn, shape, node.remote.getName())
+            # libvirt does not say so where qemu-img could not open a disk, as the machine has it
+            if domain.isActive():
+                disks = self._live_disks(domain, own_files(uuid, xml))
+        for node in nodes:
+            name = node.remote.getName()
+            for disk in disks:
+                if name in disk.tags:
+                    self._untag_live(turn, domain, disk, name)
+                    begun.add(name)
+            forget(node.remote)
+            begun.discard(name)
+
+    def _require_none(self, machine: Machine, what: str) -> None:
+        """Raise DeviceBusy if the instance has snapshots; what dead clients have left is none, and
+        is cleared away. One call, more where there is any."""
+        if not machine.domain.snapshotNum(0):
+            return
+        self._settled(machine)
+        if machine.domain.snapshotNum(0):
+            raise errors.DeviceBusy(what, hint="delete the snapshots first", retryable=False)

@@ -11,7 +11,7 @@ still meanwhile. It leaves volumes out, as well as the variables of UEFI, which 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -35,8 +35,6 @@ from hvdrivers.libvirt.snapshot_data import LiveDisk, Machine, SnapshotData
 from hvdrivers.libvirt.snapshot_tree import (
     Node,
     Note,
-    Tree,
-    being_deleted,
     forget,
     make_current,
     new_id,
@@ -56,7 +54,6 @@ from hvdrivers.models.state import InstanceState
 
 _LEAST = 1 << 20
 """Bytes: more than the tables that a snapshot adds to a small disk."""
-_OFF = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED, InstanceState.CRASHED})
 
 
 class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
@@ -122,12 +119,6 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                     self._in_turn("delete_snapshot", uuid, deadline, clear)
             raise
 
-    def _disks_now(self, machine: Machine) -> list[LiveDisk]:
-        """The own disks, as QEMU has them. One call, none for a machine that is off."""
-        if machine.state in _OFF:
-            return []
-        return self._live_disks(machine.domain, own_files(machine.uuid, machine.xml))
-
     def _save(self, machine: Machine, note: Note, made: str, disks: list[LiveDisk]) -> None:
         """Make the snapshot's data."""
         size = _LEAST
@@ -168,59 +159,6 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                 xml, state = self._xml(domain), self._state(domain)
                 machine = Machine(uuid, domain, state, xml, Deadline(None), turn)
                 self._erase(machine, [node], self._disks_now(machine), set())
-
-    def _settled(self, machine: Machine) -> Tree:
-        """The tree, without what dead clients have left in it. As ``tree_of``; more where one
-        has."""
-        domain, turn = machine.domain, machine.turn
-        tree = tree_of(domain)
-        deleted = being_deleted(machine.xml)
-        if turn.after is None and not tree.halves and not deleted:
-            return tree
-        if machine.state not in _OFF:
-            self._end_jobs(domain)
-        brought = tree.nodes.get(turn.inherited or "")
-        if brought is not None and turn.inherited != tree.current:
-            make_current(domain, brought)
-        left = [
-            *tree.halves.values(),
-            *(tree.nodes[each] for each in deleted if each in tree.nodes),
-        ]
-        if left:
-            self._erase(machine, left, self._disks_now(machine), set())
-        if deleted:
-            note_deletion(domain, (), affecting(domain, machine.state))
-        turn.after = turn.inherited = None
-        return tree_of(domain)
-
-    def _erase(
-        self, machine: Machine, nodes: Collection[Node], disks: list[LiveDisk], begun: set[str]
-    ) -> None:
-        """Remove snapshots, and their data where there is any. Of a machine that is off three
-        calls, and three for each; of one that is on one for each, and two for each of its disks.
-
-        Args:
-            begun: gets the names of those that have lost data and are in the tree still.
-        """
-        uuid, domain, xml, turn = machine.uuid, machine.domain, machine.xml, machine.turn
-        if machine.state in _OFF:
-            shape = self._reach_disks(turn, xml)
-            for number, node in enumerate(nodes):
-                if number:
-                    turn.check()
-                begun.add(node.remote.getName())
-                self._untag(turn, shape, node.remote.getName())
-            # libvirt does not say so where qemu-img could not open a disk, as the machine has it
-            if domain.isActive():
-                disks = self._live_disks(domain, own_files(uuid, xml))
-        for node in nodes:
-            name = node.remote.getName()
-            for disk in disks:
-                if name in disk.tags:
-                    self._untag_live(turn, domain, disk, name)
-                    begun.add(name)
-            forget(node.remote)
-            begun.discard(name)
 
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
         """Budget: 4 calls, 5 for a machine that is off, and 1 for each snapshot; 1 less where there

@@ -1,4 +1,4 @@
-"""One client at a time at an instance's snapshots.
+"""One client at a time at an instance's snapshots, and at the disks that they are in.
 
 Libvirt keeps the calls of two clients apart, and an operation with snapshots is many calls. So a
 client first takes the instance's turn: it defines a second domain, the helper, whose name comes
@@ -35,7 +35,7 @@ from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.definition import define, undefine
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
-from hvdrivers.libvirt.session import Remote, unnoticed
+from hvdrivers.libvirt.session import Remote, last_calls, unnoticed
 from hvdrivers.libvirt.start import cut
 from hvdrivers.libvirt.xml import el, parse, text
 from hvdrivers.models.state import InstanceState
@@ -58,7 +58,7 @@ _REFUSALS = 3
 
 
 class Robbed(Exception):
-    """Another client has the turn: it took this one for dead. Only ``_in_turn`` sees it."""
+    """Another client has the turn: it took this one for dead. Only ``Turns._turn`` sees it."""
 
 
 def is_helper(name: str) -> bool:
@@ -136,11 +136,17 @@ class Turns(HostFacts):
         Raises:
             DeviceBusy: another client had the turn until the deadline.
         """
+        with self._turn(uuid, deadline) as turn:
+            return self._change(
+                operation, uuid, deadline, lambda domain, state: act(turn, domain, state)
+            )
+
+    @contextmanager
+    def _turn(self, uuid: UUID, deadline: Deadline) -> Iterator[Turn]:
+        """Have the turn for the length of the block. Two calls."""
         try:
-            with self._turn(uuid, deadline) as turn:
-                return self._change(
-                    operation, uuid, deadline, lambda domain, state: act(turn, domain, state)
-                )
+            with self._taken(uuid, deadline) as turn:
+                yield turn
         except Robbed as error:
             self._domain(uuid)  # or it was destroy() that removed the helper
             raise errors.DeviceBusy(
@@ -150,7 +156,7 @@ class Turns(HostFacts):
             ) from error
 
     @contextmanager
-    def _turn(self, uuid: UUID, deadline: Deadline) -> Iterator[Turn]:
+    def _taken(self, uuid: UUID, deadline: Deadline) -> Iterator[Turn]:
         made = uuid4()
         try:
             turn = self._take(uuid, made, deadline)
@@ -165,14 +171,14 @@ class Turns(HostFacts):
             raise
         with changed():
             try:
-                with unnoticed():
+                with unnoticed(), last_calls():
                     undefine(turn.helper)
             except (errors.ConnectionFailed, errors.OutcomeUnknown):
                 self._give_up(made)  # by another connection
 
     def _give_up(self, made: UUID) -> None:
         """Undo the beginning of a turn, wherever it has come to."""
-        with suppress(errors.InstanceNotFound), unnoticed():
+        with suppress(errors.InstanceNotFound), unnoticed(), last_calls():
             undefine(self.connection.remote.lookupByUUIDString(str(made)))
 
     def _take(self, uuid: UUID, made: UUID, deadline: Deadline) -> Turn:

@@ -8,12 +8,15 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.snapshot_tree import being_deleted, tree_of
+from hvdrivers.models.image import FileImage, ImageFormat
+from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.children import Held, killed_in, race_to_do
 from tests.integration.libvirt.machines import Host, Machine
@@ -335,3 +338,99 @@ def test_a_client_waits_within_its_own_deadline(own: Host, prepared: Any) -> Non
         assert busy.value.retryable
     assert held.go_on() == "done"
     assert seen(own, machine) == found.model.after(*CREATE)[1]
+
+
+def image_of(own: Host, value: int) -> FileImage:
+    """An image that is full of bytes of this value; it is in the cache."""
+    path = own.peer.root / f"full-of-{value}.raw"
+    path.write_bytes(bytes([value]) * (1 << 20))
+    image = FileImage(path=path, format=ImageFormat.RAW)
+    own.driver.cache_image(image)
+    return image
+
+
+def at_the_disks(own: Host, uuid: UUID) -> dict[str, tuple[Any, ...]]:
+    """Operations that take disks away, or start the machine on others, and how they are called."""
+    return {
+        "rebuild": (uuid, image_of(own, 4)),
+        "rescue": (uuid, image_of(own, 4)),
+        "unrescue": (uuid,),
+        "resize": (uuid, Flavor(vcpus=1, memory_mib=64, disk_gib=1)),
+    }
+
+
+AT_THE_DISKS = ["rebuild", "rescue", "unrescue", "resize"]
+
+
+@pytest.mark.parametrize("operation", AT_THE_DISKS)
+def test_disks_are_left_alone_in_a_turn(own: Host, operation: str) -> None:
+    """While qemu-img may be at them."""
+    with own.made_empty() as machine:
+        uuid = machine.uuid
+        arguments = at_the_disks(own, uuid)[operation]
+        held = Held(own.peer.uri, "create_snapshot", (uuid, "x"), 6)
+        assert held.name is not None
+        with pytest.raises(errors.DeviceBusy) as busy:
+            getattr(own.driver, operation)(*arguments, timeout=2)
+        assert busy.value.retryable
+        assert held.go_on() == "done"
+        assert [each.name for each in own.driver.list_snapshots(uuid)] == ["x"]
+        assert tags(own, f"{uuid}.root") == 1
+        if operation in {"rebuild", "resize"}:
+            with pytest.raises(errors.DeviceBusy, match="snapshots"):
+                getattr(own.driver, operation)(*arguments)
+        else:
+            getattr(own.driver, operation)(*arguments)
+
+
+@pytest.mark.parametrize("operation", ["rebuild", "rescue", "resize"])
+def test_no_snapshot_is_made_while_disks_change(own: Host, operation: str) -> None:
+    """It would be in a disk that goes, or qemu-img would keep the machine from its start."""
+    with own.made_empty() as machine:
+        uuid = machine.uuid
+        arguments = at_the_disks(own, uuid)[operation]
+        shown = Held(own.peer.uri, operation, arguments, -1)
+        assert shown.go_on() == "done"
+        last = len(shown.calls) - 1 - shown.calls[::-1].index("Domain.undefineFlags")
+    with own.made_empty() as machine:
+        uuid = machine.uuid
+        arguments = (uuid, *arguments[1:])
+        held = Held(own.peer.uri, operation, arguments, last)
+        assert held.name == "Domain.undefineFlags"
+        with pytest.raises(errors.DeviceBusy, match="another client is at"):
+            own.driver.create_snapshot(uuid, "x", timeout=2)
+        assert held.go_on() == "done"
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("operation", ["rebuild", "resize"])
+def test_what_a_dead_client_has_left_is_no_snapshot(own: Host, operation: str) -> None:
+    """It is in no list, so nobody could delete it first."""
+    with own.made_empty() as machine:
+        uuid = machine.uuid
+        arguments = at_the_disks(own, uuid)[operation]
+        held = Held(own.peer.uri, "create_snapshot", (uuid, "x"), -1)
+        assert held.go_on() == "done"
+        half = held.calls.index("Domain.snapshotCreateXML")
+    with own.made_empty() as machine:
+        uuid = machine.uuid
+        assert killed_in(own.peer.uri, "create_snapshot", (uuid, "x"), half, "after")
+        assert not own.driver.list_snapshots(uuid)
+        getattr(own.driver, operation)(uuid, *arguments[1:])
+        assert not tree_of(own.raw._domain(uuid)).halves
+        assert "hv-snap" not in own.peer.virsh("list", "--all", "--name")
+
+
+@pytest.mark.parametrize("act", [CREATE, FIRST_BACK, DELETE], ids=lambda act: act[0])
+def test_destroyed_meanwhile(own: Host, prepared: Any, act: Op) -> None:
+    """Nothing stays, and no machine comes back: with a client that goes on, and with one that is
+    dead."""
+    numbers = changing_calls(own, prepared(False), act)
+    for number in numbers if WHOLE else numbers[::4]:
+        found: Prepared = prepared(False)
+        held = Held(own.peer.uri, act[0], found.arguments(*act), number)
+        own.driver.destroy(found.machine.uuid)
+        assert held.go_on() in {"done", "InstanceNotFound"}, held.name
+        found = prepared(False)
+        assert killed_in(own.peer.uri, act[0], found.arguments(*act), number, "after")
+        own.driver.destroy(found.machine.uuid)

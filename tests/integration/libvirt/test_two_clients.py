@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -12,6 +13,7 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import Bandwidth, OvsVif, VifQos
@@ -183,13 +185,13 @@ def changing(own: Host, ovs_bridge: OvsBridge) -> Iterator[dict[str, Any]]:
             return client.attach_volume(on.uuid, attachment)
 
         def detach(client: ComputeDriver, on: Machine) -> object:
-            return client.detach_volume(on.uuid, volume_id, timeout=2)
+            return client.detach_volume(on.uuid, volume_id, timeout=4)
 
         def plug(client: ComputeDriver, on: Machine) -> object:
             return client.plug_vif(on.uuid, vif)
 
         def unplug(client: ComputeDriver, on: Machine) -> object:
-            return client.unplug_vif(on.uuid, vif.id, timeout=2)
+            return client.unplug_vif(on.uuid, vif.id, timeout=4)
 
         def limit_disk(client: ComputeDriver, on: Machine) -> object:
             return client.set_disk_qos(on.uuid, volume_id, DiskQos(total_iops_sec=50))
@@ -244,6 +246,8 @@ def test_the_machine_starts_or_stops_before_the_change_is_sent(
 
         def first(_name: str, send: Callable[[], Any]) -> Any:
             (other.power_on if starts else other.power_off)(machine.uuid)
+            deadline = current_deadline()  # however long the other one took
+            deadline.at = max(deadline.at, time.monotonic() + 2)
             return send()
 
         call = _CHANGES[name]

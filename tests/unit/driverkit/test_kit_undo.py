@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -14,6 +15,7 @@ from hvdrivers.driverkit import (
     bounding,
     changed,
     current_deadline,
+    has_changed,
     note_change,
     truthful,
     undoing,
@@ -210,6 +212,19 @@ def test_an_operation_that_has_changed_something_does_not_say_that_it_has_not(
     with pytest.raises(errors.OutcomeUnknown), truthful():
         cut_after_two_of_which_one_is_taken_back()
     note_change()  # outside of any operation: nobody asks
+    assert not has_changed()
+
+
+def test_an_operation_knows_whether_it_has_changed_something() -> None:
+    with truthful():
+        assert not has_changed()
+        with suppress(errors.OperationTimeout), undoing():
+            note_change()
+            assert has_changed()
+            raise errors.OperationTimeout("the next step")
+        assert not has_changed()  # it was taken back
+        note_change()
+        assert has_changed()
 
 
 def test_a_step_that_failed_in_the_operations_own_close_is_not_forgotten() -> None:
