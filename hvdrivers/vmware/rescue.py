@@ -27,6 +27,7 @@ from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import adding, by_address, editing, file_of, removing
 from hvdrivers.vmware.images import Base
 from hvdrivers.vmware.lifecycle import SEED, VERSION, root_capacity
+from hvdrivers.vmware.names import split_path
 from hvdrivers.vmware.power import VmwarePower
 from hvdrivers.vmware.record import (
     DEVICES,
@@ -136,8 +137,9 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Budget from a cached image: 2 reads, the copy and 1 reconfiguration; of a running machine
-        2 reads, 2 reconfigurations, stop and start more; of a linked clone 1 read and the task that
-        makes its disk a whole one. What vSphere deletes with a child's disk is not documented."""
+        2 reads, 2 reconfigurations, stop and start more; of a linked clone 2 calls and the task
+        that makes its disk a whole one. What vSphere deletes with a child's disk is not
+        documented."""
         del timeout
         found = self._checked("rebuild", uuid, *_PATHS)
         disk = root_disk(found.row)
@@ -150,8 +152,13 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         record = record_in(found.row)
         base = self._base(image, progress, disk_gib=record.flavor.disk_gib)
         capacity = root_capacity(record.flavor, base)
-        # beside the old one, also after migrate_storage()
+        # destroy() removes the instance's folder, whatever this call leaves there; after
+        # migrate_storage() the copy is made beside the old disk
         folder = str(file_of(disk)).rpartition("/")[0]
+        if split_path(folder)[0] == self.places.get().datastore:
+            home, folder = folder, self._instance_folder(uuid)
+            if home != folder:  # that of an adopted machine is not there
+                self.files.make_folder(folder, parents=True)
         path = f"{folder}/root-{secrets.token_hex(6)}.vmdk"
         with undoing() as undo:
             undo.callback(self._discard, uuid, path)

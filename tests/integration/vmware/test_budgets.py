@@ -175,7 +175,11 @@ def test_another_root_disk(
     peer: VcsimPeer, driver: VmwareDriver, machine: Any, image: ImageRef
 ) -> None:
     whole = {READ: 4, "CopyVirtualDisk_Task": 1, "ReconfigVM_Task": 1}
-    child = {**whole, READ: 6, "PromoteDisks_Task": 1} if peer.mode == "vpx" else whole
+    child = (
+        {**whole, READ: 6, "PromoteDisks_Task": 1, "MakeDirectory": 1}
+        if peer.mode == "vpx"
+        else whole
+    )
     assert calls(driver, lambda: driver.rebuild(machine, image)) == child
     assert calls(driver, lambda: driver.rebuild(machine, image)) == whole
     rescued = calls(driver, lambda: driver.rescue(machine, image))
