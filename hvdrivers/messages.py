@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hvdrivers.models.base import is_name
+from hvdrivers.limits import TEXT_CHARACTERS
+from hvdrivers.models.base import is_name, is_printable
 
 _LONGEST = 500
 
@@ -22,3 +23,9 @@ def shown_label(text: str) -> str:
     while len(label.encode()) > 128:
         label = label[:-1]
     return label.strip() or "\ufffd"
+
+
+def shown_text(text: str) -> str:
+    """A text as near to it as can be printed: U+FFFD stands for what cannot."""
+    shown = text[:TEXT_CHARACTERS]
+    return "".join(char if is_printable(char) else "\ufffd" for char in shown)

@@ -15,7 +15,7 @@ from hvdrivers.hyperv.library import Json
 from hvdrivers.hyperv.naming import shown_mac
 from hvdrivers.hyperv.record import Record, parse, when
 from hvdrivers.hyperv.session import Session
-from hvdrivers.messages import shown_label
+from hvdrivers.messages import shown_label, shown_text
 from hvdrivers.models.instance import Firmware, InstanceInfo
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import AttachedVif, NicModel
@@ -115,7 +115,7 @@ def vifs_of(found: Mapping[str, Any], record: Record) -> tuple[AttachedVif, ...]
             id=vif_id,
             type=nic.type,
             address=shown_mac(adapters[vif_id]["mac"]),
-            device=adapters[vif_id]["switch"] or None,
+            device=shown_text(adapters[vif_id]["switch"]) or None,
             model=NicModel.NETVSC,
         )
         for vif_id, nic in record.nics.items()

@@ -55,6 +55,7 @@ def judge(facts: Mapping[str, Any], config: HypervConfig, *, now: float) -> list
         _module,
         _switches,
         _paths,
+        _abandoned,
         _quotas,
     )
     found = [each for check in checks for each in check(facts, config)]
@@ -139,6 +140,18 @@ def _paths(facts: Mapping[str, Any], config: HypervConfig) -> Iterator[HostCheck
         if not there:
             hint = "look at the path; the driver makes the folder with the first volume"
             yield _line(f"pool {name}", "warn", f"{path} is not there", hint)
+
+
+def _abandoned(facts: Mapping[str, Any], config: HypervConfig) -> Iterator[HostCheck]:
+    del config
+    uuids = facts["abandoned"]
+    if uuids:
+        yield _line(
+            "spawns",
+            "warn",
+            f"{len(uuids)} whose clients died in the middle keep memory and disks: {uuids[0]}",
+            "destroy() of the UUID removes what is left, and so does evict_image() of any image",
+        )
 
 
 def _quotas(facts: Mapping[str, Any], config: HypervConfig) -> Iterator[HostCheck]:

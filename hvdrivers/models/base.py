@@ -113,6 +113,14 @@ def _printable(value: str) -> str:
     return value
 
 
+def is_printable(value: str) -> bool:
+    """Whether a text is a :data:`PrintableText`."""
+    try:
+        return _printable(value) == value
+    except ValueError:
+        return False
+
+
 def _label(value: str) -> str:
     _printable(value)  # first: a surrogate has no encoding
     if len(value) > 32 and len(value.encode()) > 128:  # a character has four bytes at most

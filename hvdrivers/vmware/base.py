@@ -21,8 +21,24 @@ from hvdrivers.vmware.record import MARK, Mark, mark_in, path_of
 from hvdrivers.vmware.session import Session
 from hvdrivers.vmware.tasks import Tasks
 
-STATE = ("config.instanceUuid", path_of(MARK), "runtime.powerState", "runtime.host")
+_CONNECTION = "runtime.connectionState"
+STATE = (
+    "config.instanceUuid",
+    path_of(MARK),
+    "runtime.powerState",
+    "runtime.host",
+    _CONNECTION,
+)
 """What the state of a machine, and whose it is, are read from."""
+_OUT_OF_REACH = frozenset({"inaccessible", "invalid"})
+"""Connection states in which the server tells nothing of a machine's configuration."""
+_SEEN = (
+    "config.instanceUuid",
+    path_of(MARK),
+    "config.hardware.numCPU",
+    "config.hardware.memoryMB",
+)
+"""What is remembered of a machine of ours, for such a time."""
 _POWER = {
     "poweredOn": InstanceState.RUNNING,
     "poweredOff": InstanceState.STOPPED,
@@ -53,6 +69,22 @@ def uuid_in(row: Row) -> UUID | None:
         return None
 
 
+def is_unreadable(row: Row) -> bool:
+    """Whether the server cannot read the files of a machine now, so that it does not tell which
+    machine it is. The row has ``STATE``."""
+    return uuid_in(row) is None and row.get(_CONNECTION) in _OUT_OF_REACH
+
+
+def _require_readable(row: Row, uuid: UUID) -> None:
+    if is_unreadable(row):
+        raise errors.HypervisorFault(
+            "the server cannot read the machine's configuration",
+            hint="its datastore may be out of reach: what it has is there when that is",
+            retryable=True,
+            instance=uuid,
+        )
+
+
 def state_of(power: str | None, mark: Mark | None) -> InstanceState:
     """The state for a power state and a mark."""
     state = _POWER.get(str(power), InstanceState.STOPPED)
@@ -64,28 +96,43 @@ def state_of(power: str | None, mark: Mark | None) -> InstanceState:
 
 
 class Known:
-    """Which managed object an instance is: saves the search."""
+    """Which managed object an instance is: saves the search. And what was last read of it, for the
+    time in which the server cannot read its files."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._objects: dict[UUID, Any] = {}
+        self._seen: dict[str, dict[str, Any]] = {}
 
     def get(self, uuid: UUID) -> Any:
         """The object, if it was seen."""
         with self._lock:
             return self._objects.get(uuid)
 
-    def put(self, uuid: UUID, obj: Any) -> None:
-        """It was seen."""
+    def put(self, uuid: UUID, obj: Any, row: Row | None = None) -> None:
+        """It was seen, and perhaps read."""
         with self._lock:
             if len(self._objects) > 100_000:
                 self._objects.clear()  # a cache, not a record
+                self._seen.clear()
             self._objects[uuid] = obj
+            if row is not None:
+                seen = {path: row.values[path] for path in _SEEN if path in row.values}
+                self._seen.setdefault(row.moid, {}).update(seen)
+
+    def restored(self, row: Row) -> Row:
+        """The row of a machine that the server cannot read, with what was last read of it."""
+        if not is_unreadable(row):
+            return row
+        with self._lock:
+            return Row(row.obj, {**row.values, **self._seen.get(row.moid, {})})
 
     def forget(self, uuid: UUID) -> None:
         """It has gone, or is another one now (registered anew)."""
         with self._lock:
-            self._objects.pop(uuid, None)
+            obj = self._objects.pop(uuid, None)
+            if obj is not None:
+                self._seen.pop(obj._moId, None)
 
 
 class Topic:
@@ -128,9 +175,13 @@ class Topic:
             rows = self.reader.many([obj], *STATE, *paths)
             if rows and uuid_in(rows[0]) == uuid:
                 return self._told(uuid, rows)
+            for row in rows:
+                _require_readable(row, uuid)
             self.known.forget(uuid)
         objects = self._search(uuid)
         rows = self.reader.many(objects, *STATE, *paths)
+        for row in rows:
+            _require_readable(row, uuid)
         return self._told(uuid, [row for row in rows if uuid_in(row) == uuid])
 
     def _search(self, uuid: UUID) -> Sequence[Any]:
@@ -152,7 +203,7 @@ class Topic:
                 instance=uuid,
             )
         if ours:
-            self.known.put(uuid, ours[0].obj)
+            self.known.put(uuid, ours[0].obj, ours[0].row)
             return ours[0]
         return rows[0] if rows else None
 

@@ -29,7 +29,7 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.feeds import Missed
 from hvdrivers.driverkit.hub import Hub
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import STATE, state_of, uuid_in
+from hvdrivers.vmware.base import STATE, is_unreadable, state_of, uuid_in
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.place import Places
 from hvdrivers.vmware.reader import IN_POOL, Reader, Row, filter_spec
@@ -267,7 +267,10 @@ class EventFeed:
 
     def _compare(self, moid: str) -> None:
         """Tell what a machine is now."""
-        self._tell(moid, self._ours(Row(self._changed[moid], self._values.get(moid, {}))))
+        row = Row(self._changed[moid], self._values.get(moid, {}))
+        if is_unreadable(row):
+            return  # it is there, and what it is now is told when the server can read it again
+        self._tell(moid, self._ours(row))
 
     def _ours(self, row: Row) -> Update | None:
         """A machine of ours, on our cluster or host."""

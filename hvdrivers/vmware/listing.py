@@ -61,7 +61,7 @@ class Listing(Usage):
             uuid = uuid_in(row)
             mark = mark_in(row, uuid)
             if mark is not None and uuid is not None:
-                self.known.put(uuid, row.obj)
+                self.known.put(uuid, row.obj, row)
                 found.append(
                     InstanceSummary(
                         uuid=uuid,

@@ -45,7 +45,7 @@ class Usage(Topic):
         if on_disks and self.places.get().is_vcenter:
             roots.append((self.places.get().compute, ON_DATASTORES))
         rows = self.reader.read([(vim.VirtualMachine, paths), (vim.ResourcePool, ("name",))], roots)
-        return [row for row in rows if isinstance(row.obj, vim.VirtualMachine)]
+        return [self.known.restored(row) for row in rows if isinstance(row.obj, vim.VirtualMachine)]
 
     def _users(self, without: UUID) -> list[User]:
         """The machines of ours beside one, also those of other clusters that share a datastore."""

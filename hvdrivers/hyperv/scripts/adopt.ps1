@@ -21,6 +21,8 @@ function Invoke-HvAdopt {
         if (-not $Arguments.name -and -not (Test-HvLabel $vm.Name)) {
             Stop-Hv 'Refused' 'the name of the machine is no valid label; give another'
         }
+        # the lock is ours: nobody works at an adoption that is not complete. Its client has died
+        if (Test-HvHalfAdopted $uuid) { Remove-HvInstance $uuid }
         if (-not (New-HvFile $claim $uuid)) {
             Stop-Hv 'InstanceExists' 'the UUID is taken'
         }

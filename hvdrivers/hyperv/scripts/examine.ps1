@@ -15,6 +15,7 @@ function Invoke-HvExamine {
         pools = @(foreach ($each in $HvShared.Facts.Pools) {
                 , @([string]$each.name, [string]$each.path,
                     [bool](Test-Path -LiteralPath $each.path)) })
+        abandoned = @(Get-HvAbandoned)
         module = $null; build = $null; hypervisor = $null; groups = $null; quotas = $null
         writable = Test-HvWritable
     }

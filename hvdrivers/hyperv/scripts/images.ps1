@@ -233,7 +233,7 @@ function Invoke-HvImages {
 function Get-HvImageUsers {
     $used = @{}
     $never = @(Get-HvNeverArrived)
-    $dead = @($never | ForEach-Object { "$(Get-HvFolder $_)\" })
+    $dead = @($never + @(Get-HvAbandoned) | ForEach-Object { "$(Get-HvFolder $_)\" })
     $folders = @("$($HvShared.Facts.Root)\instances", "$($HvShared.Facts.Root)\volumes")
     foreach ($pool in $HvShared.Facts.Pools) { $folders += $pool.path }
     foreach ($folder in $folders) {
@@ -299,6 +299,7 @@ function Invoke-HvEvict {
     $path = Get-HvImage $Arguments.key
     if (-not (Test-Path -LiteralPath $path)) { return }
     Clear-HvNeverArrived
+    Clear-HvAbandoned
     Assert-HvImageUnused $path
     # nobody finds it under another name: a disk that is made now fails, and one that was made
     # meanwhile is seen

@@ -352,7 +352,11 @@ function Invoke-HvDestroy {
     try {
         # one whose client has died takes its time to end
         Complete-HvMoving $uuid
+        $half = Test-HvHalfAdopted $uuid
         Remove-HvInstance $uuid $Arguments.keep
+        if ($half -and $null -ne (Get-HvMachine $uuid)) {
+            Stop-Hv 'InstanceNotFound' 'a machine of others has this UUID'
+        }
     }
     finally { Unlock-Hv $lock }
 }
@@ -361,6 +365,12 @@ function Invoke-HvDestroy {
 function Remove-HvInstance {
     param([string]$Uuid, [string]$Keep)
     $folder = Get-HvFolder $Uuid
+    if (Test-HvHalfAdopted $Uuid) {
+        # the machine and its disks stay those of others
+        Remove-HvTree $folder
+        [IO.File]::Delete((Get-HvClaim $Uuid))
+        return
+    }
     $vm = Find-HvRemains $Uuid
     $lines = @()
     if (Test-Path -LiteralPath $folder) { $lines = Get-HvRecord $folder }
@@ -390,6 +400,7 @@ function Remove-HvInstance {
     if ($null -ne $vm) {
         Hyper-V\Remove-VM -VM $vm -Force -Confirm:$false
     }
+    Remove-HvLate $Uuid
     if ((Find-HvLine $lines 'adopted') -and $own.Count -gt 0) {
         $needed = Get-HvParents
         foreach ($path in $own) {

@@ -14,10 +14,12 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.hyperv.driver import HypervDriver
 from hvdrivers.hyperv.simulator.state.devices import HardDrive, Slot
+from hvdrivers.hyperv.simulator.state.host import Switch
 from hvdrivers.hyperv.simulator.state.machine import Machine
 from hvdrivers.models.image import FileImage
+from hvdrivers.models.vif import HypervVif
 from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
-from tests.integration.hyperv.site import Site, held, spec
+from tests.integration.hyperv.site import SWITCH, Site, held, spec
 from tests.integration.hyperv.test_by_hand import machine_of
 
 
@@ -160,5 +162,19 @@ def test_names_that_are_no_text(site: Site, image: FileImage) -> None:
         other: "web-1",
     }
     assert driver.get_instance(uuid).name == "a\ufffdb"
+    # of a switch, too, which somebody has renamed
+    odd = Switch("two\nlines\0\ufffe\u2028")
+    with site.host.world.lock:
+        site.host.state.switches[odd.id] = odd
+        machine.config.adapters[0].switch = odd.id
+    try:
+        (nic,) = driver.get_instance(uuid).vifs
+        assert nic.device == "two\ufffdlines\ufffd\ufffd\ufffd"
+        assert len(driver.get_metrics()) == len(driver.list_instances()) == 2
+        lan = HypervVif(id=nic.id, switch=SWITCH)
+        driver.reconnect(uuid, vifs=(lan,))
+        assert driver.get_instance(uuid).vifs[0].device == SWITCH
+    finally:
+        del site.host.state.switches[odd.id]
     for each in (uuid, other):
         driver.destroy(each)

@@ -9,6 +9,7 @@ import pytest
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
+from hvdrivers.models.events import LifecycleEvent, LifecycleKind, ResyncEvent
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.volume import PoolData, PoolVolume, VolumeAttachment, VolumeSpec
 from hvdrivers.vmware.conformance.raw_server import RawServer
@@ -18,6 +19,7 @@ from tests.peers.fixtures import started
 from tests.peers.vcsim import VcsimPeer
 
 MIB = 1 << 20
+_PATIENCE = 60.0
 
 
 @contextmanager
@@ -58,15 +60,39 @@ def test_datastore_that_cannot_be_reached(
             with pytest.raises(errors.InsufficientResources):
                 use()
         assert [each.name for each in driver.get_available_resource().storage] == ["LocalDS_1"]
-        with closing(connected(peer)) as second:
-            assert [each.uuid for each in second.list_instances()] == [uuid]
         with pytest.raises(errors.InvalidRequest, match="2 to choose from"):
             connected(peer, datastore=None)
-        with pytest.raises(errors.InsufficientResources):
-            driver.destroy(uuid)
-    driver.destroy(uuid)  # what it has left there
-    assert not driver.files.exists(f"[LocalDS_0] hvdrivers/instances/{uuid}")
+    driver.destroy(uuid)
     driver.delete_volume("LocalDS_0/there")
+
+
+def test_machine_on_a_datastore_that_cannot_be_reached(
+    peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory
+) -> None:
+    """The server does not tell which machine it is then. It is no machine that has gone."""
+    other = driver.spawn(spec()).uuid
+    uuid = driver.spawn(spec(name="far")).uuid
+    before = {each.uuid: each for each in driver.list_instances()}
+    with driver.watch() as events:
+        assert isinstance(events.next(_PATIENCE), ResyncEvent)
+        with out_of_reach(peer, "LocalDS_0"):
+            for use in (driver.get_instance, driver.power_on, driver.destroy):
+                with pytest.raises(errors.HypervisorFault, match="cannot read") as raised:
+                    use(uuid)
+                assert raised.value.retryable
+            assert {each.uuid: each for each in driver.list_instances()} == before
+            assert {each.uuid for each in driver.get_metrics()} == {uuid, other}
+            with pytest.raises(errors.HypervisorFault, match="cannot read"):
+                driver.spawn(spec(uuid=uuid))
+        driver.power_on(uuid)
+        kinds = []
+        while LifecycleKind.STARTED not in kinds:
+            event = events.next(_PATIENCE)
+            assert event is not None
+            kinds += [event.kind] if isinstance(event, LifecycleEvent) else []
+        assert kinds == [LifecycleKind.STARTED]
+    driver.destroy(uuid)
+    driver.destroy(other)
 
 
 def test_datastore_that_is_taken_away(image: ImageRef, spec: SpecFactory) -> None:

@@ -42,7 +42,32 @@ func (c *control) serveDatastore(ctx *simulator.Context) http.HandlerFunc {
 				ctx.Map.AtomicUpdate(ctx, store, change)
 			}
 		}
+		for _, each := range ctx.Map.All("VirtualMachine") {
+			if vm := each.(*simulator.VirtualMachine); strings.HasPrefix(vm.Config.Files.VmPathName, "["+name+"] ") {
+				c.reach(ctx, vm, accessible)
+			}
+		}
 	}
+}
+
+// reach lets the server forget, or know again, which machine it is.
+func (c *control) reach(ctx *simulator.Context, vm *simulator.VirtualMachine, accessible bool) {
+	connection := types.VirtualMachineConnectionStateInaccessible
+	config := types.VirtualMachineConfigInfo{}
+	if accessible {
+		saved, ok := c.configs[vm.Self]
+		if !ok {
+			return
+		}
+		connection, config = types.VirtualMachineConnectionStateConnected, saved
+	} else {
+		c.configs[vm.Self] = *vm.Config
+	}
+	ctx.Map.AtomicUpdate(ctx, vm, []types.PropertyChange{
+		{Name: "config.instanceUuid", Val: config.InstanceUuid},
+		{Name: "config.extraConfig", Val: config.ExtraConfig},
+		{Name: "runtime.connectionState", Val: connection},
+	})
 }
 
 // fill moves datastores into the datastore clusters, one into each.

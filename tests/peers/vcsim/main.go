@@ -285,6 +285,8 @@ type control struct {
 	delays map[string]time.Duration
 	power  power
 	lost   lost
+
+	configs map[types.ManagedObjectReference]types.VirtualMachineConfigInfo
 }
 
 // handle sees every call before the simulator does.
@@ -483,6 +485,7 @@ func main() {
 
 	state := &control{
 		calls: map[string]int{}, faults: map[string]*rule{}, delays: map[string]time.Duration{},
+		configs: map[types.ManagedObjectReference]types.VirtualMachineConfigInfo{},
 	}
 	registry.Handler = state.handle
 	server := service.NewServer()

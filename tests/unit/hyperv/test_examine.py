@@ -31,6 +31,7 @@ GOOD: dict[str, Any] = {
     "groups": ["S-1-1-0", "S-1-5-32-578"],
     "quotas": {"MaxMemoryPerShellMB": 1024, "MaxShellsPerUser": 30, "MaxProcessesPerShell": 25},
     "writable": True,
+    "abandoned": [],
 }
 
 
@@ -66,6 +67,7 @@ def test_a_host_that_is_fit_gives_no_warning() -> None:
         ("virtual switches", "warn", "New-VMSwitch", {"switches": []}),
         ("virtual switches", "warn", "NetAdapterName", {"switches": [["a", "Private"]]}),
         ("paths", "warn", "shorter", {"root": "D:\\" + "a" * 130}),
+        ("spawns", "warn", "destroy", {"abandoned": ["b2f0110c-985f-4b7f-a83b-7f813acfc156"]}),
         ("pool fast", "warn", "path", {"pools": [["fast", "E:\\fast", False]]}),
         ("WinRM quotas", "skip", None, {"quotas": None}),
         ("time", "warn", "w32tm", {"ticks": ticks(NOW + 60)}),
