@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -21,6 +22,7 @@ from pyVmomi import SoapAdapter, vim
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
+from hvdrivers.driverkit.undo import changed
 from hvdrivers.messages import shown_label
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.snapshot import Snapshot
@@ -61,7 +63,8 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
     def create_snapshot(
         self, uuid: UUID, name: str, *, memory: bool = False, timeout: float | None = None
     ) -> Snapshot:
-        """Budget: 2 reads and the task."""
+        """Budget: 2 reads and the task; 1 task more where another client has made one of the name
+        at the same moment."""
         del timeout
         found = self._checked(
             "create_snapshot", uuid, _SNAPSHOT, path_of(DEVICES), "config.hardware.device"
@@ -84,10 +87,34 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
             entity=found.obj,
         )
         row = self.reader.one(found.obj, _SNAPSHOT)
-        for each in nodes(row):
+        tree = list(nodes(row))
+        for each in tree:
             if each.obj == made:
+                self._refuse_second(found.obj, each, tree)
                 return each.snapshot
         raise errors.OutcomeUnknown("the snapshot that was made is not there any more")
+
+    @contextmanager
+    def _unless_deleted(self, uuid: UUID, snapshot_id: str) -> Iterator[None]:
+        """Stands around calls of a snapshot that another client may delete. 1 read where it has."""
+        try:
+            yield
+        except (errors.InstanceNotFound, errors.HypervisorFault) as error:
+            gone = error.vendor_code == "ManagedObjectNotFound"
+            if not gone and not isinstance(error, errors.InstanceNotFound):
+                raise
+            if _node(self._machine(uuid, _SNAPSHOT), snapshot_id) is not None:
+                raise
+            raise errors.VolumeNotFound("another client has deleted the snapshot") from error
+
+    def _refuse_second(self, machine: Any, mine: Node, tree: Sequence[Node]) -> None:
+        """Remove a snapshot again whose name another client has taken since the check: vSphere
+        allows two of a name, and numbers them in the order in which it makes them."""
+        name, number = mine.snapshot.name, int(mine.snapshot.id)
+        if any(each.snapshot.name == name and int(each.snapshot.id) < number for each in tree):
+            with changed():
+                self.tasks.run(lambda: mine.obj.RemoveSnapshot_Task(False, True), entity=machine)
+            raise errors.InvalidRequest("another client has just made a snapshot of this name")
 
     @timed
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
@@ -106,7 +133,8 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
         node = _node(found, snapshot_id)
         if node is None:
             raise errors.VolumeNotFound("the instance has no such snapshot")
-        then = self.reader.one(node.obj, *WATCHED)
+        with self._unless_deleted(uuid, snapshot_id):
+            then = self.reader.one(node.obj, *WATCHED)
         # of a snapshot that somebody made by hand; a disk that came later stays as it is
         own = own_in(found.row)
         if strange := _others_frozen(found.row, own) & _others_frozen(then, own):
@@ -131,7 +159,10 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
             if wanted is not None:
                 text = _written(wanted, node)
                 self.files.upload(note, text, len(text))
-        self.tasks.run(lambda: node.obj.RevertToSnapshot_Task(None, not memory), entity=found.obj)
+        with self._unless_deleted(uuid, snapshot_id):
+            self.tasks.run(
+                lambda: node.obj.RevertToSnapshot_Task(None, not memory), entity=found.obj
+            )
         if wanted is not None:
             self._reconfigure(found.obj, wanted)
         if wanted is not None or begun is not None:

@@ -14,6 +14,7 @@ from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import Flavor, Keep
 from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.vif import AttachedVif, Vif
 from hvdrivers.models.volume import AttachedVolume, VolumeAttachment
 
@@ -189,3 +190,40 @@ class LooksForUsersTooEarly(FakeDriver):
                 pool.volumes.pop(record.name, None)
             if not found:
                 super().delete_volume(volume_id, timeout=timeout)
+
+
+@mutant("SNAP-021")
+class SnapshotGoesBelowAnOldOne(FakeDriver):
+    """create_snapshot() chooses the parent, and writes it down when another connection has made a
+    snapshot since."""
+
+    def create_snapshot(
+        self, uuid: UUID, name: str, *, memory: bool = False, timeout: float | None = None
+    ) -> Snapshot:
+        machine = self._machine(uuid)
+        parent = machine.current_snapshot
+        time.sleep(_A_MOMENT)
+        with _LOCK:
+            made = super().create_snapshot(uuid, name, memory=memory, timeout=timeout)
+            machine.snapshots[made.id].parent = parent
+        return made
+
+
+@mutant("SNAP-021")
+class TwoSnapshotsOfOneName(FakeDriver):
+    """create_snapshot() looks for the name, and takes it when another connection has it since."""
+
+    def create_snapshot(
+        self, uuid: UUID, name: str, *, memory: bool = False, timeout: float | None = None
+    ) -> Snapshot:
+        machine = self._machine(uuid)
+        taken = any(each.name == name for each in machine.snapshots.values())
+        time.sleep(_A_MOMENT)
+        with _LOCK:
+            for each in machine.snapshots.values():
+                if each.name == name and not taken:
+                    each.name = f"{name} "
+            made = super().create_snapshot(uuid, name, memory=memory, timeout=timeout)
+            for each in machine.snapshots.values():
+                each.name = each.name.rstrip()
+        return made
