@@ -7,7 +7,7 @@ for pytest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -45,9 +45,9 @@ class Run:
             good = {*GOOD, Status.DECLINED}
             assert result.status in good, f"{result.status}: {result.message}\n{result.detail}"
 
-    def ends_well(self, chosen: Iterable[Check]) -> None:
+    def ends_well(self) -> None:
         """What all the checks together come to."""
-        ends_well(self._session, chosen)
+        ends_well(self._session)
 
 
 @contextmanager
