@@ -113,11 +113,15 @@ class Removal(Templates, Moves, Questions, Usage):
             self._destroy_machine(found)
 
     def _spread(self, found: Machine) -> bool:
-        """Whether disks of its own lie outside of the instance's folder."""
+        """Whether files of its own lie outside of the instance's folder: its configuration, or
+        disks."""
+        folder = self._instance_folder(found.uuid)
         disks = by_address(found.row.get("config.hardware.device") or ())
         own = [disks[each] for each in self._devices_or_none(found).sure if each in disks]
-        home = f"{self._instance_folder(found.uuid)}/"
-        return not all((file_of(each) or home).startswith(home) for each in own)
+        inside = f"{folder}/"
+        return _home(found) != folder or not all(
+            (file_of(each) or inside).startswith(inside) for each in own
+        )
 
     def _switch_off(self, found: Machine) -> None:
         if found.row.get("runtime.powerState") == "poweredOff":

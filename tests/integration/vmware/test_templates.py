@@ -477,6 +477,20 @@ def test_instance_below_a_linked_clone_of_others_stays(
     assert content(server, parent) is None
 
 
+def test_clone_that_was_rebuilt_leaves_no_folder_when_it_has_a_snapshot(
+    driver: VmwareDriver, server: RawServer, spec: SpecFactory, image: ImageRef
+) -> None:
+    """Its disk is in the instance's folder then, and its configuration in vCenter's."""
+    uuid = driver.spawn(spec()).uuid
+    driver.rebuild(uuid, image)
+    driver.create_snapshot(uuid, "rebuilt")
+    path = "config.files.vmPathName"
+    configuration = server.of(server.machine(uuid), path)[path]
+    assert content(server, configuration) is not None
+    driver.destroy(uuid)
+    assert content(server, configuration) is None
+
+
 def root_of(server: RawServer, machine: Any) -> Any:
     hardware = server.of(machine, "config.hardware.device")["config.hardware.device"]
     (disk,) = [each for each in hardware if isinstance(each, vim.vm.device.VirtualDisk)]
