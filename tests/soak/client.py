@@ -202,8 +202,11 @@ class Client:
         timeout: float = self.config["timeout"]
         began = time.monotonic()
         outcome = "ok"
+        shown: object = None
         try:
-            return work(timeout)
+            found = work(timeout)
+            shown = getattr(found, "state", None)
+            return found
         except errors.HypervisorError as error:
             outcome = f"{type(error).__name__}: {error}"
             raise
@@ -213,7 +216,13 @@ class Client:
         finally:
             seconds = time.monotonic() - began
             self.operations += 1
-            self._note(uuid=uuid, operation=operation, outcome=outcome, seconds=round(seconds, 3))
+            self._note(
+                uuid=uuid,
+                operation=operation,
+                outcome=outcome,
+                seconds=round(seconds, 3),
+                **({} if shown is None else {"state": shown}),
+            )
             if seconds > timeout + TOLERANCE + SLACK:
                 self.violated(f"{operation}() took {seconds:.1f} s, timeout {timeout:g} s", uuid)
 

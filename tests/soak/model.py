@@ -34,6 +34,8 @@ _DEFINES = frozenset(
 """Changes after which a machine has a definition, if it is there."""
 _STEPS = frozenset({"destroy", "reboot", "rebuild", "rescue", "unrescue"})
 """Changes that may switch a machine off first."""
+_UNDOES = frozenset({"rebuild", "rescue", "unrescue", "revert_snapshot"})
+"""Changes of _STEPS that start the machine again if they fail."""
 _STAND_STILL = frozenset({"suspend", "create_snapshot"})
 """Changes in which a machine stands still while its memory is written."""
 _ENDS = frozenset({"power_off", "suspend", "destroy"})
@@ -176,14 +178,18 @@ class Expected:
                 self._lost(operation, variant, before)
 
     def _lost(self, operation: str, variant: Enum | None, before: frozenset[State]) -> None:
+        """``before``: the states that were possible. The operation may still bring what it brings
+        from any of them, also where another of them was that already."""
         self._late.lost += 1
         self._late.states |= self.possible - before
+        for state in before:
+            self._late.states |= self._ends(operation, variant, (state,)) - {state}
         self._late.ends = (
             frozenset({InstanceState.RUNNING})
             if operation == "spawn"
             else self._ends(operation, variant, before)
         )
-        if operation in _STAND_STILL:  # without room the machine goes on as before
+        if operation in _STAND_STILL | _UNDOES:  # without success the machine goes on as before
             self._late.states |= before & _ALIVE
 
     def _unknown(self, operation: str, variant: Enum | None, started: bool) -> None:

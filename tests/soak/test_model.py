@@ -337,3 +337,26 @@ def test_a_stream_that_says_something_else_in_the_end(
         soak = Soak(made, seed=11, clients=1, threads=2, timeout=20, folder=tmp_path)
         assert not soak.run(2)
     assert any("watch() says" in each for each in soak.violations)
+
+
+def test_what_comes_late_although_it_was_possible_already() -> None:
+    """A client took over, and does not know the state: seen() must not forget what may come."""
+    model = Expected(known=False)
+    model.failed("pause", errors.InvalidState("no"))
+    model.failed("power_on", errors.OutcomeUnknown("lost"))
+    model.seen(S.STOPPED, "get")
+    model.seen(S.RUNNING, "get")
+    with pytest.raises(Violation, match="possible is running"):
+        model.seen(S.STOPPED, "get")
+
+
+def test_a_failed_rescue_starts_the_machine_again() -> None:
+    model = Expected(known=True)
+    model.succeeded("spawn")
+    model.failed("rescue", errors.OutcomeUnknown("lost"))
+    model.seen(S.STOPPED, "get")
+    model.seen(S.RUNNING, "get")
+    model.succeeded("set_metadata")  # it waits for what is under way
+    model.succeeded("power_off")
+    with pytest.raises(Violation, match="possible is stopped"):
+        model.seen(S.RUNNING, "get")
