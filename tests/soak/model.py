@@ -174,7 +174,8 @@ class Expected:
         elif not isinstance(error, UNCHANGED):
             before = self.possible
             self._unknown(operation, variant, started)
-            if isinstance(error, errors.OutcomeUnknown):
+            # whatever the error tells, the start that takes such a change back may be under way
+            if isinstance(error, errors.OutcomeUnknown) or operation in _UNDOES:
                 self._lost(operation, variant, before)
 
     def _lost(self, operation: str, variant: Enum | None, before: frozenset[State]) -> None:
@@ -182,7 +183,7 @@ class Expected:
         from any of them, also where another of them was that already."""
         self._late.lost += 1
         self._late.states |= self.possible - before
-        for state in before:
+        for state in before if operation != "spawn" else ():
             self._late.states |= self._ends(operation, variant, (state,)) - {state}
         self._late.ends = (
             frozenset({InstanceState.RUNNING})

@@ -360,3 +360,18 @@ def test_a_failed_rescue_starts_the_machine_again() -> None:
     model.succeeded("power_off")
     with pytest.raises(Violation, match="possible is stopped"):
         model.seen(S.RUNNING, "get")
+
+
+def test_a_spawn_of_an_instance_that_may_be_there() -> None:
+    model = Expected(known=False)
+    model.failed("spawn", errors.OutcomeUnknown("lost"))
+    model.seen(None, "get")
+    model.seen(S.RUNNING, "get")
+
+
+def test_a_rescue_that_ends_with_a_fault_may_be_taken_back_later() -> None:
+    model = Expected(known=True)
+    model.succeeded("spawn")
+    model.failed("rescue", errors.HypervisorFault("the log daemon is away"))
+    model.seen(S.STOPPED, "get")
+    model.seen(S.RUNNING, "get")
