@@ -21,6 +21,7 @@ from hvdrivers.libvirt.consoles import LibvirtConsoles, LibvirtScreen
 from hvdrivers.libvirt.copying import LibvirtCopying
 from hvdrivers.libvirt.event_hub import EventHub
 from hvdrivers.libvirt.events import LibvirtEvents
+from hvdrivers.libvirt.examine import LibvirtExamine
 from hvdrivers.libvirt.extend import LibvirtExtend
 from hvdrivers.libvirt.guest import LibvirtGuest
 from hvdrivers.libvirt.images import LibvirtImages
@@ -53,6 +54,7 @@ from hvdrivers.models.volume import DiskQos, VolumeAttachment
 
 
 class LibvirtDriver(
+    LibvirtExamine,
     LibvirtConnection,
     LibvirtResources,
     LibvirtLifecycle,
