@@ -8,7 +8,6 @@ what the operation might have made. A read that shows something else is a violat
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
 from enum import Enum
 
 from hvdrivers.contract import errors
@@ -17,21 +16,28 @@ from hvdrivers.contract.driver import OPERATIONS
 from hvdrivers.contract.states import End
 from hvdrivers.models.instance import InstanceInfo
 from hvdrivers.models.state import InstanceState
+from tests.soak.errors import Violation
+from tests.soak.late import Late, State
+from tests.soak.snapshots import ExpectedSnapshots
 
-State = InstanceState | None
-"""None: there is no such instance."""
 ANYTHING: frozenset[State] = frozenset({*InstanceState, None})
 _ALIVE = frozenset(
     {InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.RESCUED, InstanceState.BUILDING}
 )
 _DEAD = frozenset({InstanceState.CRASHED, InstanceState.STOPPED})
 
-_BEGINS = frozenset({"power_on", "resume", "reboot", "rebuild"})
+_BEGINS = frozenset({"power_on", "resume", "reboot", "rebuild", "rescue", "unrescue"})
 _DEFINES = frozenset(
     {"spawn", "destroy", "power_off", "set_metadata", "attach_volume", "snapshot_to_image"}
     | {"rename", "rebuild", "resize", "hot_resize_cpu", "hot_resize_memory"}
 )
 """Changes after which a machine has a definition, if it is there."""
+_STEPS = frozenset({"destroy", "reboot", "rebuild", "rescue", "unrescue"})
+"""Changes that may switch a machine off first."""
+_UNDOES = frozenset({"rebuild", "rescue", "unrescue", "revert_snapshot"})
+"""Changes of _STEPS that start the machine again if they fail."""
+_STAND_STILL = frozenset({"suspend", "create_snapshot"})
+"""Changes in which a machine stands still while its memory is written."""
 _ENDS = frozenset({"power_off", "suspend", "destroy"})
 
 UNCHANGED = (
@@ -47,27 +53,6 @@ UNCHANGED = (
     errors.VolumeNotFound,
 )
 """Errors that promise that the operation has changed nothing."""
-
-
-class Violation(Exception):
-    """Something that must not be. The message says what."""
-
-
-@dataclass
-class _Late:
-    """What operations whose reply was lost may still bring about: the host may be at them. Reads
-    show the state before a start until it has ended, so no read tells that nothing will come. A
-    change tells it: it waits for what is under way. A success that had nothing to change does
-    not."""
-
-    lost: int = 0
-    """How many operations."""
-    states: frozenset[State] = frozenset()
-    ends: frozenset[State] = frozenset()
-    """Those of them that show that it is over."""
-    metadata: list[dict[str, str]] = field(default_factory=list)
-    values: dict[str, list[object]] = field(default_factory=dict)
-    devices: set[str] = field(default_factory=set)
 
 
 class Expected:
@@ -92,6 +77,7 @@ class Expected:
         self.values: dict[str, list[object] | None] = {}
         """What else get_instance() may show, by ``name``, ``vcpus`` and ``memory_mib``; None, or
         absent: nobody knows."""
+        self.snapshots = ExpectedSnapshots(known=known)
         self._rebuild_lost = not known
         """A rebuild() that did not come to its end may have switched the machine off. The next
         one starts it again."""
@@ -109,7 +95,7 @@ class Expected:
         its guest dies before a change has completed it, it is gone."""
         self._known = known
         # what the earlier client was at when it was killed may be under way
-        self._late = _Late() if known else _Late(lost=2, states=ANYTHING)
+        self._late = Late() if known else Late(lost=2, states=ANYTHING)
 
     @property
     def only(self) -> State | str:
@@ -123,7 +109,7 @@ class Expected:
     ) -> None:
         """The operation returned."""
         if self._surely_changes(operation, variant):
-            self._late = _Late()
+            self._late = Late()
         self._forgetting()
         if operation in _DEFINES:
             self._may_vanish = False
@@ -183,7 +169,7 @@ class Expected:
                 if state is not None and not self._row(operation, variant)[state].legal
             }
             self._keep(illegal, f"{operation}() says that the state forbids it")
-            self._late = _Late()
+            self._late = Late()
             self._goes_on()
         elif not isinstance(error, UNCHANGED):
             before = self.possible
@@ -192,14 +178,18 @@ class Expected:
                 self._lost(operation, variant, before)
 
     def _lost(self, operation: str, variant: Enum | None, before: frozenset[State]) -> None:
+        """``before``: the states that were possible. The operation may still bring what it brings
+        from any of them, also where another of them was that already."""
         self._late.lost += 1
         self._late.states |= self.possible - before
+        for state in before:
+            self._late.states |= self._ends(operation, variant, (state,)) - {state}
         self._late.ends = (
             frozenset({InstanceState.RUNNING})
             if operation == "spawn"
             else self._ends(operation, variant, before)
         )
-        if operation == "suspend":  # without room the machine goes on as before
+        if operation in _STAND_STILL | _UNDOES:  # without success the machine goes on as before
             self._late.states |= before & _ALIVE
 
     def _unknown(self, operation: str, variant: Enum | None, started: bool) -> None:
@@ -220,11 +210,10 @@ class Expected:
             self.possible |= {InstanceState.CRASHED}
         if self._runs_to_the_end and alive and operation in _ENDS | {"reboot", "rebuild"}:
             self.possible |= {InstanceState.RUNNING}
-        # a machine stands still while its memory is written
-        if operation == "suspend" and alive:
+        if operation in _STAND_STILL and alive:
             self.possible |= {InstanceState.PAUSED}
         # operations of several steps: a machine is switched off first
-        if operation in {"destroy", "reboot", "rebuild"} and self.possible != {None}:
+        if operation in _STEPS and self.possible != {None}:
             self.possible |= {InstanceState.STOPPED}
         if operation == "destroy":
             self.attached = dict.fromkeys(self.attached)
@@ -318,9 +307,24 @@ class Expected:
         if not sure:
             self._late.devices.add(volume)
 
+    def taken_over(self, volumes: Iterable[str]) -> None:
+        """The client that was killed may have asked the guest for any of these. If it lets go
+        of one, nobody is there to change the definition: the volume is back at the next start."""
+        self.leaving = set(volumes)
+        self._recalled = set(volumes)
+
     def device_kept(self, volume: str) -> None:
         """detach_volume() says that the guest did not let go in time."""
         self.leaving.add(volume)
+
+    def reverted(self, *, with_memory: bool) -> None:
+        """revert_snapshot() returned: a machine without memory starts from its disks."""
+        ends = (
+            {InstanceState.RUNNING, InstanceState.PAUSED}
+            if with_memory
+            else {InstanceState.STOPPED}
+        )
+        self.possible = (self.possible & ends) | self._late.states
 
     def named(self) -> str:
         """The possible states in words."""
@@ -330,6 +334,7 @@ class Expected:
         self.possible = frozenset({InstanceState.RUNNING if started else InstanceState.STOPPED})
         self.metadata = [{}]
         self.values = {}
+        self.snapshots = ExpectedSnapshots(known=True)
         self._rebuild_lost = False
         self.attached = dict.fromkeys(self.attached, False)
         self._recalled.clear()
@@ -351,6 +356,7 @@ class Expected:
     def _gone(self) -> None:
         self.metadata = [{}]
         self.values = {}
+        self.snapshots = ExpectedSnapshots(known=True)
         self._rebuild_lost = False
         self.attached = dict.fromkeys(self.attached, False)
         self._recalled.clear()

@@ -13,9 +13,12 @@ from hvdrivers.models.instance import Flavor, InstanceInfo
 from hvdrivers.models.state import InstanceState as S
 from hvdrivers.models.volume import AttachedVolume
 from tests.peers.waiting import wait_until
+from tests.soak.client import Client
+from tests.soak.errors import Violation
 from tests.soak.hosts import hosts
-from tests.soak.model import Expected, Violation
+from tests.soak.model import Expected
 from tests.soak.run import Soak
+from tests.soak.worker import Worker
 
 
 def test_a_success_that_no_state_allows() -> None:
@@ -216,6 +219,18 @@ def test_a_volume_that_is_attached_again_while_it_leaves() -> None:
         model.seen_whole(_info("a", "b"))
 
 
+def test_a_volume_that_a_client_was_detaching_when_it_was_killed() -> None:
+    """The guest lets go of it, and nobody is there to change the definition."""
+    model = Expected(known=False)
+    model.attached = {"a": None}
+    model.taken_over(["a"])
+    model.seen_whole(_info())
+    model.seen_whole(_info("a"))
+    model.device_set("a", attached=False, sure=True)
+    with pytest.raises(Violation, match="a should be not attached"):
+        model.seen_whole(_info("a"))
+
+
 def test_a_name_that_was_set_and_one_that_may_come() -> None:
     model = Expected(known=True)
     model.value_set("name", "a", sure=True)
@@ -250,3 +265,98 @@ def _info(*volumes: str, name: str = "x") -> InstanceInfo:
         metadata={},
         volumes=tuple(AttachedVolume.model_construct(volume_id=each) for each in volumes),
     )
+
+
+def test_snapshots_that_must_be_there() -> None:
+    model = Expected(known=True)
+    model.succeeded("spawn")
+    model.snapshots.made("a", True)
+    model.snapshots.made("b", False)
+    model.snapshots.seen({"a"})
+    with pytest.raises(Violation, match="nobody made them"):
+        model.snapshots.seen({"a", "b"})
+    with pytest.raises(Violation, match="have gone"):
+        model.snapshots.seen(set())
+    model.snapshots.deleted({"a"}, None)
+    model.snapshots.seen(set())
+    model.snapshots.seen({"a"})  # no read tells that nothing comes any more
+    model.succeeded("destroy")
+    with pytest.raises(Violation, match="nobody made them"):
+        model.snapshots.seen({"a"})
+
+
+def test_snapshots_of_a_client_that_was_killed() -> None:
+    model = Expected(known=False)
+    model.snapshots.seen({"a"})
+    with pytest.raises(Violation, match="have gone"):
+        model.snapshots.seen(set())
+
+
+def test_a_revert_tells_the_state() -> None:
+    for with_memory, state in ((False, S.RUNNING), (True, S.STOPPED)):
+        model = Expected(known=True)
+        model.succeeded("spawn")
+        model.succeeded("revert_snapshot")
+        model.reverted(with_memory=with_memory)
+        with pytest.raises(Violation, match="get shows"):
+            model.seen(state, "get")
+
+
+def test_a_machine_stands_still_while_its_memory_is_written() -> None:
+    model = Expected(known=True)
+    model.succeeded("spawn")
+    model.failed("create_snapshot", errors.OutcomeUnknown("lost"))
+    model.seen(S.PAUSED, "get")
+    model.seen(S.RUNNING, "get")
+    with pytest.raises(Violation, match="stopped"):
+        model.seen(S.STOPPED, "get")
+
+
+def test_what_the_soak_itself_cannot_do_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that ended in silence would leave a soak that finds nothing."""
+
+    def fail(_: Worker) -> None:
+        raise AttributeError("a slip")
+
+    monkeypatch.setattr(Worker, "step", fail)
+    with hosts("fake", 1) as made:
+        soak = Soak(made, seed=11, clients=1, threads=1, timeout=20, folder=tmp_path)
+        assert not soak.run(1)
+    assert any("the soak itself failed" in each for each in soak.violations)
+
+
+def test_a_stream_that_says_something_else_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """watch() tells of a state that is not the machine's, and nothing corrects it."""
+    monkeypatch.setattr("tests.soak.client.SETTLED", 1.0)
+    monkeypatch.setattr(Client, "_keep", lambda self, states, event: None)
+    with hosts("fake", 1) as made:
+        soak = Soak(made, seed=11, clients=1, threads=2, timeout=20, folder=tmp_path)
+        assert not soak.run(2)
+    assert any("watch() says" in each for each in soak.violations)
+
+
+def test_what_comes_late_although_it_was_possible_already() -> None:
+    """A client took over, and does not know the state: seen() must not forget what may come."""
+    model = Expected(known=False)
+    model.failed("pause", errors.InvalidState("no"))
+    model.failed("power_on", errors.OutcomeUnknown("lost"))
+    model.seen(S.STOPPED, "get")
+    model.seen(S.RUNNING, "get")
+    with pytest.raises(Violation, match="possible is running"):
+        model.seen(S.STOPPED, "get")
+
+
+def test_a_failed_rescue_starts_the_machine_again() -> None:
+    model = Expected(known=True)
+    model.succeeded("spawn")
+    model.failed("rescue", errors.OutcomeUnknown("lost"))
+    model.seen(S.STOPPED, "get")
+    model.seen(S.RUNNING, "get")
+    model.succeeded("set_metadata")  # it waits for what is under way
+    model.succeeded("power_off")
+    with pytest.raises(Violation, match="possible is stopped"):
+        model.seen(S.RUNNING, "get")
