@@ -21,7 +21,6 @@ from hvdrivers.libvirt.consoles import LibvirtConsoles, LibvirtScreen
 from hvdrivers.libvirt.copying import LibvirtCopying
 from hvdrivers.libvirt.event_hub import EventHub
 from hvdrivers.libvirt.events import LibvirtEvents
-from hvdrivers.libvirt.examine import LibvirtExamine
 from hvdrivers.libvirt.extend import LibvirtExtend
 from hvdrivers.libvirt.guest import LibvirtGuest
 from hvdrivers.libvirt.images import LibvirtImages
@@ -54,7 +53,6 @@ from hvdrivers.models.volume import DiskQos, VolumeAttachment
 
 
 class LibvirtDriver(
-    LibvirtExamine,
     LibvirtConnection,
     LibvirtResources,
     LibvirtLifecycle,

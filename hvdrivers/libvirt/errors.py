@@ -13,6 +13,7 @@ from types import MappingProxyType
 import libvirt
 
 from hvdrivers.contract import errors as e
+from hvdrivers.libvirt.lost_errors import is_lost
 from hvdrivers.messages import shortened
 
 CODES: dict[int, str] = {
@@ -99,6 +100,11 @@ _HINTS: dict[type[e.HypervisorError], str] = {
     e.HypervisorFault: "the daemon's log on the host has the details",
 }
 
+_LOST_HINT = (
+    "Python's garbage collector ran before libvirt-python had asked for the reason. Look what the"
+    " operation has done, and call again; the daemon's log on the host has the reason"
+)
+
 
 def translate(error: libvirt.libvirtError) -> e.HypervisorError:
     """The contract's error for one of libvirt's. The caller raises it ``from`` the original."""
@@ -111,6 +117,8 @@ def translate(error: libvirt.libvirtError) -> e.HypervisorError:
     # QEMU's own words may come on lines of their own, and the reason is in the last of them
     lines = [each.strip() for each in (error.get_error_message() or "").splitlines()]
     message = " ".join(filter(None, lines)) or "libvirt gave no message"
+    if is_lost(error):
+        return e.HypervisorFault(message, vendor_code=name, hint=_LOST_HINT)
     if cls is e.HypervisorFault and _NO_SHAPING.search(message):
         return e.NotSupported(
             f"the host's kernel cannot limit this NIC: {shortened(message)}",

@@ -39,6 +39,7 @@ from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.errors import translate, translate_on_live
 from hvdrivers.libvirt.link import Link, NoAnswer, NotMade
 from hvdrivers.libvirt.link_pool import LinkPool
+from hvdrivers.libvirt.lost_errors import insisting
 from hvdrivers.libvirt.opening import forked, open_connection
 
 _T = TypeVar("_T")
@@ -308,7 +309,9 @@ class Connection:
                 raise errors.ConnectionFailed(f"the connection broke before {name} was sent")
             end = _end_of_call()
             call = functools.partial(method, *plain, **kwargs)
-            if not reads and kind != "Stream":
+            if reads and kind != "Stream":
+                call = functools.partial(insisting, call)
+            elif kind != "Stream":
                 # looked at in the link's thread: the call may wait for one before it
                 call = functools.partial(_in_time, current_deadline(), call, has_changed())
             try:

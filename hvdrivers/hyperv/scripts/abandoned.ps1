@@ -38,6 +38,42 @@ function Test-HvNobodyAt {
     catch [IO.IOException] { $false }
 }
 
+# A file says what a client has begun at an instance, and what is to be made of it if the client dies.
+function Test-HvLeft {
+    param([string]$Uuid)
+    foreach ($file in (Get-HvIntentFile $Uuid), (Get-HvReconnecting $Uuid), (Get-HvRebuilding $Uuid)) {
+        if ([IO.File]::Exists($file)) { return $true }
+    }
+    $false
+}
+
+# Until the host has ended the calls that change a machine: one that a dead client was in would undo what
+# is put back before. The caller has the instance's lock, so nobody begins another one.
+function Wait-HvCalls {
+    param($VM)
+    $space = 'root/virtualization/v2'
+    $name = $VM.Id.ToString().ToUpperInvariant()
+    while ($true) {
+        $system = @(Get-CimInstance -Namespace $space -ClassName Msvm_ComputerSystem `
+            -Filter "Name = '$name'")
+        if ($system.Count -eq 0) { return }
+        $open = @(Get-CimAssociatedInstance -InputObject $system[0] `
+            -Association Msvm_AffectedJobElement -ResultClassName CIM_ConcreteJob |
+            Where-Object { [int]$_.JobState -lt 7 })  # 7: completed
+        if ($open.Count -eq 0) { return }
+        Wait-Hv 50
+    }
+}
+
+# An instance, after the calls of a client that died in a change of it.
+function Find-HvSettled {
+    param([string]$Uuid)
+    $found = Find-Hv $Uuid
+    if (-not (Test-HvLeft $Uuid)) { return $found }
+    Wait-HvCalls $found.VM
+    Find-Hv $Uuid
+}
+
 function Clear-HvAbandoned {
     foreach ($uuid in @(Get-HvAbandoned)) {
         $lock = Lock-Hv $uuid

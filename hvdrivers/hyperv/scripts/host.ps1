@@ -234,7 +234,7 @@ function Get-HvState {
 function Find-HvLegal {
     param($Arguments)
     Complete-HvMoving $Arguments.uuid
-    $found = Find-Hv $Arguments.uuid
+    $found = Find-HvSettled $Arguments.uuid
     Complete-HvRebuild $found
     if ([IO.File]::Exists((Get-HvIntentFile $Arguments.uuid))) { Complete-HvRevert $found }
     Complete-HvArrival $Arguments.uuid $found.VM

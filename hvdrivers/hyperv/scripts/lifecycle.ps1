@@ -222,7 +222,7 @@ function Invoke-HvGet {
         # a checkpoint is being applied, or connections are replaced; or the client that did so has died
         $lock = Lock-Hv $uuid
         try {
-            $found = Find-Hv $uuid
+            $found = Find-HvSettled $uuid
             Complete-HvRevert $found
             $null = Complete-HvReconnect $found
         }

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from hvdrivers.hyperv.simulator import wire
 from hvdrivers.hyperv.simulator.cmdlets.call import Call
+from hvdrivers.hyperv.simulator.cmdlets.jobs import under_way
 from hvdrivers.hyperv.simulator.cmdlets.registry import handlers
 from hvdrivers.hyperv.simulator.errors import E_ACCESS_DENIED, E_FAIL, CmdletError
 from hvdrivers.hyperv.simulator.faults import Rule
@@ -116,7 +117,7 @@ def run(call: Call) -> bool:
     """Serve a call under the host's lock; whether a fault rule cuts the link afterwards."""
     host = call.host
     cut = False
-    with host.world.lock:
+    with host.world.lock, under_way(call):
         rules = host.faults.meet(call.cmdlet)
         for rule in rules:
             _pause(host, rule, rule.before)

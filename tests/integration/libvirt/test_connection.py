@@ -345,3 +345,27 @@ def test_keepalive_gives_a_silent_host_up(
     assert driver.get_instance(made.uuid).metadata in ({"a": "c"}, {"a": "d"})
     driver.destroy(made.uuid)
     driver.close()
+
+
+def test_an_error_that_the_client_library_has_lost(host: LibvirtDriver) -> None:
+    """A read is made again; a change is not, and says what happened."""
+    made: list[str] = []
+
+    def lose() -> str:
+        made.append("call")
+        if len(made) < 3:
+            libvirt.virResetLastError()
+            raise libvirt.libvirtError("of nothing")
+        return "read"
+
+    connection = host.connection
+    with connection.operation(60):
+        link = connection.remote._link
+        assert connection.call(link, "Connect.lookupByName", lose) == "read"
+        assert len(made) == 3
+        made.clear()
+        with pytest.raises(errors.HypervisorFault) as fault:
+            connection.call(link, "Domain.reset", lose)
+        assert len(made) == 1
+        assert fault.value.hint is not None
+        assert "garbage collector" in fault.value.hint

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from uuid import UUID
 from xml.sax.saxutils import escape
 
+from hvdrivers.hyperv.simulator.cmdlets import jobs
 from hvdrivers.hyperv.simulator.cmdlets.call import Call, like
 from hvdrivers.hyperv.simulator.cmdlets.power import reset, save, start, turn_off
 from hvdrivers.hyperv.simulator.cmdlets.registry import cmdlet
@@ -233,15 +234,18 @@ def _rows(call: Call, namespace: str, name: str, where: str) -> Iterator[Thing]:
         raise _cim_error("HRESULT 0x80041010", "MetadataError", "Invalid class")
     full, rows = found
     for row in rows(call.host):
-        if where and not _holds(where, row):
-            continue
-        types = (
-            f"Microsoft.Management.Infrastructure.CimInstance#{space}/{full}",
-            f"Microsoft.Management.Infrastructure.CimInstance#{full}",
-            "Microsoft.Management.Infrastructure.CimInstance",
-            "System.Object",
-        )
-        yield Thing(types, {**row, "__CLASS": full, "PSComputerName": None}, full)
+        if not where or _holds(where, row):
+            yield _instance(space, full, row)
+
+
+def _instance(space: str, name: str, row: Row) -> Thing:
+    types = (
+        f"Microsoft.Management.Infrastructure.CimInstance#{space}/{name}",
+        f"Microsoft.Management.Infrastructure.CimInstance#{name}",
+        "Microsoft.Management.Infrastructure.CimInstance",
+        "System.Object",
+    )
+    return Thing(types, {**row, "__CLASS": name, "PSComputerName": None}, name)
 
 
 def _holds(where: str, row: Row) -> bool:
@@ -288,6 +292,11 @@ def get_associated(call: Call) -> None:
     for item in call.things("InputObject"):
         system = item.get("SystemName") or item.get("Name", "")
         wanted = call.text("ResultClassName")
+        if call.text("Association").lower() == "msvm_affectedjobelement":
+            for kind, properties in jobs.affecting(call.host, system):
+                if wanted.lower() in {"", "cim_concretejob", kind.lower()}:
+                    call.write(_instance(VIRTUALIZATION, kind, properties))
+            continue
         names = [wanted] if wanted else [
             full for (space, _), (full, _) in _CLASSES.items() if space == VIRTUALIZATION
         ]  # fmt: skip

@@ -87,6 +87,17 @@ class MigrationJob:
 
 
 @dataclass
+class ConcreteJob:
+    """A call that changes a machine, as Msvm_ConcreteJob shows it."""
+
+    machine: UUID
+    caption: str
+    state: int = 4
+    """4 running, 7 completed."""
+    id: UUID = field(default_factory=uuid4)
+
+
+@dataclass
 class Hardware:
     """What the host has. Sizes are bytes."""
 
@@ -153,6 +164,7 @@ class HostState:
         self.shares: dict[str, str] = {"ADMIN$": "C:\\Windows", "C$": "C:\\", "IPC$": ""}
         self.groups: dict[str, list[UUID]] = {}
         self.migrations: list[MigrationJob] = []
+        self.jobs: list[ConcreteJob] = []
         self.make_folders()
 
     def make_folders(self) -> None:
@@ -169,6 +181,7 @@ class HostState:
         self.mounted.clear()
         self.groups.clear()
         self.migrations.clear()
+        self.jobs.clear()
         self.log.clear()
         self.faults.counts.clear()
 
