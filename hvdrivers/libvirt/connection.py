@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from urllib.parse import urlsplit
-
-import libvirt
 
 from hvdrivers.addresses import address_of
 from hvdrivers.contract import errors
@@ -17,10 +14,9 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.config import VirtType
 from hvdrivers.libvirt.domain import HostChoice
 from hvdrivers.libvirt.session import Remote
-from hvdrivers.libvirt.turns import instance_of
 from hvdrivers.libvirt.xml import Element, parse
 from hvdrivers.models.console import ConsoleKind
-from hvdrivers.models.host import HostCheck, HostInfo
+from hvdrivers.models.host import HostInfo
 from hvdrivers.models.instance import Firmware
 
 _CONVERTED = (
@@ -215,27 +211,6 @@ class LibvirtConnection(HostFacts, ConnectionContract):
         """Budget: none counted; callbacks are taken off and the sockets are closed. One on which a
         call hangs is closed when that call has come back."""
         self.connection.close(timeout)
-
-    def host_checks(self, *, timeout: float | None = None) -> Sequence[HostCheck]:
-        """Budget: 1 call. Whether a client is at an instance's snapshots, or has died there; that
-        takes longer to tell apart than a person waits. One that dies in revert_snapshot() leaves
-        the machine in whatever state it had come to."""
-        inactive = libvirt.VIR_CONNECT_LIST_DOMAINS_INACTIVE
-        with self.connection.operation(timeout):
-            machines = self.connection.remote.listAllDomains(inactive)
-        found = sorted(filter(None, (instance_of(each.name()) for each in machines)))
-        if not found:
-            return (HostCheck(name="snapshots", status="ok", detail="no client is at any"),)
-        return (
-            HostCheck(
-                name="snapshots",
-                status="warn",
-                detail=f"a client is at those of {', '.join(found)}, or has died there",
-                hint="if none is: the next call for the instance's snapshots takes over within a"
-                " minute. If it died in a revert, the machine may be stopped or paused: revert"
-                " again, before it is started (hvdrivers snapshot revert HOST INSTANCE SNAPSHOT)",
-            ),
-        )
 
 
 def _version(number: int) -> str:
