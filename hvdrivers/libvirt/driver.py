@@ -16,11 +16,11 @@ from hvdrivers.contract.limits import Limit
 from hvdrivers.driverkit.events import Streams
 from hvdrivers.driverkit.undo import truthful
 from hvdrivers.libvirt.config import LibvirtConfig
-from hvdrivers.libvirt.connection import LibvirtConnection
 from hvdrivers.libvirt.consoles import LibvirtConsoles, LibvirtScreen
 from hvdrivers.libvirt.copying import LibvirtCopying
 from hvdrivers.libvirt.event_hub import EventHub
 from hvdrivers.libvirt.events import LibvirtEvents
+from hvdrivers.libvirt.examine import LibvirtExamine
 from hvdrivers.libvirt.extend import LibvirtExtend
 from hvdrivers.libvirt.guest import LibvirtGuest
 from hvdrivers.libvirt.images import LibvirtImages
@@ -53,7 +53,7 @@ from hvdrivers.models.volume import DiskQos, VolumeAttachment
 
 
 class LibvirtDriver(
-    LibvirtConnection,
+    LibvirtExamine,
     LibvirtResources,
     LibvirtLifecycle,
     LibvirtResize,

@@ -25,6 +25,7 @@ from hvdrivers.libvirt.devices import (
     volumes_of,
 )
 from hvdrivers.libvirt.domain import next_target
+from hvdrivers.libvirt.held_volumes import settle
 from hvdrivers.libvirt.network_checks import Wiring
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.secrets import has_secrets
@@ -53,6 +54,10 @@ class Rewiring:
             if new is None:
                 continue
             new = deepcopy(new)
+            settle(xml, device)
+            serial, shown = new.find("serial"), device.findtext("serial")
+            if serial is not None and shown:
+                serial.text = shown  # after a swap_volume() a running guest sees another number
             address = device.find("address")
             same_bus = attribute(new, "target", "bus") == attribute(device, "target", "bus")
             if address is not None and same_bus:

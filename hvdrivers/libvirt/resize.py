@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from uuid import UUID
 
 import libvirt
@@ -22,6 +22,7 @@ from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.sizes import MEMORY_BLOCK_MIB, plugged_memory, vcpus_of
 from hvdrivers.libvirt.snapshot_data import Machine, SnapshotData
+from hvdrivers.libvirt.turns import Robbed, Turn
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.progress import ProgressCallback
@@ -55,11 +56,12 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
             _refuse_other_disks(record.flavor, flavor)
             _refuse_placed(record, flavor)
             self._require_memory(flavor.memory_mib)
-            with undoing() as undo:
+            with ExitStack() as turns, undoing() as undo:
                 root = own_disk(xml, ROOT)
                 if root is not None and flavor.disk_gib:
                     found = uuid, domain, state, xml, deadline
-                    self._grow_root(found, source_of(root), flavor.disk_gib * _GIB, undo)
+                    wanted_bytes = flavor.disk_gib * _GIB
+                    self._grow_root(found, source_of(root), wanted_bytes, undo, turns)
                 if record.numa or not has_nodes(xml, flavor):
                     before = size_in(xml)
                     wanted = size_of(flavor)
@@ -100,20 +102,27 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
                 hint="choose a smaller flavor, or another host",
             )
 
-    def _grow_root(self, found: _Found, path: str, wanted: int, undo: Undo) -> None:
-        """Make the root disk larger. Seven calls, two if it is that large."""
+    def _grow_root(
+        self, found: _Found, path: str, wanted: int, undo: Undo, turns: ExitStack
+    ) -> None:
+        """Make the root disk larger. Seven calls, two if it is that large.
+
+        Args:
+            turns: gets the turn at the snapshots, which lasts until after the undo: a snapshot
+                that another client made meanwhile would have the larger disk in it.
+        """
         volume = self.connection.remote.storageVolLookupByPath(path)
         now = int(volume.info()[1])
         require_growth("the root disk", now, wanted)
         if wanted == now:
             return
         uuid, domain, _, _, deadline = found
-        with self._turn(uuid, deadline) as turn:
-            # a revert would make it small again
-            self._require_none(Machine(*found, turn), "a disk with snapshots does not grow")
-            undo.callback(self._shrink_root, path, wanted, now)
-            turn.check()
-            self._grow(domain, volume, wanted)
+        turn = turns.enter_context(self._turn(uuid, deadline))
+        # a revert would make it small again
+        self._require_none(Machine(*found, turn), "a disk with snapshots does not grow")
+        undo.callback(self._shrink_root, turn, path, wanted, now)
+        turn.check()
+        self._grow(domain, volume, wanted)
 
     def _grow(self, domain: Remote, volume: Remote, wanted: int) -> None:
         try:
@@ -133,10 +142,18 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
                 ) from error
             raise
 
-    def _shrink_root(self, path: str, grown: int, before: int) -> None:
+    def _shrink_root(self, turn: Turn, path: str, grown: int, before: int) -> None:
         """Undo the growth: nothing has been written beyond the old end as long as the machine has
         not started, and QEMU's lock on the file of a machine that has refuses it."""
-        # the volume is looked up now: this is how things are undone after a connection was lost
+        # both are looked up now: this is how things are undone after a connection was lost
+        try:
+            turn.again(self.connection.remote)
+        except Robbed as error:
+            raise errors.DeviceBusy(
+                "another client has taken the turn at the instance's snapshots: the root disk"
+                " stays larger",
+                hint="call again",
+            ) from error
         with suppress(errors.VolumeNotFound):
             volume = self.connection.remote.storageVolLookupByPath(path)
             if int(volume.info()[1]) == grown:  # nobody has made it larger still

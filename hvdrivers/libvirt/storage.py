@@ -25,11 +25,11 @@ from hvdrivers.libvirt.devices import (
 )
 from hvdrivers.libvirt.domain import next_target
 from hvdrivers.libvirt.hardware import with_bus
-from hvdrivers.libvirt.held_volumes import free_alias
+from hvdrivers.libvirt.held_volumes import free_alias, slot_of, write_slot
 from hvdrivers.libvirt.host_volumes import LibvirtHostVolumes
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
-from hvdrivers.libvirt.odd_files import SECTOR, odd_file, refusal
+from hvdrivers.libvirt.odd_files import SECTOR, refusal
 from hvdrivers.libvirt.remote_volumes import initiator_name
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.session import Remote
@@ -150,12 +150,7 @@ class LibvirtStorage(
                 stored_now = None if stopped else self._xml(domain, inactive=True)
                 if not _has_news(volume_id, target, now, stored_now, flags):
                     if disk is not None and isinstance(error, errors.HypervisorFault):
-                        # QEMU could not lock it: a machine has it that does not share it
-                        self._refuse_shared(source_of(disk))
-                        self._refuse_shared_link(source_of(disk))
-                        odd = odd_file(self.connection.remote, [disk])
-                        if odd is not None:
-                            raise odd from error
+                        self._explain_unopened(disk, error)
                     raise
                 xml, stored = now, stored_now
         with changed():
@@ -195,15 +190,20 @@ class LibvirtStorage(
 
     def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
         """Budget: 7 calls and one for each repetition of the request; 7 for a stopped machine, 5
-        if it is not attached; 1 more for each secret of the volume."""
+        if it is not attached; 1 more for each secret of the volume, and 1, or 2 for a stopped
+        machine, after a swap_volume()."""
         deadline = Deadline(timeout)
 
         def act(domain: Remote, state: InstanceState) -> None:
-            stored = volumes_of(self._xml(domain, inactive=True)).get(volume_id)
+            definition = self._xml(domain, inactive=True)
+            stored = volumes_of(definition).get(volume_id)
+            held = [(definition, stored)]
             live = None
             if state is InstanceState.RUNNING:
-                live = volumes_of(self._xml(domain)).get(volume_id)
-            for disk in (stored, live):
+                running = self._xml(domain)
+                live = volumes_of(running).get(volume_id)
+                held.append((running, live))
+            for _, disk in held:
                 if disk is not None and attribute(disk, "boot", "order") == "1":
                     raise errors.InvalidRequest("the instance boots from this volume")
             name = _alias_of(volume_id, live, stored)
@@ -211,6 +211,8 @@ class LibvirtStorage(
             # by their name: the reply to a detach was lost, or others have changed the definition
             with changed() if stored is not None or live is not None else nullcontext():
                 self._delete_secrets(uuid, volume_id)
+                if any(each is not None and slot_of(xml, each) for xml, each in held):
+                    write_slot(domain, name, None)
 
         self._change("detach_volume", uuid, deadline, act)
 

@@ -66,6 +66,11 @@ def is_helper(name: str) -> bool:
     return name.startswith(_HELPER)
 
 
+def instance_of(name: str) -> str | None:
+    """The UUID of the instance whose turn a domain is; None for any other domain."""
+    return name.removeprefix(_HELPER) if is_helper(name) else None
+
+
 def remove_helper(remote: Remote, uuid: UUID) -> None:
     """Remove what a dead client's turn has left. One call, two where there is something."""
     with suppress(errors.InstanceNotFound):

@@ -19,6 +19,7 @@ from hvdrivers.libvirt.disk_plan import names_of
 from hvdrivers.libvirt.domain import next_target, used_sources
 from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.naming import VOLUME_PREFIX
+from hvdrivers.libvirt.odd_files import odd_file
 from hvdrivers.libvirt.pools import find
 from hvdrivers.libvirt.remote_volumes import (
     encryption_element,
@@ -156,6 +157,15 @@ class VolumeSources(Chains, Secrets, HostFacts):
             return cast(Remote, self.connection.remote.storageVolLookupByPath(clean(path)))
         except errors.VolumeNotFound:
             return None
+
+    def _explain_unopened(self, disk: Element, error: errors.HypervisorFault) -> None:
+        """After a failure, for which QEMU has no code: a machine has the volume that does not share
+        it, so that QEMU could not lock it, or the size of its file is odd."""
+        self._refuse_shared(source_of(disk))
+        self._refuse_shared_link(source_of(disk))
+        odd = odd_file(self.connection.remote, [disk])
+        if odd is not None:
+            raise odd from error
 
     def _refuse_shared_remote(self, name: str) -> None:
         """A server locks nothing, and libvirt's statistics do not name what is behind a network.

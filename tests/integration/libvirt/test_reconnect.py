@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 from uuid import uuid4
+from xml.etree import ElementTree as ET
 
 import libvirt
 import pytest
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.held_volumes import volumes_of
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import BridgeVif
@@ -19,9 +21,11 @@ from hvdrivers.models.volume import LocalVolume, VolumeAttachment, VolumeSpec
 from hvdrivers.models.volume.iscsi import IscsiVolume
 from tests.integration.libvirt.machines import Host
 from tests.integration.libvirt.test_budgets import calls, numbers
+from tests.integration.libvirt.test_remote_volumes import iscsi
 from tests.peers.bridge import LinuxBridge
 from tests.peers.fixtures import started
 from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.tgt import IscsiServer
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,36 @@ def test_passwords_files_and_budgets(own: Host, linux_bridge: LinuxBridge) -> No
         assert calls(own.raw, lambda: own.raw.reconnect(m.uuid, vifs=(wired,))) == 7 + 1
         assert {7, 1, 2} <= set(numbers("reconnect"))
         assert [each.address for each in driver.get_instance(m.uuid).vifs] == [nic.mac]
+
+
+def test_a_machine_that_moves_after_a_swap(own: Host, other_peer: LibvirtPeer) -> None:
+    """The guest goes on with the number of the volume before, and has the new one at its next
+    start."""
+    there = Host(other_peer, own.image)
+    size = 16 << 20
+    try:
+        with (
+            started(IscsiServer) as server,
+            own.volume(size_bytes=size) as before,
+            own.empty_machine(volumes=(VolumeAttachment(volume=before),)) as machine,
+        ):
+            served = iscsi(server)
+            own.driver.swap_volume(machine.uuid, before.volume_id, served)
+            destination = Destination(host=other_peer.uri, address="127.0.0.1", volumes=(served,))
+            own.driver.live_migrate(machine.uuid, destination)
+
+            def numbers_of(*options: str) -> list[str | None]:
+                xml = ET.fromstring(other_peer.virsh("dumpxml", str(machine.uuid), *options))
+                return [volumes_of(xml)["san-1"].findtext("serial")]
+
+            assert [each.volume_id for each in there.driver.get_instance(machine.uuid).volumes] == [
+                "san-1"
+            ]
+            assert numbers_of() == [before.volume_id]
+            assert numbers_of("--inactive") == ["san-1"]
+            there.driver.destroy(machine.uuid)
+    finally:
+        there.close()
 
 
 def test_a_machine_that_moves_gets_them_there(

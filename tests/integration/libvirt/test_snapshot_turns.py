@@ -13,12 +13,15 @@ from uuid import UUID
 import pytest
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.snapshot_tree import being_deleted, tree_of
+from hvdrivers.models.host import HostCheck
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.children import Held, killed_in, race_to_do
+from tests.integration.libvirt.faults import INTERNAL, script
 from tests.integration.libvirt.machines import Host, Machine
 from tests.integration.libvirt.test_kill import changes_in
 from tests.integration.libvirt.test_snapshots import tags
@@ -323,6 +326,29 @@ def test_killed_while_memory_comes_back(own: Host, prepared: Any, on: bool) -> N
     assert loads
 
 
+@pytest.mark.usefixtures("impatient")
+def test_doctor_tells_of_a_client_that_died_in_a_revert(own: Host, prepared: Any) -> None:
+    """It names the instance until somebody has reverted again."""
+
+    def line() -> HostCheck:
+        (found,) = (each for each in own.driver.host_checks() if each.name == "snapshots")
+        return found
+
+    for number in changing_calls(own, prepared(True), FIRST_BACK)[:-1]:
+        assert line().status == "ok"
+        found: Prepared = prepared(True)
+        arguments = found.arguments(*FIRST_BACK)
+        assert killed_in(own.peer.uri, "revert_snapshot", arguments, number, "after")
+        told = line()
+        assert told.status == "warn"
+        assert str(found.machine.uuid) in told.detail
+        assert "revert" in (told.hint or "")
+        own.driver.revert_snapshot(*arguments)
+        assert found.machine.state is S.STOPPED
+        assert bytes_in(own, found.machine) == FIRST
+    assert line().status == "ok"
+
+
 def test_a_client_waits_within_its_own_deadline(own: Host, prepared: Any) -> None:
     found: Prepared = prepared(False)
     machine = found.machine
@@ -400,6 +426,35 @@ def test_no_snapshot_is_made_while_disks_change(own: Host, operation: str) -> No
         with pytest.raises(errors.DeviceBusy, match="another client is at"):
             own.driver.create_snapshot(uuid, "x", timeout=2)
         assert held.go_on() == "done"
+
+
+@pytest.mark.parametrize("robbed", [False, True])
+def test_no_snapshot_is_made_before_a_resize_is_undone(
+    own: Host, other: ComputeDriver, robbed: bool
+) -> None:
+    """It would have the large disk in it, which is made small again; so a client that has lost its
+    turn leaves the disk."""
+    with own.made_empty() as machine:
+        uuid = machine.uuid
+        volume = own.raw.pools.disks().storageVolLookupByName(f"{uuid}.root")
+        small, large = int(volume.info()[1]), 1 << 30
+
+        def refused(_name: str, _send: Any) -> Any:
+            if robbed:
+                own.peer.virsh("undefine", f"hv-snapshot-of-{uuid}")
+                other.create_snapshot(uuid, "x")
+            else:
+                with pytest.raises(errors.DeviceBusy, match="another client is at"):
+                    other.create_snapshot(uuid, "x", timeout=2)
+            raise INTERNAL
+
+        with script(own.raw, "Domain.setVcpusFlags", refused) as seam:
+            with pytest.raises(errors.HypervisorError):
+                own.driver.resize(uuid, Flavor(vcpus=2, memory_mib=64, disk_gib=1))
+            assert seam.reached
+        assert int(volume.info()[1]) == (large if robbed else small)
+        assert [each.name for each in own.driver.list_snapshots(uuid)] == ["x"] * robbed
+        assert tags(own, f"{uuid}.root") == robbed
 
 
 @pytest.mark.usefixtures("impatient")
