@@ -136,7 +136,7 @@ def test_every_report_is_a_page_that_the_matrix_leads_to(site: Path) -> None:
         assert {each.clause for each in report.results} <= page.ids
 
 
-@pytest.mark.parametrize("name", ["fake", "libvirt"])
+@pytest.mark.parametrize("name", ["fake", "hyperv", "libvirt"])
 def test_a_report_fits_a_phone(tmp_path: Path, name: str) -> None:
     """With every clause open: the names of checks were wider than the page."""
     (tmp_path / "report.html").write_text(
