@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Iterator, Mapping
 from concurrent import futures
@@ -235,14 +236,28 @@ class GuardedCall:
                 return raised
             if isinstance(error, errors.HypervisorError):
                 return error
-            violation = self._violation(f"raised {_in_words(error)}")
-            violation.__cause__ = error
-            return violation
+            return self._of_the_tree(error)
         if error is not None or raised is None:
             return error
         violation = self._violation("went on although the progress callback had raised")
         violation.__cause__ = raised
         return violation
+
+    def _of_the_tree(self, error: Exception) -> errors.HypervisorError:
+        """What the caller gets for an error of Python's: the driver's fault, unless the process can
+        open no more files. Python opens one too, for a module that is imported late."""
+        made: errors.HypervisorError
+        if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+            made = errors.HypervisorFault(
+                "this process can open no more files",
+                vendor_code=f"errno {error.errno}",
+                hint="raise its limit (ulimit -n), or close what it does not need; then call again",
+                retryable=True,
+            )
+        else:
+            made = self._violation(f"raised {_in_words(error)}")
+        made.__cause__ = error
+        return made
 
 
 class _CallbackError(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import inspect
 import logging
@@ -420,6 +421,23 @@ def test_what_is_not_of_the_tree_is_the_drivers_fault(error) -> None:
         driver.ping()
     assert caught.value.__cause__ is error
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_process_without_descriptors_is_not_the_drivers_fault(number: int) -> None:
+    """Python opens a file, too, for a module that is imported late."""
+    error = OSError(number, "Too many open files", "source.py")
+
+    def ping(self, *, timeout=None):
+        raise error
+
+    driver, _ = make(ping=ping)
+    with pytest.raises(errors.HypervisorFault, match="no more files") as caught:
+        driver.ping()
+    assert caught.value.__cause__ is error
+    assert caught.value.retryable
+    assert caught.value.hint is not None
+    assert "ulimit" in caught.value.hint
 
 
 def test_an_error_of_the_tree_is_completed_and_keeps_what_it_has() -> None:
