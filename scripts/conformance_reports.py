@@ -12,6 +12,7 @@ import json
 import runpy
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hvdrivers.conformance.engine.runner import Session, selected
@@ -61,7 +62,8 @@ def vmware(mode: str, name: str) -> None:
     vcenter = mode == "vpx"
     others = {"other": "DC0_H0", "unfit": "DC0_H1"} if vcenter else {}
     with VcsimPeer(mode, **({"standalone": 2} if vcenter else {})) as peer:
-        report_on(VmwareTarget(**peer.options, **others), name)
+        wake = partial(peer.ask, "/up", "POST")  # host_power() has switched it off
+        report_on(VmwareTarget(**peer.options, **others, wake=wake), name)
 
 
 def hyperv() -> None:
