@@ -35,7 +35,7 @@ _DEFINES = frozenset(
 _STEPS = frozenset({"destroy", "reboot", "rebuild", "rescue", "unrescue"})
 """Changes that may switch a machine off first."""
 _UNDOES = frozenset({"rebuild", "rescue", "unrescue", "revert_snapshot"})
-"""Changes of _STEPS that start the machine again if they fail."""
+"""Changes that may switch a machine off, and start it again if they fail."""
 _STAND_STILL = frozenset({"suspend", "create_snapshot"})
 """Changes in which a machine stands still while its memory is written."""
 _ENDS = frozenset({"power_off", "suspend", "destroy"})
