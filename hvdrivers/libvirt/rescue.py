@@ -138,9 +138,9 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget from a cached image: 18 calls, 17 for a machine that runs; 3 more for a seed, and
-        2 for each disk that an interrupted rescue has left. It waits for what another client does
-        with the snapshots: qemu-img may be at the disks."""
+        """Budget from a cached image: 18 calls; 3 more for a seed, and 2 for each disk that an
+        interrupted rescue has left. It waits for what another client does with the snapshots:
+        qemu-img may be at the disks."""
         deadline = Deadline(timeout)
         disc = disc_of(seed) if seed is not None else None
         domain, _ = self._checked("rescue", uuid, deadline)
@@ -280,7 +280,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
             start(self._domain(uuid))
 
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 13 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
+        """Budget: 14 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
         it is off; 2 more for a rescue's seed. It waits as rescue() does."""
 
         def act(_: Turn, domain: Remote, state: InstanceState) -> None:
