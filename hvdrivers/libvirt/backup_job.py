@@ -141,7 +141,7 @@ class BackupJobs(Topic):
         """Stop the job that writes this file, if it runs. Up to three calls."""
         # the machine is looked up now: this is how a job is stopped after a connection was lost
         with suppress(errors.InstanceNotFound, errors.InvalidState):
-            domain = self._domain(backup.uuid)
+            domain = self.domains.find(backup.uuid)
             if backup_target(domain) == backup.target:
                 domain.abortJob()
 

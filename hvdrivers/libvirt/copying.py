@@ -27,6 +27,7 @@ from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
+from hvdrivers.libvirt.domains import await_job, xml_of
 from hvdrivers.libvirt.files import base_path
 from hvdrivers.libvirt.images import ImageStore
 from hvdrivers.libvirt.naming import ROOT, disk_name
@@ -97,7 +98,7 @@ class LibvirtCopying(ImageStore, BackupJobs, SnapshotToImage):
                     raise errors.NotSupported(
                         f"images of format {format} are not made here", hint="take raw or qcow2"
                     )
-                xml = self._xml(domain)
+                xml = xml_of(domain)
                 if own_disk(xml, ROOT) is None:
                     raise errors.InvalidRequest(
                         "the instance was booted from a volume: it has no root disk"
@@ -125,7 +126,7 @@ class LibvirtCopying(ImageStore, BackupJobs, SnapshotToImage):
         attempt = 1
         while True:
             try:
-                return self._change("snapshot_to_image", uuid, deadline, act)
+                return self.domains.change("snapshot_to_image", uuid, deadline, act)
             except _Again:
                 if attempt == _ATTEMPTS:
                     raise
@@ -196,11 +197,11 @@ class LibvirtCopying(ImageStore, BackupJobs, SnapshotToImage):
             InstanceNotFound: another client has destroyed the instance.
         """
         if state not in {InstanceState.STOPPED, InstanceState.SUSPENDED}:
-            self._await_job(domain)  # QEMU may be gone, and the machine not be off yet
-        now = self._state(domain)
+            await_job(domain)  # QEMU may be gone, and the machine not be off yet
+        now = self.domains.state(domain)
         if now is not state:
             return _Again(f"another client changed the machine to {now}: {error.message}")
-        root = own_disk(self._xml(domain), ROOT)
+        root = own_disk(xml_of(domain), ROOT)
         if root is None or source_of(root) != source_of(disk):
             return _Again(f"another client replaced the root disk: {error.message}")
         pool = self.pools.disks()

@@ -17,6 +17,7 @@ from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.definition import undefine
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent
 from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.images import ImageStore
@@ -135,7 +136,7 @@ class Removal(Keeping, ImageStore, Secrets):
 
     def _found(self, domain: Remote, own: dict[str, Remote]) -> _Found:
         """What the definition tells. One call; more if there is any snapshot."""
-        xml = readable(f"the machine {domain.UUIDString()}", partial(self._xml, domain))
+        xml = readable(f"the machine {domain.UUIDString()}", partial(xml_of, domain))
         tops = {
             source_of(disk)
             for disk in (xml.iterfind("devices/disk") if xml is not None else ())
@@ -180,7 +181,7 @@ class Removal(Keeping, ImageStore, Secrets):
 
     def _domain_if_there(self, uuid: UUID) -> Remote | None:
         try:
-            return self._domain(uuid)
+            return self.domains.find(uuid)
         except errors.InstanceNotFound as error:
             if error.vendor_code is None:
                 raise  # a foreign machine

@@ -18,6 +18,7 @@ from hvdrivers.driverkit.undo import truthful
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.consoles import LibvirtConsoles, LibvirtScreen
 from hvdrivers.libvirt.copying import LibvirtCopying
+from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.event_hub import EventHub
 from hvdrivers.libvirt.events import LibvirtEvents
 from hvdrivers.libvirt.examine import LibvirtExamine
@@ -110,6 +111,7 @@ class LibvirtDriver(
         self.connection = Connection(config)
         self.hub = EventHub(self.connection)
         self.pools = Pools(self.connection)
+        self.domains = Domains(self.connection, self.hub)
         self._late = LateUnplugs(self.hub, self._settle_late)
         self._unfinished = {}
         self._left_marks = set()

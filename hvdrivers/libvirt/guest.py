@@ -22,6 +22,7 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.libvirt.agent import ask, field, require
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import vifs_of
+from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import attribute
 from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
@@ -49,10 +50,10 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         """Budget: 7 calls; 6 without an agent. Only addresses of the instance's own NICs: a guest
         may name any."""
         deadline = Deadline(timeout)
-        domain, _ = self._checked("guest_addresses", uuid, deadline)
+        domain, _ = self.domains.checked("guest_addresses", uuid, deadline)
         own = {
             str(attribute(element, "mac", "address")).lower()
-            for _, element in vifs_of(self._xml(domain)).values()
+            for _, element in vifs_of(xml_of(domain)).values()
         }
         if not own:
             return []
@@ -84,7 +85,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         """Budget: 4 calls."""
         _refuse_account(credentials)
         deadline = Deadline(timeout)
-        domain, _ = self._checked("set_guest_password", uuid, deadline)
+        domain, _ = self.domains.checked("set_guest_password", uuid, deadline)
         require(self.connection, domain)
         try:
             ask(
@@ -119,13 +120,13 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
 
     def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 4 calls, 3 if they are frozen."""
-        domain, _ = self._checked("freeze", uuid, Deadline(timeout))
+        domain, _ = self.domains.checked("freeze", uuid, Deadline(timeout))
         if not self._frozen(domain):
             domain.fsFreeze(None, 0)
 
     def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 4 calls."""
-        domain, _ = self._checked("thaw", uuid, Deadline(timeout))
+        domain, _ = self.domains.checked("thaw", uuid, Deadline(timeout))
         require(self.connection, domain)
         domain.fsThaw(None, 0)
 
@@ -153,7 +154,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
                 hint="put them onto a volume, or let the program fetch them",
             )
         deadline = Deadline(timeout)
-        domain, _ = self._checked("guest_exec", uuid, deadline)
+        domain, _ = self.domains.checked("guest_exec", uuid, deadline)
         require(self.connection, domain)
         pid = self._started_program(domain, command, stdin, deadline)
         return self._ended_program(domain, pid, deadline)

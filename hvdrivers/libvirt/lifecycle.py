@@ -25,12 +25,12 @@ from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.lifecycle import Lifecycle
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Undo
-from hvdrivers.libvirt.base import affecting
 from hvdrivers.libvirt.claim import Claims, is_made
 from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.definition import complete, define
 from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, volumes_of
 from hvdrivers.libvirt.domain import domain_xml
+from hvdrivers.libvirt.domains import affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
 from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.metadata import (
@@ -215,11 +215,11 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
         """Budget: 3 calls, 4 for a machine that has not run since the daemon was started."""
         del timeout
-        domain = self._domain(uuid)
-        return self._info(uuid, domain, self._state(domain))
+        domain = self.domains.find(uuid)
+        return self._info(uuid, domain, self.domains.state(domain))
 
     def _info(self, uuid: UUID, domain: Remote, state: InstanceState) -> InstanceInfo:
-        xml = self._xml(domain)
+        xml = xml_of(domain)
         record = record_in(xml)
         return InstanceInfo(
             uuid=uuid,
@@ -272,7 +272,7 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
             rescued = is_rescued(domain.name(), uuid)  # it went off, and the disk is there still
             domain.rename(domain_name(name, uuid, rescued=rescued), 0)
 
-        self._change("rename", uuid, Deadline(timeout), act)
+        self.domains.change("rename", uuid, Deadline(timeout), act)
 
     def set_metadata(
         self, uuid: UUID, metadata: Mapping[str, str], *, timeout: float | None = None
@@ -287,9 +287,9 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
             flags = affecting(domain, state)
             keep(domain, METADATA_NAMESPACE, content, flags)
             if not flags & libvirt.VIR_DOMAIN_AFFECT_LIVE:
-                self._require_off(domain)
+                require_off(domain)
 
-        self._change("set_metadata", uuid, Deadline(timeout), act)
+        self.domains.change("set_metadata", uuid, Deadline(timeout), act)
 
     @staticmethod
     def _write_saved(domain: Remote, content: str) -> None:

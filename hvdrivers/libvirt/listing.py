@@ -67,7 +67,7 @@ class Listing(Topic):
             own = UUID(uuid)
             if is_starting(*at) and uuid not in building:
                 try:
-                    state = self._state(domain)
+                    state = self.domains.state(domain)
                 except errors.InstanceNotFound:
                     continue  # its spawn has failed, or it was destroyed
             else:

@@ -38,6 +38,7 @@ from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.consoles import read_stream
 from hvdrivers.libvirt.devices import vifs_of
 from hvdrivers.libvirt.domain import definable
+from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.moving_plan import MovingPlan, Plan
 from hvdrivers.libvirt.naming import console_name, disk_name
 from hvdrivers.libvirt.pools import volume_xml
@@ -98,10 +99,10 @@ class LibvirtMigration(
     ) -> MigrationPlan:
         """Budget: 6 calls and 3 for each disk here; there those of a connection, 10, and 2 for each
         disk and NIC."""
-        domain, _ = self._checked("check_live_migration", uuid, Deadline(timeout))
+        domain, _ = self.domains.checked("check_live_migration", uuid, Deadline(timeout))
         with self._reached(destination) as there:
             if isinstance(there, Blocker):
-                found = Plan(self._xml(domain), blockers=[there])
+                found = Plan(xml_of(domain), blockers=[there])
             else:
                 found = self._planned(uuid, domain, there, destination, running=True)
         return MigrationPlan(
@@ -121,7 +122,7 @@ class LibvirtMigration(
         """Budget: that of check_live_migration() and 5 calls, and 2 for each disk that is copied;
         one more for each half second that it takes."""
         deadline = Deadline(timeout)
-        domain, _ = self._checked("live_migrate", uuid, deadline)
+        domain, _ = self.domains.checked("live_migrate", uuid, deadline)
         self._moved(_Call(uuid, domain, destination, running=True), deadline, progress)
 
     def cold_migrate(
@@ -135,14 +136,14 @@ class LibvirtMigration(
         """Budget: that of live_migrate() and 3 calls. Both hosts need room for the machine's
         memory: it is PAUSED meanwhile."""
         deadline = Deadline(timeout)
-        domain, _ = self._checked("cold_migrate", uuid, deadline)
+        domain, _ = self.domains.checked("cold_migrate", uuid, deadline)
         self._leave_rescue(uuid, domain)
         self._moved(_Call(uuid, domain, destination, running=False), deadline, progress)
 
     def migration_progress(self, uuid: UUID, *, timeout: float | None = None) -> MigrationProgress:
         """Budget: 2 calls. What became of a migration is not remembered: it is NONE then."""
         del timeout
-        found = _job(self._domain(uuid))
+        found = _job(self.domains.find(uuid))
         if not found:
             return MigrationProgress(phase=MigrationPhase.NONE)
         total, remaining = _bytes(found)
@@ -157,14 +158,14 @@ class LibvirtMigration(
 
     def abort_migration(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 4 calls, 3 without a migration."""
-        domain, _ = self._checked("abort_migration", uuid, Deadline(timeout))
+        domain, _ = self.domains.checked("abort_migration", uuid, Deadline(timeout))
         if _job(domain):
             _abort(domain)
 
     def force_migration(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 5 calls. The guest may stand still for a minute, and the speed has no limit any
         more; a copy of disks that is under way keeps the speed that it began with."""
-        domain, _ = self._checked("force_migration", uuid, Deadline(timeout))
+        domain, _ = self.domains.checked("force_migration", uuid, Deadline(timeout))
         if not _job(domain):
             raise errors.InvalidState("no migration of this instance runs")
         domain.migrateSetMaxDowntime(_STANDSTILL, 0)
@@ -231,7 +232,7 @@ class LibvirtMigration(
                 self._await_end(call.domain, sending, deadline, progress)
             with changed():
                 if not call.running:
-                    cut(there._domain(uuid))
+                    cut(there.domains.find(uuid))
                 self._leave(uuid, plan)
 
     def _prepare(

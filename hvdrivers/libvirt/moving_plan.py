@@ -18,6 +18,7 @@ from hvdrivers.contract import errors
 from hvdrivers.libvirt.destroy import Removal
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.pools import backing_of, refresh
@@ -76,7 +77,7 @@ class MovingPlan(Removal, Connections):
     ) -> Plan:
         """Everything that speaks against the move. Here 3 calls and 2 for each disk; there about
         10, 2 for each disk and NIC."""
-        plan = Plan(self._xml(domain, inactive=not running))
+        plan = Plan(xml_of(domain, inactive=not running))
         if there._host_uuid() == self._host_uuid():
             plan.add(BlockerKind.STATE, "the instance is on this host already")
             return plan

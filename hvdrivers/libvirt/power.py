@@ -12,8 +12,8 @@ from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, StartP
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
-from hvdrivers.libvirt.base import LookAgain, Moved
 from hvdrivers.libvirt.definition import complete
+from hvdrivers.libvirt.domains import LookAgain, Moved
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
 from hvdrivers.libvirt.metadata import STATE_NAMESPACE, keep
 from hvdrivers.libvirt.rescue import LeavingRescue
@@ -70,7 +70,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             if not began:
                 raise LookAgain  # another client has started it, maybe otherwise
 
-        self._change(operation, uuid, deadline, act)
+        self.domains.change(operation, uuid, deadline, act)
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         """Budget: 4 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is
@@ -89,7 +89,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                 with changed():
                     self._tell_stopped(domain)
                     # another client may have resumed it meanwhile; or QEMU died in a resume
-                    if self._state(domain) is not InstanceState.STOPPED:
+                    if self.domains.state(domain) is not InstanceState.STOPPED:
                         raise Moved
                 return
             if state is InstanceState.CRASHED and not domain.isActive():
@@ -105,7 +105,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                 return
             domain.destroyFlags(0)
 
-        self._change("power_off", uuid, deadline, act)
+        self.domains.change("power_off", uuid, deadline, act)
 
     @staticmethod
     def _tell_stopped(domain: Remote) -> None:
@@ -159,7 +159,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                         self._leave_rescue(uuid, domain)
                     start(domain)
 
-        self._change("reboot", uuid, deadline, act, variant=kind)
+        self.domains.change("reboot", uuid, deadline, act, variant=kind)
 
     @staticmethod
     def _reset(domain: Remote, state: InstanceState) -> bool:
@@ -198,7 +198,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             if state is InstanceState.RUNNING:
                 domain.suspend()
 
-        self._change("pause", uuid, Deadline(timeout), act)
+        self.domains.change("pause", uuid, Deadline(timeout), act)
 
     def unpause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls, 4 if the guest had put itself to sleep."""
@@ -208,7 +208,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             if state is InstanceState.PAUSED:
                 self._let_run(uuid, domain, deadline)
 
-        self._change("unpause", uuid, deadline, act)
+        self.domains.change("unpause", uuid, deadline, act)
 
     def _let_run(self, uuid: UUID, domain: Remote, deadline: Deadline) -> None:
         """Let a machine that stands still go on, also one whose guest sleeps (ACPI S3)."""
@@ -258,8 +258,10 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             if state is InstanceState.SUSPENDED and not restore(domain):
                 raise LookAgain
 
-        self._change("resume", uuid, Deadline(timeout), act)
+        self.domains.change("resume", uuid, Deadline(timeout), act)
 
     def inject_nmi(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls."""
-        self._change("inject_nmi", uuid, Deadline(timeout), lambda domain, _: domain.injectNMI(0))
+        self.domains.change(
+            "inject_nmi", uuid, Deadline(timeout), lambda domain, _: domain.injectNMI(0)
+        )

@@ -25,6 +25,7 @@ from hvdrivers.libvirt.devices import (
     volumes_of,
 )
 from hvdrivers.libvirt.domain import next_target
+from hvdrivers.libvirt.domains import require_off, xml_of
 from hvdrivers.libvirt.held_volumes import settle
 from hvdrivers.libvirt.network_checks import Wiring
 from hvdrivers.libvirt.redefining import redefine
@@ -159,7 +160,7 @@ class LibvirtReconnect(Deletions, Connections, Reconnect):
 
         def act(domain: Remote, state: InstanceState) -> None:
             del state
-            before = self._xml(domain, inactive=True)
+            before = xml_of(domain, inactive=True)
             rewiring = self._rewiring(uuid, before, volumes, vifs)
             with undoing() as undo:
                 undo.callback(self._put_back_devices, uuid, before, rewiring)
@@ -177,9 +178,9 @@ class LibvirtReconnect(Deletions, Connections, Reconnect):
                     new = rewiring.devices[attribute(old, "alias", "name") or ""]
                     if has_secrets(old) and not has_secrets(new):
                         self._delete_secrets(uuid, attachment.volume_id)
-            self._require_off(domain)
+            require_off(domain)
 
-        self._change("reconnect", uuid, deadline, act)
+        self.domains.change("reconnect", uuid, deadline, act)
 
     def _put_back_devices(self, uuid: UUID, before: Element, rewiring: Rewiring) -> None:
         # the machine is looked up now: this is how things are undone after a connection was lost
@@ -199,7 +200,7 @@ class LibvirtReconnect(Deletions, Connections, Reconnect):
             return xml
 
         try:
-            domain = self._domain(uuid)
+            domain = self.domains.find(uuid)
         except errors.InstanceNotFound:
             return
         redefine(self.hub, uuid, domain, back)

@@ -27,7 +27,6 @@ from hvdrivers.contract.lifecycle import Rescue
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.own_disks import disc_of
 from hvdrivers.driverkit.undo import Undo, changed, undoing
-from hvdrivers.libvirt.base import LookAgain
 from hvdrivers.libvirt.devices import TARGET_PREFIX, source_of
 from hvdrivers.libvirt.disk_plan import seed_drive
 from hvdrivers.libvirt.domain import (
@@ -38,6 +37,7 @@ from hvdrivers.libvirt.domain import (
     own_disk,
     own_disk_element,
 )
+from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.files import base_path
 from hvdrivers.libvirt.hardware import bus_of_own
 from hvdrivers.libvirt.images import ImageStore
@@ -111,7 +111,7 @@ class LeavingRescue(ImageStore):
         try:
             domain.rename(wanted, 0)
         except (errors.InvalidState, errors.InvalidRequest, errors.HypervisorFault):
-            if is_rescued(self._domain(uuid).name(), uuid) is not rescued:
+            if is_rescued(self.domains.find(uuid).name(), uuid) is not rescued:
                 raise
 
 
@@ -143,8 +143,8 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
         with the snapshots: qemu-img may be at the disks."""
         deadline = Deadline(timeout)
         disc = disc_of(seed) if seed is not None else None
-        domain, _ = self._checked("rescue", uuid, deadline)
-        xml = self._xml(domain, inactive=True)
+        domain, _ = self.domains.checked("rescue", uuid, deadline)
+        xml = xml_of(domain, inactive=True)
         if seed is not None:
             seed_drive(seed, hardware_in(xml))
         base = (
@@ -230,14 +230,14 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
             try:
                 started: Remote = remote.createXML(document, libvirt.VIR_DOMAIN_START_VALIDATE)
             except (errors.InvalidState, errors.HypervisorFault, errors.VolumeNotFound) as error:
-                now = self._domain(uuid)
+                now = self.domains.find(uuid)
                 if not now.isActive():
                     if not is_rescued(now.name(), uuid) or not self._has_disk(name):
                         raise LookAgain from error  # another client has ended the rescue
                     if isinstance(error, errors.VolumeNotFound):
                         raise
                     raise explained(remote, xml, error) from error
-                if _rescue_disk(self._xml(now)) is not None:
+                if _rescue_disk(xml_of(now)) is not None:
                     raise  # by another client, which was faster
                 cut(now)
             else:
@@ -263,9 +263,9 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
     def _end_rescue(self, uuid: UUID, name: str) -> None:
         """Undo the start; a rescue of another client's stays."""
         with suppress(errors.InstanceNotFound):
-            domain = self._domain(uuid)
+            domain = self.domains.find(uuid)
             if domain.isActive():
-                disk = _rescue_disk(self._xml(domain))
+                disk = _rescue_disk(xml_of(domain))
                 if disk is None or PurePosixPath(source_of(disk)).name != name:
                     return
                 cut(domain)
@@ -277,7 +277,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
         if others:
             return
         with suppress(errors.InstanceNotFound):
-            start(self._domain(uuid))
+            start(self.domains.find(uuid))
 
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 13 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
@@ -292,7 +292,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
                     raise LookAgain
                 runs = True
             else:
-                runs = is_to_run(self._xml(domain, inactive=True))
+                runs = is_to_run(xml_of(domain, inactive=True))
             with changed():
                 if state is InstanceState.CRASHED and not cut(domain):
                     forget_crash(domain)

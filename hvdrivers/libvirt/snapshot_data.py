@@ -27,8 +27,8 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.libvirt import monitor
-from hvdrivers.libvirt.base import affecting
 from hvdrivers.libvirt.definition import define
+from hvdrivers.libvirt.domains import affecting
 from hvdrivers.libvirt.event_hub import Lifecycle
 from hvdrivers.libvirt.session import Remote, unnoticed
 from hvdrivers.libvirt.snapshot_tree import (

@@ -24,9 +24,9 @@ from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.libvirt.base import LookAgain, affecting
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domain import definable
+from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
 from hvdrivers.libvirt.metadata import put
 from hvdrivers.libvirt.rescue import LeavingRescue
 from hvdrivers.libvirt.room import needing_room
@@ -72,7 +72,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                 raise errors.InvalidRequest(
                     "a stopped machine has no memory to keep", hint="power_on() it, or leave it out"
                 )
-            xml = self._xml(domain)
+            xml = xml_of(domain)
             own_files(uuid, xml)
             machine = Machine(uuid, domain, state, xml, deadline, turn)
             tree = self._settled(machine)
@@ -109,7 +109,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             )
 
         def clear(turn: Turn, domain: Remote, state: InstanceState) -> None:
-            self._settled(Machine(uuid, domain, state, self._xml(domain), deadline, turn))
+            self._settled(Machine(uuid, domain, state, xml_of(domain), deadline, turn))
 
         try:
             return self._in_turn("create_snapshot", uuid, deadline, act)
@@ -137,7 +137,9 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
     ) -> None:
         """After a failure: look again if another client has started the machine, or switched it
         off, meanwhile. Two calls."""
-        if (self._state(domain) is InstanceState.STOPPED) is not (state is InstanceState.STOPPED):
+        if (self.domains.state(domain) is InstanceState.STOPPED) is not (
+            state is InstanceState.STOPPED
+        ):
             raise LookAgain from error
 
     def _take_back_snapshot(
@@ -146,7 +148,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         """Undo create_snapshot(), as far as it has come."""
         # all is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.InstanceNotFound):
-            domain = self._domain(uuid)
+            domain = self.domains.find(uuid)
             try:
                 turn.again(self.connection.remote)
             except Robbed:
@@ -156,14 +158,14 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             tree = tree_of(domain)
             node = tree.halves.get(made) or tree.nodes.get(made)
             if node is not None:
-                xml, state = self._xml(domain), self._state(domain)
+                xml, state = xml_of(domain), self.domains.state(domain)
                 machine = Machine(uuid, domain, state, xml, Deadline(None), turn)
                 self._erase(machine, [node], self._disks_now(machine), set())
 
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
         """Budget: 4 calls, 5 for a machine that is off, and 1 for each snapshot; 1 less where there
         is none: libvirt tells of one at a time."""
-        domain, _ = self._checked("list_snapshots", uuid, Deadline(timeout))
+        domain, _ = self.domains.checked("list_snapshots", uuid, Deadline(timeout))
         return tree_of(domain).shown()
 
     def revert_snapshot(
@@ -174,7 +176,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         deadline = Deadline(timeout)
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
-            xml = self._xml(domain)
+            xml = xml_of(domain)
             machine = Machine(uuid, domain, state, xml, deadline, turn)
             node = self._settled(machine).nodes.get(snapshot_id)
             if node is None:
@@ -230,7 +232,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                     "snapshot-load", machine, disks, name, domain.resume if goes_on else None
                 )
             except (errors.HypervisorFault, errors.InvalidState) as error:
-                if self._xml(domain).get("id") != run:
+                if xml_of(domain).get("id") != run:
                     # another client has switched it off, restarted it, or rescues it
                     raise LookAgain from error
                 cut(domain)  # half of it may have been brought back
@@ -272,7 +274,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         deadline = Deadline(timeout)
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
-            xml = self._xml(domain)
+            xml = xml_of(domain)
             machine = Machine(uuid, domain, state, xml, deadline, turn)
             tree = self._settled(machine)
             node = tree.nodes.get(snapshot_id)

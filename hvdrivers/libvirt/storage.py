@@ -11,7 +11,6 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.storage import DiskQosControl, Storage
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.libvirt.base import Moved, affecting
 from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.devices import (
     attached_volume,
@@ -24,6 +23,7 @@ from hvdrivers.libvirt.devices import (
     volumes_of,
 )
 from hvdrivers.libvirt.domain import next_target
+from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import with_bus
 from hvdrivers.libvirt.held_volumes import free_alias, slot_of, write_slot
 from hvdrivers.libvirt.host_volumes import LibvirtHostVolumes
@@ -72,7 +72,7 @@ class LibvirtStorage(
         create_volume() has not made is compared with the instances' disks: 5 more, 1 for each disk
         and image in the driver's pool, and 1 or 2 for each instance."""
         deadline = Deadline(timeout)
-        return self._change(
+        return self.domains.change(
             "attach_volume",
             uuid,
             deadline,
@@ -103,8 +103,8 @@ class LibvirtStorage(
 
     def _take_back(self, uuid: UUID, volume_id: str, domain: Remote, deadline: Deadline) -> None:
         """Detach a volume: at once for later starts, and from the guest when it lets go."""
-        stored = volumes_of(self._xml(domain, inactive=True)).get(volume_id)
-        live = volumes_of(self._xml(domain)).get(volume_id) if domain.isActive() else None
+        stored = volumes_of(xml_of(domain, inactive=True)).get(volume_id)
+        live = volumes_of(xml_of(domain)).get(volume_id) if domain.isActive() else None
         name = _alias_of(volume_id, live, stored)
         if stored is not None:
             self._forget(domain, name, stored)
@@ -117,7 +117,7 @@ class LibvirtStorage(
     ) -> AttachedVolume:
         volume_id = attachment.volume_id
         stopped = state is InstanceState.STOPPED
-        xml = self._xml(domain, inactive=stopped)
+        xml = xml_of(domain, inactive=stopped)
         attachment = with_bus(attachment, hardware_in(xml))
         stored: Element | None = None  # what a running machine's definition has, once it matters
         while True:
@@ -146,8 +146,8 @@ class LibvirtStorage(
                 break
             except _REFUSALS as error:
                 # another client may have attached this volume, or one under this name
-                now = self._xml(domain, inactive=stopped)
-                stored_now = None if stopped else self._xml(domain, inactive=True)
+                now = xml_of(domain, inactive=stopped)
+                stored_now = None if stopped else xml_of(domain, inactive=True)
                 if not _has_news(volume_id, target, now, stored_now, flags):
                     if disk is not None and isinstance(error, errors.HypervisorFault):
                         self._explain_unopened(disk, error)
@@ -156,7 +156,7 @@ class LibvirtStorage(
         with changed():
             if stopped and isinstance(attachment.volume, LocalVolume):
                 self._require_readable(domain, disk)
-            xml = self._xml(domain)
+            xml = xml_of(domain)
         present = volumes_of(xml).get(volume_id)
         if present is None:
             raise Moved  # started meanwhile, without it; or another client has detached it
@@ -195,12 +195,12 @@ class LibvirtStorage(
         deadline = Deadline(timeout)
 
         def act(domain: Remote, state: InstanceState) -> None:
-            definition = self._xml(domain, inactive=True)
+            definition = xml_of(domain, inactive=True)
             stored = volumes_of(definition).get(volume_id)
             held = [(definition, stored)]
             live = None
             if state is InstanceState.RUNNING:
-                running = self._xml(domain)
+                running = xml_of(domain)
                 live = volumes_of(running).get(volume_id)
                 held.append((running, live))
             for _, disk in held:
@@ -214,7 +214,7 @@ class LibvirtStorage(
                 if any(each is not None and slot_of(xml, each) for xml, each in held):
                     write_slot(domain, name, None)
 
-        self._change("detach_volume", uuid, deadline, act)
+        self.domains.change("detach_volume", uuid, deadline, act)
 
     def set_disk_qos(
         self, uuid: UUID, volume_id: str, qos: DiskQos | None, *, timeout: float | None = None
@@ -225,7 +225,7 @@ class LibvirtStorage(
             stopped = state is InstanceState.STOPPED
 
             def found() -> Element | None:
-                return volumes_of(self._xml(domain, inactive=stopped)).get(volume_id)
+                return volumes_of(xml_of(domain, inactive=stopped)).get(volume_id)
 
             disk = found()
             if disk is not None:
@@ -239,9 +239,9 @@ class LibvirtStorage(
             if disk is None:
                 raise errors.VolumeNotFound(f"the instance has no volume {volume_id}")
             if stopped:
-                self._require_off(domain)
+                require_off(domain)
 
-        self._change("set_disk_qos", uuid, Deadline(timeout), act)
+        self.domains.change("set_disk_qos", uuid, Deadline(timeout), act)
 
     def get_volume_connector(
         self, uuid: UUID | None = None, *, timeout: float | None = None

@@ -33,6 +33,7 @@ from hvdrivers.libvirt import monitor
 from hvdrivers.libvirt.config import VirtType
 from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.definition import define, undefine
+from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
 from hvdrivers.libvirt.session import Remote, last_calls, unnoticed
@@ -136,13 +137,14 @@ class Turns(HostFacts):
         deadline: Deadline,
         act: Callable[[Turn, Remote, InstanceState], _T],
     ) -> _T:
-        """As ``_change``, while no other client is at the instance's snapshots. Two calls more.
+        """As ``Domains.change()``, while no other client is at the instance's snapshots. Two calls
+        more.
 
         Raises:
             DeviceBusy: another client had the turn until the deadline.
         """
         with self._turn(uuid, deadline) as turn:
-            return self._change(
+            return self.domains.change(
                 operation, uuid, deadline, lambda domain, state: act(turn, domain, state)
             )
 
@@ -153,7 +155,7 @@ class Turns(HostFacts):
             with self._taken(uuid, deadline) as turn:
                 yield turn
         except Robbed as error:
-            self._domain(uuid)  # or it was destroy() that removed the helper
+            self.domains.find(uuid)  # or it was destroy() that removed the helper
             raise errors.DeviceBusy(
                 "this client made no progress for so long that another one took its turn at the"
                 " instance's snapshots",
@@ -253,7 +255,7 @@ class Turns(HostFacts):
                 try:
                     # both wait for what the daemon does with the helper
                     helper = self.connection.remote.lookupByName(name)
-                    now = helper.UUIDString(), kept(self._xml(helper), _COUNT_NAMESPACE)
+                    now = helper.UUIDString(), kept(xml_of(helper), _COUNT_NAMESPACE)
                 except errors.InstanceNotFound:
                     return None if seen is None else True
                 still = still + 1 if now == seen and not self._works(uuid) else 0
@@ -272,7 +274,7 @@ class Turns(HostFacts):
     def _works(self, uuid: UUID) -> bool:
         """Whether the daemon, or QEMU, is at something of the machine. Up to three calls."""
         try:
-            domain = self._domain(uuid)
+            domain = self.domains.find(uuid)
             if domain.controlInfo(0)[0] in {
                 libvirt.VIR_DOMAIN_CONTROL_JOB,
                 libvirt.VIR_DOMAIN_CONTROL_OCCUPIED,
@@ -297,7 +299,7 @@ class Turns(HostFacts):
         """Switch a machine off that a dead client has started for a snapshot's memory, and that
         has not got it: no CPU of it has run, and QEMU knows of no job that has succeeded."""
         with suppress(errors.InstanceNotFound, errors.InvalidState):
-            domain = self._domain(uuid)
+            domain = self.domains.find(uuid)
             if kept(parse(domain.XMLDesc(0)), LOADING_NAMESPACE) != after:
                 return
             status = monitor.ask(self.connection, domain, "query-status", reads=True)

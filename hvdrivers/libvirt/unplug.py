@@ -16,7 +16,8 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
-from hvdrivers.libvirt.base import Moved, Topic
+from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.domains import Moved, xml_of
 from hvdrivers.libvirt.event_hub import Device, Lifecycle, RawEvent
 from hvdrivers.libvirt.late_unplug import LateUnplugs, Request
 from hvdrivers.libvirt.session import Remote
@@ -37,8 +38,8 @@ class Plugging(Topic):
         """Take a device out of the definition that the guest has let go of when nobody waited for
         it any more; False: the guest has it still."""
         with self.connection.operation(_SETTLING):
-            domain = self._domain(uuid)
-            shown = _has(self._xml(domain), device_alias)
+            domain = self.domains.find(uuid)
+            shown = _has(xml_of(domain), device_alias)
             # a machine that has been switched off since then shows its definition
             if shown and not (let_go and not domain.isActive()):
                 return False
@@ -51,14 +52,14 @@ class Plugging(Topic):
         expected = self._late.of(uuid)
         if not expected:
             return
-        running = self._xml(domain)
+        running = xml_of(domain)
         for device_alias in expected:
             if not _has(running, device_alias):
                 self._drop(domain, uuid, device_alias)
                 self._late.forget(uuid, device_alias)
 
     def _drop(self, domain: Remote, uuid: UUID, device_alias: str) -> None:
-        for device in self._xml(domain, inactive=True).iterfind("devices/*"):
+        for device in xml_of(domain, inactive=True).iterfind("devices/*"):
             own = attribute(device, "alias", "name") == device_alias
             if own and self._late.expects(uuid, device_alias):
                 self._forget(domain, device_alias, device)
@@ -90,14 +91,14 @@ class Plugging(Topic):
         try:
             domain.detachDeviceFlags(text(stored), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         except (errors.HypervisorFault, errors.InvalidRequest):
-            if _has(self._xml(domain, inactive=True), device_alias):
+            if _has(xml_of(domain, inactive=True), device_alias):
                 raise
 
     def _require_gone(self, domain: Remote, device_alias: str) -> None:
         """After a change of the definition alone: again if another client has started the machine
         meanwhile, with the device. One call."""
         with changed():
-            if _has(self._xml(domain), device_alias):
+            if _has(xml_of(domain), device_alias):
                 raise Moved
 
     def _unplug(
@@ -116,7 +117,7 @@ class Plugging(Topic):
             )
 
         def gone() -> bool:
-            return not _has(self._xml(domain), device_alias)
+            return not _has(xml_of(domain), device_alias)
 
         with self.hub.listening() as events:
             while not deadline.passed:
