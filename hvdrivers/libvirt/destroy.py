@@ -24,7 +24,6 @@ from hvdrivers.libvirt.images import ImageStore
 from hvdrivers.libvirt.keeping import Keeping, is_mark, kept_disks, own_names
 from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name, is_root
 from hvdrivers.libvirt.pools import delete, refresh
-from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.turns import remove_helper
 from hvdrivers.libvirt.xml import attribute, readable
@@ -45,7 +44,7 @@ class _Found:
     interrupted."""
 
 
-class Removal(Keeping, ImageStore, Secrets):
+class Removal(Keeping, ImageStore):
     """Remove an instance, or what there is of it."""
 
     def destroy(
@@ -89,7 +88,7 @@ class Removal(Keeping, ImageStore, Secrets):
                 remove_helper(self.connection.remote, uuid)
                 self._remove(uuid, domain, disks)
                 # by their names: others may have taken the volume out of the definition
-                self._delete_secrets(uuid)
+                self.secrets.delete(uuid)
                 logs = self._delete_console(uuid)
             anything = domain is not None or bool(disks) or logs
             if anything and domain is None:

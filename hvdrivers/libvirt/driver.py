@@ -16,21 +16,24 @@ from hvdrivers.contract.limits import Limit
 from hvdrivers.driverkit.events import Streams
 from hvdrivers.driverkit.undo import truthful
 from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.connection import LibvirtConnection
 from hvdrivers.libvirt.consoles import LibvirtConsoles, LibvirtScreen
 from hvdrivers.libvirt.copying import LibvirtCopying
 from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.event_hub import EventHub
 from hvdrivers.libvirt.events import LibvirtEvents
-from hvdrivers.libvirt.examine import LibvirtExamine
 from hvdrivers.libvirt.extend import LibvirtExtend
 from hvdrivers.libvirt.guest import LibvirtGuest
+from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.images import LibvirtImages
 from hvdrivers.libvirt.lacking import LACKING
 from hvdrivers.libvirt.late_unplug import LateUnplugs
 from hvdrivers.libvirt.lifecycle import LibvirtLifecycle
+from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.metrics import LibvirtMetrics
 from hvdrivers.libvirt.migration import LibvirtMigration
 from hvdrivers.libvirt.network import LibvirtNetwork
+from hvdrivers.libvirt.network_checks import Networks
 from hvdrivers.libvirt.pools import Pools
 from hvdrivers.libvirt.power import LibvirtPower
 from hvdrivers.libvirt.rebuild import LibvirtRebuild
@@ -38,11 +41,13 @@ from hvdrivers.libvirt.reconnecting import LibvirtReconnect
 from hvdrivers.libvirt.rescue import LibvirtRescue
 from hvdrivers.libvirt.resize import LibvirtResize
 from hvdrivers.libvirt.resources import LibvirtResources
+from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.serial_line import LibvirtSerial
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.snapshots import LibvirtSnapshots
 from hvdrivers.libvirt.storage import LibvirtStorage
 from hvdrivers.libvirt.swapping import LibvirtSwap
+from hvdrivers.libvirt.turns import Turns
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.hardware import Hardware
@@ -54,7 +59,7 @@ from hvdrivers.models.volume import DiskQos, VolumeAttachment
 
 
 class LibvirtDriver(
-    LibvirtExamine,
+    LibvirtConnection,
     LibvirtResources,
     LibvirtLifecycle,
     LibvirtResize,
@@ -111,7 +116,12 @@ class LibvirtDriver(
         self.connection = Connection(config)
         self.hub = EventHub(self.connection)
         self.pools = Pools(self.connection)
+        self.facts = HostFacts(self.connection)
+        self.networks = Networks(self.connection)
+        self.secrets = Secrets(self.connection)
         self.domains = Domains(self.connection, self.hub)
+        self.listing = Listing(self.connection, self.domains)
+        self.turns = Turns(self.connection, self.hub, self.domains, self.facts)
         self._late = LateUnplugs(self.hub, self._settle_late)
         self._unfinished = {}
         self._left_marks = set()

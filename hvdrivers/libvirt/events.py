@@ -10,6 +10,7 @@ import libvirt
 
 from hvdrivers.contract.events import Events, EventStream
 from hvdrivers.driverkit.events import Change, DeviceChange, InstanceStream, Streams
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import vif_in_alias
 from hvdrivers.libvirt.event_hub import (
     BackupEnded,
@@ -20,7 +21,6 @@ from hvdrivers.libvirt.event_hub import (
     RawEvent,
     Reboot,
 )
-from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.naming import from_alias, is_rescued, label_of
 from hvdrivers.models.events import DeviceKind, LifecycleKind
 from hvdrivers.models.state import InstanceState
@@ -194,7 +194,7 @@ def _device(raw: Device) -> DeviceChange:
     return DeviceChange(raw.uuid, DeviceKind(raw.kind), device)
 
 
-class LibvirtEvents(Listing, Events):
+class LibvirtEvents(Topic, Events):
     """Subscribe."""
 
     streams: Streams[RawEvent]
@@ -216,13 +216,13 @@ class LibvirtEvents(Listing, Events):
     def _translation(self) -> Translation:
         # after an interrupted spawn there are such: the end of their power is their end
         with self.connection.operation(None):
-            transient = self._uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+            transient = self.listing.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
         return Translation(UUID(each) for each in transient)
 
     def _states(self) -> dict[UUID, InstanceState]:
         with self.connection.operation(None):
             self.hub.ensure()  # what happens after the reading is an event
-            machines = self._all()
+            machines = self.listing.machines()
         return {
             uuid: state for uuid, name, state, _ in machines if label_of(name, uuid) is not None
         }

@@ -26,13 +26,11 @@ from hvdrivers.contract.lifecycle import Lifecycle
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Undo
 from hvdrivers.libvirt.claim import Claims, is_made
-from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.definition import complete, define
 from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, volumes_of
 from hvdrivers.libvirt.domain import domain_xml
 from hvdrivers.libvirt.domains import affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
-from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.metadata import (
     METADATA_NAMESPACE,
     Record,
@@ -49,7 +47,6 @@ from hvdrivers.libvirt.naming import (
     is_rescued,
     label_of,
 )
-from hvdrivers.libvirt.network_checks import Wiring
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.own_disks import OwnDisks
 from hvdrivers.libvirt.placement import host_cells, placement_elements
@@ -74,7 +71,7 @@ from hvdrivers.models.state import InstanceState, StartAs
 _GIB = 1 << 30
 
 
-class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listing, Lifecycle):
+class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Lifecycle):
     """Core lifecycle."""
 
     def spawn(
@@ -90,11 +87,11 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
         a file that the driver has not made those that attach_volume() names, for such an image once
         for each connection. 7 of the 9 are made in sequence, the others beside them."""
         deadline = Deadline(timeout)
-        refuse_hardware(spec, self._domain_capabilities())
+        refuse_hardware(spec, self.facts.domain_capabilities())
         spec = wished(spec)
         disc = self._seed_of(spec)
         refuse_too_many(spec, discs=disc is not None)
-        choice = self._choice(spec.hardware.machine_type)
+        choice = self.facts.choice(spec.hardware.machine_type)
         placement = self._placement(spec)
         found, volumes = self._looked_up(spec)
         base = found
@@ -104,9 +101,9 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
         with self._claimed(spec.uuid, deadline) as undo:
             disks, taken = self._make_disks(spec, base, capacity, disc, undo)
             for attachment in spec.volumes:
-                self._make_secrets(spec.uuid, attachment, undo)
+                self.secrets.make(spec.uuid, attachment, undo)
             deadline.check("disks were made")
-            record = Record.of(spec, base.key if base else None, self._default_firmware())
+            record = Record.of(spec, base.key if base else None, self.facts.default_firmware())
             xml = domain_xml(
                 spec,
                 record,
@@ -128,7 +125,7 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
         volumes and image. None of these looks depends on another."""
 
         def places() -> list[Element]:
-            self._require_networks(spec.vifs)
+            self.networks.require(spec.vifs)
             return self._volume_elements(spec)
 
         bases: list[Base | None] = []
@@ -145,7 +142,7 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
 
     @provides(Capability.NUMA)
     def _placement(self, spec: InstanceSpec) -> list[Element]:
-        cells = host_cells(self._host_capabilities()) if spec.numa else []
+        cells = host_cells(self.facts.capabilities()) if spec.numa else []
         return placement_elements(spec.numa, cells)
 
     def _refuse_existing(self, uuid: UUID) -> None:
@@ -245,7 +242,7 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
                 vcpus=int(stats.get("vcpu.current", 1)),
                 memory_mib=int(stats.get("balloon.maximum", 0)) // 1024,
             )
-            for uuid, name, state, stats in self._all()
+            for uuid, name, state, stats in self.listing.machines()
             if (label := label_of(name, uuid)) is not None
         ]
 
@@ -254,7 +251,7 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
         del timeout
         return [
             ForeignInstance(uuid=uuid, name=name, state=state)
-            for uuid, name, state, _ in self._all()
+            for uuid, name, state, _ in self.listing.machines()
             if label_of(name, uuid) is None and not is_helper(name)
         ]
 

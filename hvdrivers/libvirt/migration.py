@@ -224,7 +224,7 @@ class LibvirtMigration(
             with undoing() as undo:
                 self._prepare(uuid, plan, there, deadline, undo)
                 for attachment in call.destination.volumes:
-                    there._make_secrets(uuid, attachment, undo)
+                    there.secrets.make(uuid, attachment, undo)
                 if not call.running:
                     undo.callback(self._stop_again, uuid)
                     self._start_frozen(call)
@@ -408,7 +408,7 @@ class LibvirtMigration(
         if not plan.shared:
             disks = {volume.name(): volume for volume in self._disks_of(uuid)}
             self._remove(uuid, None, disks)
-        self._delete_secrets(uuid)
+        self.secrets.delete(uuid)
         if not plan.log_shared:
             self._delete_console(uuid)
 

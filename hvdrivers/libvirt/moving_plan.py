@@ -78,7 +78,7 @@ class MovingPlan(Removal, Connections):
         """Everything that speaks against the move. Here 3 calls and 2 for each disk; there about
         10, 2 for each disk and NIC."""
         plan = Plan(xml_of(domain, inactive=not running))
-        if there._host_uuid() == self._host_uuid():
+        if there.facts.host_uuid() == self.facts.host_uuid():
             plan.add(BlockerKind.STATE, "the instance is on this host already")
             return plan
         try:
@@ -107,17 +107,17 @@ class MovingPlan(Removal, Connections):
         plan.add(BlockerKind.STATE, "a machine with this UUID is there")
 
     def _look_at_machine(self, plan: Plan, there: MovingPlan) -> None:
-        if there._architecture() != self._architecture():
-            plan.add(BlockerKind.CPU, f"the host's architecture is {there._architecture()}")
+        if there.facts.architecture() != self.facts.architecture():
+            plan.add(BlockerKind.CPU, f"the host's architecture is {there.facts.architecture()}")
             return
         machine = attribute(plan.xml, "os/type", "machine")
-        if machine is not None and machine not in there._machines():
+        if machine is not None and machine not in there.facts.machines():
             plan.add(
                 BlockerKind.VERSION,
                 f"the host's QEMU has no machine type {machine}",
                 hint="it is older: update it",
             )
-        if plan.xml.get("type") == "kvm" and not there._kvm_offered():
+        if plan.xml.get("type") == "kvm" and not there.facts.kvm_offered():
             plan.add(BlockerKind.CPU, "the host has no KVM")
         wanted = int(plan.xml.findtext("memory") or 0) >> 10
         total = int(there.connection.remote.getInfo()[1])

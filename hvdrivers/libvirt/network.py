@@ -12,6 +12,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.network import Network, VifQosControl
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed
@@ -27,7 +28,7 @@ from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import with_model
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
-from hvdrivers.libvirt.network_checks import Wiring, missing_network
+from hvdrivers.libvirt.network_checks import Networks, missing_network
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.start import taken
@@ -51,9 +52,10 @@ _REFUSALS = (
 """What libvirt and the driver answer if the VIF has been plugged meanwhile."""
 
 
-class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
+class LibvirtNetwork(Plugging, Network, VifQosControl):
     """Core network, and limits."""
 
+    @provides(*declared(Networks))
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network,
         3 if it is there already; for a stopped one 8, 7, 9 and 4."""
@@ -69,7 +71,7 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
         if present is not None:
             return attached_vif(vif.id, *present)
         refuse_one_more(xml)
-        self._require_networks([vif])
+        self.networks.require([vif])
         if stopped:
             self._refuse_taken_port(uuid, vif)
         elif not has_free_port(xml):

@@ -20,7 +20,7 @@ from hvdrivers.libvirt.rescue import LeavingRescue
 from hvdrivers.libvirt.room import explained_save
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.start import cut, forget_crash, restore, start
-from hvdrivers.libvirt.turns import Turn, Turns
+from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.models.state import InstanceState
 
@@ -28,7 +28,7 @@ _ASK_AGAIN = 5.0
 """Seconds after which the power button is pressed again: a booting guest misses the first time."""
 
 
-class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Suspend, CrashDump):
+class LibvirtPower(LeavingRescue, Plugging, Power, Pause, StartPaused, Suspend, CrashDump):
     """Core power, pause, start paused, suspend and NMI."""
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
@@ -61,7 +61,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                 else:
                     began = start(domain, paused=wanted is InstanceState.PAUSED)
             except errors.HypervisorFault as error:
-                waited = self._await_turn(uuid, deadline)
+                waited = self.turns.wait(uuid, deadline)
                 # None: there is no turn now, and there may have been one. That is believed once.
                 if waited is True or (waited is None and not repeated and domain.snapshotNum(0)):
                     repeated = True
@@ -249,7 +249,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             except errors.HypervisorFault as error:
                 raise explained_save(domain, error) from error
 
-        self._in_turn("suspend", uuid, Deadline(timeout), act)
+        self.turns.change("suspend", uuid, Deadline(timeout), act)
 
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 7 calls."""

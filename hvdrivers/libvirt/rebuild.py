@@ -85,7 +85,7 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
             xml = parse(domain.XMLDesc(_FLAGS))
             self._rebuilt(Machine(uuid, domain, state, xml, deadline, turn), base)
 
-        self._in_turn("rebuild", uuid, deadline, act)
+        self.turns.change("rebuild", uuid, deadline, act)
 
     def _rebuilt(self, machine: Machine, base: Base) -> None:
         uuid, domain, state, xml = machine.uuid, machine.domain, machine.state, machine.xml

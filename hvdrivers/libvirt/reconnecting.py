@@ -14,7 +14,6 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.storage import Reconnect
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.deletions import Deletions
 from hvdrivers.libvirt.devices import (
     attached_vif,
@@ -27,7 +26,6 @@ from hvdrivers.libvirt.devices import (
 from hvdrivers.libvirt.domain import next_target
 from hvdrivers.libvirt.domains import require_off, xml_of
 from hvdrivers.libvirt.held_volumes import settle
-from hvdrivers.libvirt.network_checks import Wiring
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.session import Remote
@@ -67,7 +65,7 @@ class Rewiring:
         return xml
 
 
-class Connections(VolumeSources, Wiring, HostFacts):
+class Connections(VolumeSources):
     """Find what new connections lead to, on this host."""
 
     def _rewiring(
@@ -98,7 +96,7 @@ class Connections(VolumeSources, Wiring, HostFacts):
         for vif in vifs:
             if vif.id not in nics:
                 raise errors.NetworkNotFound(f"the instance has no NIC {vif.id!r}")
-        self._require_networks(vifs)
+        self.networks.require(vifs)
         for vif in vifs:
             _, interface = nics[vif.id]
             found[attribute(interface, "alias", "name") or ""] = vif_element(
@@ -173,11 +171,11 @@ class LibvirtReconnect(Deletions, Connections, Reconnect):
                     self._require_kept(attachment.volume, deadline)
             with changed():
                 for attachment in volumes:
-                    self._make_secrets(uuid, attachment)
+                    self.secrets.make(uuid, attachment)
                     old = volumes_of(before)[attachment.volume_id]
                     new = rewiring.devices[attribute(old, "alias", "name") or ""]
                     if has_secrets(old) and not has_secrets(new):
-                        self._delete_secrets(uuid, attachment.volume_id)
+                        self.secrets.delete(uuid, attachment.volume_id)
             require_off(domain)
 
         self.domains.change("reconnect", uuid, deadline, act)

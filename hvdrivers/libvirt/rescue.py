@@ -63,7 +63,7 @@ from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.room import needing_room
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.start import cut, explained, forget_crash, start
-from hvdrivers.libvirt.turns import Turn, Turns
+from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.hardware import Hardware
@@ -125,7 +125,7 @@ class _Boots:
     """The content of ``seed``."""
 
 
-class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
+class LibvirtRescue(LeavingRescue, Plugging, Rescue):
     """Rescue."""
 
     @provides(Capability.RESCUE_BOOT_FROM_VOLUME, Capability.SEED_DISC)
@@ -152,7 +152,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
         )
         boots = _Boots(base, seed, disc)
         deadline.check("the image was brought to the host")
-        self._in_turn(
+        self.turns.change(
             "rescue",
             uuid,
             deadline,
@@ -304,7 +304,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
                         start(domain)
                     keep(domain, STATE_NAMESPACE, None, _CONFIG)
 
-        self._in_turn("unrescue", uuid, Deadline(timeout), act)
+        self.turns.change("unrescue", uuid, Deadline(timeout), act)
 
 
 def _name_of(xml: Element) -> Element:

@@ -117,7 +117,7 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
         if wanted == now:
             return
         uuid, domain, _, _, deadline = found
-        turn = turns.enter_context(self._turn(uuid, deadline))
+        turn = turns.enter_context(self.turns.take(uuid, deadline))
         # a revert would make it small again
         self._require_none(Machine(*found, turn), "a disk with snapshots does not grow")
         undo.callback(self._shrink_root, turn, path, wanted, now)

@@ -27,6 +27,7 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.libvirt import monitor
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import define
 from hvdrivers.libvirt.domains import affecting
 from hvdrivers.libvirt.event_hub import Lifecycle
@@ -43,7 +44,7 @@ from hvdrivers.libvirt.snapshot_tree import (
     own_files,
     tree_of,
 )
-from hvdrivers.libvirt.turns import JOB, Turn, Turns
+from hvdrivers.libvirt.turns import JOB, Turn
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.state import InstanceState
 
@@ -84,7 +85,7 @@ def _copied() -> errors.DeviceBusy:
     )
 
 
-class SnapshotData(Turns):
+class SnapshotData(Topic):
     """Make, read and delete the tags of an instance's own disks."""
 
     # ---- a machine that is on --------------------------------------------------------------------

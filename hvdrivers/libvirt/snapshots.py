@@ -112,11 +112,11 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             self._settled(Machine(uuid, domain, state, xml_of(domain), deadline, turn))
 
         try:
-            return self._in_turn("create_snapshot", uuid, deadline, act)
+            return self.turns.change("create_snapshot", uuid, deadline, act)
         except errors.DeviceBusy as error:
             if isinstance(error.__cause__, Robbed):
                 with suppress(errors.HypervisorError):
-                    self._in_turn("delete_snapshot", uuid, deadline, clear)
+                    self.turns.change("delete_snapshot", uuid, deadline, clear)
             raise
 
     def _save(self, machine: Machine, note: Note, made: str, disks: list[LiveDisk]) -> None:
@@ -204,7 +204,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             with changed():
                 make_current(domain, node)
 
-        self._in_turn("revert_snapshot", uuid, deadline, act)
+        self.turns.change("revert_snapshot", uuid, deadline, act)
 
     def _continue(self, machine: Machine, node: Node, name: str) -> None:
         """Go on where the guest was."""
@@ -301,7 +301,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                     raise
                 note_deletion(domain, (), flags)
 
-        self._in_turn("delete_snapshot", uuid, deadline, act)
+        self.turns.change("delete_snapshot", uuid, deadline, act)
 
 
 def _refuse_checkpoints(domain: Remote) -> None:

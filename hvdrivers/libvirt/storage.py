@@ -11,7 +11,6 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.storage import DiskQosControl, Storage
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.devices import (
     attached_volume,
     bus_of,
@@ -59,9 +58,7 @@ _TAKING_BACK = 10.0
 """Seconds for which a guest is asked for a volume that has been deleted."""
 
 
-class LibvirtStorage(
-    LibvirtHostVolumes, VolumeSources, Plugging, HostFacts, Storage, DiskQosControl
-):
+class LibvirtStorage(LibvirtHostVolumes, VolumeSources, Plugging, Storage, DiskQosControl):
     """Core storage, limits, and volumes in libvirt's own pools."""
 
     def attach_volume(
@@ -110,7 +107,7 @@ class LibvirtStorage(
             self._forget(domain, name, stored)
         with suppress(errors.DeviceBusy):
             self._take_out(domain, name, live, None, Deadline(min(_TAKING_BACK, deadline.left / 2)))
-        self._delete_secrets(uuid, volume_id)
+        self.secrets.delete(uuid, volume_id)
 
     def _attach(
         self, uuid: UUID, attachment: VolumeAttachment, domain: Remote, state: InstanceState
@@ -124,7 +121,7 @@ class LibvirtStorage(
             present = volumes_of(xml).get(volume_id)
             if present is not None:
                 if has_secrets(present):  # those of an attempt whose reply was lost may be gone
-                    self._make_secrets(uuid, attachment)
+                    self.secrets.make(uuid, attachment)
                 return attached_volume(volume_id, present)
             refuse_one_more(xml, bus_of(attachment))
             if not stopped and bus_of(attachment) is DiskBus.VIRTIO and not has_free_port(xml):
@@ -141,7 +138,7 @@ class LibvirtStorage(
                 name = _name_for(disk, volume_id, xml, stored)
                 self._late.forget(uuid, name)
                 with undoing() as undo:
-                    self._make_secrets(uuid, attachment, undo)
+                    self.secrets.make(uuid, attachment, undo)
                     domain.attachDeviceFlags(text(disk), flags)
                 break
             except _REFUSALS as error:
@@ -210,7 +207,7 @@ class LibvirtStorage(
             self._take_out(domain, name, live, stored, deadline)
             # by their name: the reply to a detach was lost, or others have changed the definition
             with changed() if stored is not None or live is not None else nullcontext():
-                self._delete_secrets(uuid, volume_id)
+                self.secrets.delete(uuid, volume_id)
                 if any(each is not None and slot_of(xml, each) for xml, each in held):
                     write_slot(domain, name, None)
 
@@ -252,12 +249,12 @@ class LibvirtStorage(
         name is made from the host's UUID and given to QEMU with each volume.
         """
         del uuid, timeout
-        host_uuid = self._host_uuid()
+        host_uuid = self.facts.host_uuid()
         return VolumeConnector(
-            ip=self._address(),
+            ip=self.facts.address(),
             host=str(self.connection.remote.getHostname()),
             initiator=initiator_name(host_uuid),
-            platform=self._architecture(),
+            platform=self.facts.architecture(),
             os_type="linux",
             multipath=False,
             do_local_attach=False,

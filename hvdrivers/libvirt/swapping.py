@@ -86,7 +86,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
             swap = self._prepared(uuid, volume_id, replacement, domain)
             with undoing() as undo:
                 undo.callback(self._unlocked, swap)
-                self._make_secrets(uuid, replacement)
+                self.secrets.make(uuid, replacement)
                 self._begin(swap, domain, undo)
                 self._require_kept(replacement.volume, deadline)
                 self._pivoted(swap, domain, deadline, progress)
@@ -253,7 +253,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
         if qos is not None or before is None or before.find("iotune") is not None:
             in_both(lambda flags: domain.setBlockIoTune(swap.device, limits_of(qos), flags))
         if before is None or has_secrets(before):
-            self._delete_secrets(swap.uuid, swap.volume_id)
+            self.secrets.delete(swap.uuid, swap.volume_id)
         return attached_volume(swap.replacement.volume_id, disk)
 
     @staticmethod
@@ -311,7 +311,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
             xml = xml_of(self.domains.find(swap.uuid))
             if swap.copies(xml) or swap.replacement.volume_id in volumes_of(xml):
                 return
-        self._delete_secrets(swap.uuid, swap.replacement.volume_id)
+        self.secrets.delete(swap.uuid, swap.replacement.volume_id)
 
 
 def _refuse_unfit(disk: Element, replacement: VolumeAttachment) -> None:

@@ -13,7 +13,6 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.libvirt.chains import Chains
-from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.devices import disk_element, source_of, target_prefix
 from hvdrivers.libvirt.disk_plan import names_of
 from hvdrivers.libvirt.domain import next_target, used_sources
@@ -29,7 +28,6 @@ from hvdrivers.libvirt.remote_volumes import (
     rbd_source,
 )
 from hvdrivers.libvirt.reserved import refuse_contradiction, refuse_folder, refuse_reserved
-from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import Element, attribute, el, parse
 from hvdrivers.models.image import ImageFormat
@@ -58,7 +56,7 @@ _ALL = (
 )
 
 
-class VolumeSources(Chains, Secrets, HostFacts):
+class VolumeSources(Chains):
     """Turn an attachment into a ``<disk>``."""
 
     def _volume_elements(self, spec: InstanceSpec) -> list[Element]:
@@ -108,7 +106,7 @@ class VolumeSources(Chains, Secrets, HostFacts):
     def _remote_source(self, uuid: UUID, volume: Volume) -> tuple[Element, str] | None:
         """Source and format of a volume that QEMU reaches over the network."""
         if isinstance(volume, IscsiVolume):
-            return iscsi_source(uuid, volume, initiator_name(self._host_uuid())), "raw"
+            return iscsi_source(uuid, volume, initiator_name(self.facts.host_uuid())), "raw"
         if isinstance(volume, RbdVolume):
             return rbd_source(uuid, volume), "raw"
         if isinstance(volume, NfsVolume):
