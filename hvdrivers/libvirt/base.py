@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from hvdrivers.libvirt.chains import Chains
+from hvdrivers.libvirt.claim import Claims
 from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.deletions import Deletions
+from hvdrivers.libvirt.destroy import Removal
 from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.event_hub import EventHub
 from hvdrivers.libvirt.host_facts import HostFacts
+from hvdrivers.libvirt.image_store import ImageStore
+from hvdrivers.libvirt.keeping import Keeping
 from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.network_checks import Networks
+from hvdrivers.libvirt.overlays import Overlays
+from hvdrivers.libvirt.own_disks import OwnDisks
 from hvdrivers.libvirt.pools import Pools
 from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.session import Connection
+from hvdrivers.libvirt.stored_volumes import StoredVolumes
 from hvdrivers.libvirt.turns import Turns
+from hvdrivers.libvirt.uploads import PartialUploads
+from hvdrivers.libvirt.volumes import VolumeSources
 
 
 class Topic:
@@ -27,3 +38,14 @@ class Topic:
     secrets: Secrets
     networks: Networks
     turns: Turns
+    chains: Chains
+    uploads: PartialUploads
+    overlays: Overlays
+    images: ImageStore
+    volumes: VolumeSources
+    stored: StoredVolumes
+    deletions: Deletions
+    own_disks: OwnDisks
+    keeping: Keeping
+    removal: Removal
+    claims: Claims

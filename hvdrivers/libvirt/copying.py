@@ -29,7 +29,6 @@ from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import await_job, xml_of
 from hvdrivers.libvirt.files import base_path
-from hvdrivers.libvirt.images import ImageStore
 from hvdrivers.libvirt.naming import ROOT, disk_name
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.room import lacking_room, needing_room
@@ -73,7 +72,7 @@ class _Wanted:
     progress: ProgressCallback | None
 
 
-class LibvirtCopying(ImageStore, BackupJobs, SnapshotToImage):
+class LibvirtCopying(BackupJobs, SnapshotToImage):
     """Copy the root disk out."""
 
     def snapshot_to_image(
@@ -144,7 +143,7 @@ class LibvirtCopying(ImageStore, BackupJobs, SnapshotToImage):
         path = self.pools.disk_path(name)
         made = False
         with undoing() as undo:
-            undo.callback(self._delete_disk, name)
+            undo.callback(self.pools.delete_disk, name)
             try:
                 if state in {InstanceState.STOPPED, InstanceState.SUSPENDED}:
                     volume, capacity = self._copied(disk, name, wanted.format)

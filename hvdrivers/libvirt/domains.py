@@ -54,6 +54,19 @@ class Domains:
             raise errors.InstanceNotFound("there is a machine with this UUID, made by others")
         return domain
 
+    def if_there(self, uuid: UUID) -> Remote | None:
+        """The domain of an instance of ours; None where there is none. One call.
+
+        Raises:
+            InstanceNotFound: there is a machine with this UUID, made by others.
+        """
+        try:
+            return self.find(uuid)
+        except errors.InstanceNotFound as error:
+            if error.vendor_code is None:
+                raise  # a foreign machine
+            return None
+
     def state(self, domain: Remote) -> InstanceState:
         """The state of a machine. One call; two if it is off, as no reason tells whether its
         memory is saved; up to four while it is being started, or has been suspended and resumed

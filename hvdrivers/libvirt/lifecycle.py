@@ -14,6 +14,7 @@ defines it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
 from uuid import UUID
@@ -21,16 +22,18 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.lifecycle import Lifecycle
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.driverkit.undo import Undo
-from hvdrivers.libvirt.claim import Claims, is_made
+from hvdrivers.driverkit.undo import Undo, changed
+from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.claim import is_made
 from hvdrivers.libvirt.definition import complete, define
 from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, volumes_of
 from hvdrivers.libvirt.domain import domain_xml
 from hvdrivers.libvirt.domains import affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
+from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.metadata import (
     METADATA_NAMESPACE,
     Record,
@@ -55,7 +58,6 @@ from hvdrivers.libvirt.sizes import vcpus_of
 from hvdrivers.libvirt.slots import refuse_too_many
 from hvdrivers.libvirt.start import start_new
 from hvdrivers.libvirt.turns import is_helper
-from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.instance import (
     Firmware,
@@ -64,6 +66,7 @@ from hvdrivers.models.instance import (
     InstanceInfo,
     InstanceSpec,
     InstanceSummary,
+    Keep,
 )
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState, StartAs
@@ -71,9 +74,10 @@ from hvdrivers.models.state import InstanceState, StartAs
 _GIB = 1 << 30
 
 
-class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Lifecycle):
+class LibvirtLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
 
+    @provides(*declared(ImageStore), *declared(OwnDisks))
     def spawn(
         self,
         spec: InstanceSpec,
@@ -89,17 +93,17 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Lifecycle):
         deadline = Deadline(timeout)
         refuse_hardware(spec, self.facts.domain_capabilities())
         spec = wished(spec)
-        disc = self._seed_of(spec)
+        disc = self.own_disks.seed_of(spec)
         refuse_too_many(spec, discs=disc is not None)
         choice = self.facts.choice(spec.hardware.machine_type)
         placement = self._placement(spec)
         found, volumes = self._looked_up(spec)
         base = found
         if spec.image is not None and base is None:
-            base = self._brought(spec.image, deadline, progress)
+            base = self.images.bring(spec.image, deadline, progress)
         capacity = _root_capacity(spec, base)
-        with self._claimed(spec.uuid, deadline) as undo:
-            disks, taken = self._make_disks(spec, base, capacity, disc, undo)
+        with self.claims.take(spec.uuid, deadline) as undo:
+            disks, taken = self.own_disks.make(spec, base, capacity, disc, undo)
             for attachment in spec.volumes:
                 self.secrets.make(spec.uuid, attachment, undo)
             deadline.check("disks were made")
@@ -116,8 +120,8 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Lifecycle):
             )
             domain = self._make_domain(spec, base, record.firmware, xml, undo)
             for attachment in spec.volumes:
-                self._require_kept(attachment.volume, deadline)
-            self._take_over(taken, undo)
+                self.deletions.require_kept(attachment.volume, deadline)
+            self.own_disks.take_over(taken, undo)
             return self._info(spec.uuid, domain, _state_after(spec))
 
     def _looked_up(self, spec: InstanceSpec) -> tuple[Base | None, list[Element]]:
@@ -126,7 +130,7 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Lifecycle):
 
         def places() -> list[Element]:
             self.networks.require(spec.vifs)
-            return self._volume_elements(spec)
+            return self.volumes.elements(spec)
 
         bases: list[Base | None] = []
         volumes: list[Element] = []
@@ -134,9 +138,9 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Lifecycle):
         if spec.vifs or spec.volumes:
             looks.append(lambda: volumes.extend(places()))
         if spec.disks:
-            looks.append(partial(self._refuse_kept, spec))
+            looks.append(partial(self.own_disks.refuse_kept, spec))
         if (image := spec.image) is not None:
-            looks.append(lambda: bases.append(self._base_if_there(image)))
+            looks.append(lambda: bases.append(self.images.base_if_there(image)))
         self.connection.together(*looks)
         return (bases[0] if bases else None), volumes
 
@@ -169,27 +173,29 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Lifecycle):
         made: list[Remote] = []
         try:
             self.connection.together(
-                lambda: made.append(make()), partial(self._require_still_cached, base)
+                lambda: made.append(make()), partial(self.overlays.require_still_cached, base)
             )
         except (errors.HypervisorFault, errors.VolumeNotFound):
-            self._require_still_cached(base)  # that is why it could not be started
+            self.overlays.require_still_cached(base)  # that is why it could not be started
             raise
         return made[0]
 
     def _made_domain(self, spec: InstanceSpec, firmware: Firmware, xml: str, undo: Undo) -> Remote:
         remote = self.connection.remote
         if spec.start and firmware is not Firmware.BIOS:
-            undo.callback(self._delete_nvram, spec.uuid)
+            undo.callback(self.removal.delete_nvram, spec.uuid)
         # of a machine that may be there, and run, nothing is deleted
         needed = undo.steps
-        undo.callback(self._remove_domain, spec.uuid, guards=needed)
+        undo.callback(self.removal.remove_domain, spec.uuid, guards=needed)
         try:
             if spec.start:
                 start_new(remote, xml, paused=spec.start_as is StartAs.PAUSED)
             domain = define(remote, xml)
         except errors.OutcomeUnknown:
             undo.forget()
-            undo.callback(partial(self._remove_domain, spec.uuid, is_coming=True), guards=needed)
+            undo.callback(
+                partial(self.removal.remove_domain, spec.uuid, is_coming=True), guards=needed
+            )
             raise
         if spec.start and domain.ID() < 0:
             raise errors.HypervisorFault(
@@ -208,6 +214,23 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Lifecycle):
                 # of no importance to whoever connects; the next one will try as well
                 with suppress(errors.HypervisorError):
                     complete(domain)
+
+    def destroy(
+        self,
+        uuid: UUID,
+        *,
+        keep: AbstractSet[Keep] = frozenset(),
+        timeout: float | None = None,
+    ) -> None:
+        """Budget: 5 calls for the domain, 1 for each of its disks and logs, 3 for the pools, 1 for
+        secrets; 2 more if it did not run, 5 more for each disk that is kept."""
+        del timeout
+        again = self.removal.destroy(uuid, keep)
+        with changed():
+            for _ in range(2):
+                if not again or not self.removal.anything_of(uuid):
+                    return
+                again = self.removal.destroy(uuid, keep)
 
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
         """Budget: 3 calls, 4 for a machine that has not run since the daemon was started."""

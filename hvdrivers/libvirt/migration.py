@@ -267,7 +267,7 @@ class LibvirtMigration(
             data = read_stream(stream, min(size, _LARGEST), deadline)
         made = pool.createXML(volume_xml(name, len(data), "raw"), 0)
         if data:
-            there.upload_bytes(made, data)
+            there.images.upload_bytes(made, data)
 
     def _sending(self, call: _Call, plan: Plan, there: LibvirtMigration) -> Future[None]:
         """Begin the move, in a thread of its own."""
@@ -396,21 +396,21 @@ class LibvirtMigration(
 
     def _stop_again(self, uuid: UUID) -> None:
         """A machine that was started to be moved."""
-        domain = self._domain_if_there(uuid)
+        domain = self.domains.if_there(uuid)
         if domain is not None:
             cut(domain)
 
     def _leave(self, uuid: UUID, plan: Plan) -> None:
         """Remove what is left of a machine that has gone to the other host, or has not come here.
         Nothing of one that is here."""
-        if self._domain_if_there(uuid) is not None:
+        if self.domains.if_there(uuid) is not None:
             return
         if not plan.shared:
-            disks = {volume.name(): volume for volume in self._disks_of(uuid)}
-            self._remove(uuid, None, disks)
+            disks = {volume.name(): volume for volume in self.removal.disks_of(uuid)}
+            self.removal.remove(uuid, None, disks)
         self.secrets.delete(uuid)
         if not plan.log_shared:
-            self._delete_console(uuid)
+            self.removal.delete_console(uuid)
 
 
 def _job(domain: Remote) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.destroy import Removal
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
 from hvdrivers.libvirt.domains import xml_of
@@ -63,7 +62,7 @@ class Plan:
         self.blockers.append(Blocker(kind=kind, reason=reason, hint=hint, device=device))
 
 
-class MovingPlan(Removal, Connections):
+class MovingPlan(Connections):
     """Look at both hosts. The other one is a driver of its own: ``there``."""
 
     def _planned(

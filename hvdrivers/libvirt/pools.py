@@ -110,6 +110,14 @@ class Pools:
                 found[volume.name()] = volume
         return found
 
+    def delete_disk(self, name: str) -> None:
+        """Delete a volume of the disk pool; one that is not there is as good. Two calls."""
+        # the pool is looked up now: this is how things are undone after a connection was lost
+        try:
+            delete(self.disks().storageVolLookupByName(name))
+        except errors.VolumeNotFound:
+            return
+
     def _pool(self, name: str, folder: str) -> Remote:
         def find(remote: Remote) -> Remote:
             try:

@@ -78,7 +78,7 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
         domain, _ = self.domains.checked("rebuild", uuid, deadline)
         if own_disk(xml_of(domain, inactive=True), ROOT) is None:
             raise errors.InvalidRequest("the instance boots from a volume: there is no root disk")
-        base = self._base(image, deadline, progress)
+        base = self.images.base(image, deadline, progress)
         deadline.check("the image was brought to the host")
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
@@ -97,7 +97,7 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
         role = f"{ROOT}-{secrets.token_hex(4)}"
         name = disk_name(uuid, role)
         with undoing() as undo:
-            self._make_overlay(name, capacity, base, undo)
+            self.overlays.make(name, capacity, base, undo)
             undo.callback(self._forget_root, uuid, role)
             made = undo.steps
             undo.callback(self._run_again, uuid)
@@ -201,7 +201,7 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
         remembered = roots_in(xml)
         replaced = {disk_name(uuid, role) for role, disk in remembered.items() if disk.placed}
         for name in sorted((names | replaced) - {current}):
-            self._delete_disk(name)
+            self.pools.delete_disk(name)
             role = name.removeprefix(f"{uuid}.")
             if role in remembered:
                 self._forget_root(uuid, role)

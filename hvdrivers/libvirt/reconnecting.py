@@ -14,7 +14,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.storage import Reconnect
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.libvirt.deletions import Deletions
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import (
     attached_vif,
     attached_volume,
@@ -29,7 +29,6 @@ from hvdrivers.libvirt.held_volumes import settle
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.session import Remote
-from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import Vif
@@ -65,7 +64,7 @@ class Rewiring:
         return xml
 
 
-class Connections(VolumeSources):
+class Connections(Topic):
     """Find what new connections lead to, on this host."""
 
     def _rewiring(
@@ -117,7 +116,7 @@ class Connections(VolumeSources):
         prefix, target = target_prefix(attachment), shown.device or ""
         if not target.startswith(prefix):
             target = next_target(prefix, xml)
-        disk = self._volume_element(uuid, attachment, target)
+        disk = self.volumes.element(uuid, attachment, target)
         # as it is called now: after a swap_volume() by the name of another volume
         next(disk.iter("alias")).set("name", attribute(old, "alias", "name") or "")
         return disk
@@ -140,7 +139,7 @@ def _rewired(vif: Vif, interface: Element) -> Vif:
     return vif.model_copy(update=kept)
 
 
-class LibvirtReconnect(Deletions, Connections, Reconnect):
+class LibvirtReconnect(Connections, Reconnect):
     """Of a stopped machine."""
 
     def reconnect(
@@ -168,7 +167,7 @@ class LibvirtReconnect(Deletions, Connections, Reconnect):
                         # libvirt itself looks only when the machine starts
                         name = attribute(volumes_of(before)[attachment.volume_id], "target", "dev")
                         domain.blockInfo(name, 0)
-                    self._require_kept(attachment.volume, deadline)
+                    self.deletions.require_kept(attachment.volume, deadline)
             with changed():
                 for attachment in volumes:
                     self.secrets.make(uuid, attachment)

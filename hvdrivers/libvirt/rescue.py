@@ -27,6 +27,7 @@ from hvdrivers.contract.lifecycle import Rescue
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.own_disks import disc_of
 from hvdrivers.driverkit.undo import Undo, changed, undoing
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import TARGET_PREFIX, source_of
 from hvdrivers.libvirt.disk_plan import seed_drive
 from hvdrivers.libvirt.domain import (
@@ -40,7 +41,6 @@ from hvdrivers.libvirt.domain import (
 from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.files import base_path
 from hvdrivers.libvirt.hardware import bus_of_own
-from hvdrivers.libvirt.images import ImageStore
 from hvdrivers.libvirt.metadata import (
     STATE_NAMESPACE,
     hardware_in,
@@ -79,7 +79,7 @@ _TRIES = 3
 """Other clients that may start the machine while rescue() does."""
 
 
-class LeavingRescue(ImageStore):
+class LeavingRescue(Topic):
     """What every start of a machine does first."""
 
     def _leave_rescue(self, uuid: UUID, domain: Remote) -> None:
@@ -100,7 +100,7 @@ class LeavingRescue(ImageStore):
             raise LookAgain
         for name in volumes:
             if name.startswith(prefix) and name not in but:
-                self._delete_disk(name)
+                self.pools.delete_disk(name)
 
     def _set_name(self, domain: Remote, uuid: UUID, *, rescued: bool) -> None:
         """Set the mark, or take it away; another client having done so is as good. One call."""
@@ -148,7 +148,9 @@ class LibvirtRescue(LeavingRescue, Plugging, Rescue):
         if seed is not None:
             seed_drive(seed, hardware_in(xml))
         base = (
-            self._own_image(uuid, xml) if image is None else self._base(image, deadline, progress)
+            self._own_image(uuid, xml)
+            if image is None
+            else self.images.base(image, deadline, progress)
         )
         boots = _Boots(base, seed, disc)
         deadline.check("the image was brought to the host")
@@ -167,7 +169,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Rescue):
             raise errors.InvalidRequest(
                 "the instance was made from no image", hint="name the image to boot"
             )
-        found = self._cached(key)
+        found = self.images.cached(key)
         if found is not None:
             return found
         path, format_ = source_of(root), None
@@ -196,7 +198,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Rescue):
         name, disc_name = disk_name(uuid, role), disk_name(uuid, f"{role}-{SEED}")
         others: list[str] = []
         with undoing() as undo:
-            self._make_overlay(name, boots.base.virtual_size, boots.base, undo)
+            self.overlays.make(name, boots.base.virtual_size, boots.base, undo)
             if boots.disc is not None:
                 self._make_rescue_seed(disc_name, boots.disc, undo)
             made = undo.steps
@@ -254,11 +256,11 @@ class LibvirtRescue(LeavingRescue, Plugging, Rescue):
         return True
 
     def _make_rescue_seed(self, name: str, disc: bytes, undo: Undo) -> None:
-        undo.callback(self._delete_disk, name)
+        undo.callback(self.pools.delete_disk, name)
         pool = self.pools.disks()
         with needing_room(pool):
             volume = pool.createXML(volume_xml(name, len(disc), "raw"), 0)
-        self.upload_bytes(volume, disc)
+        self.images.upload_bytes(volume, disc)
 
     def _end_rescue(self, uuid: UUID, name: str) -> None:
         """Undo the start; a rescue of another client's stays."""

@@ -8,6 +8,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.storage import DiskQosControl, Storage
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
@@ -25,7 +26,6 @@ from hvdrivers.libvirt.domain import next_target
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import with_bus
 from hvdrivers.libvirt.held_volumes import free_alias, slot_of, write_slot
-from hvdrivers.libvirt.host_volumes import LibvirtHostVolumes
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
 from hvdrivers.libvirt.odd_files import SECTOR, refusal
@@ -58,9 +58,10 @@ _TAKING_BACK = 10.0
 """Seconds for which a guest is asked for a volume that has been deleted."""
 
 
-class LibvirtStorage(LibvirtHostVolumes, VolumeSources, Plugging, Storage, DiskQosControl):
+class LibvirtStorage(Plugging, Storage, DiskQosControl):
     """Core storage, limits, and volumes in libvirt's own pools."""
 
+    @provides(*declared(VolumeSources))
     def attach_volume(
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
@@ -89,7 +90,7 @@ class LibvirtStorage(LibvirtHostVolumes, VolumeSources, Plugging, Storage, DiskQ
         attached = self._attach(uuid, attachment, domain, state)
         try:
             with changed():
-                self._require_kept(attachment.volume, deadline)
+                self.deletions.require_kept(attachment.volume, deadline)
         except errors.OutcomeUnknown:
             raise
         except errors.HypervisorError:
@@ -134,7 +135,7 @@ class LibvirtStorage(LibvirtHostVolumes, VolumeSources, Plugging, Storage, DiskQ
             flags, target = self._where(attachment, xml, stored, affecting(domain, state))
             disk: Element | None = None
             try:
-                disk = self._volume_element(uuid, attachment, target)
+                disk = self.volumes.element(uuid, attachment, target)
                 name = _name_for(disk, volume_id, xml, stored)
                 self._late.forget(uuid, name)
                 with undoing() as undo:
@@ -147,7 +148,7 @@ class LibvirtStorage(LibvirtHostVolumes, VolumeSources, Plugging, Storage, DiskQ
                 stored_now = None if stopped else xml_of(domain, inactive=True)
                 if not _has_news(volume_id, target, now, stored_now, flags):
                     if disk is not None and isinstance(error, errors.HypervisorFault):
-                        self._explain_unopened(disk, error)
+                        self.volumes.explain_unopened(disk, error)
                     raise
                 xml, stored = now, stored_now
         with changed():

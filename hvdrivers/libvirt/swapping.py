@@ -23,8 +23,8 @@ from hvdrivers.contract.storage import SwapVolume
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import Undo, changed, undoing
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.chains import described
-from hvdrivers.libvirt.deletions import Deletions
 from hvdrivers.libvirt.destroy import is_about
 from hvdrivers.libvirt.devices import attached_volume, limits_of, serial_of
 from hvdrivers.libvirt.domains import LookAgain, xml_of
@@ -40,7 +40,6 @@ from hvdrivers.libvirt.held_volumes import (
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.swap import Swap, defined_anew, destination
-from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
@@ -61,7 +60,7 @@ _STORED = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 _REFUSALS = (errors.DeviceBusy, errors.HypervisorFault, errors.InvalidRequest)
 
 
-class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
+class LibvirtSwap(Topic, SwapVolume):
     """Swap."""
 
     def swap_volume(
@@ -88,7 +87,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
                 undo.callback(self._unlocked, swap)
                 self.secrets.make(uuid, replacement)
                 self._begin(swap, domain, undo)
-                self._require_kept(replacement.volume, deadline)
+                self.deletions.require_kept(replacement.volume, deadline)
                 self._pivoted(swap, domain, deadline, progress)
             with changed():
                 return self._completed(swap, domain, swap.disk)
@@ -116,7 +115,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
                 "the volume is leaving the machine", hint="call again when it has been detached"
             )
         _refuse_unfit(disk, replacement)
-        new = self._volume_element(uuid, replacement, attribute(disk, "target", "dev") or "")
+        new = self.volumes.element(uuid, replacement, attribute(disk, "target", "dev") or "")
         if place_of(new) in map(place_of, (*mine.values(), *stored.values())):
             raise errors.InvalidRequest(
                 "the replacement is a volume of this instance, under another id"
@@ -150,7 +149,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
         behind a network, and for an encrypted one, which has a header."""
         if disk.get("type") == "network" or disk.find("source/encryption") is not None:
             return None
-        volume = self._in_a_pool(source_of(disk))
+        volume = self.volumes.in_a_pool(source_of(disk))
         description = described(volume) if volume is not None else None
         if description is None:
             return None
@@ -175,7 +174,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
             except _REFUSALS as error:
                 if not swap.copies(xml_of(domain)):
                     if isinstance(error, errors.HypervisorFault):
-                        self._explain_unopened(swap.new, error)
+                        self.volumes.explain_unopened(swap.new, error)
                     raise
                 undo.forget()
             # a copy goes by the name of the device, and another client may have changed what is
