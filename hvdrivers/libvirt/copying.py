@@ -22,7 +22,8 @@ from hvdrivers.contract.snapshots import SnapshotToImage
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.files import new_file
 from hvdrivers.driverkit.undo import undoing
-from hvdrivers.libvirt.backup_job import Backup, BackupJobs, backup_target
+from hvdrivers.libvirt.backup_job import Backup, backup_target
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.devices import source_of
@@ -72,7 +73,7 @@ class _Wanted:
     progress: ProgressCallback | None
 
 
-class LibvirtCopying(BackupJobs, SnapshotToImage):
+class LibvirtCopying(Topic, SnapshotToImage):
     """Copy the root disk out."""
 
     def snapshot_to_image(
@@ -152,7 +153,7 @@ class LibvirtCopying(BackupJobs, SnapshotToImage):
                     volume, capacity = self._made_for_job(domain, disk, name, wanted.format)
                     made = True
                     job = Backup(wanted.uuid, _job(disk, xml, path, wanted.format), path, word)
-                    self._run_backup(job, domain, wanted.deadline, wanted.progress)
+                    self.backup_jobs.run(job, domain, wanted.deadline, wanted.progress)
                 self._download(volume, capacity, wanted)
             except _FAILURES as error:
                 copy = name if made else None

@@ -14,6 +14,7 @@ from hvdrivers.contract.fields import Fields
 from hvdrivers.contract.limits import Limit
 from hvdrivers.driverkit.events import Streams
 from hvdrivers.driverkit.undo import truthful
+from hvdrivers.libvirt.backup_job import BackupJobs
 from hvdrivers.libvirt.chains import Chains
 from hvdrivers.libvirt.claim import Claims
 from hvdrivers.libvirt.config import LibvirtConfig
@@ -33,7 +34,7 @@ from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.images import LibvirtImages
 from hvdrivers.libvirt.keeping import Keeping
 from hvdrivers.libvirt.lacking import LACKING
-from hvdrivers.libvirt.late_unplug import LateUnplugs
+from hvdrivers.libvirt.leaving_rescue import Rescues
 from hvdrivers.libvirt.lifecycle import LibvirtLifecycle
 from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.metrics import LibvirtMetrics
@@ -49,14 +50,17 @@ from hvdrivers.libvirt.reconnecting import LibvirtReconnect
 from hvdrivers.libvirt.rescue import LibvirtRescue
 from hvdrivers.libvirt.resize import LibvirtResize
 from hvdrivers.libvirt.resources import LibvirtResources
+from hvdrivers.libvirt.rewiring import Rewirings
 from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.serial_line import LibvirtSerial
 from hvdrivers.libvirt.session import Connection
+from hvdrivers.libvirt.snapshot_data import SnapshotData
 from hvdrivers.libvirt.snapshots import LibvirtSnapshots
 from hvdrivers.libvirt.storage import LibvirtStorage
 from hvdrivers.libvirt.stored_volumes import StoredVolumes
 from hvdrivers.libvirt.swapping import LibvirtSwap
 from hvdrivers.libvirt.turns import Turns
+from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.libvirt.uploads import PartialUploads
 from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.models.config import DriverConfig
@@ -157,7 +161,11 @@ class LibvirtDriver(
             secrets=self.secrets,
         )
         self.claims = Claims(self.hub, self.pools, self.domains, self.removal)
-        self._late = LateUnplugs(self.hub, self._settle_late)
+        self.plugging = Plugging(self.connection, self.hub, self.domains)
+        self.snapshot_data = SnapshotData(self.connection, self.hub)
+        self.rescues = Rescues(self.pools, self.domains)
+        self.backup_jobs = BackupJobs(self.hub, self.domains)
+        self.rewirings = Rewirings(self.networks, self.volumes)
         self.streams = Streams()
 
     @classmethod
@@ -186,7 +194,7 @@ class LibvirtDriver(
 
     def close(self, *, timeout: float | None = None) -> None:
         self.streams.close()
-        self._late.close()
+        self.plugging.late.close()
         super().close(timeout=timeout)
 
 

@@ -42,7 +42,6 @@ from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.moving_plan import MovingPlan, Plan
 from hvdrivers.libvirt.naming import console_name, disk_name
 from hvdrivers.libvirt.pools import volume_xml
-from hvdrivers.libvirt.rescue import LeavingRescue
 from hvdrivers.libvirt.room import needing_room
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.start import cut
@@ -85,12 +84,7 @@ class _Call:
 
 
 class LibvirtMigration(
-    LeavingRescue,
-    MovingPlan,
-    LiveMigration,
-    LiveMigrationAbort,
-    LiveMigrationForce,
-    ColdMigration,
+    MovingPlan, LiveMigration, LiveMigrationAbort, LiveMigrationForce, ColdMigration
 ):
     """Live and cold migration."""
 
@@ -137,7 +131,7 @@ class LibvirtMigration(
         memory: it is PAUSED meanwhile."""
         deadline = Deadline(timeout)
         domain, _ = self.domains.checked("cold_migrate", uuid, deadline)
-        self._leave_rescue(uuid, domain)
+        self.rescues.leave(uuid, domain)
         self._moved(_Call(uuid, domain, destination, running=False), deadline, progress)
 
     def migration_progress(self, uuid: UUID, *, timeout: float | None = None) -> MigrationProgress:

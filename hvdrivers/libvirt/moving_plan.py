@@ -15,13 +15,14 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.pools import backing_of, refresh
-from hvdrivers.libvirt.reconnecting import Connections, Rewiring
+from hvdrivers.libvirt.rewiring import Rewiring
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import Element, attribute, parse
@@ -62,7 +63,7 @@ class Plan:
         self.blockers.append(Blocker(kind=kind, reason=reason, hint=hint, device=device))
 
 
-class MovingPlan(Connections):
+class MovingPlan(Topic):
     """Look at both hosts. The other one is a driver of its own: ``there``."""
 
     def _planned(
@@ -81,7 +82,9 @@ class MovingPlan(Connections):
             plan.add(BlockerKind.STATE, "the instance is on this host already")
             return plan
         try:
-            plan.rewiring = there._rewiring(uuid, plan.xml, destination.volumes, destination.vifs)
+            plan.rewiring = there.rewirings.find(
+                uuid, plan.xml, destination.volumes, destination.vifs
+            )
         except errors.NetworkNotFound as error:
             plan.add(BlockerKind.NETWORK, error.message, hint=error.hint)
         except (errors.VolumeNotFound, errors.DeviceBusy) as error:

@@ -16,6 +16,7 @@ from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.network import Network, VifQosControl
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import (
     attached_vif,
     has_free_port,
@@ -32,7 +33,6 @@ from hvdrivers.libvirt.network_checks import Networks, missing_network
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.start import taken
-from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import (
@@ -52,7 +52,7 @@ _REFUSALS = (
 """What libvirt and the driver answer if the VIF has been plugged meanwhile."""
 
 
-class LibvirtNetwork(Plugging, Network, VifQosControl):
+class LibvirtNetwork(Topic, Network, VifQosControl):
     """Core network, and limits."""
 
     @provides(*declared(Networks))
@@ -77,7 +77,7 @@ class LibvirtNetwork(Plugging, Network, VifQosControl):
         elif not has_free_port(xml):
             raise no_free_port()
         flags = affecting(domain, state)
-        self._late.forget(uuid, alias(f"vif-{vif.type}", vif.id))
+        self.plugging.late.forget(uuid, alias(f"vif-{vif.type}", vif.id))
         try:
             self._plug(domain, vif_element(vif), flags)
         except _REFUSALS:
@@ -136,7 +136,9 @@ class LibvirtNetwork(Plugging, Network, VifQosControl):
             there = live or stored
             if there is not None:
                 name = alias(f"vif-{there[0]}", vif_id)
-                self._take_out(domain, name, live and live[1], stored and stored[1], deadline)
+                self.plugging.take_out(
+                    domain, name, live and live[1], stored and stored[1], deadline
+                )
 
         self.domains.change("unplug_vif", uuid, deadline, act)
 

@@ -12,23 +12,22 @@ from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, StartP
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domains import LookAgain, Moved
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
 from hvdrivers.libvirt.metadata import STATE_NAMESPACE, keep
-from hvdrivers.libvirt.rescue import LeavingRescue
 from hvdrivers.libvirt.room import explained_save
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.start import cut, forget_crash, restore, start
 from hvdrivers.libvirt.turns import Turn
-from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.models.state import InstanceState
 
 _ASK_AGAIN = 5.0
 """Seconds after which the power button is pressed again: a booting guest misses the first time."""
 
 
-class LibvirtPower(LeavingRescue, Plugging, Power, Pause, StartPaused, Suspend, CrashDump):
+class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
     """Core power, pause, start paused, suspend and NMI."""
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
@@ -54,7 +53,7 @@ class LibvirtPower(LeavingRescue, Plugging, Power, Pause, StartPaused, Suspend, 
                 return
             if state is InstanceState.CRASHED:
                 cut(domain)
-            self._leave_rescue(uuid, domain)
+            self.rescues.leave(uuid, domain)
             try:
                 if state is InstanceState.SUSPENDED and wanted is InstanceState.RUNNING:
                     began = restore(domain)
@@ -99,7 +98,7 @@ class LibvirtPower(LeavingRescue, Plugging, Power, Pause, StartPaused, Suspend, 
                 return
             if not domain.isPersistent():
                 complete(domain)  # or it would vanish, and leave its disks
-            self._settle_before_the_end(uuid, domain)
+            self.plugging.settle_before_the_end(uuid, domain)
             left = min(grace.left, deadline.left)
             if left and state is InstanceState.RUNNING and self._shut_down(uuid, domain, left):
                 return
@@ -156,7 +155,7 @@ class LibvirtPower(LeavingRescue, Plugging, Power, Pause, StartPaused, Suspend, 
                     raise LookAgain  # another client has switched it off, or suspended it
                 with changed():
                     if state is not InstanceState.RESCUED:
-                        self._leave_rescue(uuid, domain)
+                        self.rescues.leave(uuid, domain)
                     start(domain)
 
         self.domains.change("reboot", uuid, deadline, act, variant=kind)

@@ -29,6 +29,7 @@ from hvdrivers.contract.lifecycle import Rebuild
 from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, xml_of
@@ -46,9 +47,8 @@ from hvdrivers.libvirt.metadata import (
 )
 from hvdrivers.libvirt.naming import ROOT, disk_name, is_root
 from hvdrivers.libvirt.overlays import Base
-from hvdrivers.libvirt.rescue import LeavingRescue
 from hvdrivers.libvirt.session import Remote
-from hvdrivers.libvirt.snapshot_data import Machine, SnapshotData
+from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.start import cut, forget_crash, start
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.xml import Element, parse, text
@@ -60,7 +60,7 @@ _FLAGS = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 _CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
 
 
-class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
+class LibvirtRebuild(Topic, Rebuild):
     """Rebuild."""
 
     def rebuild(
@@ -91,7 +91,7 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
         uuid, domain, state, xml = machine.uuid, machine.domain, machine.state, machine.xml
         record = record_in(xml)
         _root_of(xml)
-        self._require_none(machine, "the disk has snapshots")
+        self.snapshot_data.require_none(machine, "the disk has snapshots")
         runs = state is InstanceState.RUNNING or (state is InstanceState.STOPPED and is_to_run(xml))
         capacity = root_disk_bytes(base.virtual_size, record.flavor.disk_gib)
         role = f"{ROOT}-{secrets.token_hex(4)}"
@@ -160,7 +160,7 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
         off meanwhile stays off."""
         keep(domain, STATE_NAMESPACE, to_run_text(), _CONFIG)
         if is_off or cut(domain):
-            self._leave_rescue(UUID(domain.UUIDString()), domain)
+            self.rescues.leave(UUID(domain.UUIDString()), domain)
             start(domain)
         elif self.domains.state(domain) is InstanceState.SUSPENDED:
             # its memory knows the old disk

@@ -4,7 +4,7 @@ rescue() starts the machine by a definition that is never stored. Libvirt runs i
 stored one, which comes back by itself when the machine goes off, however it goes off. So a rescue
 changes nothing of the instance but its domain's name: a mark in it tells every list that the
 machine is rescued. Libvirt renames a machine only while it is off. So the mark, and the rescue
-disk, stay until the next start, which takes them away first (``LeavingRescue``).
+disk, stay until the next start, which takes them away first (``leaving_rescue.py``).
 
 unrescue() marks the stored definition before it switches the machine off, as rebuild() does: a
 repeated call then lets the machine run.
@@ -64,7 +64,6 @@ from hvdrivers.libvirt.room import needing_room
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.start import cut, explained, forget_crash, start
 from hvdrivers.libvirt.turns import Turn
-from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.image import ImageRef
@@ -79,42 +78,6 @@ _TRIES = 3
 """Other clients that may start the machine while rescue() does."""
 
 
-class LeavingRescue(Topic):
-    """What every start of a machine does first."""
-
-    def _leave_rescue(self, uuid: UUID, domain: Remote) -> None:
-        """Take away what a rescue has left of a machine that is off. No call where the name has no
-        mark; else 3, and 2 for each disk."""
-        if is_rescued(domain.name(), uuid):
-            self._delete_rescue(uuid, unless_on=domain)
-            self._set_name(domain, uuid, rescued=False)
-
-    def _delete_rescue(
-        self, uuid: UUID, but: Collection[str] = (), unless_on: Remote | None = None
-    ) -> None:
-        """Delete the rescue disks, and their seeds. One call, and two for each; one more with
-        ``unless_on``: if that machine is on, another client rescues it, and has these disks."""
-        prefix = f"{disk_name(uuid, RESCUE)}-"
-        volumes = self.pools.volumes(self.pools.disks())
-        if unless_on is not None and unless_on.isActive():
-            raise LookAgain
-        for name in volumes:
-            if name.startswith(prefix) and name not in but:
-                self.pools.delete_disk(name)
-
-    def _set_name(self, domain: Remote, uuid: UUID, *, rescued: bool) -> None:
-        """Set the mark, or take it away; another client having done so is as good. One call."""
-        label = label_of(domain.name(), uuid) or ""
-        wanted = domain_name(label, uuid, rescued=rescued)
-        if domain.name() == wanted:
-            return
-        try:
-            domain.rename(wanted, 0)
-        except (errors.InvalidState, errors.InvalidRequest, errors.HypervisorFault):
-            if is_rescued(self.domains.find(uuid).name(), uuid) is not rescued:
-                raise
-
-
 @dataclass(frozen=True)
 class _Boots:
     """What a rescued machine is started with."""
@@ -125,7 +88,7 @@ class _Boots:
     """The content of ``seed``."""
 
 
-class LibvirtRescue(LeavingRescue, Plugging, Rescue):
+class LibvirtRescue(Topic, Rescue):
     """Rescue."""
 
     @provides(Capability.RESCUE_BOOT_FROM_VOLUME, Capability.SEED_DISC)
@@ -206,13 +169,13 @@ class LibvirtRescue(LeavingRescue, Plugging, Rescue):
                 made = (*made, undo.callback(self._run_own, uuid, others))
             undo.callback(self._end_rescue, uuid, name, guards=made)
             if state is InstanceState.RUNNING:
-                self._settle_before_the_end(uuid, domain)
+                self.plugging.settle_before_the_end(uuid, domain)
                 if not cut(domain):
                     others.append("power_off or suspend")
                     raise LookAgain
             elif state is not InstanceState.STOPPED:
                 cut(domain)
-            self._set_name(domain, uuid, rescued=True)
+            self.rescues.set_mark(domain, uuid, rescued=True)
             label = label_of(domain.name(), uuid) or ""
             _boot_from(xml, role, hardware, self.pools.disk_path(name))
             if boots.seed is not None:
@@ -222,7 +185,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Rescue):
             if not started.isPersistent():
                 raise errors.InstanceNotFound("the instance was destroyed meanwhile", instance=uuid)
         with changed():
-            self._delete_rescue(uuid, but={name, disc_name})
+            self.rescues.delete_disks(uuid, but={name, disc_name})
 
     def _start_rescued(self, uuid: UUID, domain: Remote, xml: Element, name: str) -> Remote:
         """Start the machine by a definition that is not stored. One call. Another client that has
@@ -272,7 +235,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Rescue):
                     return
                 cut(domain)
             with suppress(errors.InvalidState):  # another client has started it
-                self._set_name(domain, uuid, rescued=False)
+                self.rescues.set_mark(domain, uuid, rescued=False)
 
     def _run_own(self, uuid: UUID, others: Collection[str]) -> None:
         """Undo the end of a machine that ran. What other clients have ended stays as it is."""
@@ -288,7 +251,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Rescue):
         def act(_: Turn, domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.RESCUED:
                 keep(domain, STATE_NAMESPACE, to_run_text(), _CONFIG)
-                self._settle_before_the_end(uuid, domain)
+                self.plugging.settle_before_the_end(uuid, domain)
                 if not cut(domain):  # it has gone down by itself, and stays down
                     keep(domain, STATE_NAMESPACE, None, _CONFIG)
                     raise LookAgain
@@ -299,8 +262,8 @@ class LibvirtRescue(LeavingRescue, Plugging, Rescue):
                 if state is InstanceState.CRASHED and not cut(domain):
                     forget_crash(domain)
                 if state is not InstanceState.RUNNING:
-                    self._delete_rescue(uuid, unless_on=domain)
-                    self._set_name(domain, uuid, rescued=False)
+                    self.rescues.delete_disks(uuid, unless_on=domain)
+                    self.rescues.set_mark(domain, uuid, rescued=False)
                 if runs:
                     if state in {InstanceState.RESCUED, InstanceState.STOPPED}:
                         start(domain)

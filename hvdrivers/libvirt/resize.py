@@ -13,6 +13,7 @@ from hvdrivers.contract.lifecycle import HotResizeCpu, HotResizeMemory, Resize
 from hvdrivers.driverkit.checks import require_growth
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Undo, undoing
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.cold_size import Size, has_nodes, reshape, set_size, size_in, size_of
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
@@ -21,7 +22,7 @@ from hvdrivers.libvirt.metadata import Record, record_in
 from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.sizes import MEMORY_BLOCK_MIB, plugged_memory, vcpus_of
-from hvdrivers.libvirt.snapshot_data import Machine, SnapshotData
+from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.turns import Robbed, Turn
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.instance import Flavor
@@ -33,7 +34,7 @@ _BOTH = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
 _Found = tuple[UUID, Remote, InstanceState, Element, Deadline]
 
 
-class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
+class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
     """Sizes."""
 
     def resize(
@@ -119,7 +120,9 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
         uuid, domain, _, _, deadline = found
         turn = turns.enter_context(self.turns.take(uuid, deadline))
         # a revert would make it small again
-        self._require_none(Machine(*found, turn), "a disk with snapshots does not grow")
+        self.snapshot_data.require_none(
+            Machine(*found, turn), "a disk with snapshots does not grow"
+        )
         undo.callback(self._shrink_root, turn, path, wanted, now)
         turn.check()
         self._grow(domain, volume, wanted)

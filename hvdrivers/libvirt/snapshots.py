@@ -24,14 +24,14 @@ from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
 from hvdrivers.libvirt.metadata import put
-from hvdrivers.libvirt.rescue import LeavingRescue
 from hvdrivers.libvirt.room import needing_room
 from hvdrivers.libvirt.session import Remote
-from hvdrivers.libvirt.snapshot_data import LiveDisk, Machine, SnapshotData
+from hvdrivers.libvirt.snapshot_data import LiveDisk, Machine
 from hvdrivers.libvirt.snapshot_tree import (
     Node,
     Note,
@@ -46,7 +46,6 @@ from hvdrivers.libvirt.snapshot_tree import (
 )
 from hvdrivers.libvirt.start import cut, start_new
 from hvdrivers.libvirt.turns import LOADING_NAMESPACE, Robbed, Turn
-from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.base import Name
 from hvdrivers.models.snapshot import Snapshot
@@ -56,7 +55,7 @@ _LEAST = 1 << 20
 """Bytes: more than the tables that a snapshot adds to a small disk."""
 
 
-class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
+class LibvirtSnapshots(Topic, Snapshots):
     """The tree."""
 
     @provides(Capability.SNAPSHOT_MEMORY)
@@ -75,7 +74,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             xml = xml_of(domain)
             own_files(uuid, xml)
             machine = Machine(uuid, domain, state, xml, deadline, turn)
-            tree = self._settled(machine)
+            tree = self.snapshot_data.settled(machine)
             if any(node.note.name == name for node in tree.nodes.values()):
                 raise errors.InvalidRequest(f"the instance has a snapshot {name!r} already")
             note = Note(name=name, created_at=datetime.now(UTC))
@@ -83,7 +82,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                 note = note.model_copy(update={"state": state, "shape": shape_of(xml)})
             made = new_id()
             # a job at the disks, which is refused, would keep libvirt from writing anything down
-            disks = self._disks_now(machine)
+            disks = self.snapshot_data.disks_now(machine)
             with undoing() as undo:
                 again = partial(remember, name=made, note=note, parent=tree.current, xml=xml)
                 undo.callback(self._take_back_snapshot, uuid, turn, made, again)
@@ -109,7 +108,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             )
 
         def clear(turn: Turn, domain: Remote, state: InstanceState) -> None:
-            self._settled(Machine(uuid, domain, state, xml_of(domain), deadline, turn))
+            self.snapshot_data.settled(Machine(uuid, domain, state, xml_of(domain), deadline, turn))
 
         try:
             return self.turns.change("create_snapshot", uuid, deadline, act)
@@ -126,11 +125,11 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             size += int(machine.xml.findtext("memory") or 0) << 10
         with needing_room(self.pools.disks(), size):
             if machine.state is InstanceState.STOPPED:
-                self._tag(machine.turn, machine.xml, made)
+                self.snapshot_data.tag(machine.turn, machine.xml, made)
             elif note.with_memory:
-                self._run_live("snapshot-save", machine, disks, made)
+                self.snapshot_data.run_live("snapshot-save", machine, disks, made)
             else:
-                self._tag_live(machine.turn, machine.domain, disks, made)
+                self.snapshot_data.tag_live(machine.turn, machine.domain, disks, made)
 
     def _look_again_if_moved(
         self, domain: Remote, state: InstanceState, error: errors.HypervisorFault
@@ -160,7 +159,9 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             if node is not None:
                 xml, state = xml_of(domain), self.domains.state(domain)
                 machine = Machine(uuid, domain, state, xml, Deadline(None), turn)
-                self._erase(machine, [node], self._disks_now(machine), set())
+                self.snapshot_data.erase(
+                    machine, [node], self.snapshot_data.disks_now(machine), set()
+                )
 
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
         """Budget: 4 calls, 5 for a machine that is off, and 1 for each snapshot; 1 less where there
@@ -178,7 +179,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
             xml = xml_of(domain)
             machine = Machine(uuid, domain, state, xml, deadline, turn)
-            node = self._settled(machine).nodes.get(snapshot_id)
+            node = self.snapshot_data.settled(machine).nodes.get(snapshot_id)
             if node is None:
                 raise errors.VolumeNotFound(f"the instance has no snapshot {snapshot_id!r}")
             _refuse_other_disks(uuid, xml, node)
@@ -190,13 +191,13 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                     if state is not InstanceState.STOPPED:
                         if not domain.isPersistent():
                             complete(domain)  # or it would vanish, and leave its disks
-                        self._settle_before_the_end(uuid, domain)
+                        self.plugging.settle_before_the_end(uuid, domain)
                         turn.check()
                         if not cut(domain):
                             # another client has switched it off, or saved memory that knows the
                             # disks as they are
                             raise LookAgain
-                    self._apply(turn, xml, snapshot_id)
+                    self.snapshot_data.apply(turn, xml, snapshot_id)
             except errors.HypervisorFault as error:
                 now = InstanceState.STOPPED if not node.note.with_memory else state
                 self._look_again_if_moved(domain, now, error)
@@ -217,18 +218,18 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         runs = node.note.state is InstanceState.RUNNING
         run = machine.xml.get("id")
         is_off = state is InstanceState.STOPPED
-        disks = [] if is_off else self._live_disks(domain, node.files())
+        disks = [] if is_off else self.snapshot_data.live_disks(domain, node.files())
         if is_off:
-            self._leave_rescue(machine.uuid, domain)
+            self.rescues.leave(machine.uuid, domain)
             run = self._start_to_load(machine)
         elif state is InstanceState.RUNNING and not runs:
             domain.suspend()
         with changed():
             try:
                 if is_off:
-                    disks = self._live_disks(domain, node.files())
+                    disks = self.snapshot_data.live_disks(domain, node.files())
                 goes_on = runs and state is not InstanceState.RUNNING
-                self._run_live(
+                self.snapshot_data.run_live(
                     "snapshot-load", machine, disks, name, domain.resume if goes_on else None
                 )
             except (errors.HypervisorFault, errors.InvalidState) as error:
@@ -276,20 +277,22 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
             xml = xml_of(domain)
             machine = Machine(uuid, domain, state, xml, deadline, turn)
-            tree = self._settled(machine)
+            tree = self.snapshot_data.settled(machine)
             node = tree.nodes.get(snapshot_id)
             if node is None:
                 return
             # one by one, leaves first: libvirt 9.0 has died of its own flag for the children
             family = [*tree.below(snapshot_id)] if children else [snapshot_id]
-            disks = self._disks_now(machine)
+            disks = self.snapshot_data.disks_now(machine)
             flags = affecting(domain, state)
             begun: set[str] = set()
             turn.check()  # what is noted will be done
             note_deletion(domain, family, flags)
             with changed():
                 try:
-                    self._erase(machine, [tree.nodes[each] for each in family], disks, begun)
+                    self.snapshot_data.erase(
+                        machine, [tree.nodes[each] for each in family], disks, begun
+                    )
                 except (errors.DeviceBusy, errors.HypervisorFault) as error:
                     turn.check()  # or the other client has done it
                     if isinstance(error, errors.HypervisorFault):

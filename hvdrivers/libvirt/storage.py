@@ -12,6 +12,7 @@ from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.storage import DiskQosControl, Storage
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import (
     attached_volume,
     bus_of,
@@ -33,7 +34,6 @@ from hvdrivers.libvirt.remote_volumes import initiator_name
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.slots import refuse_one_more
-from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.state import InstanceState
@@ -58,7 +58,7 @@ _TAKING_BACK = 10.0
 """Seconds for which a guest is asked for a volume that has been deleted."""
 
 
-class LibvirtStorage(Plugging, Storage, DiskQosControl):
+class LibvirtStorage(Topic, Storage, DiskQosControl):
     """Core storage, limits, and volumes in libvirt's own pools."""
 
     @provides(*declared(VolumeSources))
@@ -105,9 +105,11 @@ class LibvirtStorage(Plugging, Storage, DiskQosControl):
         live = volumes_of(xml_of(domain)).get(volume_id) if domain.isActive() else None
         name = _alias_of(volume_id, live, stored)
         if stored is not None:
-            self._forget(domain, name, stored)
+            self.plugging.forget(domain, name, stored)
         with suppress(errors.DeviceBusy):
-            self._take_out(domain, name, live, None, Deadline(min(_TAKING_BACK, deadline.left / 2)))
+            self.plugging.take_out(
+                domain, name, live, None, Deadline(min(_TAKING_BACK, deadline.left / 2))
+            )
         self.secrets.delete(uuid, volume_id)
 
     def _attach(
@@ -137,7 +139,7 @@ class LibvirtStorage(Plugging, Storage, DiskQosControl):
             try:
                 disk = self.volumes.element(uuid, attachment, target)
                 name = _name_for(disk, volume_id, xml, stored)
-                self._late.forget(uuid, name)
+                self.plugging.late.forget(uuid, name)
                 with undoing() as undo:
                     self.secrets.make(uuid, attachment, undo)
                     domain.attachDeviceFlags(text(disk), flags)
@@ -205,7 +207,7 @@ class LibvirtStorage(Plugging, Storage, DiskQosControl):
                 if disk is not None and attribute(disk, "boot", "order") == "1":
                     raise errors.InvalidRequest("the instance boots from this volume")
             name = _alias_of(volume_id, live, stored)
-            self._take_out(domain, name, live, stored, deadline)
+            self.plugging.take_out(domain, name, live, stored, deadline)
             # by their name: the reply to a detach was lost, or others have changed the definition
             with changed() if stored is not None or live is not None else nullcontext():
                 self.secrets.delete(uuid, volume_id)
