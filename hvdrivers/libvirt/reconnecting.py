@@ -1,7 +1,4 @@
-"""Other connections for what a machine has: volumes and NICs of a stopped one, or one that moves.
-
-A device keeps its id, its place and what the guest sees of it. Only what is behind it is another.
-"""
+"""Other connections for what a stopped machine has: its volumes and NICs (see ``rewiring.py``)."""
 
 from __future__ import annotations
 
@@ -13,9 +10,7 @@ from hvdrivers.contract.storage import Reconnect
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.devices import (
-    volumes_of,
-)
+from hvdrivers.libvirt.devices import volumes_of
 from hvdrivers.libvirt.domains import require_off, xml_of
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.rewiring import Rewiring

@@ -1,4 +1,5 @@
-"""What takes the place of a machine's volumes and NICs that get other connections.
+"""What takes the place of a machine's volumes and NICs that get other connections: of one that is
+stopped, or one that moves to another host.
 
 A device keeps its id, its place and what the guest sees of it. Only what is behind it is another.
 """
