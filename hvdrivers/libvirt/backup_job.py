@@ -26,7 +26,7 @@ from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.event_hub import BackupEnded, EventHub, Marked, RawEvent
 from hvdrivers.libvirt.metadata import MARK_NAMESPACE
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import parse
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 

@@ -23,8 +23,9 @@ from hvdrivers.libvirt.domain import OWN_ALIAS
 from hvdrivers.libvirt.files import Times, base_path, clean, is_within, paths_in, times_of
 from hvdrivers.libvirt.naming import label_of
 from hvdrivers.libvirt.pools import LOOK, Pools, refresh
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.reserved import is_of_the_driver, is_reserved, not_free
-from hvdrivers.libvirt.session import Connection, Remote, last_calls
+from hvdrivers.libvirt.session import Connection, last_calls
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, readable, text
 
 _CONFLICT = "VIR_ERR_OPERATION_FAILED"

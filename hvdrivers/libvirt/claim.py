@@ -25,8 +25,8 @@ from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.event_hub import EventHub, RawEvent
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.pools import Pools, volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
 
 _LONGEST = 60.0
 """Seconds that another client's spawn has to come from its claim to its machine. Images are

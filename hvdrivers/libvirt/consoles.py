@@ -20,7 +20,7 @@ from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.pictures import png_of_ppm
 from hvdrivers.libvirt.pools import refresh
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.console import ConsoleAccess, ConsoleKind, ConsoleLog, Screenshot
 

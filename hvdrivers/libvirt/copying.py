@@ -32,8 +32,8 @@ from hvdrivers.libvirt.domains import await_job, xml_of
 from hvdrivers.libvirt.files import base_path
 from hvdrivers.libvirt.naming import ROOT, disk_name
 from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import lacking_room, needing_room
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import Element, attribute, el, text
 from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback

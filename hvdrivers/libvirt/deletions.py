@@ -25,7 +25,8 @@ from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.files import written_at
 from hvdrivers.libvirt.naming import DELETING_PREFIX
 from hvdrivers.libvirt.pools import Pools, delete, in_time, volume_xml
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.volumes import VOLUME_NAME
 from hvdrivers.models.volume import LocalVolume, PoolVolume, Volume
 

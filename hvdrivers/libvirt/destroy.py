@@ -24,8 +24,9 @@ from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.keeping import Keeping, is_mark, kept_disks, own_names
 from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name, is_root
 from hvdrivers.libvirt.pools import Pools, delete, refresh
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.secrets import Secrets
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.turns import remove_helper
 from hvdrivers.libvirt.xml import attribute, readable
 from hvdrivers.models.instance import Keep

@@ -19,7 +19,8 @@ from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
 from hvdrivers.libvirt.metadata import NO_NAMESPACE
 from hvdrivers.libvirt.naming import is_rescued, label_of
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.states import SAVED, is_off, is_restoring, is_starting, state_of
 from hvdrivers.libvirt.xml import Element, parse
 from hvdrivers.models.state import InstanceState

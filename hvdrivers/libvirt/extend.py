@@ -14,8 +14,8 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.domains import LookAgain, xml_of
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import refuse_larger
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.state import InstanceState
 

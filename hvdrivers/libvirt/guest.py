@@ -23,7 +23,7 @@ from hvdrivers.libvirt.agent import ask, field, require
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import vifs_of
 from hvdrivers.libvirt.domains import xml_of
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import attribute
 from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
 
@@ -61,7 +61,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         for source, number in _SOURCES:
             try:
                 if source is AddressSource.AGENT:
-                    require(self.connection, domain)
+                    require(domain)
                 answer = domain.interfaceAddresses(number, 0)
             except (
                 errors.GuestAgentUnavailable,
@@ -86,10 +86,9 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         _refuse_account(credentials)
         deadline = Deadline(timeout)
         domain, _ = self.domains.checked("set_guest_password", uuid, deadline)
-        require(self.connection, domain)
+        require(domain)
         try:
             ask(
-                self.connection,
                 domain,
                 "guest-set-user-password",
                 reads=False,
@@ -112,7 +111,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         if error.vendor_code != "VIR_ERR_INTERNAL_ERROR":
             raise error
         try:
-            require(self.connection, domain)
+            require(domain)
         except errors.GuestAgentUnavailable:
             raise errors.OutcomeUnknown(
                 "the guest's agent gave an answer that is none", vendor_code=error.vendor_code
@@ -127,11 +126,11 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
     def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 4 calls."""
         domain, _ = self.domains.checked("thaw", uuid, Deadline(timeout))
-        require(self.connection, domain)
+        require(domain)
         domain.fsThaw(None, 0)
 
     def _frozen(self, domain: Remote) -> bool:
-        status = ask(self.connection, domain, "guest-fsfreeze-status", reads=True)
+        status = ask(domain, "guest-fsfreeze-status", reads=True)
         return bool(status == "frozen")
 
     def guest_exec(
@@ -155,7 +154,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
             )
         deadline = Deadline(timeout)
         domain, _ = self.domains.checked("guest_exec", uuid, deadline)
-        require(self.connection, domain)
+        require(domain)
         pid = self._started_program(domain, command, stdin, deadline)
         return self._ended_program(domain, pid, deadline)
 
@@ -164,7 +163,6 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
     ) -> int:
         try:
             answer = ask(
-                self.connection,
                 domain,
                 "guest-exec",
                 reads=False,
@@ -192,7 +190,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         pause = _FIRST_LOOK
         while True:
             try:
-                status = ask(self.connection, domain, "guest-exec-status", reads=True, pid=pid)
+                status = ask(domain, "guest-exec-status", reads=True, pid=pid)
             except errors.HypervisorError as error:
                 raise errors.OutcomeUnknown(
                     f"the program was started, and its end is not known: {error.message}",

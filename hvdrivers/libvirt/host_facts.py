@@ -11,7 +11,8 @@ from hvdrivers.images.convert import find_qemu_img
 from hvdrivers.libvirt.accelerator import kvm_works
 from hvdrivers.libvirt.config import VirtType
 from hvdrivers.libvirt.domain import HostChoice
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, parse
 from hvdrivers.models.console import ConsoleKind
 from hvdrivers.models.host import HostInfo

@@ -13,8 +13,8 @@ from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.naming import VOLUME_PREFIX
 from hvdrivers.libvirt.pools import delete, volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.volumes import FORMATS
 from hvdrivers.libvirt.xml import parse, readable
 from hvdrivers.models.image import ImageFormat

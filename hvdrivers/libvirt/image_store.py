@@ -29,9 +29,10 @@ from hvdrivers.libvirt.image_content import Content, uploadable
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.libvirt.overlays import Base, Overlays
 from hvdrivers.libvirt.pools import Pools, backing_of, find, in_time, volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.reserved import refuse_contradiction, refuse_folder, refuse_reserved
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.uploads import PartialUploads
 from hvdrivers.libvirt.volumes import VOLUME_NAME
 from hvdrivers.libvirt.xml import Element, attribute, parse

@@ -15,7 +15,7 @@ from hvdrivers.libvirt.image_store import record_xml, recorded
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.pools import delete
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import readable
 from hvdrivers.models.image import CachedImage, HostImage, ImageFormat, ImageRef
 from hvdrivers.models.progress import ProgressCallback

@@ -20,8 +20,8 @@ from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
 from hvdrivers.libvirt.naming import ROOT, VOLUME_PREFIX, disk_name, is_root
 from hvdrivers.libvirt.pools import Pools, volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.instance import Keep
 

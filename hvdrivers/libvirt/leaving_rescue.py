@@ -9,7 +9,7 @@ from hvdrivers.contract import errors
 from hvdrivers.libvirt.domains import Domains, LookAgain
 from hvdrivers.libvirt.naming import RESCUE, disk_name, domain_name, is_rescued, label_of
 from hvdrivers.libvirt.pools import Pools
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 
 
 class Rescues:

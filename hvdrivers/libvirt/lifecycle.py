@@ -53,7 +53,7 @@ from hvdrivers.libvirt.naming import (
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.own_disks import OwnDisks
 from hvdrivers.libvirt.placement import host_cells, placement_elements
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.sizes import vcpus_of
 from hvdrivers.libvirt.slots import refuse_too_many
 from hvdrivers.libvirt.start import start_new

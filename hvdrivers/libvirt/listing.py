@@ -17,7 +17,8 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline
 from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.naming import is_rescued
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.states import SAVED, is_starting, state_of
 from hvdrivers.models.state import InstanceState
 
@@ -99,7 +100,7 @@ class Listing:
             flags |= _ALL
         else:
             domains = [
-                each._object
+                each
                 for each in self._connection.remote.listAllDomains(0)
                 if UUID(each.UUIDString()) in only
             ]

@@ -22,8 +22,8 @@ from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.moving_plan import Plan
 from hvdrivers.libvirt.naming import console_name, disk_name
 from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.start import cut
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.migration import Destination

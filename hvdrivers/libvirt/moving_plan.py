@@ -22,9 +22,10 @@ from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.pools import backing_of, refresh
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.rewiring import Rewiring
 from hvdrivers.libvirt.secrets import has_secrets
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.migration import Blocker, BlockerKind, Destination
 

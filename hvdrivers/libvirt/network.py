@@ -30,7 +30,7 @@ from hvdrivers.libvirt.hardware import with_model
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
 from hvdrivers.libvirt.network_checks import Networks, missing_network
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.start import taken
 from hvdrivers.libvirt.xml import Element, text

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.vif import BridgeVif, NetworkVif, OvsVif, Vif
 

@@ -24,8 +24,8 @@ from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.naming import SEED, disk_name
 from hvdrivers.libvirt.overlays import Base, Overlays
 from hvdrivers.libvirt.pools import Pools, volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.stored_volumes import StoredVolumes
 from hvdrivers.libvirt.xml import el, parse
 from hvdrivers.models.disk import DiskRole

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import attribute, el, parse, text
 
 _T = TypeVar("_T")

@@ -17,8 +17,8 @@ from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domains import LookAgain, Moved
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
 from hvdrivers.libvirt.metadata import STATE_NAMESPACE, keep
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import explained_save
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.start import cut, forget_crash, restore, start
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.models.state import InstanceState

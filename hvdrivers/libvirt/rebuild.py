@@ -47,7 +47,7 @@ from hvdrivers.libvirt.metadata import (
 )
 from hvdrivers.libvirt.naming import ROOT, disk_name, is_root
 from hvdrivers.libvirt.overlays import Base
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.start import cut, forget_crash, start
 from hvdrivers.libvirt.turns import Turn

@@ -13,9 +13,9 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import volumes_of
 from hvdrivers.libvirt.domains import require_off, xml_of
 from hvdrivers.libvirt.redefining import redefine
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.rewiring import Rewiring
 from hvdrivers.libvirt.secrets import has_secrets
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import Vif

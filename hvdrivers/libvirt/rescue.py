@@ -60,8 +60,8 @@ from hvdrivers.libvirt.naming import (
 )
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.start import cut, explained, forget_crash, start
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.xml import Element, attribute, parse, text

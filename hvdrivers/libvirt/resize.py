@@ -20,7 +20,7 @@ from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, require_off, xml_of
 from hvdrivers.libvirt.metadata import Record, record_in
 from hvdrivers.libvirt.naming import ROOT
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.sizes import MEMORY_BLOCK_MIB, plugged_memory, vcpus_of
 from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.turns import Robbed, Turn

@@ -13,7 +13,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.hardware import choices
 from hvdrivers.libvirt.naming import label_of
 from hvdrivers.libvirt.placement import host_cells
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, attribute, parse, readable
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import (

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import Undo
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import is_secret_of, secret_name, secrets_of
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.volume import VolumeAttachment
 

@@ -30,7 +30,8 @@ from hvdrivers.libvirt import monitor
 from hvdrivers.libvirt.definition import define
 from hvdrivers.libvirt.domains import affecting
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
-from hvdrivers.libvirt.session import Connection, Remote, unnoticed
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection, unnoticed
 from hvdrivers.libvirt.snapshot_tree import (
     Node,
     Tree,
@@ -101,7 +102,7 @@ class SnapshotData:
                 QEMU tells then are the filter's snapshots, which has none.
         """
         found = []
-        for each in monitor.ask(self._connection, domain, "query-block", reads=True):
+        for each in monitor.ask(domain, "query-block", reads=True):
             inserted = each.get("inserted") or {}
             if not set(str(each.get("qdev") or "").split("/")).isdisjoint(aliases):
                 if inserted["drv"] != "qcow2":
@@ -122,14 +123,13 @@ class SnapshotData:
         ]
         turn.check()
         with self._unless_copied(domain):
-            monitor.ask(self._connection, domain, "transaction", {"actions": actions})
+            monitor.ask(domain, "transaction", {"actions": actions})
 
     def _untag_live(self, turn: Turn, domain: Remote, disk: LiveDisk, name: str) -> None:
         """Delete a snapshot's data in one disk. Two calls."""
         turn.check()
         with self._unless_copied(domain):
             monitor.ask(
-                self._connection,
                 domain,
                 "blockdev-snapshot-delete-internal-sync",
                 {"device": disk.node, "name": name},
@@ -146,7 +146,7 @@ class SnapshotData:
         try:
             yield
         except errors.HypervisorFault as error:
-            if monitor.ask(self._connection, domain, "query-block-jobs", reads=True):
+            if monitor.ask(domain, "query-block-jobs", reads=True):
                 raise _copied() from error
             raise
 
@@ -174,7 +174,7 @@ class SnapshotData:
         arguments = {"job-id": job, "tag": name, "vmstate": nodes[0], "devices": nodes}
         machine.turn.check()
         with self._hub.listening() as events:
-            monitor.ask(self._connection, domain, command, arguments)
+            monitor.ask(domain, command, arguments)
             pause = _FIRST_LOOK
             while True:
                 # QEMU stops the machine for it, which libvirt has events of
@@ -184,7 +184,7 @@ class SnapshotData:
                 )
                 if is_gap(event):
                     raise errors.ConnectionFailed("the connection broke at a snapshot")
-                jobs = monitor.ask(self._connection, domain, "query-jobs", reads=True)
+                jobs = monitor.ask(domain, "query-jobs", reads=True)
                 found = next((each for each in jobs if each["id"] == job), None)
                 if found is None or found["status"] == "concluded":
                     break
@@ -194,20 +194,20 @@ class SnapshotData:
                 raise errors.HypervisorFault("QEMU ended while it was at the snapshot")
             if then is not None and not found.get("error"):
                 then()
-            monitor.ask(self._connection, domain, "job-dismiss", {"id": job})
+            monitor.ask(domain, "job-dismiss", {"id": job})
         if found.get("error"):
             raise errors.HypervisorFault(f"QEMU: {found['error']}", vendor_code="QMP_job")
 
     def _end_jobs(self, domain: Remote) -> None:
         """Clear away what QEMU keeps of a dead client's ``_run_live``. One call, and one for
         each."""
-        for job in monitor.ask(self._connection, domain, "query-jobs", reads=True):
+        for job in monitor.ask(domain, "query-jobs", reads=True):
             if str(job["id"]).startswith(JOB):
                 if job["status"] != "concluded":
                     raise errors.DeviceBusy(
                         "QEMU is at a snapshot still, whose client has died", hint="call again"
                     )
-                monitor.ask(self._connection, domain, "job-dismiss", {"id": job["id"]})
+                monitor.ask(domain, "job-dismiss", {"id": job["id"]})
 
     # ---- a machine that is off -------------------------------------------------------------------
 

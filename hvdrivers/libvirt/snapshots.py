@@ -29,8 +29,8 @@ from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
 from hvdrivers.libvirt.metadata import put
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.snapshot_data import LiveDisk, Machine
 from hvdrivers.libvirt.snapshot_tree import (
     Node,

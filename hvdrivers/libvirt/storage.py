@@ -30,9 +30,9 @@ from hvdrivers.libvirt.held_volumes import free_alias, slot_of, write_slot
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
 from hvdrivers.libvirt.odd_files import SECTOR, refusal
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import initiator_name
 from hvdrivers.libvirt.secrets import has_secrets
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, attribute, text

@@ -10,7 +10,8 @@ from hvdrivers.driverkit.undo import Undo
 from hvdrivers.libvirt.chains import Chains, same_file
 from hvdrivers.libvirt.naming import AWAY_PREFIX
 from hvdrivers.libvirt.pools import Pools, delete, refresh, volume_xml
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.volumes import VOLUME_NAME
 
 Stored = tuple[Remote, Remote, str, str]

@@ -37,8 +37,8 @@ from hvdrivers.libvirt.held_volumes import (
     volumes_of,
     write_slot,
 )
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.secrets import has_secrets
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.swap import Swap, defined_anew, destination
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback

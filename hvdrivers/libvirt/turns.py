@@ -36,7 +36,8 @@ from hvdrivers.libvirt.domains import Domains, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
-from hvdrivers.libvirt.session import Connection, Remote, last_calls, unnoticed
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection, last_calls, unnoticed
 from hvdrivers.libvirt.start import cut
 from hvdrivers.libvirt.xml import el, parse, text
 from hvdrivers.models.state import InstanceState
@@ -310,10 +311,10 @@ class Turns:
             domain = self._domains.find(uuid)
             if kept(parse(domain.XMLDesc(0)), LOADING_NAMESPACE) != after:
                 return
-            status = monitor.ask(self._connection, domain, "query-status", reads=True)
+            status = monitor.ask(domain, "query-status", reads=True)
             if status["status"] != "prelaunch":
                 return
             # it answers when it has read the memory
-            jobs = monitor.ask(self._connection, domain, "query-jobs", reads=True)
+            jobs = monitor.ask(domain, "query-jobs", reads=True)
             if all(job.get("error") for job in jobs if str(job["id"]).startswith(JOB)):
                 cut(domain)

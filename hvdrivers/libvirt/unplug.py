@@ -19,7 +19,8 @@ from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.domains import Domains, Moved, xml_of
 from hvdrivers.libvirt.event_hub import Device, EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.late_unplug import LateUnplugs, Request
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, text
 
 _ASK_AGAIN = 5.0

@@ -26,7 +26,7 @@ from hvdrivers.libvirt.chains import Chains, described
 from hvdrivers.libvirt.files import base_path, written_at
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.libvirt.pools import Pools, delete, volume_xml
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import parse, readable
 from hvdrivers.models.image import CachedImage
 

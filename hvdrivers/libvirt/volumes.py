@@ -21,6 +21,7 @@ from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.naming import VOLUME_PREFIX
 from hvdrivers.libvirt.odd_files import odd_file
 from hvdrivers.libvirt.pools import Pools, find
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import (
     encryption_element,
     initiator_name,
@@ -29,7 +30,7 @@ from hvdrivers.libvirt.remote_volumes import (
     rbd_source,
 )
 from hvdrivers.libvirt.reserved import refuse_contradiction, refuse_folder, refuse_reserved
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, el, parse
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import InstanceSpec
