@@ -1,18 +1,22 @@
-"""What every topic class has: the host's connection, and the objects that topics share."""
+"""What every topic class has: the objects that topics share.
+
+A topic class keeps the contract's operations. What two topics need is a method of one of these
+objects, or a function; none of them knows a topic. So a call says where it leads:
+``self.volumes.element(...)`` is in the room that ``volumes`` is annotated with here.
+"""
 
 from __future__ import annotations
 
 from hvdrivers.libvirt.backup_job import BackupJobs
-from hvdrivers.libvirt.chains import Chains
 from hvdrivers.libvirt.claim import Claims
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.deletions import Deletions
 from hvdrivers.libvirt.destroy import Removal
 from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.event_hub import EventHub
+from hvdrivers.libvirt.event_streams import EventStreams
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.image_store import ImageStore
-from hvdrivers.libvirt.keeping import Keeping
 from hvdrivers.libvirt.leaving_rescue import Rescues
 from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.network_checks import Networks
@@ -35,27 +39,45 @@ class Topic:
 
     config: LibvirtConfig
     connection: Connection
-    pools: Pools
     hub: EventHub
-    domains: Domains
+    """The host's events."""
+    pools: Pools
     facts: HostFacts
+    """What does not change while the host is connected."""
+
+    domains: Domains
+    """Machines: find one, and change it in a state that allows it."""
     listing: Listing
-    secrets: Secrets
-    networks: Networks
+    """All machines at once."""
+    event_streams: EventStreams
     turns: Turns
-    chains: Chains
+    """One client at a time at an instance's snapshots."""
+    claims: Claims
+    """One spawn at a time of a UUID."""
+    removal: Removal
+    """The end of an instance, or of what there is of it."""
+    rescues: Rescues
+    """What a rescue leaves until the next start."""
+
+    images: ImageStore
+    """Images on the host, or brought there."""
     uploads: PartialUploads
     overlays: Overlays
-    images: ImageStore
-    volumes: VolumeSources
-    stored: StoredVolumes
-    deletions: Deletions
+    """Disks over images."""
     own_disks: OwnDisks
-    keeping: Keeping
-    removal: Removal
-    claims: Claims
-    plugging: Plugging
+    """Disks that spawn() makes."""
     snapshot_data: SnapshotData
-    rescues: Rescues
     backup_jobs: BackupJobs
+
+    volumes: VolumeSources
+    """Attachments as ``<disk>`` elements."""
+    stored: StoredVolumes
+    """Volumes that create_volume() made."""
+    deletions: Deletions
+    """A deletion of a volume beside a client that gives it to a machine."""
+    secrets: Secrets
+    networks: Networks
+    plugging: Plugging
+    """Taking devices out of running machines."""
     rewirings: Rewirings
+    """Other connections for volumes and NICs."""

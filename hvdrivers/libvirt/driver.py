@@ -25,6 +25,7 @@ from hvdrivers.libvirt.deletions import Deletions
 from hvdrivers.libvirt.destroy import Removal
 from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.event_hub import EventHub
+from hvdrivers.libvirt.event_streams import EventStreams
 from hvdrivers.libvirt.events import LibvirtEvents
 from hvdrivers.libvirt.extend import LibvirtExtend
 from hvdrivers.libvirt.guest import LibvirtGuest
@@ -137,27 +138,25 @@ class LibvirtDriver(
         self.secrets = Secrets(self.connection)
         self.domains = Domains(self.connection, self.hub)
         self.listing = Listing(self.connection, self.domains)
+        self.event_streams = EventStreams(self.connection, self.hub, self.listing)
         self.turns = Turns(self.connection, self.hub, self.domains, self.facts)
-        self.chains = Chains(self.connection, self.pools)
-        self.uploads = PartialUploads(self.pools, self.chains)
+        chains = Chains(self.connection, self.pools)
+        self.uploads = PartialUploads(self.pools, chains)
         self.overlays = Overlays(self.pools)
-        self.images = ImageStore(
-            self.connection, self.pools, self.chains, self.uploads, self.overlays
-        )
-        self.volumes = VolumeSources(self.connection, self.pools, self.chains, self.facts)
-        self.stored = StoredVolumes(self.connection, self.pools, self.chains)
+        self.images = ImageStore(self.connection, self.pools, chains, self.uploads, self.overlays)
+        self.volumes = VolumeSources(self.connection, self.pools, chains, self.facts)
+        self.stored = StoredVolumes(self.connection, self.pools, chains)
         self.deletions = Deletions(self.connection, self.pools)
         self.own_disks = OwnDisks(
             self.pools, self.overlays, self.images, self.stored, self.deletions
         )
-        self.keeping = Keeping(self.pools)
         self.removal = Removal(
             self.connection,
             self.hub,
             self.pools,
             self.domains,
-            chains=self.chains,
-            keeping=self.keeping,
+            chains=chains,
+            keeping=Keeping(self.pools),
             secrets=self.secrets,
         )
         self.claims = Claims(self.hub, self.pools, self.domains, self.removal)
