@@ -1,6 +1,6 @@
 """What destroy() does: everything of an instance goes, in an order that survives interruption.
 
-The console log is the claim (see ``lifecycle.py``) and goes last, so that nobody spawns the same
+The console log is the claim (see ``claim.py``) and goes last, so that nobody spawns the same
 UUID over the remains of an interrupted destroy().
 """
 

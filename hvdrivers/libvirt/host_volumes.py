@@ -99,7 +99,7 @@ class LibvirtHostVolumes(Topic, HostVolumes):
         if description.get("type") == "dir":
             raise errors.VolumeNotFound(f"{volume.name()} is a folder, and no volume")
         # The capacity that libvirt tells of a raw volume may be read from what a guest wrote to
-        # it (see _pool_source()): the length of the file is the truth.
+        # it (see ``volumes.py``): the length of the file is the truth.
         size = description.findtext("physical") if format_ == "raw" else None
         return HostVolume(
             volume_id=volume_id,

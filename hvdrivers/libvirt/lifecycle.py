@@ -155,7 +155,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         except errors.InstanceNotFound:
             return
         # To a caller who tries again after a lost reply InstanceExists says that it is done. While
-        # the machine is being started, that is not sure yet: _claim() waits for the outcome.
+        # the machine is being started, that is not sure yet: claims.take() waits for the outcome.
         if label_of(domain.name(), uuid) is not None and not is_made(domain):
             return
         raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)

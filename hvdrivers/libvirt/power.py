@@ -110,7 +110,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
     def _tell_stopped(domain: Remote) -> None:
         """Libvirt has no event for the end of saved memory, nor for a start that fails. Removing a
         metadata element that is not there has one, and tells the streams of every connection (see
-        ``events.py``). Where it is there, rebuild() has been interrupted (see ``rebuild.py``): the
+        ``event_hub.py``). Where it is there, rebuild() has been interrupted (see ``rebuild.py``): the
         machine shall be off now."""
         keep(domain, STATE_NAMESPACE, None, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 

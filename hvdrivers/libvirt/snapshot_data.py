@@ -199,7 +199,7 @@ class SnapshotData:
             raise errors.HypervisorFault(f"QEMU: {found['error']}", vendor_code="QMP_job")
 
     def _end_jobs(self, domain: Remote) -> None:
-        """Clear away what QEMU keeps of a dead client's ``_run_live``. One call, and one for
+        """Clear away what QEMU keeps of a dead client's ``run_live()``. One call, and one for
         each."""
         for job in monitor.ask(domain, "query-jobs", reads=True):
             if str(job["id"]).startswith(JOB):

@@ -60,7 +60,7 @@ _REFUSALS = 3
 
 
 class Robbed(Exception):
-    """Another client has the turn: it took this one for dead. Only ``Turns._turn`` sees it."""
+    """Another client has the turn: it took this one for dead. Only ``Turns.take()`` sees it."""
 
 
 def is_helper(name: str) -> bool:
