@@ -19,7 +19,14 @@ from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
 from hvdrivers.libvirt.metadata import STATE_NAMESPACE, keep
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import explained_save
-from hvdrivers.libvirt.start import cut, forget_crash, restore, start
+from hvdrivers.libvirt.start import (
+    cut,
+    forget_crash,
+    forget_old_memory,
+    has_old_memory,
+    restore,
+    start,
+)
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.models.state import InstanceState
 
@@ -31,12 +38,12 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
     """Core power, pause, start paused, suspend and NMI."""
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 2 calls if it runs, 4 if it is stopped, 5 if it has crashed, 7 if it is
+        """Budget: 3 calls if it runs, 4 if it is stopped, 6 if it has crashed, 7 if it is
         suspended; 5 more if it went off while it was rescued."""
         self._power_on("power_on", uuid, Deadline(timeout), InstanceState.RUNNING)
 
     def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 2 calls if it is paused, 4 if it is stopped or suspended, 5 if it has crashed; 5
+        """Budget: 3 calls if it is paused, 4 if it is stopped or suspended, 6 if it has crashed; 5
         more if it went off while it was rescued."""
         self._power_on("start_paused", uuid, Deadline(timeout), InstanceState.PAUSED)
 
@@ -50,6 +57,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
         def act(domain: Remote, state: InstanceState) -> None:
             nonlocal repeated
             if state is wanted:
+                forget_old_memory(domain)
                 return
             if state is InstanceState.CRASHED:
                 cut(domain)
@@ -72,7 +80,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
         self.domains.change(operation, uuid, deadline, act)
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
-        """Budget: 4 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is
+        """Budget: 5 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is
         off; 7 if it was suspended, 8 if it has crashed. Up to 3 more for a device that the guest
         did not let go of when it was asked."""
         deadline = Deadline(timeout)
@@ -100,9 +108,13 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
                 complete(domain)  # or it would vanish, and leave its disks
             self.plugging.settle_before_the_end(uuid, domain)
             left = min(grace.left, deadline.left)
-            if left and state is InstanceState.RUNNING and self._shut_down(uuid, domain, left):
-                return
-            domain.destroyFlags(0)
+            if not (left and state is InstanceState.RUNNING) or not self._shut_down(
+                uuid, domain, left
+            ):
+                domain.destroyFlags(0)
+            with changed():
+                if has_old_memory(domain):
+                    raise Moved
 
         self.domains.change("power_off", uuid, deadline, act)
 
@@ -110,8 +122,8 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
     def _tell_stopped(domain: Remote) -> None:
         """Libvirt has no event for the end of saved memory, nor for a start that fails. Removing a
         metadata element that is not there has one, and tells the streams of every connection (see
-        ``event_hub.py``). Where it is there, rebuild() has been interrupted (see ``rebuild.py``): the
-        machine shall be off now."""
+        ``event_hub.py``). Where it is there, rebuild() has been interrupted (see ``rebuild.py``):
+        the machine shall be off now."""
         keep(domain, STATE_NAMESPACE, None, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     def _shut_down(self, uuid: UUID, domain: Remote, seconds: float) -> bool:
@@ -141,7 +153,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
     def reboot(
         self, uuid: UUID, kind: RebootKind = RebootKind.HARD, *, timeout: float | None = None
     ) -> None:
-        """Budget: 4 calls for HARD (5 from PAUSED, 6 if the guest had put itself to sleep, 6 or 7
+        """Budget: 4 calls for HARD (5 from PAUSED, 7 if the guest had put itself to sleep, 6 to 8
         from CRASHED), 4 for SOFT and one for each press of the button after the first."""
         deadline = Deadline(timeout)
 
@@ -251,10 +263,12 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
         self.turns.change("suspend", uuid, Deadline(timeout), act)
 
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 7 calls."""
+        """Budget: 7 calls, 3 if it runs."""
 
         def act(domain: Remote, state: InstanceState) -> None:
-            if state is InstanceState.SUSPENDED and not restore(domain):
+            if state is not InstanceState.SUSPENDED:
+                forget_old_memory(domain)
+            elif not restore(domain):
                 raise LookAgain
 
         self.domains.change("resume", uuid, Deadline(timeout), act)

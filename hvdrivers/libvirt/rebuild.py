@@ -71,9 +71,9 @@ class LibvirtRebuild(Topic, Rebuild):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget from a cached image: 25 calls, 26 for a machine that is off; 3 more where a
-        rebuild() has made the disk before it. It waits for what another client does with the
-        snapshots, as those are in the disk that goes."""
+        """Budget from a cached image: 26 calls; 3 more where a rebuild() has made the disk before
+        it. It waits for what another client does with the snapshots, as those are in the disk that
+        goes."""
         deadline = Deadline(timeout)
         domain, _ = self.domains.checked("rebuild", uuid, deadline)
         if own_disk(xml_of(domain, inactive=True), ROOT) is None:

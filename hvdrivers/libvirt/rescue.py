@@ -101,9 +101,9 @@ class LibvirtRescue(Topic, Rescue):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget from a cached image: 18 calls, 17 for a machine that runs; 3 more for a seed, and
-        2 for each disk that an interrupted rescue has left. It waits for what another client does
-        with the snapshots: qemu-img may be at the disks."""
+        """Budget from a cached image: 18 calls; 3 more for a seed, and 2 for each disk that an
+        interrupted rescue has left. It waits for what another client does with the snapshots:
+        qemu-img may be at the disks."""
         deadline = Deadline(timeout)
         disc = disc_of(seed) if seed is not None else None
         domain, _ = self.domains.checked("rescue", uuid, deadline)
@@ -245,7 +245,7 @@ class LibvirtRescue(Topic, Rescue):
             start(self.domains.find(uuid))
 
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 13 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
+        """Budget: 14 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
         it is off; 2 more for a rescue's seed. It waits as rescue() does."""
 
         def act(_: Turn, domain: Remote, state: InstanceState) -> None:

@@ -172,7 +172,7 @@ class LibvirtSnapshots(Topic, Snapshots):
     def revert_snapshot(
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
-        """Budget: 13 calls, 15 for a machine that is on, 13 with memory and one more for each look
+        """Budget: 13 calls, 16 for a machine that is on, 13 with memory and one more for each look
         at QEMU's job, and 1 for each snapshot; 6 more with the memory of one that is off."""
         deadline = Deadline(timeout)
 
