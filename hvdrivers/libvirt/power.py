@@ -12,13 +12,13 @@ from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, StartP
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
-from hvdrivers.libvirt.base import LookAgain, Moved
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
+from hvdrivers.libvirt.domains import LookAgain, Moved
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
 from hvdrivers.libvirt.metadata import STATE_NAMESPACE, keep
-from hvdrivers.libvirt.rescue import LeavingRescue
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import explained_save
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.start import (
     cut,
     forget_crash,
@@ -27,15 +27,14 @@ from hvdrivers.libvirt.start import (
     restore,
     start,
 )
-from hvdrivers.libvirt.turns import Turn, Turns
-from hvdrivers.libvirt.unplug import Plugging
+from hvdrivers.libvirt.turns import Turn
 from hvdrivers.models.state import InstanceState
 
 _ASK_AGAIN = 5.0
 """Seconds after which the power button is pressed again: a booting guest misses the first time."""
 
 
-class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Suspend, CrashDump):
+class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
     """Core power, pause, start paused, suspend and NMI."""
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
@@ -62,14 +61,14 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                 return
             if state is InstanceState.CRASHED:
                 cut(domain)
-            self._leave_rescue(uuid, domain)
+            self.rescues.leave(uuid, domain)
             try:
                 if state is InstanceState.SUSPENDED and wanted is InstanceState.RUNNING:
                     began = restore(domain)
                 else:
                     began = start(domain, paused=wanted is InstanceState.PAUSED)
             except errors.HypervisorFault as error:
-                waited = self._await_turn(uuid, deadline)
+                waited = self.turns.wait(uuid, deadline)
                 # None: there is no turn now, and there may have been one. That is believed once.
                 if waited is True or (waited is None and not repeated and domain.snapshotNum(0)):
                     repeated = True
@@ -78,7 +77,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             if not began:
                 raise LookAgain  # another client has started it, maybe otherwise
 
-        self._change(operation, uuid, deadline, act)
+        self.domains.change(operation, uuid, deadline, act)
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         """Budget: 5 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is
@@ -97,7 +96,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                 with changed():
                     self._tell_stopped(domain)
                     # another client may have resumed it meanwhile; or QEMU died in a resume
-                    if self._state(domain) is not InstanceState.STOPPED:
+                    if self.domains.state(domain) is not InstanceState.STOPPED:
                         raise Moved
                 return
             if state is InstanceState.CRASHED and not domain.isActive():
@@ -107,7 +106,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                 return
             if not domain.isPersistent():
                 complete(domain)  # or it would vanish, and leave its disks
-            self._settle_before_the_end(uuid, domain)
+            self.plugging.settle_before_the_end(uuid, domain)
             left = min(grace.left, deadline.left)
             if not (left and state is InstanceState.RUNNING) or not self._shut_down(
                 uuid, domain, left
@@ -117,14 +116,14 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                 if has_old_memory(domain):
                     raise Moved
 
-        self._change("power_off", uuid, deadline, act)
+        self.domains.change("power_off", uuid, deadline, act)
 
     @staticmethod
     def _tell_stopped(domain: Remote) -> None:
         """Libvirt has no event for the end of saved memory, nor for a start that fails. Removing a
         metadata element that is not there has one, and tells the streams of every connection (see
-        ``events.py``). Where it is there, rebuild() has been interrupted (see ``rebuild.py``): the
-        machine shall be off now."""
+        ``event_hub.py``). Where it is there, rebuild() has been interrupted (see ``rebuild.py``):
+        the machine shall be off now."""
         keep(domain, STATE_NAMESPACE, None, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     def _shut_down(self, uuid: UUID, domain: Remote, seconds: float) -> bool:
@@ -168,10 +167,10 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                     raise LookAgain  # another client has switched it off, or suspended it
                 with changed():
                     if state is not InstanceState.RESCUED:
-                        self._leave_rescue(uuid, domain)
+                        self.rescues.leave(uuid, domain)
                     start(domain)
 
-        self._change("reboot", uuid, deadline, act, variant=kind)
+        self.domains.change("reboot", uuid, deadline, act, variant=kind)
 
     @staticmethod
     def _reset(domain: Remote, state: InstanceState) -> bool:
@@ -210,7 +209,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             if state is InstanceState.RUNNING:
                 domain.suspend()
 
-        self._change("pause", uuid, Deadline(timeout), act)
+        self.domains.change("pause", uuid, Deadline(timeout), act)
 
     def unpause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls, 4 if the guest had put itself to sleep."""
@@ -220,7 +219,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             if state is InstanceState.PAUSED:
                 self._let_run(uuid, domain, deadline)
 
-        self._change("unpause", uuid, deadline, act)
+        self.domains.change("unpause", uuid, deadline, act)
 
     def _let_run(self, uuid: UUID, domain: Remote, deadline: Deadline) -> None:
         """Let a machine that stands still go on, also one whose guest sleeps (ACPI S3)."""
@@ -261,7 +260,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             except errors.HypervisorFault as error:
                 raise explained_save(domain, error) from error
 
-        self._in_turn("suspend", uuid, Deadline(timeout), act)
+        self.turns.change("suspend", uuid, Deadline(timeout), act)
 
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 7 calls, 3 if it runs."""
@@ -272,8 +271,10 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             elif not restore(domain):
                 raise LookAgain
 
-        self._change("resume", uuid, Deadline(timeout), act)
+        self.domains.change("resume", uuid, Deadline(timeout), act)
 
     def inject_nmi(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls."""
-        self._change("inject_nmi", uuid, Deadline(timeout), lambda domain, _: domain.injectNMI(0))
+        self.domains.change(
+            "inject_nmi", uuid, Deadline(timeout), lambda domain, _: domain.injectNMI(0)
+        )

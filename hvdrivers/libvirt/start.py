@@ -19,7 +19,7 @@ from hvdrivers.libvirt.domain import definable, used_sources
 from hvdrivers.libvirt.metadata import METADATA_NAMESPACE, kept, put
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.odd_files import odd_file
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.states import state_of
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
 from hvdrivers.models.state import InstanceState
