@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter,
 
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.invalid import in_words
+from hvdrivers.models._once import named_twice
+from hvdrivers.models.vif.common import VifBase
+from hvdrivers.models.volume import VolumeAttachment
 
 _CONFIG = ConfigDict(
     strict=True,
@@ -59,7 +62,13 @@ class Signature:
             if _converted(value, checked):
                 return f"{name}: {type(value).__name__} is not what the contract says"
             arguments[name] = checked
-        return None
+        several = [
+            each for value in arguments.values() if isinstance(value, tuple) for each in value
+        ]
+        return named_twice(
+            [each for each in several if isinstance(each, VolumeAttachment)],
+            [each for each in several if isinstance(each, VifBase)],
+        )
 
     def violation(self, result: Any) -> str | None:
         """Why this is not what the operation returns, without its value."""

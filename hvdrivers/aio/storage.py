@@ -166,6 +166,7 @@ class AsyncReconnect(Running):
             VolumeNotFound, NetworkNotFound: the instance has no such volume or NIC, or the host
                 does not find the new volume or network. Nothing has changed.
             DeviceBusy: a powered-on machine has the volume and it is not ``multiattach``.
+            InvalidRequest: a volume or a NIC is named twice.
         """
         await self._run(self._driver.reconnect, uuid, volumes=volumes, vifs=vifs, timeout=timeout)
 

@@ -177,6 +177,7 @@ class Reconnect(Interface, capability=Capability.RECONNECT):
             VolumeNotFound, NetworkNotFound: the instance has no such volume or NIC, or the host
                 does not find the new volume or network. Nothing has changed.
             DeviceBusy: a powered-on machine has the volume and it is not ``multiattach``.
+            InvalidRequest: a volume or a NIC is named twice.
         """
 
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
 
+from hvdrivers.models._once import named_twice
 from hvdrivers.models.base import Model, Name, PrintableText
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.disk import DiskRole, OwnDisk, check_disks
@@ -170,12 +171,9 @@ class InstanceSpec(Model):
             raise ValueError("tpm_model needs vtpm")
         if self.secure_boot and self.firmware is not Firmware.UEFI:
             raise ValueError("secure_boot needs firmware=uefi")
-        for what, ids in (
-            ("volume", [volume.volume.volume_id for volume in self.volumes]),
-            ("vif", [vif.id for vif in self.vifs]),
-        ):
-            if len(set(ids)) != len(ids):
-                raise ValueError(f"the same {what} is named twice")
+        twice = named_twice(self.volumes, self.vifs)
+        if twice is not None:
+            raise ValueError(twice)
         return self
 
 

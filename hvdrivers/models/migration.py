@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 from uuid import UUID
 
-from pydantic import SecretStr
+from pydantic import SecretStr, model_validator
 
+from hvdrivers.models._once import named_twice
 from hvdrivers.models.base import Identifier, Model, PrintableText
 from hvdrivers.models.flavor import Flavor
 from hvdrivers.models.vif import Vif
@@ -31,6 +33,13 @@ class Destination(Model):
     other ones there. Each replaces that of its ``volume_id``, as reconnect() does."""
     vifs: tuple[Vif, ...] = ()
     """The same for NICs, by ``id``."""
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        twice = named_twice(self.volumes, self.vifs)
+        if twice is not None:
+            raise ValueError(twice)
+        return self
 
 
 class MovePhase(StrEnum):

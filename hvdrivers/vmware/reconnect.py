@@ -91,15 +91,17 @@ def rewiring(
     removed: list[Any] = []
     changed: list[Any] = []
     keys = set()
+    given = set()
     for vif in vifs:
         old = places.get(vif.id)
         if old is None:
             raise errors.NetworkNotFound(f"the instance has no VIF {vif.id}")
         mac = vif.mac.lower() if vif.address else old
-        if mac != old and mac in cards:
+        if (mac != old and mac in cards) or mac in given:
             raise errors.DeviceBusy(
                 f"the instance has a NIC with the MAC address {mac} already", retryable=False
             )
+        given.add(mac)
         card, model = cards[old], devices.vifs[old].model
         keys.add(card.key)
         if vif.model in (None, model):

@@ -231,7 +231,13 @@ def check_mac(mac: str) -> None:
 
 
 def nic(plan: Plan, vif: VifBase, backing: Any, *, replaces: bool = False) -> None:
-    """A NIC; it may take the place of another one that goes."""
+    """A NIC; it may take the place of another one that goes.
+
+    Raises:
+        InvalidRequest: another NIC of the request has its address, by which the driver knows it.
+    """
+    if vif.mac.lower() in plan.vifs:
+        raise errors.InvalidRequest(f"two NICs of the instance have the MAC address {vif.mac}")
     if not replaces:
         plan.slots.nic()
     model = model_of(vif)

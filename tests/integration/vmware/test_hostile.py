@@ -10,6 +10,7 @@ import pytest
 from pyVmomi import vim, vmodl
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import NetworkVif
@@ -262,3 +263,28 @@ def test_destroy_leaves_volumes_that_the_record_does_not_know(
     assert [each.name for each in driver.list_volumes()] == ["kept"]
     driver.delete_volume(volume.volume_id)
     server.drop()
+
+
+def test_two_nics_never_have_one_address(guarded_driver: ComputeDriver, spec: SpecFactory) -> None:
+    """The driver knows a NIC by its address: of two with the same one it lost the first."""
+    mac, other = "52:54:00:00:00:01", "52:54:00:00:00:02"
+
+    def nic(name: str, address: str | None = None) -> NetworkVif:
+        return NetworkVif(id=name, network="VM Network", address=address)
+
+    driver = guarded_driver
+    refused = spec(vifs=(nic("a", mac), nic("b", mac.upper())))
+    with pytest.raises(errors.InvalidRequest, match="two NICs"):
+        driver.spawn(refused)
+    assert refused.uuid not in {each.uuid for each in driver.list_instances()}
+    uuid = driver.spawn(spec(vifs=(nic("a", mac), nic("b", other)))).uuid
+    before = driver.get_instance(uuid).vifs
+    new = "52:54:00:00:00:03"
+    with pytest.raises(errors.DeviceBusy, match="MAC address"):
+        driver.reconnect(uuid, vifs=(nic("a", new), nic("b", new)))
+    with pytest.raises(errors.DeviceBusy, match="MAC address"):
+        driver.reconnect(uuid, vifs=(nic("a"), nic("b", mac)))
+    with pytest.raises(errors.InvalidRequest, match="twice"):
+        driver.reconnect(uuid, vifs=(nic("a", new), nic("a", other)))
+    assert driver.get_instance(uuid).vifs == before
+    driver.destroy(uuid)
