@@ -16,7 +16,8 @@ from uuid import uuid4
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.session import Remote, last_calls
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import last_calls
 from hvdrivers.libvirt.xml import el, text
 
 FIRST_SECONDS = 10.0

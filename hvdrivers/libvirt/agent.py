@@ -7,14 +7,13 @@ Commands: https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html
 
 from __future__ import annotations
 
-import functools
 import json
 from typing import Any
 
 import libvirt_qemu
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.remote import Remote, call_about
 
 _PATIENCE = 5
 """Seconds that a running agent has to say that it is there: libvirt itself waits so long for one
@@ -22,17 +21,16 @@ that it has not spoken to before, and for ever for any other."""
 _LONGEST = 3600
 
 
-def require(connection: Connection, domain: Remote) -> None:
+def require(domain: Remote) -> None:
     """See that an agent answers, before it is asked for anything that may take its time. One call.
 
     Raises:
         GuestAgentUnavailable: none does.
     """
-    ask(connection, domain, "guest-ping", reads=True)
+    ask(domain, "guest-ping", reads=True)
 
 
 def ask(
-    connection: Connection,
     domain: Remote,
     command: str,
     *,
@@ -55,13 +53,13 @@ def ask(
     if arguments:
         question |= {"arguments": arguments}  # type: ignore[dict-item] # JSON
     # calls are told apart as reads and changes by the beginning of their name
-    name = f"Domain.{'getAgent' if reads else 'agent'}[{command}]"
+    name = f"{'getAgent' if reads else 'agent'}[{command}]"
     failed = errors.GuestAgentUnavailable if reads else errors.OutcomeUnknown
     try:
-        answer = connection.call(
-            domain._link,
+        answer = call_about(
+            domain,
             name,
-            functools.partial(libvirt_qemu.qemuAgentCommand, domain._object),
+            libvirt_qemu.qemuAgentCommand,
             json.dumps(question),
             max(1, int(min(patience, _LONGEST))),
             0,

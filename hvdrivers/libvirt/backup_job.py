@@ -23,10 +23,10 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import Listener, is_gap
 from hvdrivers.driverkit.undo import undoing
-from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.event_hub import BackupEnded, Marked, RawEvent
+from hvdrivers.libvirt.domains import Domains
+from hvdrivers.libvirt.event_hub import BackupEnded, EventHub, Marked, RawEvent
 from hvdrivers.libvirt.metadata import MARK_NAMESPACE
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import parse
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
@@ -58,10 +58,14 @@ class Backup:
     """A word that no other job ever has."""
 
 
-class BackupJobs(Topic):
+class BackupJobs:
     """Run backup jobs."""
 
-    def _run_backup(
+    def __init__(self, hub: EventHub, domains: Domains) -> None:
+        self._hub = hub
+        self._domains = domains
+
+    def run(
         self,
         backup: Backup,
         domain: Remote,
@@ -76,7 +80,7 @@ class BackupJobs(Topic):
                 several, and one of them failed.
             HypervisorFault: the job failed, or somebody stopped it.
         """
-        with self.hub.listening() as events, undoing() as undo:
+        with self._hub.listening() as events, undoing() as undo:
             undo.callback(self._stop_backup, backup)
             domain.backupBegin(backup.xml, None, libvirt.VIR_DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL)
             ends = self._while_running(backup, domain, events, deadline, progress)
@@ -141,7 +145,7 @@ class BackupJobs(Topic):
         """Stop the job that writes this file, if it runs. Up to three calls."""
         # the machine is looked up now: this is how a job is stopped after a connection was lost
         with suppress(errors.InstanceNotFound, errors.InvalidState):
-            domain = self._domain(backup.uuid)
+            domain = self._domains.find(backup.uuid)
             if backup_target(domain) == backup.target:
                 domain.abortJob()
 

@@ -18,14 +18,14 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
 from hvdrivers.libvirt.files import Times, base_path, clean, is_within, paths_in, times_of
 from hvdrivers.libvirt.naming import label_of
 from hvdrivers.libvirt.pools import LOOK, Pools, refresh
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.reserved import is_of_the_driver, is_reserved, not_free
-from hvdrivers.libvirt.session import Remote, last_calls
+from hvdrivers.libvirt.session import Connection, last_calls
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, readable, text
 
 _CONFLICT = "VIR_ERR_OPERATION_FAILED"
@@ -168,23 +168,28 @@ class Look:
         return is_within(times_of(element), *self._span)
 
 
-class Chains(Topic):
+class Chains:
     """Look along the chains of disks."""
 
+    def __init__(self, connection: Connection, pools: Pools) -> None:
+        self._connection = connection
+        self._pools = pools
+
     @contextmanager
-    def _looking(self, volume: Remote) -> Iterator[Look]:
-        look = Look(self.connection.remote, volume, self.pools)
+    def looking(self, volume: Remote) -> Iterator[Look]:
+        """What the pools tell of a volume's file, for the length of the block."""
+        look = Look(self._connection.remote, volume, self._pools)
         try:
             yield look
         finally:
             look.close()
 
-    def _machine_with(self, look: Look, *, running: bool = False) -> Remote | None:
+    def machine_with(self, look: Look, *, running: bool = False) -> Remote | None:
         """A machine that has the file in a disk's chain, in what runs or in its definition; only
         one that runs, if so wished. One call, and one for each machine, two for one that runs; more
         for a machine that is off and has an overlay in no pool."""
         which = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if running else 0
-        for domain in self.connection.remote.listAllDomains(which):
+        for domain in self._connection.remote.listAllDomains(which):
             defined = _xml_of(domain, libvirt.VIR_DOMAIN_XML_INACTIVE)
             live = _xml_of(domain, 0) if domain.ID() >= 0 else None
             if defined is not None and look.is_used_by(live, defined):
@@ -192,7 +197,7 @@ class Chains(Topic):
                 return found
         return None
 
-    def _refuse_not_free(self, path: str, volume: Remote | None) -> None:
+    def refuse_not_free(self, path: str, volume: Remote | None) -> None:
         """Raise InvalidRequest if a file that the driver has not made is a disk of an instance, or
         a cached image, under another name: the top file of a snapshot, or a symlink.
 
@@ -209,7 +214,7 @@ class Chains(Topic):
         first = _times(volume)
         reserved = [
             _times(each)
-            for name, each in self.pools.volumes(self.pools.disks()).items()
+            for name, each in self._pools.volumes(self._pools.disks()).items()
             if is_reserved(name)
         ]
         last = _times(volume)
@@ -220,7 +225,7 @@ class Chains(Topic):
     def _tops(self) -> set[str]:
         """What snapshots have put over the disks of instances."""
         found: set[str] = set()
-        for domain in self.connection.remote.listAllDomains(0):
+        for domain in self._connection.remote.listAllDomains(0):
             if label_of(domain.name(), UUID(domain.UUIDString())) is None:
                 continue
             for flags in (libvirt.VIR_DOMAIN_XML_INACTIVE, *((0,) if domain.ID() >= 0 else ())):
@@ -236,14 +241,14 @@ class Chains(Topic):
         while path and path not in found and not is_reserved(posixpath.basename(path)):
             found.add(path)
             try:
-                volume = self.connection.remote.storageVolLookupByPath(path)
+                volume = self._connection.remote.storageVolLookupByPath(path)
             except errors.VolumeNotFound:
                 break
             description = described(volume)
             path = base_path(description) if description is not None else ""
         return found
 
-    def _above(self, path: str, own: set[str]) -> list[Remote]:
+    def above(self, path: str, own: set[str]) -> list[Remote]:
         """The volumes over a machine's own disk, from the top file to the first that is its own;
         only the top if the chain leads to none of its own: what is below may be others'. Two calls
         for each."""
@@ -255,7 +260,7 @@ class Chains(Topic):
                 return found[:1]
             seen.add(path)
             try:
-                volume = self.connection.remote.storageVolLookupByPath(path)
+                volume = self._connection.remote.storageVolLookupByPath(path)
             except errors.VolumeNotFound:
                 return found[:1]  # in no pool: libvirt gives no access to it
             description = described(volume)

@@ -21,11 +21,12 @@ from hvdrivers.driverkit.hub import Listener
 from hvdrivers.driverkit.undo import Step, Undo, undoing
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.destroy import Removal, is_about
-from hvdrivers.libvirt.event_hub import RawEvent
+from hvdrivers.libvirt.domains import Domains
+from hvdrivers.libvirt.event_hub import EventHub, RawEvent
 from hvdrivers.libvirt.naming import console_name
-from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.pools import Pools, volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
 
 _LONGEST = 60.0
 """Seconds that another client's spawn has to come from its claim to its machine. Images are
@@ -36,15 +37,20 @@ _SETTLING = 2.5
 """Seconds in which the first disk comes of another spawn's claim."""
 
 
-class Claims(Removal):
+class Claims:
     """Take a UUID, or say who has it."""
 
-    _unfinished: dict[UUID, bool]
-    """UUIDs whose spawn, by this driver, left a claim that could not be removed, and whether it
-    knows that it has made the claim."""
+    def __init__(self, hub: EventHub, pools: Pools, domains: Domains, removal: Removal) -> None:
+        self._hub = hub
+        self._pools = pools
+        self._domains = domains
+        self._removal = removal
+        self._unfinished: dict[UUID, bool] = {}
+        """UUIDs whose spawn, by this driver, left a claim that could not be removed, and whether it
+        knows that it has made the claim."""
 
     @contextmanager
-    def _claimed(self, uuid: UUID, deadline: Deadline) -> Iterator[Undo]:
+    def take(self, uuid: UUID, deadline: Deadline) -> Iterator[Undo]:
         """Have the UUID for the length of the block, and undo what fails in it. A claim that could
         not be removed, as the host was away, is remembered: it stops no later spawn of this
         driver."""
@@ -72,11 +78,11 @@ class Claims(Removal):
             DeviceBusy: there is a claim, and no machine came of it in time.
         """
         until = Deadline(deadline.within(_LONGEST))
-        with self.hub.listening() as events:
+        with self._hub.listening() as events:
             while True:
                 undo.callback(self._unclaim, uuid, guards=[last])
                 try:
-                    pool = self.pools.consoles()
+                    pool = self._pools.consoles()
                     with needing_room(pool):
                         pool.createXML(volume_xml(console_name(uuid), 0, "raw"), 0)
                 except errors.DeviceBusy as error:
@@ -84,7 +90,7 @@ class Claims(Removal):
                     self._make_way(uuid, events, until, error)
                 else:
                     undo.forget()
-                    undo.callback(self._delete_console, uuid, guards=[last])
+                    undo.callback(self._removal.delete_console, uuid, guards=[last])
                     self._unfinished.pop(uuid, None)
                     return
 
@@ -96,7 +102,7 @@ class Claims(Removal):
         made = self._unfinished.get(uuid)
         if domain is None and made is not None:
             if made:
-                self._destroyed(uuid, frozenset())
+                self._removal.destroy(uuid, frozenset())
             else:
                 self._unclaim(uuid)
             self._unfinished.pop(uuid, None)
@@ -124,22 +130,22 @@ class Claims(Removal):
         Raises:
             InstanceExists: one has come to its end.
         """
-        domain = self._domain_if_there(uuid)
+        domain = self._domains.if_there(uuid)
         if domain is not None and is_made(domain):
             raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
         return domain
 
     def _unclaim(self, uuid: UUID) -> None:
         """Remove a claim that may be another spawn's: not if anything has come of it."""
-        volumes = self.pools.volumes(self.pools.consoles())
+        volumes = self._pools.volumes(self._pools.consoles())
         if console_name(uuid) in volumes and self._is_nobodys(uuid):
-            self._delete_console(uuid)
+            self._removal.delete_console(uuid)
 
     def _is_nobodys(self, uuid: UUID) -> bool:
         """Whether nothing comes of a claim. Three calls for each look."""
         until = Deadline(_SETTLING)
-        with self.hub.listening() as events:
-            while not self._anything_of(uuid):
+        with self._hub.listening() as events:
+            while not self._removal.anything_of(uuid):
                 if until.passed:
                     return True
                 events.wait(lambda event: is_about(event, uuid), until.within(_LOOK_AGAIN))

@@ -16,7 +16,7 @@ import libvirt
 from hvdrivers.libvirt.event_hub import EventHub
 from hvdrivers.libvirt.metadata import FLAVOR_NAMESPACE, flavor_text, keep, kept, put
 from hvdrivers.libvirt.redefining import redefine
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.sizes import numa_element, resized
 from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.instance import Flavor

@@ -16,10 +16,11 @@ from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.consoles import Consoles, InteractiveConsole, ScreenCapture
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.pictures import png_of_ppm
 from hvdrivers.libvirt.pools import refresh
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.console import ConsoleAccess, ConsoleKind, ConsoleLog, Screenshot
 
@@ -51,12 +52,12 @@ class LibvirtScreen(Topic, InteractiveConsole, ScreenCapture):
         eight; SPICE's has 32.
         SERIAL: ``path`` is the pty on the host; ``open_serial()`` carries the line to the caller.
         """
-        domain, _ = self._checked("get_console", uuid, Deadline(timeout))
+        domain, _ = self.domains.checked("get_console", uuid, Deadline(timeout))
         if kind is ConsoleKind.SERIAL:
             return self._serial_console(domain)
         if kind not in _RANDOM:
             raise errors.NotSupported(f"libvirt machines have no console of the kind {kind} here")
-        screen = self._xml(domain).find(f"devices/graphics[@type='{kind.value}']")
+        screen = xml_of(domain).find(f"devices/graphics[@type='{kind.value}']")
         if screen is None:
             raise _no_screen("this machine", f"{kind.value.upper()} server for a screen")
         ticket = secrets.token_urlsafe(_RANDOM[kind])
@@ -77,7 +78,7 @@ class LibvirtScreen(Topic, InteractiveConsole, ScreenCapture):
         )
 
     def _serial_console(self, domain: Remote) -> ConsoleAccess:
-        path = attribute(self._xml(domain), "devices/serial[@type='pty']/source", "path")
+        path = attribute(xml_of(domain), "devices/serial[@type='pty']/source", "path")
         if path is None:
             raise errors.NotSupported(
                 "this machine has no serial port with a pty", hint="others have changed it"
@@ -88,12 +89,12 @@ class LibvirtScreen(Topic, InteractiveConsole, ScreenCapture):
     def screenshot(self, uuid: UUID, *, timeout: float | None = None) -> Screenshot:
         """Budget: 4 calls. PNG, whatever QEMU makes."""
         deadline = Deadline(timeout)
-        domain, _ = self._checked("screenshot", uuid, deadline)
+        domain, _ = self.domains.checked("screenshot", uuid, deadline)
         stream = self.connection.remote.newStream(0)
         try:
             media_type = domain.screenshot(stream, 0, 0)
         except errors.InvalidState as error:
-            if self._xml(domain).find("devices/video") is not None:
+            if xml_of(domain).find("devices/video") is not None:
                 raise
             raise _no_screen("this machine") from error
         data = read_stream(stream, _PICTURE, deadline)
@@ -139,7 +140,7 @@ class LibvirtConsoles(Topic, Consoles):
         """Budget: 6 calls; 2 more if the log is shorter than ``max_bytes``, and 4 for each older
         file that is read."""
         deadline = Deadline(timeout)
-        self._checked("get_console_log", uuid, deadline)
+        self.domains.checked("get_console_log", uuid, deadline)
         pool = self.pools.consoles()
         name = console_name(uuid)
         try:

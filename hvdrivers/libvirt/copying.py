@@ -22,17 +22,18 @@ from hvdrivers.contract.snapshots import SnapshotToImage
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.files import new_file
 from hvdrivers.driverkit.undo import undoing
-from hvdrivers.libvirt.backup_job import Backup, BackupJobs, backup_target
+from hvdrivers.libvirt.backup_job import Backup, backup_target
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
+from hvdrivers.libvirt.domains import await_job, xml_of
 from hvdrivers.libvirt.files import base_path
-from hvdrivers.libvirt.images import ImageStore
 from hvdrivers.libvirt.naming import ROOT, disk_name
 from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import lacking_room, needing_room
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import Element, attribute, el, text
 from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
@@ -72,7 +73,7 @@ class _Wanted:
     progress: ProgressCallback | None
 
 
-class LibvirtCopying(ImageStore, BackupJobs, SnapshotToImage):
+class LibvirtCopying(Topic, SnapshotToImage):
     """Copy the root disk out."""
 
     def snapshot_to_image(
@@ -97,7 +98,7 @@ class LibvirtCopying(ImageStore, BackupJobs, SnapshotToImage):
                     raise errors.NotSupported(
                         f"images of format {format} are not made here", hint="take raw or qcow2"
                     )
-                xml = self._xml(domain)
+                xml = xml_of(domain)
                 if own_disk(xml, ROOT) is None:
                     raise errors.InvalidRequest(
                         "the instance was booted from a volume: it has no root disk"
@@ -125,7 +126,7 @@ class LibvirtCopying(ImageStore, BackupJobs, SnapshotToImage):
         attempt = 1
         while True:
             try:
-                return self._change("snapshot_to_image", uuid, deadline, act)
+                return self.domains.change("snapshot_to_image", uuid, deadline, act)
             except _Again:
                 if attempt == _ATTEMPTS:
                     raise
@@ -143,7 +144,7 @@ class LibvirtCopying(ImageStore, BackupJobs, SnapshotToImage):
         path = self.pools.disk_path(name)
         made = False
         with undoing() as undo:
-            undo.callback(self._delete_disk, name)
+            undo.callback(self.pools.delete_disk, name)
             try:
                 if state in {InstanceState.STOPPED, InstanceState.SUSPENDED}:
                     volume, capacity = self._copied(disk, name, wanted.format)
@@ -152,7 +153,7 @@ class LibvirtCopying(ImageStore, BackupJobs, SnapshotToImage):
                     volume, capacity = self._made_for_job(domain, disk, name, wanted.format)
                     made = True
                     job = Backup(wanted.uuid, _job(disk, xml, path, wanted.format), path, word)
-                    self._run_backup(job, domain, wanted.deadline, wanted.progress)
+                    self.backup_jobs.run(job, domain, wanted.deadline, wanted.progress)
                 self._download(volume, capacity, wanted)
             except _FAILURES as error:
                 copy = name if made else None
@@ -196,11 +197,11 @@ class LibvirtCopying(ImageStore, BackupJobs, SnapshotToImage):
             InstanceNotFound: another client has destroyed the instance.
         """
         if state not in {InstanceState.STOPPED, InstanceState.SUSPENDED}:
-            self._await_job(domain)  # QEMU may be gone, and the machine not be off yet
-        now = self._state(domain)
+            await_job(domain)  # QEMU may be gone, and the machine not be off yet
+        now = self.domains.state(domain)
         if now is not state:
             return _Again(f"another client changed the machine to {now}: {error.message}")
-        root = own_disk(self._xml(domain), ROOT)
+        root = own_disk(xml_of(domain), ROOT)
         if root is None or source_of(root) != source_of(disk):
             return _Again(f"another client replaced the root disk: {error.message}")
         pool = self.pools.disks()

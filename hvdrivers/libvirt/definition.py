@@ -13,7 +13,7 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.domain import definable
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.states import is_restoring, is_starting
 from hvdrivers.libvirt.xml import parse, text
 

@@ -21,11 +21,12 @@ from secrets import token_hex
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.libvirt.chains import Chains, described
+from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.files import written_at
 from hvdrivers.libvirt.naming import DELETING_PREFIX
-from hvdrivers.libvirt.pools import delete, in_time, volume_xml
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.pools import Pools, delete, in_time, volume_xml
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.volumes import VOLUME_NAME
 from hvdrivers.models.volume import LocalVolume, PoolVolume, Volume
 
@@ -36,18 +37,22 @@ _LONGEST = 60.0
 """Seconds for which an attachment waits for the end of a deletion."""
 
 
-class Deletions(Chains):
+class Deletions:
     """Marks of deletions."""
 
-    _left_marks: set[tuple[str, str]]
-    """Pool and name of marks that this driver could not remove: the host could not be reached."""
+    def __init__(self, connection: Connection, pools: Pools) -> None:
+        self._connection = connection
+        self._pools = pools
+        self._left_marks: set[tuple[str, str]] = set()
+        """Pool and name of marks that this driver could not remove: the host could not be
+        reached."""
 
     @contextmanager
-    def _deleting(self, pool: Remote, volume_id: str) -> Iterator[Remote]:
+    def deleting(self, pool: Remote, volume_id: str) -> Iterator[Remote]:
         """Stands around a deletion: the look for users, and the deletion itself. Three calls, and
         one for each older mark of the pool; one more in another pool than the driver's own. What an
         earlier deletion by this driver could not remove goes first. The block calls
-        ``_require_mark()`` before it deletes."""
+        ``require_mark()`` before it deletes."""
         name = _mark(volume_id)
         place = pool.name()
         self._remove_left_marks(lambda where, _: where == place)
@@ -67,10 +72,10 @@ class Deletions(Chains):
         finally:
             self._left_marks.update(mine)
 
-    def _require_mark(self, pool: Remote, mark: Remote) -> None:
+    def require_mark(self, pool: Remote, mark: Remote) -> None:
         """Raise DeviceBusy if another client took the mark for an abandoned one. One call, and one
         for each mark that others have left in the pool."""
-        marks = _marks(self.pools.volumes(pool))
+        marks = _marks(self._pools.volumes(pool))
         name = mark.name()
         if name not in marks:
             raise errors.DeviceBusy(
@@ -80,7 +85,7 @@ class Deletions(Chains):
         if len(marks) > 1:
             self._remove_abandoned_marks(mark, marks)
 
-    def _no_longer_deleting(self, volume_id: str) -> None:
+    def ended(self, volume_id: str) -> None:
         """A volume has gone: so does what earlier deletions of it by this driver could not remove.
         No call where there is no such mark."""
         self._remove_left_marks(lambda _, name: name.startswith(_marks_of(volume_id)))
@@ -93,7 +98,7 @@ class Deletions(Chains):
     def _remove_mark(self, pool: str, name: str) -> None:
         # the pool is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.VolumeNotFound):
-            delete(self.pools.named(pool).storageVolLookupByName(name))
+            delete(self._pools.named(pool).storageVolLookupByName(name))
 
     @staticmethod
     def _remove_abandoned_marks(new: Remote, marks: Mapping[str, Remote]) -> None:
@@ -108,7 +113,7 @@ class Deletions(Chains):
             if now is not None and at is not None and now - at > _ABANDONED:
                 delete(mark)
 
-    def _require_kept(self, volume: Volume, deadline: Deadline) -> None:
+    def require_kept(self, volume: Volume, deadline: Deadline) -> None:
         """After a machine has got a volume: wait for the end of a deletion that has begun before.
         No call for volumes that delete_volume() does not know, one for others; of another pool
         than the driver's own one more, two for a local one.
@@ -125,7 +130,7 @@ class Deletions(Chains):
         looked: list[bool] = []
 
         def look() -> None:
-            volumes = self.pools.volumes(pool)
+            volumes = self._pools.volumes(pool)
             if name not in volumes:
                 raise errors.VolumeNotFound(f"the volume {named['id']!r} has just been deleted")
             marks = _marks(volumes, named["id"])
@@ -133,7 +138,7 @@ class Deletions(Chains):
                 return
             if not looked:  # those of dead processes are gone at the next look
                 looked.append(True)
-                with self._deleting(pool, named["id"]) as new:
+                with self.deleting(pool, named["id"]) as new:
                     self._remove_abandoned_marks(new, marks)
             raise errors.DeviceBusy(
                 f"another client is about to delete the volume {named['id']!r}",
@@ -148,14 +153,14 @@ class Deletions(Chains):
         if isinstance(volume, PoolVolume):
             if VOLUME_NAME.fullmatch(volume.data.name) is None:
                 return "", None
-            return volume.data.name, self.pools.named(volume.data.pool)
+            return volume.data.name, self._pools.named(volume.data.pool)
         if isinstance(volume, LocalVolume):
             name = PurePosixPath(volume.path).name
             if VOLUME_NAME.fullmatch(name) is not None:
-                if volume.path == self.pools.disk_path(name):
-                    return name, self.pools.disks()  # also if it has gone
+                if volume.path == self._pools.disk_path(name):
+                    return name, self._pools.disks()  # also if it has gone
                 with suppress(errors.VolumeNotFound):
-                    stored = self.connection.remote.storageVolLookupByPath(volume.path)
+                    stored = self._connection.remote.storageVolLookupByPath(volume.path)
                     return name, stored.storagePoolLookupByVolume()
         return "", None
 

@@ -1,6 +1,6 @@
 """What destroy() does: everything of an instance goes, in an order that survives interruption.
 
-The console log is the claim (see ``lifecycle.py``) and goes last, so that nobody spawns the same
+The console log is the claim (see ``claim.py``) and goes last, so that nobody spawns the same
 UUID over the remains of an interrupted destroy().
 """
 
@@ -14,17 +14,19 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.chains import Chains
 from hvdrivers.libvirt.definition import undefine
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
-from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent
+from hvdrivers.libvirt.domains import Domains, xml_of
+from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.files import clean
-from hvdrivers.libvirt.images import ImageStore
 from hvdrivers.libvirt.keeping import Keeping, is_mark, kept_disks, own_names
 from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name, is_root
-from hvdrivers.libvirt.pools import delete, refresh
+from hvdrivers.libvirt.pools import Pools, delete, refresh
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.secrets import Secrets
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.turns import remove_helper
 from hvdrivers.libvirt.xml import attribute, readable
 from hvdrivers.models.instance import Keep
@@ -44,64 +46,67 @@ class _Found:
     interrupted."""
 
 
-class Removal(Keeping, ImageStore, Secrets):
+class Removal:
     """Remove an instance, or what there is of it."""
 
-    def destroy(
+    def __init__(
         self,
-        uuid: UUID,
+        connection: Connection,
+        hub: EventHub,
+        pools: Pools,
+        domains: Domains,
         *,
-        keep: AbstractSet[Keep] = frozenset(),
-        timeout: float | None = None,
+        chains: Chains,
+        keeping: Keeping,
+        secrets: Secrets,
     ) -> None:
-        """Budget: 5 calls for the domain, 1 for each of its disks and logs, 3 for the pools, 1 for
-        secrets; 2 more if it did not run, 5 more for each disk that is kept."""
-        del timeout
-        again = self._destroyed(uuid, keep)
-        with changed():
-            for _ in range(2):
-                if not again or not self._anything_of(uuid):
-                    return
-                again = self._destroyed(uuid, keep)
+        self._connection = connection
+        self._hub = hub
+        self._pools = pools
+        self._domains = domains
+        self._chains = chains
+        self._keeping = keeping
+        self._secrets = secrets
 
-    def _destroyed(self, uuid: UUID, keep: AbstractSet[Keep]) -> bool:
+    def destroy(self, uuid: UUID, keep: AbstractSet[Keep]) -> bool:
         """Remove what is there; whether there was something that did not run.
 
         A spawn whose process, or connection, has died may have left a call under way in the
         daemon: what that makes comes after we have looked, so the caller looks again.
         """
-        with self.hub.listening() as events:
-            domain = self._domain_if_there(uuid)
-            disks = {volume.name(): volume for volume in self._disks_of(uuid)}
+        with self._hub.listening() as events:
+            domain = self._domains.if_there(uuid)
+            disks = {volume.name(): volume for volume in self.disks_of(uuid)}
             found = _Found({})
             if domain is not None:
                 found = self._found(domain, disks)
                 disks |= found.overlays
             kept = kept_disks(uuid, keep, disks, found.in_use)
             for each in kept:
-                self._refuse_taken(each, disks)
+                self._keeping.refuse_taken(each, disks)
             ran = domain is not None and _switched_off(domain)
             with changed():
                 for each in kept:
                     # before the definition goes: if there is no room, the instance is still there
-                    self._keep(each, disks)
-                remove_helper(self.connection.remote, uuid)
-                self._remove(uuid, domain, disks)
+                    self._keeping.keep(each, disks)
+                remove_helper(self._connection.remote, uuid)
+                self.remove(uuid, domain, disks)
                 # by their names: others may have taken the volume out of the definition
-                self._delete_secrets(uuid)
-                logs = self._delete_console(uuid)
+                self._secrets.delete(uuid)
+                logs = self.delete_console(uuid)
             anything = domain is not None or bool(disks) or logs
             if anything and domain is None:
                 events.wait(lambda event: is_about(event, uuid), _SETTLING)
                 # a start that was under way, and fails as its disks have gone, has made a log
-                self._delete_console(uuid)
+                self.delete_console(uuid)
             return anything and not ran
 
-    def _remove(self, uuid: UUID, domain: Remote | None, disks: dict[str, Remote]) -> None:
+    def remove(self, uuid: UUID, domain: Remote | None, disks: dict[str, Remote]) -> None:
+        """Remove a definition and these disks."""
         gone = domain is None or not undefine(domain)
         if gone and disks:
             # a spawn was interrupted before the definition, with which libvirt removes this too
-            self._delete_nvram(uuid)
+            self.delete_nvram(uuid)
         # the marks say which disks have been kept: they go when these have gone, and stay where one
         # could not be deleted
         marks = {name for name in disks if is_mark(name, uuid)}
@@ -129,74 +134,70 @@ class Removal(Keeping, ImageStore, Secrets):
                 retryable=first.retryable,
             ) from first
 
-    def _disks_of(self, uuid: UUID) -> list[Remote]:
-        volumes = self.pools.volumes(self.pools.disks())
+    def disks_of(self, uuid: UUID) -> list[Remote]:
+        """What the disk pool has of an instance. One call."""
+        volumes = self._pools.volumes(self._pools.disks())
         return [each for name, each in volumes.items() if name.startswith(f"{uuid}.")]
 
     def _found(self, domain: Remote, own: dict[str, Remote]) -> _Found:
         """What the definition tells. One call; more if there is any snapshot."""
-        xml = readable(f"the machine {domain.UUIDString()}", partial(self._xml, domain))
+        xml = readable(f"the machine {domain.UUIDString()}", partial(xml_of, domain))
         tops = {
             source_of(disk)
             for disk in (xml.iterfind("devices/disk") if xml is not None else ())
             if (attribute(disk, "alias", "name") or "").startswith(OWN_ALIAS)
         }
         tops = {clean(top) for top in tops}
-        paths = {clean(self.pools.disk_path(name)) for name in own}
+        paths = {clean(self._pools.disk_path(name)) for name in own}
         found = _Found({}, own_names(xml, own))
         if tops <= paths | {""}:
             return found
         busy: errors.DeviceBusy | None = None
-        for pool in self.pools.files():
+        for pool in self._pools.files():
             try:
                 refresh(pool)
             except errors.DeviceBusy as error:
                 busy = error
             except errors.HypervisorError:
                 continue
-        above = [self._above(top, paths) for top in tops - paths if top]
+        above = [self._chains.above(top, paths) for top in tops - paths if top]
         if busy is not None and not all(above):
             raise busy  # one of them may be in that pool, and would be left there
         return replace(found, overlays={volume.name(): volume for each in above for volume in each})
 
-    def _anything_of(self, uuid: UUID) -> bool:
-        return self._domain_if_there(uuid) is not None or bool(self._disks_of(uuid))
+    def anything_of(self, uuid: UUID) -> bool:
+        """Whether there is a machine, or a disk of one. Two calls."""
+        return self._domains.if_there(uuid) is not None or bool(self.disks_of(uuid))
 
-    def _remove_domain(self, uuid: UUID, *, is_coming: bool = False) -> None:
+    def remove_domain(self, uuid: UUID, *, is_coming: bool = False) -> None:
         """Undo a definition.
 
         Args:
             is_coming: the reply to it was lost: the daemon may still be at it.
         """
-        with self.hub.listening() as events:
-            domain = self._domain_if_there(uuid)
+        with self._hub.listening() as events:
+            domain = self._domains.if_there(uuid)
             if domain is None and is_coming:
                 events.wait(lambda event: is_about(event, uuid), _SETTLING)
-                domain = self._domain_if_there(uuid)
+                domain = self._domains.if_there(uuid)
         if domain is None:
             return
         _switched_off(domain)
         undefine(domain)
 
-    def _domain_if_there(self, uuid: UUID) -> Remote | None:
-        try:
-            return self._domain(uuid)
-        except errors.InstanceNotFound as error:
-            if error.vendor_code is None:
-                raise  # a foreign machine
-            return None
+    def delete_nvram(self, uuid: UUID) -> None:
+        """Delete the firmware's variables. Three calls."""
+        refresh(self._pools.disks())  # QEMU's driver has made the file, the pool has not seen it
+        self._pools.delete_disk(disk_name(uuid, NVRAM))
 
-    def _delete_nvram(self, uuid: UUID) -> None:
-        refresh(self.pools.disks())  # QEMU's driver has made the file, the pool has not seen it
-        self._delete_disk(disk_name(uuid, NVRAM))
-
-    def _delete_console(self, uuid: UUID) -> bool:
-        pool = self.pools.consoles()
+    def delete_console(self, uuid: UUID) -> bool:
+        """Delete the console logs, and with them the claim; whether there was any."""
+        pool = self._pools.consoles()
         # the daemon's log rotation makes files (".0", ".1") that the pool has not seen
         refresh(pool)
         logs = [
             each
-            for each in self.pools.volumes(pool).items()
+            for each in self._pools.volumes(pool).items()
             if each[0].startswith(console_name(uuid))
         ]
         self._delete_all(logs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, ClassVar, Self
@@ -15,21 +14,36 @@ from hvdrivers.contract.fields import Fields
 from hvdrivers.contract.limits import Limit
 from hvdrivers.driverkit.events import Streams
 from hvdrivers.driverkit.undo import truthful
+from hvdrivers.libvirt.backup_job import BackupJobs
+from hvdrivers.libvirt.chains import Chains
+from hvdrivers.libvirt.claim import Claims
 from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.connection import LibvirtConnection
 from hvdrivers.libvirt.consoles import LibvirtConsoles, LibvirtScreen
 from hvdrivers.libvirt.copying import LibvirtCopying
+from hvdrivers.libvirt.deletions import Deletions
+from hvdrivers.libvirt.destroy import Removal
+from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.event_hub import EventHub
+from hvdrivers.libvirt.event_streams import EventStreams
 from hvdrivers.libvirt.events import LibvirtEvents
-from hvdrivers.libvirt.examine import LibvirtExamine
 from hvdrivers.libvirt.extend import LibvirtExtend
 from hvdrivers.libvirt.guest import LibvirtGuest
+from hvdrivers.libvirt.host_facts import HostFacts
+from hvdrivers.libvirt.host_volumes import LibvirtHostVolumes
+from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.images import LibvirtImages
+from hvdrivers.libvirt.keeping import Keeping
 from hvdrivers.libvirt.lacking import LACKING
-from hvdrivers.libvirt.late_unplug import LateUnplugs
+from hvdrivers.libvirt.leaving_rescue import Rescues
 from hvdrivers.libvirt.lifecycle import LibvirtLifecycle
+from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.metrics import LibvirtMetrics
 from hvdrivers.libvirt.migration import LibvirtMigration
 from hvdrivers.libvirt.network import LibvirtNetwork
+from hvdrivers.libvirt.network_checks import Networks
+from hvdrivers.libvirt.overlays import Overlays
+from hvdrivers.libvirt.own_disks import OwnDisks
 from hvdrivers.libvirt.pools import Pools
 from hvdrivers.libvirt.power import LibvirtPower
 from hvdrivers.libvirt.rebuild import LibvirtRebuild
@@ -37,11 +51,19 @@ from hvdrivers.libvirt.reconnecting import LibvirtReconnect
 from hvdrivers.libvirt.rescue import LibvirtRescue
 from hvdrivers.libvirt.resize import LibvirtResize
 from hvdrivers.libvirt.resources import LibvirtResources
+from hvdrivers.libvirt.rewiring import Rewirings
+from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.serial_line import LibvirtSerial
 from hvdrivers.libvirt.session import Connection
+from hvdrivers.libvirt.snapshot_data import SnapshotData
 from hvdrivers.libvirt.snapshots import LibvirtSnapshots
 from hvdrivers.libvirt.storage import LibvirtStorage
+from hvdrivers.libvirt.stored_volumes import StoredVolumes
 from hvdrivers.libvirt.swapping import LibvirtSwap
+from hvdrivers.libvirt.turns import Turns
+from hvdrivers.libvirt.unplug import Plugging
+from hvdrivers.libvirt.uploads import PartialUploads
+from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.hardware import Hardware
@@ -53,7 +75,7 @@ from hvdrivers.models.volume import DiskQos, VolumeAttachment
 
 
 class LibvirtDriver(
-    LibvirtExamine,
+    LibvirtConnection,
     LibvirtResources,
     LibvirtLifecycle,
     LibvirtResize,
@@ -61,6 +83,7 @@ class LibvirtDriver(
     LibvirtRescue,
     LibvirtPower,
     LibvirtStorage,
+    LibvirtHostVolumes,
     LibvirtExtend,
     LibvirtSwap,
     LibvirtNetwork,
@@ -110,11 +133,38 @@ class LibvirtDriver(
         self.connection = Connection(config)
         self.hub = EventHub(self.connection)
         self.pools = Pools(self.connection)
-        self._late = LateUnplugs(self.hub, self._settle_late)
-        self._unfinished = {}
-        self._left_marks = set()
-        self._known_files = {}
-        self._known_lock = threading.Lock()
+        self.facts = HostFacts(self.connection)
+        self.networks = Networks(self.connection)
+        self.secrets = Secrets(self.connection)
+        self.domains = Domains(self.connection, self.hub)
+        self.listing = Listing(self.connection, self.domains)
+        self.event_streams = EventStreams(self.connection, self.hub, self.listing)
+        self.turns = Turns(self.connection, self.hub, self.domains, self.facts)
+        chains = Chains(self.connection, self.pools)
+        self.uploads = PartialUploads(self.pools, chains)
+        self.overlays = Overlays(self.pools)
+        self.images = ImageStore(self.connection, self.pools, chains, self.uploads, self.overlays)
+        self.volumes = VolumeSources(self.connection, self.pools, chains, self.facts)
+        self.stored = StoredVolumes(self.connection, self.pools, chains)
+        self.deletions = Deletions(self.connection, self.pools)
+        self.own_disks = OwnDisks(
+            self.pools, self.overlays, self.images, self.stored, self.deletions
+        )
+        self.removal = Removal(
+            self.connection,
+            self.hub,
+            self.pools,
+            self.domains,
+            chains=chains,
+            keeping=Keeping(self.pools),
+            secrets=self.secrets,
+        )
+        self.claims = Claims(self.hub, self.pools, self.domains, self.removal)
+        self.plugging = Plugging(self.connection, self.hub, self.domains)
+        self.snapshot_data = SnapshotData(self.connection, self.hub)
+        self.rescues = Rescues(self.pools, self.domains)
+        self.backup_jobs = BackupJobs(self.hub, self.domains)
+        self.rewirings = Rewirings(self.networks, self.volumes)
         self.streams = Streams()
 
     @classmethod
@@ -143,7 +193,7 @@ class LibvirtDriver(
 
     def close(self, *, timeout: float | None = None) -> None:
         self.streams.close()
-        self._late.close()
+        self.plugging.late.close()
         super().close(timeout=timeout)
 
 

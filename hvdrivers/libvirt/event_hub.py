@@ -1,8 +1,8 @@
 """Libvirt's events, inside this process: registered once a connection, given to whoever waits.
 
-``events.py`` builds the contract's streams on it; detach, unplug, shutdown and reboot wait on it
-instead of asking again and again. All callbacks run in libvirt's one event thread, so they only
-put things into queues.
+``event_streams.py`` builds the contract's streams on it; detach, unplug, shutdown and reboot wait
+on it instead of asking again and again. All callbacks run in libvirt's one event thread, so they
+only put things into queues.
 """
 
 from __future__ import annotations

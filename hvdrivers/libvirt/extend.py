@@ -11,10 +11,11 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.storage import ExtendVolume
 from hvdrivers.driverkit.checks import require_growth
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.libvirt.base import LookAgain, Topic
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, volumes_of
+from hvdrivers.libvirt.domains import LookAgain, xml_of
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import refuse_larger
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.state import InstanceState
 
@@ -33,7 +34,7 @@ class LibvirtExtend(Topic, ExtendVolume):
 
         def act(domain: Remote, state: InstanceState) -> None:
             stopped = state is InstanceState.STOPPED
-            disk = volumes_of(self._xml(domain, inactive=stopped)).get(volume_id)
+            disk = volumes_of(xml_of(domain, inactive=stopped)).get(volume_id)
             if disk is None:
                 raise errors.VolumeNotFound(f"the instance has no volume {volume_id}")
             device = attribute(disk, "target", "dev")
@@ -64,7 +65,7 @@ class LibvirtExtend(Topic, ExtendVolume):
                     self._explain(domain, disk, size_bytes, error, running=not stopped)
                 raise
 
-        self._change("extend_volume", uuid, Deadline(timeout), act)
+        self.domains.change("extend_volume", uuid, Deadline(timeout), act)
 
     def _explain(
         self,

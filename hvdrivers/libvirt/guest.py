@@ -22,7 +22,8 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.libvirt.agent import ask, field, require
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import vifs_of
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.domains import xml_of
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import attribute
 from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
 
@@ -49,10 +50,10 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         """Budget: 7 calls; 6 without an agent. Only addresses of the instance's own NICs: a guest
         may name any."""
         deadline = Deadline(timeout)
-        domain, _ = self._checked("guest_addresses", uuid, deadline)
+        domain, _ = self.domains.checked("guest_addresses", uuid, deadline)
         own = {
             str(attribute(element, "mac", "address")).lower()
-            for _, element in vifs_of(self._xml(domain)).values()
+            for _, element in vifs_of(xml_of(domain)).values()
         }
         if not own:
             return []
@@ -60,7 +61,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         for source, number in _SOURCES:
             try:
                 if source is AddressSource.AGENT:
-                    require(self.connection, domain)
+                    require(domain)
                 answer = domain.interfaceAddresses(number, 0)
             except (
                 errors.GuestAgentUnavailable,
@@ -84,11 +85,10 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         """Budget: 4 calls."""
         _refuse_account(credentials)
         deadline = Deadline(timeout)
-        domain, _ = self._checked("set_guest_password", uuid, deadline)
-        require(self.connection, domain)
+        domain, _ = self.domains.checked("set_guest_password", uuid, deadline)
+        require(domain)
         try:
             ask(
-                self.connection,
                 domain,
                 "guest-set-user-password",
                 reads=False,
@@ -111,7 +111,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         if error.vendor_code != "VIR_ERR_INTERNAL_ERROR":
             raise error
         try:
-            require(self.connection, domain)
+            require(domain)
         except errors.GuestAgentUnavailable:
             raise errors.OutcomeUnknown(
                 "the guest's agent gave an answer that is none", vendor_code=error.vendor_code
@@ -119,18 +119,18 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
 
     def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 4 calls, 3 if they are frozen."""
-        domain, _ = self._checked("freeze", uuid, Deadline(timeout))
+        domain, _ = self.domains.checked("freeze", uuid, Deadline(timeout))
         if not self._frozen(domain):
             domain.fsFreeze(None, 0)
 
     def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 4 calls."""
-        domain, _ = self._checked("thaw", uuid, Deadline(timeout))
-        require(self.connection, domain)
+        domain, _ = self.domains.checked("thaw", uuid, Deadline(timeout))
+        require(domain)
         domain.fsThaw(None, 0)
 
     def _frozen(self, domain: Remote) -> bool:
-        status = ask(self.connection, domain, "guest-fsfreeze-status", reads=True)
+        status = ask(domain, "guest-fsfreeze-status", reads=True)
         return bool(status == "frozen")
 
     def guest_exec(
@@ -153,8 +153,8 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
                 hint="put them onto a volume, or let the program fetch them",
             )
         deadline = Deadline(timeout)
-        domain, _ = self._checked("guest_exec", uuid, deadline)
-        require(self.connection, domain)
+        domain, _ = self.domains.checked("guest_exec", uuid, deadline)
+        require(domain)
         pid = self._started_program(domain, command, stdin, deadline)
         return self._ended_program(domain, pid, deadline)
 
@@ -163,7 +163,6 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
     ) -> int:
         try:
             answer = ask(
-                self.connection,
                 domain,
                 "guest-exec",
                 reads=False,
@@ -191,7 +190,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         pause = _FIRST_LOOK
         while True:
             try:
-                status = ask(self.connection, domain, "guest-exec-status", reads=True, pid=pid)
+                status = ask(domain, "guest-exec-status", reads=True, pid=pid)
             except errors.HypervisorError as error:
                 raise errors.OutcomeUnknown(
                     f"the program was started, and its end is not known: {error.message}",

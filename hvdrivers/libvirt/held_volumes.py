@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept, put
 from hvdrivers.libvirt.naming import alias, from_alias
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.base import Model
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from hashlib import sha256
 from uuid import uuid4
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import HostVolumes
-from hvdrivers.driverkit.undo import Undo, changed, undoing
-from hvdrivers.libvirt.chains import same_file
-from hvdrivers.libvirt.deletions import Deletions
-from hvdrivers.libvirt.naming import AWAY_PREFIX, VOLUME_PREFIX
-from hvdrivers.libvirt.pools import delete, refresh, volume_xml
+from hvdrivers.driverkit.undo import changed, undoing
+from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.naming import VOLUME_PREFIX
+from hvdrivers.libvirt.pools import delete, volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
-from hvdrivers.libvirt.volumes import FORMATS, VOLUME_NAME
+from hvdrivers.libvirt.volumes import FORMATS
 from hvdrivers.libvirt.xml import parse, readable
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.volume import HostVolume, PoolData, PoolVolume, Volume, VolumeSpec
@@ -29,16 +27,7 @@ _BLOCK = 4096
 the sectors of the disk below, 512 or 4096."""
 
 
-_Stored = tuple[Remote, Remote, str, str]
-"""Pool, volume, id and format."""
-
-
-def _mark_of(volume_id: str, pool: str) -> str:
-    # the id may be as long as a file's name
-    return f"{AWAY_PREFIX}{sha256(volume_id.encode()).hexdigest()[:32]}.{pool}"
-
-
-class LibvirtHostVolumes(Deletions, HostVolumes):
+class LibvirtHostVolumes(Topic, HostVolumes):
     """Volumes in all file pools of the host."""
 
     def create_volume(self, spec: VolumeSpec, *, timeout: float | None = None) -> Volume:
@@ -62,10 +51,10 @@ class LibvirtHostVolumes(Deletions, HostVolumes):
         pool = self.pools.named(spec.pool)
         try:
             # the id is its name in attach and delete, whatever pool and format it has
-            if spec.name is not None and self._is_there(volume_id):
+            if spec.name is not None and self.stored.is_there(volume_id):
                 raise errors.VolumeExists(f"there is a volume named {volume_id}")
             with undoing() as undo:
-                self._mark(pool, volume_id, undo)
+                self.stored.note(pool, volume_id, undo)
                 if spec.name is None:
                     # nobody could name it if the reply were lost; under the caller's name there
                     # may be an older volume
@@ -83,92 +72,12 @@ class LibvirtHostVolumes(Deletions, HostVolumes):
             data=PoolData(pool=pool.name(), name=name, format=ImageFormat(format_)),
         )
 
-    def _volumes(self, only: str | None = None) -> list[_Stored]:
-        """Pool, volume, id and format of the volumes of ours, in all file pools.
-
-        Args:
-            only: the volume that is looked for.
-
-        Raises:
-            DeviceBusy: it is in none of them, but was made in a pool that is not active.
-        """
-        found, active, marked = [], set(), set()
-        mark = _mark_of(only, "") if only is not None else None
-        for pool in self.pools.files():
-            active.add(pool.name())
-            for name, volume in self.pools.volumes(pool).items():
-                named = VOLUME_NAME.fullmatch(name)
-                if named and only in {None, named["id"]}:
-                    found.append((pool, volume, named["id"], named["format"]))
-                if mark is not None and name.startswith(mark):
-                    marked.add(name.removeprefix(mark))
-        away = sorted(marked - active)
-        if only is not None and not found and away:
-            raise self._is_away(only, away[0])
-        return self._once(found)
-
-    def _is_away(self, volume_id: str, pool: str) -> errors.DeviceBusy:
-        """What to say of a volume in a pool that is not there. One call."""
-        try:
-            self.connection.remote.storagePoolLookupByName(pool)
-            start = f"start it on the host (virsh pool-start {pool})"
-        except errors.VolumeNotFound:
-            start = "nothing defines it any more: make it again on the host (virsh pool-create)"
-        own = self.connection.config.pool
-        return errors.DeviceBusy(
-            f"storage pool '{pool}' is not active, and has the volume",
-            hint=f"{start}; if it has gone for good: virsh vol-delete --pool {own}"
-            f" {_mark_of(volume_id, pool)}",
-            retryable=False,
-        )
-
-    def _once(self, found: list[_Stored]) -> list[_Stored]:
-        """Each file once: two pools may be on one folder, by a symlink. No call; three for each
-        volume whose name is in two pools."""
-        disks = self.pools.disks().name()
-        by_name: dict[str, list[_Stored]] = {}
-        for each in sorted(found, key=lambda each: each[0].name() != disks):
-            others = by_name.setdefault(each[1].name(), [])
-            if not any(same_file(other[1], each[1]) for other in others):
-                others.append(each)
-        return [each for others in by_name.values() for each in others]
-
-    def _is_there(self, volume_id: str) -> bool:
-        """Whether there is such a volume; the pools are refreshed before the answer "yes", as
-        someone may have removed the file past libvirt."""
-        found = self._volumes(volume_id)
-        for pool, _, _, _ in found:
-            with suppress(errors.DeviceBusy):
-                refresh(pool)
-        return bool(found) and bool(self._volumes(volume_id))
-
-    def _mark(self, pool: Remote, volume_id: str, undo: Undo) -> None:
-        """Note in the driver's own pool that another one has the volume: while that one is not
-        active, nobody can see it. No call for the driver's own pool, else one."""
-        disks = self.pools.disks()
-        if pool.name() == disks.name():
-            return
-        name = _mark_of(volume_id, pool.name())
-        undo.callback(self._unmark, pool, volume_id)
-        try:
-            disks.createXML(volume_xml(name, 0, "raw"), 0)
-        except errors.DeviceBusy:
-            undo.forget()  # it has an older one of this name
-
-    def _unmark(self, pool: Remote, volume_id: str) -> None:
-        """Remove the note. No call for the driver's own pool, else two."""
-        disks = self.pools.disks()
-        if pool.name() == disks.name():
-            return
-        with suppress(errors.VolumeNotFound):
-            delete(disks.storageVolLookupByName(_mark_of(volume_id, pool.name())))
-
     def list_volumes(self, *, timeout: float | None = None) -> Sequence[HostVolume]:
         """Budget: 1 call, 1 for each file pool of the host that is active, and 1 for each of our
         volumes."""
         del timeout
         found = []
-        for each in self._volumes():
+        for each in self.stored.find():
             with suppress(errors.VolumeNotFound):  # deleted meanwhile
                 found.append(readable(f"the volume {each[2]!r}", partial(self._host_volume, *each)))
         return [volume for volume in found if volume is not None]
@@ -177,7 +86,7 @@ class LibvirtHostVolumes(Deletions, HostVolumes):
         """Budget: 1 call, 1 for each file pool of the host that is active, and 1 for the volume."""
         del timeout
         try:
-            found = self._volumes(volume_id)
+            found = self.stored.find(volume_id)
         except errors.DeviceBusy as error:
             raise errors.VolumeNotFound(error.message, hint=error.hint) from error
         for each in found:
@@ -190,7 +99,7 @@ class LibvirtHostVolumes(Deletions, HostVolumes):
         if description.get("type") == "dir":
             raise errors.VolumeNotFound(f"{volume.name()} is a folder, and no volume")
         # The capacity that libvirt tells of a raw volume may be read from what a guest wrote to
-        # it (see _pool_source()): the length of the file is the truth.
+        # it (see ``volumes.py``): the length of the file is the truth.
         size = description.findtext("physical") if format_ == "raw" else None
         return HostVolume(
             volume_id=volume_id,
@@ -210,7 +119,7 @@ class LibvirtHostVolumes(Deletions, HostVolumes):
         DeviceBusy is retryable while another client makes or copies a volume in one of the pools,
         which then cannot be looked at."""
         del timeout
-        found = self._volumes(volume_id)
+        found = self.stored.find(volume_id)
         pools = sorted({pool.name() for pool, _, _, _ in found})
         if len(pools) > 1:
             raise errors.InvalidRequest(
@@ -218,30 +127,14 @@ class LibvirtHostVolumes(Deletions, HostVolumes):
                 hint="a pool that was away has come back with an older one: remove one by hand",
             )
         if not found:
-            self._no_longer_deleting(volume_id)
+            self.deletions.ended(volume_id)
             return
         pool = found[0][0]
-        with self._deleting(pool, volume_id) as mark:
+        with self.deletions.deleting(pool, volume_id) as mark:
             for _, volume, _, _ in found:
-                self._refuse_used(volume)
-            self._require_mark(pool, mark)
+                self.stored.refuse_used(volume)
+            self.deletions.require_mark(pool, mark)
             for _, volume, _, _ in found:
                 delete(volume)
         with changed():
-            self._unmark(pool, volume_id)
-
-    def _refuse_used(self, volume: Remote) -> None:
-        with self._looking(volume) as look:
-            overlays, machine = look.overlays(), self._machine_with(look)
-        if overlays:
-            raise errors.DeviceBusy(
-                f"another volume stands on it: {overlays[0]}",
-                hint="a snapshot has made that one; remove it, or its machine, first",
-                retryable=False,
-            )
-        if machine is not None:
-            raise errors.DeviceBusy(
-                f"the volume is attached to machine {machine.UUIDString()}",
-                hint="detach_volume() it first; if a snapshot stands on it, remove that",
-                retryable=False,
-            )
+            self.stored.forget(pool, volume_id)

@@ -18,11 +18,10 @@ from hvdrivers.driverkit.own_disks import keeps
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
-from hvdrivers.libvirt.images import ImageStore
 from hvdrivers.libvirt.naming import ROOT, VOLUME_PREFIX, disk_name, is_root
-from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.pools import Pools, volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.instance import Keep
 
@@ -97,34 +96,37 @@ def is_mark(name: str, uuid: UUID) -> bool:
     return role.partition("-")[0] in {_BEGUN, _DONE}
 
 
-class Keeping(ImageStore):
+class Keeping:
     """Copy what is kept."""
 
-    def _keep(self, disk: KeptDisk, own: dict[str, Remote]) -> None:
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def keep(self, disk: KeptDisk, own: dict[str, Remote]) -> None:
         """Copy a disk. Five calls; none where that has been done."""
-        pool = self.pools.disks()
+        pool = self._pools.disks()
         volume = own.get(disk.name)
         if volume is None or disk.done in own:
             return
         if disk.begun in own:
-            self._delete_disk(disk.volume)
+            self._pools.delete_disk(disk.volume)
         with undoing() as undo:
-            mark = undo.callback(self._delete_disk, disk.begun)
+            mark = undo.callback(self._pools.delete_disk, disk.begun)
             if disk.begun not in own:
                 own[disk.begun] = pool.createXML(volume_xml(disk.begun, 0, "raw"), 0)
             # without the mark, a half copy would pass for a disk that was kept
-            undo.callback(self._delete_disk, disk.volume, guards=[mark])
+            undo.callback(self._pools.delete_disk, disk.volume, guards=[mark])
             _, capacity, allocation = volume.info()
             with needing_room(pool, int(allocation)):
                 pool.createXMLFrom(volume_xml(disk.volume, int(capacity), "qcow2"), volume, 0)
         own[disk.done] = pool.createXML(volume_xml(disk.done, 0, "raw"), 0)
 
-    def _refuse_taken(self, disk: KeptDisk, own: Mapping[str, Remote]) -> None:
+    def refuse_taken(self, disk: KeptDisk, own: Mapping[str, Remote]) -> None:
         """Before anything is done. With one of the marks what is there is of this instance."""
         if disk.name not in own or {disk.begun, disk.done} & own.keys():
             return
         try:
-            self.pools.disks().storageVolLookupByName(disk.volume)
+            self._pools.disks().storageVolLookupByName(disk.volume)
         except errors.VolumeNotFound:
             return
         raise errors.VolumeExists(

@@ -14,6 +14,7 @@ defines it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from functools import partial
 from uuid import UUID
@@ -21,18 +22,18 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.lifecycle import Lifecycle
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.driverkit.undo import Undo
-from hvdrivers.libvirt.base import affecting
-from hvdrivers.libvirt.claim import Claims, is_made
-from hvdrivers.libvirt.connection import HostFacts
+from hvdrivers.driverkit.undo import Undo, changed
+from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.claim import is_made
 from hvdrivers.libvirt.definition import complete, define
 from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, volumes_of
 from hvdrivers.libvirt.domain import domain_xml
+from hvdrivers.libvirt.domains import affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
-from hvdrivers.libvirt.listing import Listing
+from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.metadata import (
     METADATA_NAMESPACE,
     Record,
@@ -49,16 +50,14 @@ from hvdrivers.libvirt.naming import (
     is_rescued,
     label_of,
 )
-from hvdrivers.libvirt.network_checks import Wiring
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.own_disks import OwnDisks
 from hvdrivers.libvirt.placement import host_cells, placement_elements
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.sizes import vcpus_of
 from hvdrivers.libvirt.slots import refuse_too_many
 from hvdrivers.libvirt.start import start_new
 from hvdrivers.libvirt.turns import is_helper
-from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.instance import (
     Firmware,
@@ -67,6 +66,7 @@ from hvdrivers.models.instance import (
     InstanceInfo,
     InstanceSpec,
     InstanceSummary,
+    Keep,
 )
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState, StartAs
@@ -74,9 +74,10 @@ from hvdrivers.models.state import InstanceState, StartAs
 _GIB = 1 << 30
 
 
-class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listing, Lifecycle):
+class LibvirtLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
 
+    @provides(*declared(ImageStore), *declared(OwnDisks))
     def spawn(
         self,
         spec: InstanceSpec,
@@ -90,23 +91,23 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
         a file that the driver has not made those that attach_volume() names, for such an image once
         for each connection. 7 of the 9 are made in sequence, the others beside them."""
         deadline = Deadline(timeout)
-        refuse_hardware(spec, self._domain_capabilities())
+        refuse_hardware(spec, self.facts.domain_capabilities())
         spec = wished(spec)
-        disc = self._seed_of(spec)
+        disc = self.own_disks.seed_of(spec)
         refuse_too_many(spec, discs=disc is not None)
-        choice = self._choice(spec.hardware.machine_type)
+        choice = self.facts.choice(spec.hardware.machine_type)
         placement = self._placement(spec)
         found, volumes = self._looked_up(spec)
         base = found
         if spec.image is not None and base is None:
-            base = self._brought(spec.image, deadline, progress)
+            base = self.images.bring(spec.image, deadline, progress)
         capacity = _root_capacity(spec, base)
-        with self._claimed(spec.uuid, deadline) as undo:
-            disks, taken = self._make_disks(spec, base, capacity, disc, undo)
+        with self.claims.take(spec.uuid, deadline) as undo:
+            disks, taken = self.own_disks.make(spec, base, capacity, disc, undo)
             for attachment in spec.volumes:
-                self._make_secrets(spec.uuid, attachment, undo)
+                self.secrets.make(spec.uuid, attachment, undo)
             deadline.check("disks were made")
-            record = Record.of(spec, base.key if base else None, self._default_firmware())
+            record = Record.of(spec, base.key if base else None, self.facts.default_firmware())
             xml = domain_xml(
                 spec,
                 record,
@@ -119,8 +120,8 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
             )
             domain = self._make_domain(spec, base, record.firmware, xml, undo)
             for attachment in spec.volumes:
-                self._require_kept(attachment.volume, deadline)
-            self._take_over(taken, undo)
+                self.deletions.require_kept(attachment.volume, deadline)
+            self.own_disks.take_over(taken, undo)
             return self._info(spec.uuid, domain, _state_after(spec))
 
     def _looked_up(self, spec: InstanceSpec) -> tuple[Base | None, list[Element]]:
@@ -128,8 +129,8 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
         volumes and image. None of these looks depends on another."""
 
         def places() -> list[Element]:
-            self._require_networks(spec.vifs)
-            return self._volume_elements(spec)
+            self.networks.require(spec.vifs)
+            return self.volumes.elements(spec)
 
         bases: list[Base | None] = []
         volumes: list[Element] = []
@@ -137,15 +138,15 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
         if spec.vifs or spec.volumes:
             looks.append(lambda: volumes.extend(places()))
         if spec.disks:
-            looks.append(partial(self._refuse_kept, spec))
+            looks.append(partial(self.own_disks.refuse_kept, spec))
         if (image := spec.image) is not None:
-            looks.append(lambda: bases.append(self._base_if_there(image)))
+            looks.append(lambda: bases.append(self.images.base_if_there(image)))
         self.connection.together(*looks)
         return (bases[0] if bases else None), volumes
 
     @provides(Capability.NUMA)
     def _placement(self, spec: InstanceSpec) -> list[Element]:
-        cells = host_cells(self._host_capabilities()) if spec.numa else []
+        cells = host_cells(self.facts.capabilities()) if spec.numa else []
         return placement_elements(spec.numa, cells)
 
     def _refuse_existing(self, uuid: UUID) -> None:
@@ -154,7 +155,7 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
         except errors.InstanceNotFound:
             return
         # To a caller who tries again after a lost reply InstanceExists says that it is done. While
-        # the machine is being started, that is not sure yet: _claim() waits for the outcome.
+        # the machine is being started, that is not sure yet: claims.take() waits for the outcome.
         if label_of(domain.name(), uuid) is not None and not is_made(domain):
             return
         raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
@@ -172,27 +173,29 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
         made: list[Remote] = []
         try:
             self.connection.together(
-                lambda: made.append(make()), partial(self._require_still_cached, base)
+                lambda: made.append(make()), partial(self.overlays.require_still_cached, base)
             )
         except (errors.HypervisorFault, errors.VolumeNotFound):
-            self._require_still_cached(base)  # that is why it could not be started
+            self.overlays.require_still_cached(base)  # that is why it could not be started
             raise
         return made[0]
 
     def _made_domain(self, spec: InstanceSpec, firmware: Firmware, xml: str, undo: Undo) -> Remote:
         remote = self.connection.remote
         if spec.start and firmware is not Firmware.BIOS:
-            undo.callback(self._delete_nvram, spec.uuid)
+            undo.callback(self.removal.delete_nvram, spec.uuid)
         # of a machine that may be there, and run, nothing is deleted
         needed = undo.steps
-        undo.callback(self._remove_domain, spec.uuid, guards=needed)
+        undo.callback(self.removal.remove_domain, spec.uuid, guards=needed)
         try:
             if spec.start:
                 start_new(remote, xml, paused=spec.start_as is StartAs.PAUSED)
             domain = define(remote, xml)
         except errors.OutcomeUnknown:
             undo.forget()
-            undo.callback(partial(self._remove_domain, spec.uuid, is_coming=True), guards=needed)
+            undo.callback(
+                partial(self.removal.remove_domain, spec.uuid, is_coming=True), guards=needed
+            )
             raise
         if spec.start and domain.ID() < 0:
             raise errors.HypervisorFault(
@@ -212,14 +215,31 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
                 with suppress(errors.HypervisorError):
                     complete(domain)
 
+    def destroy(
+        self,
+        uuid: UUID,
+        *,
+        keep: AbstractSet[Keep] = frozenset(),
+        timeout: float | None = None,
+    ) -> None:
+        """Budget: 5 calls for the domain, 1 for each of its disks and logs, 3 for the pools, 1 for
+        secrets; 2 more if it did not run, 5 more for each disk that is kept."""
+        del timeout
+        again = self.removal.destroy(uuid, keep)
+        with changed():
+            for _ in range(2):
+                if not again or not self.removal.anything_of(uuid):
+                    return
+                again = self.removal.destroy(uuid, keep)
+
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
         """Budget: 3 calls, 4 for a machine that has not run since the daemon was started."""
         del timeout
-        domain = self._domain(uuid)
-        return self._info(uuid, domain, self._state(domain))
+        domain = self.domains.find(uuid)
+        return self._info(uuid, domain, self.domains.state(domain))
 
     def _info(self, uuid: UUID, domain: Remote, state: InstanceState) -> InstanceInfo:
-        xml = self._xml(domain)
+        xml = xml_of(domain)
         record = record_in(xml)
         return InstanceInfo(
             uuid=uuid,
@@ -245,7 +265,7 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
                 vcpus=int(stats.get("vcpu.current", 1)),
                 memory_mib=int(stats.get("balloon.maximum", 0)) // 1024,
             )
-            for uuid, name, state, stats in self._all()
+            for uuid, name, state, stats in self.listing.machines()
             if (label := label_of(name, uuid)) is not None
         ]
 
@@ -254,7 +274,7 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
         del timeout
         return [
             ForeignInstance(uuid=uuid, name=name, state=state)
-            for uuid, name, state, _ in self._all()
+            for uuid, name, state, _ in self.listing.machines()
             if label_of(name, uuid) is None and not is_helper(name)
         ]
 
@@ -272,7 +292,7 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
             rescued = is_rescued(domain.name(), uuid)  # it went off, and the disk is there still
             domain.rename(domain_name(name, uuid, rescued=rescued), 0)
 
-        self._change("rename", uuid, Deadline(timeout), act)
+        self.domains.change("rename", uuid, Deadline(timeout), act)
 
     def set_metadata(
         self, uuid: UUID, metadata: Mapping[str, str], *, timeout: float | None = None
@@ -287,9 +307,9 @@ class LibvirtLifecycle(Claims, OwnDisks, VolumeSources, Wiring, HostFacts, Listi
             flags = affecting(domain, state)
             keep(domain, METADATA_NAMESPACE, content, flags)
             if not flags & libvirt.VIR_DOMAIN_AFFECT_LIVE:
-                self._require_off(domain)
+                require_off(domain)
 
-        self._change("set_metadata", uuid, Deadline(timeout), act)
+        self.domains.change("set_metadata", uuid, Deadline(timeout), act)
 
     @staticmethod
     def _write_saved(domain: Remote, content: str) -> None:

@@ -15,9 +15,10 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline
-from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.naming import is_rescued
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.states import SAVED, is_starting, state_of
 from hvdrivers.models.state import InstanceState
 
@@ -32,10 +33,14 @@ is only slow costs nothing but counters of its own."""
 _MOST_HUNG = 4
 
 
-class Listing(Topic):
+class Listing:
     """The bulk read behind lists, events, inventory and metrics."""
 
-    def _all(
+    def __init__(self, connection: Connection, domains: Domains) -> None:
+        self._connection = connection
+        self._domains = domains
+
+    def machines(
         self,
         groups: int = _STATS,
         *,
@@ -50,24 +55,24 @@ class Listing(Topic):
                 a list; counters that are asked for shall be whole.
             only: these machines alone; no other is asked anything.
         """
-        saved = self._uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+        saved = self.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
         machines = [
             (domain, (stats.get("state.state", 0), stats.get("state.reason", 0)), stats)
             for domain, stats in self._stats(groups, wait, only)
         ]
         if any(at == SAVED and each.UUIDString() not in saved for each, at, _ in machines):
             # suspended between the two calls, or its memory has been thrown away
-            saved |= self._uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+            saved |= self.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
         building: set[str] = set()
         if any(is_starting(*at) for _, at, _ in machines):
-            building = self._uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+            building = self.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
         found: list[tuple[UUID, str, InstanceState, Mapping[str, Any]]] = []
         for domain, at, stats in machines:
             name, uuid = domain.name(), domain.UUIDString()
             own = UUID(uuid)
             if is_starting(*at) and uuid not in building:
                 try:
-                    state = self._state(domain)
+                    state = self._domains.state(domain)
                 except errors.InstanceNotFound:
                     continue  # its spawn has failed, or it was destroyed
             else:
@@ -95,13 +100,13 @@ class Listing(Topic):
             flags |= _ALL
         else:
             domains = [
-                each._object
-                for each in self.connection.remote.listAllDomains(0)
+                each
+                for each in self._connection.remote.listAllDomains(0)
                 if UUID(each.UUIDString()) in only
             ]
 
         def ask(groups: int, flags: int) -> list[tuple[Remote, dict[str, Any]]]:
-            remote = self.connection.remote  # another one, when the first hangs
+            remote = self._connection.remote  # another one, when the first hangs
             if only is None:
                 return list(remote.getAllDomainStats(groups, flags))
             return list(remote.domainListGetStats(domains, groups, flags)) if domains else []
@@ -115,6 +120,6 @@ class Listing(Topic):
                 flags |= _NOWAIT
         return ask(libvirt.VIR_DOMAIN_STATS_STATE, flags)
 
-    def _uuids_of(self, flags: int) -> set[str]:
+    def uuids_of(self, flags: int) -> set[str]:
         """UUIDs of the machines of a kind. One call."""
-        return {each.UUIDString() for each in self.connection.remote.listAllDomains(flags)}
+        return {each.UUIDString() for each in self._connection.remote.listAllDomains(flags)}

@@ -21,7 +21,7 @@ import libvirt
 from pydantic import AwareDatetime, Field, ValidationError
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, el, text
 from hvdrivers.models.base import Model, Name
 from hvdrivers.models.hardware import Hardware

@@ -11,7 +11,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract.metrics import Metrics
-from hvdrivers.libvirt.listing import Listing
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.naming import label_of
 from hvdrivers.models.metrics import DiskMetrics, InstanceMetrics, VifMetrics
 from hvdrivers.models.state import InstanceState
@@ -26,7 +26,7 @@ _STATS = (
 )
 
 
-class LibvirtMetrics(Listing, Metrics):
+class LibvirtMetrics(Topic, Metrics):
     """Counters."""
 
     def get_metrics(
@@ -36,7 +36,7 @@ class LibvirtMetrics(Listing, Metrics):
         del timeout
         return [
             _metrics(uuid, state, stats)
-            for uuid, name, state, stats in self._all(_STATS, wait=True, only=uuids)
+            for uuid, name, state, stats in self.listing.machines(_STATS, wait=True, only=uuids)
             if label_of(name, uuid) is not None
         ]
 

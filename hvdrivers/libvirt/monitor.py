@@ -8,7 +8,6 @@ Commands: https://qemu-project.gitlab.io/qemu/interop/qemu-qmp-ref.html
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -16,11 +15,10 @@ from typing import Any
 import libvirt_qemu
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.remote import Remote, call_about
 
 
 def ask(
-    connection: Connection,
     domain: Remote,
     command: str,
     arguments: Mapping[str, object] | None = None,
@@ -40,10 +38,10 @@ def ask(
     if arguments:
         question["arguments"] = arguments
     # calls are told apart as reads and changes by the beginning of their name
-    answer = connection.call(
-        domain._link,
-        f"Domain.{'getMonitor' if reads else 'monitor'}[{command}]",
-        functools.partial(libvirt_qemu.qemuMonitorCommand, domain._object),
+    answer = call_about(
+        domain,
+        f"{'getMonitor' if reads else 'monitor'}[{command}]",
+        libvirt_qemu.qemuMonitorCommand,
         json.dumps(question),
         0,
     )

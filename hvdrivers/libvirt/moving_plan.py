@@ -15,15 +15,17 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.destroy import Removal
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.pools import backing_of, refresh
-from hvdrivers.libvirt.reconnecting import Connections, Rewiring
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.rewiring import Rewiring
 from hvdrivers.libvirt.secrets import has_secrets
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.migration import Blocker, BlockerKind, Destination
 
@@ -62,26 +64,24 @@ class Plan:
         self.blockers.append(Blocker(kind=kind, reason=reason, hint=hint, device=device))
 
 
-class MovingPlan(Removal, Connections):
-    """Look at both hosts. The other one is a driver of its own: ``there``."""
+class MovingPlan:
+    """Look at both hosts. The other one has a driver of its own."""
 
-    def _planned(
-        self,
-        uuid: UUID,
-        domain: Remote,
-        there: MovingPlan,
-        destination: Destination,
-        *,
-        running: bool,
-    ) -> Plan:
+    def __init__(self, here: Topic, there: Topic) -> None:
+        self._here = here
+        self._there = there
+
+    def made(self, uuid: UUID, domain: Remote, destination: Destination, *, running: bool) -> Plan:
         """Everything that speaks against the move. Here 3 calls and 2 for each disk; there about
         10, 2 for each disk and NIC."""
-        plan = Plan(self._xml(domain, inactive=not running))
-        if there._host_uuid() == self._host_uuid():
+        plan = Plan(xml_of(domain, inactive=not running))
+        if self._there.facts.host_uuid() == self._here.facts.host_uuid():
             plan.add(BlockerKind.STATE, "the instance is on this host already")
             return plan
         try:
-            plan.rewiring = there._rewiring(uuid, plan.xml, destination.volumes, destination.vifs)
+            plan.rewiring = self._there.rewirings.find(
+                uuid, plan.xml, destination.volumes, destination.vifs
+            )
         except errors.NetworkNotFound as error:
             plan.add(BlockerKind.NETWORK, error.message, hint=error.hint)
         except (errors.VolumeNotFound, errors.DeviceBusy) as error:
@@ -95,38 +95,39 @@ class MovingPlan(Removal, Connections):
             self._look_at_volumes,
             self._look_at_nics,
         ):
-            look(plan, there)
+            look(plan)
         return plan
 
-    def _look_at_identity(self, uuid: UUID, plan: Plan, there: MovingPlan) -> None:
+    def _look_at_identity(self, uuid: UUID, plan: Plan) -> None:
         try:
-            there.connection.remote.lookupByUUIDString(str(uuid))
+            self._there.connection.remote.lookupByUUIDString(str(uuid))
         except errors.InstanceNotFound:
             return
         plan.add(BlockerKind.STATE, "a machine with this UUID is there")
 
-    def _look_at_machine(self, plan: Plan, there: MovingPlan) -> None:
-        if there._architecture() != self._architecture():
-            plan.add(BlockerKind.CPU, f"the host's architecture is {there._architecture()}")
+    def _look_at_machine(self, plan: Plan) -> None:
+        if self._there.facts.architecture() != self._here.facts.architecture():
+            plan.add(
+                BlockerKind.CPU, f"the host's architecture is {self._there.facts.architecture()}"
+            )
             return
         machine = attribute(plan.xml, "os/type", "machine")
-        if machine is not None and machine not in there._machines():
+        if machine is not None and machine not in self._there.facts.machines():
             plan.add(
                 BlockerKind.VERSION,
                 f"the host's QEMU has no machine type {machine}",
                 hint="it is older: update it",
             )
-        if plan.xml.get("type") == "kvm" and not there._kvm_offered():
+        if plan.xml.get("type") == "kvm" and not self._there.facts.kvm_offered():
             plan.add(BlockerKind.CPU, "the host has no KVM")
         wanted = int(plan.xml.findtext("memory") or 0) >> 10
-        total = int(there.connection.remote.getInfo()[1])
+        total = int(self._there.connection.remote.getInfo()[1])
         if wanted > total:
             plan.add(
                 BlockerKind.RESOURCES, f"the machine has {wanted} MiB of memory, the host {total}"
             )
 
-    def _look_at_devices(self, plan: Plan, there: MovingPlan) -> None:
-        del there
+    def _look_at_devices(self, plan: Plan) -> None:
         for device in plan.xml.iterfind("devices/hostdev"):
             plan.add(
                 BlockerKind.DEVICE,
@@ -139,19 +140,19 @@ class MovingPlan(Removal, Connections):
 
     # ---- storage ---------------------------------------------------------------------------------
 
-    def _look_at_disks(self, uuid: UUID, domain: Remote, plan: Plan, there: MovingPlan) -> None:
+    def _look_at_disks(self, uuid: UUID, domain: Remote, plan: Plan) -> None:
         if domain.snapshotNum(0):
             plan.add(BlockerKind.STORAGE, "it has snapshots", hint="delete them first")
             return
         plan.disks = list(self._own_files(plan.xml))
-        pool = there.pools.disks()
+        pool = self._there.pools.disks()
         refresh(pool)
         same = [_same(each.volume, pool, each.name) for each in plan.disks]
         plan.shared = bool(same) and all(each is True for each in same)
-        consoles = there.pools.consoles()
+        consoles = self._there.pools.consoles()
         refresh(consoles)
         name = console_name(uuid)
-        log = self.pools.consoles().storageVolLookupByName(name)
+        log = self._here.pools.consoles().storageVolLookupByName(name)
         found = _same(log, consoles, name)
         plan.log_shared = found is True
         rest = [
@@ -175,7 +176,7 @@ class MovingPlan(Removal, Connections):
                 )
 
     def _own_files(self, xml: Element) -> Iterator[Own]:
-        look_up = self.connection.remote.storageVolLookupByPath
+        look_up = self._here.connection.remote.storageVolLookupByPath
         for disk in xml.iterfind("devices/disk"):
             if (attribute(disk, "alias", "name") or "").startswith(OWN_ALIAS):
                 path = source_of(disk)
@@ -192,7 +193,7 @@ class MovingPlan(Removal, Connections):
         taken = int(disk.volume.info()[2])
         base = backing_of(parse(disk.volume.XMLDesc(0)))
         if base is not None:
-            taken += int(self.connection.remote.storageVolLookupByPath(base[0]).info()[2])
+            taken += int(self._here.connection.remote.storageVolLookupByPath(base[0]).info()[2])
         return taken
 
     @staticmethod
@@ -208,7 +209,7 @@ class MovingPlan(Removal, Connections):
                     device=attribute(disk, "target", "dev"),
                 )
 
-    def _look_at_volumes(self, plan: Plan, there: MovingPlan) -> None:
+    def _look_at_volumes(self, plan: Plan) -> None:
         if plan.xml.find("devices/disk/mirror") is not None:
             plan.add(
                 BlockerKind.STORAGE,
@@ -225,49 +226,54 @@ class MovingPlan(Removal, Connections):
                     hint="detach_volume() it, and attach it there",
                     device=volume_id,
                 )
-            elif disk.get("type") != "network" and not self._reaches(disk, there):
+            elif disk.get("type") != "network" and not self._reaches(disk):
                 plan.add(
                     BlockerKind.STORAGE,
                     "the volume is a file or a device of this host",
                     device=volume_id,
                 )
 
-    def _reaches(self, disk: Element, there: MovingPlan) -> bool:
+    def _reaches(self, disk: Element) -> bool:
         """Whether the other host has this very file. A device of both hosts is not recognised."""
         path = source_of(disk)
         try:
-            here = self.connection.remote.storageVolLookupByPath(path)
-            other = there.connection.remote.storageVolLookupByPath(path)
+            here = self._here.connection.remote.storageVolLookupByPath(path)
+            other = self._there.connection.remote.storageVolLookupByPath(path)
         except errors.VolumeNotFound:
             return False
         return _times(here) is not None and _times(here) == _times(other)
 
     # ---- network ---------------------------------------------------------------------------------
 
-    def _look_at_nics(self, plan: Plan, there: MovingPlan) -> None:
+    def _look_at_nics(self, plan: Plan) -> None:
         names: set[str] = set()
         for interface in plan.xml.iterfind("devices/interface"):
-            missing = missing_network(there.connection.remote, interface)
+            missing = missing_network(self._there.connection.remote, interface)
             device = attribute(interface, "alias", "name")
             if missing is not None:
                 plan.add(BlockerKind.NETWORK, missing.message, hint=missing.hint, device=device)
             names.add(attribute(interface, "target", "dev") or "")
         # libvirt itself names vnet0, ..., anew
-        taken = {each for each in names & there._devices_in_use() if not each.startswith("vnet")}
+        taken = {
+            each
+            for each in names & _devices_in_use(self._there.connection)
+            if not each.startswith("vnet")
+        }
         for name in sorted(taken - {""}):
             plan.add(BlockerKind.NETWORK, f"a machine there has this port ({name})")
 
-    def _devices_in_use(self) -> set[str]:
-        """Devices of the NICs of machines that are on. One call."""
-        flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-        flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-        return {
-            str(stats.get(f"net.{number}.name"))
-            for _, stats in self.connection.remote.getAllDomainStats(
-                libvirt.VIR_DOMAIN_STATS_INTERFACE, flags
-            )
-            for number in range(stats.get("net.count", 0))
-        }
+
+def _devices_in_use(connection: Connection) -> set[str]:
+    """Devices of the NICs of machines that are on. One call."""
+    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+    flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    return {
+        str(stats.get(f"net.{number}.name"))
+        for _, stats in connection.remote.getAllDomainStats(
+            libvirt.VIR_DOMAIN_STATS_INTERFACE, flags
+        )
+        for number in range(stats.get("net.count", 0))
+    }
 
 
 def _same(volume: Remote, pool: Remote, name: str) -> bool | None:

@@ -10,7 +10,7 @@
                                           ``.root-<hex>`` after a rebuild(), ``.rescue-<hex>``
                                           of a rescue
 ``<uuid>.console.log``                    its console log, in the console pool
-``hv-image-<key>``                        a complete cached image (see ``images.py``)
+``hv-image-<key>``                        a complete cached image (see ``image_store.py``)
 ``hv-volume-<id>.<format>``               a volume made by create_volume()
 ``hv-away-<hash of id>.<pool>``           a note in the disk pool: that pool has this volume
 ``hv-deleting-<hash of id>.<word>``        a volume of this pool is being deleted, see

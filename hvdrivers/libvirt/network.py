@@ -12,10 +12,11 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.network import Network, VifQosControl
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed
-from hvdrivers.libvirt.base import Moved, affecting
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import (
     attached_vif,
     has_free_port,
@@ -24,14 +25,14 @@ from hvdrivers.libvirt.devices import (
     vif_element,
     vifs_of,
 )
+from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import with_model
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
-from hvdrivers.libvirt.network_checks import Wiring, missing_network
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.network_checks import Networks, missing_network
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.start import taken
-from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import (
@@ -51,44 +52,45 @@ _REFUSALS = (
 """What libvirt and the driver answer if the VIF has been plugged meanwhile."""
 
 
-class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
+class LibvirtNetwork(Topic, Network, VifQosControl):
     """Core network, and limits."""
 
+    @provides(*declared(Networks))
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network,
         3 if it is there already; for a stopped one 8, 7, 9 and 4."""
-        return self._change(
+        return self.domains.change(
             "plug_vif", uuid, Deadline(timeout), lambda *at: self._plugged(uuid, vif, *at)
         )
 
     def _plugged(self, uuid: UUID, vif: Vif, domain: Remote, state: InstanceState) -> AttachedVif:
         stopped = state is InstanceState.STOPPED
-        xml = self._xml(domain, inactive=stopped)
+        xml = xml_of(domain, inactive=stopped)
         vif = with_model(vif, hardware_in(xml))
         present = vifs_of(xml).get(vif.id)
         if present is not None:
             return attached_vif(vif.id, *present)
         refuse_one_more(xml)
-        self._require_networks([vif])
+        self.networks.require([vif])
         if stopped:
             self._refuse_taken_port(uuid, vif)
         elif not has_free_port(xml):
             raise no_free_port()
         flags = affecting(domain, state)
-        self._late.forget(uuid, alias(f"vif-{vif.type}", vif.id))
+        self.plugging.late.forget(uuid, alias(f"vif-{vif.type}", vif.id))
         try:
             self._plug(domain, vif_element(vif), flags)
         except _REFUSALS:
             # another client may have plugged this VIF; or the definition alone has it
-            present = vifs_of(self._xml(domain, inactive=stopped)).get(vif.id)
+            present = vifs_of(xml_of(domain, inactive=stopped)).get(vif.id)
             if present is not None:
                 return attached_vif(vif.id, *present)
-            stored = None if stopped else vifs_of(self._xml(domain, inactive=True)).get(vif.id)
+            stored = None if stopped else vifs_of(xml_of(domain, inactive=True)).get(vif.id)
             if stored is None:
                 raise
             self._plug(domain, vif_element(vif), libvirt.VIR_DOMAIN_AFFECT_LIVE)
         with changed():
-            present = vifs_of(self._xml(domain)).get(vif.id)
+            present = vifs_of(xml_of(domain)).get(vif.id)
         if present is None:
             raise Moved  # started meanwhile, without it; or another client has unplugged it
         return attached_vif(vif.id, *present)
@@ -127,27 +129,29 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
         deadline = Deadline(timeout)
 
         def act(domain: Remote, state: InstanceState) -> None:
-            stored = vifs_of(self._xml(domain, inactive=True)).get(vif_id)
+            stored = vifs_of(xml_of(domain, inactive=True)).get(vif_id)
             live = None
             if state is InstanceState.RUNNING:
-                live = vifs_of(self._xml(domain)).get(vif_id)
+                live = vifs_of(xml_of(domain)).get(vif_id)
             there = live or stored
             if there is not None:
                 name = alias(f"vif-{there[0]}", vif_id)
-                self._take_out(domain, name, live and live[1], stored and stored[1], deadline)
+                self.plugging.take_out(
+                    domain, name, live and live[1], stored and stored[1], deadline
+                )
 
-        self._change("unplug_vif", uuid, deadline, act)
+        self.domains.change("unplug_vif", uuid, deadline, act)
 
     def set_vif_qos(
         self, uuid: UUID, vif_id: str, qos: VifQos | None, *, timeout: float | None = None
     ) -> None:
         """Budget: 4 calls, 5 for a machine that is on, 6 for a stopped one."""
-        self._change(
+        self.domains.change(
             "set_vif_qos", uuid, Deadline(timeout), lambda *at: self._limit(vif_id, qos, *at)
         )
 
     def _limit(self, vif_id: str, qos: VifQos | None, domain: Remote, state: InstanceState) -> None:
-        found = vifs_of(self._xml(domain, inactive=state is InstanceState.STOPPED)).get(vif_id)
+        found = vifs_of(xml_of(domain, inactive=state is InstanceState.STOPPED)).get(vif_id)
         if found is None:
             raise errors.NetworkNotFound(f"the instance has no VIF {vif_id}")
         nic = attached_vif(vif_id, *found)
@@ -170,7 +174,7 @@ class LibvirtNetwork(Wiring, Plugging, Network, VifQosControl):
         with changed() if live else nullcontext():
             domain.setInterfaceParameters(nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         if not live:
-            self._require_off(domain)
+            require_off(domain)
 
 
 def _limits(direction: str, limits: Bandwidth | None) -> dict[str, int]:

@@ -6,14 +6,17 @@ from collections.abc import Iterable
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
-from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.vif import BridgeVif, NetworkVif, OvsVif, Vif
 
 
-class Wiring(Topic):
+class Networks:
     """Look before plugging."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     @provides(
         Capability.VIF_BRIDGE,
@@ -22,7 +25,7 @@ class Wiring(Topic):
         Capability.VIF_TAP,
         Capability.VIF_USER,
     )
-    def _require_networks(self, vifs: Iterable[Vif]) -> None:
+    def require(self, vifs: Iterable[Vif]) -> None:
         """Refuse what is not there: by the time that libvirt's own attempt fails, its error has no
         code that would tell. One call for each bridge, two for each network."""
         seen = set()
@@ -33,7 +36,7 @@ class Wiring(Topic):
             seen.add(place)
             kind, name = place
             missing = (_missing_network if kind == "network" else _missing_bridge)(
-                self.connection.remote, name
+                self._connection.remote, name
             )
             if missing is not None:
                 raise missing

@@ -15,7 +15,8 @@ from secrets import token_hex
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.pools import LOOK, find
-from hvdrivers.libvirt.session import Remote, last_calls
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import last_calls
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
 
 SECTOR, LARGEST_SECTOR = 512, 4096

@@ -9,63 +9,58 @@ from pathlib import PurePosixPath
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import Undo
-from hvdrivers.libvirt.pools import delete, refresh, volume_xml
+from hvdrivers.libvirt.pools import Pools, refresh, volume_xml
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.uploads import PartialUploads
 
 
-class Overlays(PartialUploads):
+class Overlays:
     """Make disks over images."""
 
-    def _make_overlay(self, name: str, capacity: int, base: Base, undo: Undo) -> None:
+    def __init__(self, pools: Pools) -> None:
+        self._pools = pools
+
+    def make(self, name: str, capacity: int, base: Base, undo: Undo) -> None:
         """An empty disk over the image. Two calls."""
-        undo.callback(self._delete_disk, name)
-        pool = self.pools.disks()
+        undo.callback(self._pools.delete_disk, name)
+        pool = self._pools.disks()
         xml = volume_xml(name, capacity, "qcow2", backing=(base.path, base.format))
-        with self._over(base), needing_room(pool):
+        with self.over(base), needing_room(pool):
             pool.createXML(xml, 0)
-        self._require_still_cached(base)
+        self.require_still_cached(base)
 
     @contextmanager
-    def _over(self, base: Base) -> Iterator[None]:
+    def over(self, base: Base) -> Iterator[None]:
         """Stands around the making of a disk over an image: tells that the image has gone."""
         try:
             yield
         except (errors.VolumeNotFound, errors.HypervisorFault) as error:
-            if self._hollow(base):
+            if self.hollow(base):
                 raise evicted(error) from error
             raise
 
-    def _require_still_cached(self, base: Base) -> None:
+    def require_still_cached(self, base: Base) -> None:
         """Called when a disk was based on an image. Eviction removes the record, looks for disks
         and then removes the content: if the record is still there, it will see this disk."""
         if base.record is None:
             return
         try:
-            self.pools.disks().storageVolLookupByName(base.record)
+            self._pools.disks().storageVolLookupByName(base.record)
         except errors.VolumeNotFound as error:
             raise evicted(error) from error
 
-    def _hollow(self, base: Base) -> bool:
+    def hollow(self, base: Base) -> bool:
         """Whether someone has deleted an image's content past the driver; then its record goes too,
         so that the image is not in the cache. Two calls, four if it is so."""
         if base.record is None:
             return False
-        pool = self.pools.disks()
+        pool = self._pools.disks()
         refresh(pool)
         try:
             pool.storageVolLookupByName(PurePosixPath(base.path).name)
         except errors.VolumeNotFound:
-            self._delete_disk(base.record)
+            self._pools.delete_disk(base.record)
             return True
         return False
-
-    def _delete_disk(self, name: str) -> None:
-        # the pool is looked up now: this is how things are undone after a connection was lost
-        try:
-            delete(self.pools.disks().storageVolLookupByName(name))
-        except errors.VolumeNotFound:
-            return
 
 
 @dataclass(frozen=True)

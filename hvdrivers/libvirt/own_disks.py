@@ -17,15 +17,16 @@ from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.own_disks import disc_of
 from hvdrivers.driverkit.undo import Undo, changed
+from hvdrivers.libvirt.deletions import Deletions
 from hvdrivers.libvirt.disk_plan import Planned, named, planned, seed_drive
 from hvdrivers.libvirt.domain import OwnDisk, next_target
-from hvdrivers.libvirt.host_volumes import LibvirtHostVolumes
-from hvdrivers.libvirt.images import ImageStore
+from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.naming import SEED, disk_name
-from hvdrivers.libvirt.overlays import Base
-from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.overlays import Base, Overlays
+from hvdrivers.libvirt.pools import Pools, volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.stored_volumes import StoredVolumes
 from hvdrivers.libvirt.xml import el, parse
 from hvdrivers.models.disk import DiskRole
 from hvdrivers.models.instance import InstanceSpec
@@ -42,14 +43,28 @@ class Taken:
     volume: Remote
 
 
-class OwnDisks(LibvirtHostVolumes, ImageStore):
+class OwnDisks:
     """What spawn() does about disks."""
 
+    def __init__(
+        self,
+        pools: Pools,
+        overlays: Overlays,
+        images: ImageStore,
+        stored: StoredVolumes,
+        deletions: Deletions,
+    ) -> None:
+        self._pools = pools
+        self._overlays = overlays
+        self._images = images
+        self._stored = stored
+        self._deletions = deletions
+
     @provides(Capability.EPHEMERAL_DISK, Capability.SWAP_DISK)
-    def _make_disks(
+    def make(
         self, spec: InstanceSpec, base: Base | None, capacity: int, disc: bytes | None, undo: Undo
     ) -> tuple[list[OwnDisk], list[Taken]]:
-        """Make the disks; those of kept volumes are copies until ``_take_over()``.
+        """Make the disks; those of kept volumes are copies until ``take_over()``.
 
         Args:
             disc: the content of the seed disc.
@@ -60,16 +75,16 @@ class OwnDisks(LibvirtHostVolumes, ImageStore):
                 taken.append(self._copy_kept(spec.uuid, each, undo))
             elif base is not None and each.role == DiskRole.ROOT:
                 backing = base.path, base.format
-                with self._over(base):
+                with self._overlays.over(base):
                     self._create(spec.uuid, each.role, capacity, undo, backing=backing)
             else:
                 self._create(spec.uuid, each.role, each.size, undo)
-            path = self.pools.disk_path(disk_name(spec.uuid, each.role))
+            path = self._pools.disk_path(disk_name(spec.uuid, each.role))
             disks.append(OwnDisk(each.role, path, "qcow2", each.target, each.bus))
         if disc is not None:
             volume = self._create(spec.uuid, SEED, len(disc), undo, format_="raw")
-            self.upload_bytes(volume, disc)
-            path = self.pools.disk_path(disk_name(spec.uuid, SEED))
+            self._images.upload_bytes(volume, disc)
+            path = self._pools.disk_path(disk_name(spec.uuid, SEED))
             own = el("domain", el("devices", *(named(disk.target) for disk in disks)))
             drive = seed_drive(spec.seed, spec.hardware)
             target = next_target(drive.prefix, own)
@@ -90,11 +105,11 @@ class OwnDisks(LibvirtHostVolumes, ImageStore):
         content: Remote | None = None,
     ) -> Remote:
         current_deadline().check("disks were made")
-        undo.callback(self._delete_disk, disk_name(uuid, role))
+        undo.callback(self._pools.delete_disk, disk_name(uuid, role))
         xml = volume_xml(disk_name(uuid, role), capacity, format_, backing=backing)
         allocation = int(content.info()[2]) if content is not None else 0
         try:
-            pool = self.pools.disks()
+            pool = self._pools.disks()
             with needing_room(pool, *((allocation,) if allocation else ())):
                 made: Remote = (
                     pool.createXML(xml, 0)
@@ -112,7 +127,7 @@ class OwnDisks(LibvirtHostVolumes, ImageStore):
             ) from error
         except errors.HypervisorFault as error:
             # libvirt has no code for "the base is missing", nor for "too large for qcow2"
-            room = int(self.pools.disks().info()[1])
+            room = int(self._pools.disks().info()[1])
             if capacity > room:
                 raise errors.InsufficientResources(
                     f"the disk of {capacity / _GIB:.0f} GiB is larger than its storage pool, which"
@@ -126,7 +141,7 @@ class OwnDisks(LibvirtHostVolumes, ImageStore):
         return made
 
     @provides(Capability.CONFIG_DRIVE, Capability.USER_DATA, Capability.SEED_DISC)
-    def _seed_of(self, spec: InstanceSpec) -> bytes | None:
+    def seed_of(self, spec: InstanceSpec) -> bytes | None:
         """The content of the seed disc. No call.
 
         Raises:
@@ -142,7 +157,7 @@ class OwnDisks(LibvirtHostVolumes, ImageStore):
 
     # ---- kept disks ------------------------------------------------------------------------------
 
-    def _refuse_kept(self, spec: InstanceSpec) -> None:
+    def refuse_kept(self, spec: InstanceSpec) -> None:
         """Raise what a kept disk of the spec is refused for. No call without one."""
         for each in planned(spec):
             if each.kept is not None:
@@ -151,7 +166,7 @@ class OwnDisks(LibvirtHostVolumes, ImageStore):
     def _kept_volume(self, volume_id: str, most: int) -> tuple[Remote, Remote]:
         """Pool and volume of what becomes a disk of at most so many bytes (0: of any size). Calls
         as for delete_volume()."""
-        found = self._volumes(volume_id)
+        found = self._stored.find(volume_id)
         if not found:
             raise errors.VolumeNotFound(f"the host has no volume {volume_id!r}")
         pool, volume, _, format_ = found[0]
@@ -167,7 +182,7 @@ class OwnDisks(LibvirtHostVolumes, ImageStore):
                 f"the volume {volume_id!r} has {size} bytes, and the disk of the spec {most}",
                 hint="choose a flavor with a larger disk",
             )
-        self._refuse_used(volume)
+        self._stored.refuse_used(volume)
         return pool, volume
 
     def _copy_kept(self, uuid: UUID, disk: Planned, undo: Undo) -> Taken:
@@ -179,18 +194,21 @@ class OwnDisks(LibvirtHostVolumes, ImageStore):
             made.resize(disk.size, 0)
         return Taken(disk.kept, pool, volume)
 
-    def _take_over(self, taken: Sequence[Taken], undo: Undo) -> None:
+    def take_over(self, taken: Sequence[Taken], undo: Undo) -> None:
         """Delete the volumes that are the machine's own disks now. From the first one on nothing is
         undone: the machine's disk is the only one with that content."""
         with ExitStack() as deletions:
             marks = [
-                (each.pool, deletions.enter_context(self._deleting(each.pool, each.volume_id)))
+                (
+                    each.pool,
+                    deletions.enter_context(self._deletions.deleting(each.pool, each.volume_id)),
+                )
                 for each in taken
             ]
             if taken:
-                self._refuse_used(taken[0].volume)
+                self._stored.refuse_used(taken[0].volume)
             for pool, mark in marks:
-                self._require_mark(pool, mark)
+                self._deletions.require_mark(pool, mark)
             self._delete_taken(taken, undo)
 
     @staticmethod

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.session import Connection, Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import attribute, el, parse, text
 
 _T = TypeVar("_T")
@@ -109,6 +110,14 @@ class Pools:
             with suppress(UnicodeDecodeError):
                 found[volume.name()] = volume
         return found
+
+    def delete_disk(self, name: str) -> None:
+        """Delete a volume of the disk pool; one that is not there is as good. Two calls."""
+        # the pool is looked up now: this is how things are undone after a connection was lost
+        try:
+            delete(self.disks().storageVolLookupByName(name))
+        except errors.VolumeNotFound:
+            return
 
     def _pool(self, name: str, folder: str) -> Remote:
         def find(remote: Remote) -> Remote:

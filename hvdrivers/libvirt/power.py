@@ -12,32 +12,38 @@ from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, StartP
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
-from hvdrivers.libvirt.base import LookAgain, Moved
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
+from hvdrivers.libvirt.domains import LookAgain, Moved
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
 from hvdrivers.libvirt.metadata import STATE_NAMESPACE, keep
-from hvdrivers.libvirt.rescue import LeavingRescue
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import explained_save
-from hvdrivers.libvirt.session import Remote
-from hvdrivers.libvirt.start import cut, forget_crash, restore, start
-from hvdrivers.libvirt.turns import Turn, Turns
-from hvdrivers.libvirt.unplug import Plugging
+from hvdrivers.libvirt.start import (
+    cut,
+    forget_crash,
+    forget_old_memory,
+    has_old_memory,
+    restore,
+    start,
+)
+from hvdrivers.libvirt.turns import Turn
 from hvdrivers.models.state import InstanceState
 
 _ASK_AGAIN = 5.0
 """Seconds after which the power button is pressed again: a booting guest misses the first time."""
 
 
-class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Suspend, CrashDump):
+class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
     """Core power, pause, start paused, suspend and NMI."""
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 2 calls if it runs, 4 if it is stopped, 5 if it has crashed, 7 if it is
+        """Budget: 3 calls if it runs, 4 if it is stopped, 6 if it has crashed, 7 if it is
         suspended; 5 more if it went off while it was rescued."""
         self._power_on("power_on", uuid, Deadline(timeout), InstanceState.RUNNING)
 
     def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 2 calls if it is paused, 4 if it is stopped or suspended, 5 if it has crashed; 5
+        """Budget: 3 calls if it is paused, 4 if it is stopped or suspended, 6 if it has crashed; 5
         more if it went off while it was rescued."""
         self._power_on("start_paused", uuid, Deadline(timeout), InstanceState.PAUSED)
 
@@ -51,17 +57,18 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
         def act(domain: Remote, state: InstanceState) -> None:
             nonlocal repeated
             if state is wanted:
+                forget_old_memory(domain)
                 return
             if state is InstanceState.CRASHED:
                 cut(domain)
-            self._leave_rescue(uuid, domain)
+            self.rescues.leave(uuid, domain)
             try:
                 if state is InstanceState.SUSPENDED and wanted is InstanceState.RUNNING:
                     began = restore(domain)
                 else:
                     began = start(domain, paused=wanted is InstanceState.PAUSED)
             except errors.HypervisorFault as error:
-                waited = self._await_turn(uuid, deadline)
+                waited = self.turns.wait(uuid, deadline)
                 # None: there is no turn now, and there may have been one. That is believed once.
                 if waited is True or (waited is None and not repeated and domain.snapshotNum(0)):
                     repeated = True
@@ -70,10 +77,10 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             if not began:
                 raise LookAgain  # another client has started it, maybe otherwise
 
-        self._change(operation, uuid, deadline, act)
+        self.domains.change(operation, uuid, deadline, act)
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
-        """Budget: 4 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is
+        """Budget: 5 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is
         off; 7 if it was suspended, 8 if it has crashed. Up to 3 more for a device that the guest
         did not let go of when it was asked."""
         deadline = Deadline(timeout)
@@ -89,7 +96,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                 with changed():
                     self._tell_stopped(domain)
                     # another client may have resumed it meanwhile; or QEMU died in a resume
-                    if self._state(domain) is not InstanceState.STOPPED:
+                    if self.domains.state(domain) is not InstanceState.STOPPED:
                         raise Moved
                 return
             if state is InstanceState.CRASHED and not domain.isActive():
@@ -99,20 +106,24 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                 return
             if not domain.isPersistent():
                 complete(domain)  # or it would vanish, and leave its disks
-            self._settle_before_the_end(uuid, domain)
+            self.plugging.settle_before_the_end(uuid, domain)
             left = min(grace.left, deadline.left)
-            if left and state is InstanceState.RUNNING and self._shut_down(uuid, domain, left):
-                return
-            domain.destroyFlags(0)
+            if not (left and state is InstanceState.RUNNING) or not self._shut_down(
+                uuid, domain, left
+            ):
+                domain.destroyFlags(0)
+            with changed():
+                if has_old_memory(domain):
+                    raise Moved
 
-        self._change("power_off", uuid, deadline, act)
+        self.domains.change("power_off", uuid, deadline, act)
 
     @staticmethod
     def _tell_stopped(domain: Remote) -> None:
         """Libvirt has no event for the end of saved memory, nor for a start that fails. Removing a
         metadata element that is not there has one, and tells the streams of every connection (see
-        ``events.py``). Where it is there, rebuild() has been interrupted (see ``rebuild.py``): the
-        machine shall be off now."""
+        ``event_hub.py``). Where it is there, rebuild() has been interrupted (see ``rebuild.py``):
+        the machine shall be off now."""
         keep(domain, STATE_NAMESPACE, None, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     def _shut_down(self, uuid: UUID, domain: Remote, seconds: float) -> bool:
@@ -142,7 +153,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
     def reboot(
         self, uuid: UUID, kind: RebootKind = RebootKind.HARD, *, timeout: float | None = None
     ) -> None:
-        """Budget: 4 calls for HARD (5 from PAUSED, 6 if the guest had put itself to sleep, 6 or 7
+        """Budget: 4 calls for HARD (5 from PAUSED, 7 if the guest had put itself to sleep, 6 to 8
         from CRASHED), 4 for SOFT and one for each press of the button after the first."""
         deadline = Deadline(timeout)
 
@@ -156,10 +167,10 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
                     raise LookAgain  # another client has switched it off, or suspended it
                 with changed():
                     if state is not InstanceState.RESCUED:
-                        self._leave_rescue(uuid, domain)
+                        self.rescues.leave(uuid, domain)
                     start(domain)
 
-        self._change("reboot", uuid, deadline, act, variant=kind)
+        self.domains.change("reboot", uuid, deadline, act, variant=kind)
 
     @staticmethod
     def _reset(domain: Remote, state: InstanceState) -> bool:
@@ -198,7 +209,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             if state is InstanceState.RUNNING:
                 domain.suspend()
 
-        self._change("pause", uuid, Deadline(timeout), act)
+        self.domains.change("pause", uuid, Deadline(timeout), act)
 
     def unpause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls, 4 if the guest had put itself to sleep."""
@@ -208,7 +219,7 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             if state is InstanceState.PAUSED:
                 self._let_run(uuid, domain, deadline)
 
-        self._change("unpause", uuid, deadline, act)
+        self.domains.change("unpause", uuid, deadline, act)
 
     def _let_run(self, uuid: UUID, domain: Remote, deadline: Deadline) -> None:
         """Let a machine that stands still go on, also one whose guest sleeps (ACPI S3)."""
@@ -249,17 +260,21 @@ class LibvirtPower(LeavingRescue, Plugging, Turns, Power, Pause, StartPaused, Su
             except errors.HypervisorFault as error:
                 raise explained_save(domain, error) from error
 
-        self._in_turn("suspend", uuid, Deadline(timeout), act)
+        self.turns.change("suspend", uuid, Deadline(timeout), act)
 
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 7 calls."""
+        """Budget: 7 calls, 3 if it runs."""
 
         def act(domain: Remote, state: InstanceState) -> None:
-            if state is InstanceState.SUSPENDED and not restore(domain):
+            if state is not InstanceState.SUSPENDED:
+                forget_old_memory(domain)
+            elif not restore(domain):
                 raise LookAgain
 
-        self._change("resume", uuid, Deadline(timeout), act)
+        self.domains.change("resume", uuid, Deadline(timeout), act)
 
     def inject_nmi(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls."""
-        self._change("inject_nmi", uuid, Deadline(timeout), lambda domain, _: domain.injectNMI(0))
+        self.domains.change(
+            "inject_nmi", uuid, Deadline(timeout), lambda domain, _: domain.injectNMI(0)
+        )

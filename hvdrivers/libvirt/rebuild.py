@@ -29,9 +29,10 @@ from hvdrivers.contract.lifecycle import Rebuild
 from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.libvirt.base import LookAgain
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
+from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.metadata import (
     STATE_NAMESPACE,
     RootDisk,
@@ -46,9 +47,8 @@ from hvdrivers.libvirt.metadata import (
 )
 from hvdrivers.libvirt.naming import ROOT, disk_name, is_root
 from hvdrivers.libvirt.overlays import Base
-from hvdrivers.libvirt.rescue import LeavingRescue
-from hvdrivers.libvirt.session import Remote
-from hvdrivers.libvirt.snapshot_data import Machine, SnapshotData
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.start import cut, forget_crash, start
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.xml import Element, parse, text
@@ -60,7 +60,7 @@ _FLAGS = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 _CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
 
 
-class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
+class LibvirtRebuild(Topic, Rebuild):
     """Rebuild."""
 
     def rebuild(
@@ -71,33 +71,33 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget from a cached image: 25 calls, 26 for a machine that is off; 3 more where a
-        rebuild() has made the disk before it. It waits for what another client does with the
-        snapshots, as those are in the disk that goes."""
+        """Budget from a cached image: 26 calls; 3 more where a rebuild() has made the disk before
+        it. It waits for what another client does with the snapshots, as those are in the disk that
+        goes."""
         deadline = Deadline(timeout)
-        domain, _ = self._checked("rebuild", uuid, deadline)
-        if own_disk(self._xml(domain, inactive=True), ROOT) is None:
+        domain, _ = self.domains.checked("rebuild", uuid, deadline)
+        if own_disk(xml_of(domain, inactive=True), ROOT) is None:
             raise errors.InvalidRequest("the instance boots from a volume: there is no root disk")
-        base = self._base(image, deadline, progress)
+        base = self.images.base(image, deadline, progress)
         deadline.check("the image was brought to the host")
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
             xml = parse(domain.XMLDesc(_FLAGS))
             self._rebuilt(Machine(uuid, domain, state, xml, deadline, turn), base)
 
-        self._in_turn("rebuild", uuid, deadline, act)
+        self.turns.change("rebuild", uuid, deadline, act)
 
     def _rebuilt(self, machine: Machine, base: Base) -> None:
         uuid, domain, state, xml = machine.uuid, machine.domain, machine.state, machine.xml
         record = record_in(xml)
         _root_of(xml)
-        self._require_none(machine, "the disk has snapshots")
+        self.snapshot_data.require_none(machine, "the disk has snapshots")
         runs = state is InstanceState.RUNNING or (state is InstanceState.STOPPED and is_to_run(xml))
         capacity = root_disk_bytes(base.virtual_size, record.flavor.disk_gib)
         role = f"{ROOT}-{secrets.token_hex(4)}"
         name = disk_name(uuid, role)
         with undoing() as undo:
-            self._make_overlay(name, capacity, base, undo)
+            self.overlays.make(name, capacity, base, undo)
             undo.callback(self._forget_root, uuid, role)
             made = undo.steps
             undo.callback(self._run_again, uuid)
@@ -124,7 +124,7 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
                 raise
         with changed():
             self._delete_others(uuid, _name_of(_root_of(now)), {name, *replaces}, now)
-            if state is InstanceState.CRASHED and self._state(domain) is state:
+            if state is InstanceState.CRASHED and self.domains.state(domain) is state:
                 forget_crash(domain)
 
     def _replaced_by(self, uuid: UUID, xml: Element) -> tuple[str, ...]:
@@ -142,9 +142,9 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
     def _is_off_with(self, name: str, domain: Remote, state: InstanceState, base: Base) -> bool:
         """Whether a machine that was off has the new disk as it should be; False if another client
         has started it meanwhile with the old one. One call."""
-        if state is InstanceState.CRASHED and self._state(domain) is state:
+        if state is InstanceState.CRASHED and self.domains.state(domain) is state:
             cut(domain)
-        xml = self._xml(domain)
+        xml = xml_of(domain)
         root = _root_of(xml)
         if xml.get("id") is not None:
             return _name_of(root) == name
@@ -160,9 +160,9 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
         off meanwhile stays off."""
         keep(domain, STATE_NAMESPACE, to_run_text(), _CONFIG)
         if is_off or cut(domain):
-            self._leave_rescue(UUID(domain.UUIDString()), domain)
+            self.rescues.leave(UUID(domain.UUIDString()), domain)
             start(domain)
-        elif self._state(domain) is InstanceState.SUSPENDED:
+        elif self.domains.state(domain) is InstanceState.SUSPENDED:
             # its memory knows the old disk
             keep(domain, STATE_NAMESPACE, None, _CONFIG)
             raise LookAgain
@@ -172,15 +172,15 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
         """Undo the end of a machine that ran: the mark says that it did."""
         # the machine is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.InstanceNotFound):
-            domain = self._domain(uuid)
-            if kept(self._xml(domain, inactive=True), STATE_NAMESPACE) is not None:
+            domain = self.domains.find(uuid)
+            if kept(xml_of(domain, inactive=True), STATE_NAMESPACE) is not None:
                 start(domain)
                 keep(domain, STATE_NAMESPACE, None, _CONFIG)
 
     def _put_back(self, uuid: UUID, old: Element, name: str) -> None:
         """Undo the change of the disk, if the old one is still there."""
         with suppress(errors.InstanceNotFound):
-            domain = self._domain(uuid)
+            domain = self.domains.find(uuid)
             new = _root_of(parse(domain.XMLDesc(_FLAGS)))
             if _name_of(new) != name:
                 return
@@ -193,7 +193,7 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
 
     def _forget_root(self, uuid: UUID, role: str) -> None:
         with suppress(errors.InstanceNotFound, errors.InvalidState):
-            keep(self._domain(uuid), disk_namespace(role), None, _CONFIG)
+            keep(self.domains.find(uuid), disk_namespace(role), None, _CONFIG)
 
     def _delete_others(self, uuid: UUID, current: str, names: set[str], xml: Element) -> None:
         """Delete these root disks but the one that the machine has. Two calls for each, and one for
@@ -201,7 +201,7 @@ class LibvirtRebuild(LeavingRescue, SnapshotData, Rebuild):
         remembered = roots_in(xml)
         replaced = {disk_name(uuid, role) for role, disk in remembered.items() if disk.placed}
         for name in sorted((names | replaced) - {current}):
-            self._delete_disk(name)
+            self.pools.delete_disk(name)
             role = name.removeprefix(f"{uuid}.")
             if role in remembered:
                 self._forget_root(uuid, role)

@@ -1,147 +1,28 @@
-"""Other connections for what a machine has: volumes and NICs of a stopped one, or one that moves.
-
-A device keeps its id, its place and what the guest sees of it. Only what is behind it is another.
-"""
+"""Other connections for what a stopped machine has: its volumes and NICs (see ``rewiring.py``)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
 from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import Reconnect
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.libvirt.connection import HostFacts
-from hvdrivers.libvirt.deletions import Deletions
-from hvdrivers.libvirt.devices import (
-    attached_vif,
-    attached_volume,
-    target_prefix,
-    vif_element,
-    vifs_of,
-    volumes_of,
-)
-from hvdrivers.libvirt.domain import next_target
-from hvdrivers.libvirt.held_volumes import settle
-from hvdrivers.libvirt.network_checks import Wiring
+from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.devices import volumes_of
+from hvdrivers.libvirt.domains import require_off, xml_of
 from hvdrivers.libvirt.redefining import redefine
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.rewiring import Rewiring
 from hvdrivers.libvirt.secrets import has_secrets
-from hvdrivers.libvirt.session import Remote
-from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import LocalVolume, VolumeAttachment
 
 
-@dataclass(frozen=True)
-class Rewiring:
-    """What takes the place of what."""
-
-    devices: Mapping[str, Element]
-    """New elements by the aliases of those that they replace."""
-
-    def on(self, xml: Element) -> Element:
-        """A machine's XML with them, changed in place."""
-        devices = xml.find("devices")
-        if devices is None:
-            return xml
-        for index, device in enumerate(devices):
-            new = self.devices.get(attribute(device, "alias", "name") or "")
-            if new is None:
-                continue
-            new = deepcopy(new)
-            settle(xml, device)
-            serial, shown = new.find("serial"), device.findtext("serial")
-            if serial is not None and shown:
-                serial.text = shown  # after a swap_volume() a running guest sees another number
-            address = device.find("address")
-            same_bus = attribute(new, "target", "bus") == attribute(device, "target", "bus")
-            if address is not None and same_bus:
-                new.append(deepcopy(address))
-            devices[index] = new
-        return xml
-
-
-class Connections(VolumeSources, Wiring, HostFacts):
-    """Find what new connections lead to, on this host."""
-
-    def _rewiring(
-        self,
-        uuid: UUID,
-        xml: Element,
-        volumes: tuple[VolumeAttachment, ...],
-        vifs: tuple[Vif, ...],
-    ) -> Rewiring:
-        """Calls as for attaching each of them.
-
-        Args:
-            xml: the machine's definition.
-
-        Raises:
-            VolumeNotFound, NetworkNotFound: the machine has no such device, or the host cannot
-                find what it is to be connected to.
-        """
-        found: dict[str, Element] = {}
-        mine, nics = volumes_of(xml), vifs_of(xml)
-        for attachment in volumes:
-            old = mine.get(attachment.volume_id)
-            if old is None:
-                raise errors.VolumeNotFound(f"the instance has no volume {attachment.volume_id!r}")
-            found[attribute(old, "alias", "name") or ""] = self._reconnected(
-                uuid, xml, attachment, old
-            )
-        for vif in vifs:
-            if vif.id not in nics:
-                raise errors.NetworkNotFound(f"the instance has no NIC {vif.id!r}")
-        self._require_networks(vifs)
-        for vif in vifs:
-            _, interface = nics[vif.id]
-            found[attribute(interface, "alias", "name") or ""] = vif_element(
-                _rewired(vif, interface)
-            )
-        return Rewiring(found)
-
-    def _reconnected(
-        self, uuid: UUID, xml: Element, attachment: VolumeAttachment, old: Element
-    ) -> Element:
-        shown = attached_volume(attachment.volume_id, old)
-        kept: dict[str, object] = {}
-        if attachment.bus is None and shown.bus is not None:
-            kept["bus"] = shown.bus
-        if attachment.boot_index is None:
-            kept["boot_index"] = shown.boot_index
-        attachment = attachment.model_copy(update=kept)
-        prefix, target = target_prefix(attachment), shown.device or ""
-        if not target.startswith(prefix):
-            target = next_target(prefix, xml)
-        disk = self._volume_element(uuid, attachment, target)
-        # as it is called now: after a swap_volume() by the name of another volume
-        next(disk.iter("alias")).set("name", attribute(old, "alias", "name") or "")
-        return disk
-
-
-def _rewired(vif: Vif, interface: Element) -> Vif:
-    """A VIF that the guest finds as the one before, where it does not say otherwise."""
-    shown = attached_vif(vif.id, vif.type, interface)
-    queues = attribute(interface, "driver", "queues")
-    mtu = attribute(interface, "mtu", "size")
-    kept: dict[str, object] = {}
-    if not vif.address:
-        kept["address"] = shown.address
-    if vif.model is None:
-        kept["model"] = shown.model
-    if vif.queues is None and queues and vif.type != "user":
-        kept["queues"] = int(queues)
-    if vif.mtu is None and mtu and vif.type != "user":
-        kept["mtu"] = int(mtu)
-    return vif.model_copy(update=kept)
-
-
-class LibvirtReconnect(Deletions, Connections, Reconnect):
+class LibvirtReconnect(Topic, Reconnect):
     """Of a stopped machine."""
 
     def reconnect(
@@ -159,8 +40,8 @@ class LibvirtReconnect(Deletions, Connections, Reconnect):
 
         def act(domain: Remote, state: InstanceState) -> None:
             del state
-            before = self._xml(domain, inactive=True)
-            rewiring = self._rewiring(uuid, before, volumes, vifs)
+            before = xml_of(domain, inactive=True)
+            rewiring = self.rewirings.find(uuid, before, volumes, vifs)
             with undoing() as undo:
                 undo.callback(self._put_back_devices, uuid, before, rewiring)
                 redefine(self.hub, uuid, domain, rewiring.on)
@@ -169,17 +50,17 @@ class LibvirtReconnect(Deletions, Connections, Reconnect):
                         # libvirt itself looks only when the machine starts
                         name = attribute(volumes_of(before)[attachment.volume_id], "target", "dev")
                         domain.blockInfo(name, 0)
-                    self._require_kept(attachment.volume, deadline)
+                    self.deletions.require_kept(attachment.volume, deadline)
             with changed():
                 for attachment in volumes:
-                    self._make_secrets(uuid, attachment)
+                    self.secrets.make(uuid, attachment)
                     old = volumes_of(before)[attachment.volume_id]
                     new = rewiring.devices[attribute(old, "alias", "name") or ""]
                     if has_secrets(old) and not has_secrets(new):
-                        self._delete_secrets(uuid, attachment.volume_id)
-            self._require_off(domain)
+                        self.secrets.delete(uuid, attachment.volume_id)
+            require_off(domain)
 
-        self._change("reconnect", uuid, deadline, act)
+        self.domains.change("reconnect", uuid, deadline, act)
 
     def _put_back_devices(self, uuid: UUID, before: Element, rewiring: Rewiring) -> None:
         # the machine is looked up now: this is how things are undone after a connection was lost
@@ -199,7 +80,7 @@ class LibvirtReconnect(Deletions, Connections, Reconnect):
             return xml
 
         try:
-            domain = self._domain(uuid)
+            domain = self.domains.find(uuid)
         except errors.InstanceNotFound:
             return
         redefine(self.hub, uuid, domain, back)

@@ -8,10 +8,10 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.base import LookAgain
 from hvdrivers.libvirt.definition import define, undefine
+from hvdrivers.libvirt.domains import LookAgain
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, parse, text
 
 _EVENT = 10.0

@@ -4,7 +4,7 @@ rescue() starts the machine by a definition that is never stored. Libvirt runs i
 stored one, which comes back by itself when the machine goes off, however it goes off. So a rescue
 changes nothing of the instance but its domain's name: a mark in it tells every list that the
 machine is rescued. Libvirt renames a machine only while it is off. So the mark, and the rescue
-disk, stay until the next start, which takes them away first (``LeavingRescue``).
+disk, stay until the next start, which takes them away first (``leaving_rescue.py``).
 
 unrescue() marks the stored definition before it switches the machine off, as rebuild() does: a
 repeated call then lets the machine run.
@@ -27,7 +27,7 @@ from hvdrivers.contract.lifecycle import Rescue
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.own_disks import disc_of
 from hvdrivers.driverkit.undo import Undo, changed, undoing
-from hvdrivers.libvirt.base import LookAgain
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import TARGET_PREFIX, source_of
 from hvdrivers.libvirt.disk_plan import seed_drive
 from hvdrivers.libvirt.domain import (
@@ -38,9 +38,9 @@ from hvdrivers.libvirt.domain import (
     own_disk,
     own_disk_element,
 )
+from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.files import base_path
 from hvdrivers.libvirt.hardware import bus_of_own
-from hvdrivers.libvirt.images import ImageStore
 from hvdrivers.libvirt.metadata import (
     STATE_NAMESPACE,
     hardware_in,
@@ -60,11 +60,10 @@ from hvdrivers.libvirt.naming import (
 )
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.start import cut, explained, forget_crash, start
-from hvdrivers.libvirt.turns import Turn, Turns
-from hvdrivers.libvirt.unplug import Plugging
+from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.image import ImageRef
@@ -79,42 +78,6 @@ _TRIES = 3
 """Other clients that may start the machine while rescue() does."""
 
 
-class LeavingRescue(ImageStore):
-    """What every start of a machine does first."""
-
-    def _leave_rescue(self, uuid: UUID, domain: Remote) -> None:
-        """Take away what a rescue has left of a machine that is off. No call where the name has no
-        mark; else 3, and 2 for each disk."""
-        if is_rescued(domain.name(), uuid):
-            self._delete_rescue(uuid, unless_on=domain)
-            self._set_name(domain, uuid, rescued=False)
-
-    def _delete_rescue(
-        self, uuid: UUID, but: Collection[str] = (), unless_on: Remote | None = None
-    ) -> None:
-        """Delete the rescue disks, and their seeds. One call, and two for each; one more with
-        ``unless_on``: if that machine is on, another client rescues it, and has these disks."""
-        prefix = f"{disk_name(uuid, RESCUE)}-"
-        volumes = self.pools.volumes(self.pools.disks())
-        if unless_on is not None and unless_on.isActive():
-            raise LookAgain
-        for name in volumes:
-            if name.startswith(prefix) and name not in but:
-                self._delete_disk(name)
-
-    def _set_name(self, domain: Remote, uuid: UUID, *, rescued: bool) -> None:
-        """Set the mark, or take it away; another client having done so is as good. One call."""
-        label = label_of(domain.name(), uuid) or ""
-        wanted = domain_name(label, uuid, rescued=rescued)
-        if domain.name() == wanted:
-            return
-        try:
-            domain.rename(wanted, 0)
-        except (errors.InvalidState, errors.InvalidRequest, errors.HypervisorFault):
-            if is_rescued(self._domain(uuid).name(), uuid) is not rescued:
-                raise
-
-
 @dataclass(frozen=True)
 class _Boots:
     """What a rescued machine is started with."""
@@ -125,7 +88,7 @@ class _Boots:
     """The content of ``seed``."""
 
 
-class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
+class LibvirtRescue(Topic, Rescue):
     """Rescue."""
 
     @provides(Capability.RESCUE_BOOT_FROM_VOLUME, Capability.SEED_DISC)
@@ -138,21 +101,23 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget from a cached image: 18 calls, 17 for a machine that runs; 3 more for a seed, and
-        2 for each disk that an interrupted rescue has left. It waits for what another client does
-        with the snapshots: qemu-img may be at the disks."""
+        """Budget from a cached image: 18 calls; 3 more for a seed, and 2 for each disk that an
+        interrupted rescue has left. It waits for what another client does with the snapshots:
+        qemu-img may be at the disks."""
         deadline = Deadline(timeout)
         disc = disc_of(seed) if seed is not None else None
-        domain, _ = self._checked("rescue", uuid, deadline)
-        xml = self._xml(domain, inactive=True)
+        domain, _ = self.domains.checked("rescue", uuid, deadline)
+        xml = xml_of(domain, inactive=True)
         if seed is not None:
             seed_drive(seed, hardware_in(xml))
         base = (
-            self._own_image(uuid, xml) if image is None else self._base(image, deadline, progress)
+            self._own_image(uuid, xml)
+            if image is None
+            else self.images.base(image, deadline, progress)
         )
         boots = _Boots(base, seed, disc)
         deadline.check("the image was brought to the host")
-        self._in_turn(
+        self.turns.change(
             "rescue",
             uuid,
             deadline,
@@ -167,7 +132,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
             raise errors.InvalidRequest(
                 "the instance was made from no image", hint="name the image to boot"
             )
-        found = self._cached(key)
+        found = self.images.cached(key)
         if found is not None:
             return found
         path, format_ = source_of(root), None
@@ -196,7 +161,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
         name, disc_name = disk_name(uuid, role), disk_name(uuid, f"{role}-{SEED}")
         others: list[str] = []
         with undoing() as undo:
-            self._make_overlay(name, boots.base.virtual_size, boots.base, undo)
+            self.overlays.make(name, boots.base.virtual_size, boots.base, undo)
             if boots.disc is not None:
                 self._make_rescue_seed(disc_name, boots.disc, undo)
             made = undo.steps
@@ -204,13 +169,13 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
                 made = (*made, undo.callback(self._run_own, uuid, others))
             undo.callback(self._end_rescue, uuid, name, guards=made)
             if state is InstanceState.RUNNING:
-                self._settle_before_the_end(uuid, domain)
+                self.plugging.settle_before_the_end(uuid, domain)
                 if not cut(domain):
                     others.append("power_off or suspend")
                     raise LookAgain
             elif state is not InstanceState.STOPPED:
                 cut(domain)
-            self._set_name(domain, uuid, rescued=True)
+            self.rescues.set_mark(domain, uuid, rescued=True)
             label = label_of(domain.name(), uuid) or ""
             _boot_from(xml, role, hardware, self.pools.disk_path(name))
             if boots.seed is not None:
@@ -220,7 +185,7 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
             if not started.isPersistent():
                 raise errors.InstanceNotFound("the instance was destroyed meanwhile", instance=uuid)
         with changed():
-            self._delete_rescue(uuid, but={name, disc_name})
+            self.rescues.delete_disks(uuid, but={name, disc_name})
 
     def _start_rescued(self, uuid: UUID, domain: Remote, xml: Element, name: str) -> Remote:
         """Start the machine by a definition that is not stored. One call. Another client that has
@@ -230,14 +195,14 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
             try:
                 started: Remote = remote.createXML(document, libvirt.VIR_DOMAIN_START_VALIDATE)
             except (errors.InvalidState, errors.HypervisorFault, errors.VolumeNotFound) as error:
-                now = self._domain(uuid)
+                now = self.domains.find(uuid)
                 if not now.isActive():
                     if not is_rescued(now.name(), uuid) or not self._has_disk(name):
                         raise LookAgain from error  # another client has ended the rescue
                     if isinstance(error, errors.VolumeNotFound):
                         raise
                     raise explained(remote, xml, error) from error
-                if _rescue_disk(self._xml(now)) is not None:
+                if _rescue_disk(xml_of(now)) is not None:
                     raise  # by another client, which was faster
                 cut(now)
             else:
@@ -254,57 +219,57 @@ class LibvirtRescue(LeavingRescue, Plugging, Turns, Rescue):
         return True
 
     def _make_rescue_seed(self, name: str, disc: bytes, undo: Undo) -> None:
-        undo.callback(self._delete_disk, name)
+        undo.callback(self.pools.delete_disk, name)
         pool = self.pools.disks()
         with needing_room(pool):
             volume = pool.createXML(volume_xml(name, len(disc), "raw"), 0)
-        self.upload_bytes(volume, disc)
+        self.images.upload_bytes(volume, disc)
 
     def _end_rescue(self, uuid: UUID, name: str) -> None:
         """Undo the start; a rescue of another client's stays."""
         with suppress(errors.InstanceNotFound):
-            domain = self._domain(uuid)
+            domain = self.domains.find(uuid)
             if domain.isActive():
-                disk = _rescue_disk(self._xml(domain))
+                disk = _rescue_disk(xml_of(domain))
                 if disk is None or PurePosixPath(source_of(disk)).name != name:
                     return
                 cut(domain)
             with suppress(errors.InvalidState):  # another client has started it
-                self._set_name(domain, uuid, rescued=False)
+                self.rescues.set_mark(domain, uuid, rescued=False)
 
     def _run_own(self, uuid: UUID, others: Collection[str]) -> None:
         """Undo the end of a machine that ran. What other clients have ended stays as it is."""
         if others:
             return
         with suppress(errors.InstanceNotFound):
-            start(self._domain(uuid))
+            start(self.domains.find(uuid))
 
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 13 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
+        """Budget: 14 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
         it is off; 2 more for a rescue's seed. It waits as rescue() does."""
 
         def act(_: Turn, domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.RESCUED:
                 keep(domain, STATE_NAMESPACE, to_run_text(), _CONFIG)
-                self._settle_before_the_end(uuid, domain)
+                self.plugging.settle_before_the_end(uuid, domain)
                 if not cut(domain):  # it has gone down by itself, and stays down
                     keep(domain, STATE_NAMESPACE, None, _CONFIG)
                     raise LookAgain
                 runs = True
             else:
-                runs = is_to_run(self._xml(domain, inactive=True))
+                runs = is_to_run(xml_of(domain, inactive=True))
             with changed():
                 if state is InstanceState.CRASHED and not cut(domain):
                     forget_crash(domain)
                 if state is not InstanceState.RUNNING:
-                    self._delete_rescue(uuid, unless_on=domain)
-                    self._set_name(domain, uuid, rescued=False)
+                    self.rescues.delete_disks(uuid, unless_on=domain)
+                    self.rescues.set_mark(domain, uuid, rescued=False)
                 if runs:
                     if state in {InstanceState.RESCUED, InstanceState.STOPPED}:
                         start(domain)
                     keep(domain, STATE_NAMESPACE, None, _CONFIG)
 
-        self._in_turn("unrescue", uuid, Deadline(timeout), act)
+        self.turns.change("unrescue", uuid, Deadline(timeout), act)
 
 
 def _name_of(xml: Element) -> Element:

@@ -13,15 +13,16 @@ from hvdrivers.contract.lifecycle import HotResizeCpu, HotResizeMemory, Resize
 from hvdrivers.driverkit.checks import require_growth
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Undo, undoing
-from hvdrivers.libvirt.base import LookAgain
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.cold_size import Size, has_nodes, reshape, set_size, size_in, size_of
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
+from hvdrivers.libvirt.domains import LookAgain, require_off, xml_of
 from hvdrivers.libvirt.metadata import Record, record_in
 from hvdrivers.libvirt.naming import ROOT
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.sizes import MEMORY_BLOCK_MIB, plugged_memory, vcpus_of
-from hvdrivers.libvirt.snapshot_data import Machine, SnapshotData
+from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.turns import Robbed, Turn
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.instance import Flavor
@@ -33,7 +34,7 @@ _BOTH = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
 _Found = tuple[UUID, Remote, InstanceState, Element, Deadline]
 
 
-class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
+class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
     """Sizes."""
 
     def resize(
@@ -51,7 +52,7 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
         deadline = Deadline(timeout)
 
         def act(domain: Remote, state: InstanceState) -> None:
-            xml = self._xml(domain, inactive=True)
+            xml = xml_of(domain, inactive=True)
             record = record_in(xml)
             _refuse_other_disks(record.flavor, flavor)
             _refuse_placed(record, flavor)
@@ -71,16 +72,16 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
                     self._set_size(domain, before, wanted, deadline)
                     return
                 reshape(self.hub, uuid, domain, flavor)
-            self._require_off(domain)
+            require_off(domain)
 
-        self._change("resize", uuid, deadline, act)
+        self.domains.change("resize", uuid, deadline, act)
 
     def _set_size(self, domain: Remote, now: Size, wanted: Size, deadline: Deadline) -> None:
         """Set the size by several calls, and look at what came of it: another client may have set
         another size meanwhile, or have started the machine."""
         while True:
             set_size(domain, now, wanted)
-            found = self._xml(domain)
+            found = xml_of(domain)
             now = size_in(found)
             if now == wanted:
                 return  # also where it has been started since, with this size
@@ -91,8 +92,8 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
     def _put_back_size(self, uuid: UUID, before: Size) -> None:
         # the machine is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.InstanceNotFound):
-            domain = self._domain(uuid)
-            set_size(domain, size_in(self._xml(domain, inactive=True)), before)
+            domain = self.domains.find(uuid)
+            set_size(domain, size_in(xml_of(domain, inactive=True)), before)
 
     def _require_memory(self, memory_mib: int) -> None:
         total = int(self.connection.remote.getInfo()[1])
@@ -117,9 +118,11 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
         if wanted == now:
             return
         uuid, domain, _, _, deadline = found
-        turn = turns.enter_context(self._turn(uuid, deadline))
+        turn = turns.enter_context(self.turns.take(uuid, deadline))
         # a revert would make it small again
-        self._require_none(Machine(*found, turn), "a disk with snapshots does not grow")
+        self.snapshot_data.require_none(
+            Machine(*found, turn), "a disk with snapshots does not grow"
+        )
         undo.callback(self._shrink_root, turn, path, wanted, now)
         turn.check()
         self._grow(domain, volume, wanted)
@@ -164,7 +167,7 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
 
         def act(domain: Remote, state: InstanceState) -> None:
             del state
-            xml = self._xml(domain)
+            xml = xml_of(domain)
             record = record_in(xml)
             flavor = record.flavor
             now = vcpus_of(xml) or flavor.vcpus
@@ -182,7 +185,7 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
                 self._refuse_moved(domain, vcpus_of, now, error)
                 raise
 
-        self._change("hot_resize_cpu", uuid, Deadline(timeout), act)
+        self.domains.change("hot_resize_cpu", uuid, Deadline(timeout), act)
 
     def hot_resize_memory(
         self, uuid: UUID, memory_mib: int, *, timeout: float | None = None
@@ -191,7 +194,7 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
 
         def act(domain: Remote, state: InstanceState) -> None:
             del state
-            xml = self._xml(domain)
+            xml = xml_of(domain)
             record = record_in(xml)
             flavor = record.flavor
             now = _memory_mib(xml)
@@ -221,7 +224,7 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
                 self._refuse_moved(domain, _memory_mib, now, error)
                 raise
 
-        self._change("hot_resize_memory", uuid, Deadline(timeout), act)
+        self.domains.change("hot_resize_memory", uuid, Deadline(timeout), act)
 
     def _refuse_moved(
         self,
@@ -232,7 +235,7 @@ class LibvirtResize(SnapshotData, Resize, HotResizeCpu, HotResizeMemory):
     ) -> None:
         """After a refusal: look again if another client has changed the size, or switched the
         machine off. One call."""
-        xml = self._xml(domain)
+        xml = xml_of(domain)
         if xml.get("id") is None or read(xml) != before:
             raise LookAgain from error
 

@@ -9,12 +9,11 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.resources import Resources
-from hvdrivers.libvirt.connection import HostFacts
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.hardware import choices
-from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.naming import label_of
 from hvdrivers.libvirt.placement import host_cells
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, attribute, parse, readable
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import (
@@ -39,14 +38,14 @@ _POWERED_ON = {
 _BASE_PAGE_KIB = 4
 
 
-class LibvirtResources(HostFacts, Listing, Resources):
+class LibvirtResources(Topic, Resources):
     """The inventory."""
 
     def get_available_resource(self, *, timeout: float | None = None) -> HostResources:
         """Budget: 12 calls, and 1 for each PCI device of the host; with NUMA cells whose numbers
         have gaps 1 more for each gap."""
         del timeout
-        machines = self._all()
+        machines = self.listing.machines()
         used_cpus = used_mib = 0
         for _, _, state, stats in machines:
             if state in _POWERED_ON:
@@ -57,17 +56,17 @@ class LibvirtResources(HostFacts, Listing, Resources):
         memory = remote.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS, 0)
         cells = self._cells()
         return HostResources(
-            host=self._host_info(),
+            host=self.facts.about(),
             cpu=CpuResources(
                 total=int(info[2]),
                 used=used_cpus,
                 sockets=int(info[4]) * int(info[5]),
                 cores_per_socket=int(info[6]),
                 threads_per_core=int(info[7]),
-                model=str(self._host_capabilities().findtext("host/cpu/model") or info[0]),
+                model=str(self.facts.capabilities().findtext("host/cpu/model") or info[0]),
                 features=frozenset(
                     name
-                    for each in self._host_capabilities().iterfind("host/cpu/feature")
+                    for each in self.facts.capabilities().iterfind("host/cpu/feature")
                     if (name := each.get("name")) is not None
                 ),
             ),
@@ -81,7 +80,7 @@ class LibvirtResources(HostFacts, Listing, Resources):
             storage=(self._storage(),),
             numa_cells=tuple(cells),
             devices=tuple(self._devices()),
-            choices=choices(self._domain_capabilities()),
+            choices=choices(self.facts.domain_capabilities()),
             instances=sum(label_of(name, uuid) is not None for uuid, name, _, _ in machines),
         )
 
@@ -99,7 +98,7 @@ class LibvirtResources(HostFacts, Listing, Resources):
 
     def _cells(self) -> list[NumaCell]:
         found = []
-        cells = self._host_capabilities().findall("host/topology/cells/cell")
+        cells = self.facts.capabilities().findall("host/topology/cells/cell")
         sizes = sorted(
             {
                 int(size)
@@ -108,7 +107,7 @@ class LibvirtResources(HostFacts, Listing, Resources):
                 if (size := page.get("size")) and int(size) > _BASE_PAGE_KIB
             }
         )
-        known = host_cells(self._host_capabilities())
+        known = host_cells(self.facts.capabilities())
         free = self._free_pages(sizes, [each.id for each in known]) if sizes else {}
         for each, cell in zip(known, cells, strict=True):
             totals = {

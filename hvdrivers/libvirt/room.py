@@ -13,7 +13,8 @@ from secrets import token_hex
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.pools import refresh
-from hvdrivers.libvirt.session import Remote, last_calls
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import last_calls
 from hvdrivers.libvirt.xml import Element, el, parse, text
 
 _MIB, _GIB = 1 << 20, 1 << 30

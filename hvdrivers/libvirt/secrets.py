@@ -8,21 +8,22 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import Undo
-from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import is_secret_of, secret_name, secrets_of
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.volume import VolumeAttachment
 
 
-class Secrets(Topic):
+class Secrets:
     """Make them, and remove them."""
 
-    def _make_secrets(
-        self, instance: UUID, attachment: VolumeAttachment, undo: Undo | None = None
-    ) -> None:
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def make(self, instance: UUID, attachment: VolumeAttachment, undo: Undo | None = None) -> None:
         """No call for a volume without secrets; two for each."""
-        remote = self.connection.remote
+        remote = self._connection.remote
         for secret in secrets_of(instance, attachment):
             if undo is not None:
                 undo.callback(self._delete_secret, str(secret.uuid))
@@ -30,12 +31,12 @@ class Secrets(Topic):
 
     def _delete_secret(self, uuid: str) -> None:
         with suppress(errors.HypervisorFault):  # libvirt's class for "no such secret"
-            self.connection.remote.secretLookupByUUIDString(uuid).undefine()
+            self._connection.remote.secretLookupByUUIDString(uuid).undefine()
 
-    def _delete_secrets(self, instance: UUID, volume_id: str | None = None) -> None:
+    def delete(self, instance: UUID, volume_id: str | None = None) -> None:
         """Remove those of one volume, or of all. One call, and one for each."""
         try:
-            found = self.connection.remote.listAllSecrets(0)
+            found = self._connection.remote.listAllSecrets(0)
         except errors.NotSupported:
             return  # the daemon keeps no secrets
         for secret in found:

@@ -35,7 +35,7 @@ class LibvirtSerial(Topic, SerialLines):
     ) -> SerialLine:
         """See :class:`hvdrivers.driverkit.serial.SerialLines`."""
         with self.connection.operation(timeout):
-            self._checked("get_console", uuid, Deadline(timeout))
+            self.domains.checked("get_console", uuid, Deadline(timeout))
         return _Line(self.config, uuid, force=force)
 
 

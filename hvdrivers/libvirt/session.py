@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 import threading
 import weakref
 from collections import Counter
@@ -41,75 +40,25 @@ from hvdrivers.libvirt.link import Link, NoAnswer, NotMade
 from hvdrivers.libvirt.link_pool import LinkPool
 from hvdrivers.libvirt.lost_errors import insisting
 from hvdrivers.libvirt.opening import forked, open_connection
+from hvdrivers.libvirt.remote import (
+    Remote,
+    changes_nothing,
+    is_counted,
+    matters,
+    plain,
+    pool_has_gone,
+    wrapped,
+)
 
 _T = TypeVar("_T")
 
 Seam = Callable[[str, Callable[[], Any]], Any]
 """Called with the name of a remote call (``Domain.create``) and the call itself."""
 
-_KINDS = {
-    libvirt.virConnect: "Connect",
-    libvirt.virDomain: "Domain",
-    libvirt.virStoragePool: "StoragePool",
-    libvirt.virStorageVol: "StorageVol",
-    libvirt.virStream: "Stream",
-    libvirt.virNetwork: "Network",
-    libvirt.virInterface: "Interface",
-    libvirt.virNodeDevice: "NodeDevice",
-    libvirt.virSecret: "Secret",
-    libvirt.virDomainSnapshot: "DomainSnapshot",
-}
-
-# Answered by the client library from what it has, without a message to the daemon.
-_LOCAL = frozenset({"name", "UUIDString", "UUID", "ID", "key", "connect", "isAlive", "newStream"})
-_LOCAL |= {"usageID", "usageType", "getName"}
-# Messages of a stream that nobody answers one by one; finish() has the answer.
-_STREAM = frozenset({"send", "sendHole", "recv", "recvAll", "recvFlags", "recvHole"})
-_READ = re.compile(
-    r"(lookup|list|get|is|has|info|state|XMLDesc|path|download|recv|managedSaveGetXMLDesc|screenshot"
-    r"|(storageVol|storagePool|network|interface|nodeDevice|secret)Lookup|domainEvent"
-    r"|interfaceAddresses|blockInfo|blockJobInfo|jobStats|controlInfo|backupGetXMLDesc|snapshotNum"
-    r"|snapshotCurrent)"
-)
-"""Methods that change nothing, by the beginning of their name."""
-_NO_MATTER = frozenset(
-    {"Connect.storagePoolDefineXML"}
-    | {f"StoragePool.{name}" for name in ("refresh", "create", "setAutostart")}
-)
-"""Calls after which an operation that failed has still changed nothing that a caller sees."""
-
 _NOW = 0.1
 _LAST_CALLS = 1.5
 """Seconds: calls that begin at the end of a deadline have so long together. With the undo's three
 seconds they stay within the guard's tolerance."""
-
-
-class Remote:
-    """A libvirt object whose remote methods go through the seam."""
-
-    __slots__ = ("_connection", "_kind", "_link", "_object")
-
-    def __init__(self, connection: Connection, link: Link, wrapped: Any) -> None:
-        self._connection = connection
-        self._link = link
-        self._object = wrapped
-        self._kind = _KINDS[type(wrapped)]
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._object, name)
-        if name in _LOCAL:
-            return functools.partial(self._local, method)
-        call = self._connection.call
-        return functools.partial(call, self._link, f"{self._kind}.{name}", method)
-
-    def _local(self, method: Callable[..., Any], *args: Any) -> Any:
-        call = functools.partial(method, *args)
-        # other objects than the connection keep what they need of it
-        result = self._link.locally(call) if self._kind == "Connect" else call()
-        return self._connection.wrap(self._link, result)
-
-    def __repr__(self) -> str:
-        return f"<Remote {self._kind}>"
 
 
 class Calls(Counter[str]):
@@ -288,7 +237,7 @@ class Connection:
         link = self._link()
         if key not in link.facts:
             # without the proxy, which would keep a driver that its user has dropped
-            link.facts[key] = read(Remote(self, link, link.connect))._object
+            link.facts[key] = plain(read(Remote(self, link, link.connect)))
         return Remote(self, link, link.facts[key])
 
     def close(self, timeout: float | None = None) -> None:
@@ -300,15 +249,15 @@ class Connection:
         self, link: Link, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
         """One remote call."""
-        plain = [arg._object if isinstance(arg, Remote) else arg for arg in args]
+        unwrapped = [plain(arg) for arg in args]
         kind, _, method_name = name.partition(".")
-        reads = _READ.match(method_name) is not None
+        reads = changes_nothing(method_name)
 
         def send() -> Any:
             if not link.stuck and not link.alive:
                 raise errors.ConnectionFailed(f"the connection broke before {name} was sent")
             end = _end_of_call()
-            call = functools.partial(method, *plain, **kwargs)
+            call = functools.partial(method, *unwrapped, **kwargs)
             if reads and kind != "Stream":
                 call = functools.partial(insisting, call)
             elif kind != "Stream":
@@ -324,7 +273,7 @@ class Connection:
                 cls = errors.OperationTimeout if reads else errors.OutcomeUnknown
                 raise cls(f"the host did not answer {name} within the deadline") from None
 
-        if method_name not in _STREAM:
+        if is_counted(method_name):
             operation = self._current()
             if operation is not None:
                 operation.in_sequence += 1
@@ -335,10 +284,10 @@ class Connection:
             result = self.seam(name, send) if self.seam is not None else send()
         except libvirt.libvirtError as error:
             raise self._translated(link, name, error) from error
-        noticed = not reads and not _unnoticed.get() and method_name not in _STREAM
-        if noticed and _matters(name, args):
+        noticed = not reads and not _unnoticed.get() and is_counted(method_name)
+        if noticed and matters(name, args):
             note_change()
-        return self.wrap(link, result)
+        return wrapped(self, link, result)
 
     def _translated(
         self, link: Link, name: str, error: libvirt.libvirtError
@@ -348,10 +297,10 @@ class Connection:
         if not link.alive:
             translated = translate(error)
             reason = f"the connection broke during {name}: {translated.message}"
-            cls = errors.ConnectionFailed if _READ.match(method) else errors.OutcomeUnknown
+            cls = errors.ConnectionFailed if changes_nothing(method) else errors.OutcomeUnknown
             return cls(reason, vendor_code=translated.vendor_code)
         translated = translate_on_live(error)
-        if _pool_has_gone(kind, method, translated.vendor_code):
+        if pool_has_gone(kind, method, translated.vendor_code):
             # somebody stopped it, or made another of that name: look for it at the next call
             for each in self.links.links:
                 each.facts.clear()
@@ -363,16 +312,6 @@ class Connection:
                 retryable=True,
             )
         return translated
-
-    def wrap(self, link: Link, value: Any) -> Any:
-        """Put proxies around libvirt objects in a result."""
-        if type(value) in _KINDS:
-            return Remote(self, link, value)
-        if isinstance(value, list):
-            return [self.wrap(link, item) for item in value]
-        if isinstance(value, tuple):
-            return tuple(self.wrap(link, item) for item in value)
-        return value
 
     @contextmanager
     def counting(self) -> Iterator[Calls]:
@@ -415,21 +354,5 @@ def _outcome(call: Callable[[], _T]) -> Callable[[], _T]:
     return lambda: result
 
 
-def _matters(name: str, args: tuple[Any, ...]) -> bool:
-    """Whether a call has changed what a caller sees, if nothing follows it."""
-    if name == "Domain.managedSaveDefineXML":
-        # resume() marks saved memory as running, and nobody sees that; otherwise it is the
-        # definition that comes back with the memory
-        return bool(args[-1] != libvirt.VIR_DOMAIN_SAVE_RUNNING)
-    return name not in _NO_MATTER
-
-
 def _missing() -> Any:
     raise AssertionError("a call of together() has no outcome")
-
-
-def _pool_has_gone(kind: str, method: str, code: str | None) -> bool:
-    if code == "VIR_ERR_NO_STORAGE_POOL":
-        return kind in {"StoragePool", "StorageVol"}
-    # "not active"; but create() of a pool that is active has the same code
-    return code == "VIR_ERR_OPERATION_INVALID" and kind == "StoragePool" and method != "create"

@@ -27,10 +27,11 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.libvirt import monitor
-from hvdrivers.libvirt.base import affecting
 from hvdrivers.libvirt.definition import define
-from hvdrivers.libvirt.event_hub import Lifecycle
-from hvdrivers.libvirt.session import Remote, unnoticed
+from hvdrivers.libvirt.domains import affecting
+from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection, unnoticed
 from hvdrivers.libvirt.snapshot_tree import (
     Node,
     Tree,
@@ -43,7 +44,7 @@ from hvdrivers.libvirt.snapshot_tree import (
     own_files,
     tree_of,
 )
-from hvdrivers.libvirt.turns import JOB, Turn, Turns
+from hvdrivers.libvirt.turns import JOB, Turn
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.state import InstanceState
 
@@ -84,12 +85,16 @@ def _copied() -> errors.DeviceBusy:
     )
 
 
-class SnapshotData(Turns):
+class SnapshotData:
     """Make, read and delete the tags of an instance's own disks."""
+
+    def __init__(self, connection: Connection, hub: EventHub) -> None:
+        self._connection = connection
+        self._hub = hub
 
     # ---- a machine that is on --------------------------------------------------------------------
 
-    def _live_disks(self, domain: Remote, aliases: Iterable[str]) -> list[LiveDisk]:
+    def live_disks(self, domain: Remote, aliases: Iterable[str]) -> list[LiveDisk]:
         """The machine's own disks. One call.
 
         Raises:
@@ -97,7 +102,7 @@ class SnapshotData(Turns):
                 QEMU tells then are the filter's snapshots, which has none.
         """
         found = []
-        for each in monitor.ask(self.connection, domain, "query-block", reads=True):
+        for each in monitor.ask(domain, "query-block", reads=True):
             inserted = each.get("inserted") or {}
             if not set(str(each.get("qdev") or "").split("/")).isdisjoint(aliases):
                 if inserted["drv"] != "qcow2":
@@ -107,7 +112,7 @@ class SnapshotData(Turns):
                 found.append(LiveDisk(str(inserted["node-name"]), names))
         return found
 
-    def _tag_live(self, turn: Turn, domain: Remote, disks: list[LiveDisk], name: str) -> None:
+    def tag_live(self, turn: Turn, domain: Remote, disks: list[LiveDisk], name: str) -> None:
         """Make a snapshot of all disks at one moment. Two calls, however large they are."""
         actions = [
             {
@@ -118,14 +123,13 @@ class SnapshotData(Turns):
         ]
         turn.check()
         with self._unless_copied(domain):
-            monitor.ask(self.connection, domain, "transaction", {"actions": actions})
+            monitor.ask(domain, "transaction", {"actions": actions})
 
     def _untag_live(self, turn: Turn, domain: Remote, disk: LiveDisk, name: str) -> None:
         """Delete a snapshot's data in one disk. Two calls."""
         turn.check()
         with self._unless_copied(domain):
             monitor.ask(
-                self.connection,
                 domain,
                 "blockdev-snapshot-delete-internal-sync",
                 {"device": disk.node, "name": name},
@@ -142,11 +146,11 @@ class SnapshotData(Turns):
         try:
             yield
         except errors.HypervisorFault as error:
-            if monitor.ask(self.connection, domain, "query-block-jobs", reads=True):
+            if monitor.ask(domain, "query-block-jobs", reads=True):
                 raise _copied() from error
             raise
 
-    def _run_live(
+    def run_live(
         self,
         command: str,
         machine: Machine,
@@ -169,8 +173,8 @@ class SnapshotData(Turns):
         nodes = [disk.node for disk in disks]
         arguments = {"job-id": job, "tag": name, "vmstate": nodes[0], "devices": nodes}
         machine.turn.check()
-        with self.hub.listening() as events:
-            monitor.ask(self.connection, domain, command, arguments)
+        with self._hub.listening() as events:
+            monitor.ask(domain, command, arguments)
             pause = _FIRST_LOOK
             while True:
                 # QEMU stops the machine for it, which libvirt has events of
@@ -180,7 +184,7 @@ class SnapshotData(Turns):
                 )
                 if is_gap(event):
                     raise errors.ConnectionFailed("the connection broke at a snapshot")
-                jobs = monitor.ask(self.connection, domain, "query-jobs", reads=True)
+                jobs = monitor.ask(domain, "query-jobs", reads=True)
                 found = next((each for each in jobs if each["id"] == job), None)
                 if found is None or found["status"] == "concluded":
                     break
@@ -190,24 +194,24 @@ class SnapshotData(Turns):
                 raise errors.HypervisorFault("QEMU ended while it was at the snapshot")
             if then is not None and not found.get("error"):
                 then()
-            monitor.ask(self.connection, domain, "job-dismiss", {"id": job})
+            monitor.ask(domain, "job-dismiss", {"id": job})
         if found.get("error"):
             raise errors.HypervisorFault(f"QEMU: {found['error']}", vendor_code="QMP_job")
 
     def _end_jobs(self, domain: Remote) -> None:
-        """Clear away what QEMU keeps of a dead client's ``_run_live``. One call, and one for
+        """Clear away what QEMU keeps of a dead client's ``run_live()``. One call, and one for
         each."""
-        for job in monitor.ask(self.connection, domain, "query-jobs", reads=True):
+        for job in monitor.ask(domain, "query-jobs", reads=True):
             if str(job["id"]).startswith(JOB):
                 if job["status"] != "concluded":
                     raise errors.DeviceBusy(
                         "QEMU is at a snapshot still, whose client has died", hint="call again"
                     )
-                monitor.ask(self.connection, domain, "job-dismiss", {"id": job["id"]})
+                monitor.ask(domain, "job-dismiss", {"id": job["id"]})
 
     # ---- a machine that is off -------------------------------------------------------------------
 
-    def _tag(self, turn: Turn, xml: Element, name: str) -> None:
+    def tag(self, turn: Turn, xml: Element, name: str) -> None:
         """Make a snapshot of all disks. One call, and one for each disk."""
         self._reach_disks(turn, xml)
         turn.tagged = name
@@ -216,7 +220,7 @@ class SnapshotData(Turns):
                 f"<domainsnapshot><name>{name}</name></domainsnapshot>", 0
             )
 
-    def _apply(self, turn: Turn, xml: Element, name: str) -> None:
+    def apply(self, turn: Turn, xml: Element, name: str) -> None:
         """Bring the disks back to a snapshot. Two calls, and one for each disk."""
         shape = self._reach_disks(turn, xml)
         with turn.own():
@@ -246,7 +250,7 @@ class SnapshotData(Turns):
         with turn.own(), unnoticed():
             if turn.disks and turn.disks != disks:  # others have changed them meanwhile
                 turn.check()
-                turn.helper = define(self.connection.remote, text(shape))
+                turn.helper = define(self._connection.remote, text(shape))
             elif not turn.disks:
                 # to define it anew would bring back a helper that another client has removed
                 for disk in disks:
@@ -256,13 +260,13 @@ class SnapshotData(Turns):
 
     # ---- what dead clients have left -------------------------------------------------------------
 
-    def _disks_now(self, machine: Machine) -> list[LiveDisk]:
+    def disks_now(self, machine: Machine) -> list[LiveDisk]:
         """The own disks, as QEMU has them. One call, none for a machine that is off."""
         if machine.state in _OFF:
             return []
-        return self._live_disks(machine.domain, own_files(machine.uuid, machine.xml))
+        return self.live_disks(machine.domain, own_files(machine.uuid, machine.xml))
 
-    def _settled(self, machine: Machine) -> Tree:
+    def settled(self, machine: Machine) -> Tree:
         """The tree, without what dead clients have left in it. As ``tree_of``; more where one
         has."""
         domain, turn = machine.domain, machine.turn
@@ -280,13 +284,13 @@ class SnapshotData(Turns):
             *(tree.nodes[each] for each in deleted if each in tree.nodes),
         ]
         if left:
-            self._erase(machine, left, self._disks_now(machine), set())
+            self.erase(machine, left, self.disks_now(machine), set())
         if deleted:
             note_deletion(domain, (), affecting(domain, machine.state))
         turn.after = turn.inherited = None
         return tree_of(domain)
 
-    def _erase(
+    def erase(
         self, machine: Machine, nodes: Collection[Node], disks: list[LiveDisk], begun: set[str]
     ) -> None:
         """Remove snapshots, and their data where there is any. Of a machine that is off three
@@ -305,7 +309,7 @@ class SnapshotData(Turns):
                 self._untag(turn, shape, node.remote.getName())
             # libvirt does not say so where qemu-img could not open a disk, as the machine has it
             if domain.isActive():
-                disks = self._live_disks(domain, own_files(uuid, xml))
+                disks = self.live_disks(domain, own_files(uuid, xml))
         for node in nodes:
             name = node.remote.getName()
             for disk in disks:
@@ -315,11 +319,11 @@ class SnapshotData(Turns):
             forget(node.remote)
             begun.discard(name)
 
-    def _require_none(self, machine: Machine, what: str) -> None:
+    def require_none(self, machine: Machine, what: str) -> None:
         """Raise DeviceBusy if the instance has snapshots; what dead clients have left is none, and
         is cleared away. One call, more where there is any."""
         if not machine.domain.snapshotNum(0):
             return
-        self._settled(machine)
+        self.settled(machine)
         if machine.domain.snapshotNum(0):
             raise errors.DeviceBusy(what, hint="delete the snapshots first", retryable=False)

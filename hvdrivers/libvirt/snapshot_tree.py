@@ -33,7 +33,7 @@ from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept, record_in
 from hvdrivers.libvirt.naming import disk_name, is_rebuilt
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
 from hvdrivers.models.base import Model, Name
 from hvdrivers.models.snapshot import Snapshot

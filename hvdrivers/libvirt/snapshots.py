@@ -24,14 +24,14 @@ from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.libvirt.base import LookAgain, affecting
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domain import definable
+from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
 from hvdrivers.libvirt.metadata import put
-from hvdrivers.libvirt.rescue import LeavingRescue
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.session import Remote
-from hvdrivers.libvirt.snapshot_data import LiveDisk, Machine, SnapshotData
+from hvdrivers.libvirt.snapshot_data import LiveDisk, Machine
 from hvdrivers.libvirt.snapshot_tree import (
     Node,
     Note,
@@ -46,7 +46,6 @@ from hvdrivers.libvirt.snapshot_tree import (
 )
 from hvdrivers.libvirt.start import cut, start_new
 from hvdrivers.libvirt.turns import LOADING_NAMESPACE, Robbed, Turn
-from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.base import Name
 from hvdrivers.models.snapshot import Snapshot
@@ -56,7 +55,7 @@ _LEAST = 1 << 20
 """Bytes: more than the tables that a snapshot adds to a small disk."""
 
 
-class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
+class LibvirtSnapshots(Topic, Snapshots):
     """The tree."""
 
     @provides(Capability.SNAPSHOT_MEMORY)
@@ -72,10 +71,10 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                 raise errors.InvalidRequest(
                     "a stopped machine has no memory to keep", hint="power_on() it, or leave it out"
                 )
-            xml = self._xml(domain)
+            xml = xml_of(domain)
             own_files(uuid, xml)
             machine = Machine(uuid, domain, state, xml, deadline, turn)
-            tree = self._settled(machine)
+            tree = self.snapshot_data.settled(machine)
             if any(node.note.name == name for node in tree.nodes.values()):
                 raise errors.InvalidRequest(f"the instance has a snapshot {name!r} already")
             note = Note(name=name, created_at=datetime.now(UTC))
@@ -83,7 +82,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                 note = note.model_copy(update={"state": state, "shape": shape_of(xml)})
             made = new_id()
             # a job at the disks, which is refused, would keep libvirt from writing anything down
-            disks = self._disks_now(machine)
+            disks = self.snapshot_data.disks_now(machine)
             with undoing() as undo:
                 again = partial(remember, name=made, note=note, parent=tree.current, xml=xml)
                 undo.callback(self._take_back_snapshot, uuid, turn, made, again)
@@ -109,14 +108,14 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             )
 
         def clear(turn: Turn, domain: Remote, state: InstanceState) -> None:
-            self._settled(Machine(uuid, domain, state, self._xml(domain), deadline, turn))
+            self.snapshot_data.settled(Machine(uuid, domain, state, xml_of(domain), deadline, turn))
 
         try:
-            return self._in_turn("create_snapshot", uuid, deadline, act)
+            return self.turns.change("create_snapshot", uuid, deadline, act)
         except errors.DeviceBusy as error:
             if isinstance(error.__cause__, Robbed):
                 with suppress(errors.HypervisorError):
-                    self._in_turn("delete_snapshot", uuid, deadline, clear)
+                    self.turns.change("delete_snapshot", uuid, deadline, clear)
             raise
 
     def _save(self, machine: Machine, note: Note, made: str, disks: list[LiveDisk]) -> None:
@@ -126,18 +125,20 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             size += int(machine.xml.findtext("memory") or 0) << 10
         with needing_room(self.pools.disks(), size):
             if machine.state is InstanceState.STOPPED:
-                self._tag(machine.turn, machine.xml, made)
+                self.snapshot_data.tag(machine.turn, machine.xml, made)
             elif note.with_memory:
-                self._run_live("snapshot-save", machine, disks, made)
+                self.snapshot_data.run_live("snapshot-save", machine, disks, made)
             else:
-                self._tag_live(machine.turn, machine.domain, disks, made)
+                self.snapshot_data.tag_live(machine.turn, machine.domain, disks, made)
 
     def _look_again_if_moved(
         self, domain: Remote, state: InstanceState, error: errors.HypervisorFault
     ) -> None:
         """After a failure: look again if another client has started the machine, or switched it
         off, meanwhile. Two calls."""
-        if (self._state(domain) is InstanceState.STOPPED) is not (state is InstanceState.STOPPED):
+        if (self.domains.state(domain) is InstanceState.STOPPED) is not (
+            state is InstanceState.STOPPED
+        ):
             raise LookAgain from error
 
     def _take_back_snapshot(
@@ -146,7 +147,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         """Undo create_snapshot(), as far as it has come."""
         # all is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.InstanceNotFound):
-            domain = self._domain(uuid)
+            domain = self.domains.find(uuid)
             try:
                 turn.again(self.connection.remote)
             except Robbed:
@@ -156,27 +157,29 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             tree = tree_of(domain)
             node = tree.halves.get(made) or tree.nodes.get(made)
             if node is not None:
-                xml, state = self._xml(domain), self._state(domain)
+                xml, state = xml_of(domain), self.domains.state(domain)
                 machine = Machine(uuid, domain, state, xml, Deadline(None), turn)
-                self._erase(machine, [node], self._disks_now(machine), set())
+                self.snapshot_data.erase(
+                    machine, [node], self.snapshot_data.disks_now(machine), set()
+                )
 
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
         """Budget: 4 calls, 5 for a machine that is off, and 1 for each snapshot; 1 less where there
         is none: libvirt tells of one at a time."""
-        domain, _ = self._checked("list_snapshots", uuid, Deadline(timeout))
+        domain, _ = self.domains.checked("list_snapshots", uuid, Deadline(timeout))
         return tree_of(domain).shown()
 
     def revert_snapshot(
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
-        """Budget: 13 calls, 15 for a machine that is on, 13 with memory and one more for each look
+        """Budget: 13 calls, 16 for a machine that is on, 13 with memory and one more for each look
         at QEMU's job, and 1 for each snapshot; 6 more with the memory of one that is off."""
         deadline = Deadline(timeout)
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
-            xml = self._xml(domain)
+            xml = xml_of(domain)
             machine = Machine(uuid, domain, state, xml, deadline, turn)
-            node = self._settled(machine).nodes.get(snapshot_id)
+            node = self.snapshot_data.settled(machine).nodes.get(snapshot_id)
             if node is None:
                 raise errors.VolumeNotFound(f"the instance has no snapshot {snapshot_id!r}")
             _refuse_other_disks(uuid, xml, node)
@@ -188,13 +191,13 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                     if state is not InstanceState.STOPPED:
                         if not domain.isPersistent():
                             complete(domain)  # or it would vanish, and leave its disks
-                        self._settle_before_the_end(uuid, domain)
+                        self.plugging.settle_before_the_end(uuid, domain)
                         turn.check()
                         if not cut(domain):
                             # another client has switched it off, or saved memory that knows the
                             # disks as they are
                             raise LookAgain
-                    self._apply(turn, xml, snapshot_id)
+                    self.snapshot_data.apply(turn, xml, snapshot_id)
             except errors.HypervisorFault as error:
                 now = InstanceState.STOPPED if not node.note.with_memory else state
                 self._look_again_if_moved(domain, now, error)
@@ -202,7 +205,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
             with changed():
                 make_current(domain, node)
 
-        self._in_turn("revert_snapshot", uuid, deadline, act)
+        self.turns.change("revert_snapshot", uuid, deadline, act)
 
     def _continue(self, machine: Machine, node: Node, name: str) -> None:
         """Go on where the guest was."""
@@ -215,22 +218,22 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         runs = node.note.state is InstanceState.RUNNING
         run = machine.xml.get("id")
         is_off = state is InstanceState.STOPPED
-        disks = [] if is_off else self._live_disks(domain, node.files())
+        disks = [] if is_off else self.snapshot_data.live_disks(domain, node.files())
         if is_off:
-            self._leave_rescue(machine.uuid, domain)
+            self.rescues.leave(machine.uuid, domain)
             run = self._start_to_load(machine)
         elif state is InstanceState.RUNNING and not runs:
             domain.suspend()
         with changed():
             try:
                 if is_off:
-                    disks = self._live_disks(domain, node.files())
+                    disks = self.snapshot_data.live_disks(domain, node.files())
                 goes_on = runs and state is not InstanceState.RUNNING
-                self._run_live(
+                self.snapshot_data.run_live(
                     "snapshot-load", machine, disks, name, domain.resume if goes_on else None
                 )
             except (errors.HypervisorFault, errors.InvalidState) as error:
-                if self._xml(domain).get("id") != run:
+                if xml_of(domain).get("id") != run:
                     # another client has switched it off, restarted it, or rescues it
                     raise LookAgain from error
                 cut(domain)  # half of it may have been brought back
@@ -272,22 +275,24 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
         deadline = Deadline(timeout)
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
-            xml = self._xml(domain)
+            xml = xml_of(domain)
             machine = Machine(uuid, domain, state, xml, deadline, turn)
-            tree = self._settled(machine)
+            tree = self.snapshot_data.settled(machine)
             node = tree.nodes.get(snapshot_id)
             if node is None:
                 return
             # one by one, leaves first: libvirt 9.0 has died of its own flag for the children
             family = [*tree.below(snapshot_id)] if children else [snapshot_id]
-            disks = self._disks_now(machine)
+            disks = self.snapshot_data.disks_now(machine)
             flags = affecting(domain, state)
             begun: set[str] = set()
             turn.check()  # what is noted will be done
             note_deletion(domain, family, flags)
             with changed():
                 try:
-                    self._erase(machine, [tree.nodes[each] for each in family], disks, begun)
+                    self.snapshot_data.erase(
+                        machine, [tree.nodes[each] for each in family], disks, begun
+                    )
                 except (errors.DeviceBusy, errors.HypervisorFault) as error:
                     turn.check()  # or the other client has done it
                     if isinstance(error, errors.HypervisorFault):
@@ -299,7 +304,7 @@ class LibvirtSnapshots(LeavingRescue, Plugging, SnapshotData, Snapshots):
                     raise
                 note_deletion(domain, (), flags)
 
-        self._in_turn("delete_snapshot", uuid, deadline, act)
+        self.turns.change("delete_snapshot", uuid, deadline, act)
 
 
 def _refuse_checkpoints(domain: Remote) -> None:

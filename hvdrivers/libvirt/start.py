@@ -7,6 +7,7 @@ and whether it has the memory at all.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from uuid import uuid4
 
 import libvirt
@@ -18,7 +19,7 @@ from hvdrivers.libvirt.domain import definable, used_sources
 from hvdrivers.libvirt.metadata import METADATA_NAMESPACE, kept, put
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.odd_files import odd_file
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.states import state_of
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
 from hvdrivers.models.state import InstanceState
@@ -67,14 +68,35 @@ def start_new(remote: Remote, xml: str, *, paused: bool = False) -> Remote:
 
 
 def cut(domain: Remote) -> bool:
-    """Power off at once; it being off is as good. True if it was this call that ended it."""
+    """Power off at once; it being off is as good. True if it was this call that ended it. Two
+    calls, one if it was off; one more where there is saved memory."""
     try:
         domain.destroyFlags(0)
     except errors.InvalidState:
         if domain.isActive():
             raise
         return False
+    with changed(), suppress(errors.InstanceNotFound):
+        if has_old_memory(domain):
+            domain.managedSaveRemove(0)
     return True
+
+
+def has_old_memory(domain: Remote) -> bool:
+    """Whether a machine that has just been switched off has saved memory. One call.
+
+    Libvirt removes saved memory when the machine runs from it. A daemon that dies between the two
+    leaves it, and libvirt would bring it back at the next start, with disks that the guest has
+    written to since."""
+    return bool(domain.hasManagedSaveImage(0))
+
+
+def forget_old_memory(domain: Remote) -> None:
+    """Remove it from a machine that runs, before that machine goes off by itself. One call, three
+    where there is some: another client may just have suspended the machine, and that memory is not
+    an old one."""
+    if has_old_memory(domain) and domain.isActive():
+        domain.managedSaveRemove(0)
 
 
 def restore(domain: Remote) -> bool:

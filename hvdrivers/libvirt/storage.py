@@ -8,11 +8,11 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.storage import DiskQosControl, Storage
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
-from hvdrivers.libvirt.base import Moved, affecting
-from hvdrivers.libvirt.connection import HostFacts
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import (
     attached_volume,
     bus_of,
@@ -24,17 +24,16 @@ from hvdrivers.libvirt.devices import (
     volumes_of,
 )
 from hvdrivers.libvirt.domain import next_target
+from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import with_bus
 from hvdrivers.libvirt.held_volumes import free_alias, slot_of, write_slot
-from hvdrivers.libvirt.host_volumes import LibvirtHostVolumes
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
 from hvdrivers.libvirt.odd_files import SECTOR, refusal
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import initiator_name
 from hvdrivers.libvirt.secrets import has_secrets
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.slots import refuse_one_more
-from hvdrivers.libvirt.unplug import Plugging
 from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.state import InstanceState
@@ -59,11 +58,10 @@ _TAKING_BACK = 10.0
 """Seconds for which a guest is asked for a volume that has been deleted."""
 
 
-class LibvirtStorage(
-    LibvirtHostVolumes, VolumeSources, Plugging, HostFacts, Storage, DiskQosControl
-):
+class LibvirtStorage(Topic, Storage, DiskQosControl):
     """Core storage, limits, and volumes in libvirt's own pools."""
 
+    @provides(*declared(VolumeSources))
     def attach_volume(
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
@@ -72,7 +70,7 @@ class LibvirtStorage(
         create_volume() has not made is compared with the instances' disks: 5 more, 1 for each disk
         and image in the driver's pool, and 1 or 2 for each instance."""
         deadline = Deadline(timeout)
-        return self._change(
+        return self.domains.change(
             "attach_volume",
             uuid,
             deadline,
@@ -92,7 +90,7 @@ class LibvirtStorage(
         attached = self._attach(uuid, attachment, domain, state)
         try:
             with changed():
-                self._require_kept(attachment.volume, deadline)
+                self.deletions.require_kept(attachment.volume, deadline)
         except errors.OutcomeUnknown:
             raise
         except errors.HypervisorError:
@@ -103,28 +101,30 @@ class LibvirtStorage(
 
     def _take_back(self, uuid: UUID, volume_id: str, domain: Remote, deadline: Deadline) -> None:
         """Detach a volume: at once for later starts, and from the guest when it lets go."""
-        stored = volumes_of(self._xml(domain, inactive=True)).get(volume_id)
-        live = volumes_of(self._xml(domain)).get(volume_id) if domain.isActive() else None
+        stored = volumes_of(xml_of(domain, inactive=True)).get(volume_id)
+        live = volumes_of(xml_of(domain)).get(volume_id) if domain.isActive() else None
         name = _alias_of(volume_id, live, stored)
         if stored is not None:
-            self._forget(domain, name, stored)
+            self.plugging.forget(domain, name, stored)
         with suppress(errors.DeviceBusy):
-            self._take_out(domain, name, live, None, Deadline(min(_TAKING_BACK, deadline.left / 2)))
-        self._delete_secrets(uuid, volume_id)
+            self.plugging.take_out(
+                domain, name, live, None, Deadline(min(_TAKING_BACK, deadline.left / 2))
+            )
+        self.secrets.delete(uuid, volume_id)
 
     def _attach(
         self, uuid: UUID, attachment: VolumeAttachment, domain: Remote, state: InstanceState
     ) -> AttachedVolume:
         volume_id = attachment.volume_id
         stopped = state is InstanceState.STOPPED
-        xml = self._xml(domain, inactive=stopped)
+        xml = xml_of(domain, inactive=stopped)
         attachment = with_bus(attachment, hardware_in(xml))
         stored: Element | None = None  # what a running machine's definition has, once it matters
         while True:
             present = volumes_of(xml).get(volume_id)
             if present is not None:
                 if has_secrets(present):  # those of an attempt whose reply was lost may be gone
-                    self._make_secrets(uuid, attachment)
+                    self.secrets.make(uuid, attachment)
                 return attached_volume(volume_id, present)
             refuse_one_more(xml, bus_of(attachment))
             if not stopped and bus_of(attachment) is DiskBus.VIRTIO and not has_free_port(xml):
@@ -137,26 +137,26 @@ class LibvirtStorage(
             flags, target = self._where(attachment, xml, stored, affecting(domain, state))
             disk: Element | None = None
             try:
-                disk = self._volume_element(uuid, attachment, target)
+                disk = self.volumes.element(uuid, attachment, target)
                 name = _name_for(disk, volume_id, xml, stored)
-                self._late.forget(uuid, name)
+                self.plugging.late.forget(uuid, name)
                 with undoing() as undo:
-                    self._make_secrets(uuid, attachment, undo)
+                    self.secrets.make(uuid, attachment, undo)
                     domain.attachDeviceFlags(text(disk), flags)
                 break
             except _REFUSALS as error:
                 # another client may have attached this volume, or one under this name
-                now = self._xml(domain, inactive=stopped)
-                stored_now = None if stopped else self._xml(domain, inactive=True)
+                now = xml_of(domain, inactive=stopped)
+                stored_now = None if stopped else xml_of(domain, inactive=True)
                 if not _has_news(volume_id, target, now, stored_now, flags):
                     if disk is not None and isinstance(error, errors.HypervisorFault):
-                        self._explain_unopened(disk, error)
+                        self.volumes.explain_unopened(disk, error)
                     raise
                 xml, stored = now, stored_now
         with changed():
             if stopped and isinstance(attachment.volume, LocalVolume):
                 self._require_readable(domain, disk)
-            xml = self._xml(domain)
+            xml = xml_of(domain)
         present = volumes_of(xml).get(volume_id)
         if present is None:
             raise Moved  # started meanwhile, without it; or another client has detached it
@@ -195,26 +195,26 @@ class LibvirtStorage(
         deadline = Deadline(timeout)
 
         def act(domain: Remote, state: InstanceState) -> None:
-            definition = self._xml(domain, inactive=True)
+            definition = xml_of(domain, inactive=True)
             stored = volumes_of(definition).get(volume_id)
             held = [(definition, stored)]
             live = None
             if state is InstanceState.RUNNING:
-                running = self._xml(domain)
+                running = xml_of(domain)
                 live = volumes_of(running).get(volume_id)
                 held.append((running, live))
             for _, disk in held:
                 if disk is not None and attribute(disk, "boot", "order") == "1":
                     raise errors.InvalidRequest("the instance boots from this volume")
             name = _alias_of(volume_id, live, stored)
-            self._take_out(domain, name, live, stored, deadline)
+            self.plugging.take_out(domain, name, live, stored, deadline)
             # by their name: the reply to a detach was lost, or others have changed the definition
             with changed() if stored is not None or live is not None else nullcontext():
-                self._delete_secrets(uuid, volume_id)
+                self.secrets.delete(uuid, volume_id)
                 if any(each is not None and slot_of(xml, each) for xml, each in held):
                     write_slot(domain, name, None)
 
-        self._change("detach_volume", uuid, deadline, act)
+        self.domains.change("detach_volume", uuid, deadline, act)
 
     def set_disk_qos(
         self, uuid: UUID, volume_id: str, qos: DiskQos | None, *, timeout: float | None = None
@@ -225,7 +225,7 @@ class LibvirtStorage(
             stopped = state is InstanceState.STOPPED
 
             def found() -> Element | None:
-                return volumes_of(self._xml(domain, inactive=stopped)).get(volume_id)
+                return volumes_of(xml_of(domain, inactive=stopped)).get(volume_id)
 
             disk = found()
             if disk is not None:
@@ -239,9 +239,9 @@ class LibvirtStorage(
             if disk is None:
                 raise errors.VolumeNotFound(f"the instance has no volume {volume_id}")
             if stopped:
-                self._require_off(domain)
+                require_off(domain)
 
-        self._change("set_disk_qos", uuid, Deadline(timeout), act)
+        self.domains.change("set_disk_qos", uuid, Deadline(timeout), act)
 
     def get_volume_connector(
         self, uuid: UUID | None = None, *, timeout: float | None = None
@@ -252,12 +252,12 @@ class LibvirtStorage(
         name is made from the host's UUID and given to QEMU with each volume.
         """
         del uuid, timeout
-        host_uuid = self._host_uuid()
+        host_uuid = self.facts.host_uuid()
         return VolumeConnector(
-            ip=self._address(),
+            ip=self.facts.address(),
             host=str(self.connection.remote.getHostname()),
             initiator=initiator_name(host_uuid),
-            platform=self._architecture(),
+            platform=self.facts.architecture(),
             os_type="linux",
             multipath=False,
             do_local_attach=False,

@@ -23,11 +23,11 @@ from hvdrivers.contract.storage import SwapVolume
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import Undo, changed, undoing
-from hvdrivers.libvirt.base import LookAgain
+from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.chains import described
-from hvdrivers.libvirt.deletions import Deletions
 from hvdrivers.libvirt.destroy import is_about
 from hvdrivers.libvirt.devices import attached_volume, limits_of, serial_of
+from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.held_volumes import (
     Slot,
     in_both,
@@ -37,10 +37,9 @@ from hvdrivers.libvirt.held_volumes import (
     volumes_of,
     write_slot,
 )
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.secrets import has_secrets
-from hvdrivers.libvirt.session import Remote
 from hvdrivers.libvirt.swap import Swap, defined_anew, destination
-from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
@@ -61,7 +60,7 @@ _STORED = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 _REFUSALS = (errors.DeviceBusy, errors.HypervisorFault, errors.InvalidRequest)
 
 
-class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
+class LibvirtSwap(Topic, SwapVolume):
     """Swap."""
 
     def swap_volume(
@@ -86,14 +85,14 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
             swap = self._prepared(uuid, volume_id, replacement, domain)
             with undoing() as undo:
                 undo.callback(self._unlocked, swap)
-                self._make_secrets(uuid, replacement)
+                self.secrets.make(uuid, replacement)
                 self._begin(swap, domain, undo)
-                self._require_kept(replacement.volume, deadline)
+                self.deletions.require_kept(replacement.volume, deadline)
                 self._pivoted(swap, domain, deadline, progress)
             with changed():
                 return self._completed(swap, domain, swap.disk)
 
-        return self._change("swap_volume", uuid, deadline, act)
+        return self.domains.change("swap_volume", uuid, deadline, act)
 
     def _prepared(
         self,
@@ -103,8 +102,8 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
         domain: Remote,
     ) -> Swap:
         """Check all that can be checked before anything is changed."""
-        xml = self._xml(domain)
-        mine, stored = volumes_of(xml), volumes_of(self._xml(domain, inactive=True))
+        xml = xml_of(domain)
+        mine, stored = volumes_of(xml), volumes_of(xml_of(domain, inactive=True))
         disk = mine.get(volume_id)
         if disk is None:
             self._complete_for_another(uuid, volume_id, replacement, domain, xml)
@@ -116,7 +115,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
                 "the volume is leaving the machine", hint="call again when it has been detached"
             )
         _refuse_unfit(disk, replacement)
-        new = self._volume_element(uuid, replacement, attribute(disk, "target", "dev") or "")
+        new = self.volumes.element(uuid, replacement, attribute(disk, "target", "dev") or "")
         if place_of(new) in map(place_of, (*mine.values(), *stored.values())):
             raise errors.InvalidRequest(
                 "the replacement is a volume of this instance, under another id"
@@ -150,7 +149,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
         behind a network, and for an encrypted one, which has a header."""
         if disk.get("type") == "network" or disk.find("source/encryption") is not None:
             return None
-        volume = self._in_a_pool(source_of(disk))
+        volume = self.volumes.in_a_pool(source_of(disk))
         description = described(volume) if volume is not None else None
         if description is None:
             return None
@@ -163,7 +162,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
         """Begin the copy, or go on with that of a client that has died, or that makes the same
         call: an undo ends no such copy."""
         mirror = swap.disk.find("mirror")
-        if mirror is not None and not swap.copies(self._xml(domain)):
+        if mirror is not None and not swap.copies(xml_of(domain)):
             raise errors.DeviceBusy(
                 "the volume is being copied to another one already",
                 hint="the same swap_volume() goes on with that copy, and power_off() ends it",
@@ -173,14 +172,14 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
             try:
                 domain.blockCopy(swap.device, text(destination(swap)), None, _COPY)
             except _REFUSALS as error:
-                if not swap.copies(self._xml(domain)):
+                if not swap.copies(xml_of(domain)):
                     if isinstance(error, errors.HypervisorFault):
-                        self._explain_unopened(swap.new, error)
+                        self.volumes.explain_unopened(swap.new, error)
                     raise
                 undo.forget()
             # a copy goes by the name of the device, and another client may have changed what is
             # behind it; from here on nobody can
-            if swap.is_another(self._xml(domain)):
+            if swap.is_another(xml_of(domain)):
                 raise LookAgain
         slot = Slot(
             volume_id=swap.replacement.volume_id,
@@ -219,7 +218,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
         try:
             domain.blockJobAbort(swap.device, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
         except _REFUSALS:
-            if swap.copies(self._xml(domain)):
+            if swap.copies(xml_of(domain)):
                 return False
             # another client that makes the same call was faster, or the copy has ended
             self._require_swapped(swap, domain)
@@ -227,7 +226,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
 
     def _require_swapped(self, swap: Swap, domain: Remote) -> None:
         """After the end of a copy that this client has not ended. One call."""
-        xml = self._xml(domain)
+        xml = xml_of(domain)
         if swap.is_on(xml) is not None:
             return
         if xml.get("id") != swap.run:
@@ -245,7 +244,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
         Args:
             before: the disk with the old volume; None where nobody knows it any more.
         """
-        disk = swap.is_on(self._xml(domain))
+        disk = swap.is_on(xml_of(domain))
         if disk is None:
             raise errors.VolumeNotFound("another client has detached the replacement meanwhile")
         self._define_on(swap, domain, disk)
@@ -253,7 +252,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
         if qos is not None or before is None or before.find("iotune") is not None:
             in_both(lambda flags: domain.setBlockIoTune(swap.device, limits_of(qos), flags))
         if before is None or has_secrets(before):
-            self._delete_secrets(swap.uuid, swap.volume_id)
+            self.secrets.delete(swap.uuid, swap.volume_id)
         return attached_volume(swap.replacement.volume_id, disk)
 
     @staticmethod
@@ -283,7 +282,7 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
         slot = None if disk is None else slot_of(xml, disk)
         if disk is None or slot is None or slot.before != volume_id:
             return
-        stored = volumes_of(self._xml(domain, inactive=True)).get(replacement.volume_id)
+        stored = volumes_of(xml_of(domain, inactive=True)).get(replacement.volume_id)
         if stored is None or stored.findtext("serial") == serial_of(replacement.volume_id):
             return
         with changed():
@@ -294,12 +293,12 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
         """End the copy; nothing, if the machine has gone on with the replacement."""
         # the machine is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.InstanceNotFound):
-            domain = self._domain(swap.uuid)
-            if not swap.copies(self._xml(domain)):
+            domain = self.domains.find(swap.uuid)
+            if not swap.copies(xml_of(domain)):
                 return
             with suppress(errors.InvalidState, errors.InvalidRequest, errors.HypervisorFault):
                 domain.blockJobAbort(swap.device, 0)
-            if swap.copies(self._xml(domain)):
+            if swap.copies(xml_of(domain)):
                 raise errors.DeviceBusy("the copy of the volume did not end")
 
     def _unlocked(self, swap: Swap) -> None:
@@ -308,10 +307,10 @@ class LibvirtSwap(Deletions, VolumeSources, SwapVolume):
         if swap.replacement.encryption is None and not has_secrets(swap.new):
             return
         with suppress(errors.InstanceNotFound):
-            xml = self._xml(self._domain(swap.uuid))
+            xml = xml_of(self.domains.find(swap.uuid))
             if swap.copies(xml) or swap.replacement.volume_id in volumes_of(xml):
                 return
-        self._delete_secrets(swap.uuid, swap.replacement.volume_id)
+        self.secrets.delete(swap.uuid, swap.replacement.volume_id)
 
 
 def _refuse_unfit(disk: Element, replacement: VolumeAttachment) -> None:

@@ -31,11 +31,13 @@ from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt import monitor
 from hvdrivers.libvirt.config import VirtType
-from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.definition import define, undefine
-from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent
+from hvdrivers.libvirt.domains import Domains, xml_of
+from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
+from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
-from hvdrivers.libvirt.session import Remote, last_calls, unnoticed
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection, last_calls, unnoticed
 from hvdrivers.libvirt.start import cut
 from hvdrivers.libvirt.xml import el, parse, text
 from hvdrivers.models.state import InstanceState
@@ -58,7 +60,7 @@ _REFUSALS = 3
 
 
 class Robbed(Exception):
-    """Another client has the turn: it took this one for dead. Only ``Turns._turn`` sees it."""
+    """Another client has the turn: it took this one for dead. Only ``Turns.take()`` sees it."""
 
 
 def is_helper(name: str) -> bool:
@@ -126,34 +128,43 @@ class Turn:
             self.helper = remote.lookupByUUIDString(str(self.id))
 
 
-class Turns(HostFacts):
+class Turns:
     """Take the turn of an instance, or wait for it."""
 
-    def _in_turn(
+    def __init__(
+        self, connection: Connection, hub: EventHub, domains: Domains, facts: HostFacts
+    ) -> None:
+        self._connection = connection
+        self._hub = hub
+        self._domains = domains
+        self._facts = facts
+
+    def change(
         self,
         operation: str,
         uuid: UUID,
         deadline: Deadline,
         act: Callable[[Turn, Remote, InstanceState], _T],
     ) -> _T:
-        """As ``_change``, while no other client is at the instance's snapshots. Two calls more.
+        """As ``Domains.change()``, while no other client is at the instance's snapshots. Two calls
+        more.
 
         Raises:
             DeviceBusy: another client had the turn until the deadline.
         """
-        with self._turn(uuid, deadline) as turn:
-            return self._change(
+        with self.take(uuid, deadline) as turn:
+            return self._domains.change(
                 operation, uuid, deadline, lambda domain, state: act(turn, domain, state)
             )
 
     @contextmanager
-    def _turn(self, uuid: UUID, deadline: Deadline) -> Iterator[Turn]:
+    def take(self, uuid: UUID, deadline: Deadline) -> Iterator[Turn]:
         """Have the turn for the length of the block. Two calls."""
         try:
             with self._taken(uuid, deadline) as turn:
                 yield turn
         except Robbed as error:
-            self._domain(uuid)  # or it was destroy() that removed the helper
+            self._domains.find(uuid)  # or it was destroy() that removed the helper
             raise errors.DeviceBusy(
                 "this client made no progress for so long that another one took its turn at the"
                 " instance's snapshots",
@@ -184,7 +195,7 @@ class Turns(HostFacts):
     def _give_up(self, made: UUID) -> None:
         """Undo the beginning of a turn, wherever it has come to."""
         with suppress(errors.InstanceNotFound), unnoticed(), last_calls():
-            undefine(self.connection.remote.lookupByUUIDString(str(made)))
+            undefine(self._connection.remote.lookupByUUIDString(str(made)))
 
     def _take(self, uuid: UUID, made: UUID, deadline: Deadline) -> Turn:
         """Take the turn. One call; while another client has it, four for each look."""
@@ -205,11 +216,11 @@ class Turns(HostFacts):
         while True:
             try:
                 with unnoticed():
-                    helper = define(self.connection.remote, document)
+                    helper = define(self._connection.remote, document)
                 break
             except errors.HypervisorFault:
                 inherited = None
-                dead = self._await_turn(uuid, deadline)
+                dead = self.wait(uuid, deadline)
                 if dead is None:
                     refused += 1
                     if refused == _REFUSALS:
@@ -227,11 +238,11 @@ class Turns(HostFacts):
     def _helper_type(self) -> str:
         """A domain type that this host defines. No call; one, once, where the caller did not name
         one."""
-        if self.config.virt_type is not VirtType.AUTO:
-            return self.config.virt_type.value
-        return "kvm" if self._kvm_offered() else "qemu"
+        if self._connection.config.virt_type is not VirtType.AUTO:
+            return self._connection.config.virt_type.value
+        return "kvm" if self._facts.kvm_offered() else "qemu"
 
-    def _await_turn(self, uuid: UUID, deadline: Deadline) -> Remote | bool | None:
+    def wait(self, uuid: UUID, deadline: Deadline) -> Remote | bool | None:
         """Wait until the turn that another client has comes to its end.
 
         Returns:
@@ -248,12 +259,12 @@ class Turns(HostFacts):
 
         seen: tuple[str, str | None] | None = None
         still = 0
-        with self.hub.listening() as events:
+        with self._hub.listening() as events:
             while True:
                 try:
                     # both wait for what the daemon does with the helper
-                    helper = self.connection.remote.lookupByName(name)
-                    now = helper.UUIDString(), kept(self._xml(helper), _COUNT_NAMESPACE)
+                    helper = self._connection.remote.lookupByName(name)
+                    now = helper.UUIDString(), kept(xml_of(helper), _COUNT_NAMESPACE)
                 except errors.InstanceNotFound:
                     return None if seen is None else True
                 still = still + 1 if now == seen and not self._works(uuid) else 0
@@ -272,7 +283,7 @@ class Turns(HostFacts):
     def _works(self, uuid: UUID) -> bool:
         """Whether the daemon, or QEMU, is at something of the machine. Up to three calls."""
         try:
-            domain = self._domain(uuid)
+            domain = self._domains.find(uuid)
             if domain.controlInfo(0)[0] in {
                 libvirt.VIR_DOMAIN_CONTROL_JOB,
                 libvirt.VIR_DOMAIN_CONTROL_OCCUPIED,
@@ -297,13 +308,13 @@ class Turns(HostFacts):
         """Switch a machine off that a dead client has started for a snapshot's memory, and that
         has not got it: no CPU of it has run, and QEMU knows of no job that has succeeded."""
         with suppress(errors.InstanceNotFound, errors.InvalidState):
-            domain = self._domain(uuid)
+            domain = self._domains.find(uuid)
             if kept(parse(domain.XMLDesc(0)), LOADING_NAMESPACE) != after:
                 return
-            status = monitor.ask(self.connection, domain, "query-status", reads=True)
+            status = monitor.ask(domain, "query-status", reads=True)
             if status["status"] != "prelaunch":
                 return
             # it answers when it has read the memory
-            jobs = monitor.ask(self.connection, domain, "query-jobs", reads=True)
+            jobs = monitor.ask(domain, "query-jobs", reads=True)
             if all(job.get("error") for job in jobs if str(job["id"]).startswith(JOB)):
                 cut(domain)

@@ -16,10 +16,11 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
-from hvdrivers.libvirt.base import Moved, Topic
-from hvdrivers.libvirt.event_hub import Device, Lifecycle, RawEvent
+from hvdrivers.libvirt.domains import Domains, Moved, xml_of
+from hvdrivers.libvirt.event_hub import Device, EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.late_unplug import LateUnplugs, Request
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, text
 
 _ASK_AGAIN = 5.0
@@ -28,42 +29,46 @@ _SETTLING = 30.0
 """Seconds to take a device out of a definition, in the background."""
 
 
-class Plugging(Topic):
+class Plugging:
     """Take a device out of a running machine."""
 
-    _late: LateUnplugs
+    def __init__(self, connection: Connection, hub: EventHub, domains: Domains) -> None:
+        self._connection = connection
+        self._hub = hub
+        self._domains = domains
+        self.late = LateUnplugs(hub, self._settle_late)
 
     def _settle_late(self, uuid: UUID, device_alias: str, let_go: bool) -> bool:
         """Take a device out of the definition that the guest has let go of when nobody waited for
         it any more; False: the guest has it still."""
-        with self.connection.operation(_SETTLING):
-            domain = self._domain(uuid)
-            shown = _has(self._xml(domain), device_alias)
+        with self._connection.operation(_SETTLING):
+            domain = self._domains.find(uuid)
+            shown = _has(xml_of(domain), device_alias)
             # a machine that has been switched off since then shows its definition
             if shown and not (let_go and not domain.isActive()):
                 return False
             self._drop(domain, uuid, device_alias)
         return True
 
-    def _settle_before_the_end(self, uuid: UUID, domain: Remote) -> None:
+    def settle_before_the_end(self, uuid: UUID, domain: Remote) -> None:
         """Before a running machine is switched off: afterwards nobody could tell what the guest had
         let go of. No call where nothing is expected, else 2 and one for each such device."""
-        expected = self._late.of(uuid)
+        expected = self.late.of(uuid)
         if not expected:
             return
-        running = self._xml(domain)
+        running = xml_of(domain)
         for device_alias in expected:
             if not _has(running, device_alias):
                 self._drop(domain, uuid, device_alias)
-                self._late.forget(uuid, device_alias)
+                self.late.forget(uuid, device_alias)
 
     def _drop(self, domain: Remote, uuid: UUID, device_alias: str) -> None:
-        for device in self._xml(domain, inactive=True).iterfind("devices/*"):
+        for device in xml_of(domain, inactive=True).iterfind("devices/*"):
             own = attribute(device, "alias", "name") == device_alias
-            if own and self._late.expects(uuid, device_alias):
-                self._forget(domain, device_alias, device)
+            if own and self.late.expects(uuid, device_alias):
+                self.forget(domain, device_alias, device)
 
-    def _take_out(
+    def take_out(
         self,
         domain: Remote,
         device_alias: str,
@@ -74,30 +79,30 @@ class Plugging(Topic):
         """Take a device out of the running machine, then out of the definition."""
         uuid = UUID(domain.UUIDString())
         if live is None:
-            self._late.forget(uuid, device_alias)
+            self.late.forget(uuid, device_alias)
             if stored is not None:
-                self._forget(domain, device_alias, stored)
+                self.forget(domain, device_alias, stored)
                 self._require_gone(domain, device_alias)
             return
-        with self._late.expecting(uuid, device_alias) as request:
+        with self.late.expecting(uuid, device_alias) as request:
             self._unplug(uuid, domain, device_alias, deadline, request)
             if stored is not None:
                 with changed():
-                    self._forget(domain, device_alias, stored)
+                    self.forget(domain, device_alias, stored)
 
-    def _forget(self, domain: Remote, device_alias: str, stored: Element) -> None:
+    def forget(self, domain: Remote, device_alias: str, stored: Element) -> None:
         """Take a device out of the definition. One call, two if another client was faster."""
         try:
             domain.detachDeviceFlags(text(stored), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         except (errors.HypervisorFault, errors.InvalidRequest):
-            if _has(self._xml(domain, inactive=True), device_alias):
+            if _has(xml_of(domain, inactive=True), device_alias):
                 raise
 
     def _require_gone(self, domain: Remote, device_alias: str) -> None:
         """After a change of the definition alone: again if another client has started the machine
         meanwhile, with the device. One call."""
         with changed():
-            if _has(self._xml(domain), device_alias):
+            if _has(xml_of(domain), device_alias):
                 raise Moved
 
     def _unplug(
@@ -116,9 +121,9 @@ class Plugging(Topic):
             )
 
         def gone() -> bool:
-            return not _has(self._xml(domain), device_alias)
+            return not _has(xml_of(domain), device_alias)
 
-        with self.hub.listening() as events:
+        with self._hub.listening() as events:
             while not deadline.passed:
                 if not self._request_unplug(domain, device_alias, gone, request):
                     return

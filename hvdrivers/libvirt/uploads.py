@@ -25,16 +25,20 @@ from hvdrivers.driverkit.images import (
 from hvdrivers.libvirt.chains import Chains, described
 from hvdrivers.libvirt.files import base_path, written_at
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
-from hvdrivers.libvirt.pools import delete, volume_xml
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.pools import Pools, delete, volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import parse, readable
 from hvdrivers.models.image import CachedImage
 
 
-class PartialUploads(Chains):
+class PartialUploads:
     """Contents without a record."""
 
-    def _partial_uploads(self, volumes: Mapping[str, Remote]) -> list[CachedImage]:
+    def __init__(self, pools: Pools, chains: Chains) -> None:
+        self._pools = pools
+        self._chains = chains
+
+    def shown(self, volumes: Mapping[str, Remote]) -> list[CachedImage]:
         """Two calls for each content without a record, and one for each that has one."""
         found = []
         for name in self._incomplete(volumes):
@@ -64,11 +68,11 @@ class PartialUploads(Chains):
             found.append(name)
         return found
 
-    def _evict_partial(self, key: str) -> None:
+    def evict(self, key: str) -> None:
         """Remove an upload that nobody writes to. Budget: 6 calls, one for each cached image, and
         those of a look at all file pools, as for a complete one."""
-        pool = self.pools.disks()
-        volumes = self.pools.volumes(pool)
+        pool = self._pools.disks()
+        volumes = self._pools.volumes(pool)
         name = IMAGE_PREFIX + key
         if name not in self._incomplete(volumes):
             return
@@ -77,14 +81,14 @@ class PartialUploads(Chains):
             return
         refuse_alive(written_at(description), host_now=_host_now(pool, name))
         # an eviction that died has left a content with disks on it
-        self._refuse_based(volumes[name], None)
+        self.refuse_based(volumes[name], None)
         delete(volumes[name])
 
-    def _refuse_based(self, content: Remote, record: str | None) -> None:
+    def refuse_based(self, content: Remote, record: str | None) -> None:
         """Raise DeviceBusy if an image's content is in use. Calls as for delete_volume()."""
-        with self._looking(content) as look:
+        with self._chains.looking(content) as look:
             users = [name for name in look.overlays() if name != record]
-            machine = None if users else self._machine_with(look)
+            machine = None if users else self._chains.machine_with(look)
         if users:
             raise errors.DeviceBusy(f"the image is the base of {len(users)} disks", retryable=False)
         if machine is not None:
@@ -92,7 +96,7 @@ class PartialUploads(Chains):
                 f"the image is a disk of machine {machine.UUIDString()}", retryable=False
             )
 
-    def _remove_abandoned(self, pool: Remote, new: Remote) -> None:
+    def remove_abandoned(self, pool: Remote, new: Remote) -> None:
         """Remove what dead clients have left, before another upload takes room.
 
         Args:
@@ -102,7 +106,7 @@ class PartialUploads(Chains):
         host_now = written_at(now)
         if host_now is None:
             return
-        volumes = self.pools.volumes(pool)
+        volumes = self._pools.volumes(pool)
         contents: dict[str, Remote] = {}
         written: list[tuple[str, float]] = []
         for name in self._incomplete(volumes):
@@ -114,7 +118,7 @@ class PartialUploads(Chains):
                 written.append((key, at))
         for key in abandoned(written, host_now=host_now):
             with suppress(errors.DeviceBusy):
-                self._refuse_based(contents[key], None)
+                self.refuse_based(contents[key], None)
                 delete(contents[key])
 
 

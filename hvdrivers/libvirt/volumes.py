@@ -13,14 +13,15 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.libvirt.chains import Chains
-from hvdrivers.libvirt.connection import HostFacts
 from hvdrivers.libvirt.devices import disk_element, source_of, target_prefix
 from hvdrivers.libvirt.disk_plan import names_of
 from hvdrivers.libvirt.domain import next_target, used_sources
 from hvdrivers.libvirt.files import clean
+from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.naming import VOLUME_PREFIX
 from hvdrivers.libvirt.odd_files import odd_file
-from hvdrivers.libvirt.pools import find
+from hvdrivers.libvirt.pools import Pools, find
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import (
     encryption_element,
     initiator_name,
@@ -29,8 +30,7 @@ from hvdrivers.libvirt.remote_volumes import (
     rbd_source,
 )
 from hvdrivers.libvirt.reserved import refuse_contradiction, refuse_folder, refuse_reserved
-from hvdrivers.libvirt.secrets import Secrets
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, el, parse
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import InstanceSpec
@@ -58,22 +58,31 @@ _ALL = (
 )
 
 
-class VolumeSources(Chains, Secrets, HostFacts):
+class VolumeSources:
     """Turn an attachment into a ``<disk>``."""
 
-    def _volume_elements(self, spec: InstanceSpec) -> list[Element]:
+    def __init__(
+        self, connection: Connection, pools: Pools, chains: Chains, facts: HostFacts
+    ) -> None:
+        self._connection = connection
+        self._pools = pools
+        self._chains = chains
+        self._facts = facts
+
+    def elements(self, spec: InstanceSpec) -> list[Element]:
         """The disks of the volumes that a new instance begins with."""
         taken = names_of(spec)
         elements = []
         for attachment in spec.volumes:
             target = next_target(target_prefix(attachment), taken)
-            disk = self._volume_element(spec.uuid, attachment, target)
+            disk = self.element(spec.uuid, attachment, target)
             taken[0].append(disk)
             elements.append(disk)
         return elements
 
     @provides(Capability.MULTI_ATTACH)
-    def _volume_element(self, uuid: UUID, attachment: VolumeAttachment, target: str) -> Element:
+    def element(self, uuid: UUID, attachment: VolumeAttachment, target: str) -> Element:
+        """The disk of a volume; what the host has not, or others use, is refused."""
         volume = attachment.volume
         remote = self._remote_source(uuid, volume)
         if remote is not None:
@@ -91,7 +100,7 @@ class VolumeSources(Chains, Secrets, HostFacts):
         elif not volume.multiattach:
             self._refuse_shared(path)
         if attachment.cache is None and not volume.multiattach:  # shared ones are never cached
-            cache = CacheMode(self.config.disk_cache)
+            cache = CacheMode(self._connection.config.disk_cache)
             attachment = attachment.model_copy(update={"cache": cache})
         if kind != "network":
             source = el("source", file=path) if kind == "file" else el("source", dev=path)
@@ -108,7 +117,7 @@ class VolumeSources(Chains, Secrets, HostFacts):
     def _remote_source(self, uuid: UUID, volume: Volume) -> tuple[Element, str] | None:
         """Source and format of a volume that QEMU reaches over the network."""
         if isinstance(volume, IscsiVolume):
-            return iscsi_source(uuid, volume, initiator_name(self._host_uuid())), "raw"
+            return iscsi_source(uuid, volume, initiator_name(self._facts.host_uuid())), "raw"
         if isinstance(volume, RbdVolume):
             return rbd_source(uuid, volume), "raw"
         if isinstance(volume, NfsVolume):
@@ -118,7 +127,7 @@ class VolumeSources(Chains, Secrets, HostFacts):
     @provides(Capability.VOLUME_POOL)
     def _pool_source(self, volume: PoolVolume) -> tuple[str, str]:
         refuse_reserved(volume.data.name)
-        stored = find(self.pools.named(volume.data.pool), volume.data.name)
+        stored = find(self._pools.named(volume.data.pool), volume.data.name)
         named = VOLUME_NAME.fullmatch(volume.data.name)
         format_ = volume.data.format
         if format_ is not None and format_ not in FORMATS:
@@ -130,7 +139,7 @@ class VolumeSources(Chains, Secrets, HostFacts):
         else:
             description = parse(stored.XMLDesc(0))
             refuse_folder(description, volume.data.name)
-            self._refuse_not_free(str(description.findtext("target/path")), stored)
+            self._chains.refuse_not_free(str(description.findtext("target/path")), stored)
         if description is not None and declared not in {None, "raw"}:
             # a volume of others: to read it as raw is safe whatever it is
             refuse_contradiction(attribute(description, "target/format", "type"), declared)
@@ -149,21 +158,22 @@ class VolumeSources(Chains, Secrets, HostFacts):
         if named:
             refuse_contradiction(named["format"], format_)
         elif not volume.path.startswith("/dev/"):
-            self._refuse_not_free(volume.path, self._in_a_pool(volume.path))
+            self._chains.refuse_not_free(volume.path, self.in_a_pool(volume.path))
         return volume.path, format_, "block" if volume.path.startswith("/dev/") else "file"
 
-    def _in_a_pool(self, path: str) -> Remote | None:
+    def in_a_pool(self, path: str) -> Remote | None:
+        """The volume of this path, if a pool has it. One call."""
         try:
-            return cast(Remote, self.connection.remote.storageVolLookupByPath(clean(path)))
+            return cast(Remote, self._connection.remote.storageVolLookupByPath(clean(path)))
         except errors.VolumeNotFound:
             return None
 
-    def _explain_unopened(self, disk: Element, error: errors.HypervisorFault) -> None:
+    def explain_unopened(self, disk: Element, error: errors.HypervisorFault) -> None:
         """After a failure, for which QEMU has no code: a machine has the volume that does not share
         it, so that QEMU could not lock it, or the size of its file is odd."""
         self._refuse_shared(source_of(disk))
         self._refuse_shared_link(source_of(disk))
-        odd = odd_file(self.connection.remote, [disk])
+        odd = odd_file(self._connection.remote, [disk])
         if odd is not None:
             raise odd from error
 
@@ -171,14 +181,14 @@ class VolumeSources(Chains, Secrets, HostFacts):
         """A server locks nothing, and libvirt's statistics do not name what is behind a network.
         One call, and one for each machine that runs."""
         running = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
-        for domain in self.connection.remote.listAllDomains(running):
+        for domain in self._connection.remote.listAllDomains(running):
             with suppress(errors.InstanceNotFound):
                 if name in map(source_of, parse(domain.XMLDesc(0)).iterfind("devices/disk")):
                     raise _in_use(name, domain)
 
     def _refuse_shared(self, path: str) -> None:
         """QEMU's lock would refuse it too, but with no code to tell it by. One bulk call."""
-        for domain, stats in self.connection.remote.getAllDomainStats(
+        for domain, stats in self._connection.remote.getAllDomainStats(
             libvirt.VIR_DOMAIN_STATS_BLOCK, _ALL
         ):
             if clean(path) in map(clean, used_sources(stats)):
@@ -187,10 +197,10 @@ class VolumeSources(Chains, Secrets, HostFacts):
     def _refuse_shared_link(self, path: str) -> None:
         """The same for a file that a running machine has under another name, such as a symlink, as
         far as the pools tell. Calls as for delete_volume()."""
-        volume = self._in_a_pool(path)
+        volume = self.in_a_pool(path)
         if volume is not None:
-            with self._looking(volume) as look:
-                domain = self._machine_with(look, running=True)
+            with self._chains.looking(volume) as look:
+                domain = self._chains.machine_with(look, running=True)
             if domain is not None:
                 raise _in_use(path, domain)
 

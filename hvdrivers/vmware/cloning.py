@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 from pyVmomi import vim
 
@@ -18,11 +19,13 @@ from hvdrivers.models.disk import DiskRole
 from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.volume import DiskBus
+from hvdrivers.vmware.base import Machine
 from hvdrivers.vmware.devices import capacity_of, editing
 from hvdrivers.vmware.images import Base
 from hvdrivers.vmware.names import machine_name
 from hvdrivers.vmware.own_disks import Planned
 from hvdrivers.vmware.place import Surroundings
+from hvdrivers.vmware.questions import ending_questions
 from hvdrivers.vmware.record import IMAGE, option
 from hvdrivers.vmware.specs import Plan
 from hvdrivers.vmware.templates import Template, Templates
@@ -81,7 +84,11 @@ class Cloning(Templates):
         host: Any,
         progress: ProgressCallback | None,
     ) -> Any:
-        """Clone a machine, and start it if it shall run. The caller looks whether it does."""
+        """Clone a machine, and start it if it shall run. The caller looks whether it does.
+
+        Raises:
+            InvalidState: it has asked a question when it was started; the error has its text.
+        """
         place = self.places.get()
         grows = any(change.operation == "edit" for change in config.deviceChange)
         config.extraConfig.append(option(IMAGE, None))  # the template's own
@@ -99,11 +106,14 @@ class Cloning(Templates):
         )
         name = machine_name(spec.name, spec.uuid)
         try:
-            return self.tasks.run(
-                lambda: template.obj.CloneVM_Task(place.vm_folder, name, clone),
-                entity=template.obj,
-                progress=progress,
-            )
+            with ending_questions() as answer:
+                return self.tasks.run(
+                    lambda: template.obj.CloneVM_Task(place.vm_folder, name, clone),
+                    entity=template.obj,
+                    progress=progress,
+                    asked=answer,
+                    born=lambda: self._born(spec.uuid),
+                )
         except errors.HypervisorError as error:
             gone = error.vendor_code == "ManagedObjectNotFound"
             if gone and _another_machine(error, template):
@@ -122,6 +132,15 @@ class Cloning(Templates):
             with suppress(errors.HypervisorError):
                 self._drop_template(base.path)  # without its disk it is good for nothing
             raise evicted(error) from error
+
+    def _born(self, uuid: UUID) -> Any:
+        """The machine that a clone has made, before the clone has ended; None while nothing of it
+        can be read. 2 calls."""
+        with suppress(errors.HypervisorError):
+            found = self._machine_if_there(uuid)
+            if isinstance(found, Machine):
+                return found.obj
+        return None
 
 
 def _another_machine(error: errors.HypervisorError, template: Template) -> bool:

@@ -4,14 +4,15 @@ does not end."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
 from hvdrivers.contract import errors
 from hvdrivers.messages import shortened
 from hvdrivers.vmware.base import Topic
-from hvdrivers.vmware.tasks import QUESTION
+from hvdrivers.vmware.tasks import QUESTION, Asked
 
 PENDING = "QuestionPending"
 _ENDS = ("button.abort", "button.cancel", "button.uuid.cancel")
@@ -28,22 +29,8 @@ class Questions(Topic):
         Raises:
             InvalidState: it has asked one; the error has its text.
         """
-        asked: list[str] = []
-
-        def answer(question: Any) -> None:
-            asked.append(" ".join(question.text.split()))
-            _end(obj, question)
-
-        try:
+        with ending_questions() as answer:
             self.tasks.run(lambda: obj.PowerOnVM_Task(None), entity=obj, asked=answer)
-        except errors.HypervisorError as error:
-            if not asked or error.vendor_code is None:
-                raise
-            raise errors.InvalidState(
-                shortened(f"the machine did not start, it asked: {asked[-1]}"),
-                vendor_code=PENDING,
-                hint="mend what it asks about, or start it with vSphere's client and answer there",
-            ) from error
 
     def _power_off_task(self, obj: Any) -> None:
         """Switch a machine off. 2 calls; of one that waits with a question 4 more.
@@ -64,6 +51,31 @@ class Questions(Topic):
         question = self.reader.one(obj, QUESTION).get(QUESTION)
         if question is not None:
             _end(obj, question)
+
+
+@contextmanager
+def ending_questions() -> Iterator[Asked]:
+    """Answers the questions of a machine that starts with what ends the start.
+
+    Raises:
+        InvalidState: the block has failed, and there was one; the error has its text.
+    """
+    asked: list[str] = []
+
+    def answer(obj: Any, question: Any) -> None:
+        asked.append(" ".join(question.text.split()))
+        _end(obj, question)
+
+    try:
+        yield answer
+    except errors.HypervisorError as error:
+        if not asked or error.vendor_code is None:
+            raise
+        raise errors.InvalidState(
+            shortened(f"the machine did not start, it asked: {asked[-1]}"),
+            vendor_code=PENDING,
+            hint="mend what it asks about, or start it with vSphere's client and answer there",
+        ) from error
 
 
 def _end(obj: Any, question: Any) -> None:

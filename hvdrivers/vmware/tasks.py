@@ -21,7 +21,7 @@ from hvdrivers.vmware.deadline import unbounded
 from hvdrivers.vmware.errors import translate
 from hvdrivers.vmware.reader import Reader, filter_spec
 from hvdrivers.vmware.session import Session, by_chance
-from hvdrivers.vmware.waiting import collector_of, news
+from hvdrivers.vmware.waiting import SLICE, collector_of, news
 
 _PATHS = ("info.state", "info.error", "info.result", "info.progress")
 _UNDOING = 60.0
@@ -29,15 +29,28 @@ _UNDOING = 60.0
 _ENDED = frozenset({"success", "error"})
 QUESTION = "runtime.question"
 """What a machine waits for an answer to."""
-Asked = Callable[[Any], None]
+Asked = Callable[[Any, Any], None]
+"""Gets a machine and the question that it waits with."""
+_FIRST_LOOK = 1
+"""Seconds until the first look for the machine that a task makes; each later one takes twice as
+long."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Questions:
-    """The questions of a machine while a task runs on it."""
+    """The questions of a machine while a task runs on it, or makes it."""
 
-    machine: Any
     asked: Asked
+    machine: Any = None
+    born: Callable[[], Any] | None = None
+    """Looks for a machine that is not there yet."""
+
+    def found(self) -> bool:
+        """Look for a machine that was not there before; whether it is now."""
+        if self.machine is None and self.born is not None:
+            self.machine = self.born()
+            return self.machine is not None
+        return False
 
 
 class Tasks:
@@ -55,6 +68,7 @@ class Tasks:
         progress: ProgressCallback | None = None,
         phase: Phase = Phase.COPY,
         asked: Asked | None = None,
+        born: Callable[[], Any] | None = None,
     ) -> Any:
         """Start a task and wait for its end: 2 calls if it is quick.
 
@@ -62,8 +76,10 @@ class Tasks:
             start: the call that starts it.
             entity: the object that it changes. If the reply to ``start`` is lost, the driver waits
                 until no task runs on that object, so that nothing changes it later.
-            asked: called with the question that ``entity``, a machine, waits with meanwhile. A task
-                that waits for the answer ends only when there is one.
+            asked: called with each question that ``entity``, a machine, waits with meanwhile. A
+                task that waits for the answer ends only when there is one.
+            born: finds the machine that the task makes, None before it is there. The questions are
+                this machine's then.
 
         Returns:
             The task's result.
@@ -75,7 +91,8 @@ class Tasks:
         """
         # what leaves this block as ConnectionFailed or OperationTimeout has changed nothing: the
         # task was not started, or it was cancelled and the server has taken it back
-        questions = None if asked is None else _Questions(entity, asked)
+        machine = entity if born is None else None
+        questions = None if asked is None else _Questions(asked, machine, born)
         with undoing():
             try:
                 task = start()
@@ -143,26 +160,42 @@ class Tasks:
         values = dict(row.values)
         wanted: list[tuple[type, Sequence[str]]] = [(vim.Task, _PATHS)]
         roots: list[tuple[Any, Sequence[Any]]] = [(task, [])]
-        if questions is not None:
+        if questions is not None and questions.machine is not None:
             wanted.append((vim.VirtualMachine, [QUESTION]))
             roots.append((questions.machine, []))
-        spec = filter_spec(wanted, roots)
-        with by_chance(), collector_of(self._session, spec) as collector:
-            version = ""
+        with by_chance(), collector_of(self._session, filter_spec(wanted, roots)) as collector:
+            version, longest = "", _FIRST_LOOK
             while values.get("info.state") not in _ENDED:
                 if progress is not None and isinstance(values.get("info.progress"), int):
                     done = values["info.progress"]
                     progress(Progress(phase=phase, done=done, total=100, unit="percent"))
                 deadline.check("a task of the server was under way")
-                told = news(collector, version, deadline)
+                machine = questions.machine if questions is not None else None
+                waits = questions is not None and machine is None
+                told = news(
+                    collector,
+                    version,
+                    deadline,
+                    longest=longest if waits else SLICE,
+                    beside=machine,
+                )
                 if told is None:
                     told = version, dict(self._reader.one(task, *_PATHS).values)
-                    if questions is not None:
-                        told[1].update(self._reader.one(questions.machine, QUESTION).values)
+                    if machine is not None:
+                        told[1].update(self._reader.one(machine, QUESTION).values)
                 version = told[0]
                 values |= told[1]
-                if questions is not None and told[1].get(QUESTION) is not None:
-                    questions.asked(told[1][QUESTION])
+                if questions is None:
+                    continue
+                if told[1].get(QUESTION) is not None:
+                    questions.asked(machine, told[1][QUESTION])
+                elif waits and questions.found():
+                    roots = [(questions.machine, [])]
+                    collector.CreateFilter(
+                        filter_spec([(vim.VirtualMachine, [QUESTION])], roots), False
+                    )
+                    version = ""  # tell all that there is, also what the new filter looks at
+                longest = min(2 * longest, SLICE)
             # the filter tells the parts of one change one by one
             row = self._reader.one(task, *_PATHS)
         return _result(row.values)

@@ -18,7 +18,7 @@ from hvdrivers.vmware.session import Session, by_chance
 
 _PC = vmodl.query.PropertyCollector
 _MOMENT = 0.03
-_SLICE = 10
+SLICE = 10
 """Seconds of one wait: the server answers then, so that a deadline is seen."""
 
 
@@ -35,14 +35,21 @@ def collector_of(session: Session, spec: Any) -> Iterator[Any]:
             collector.DestroyPropertyCollector()
 
 
-def options(deadline: Deadline) -> Any:
+def options(deadline: Deadline, longest: int = SLICE) -> Any:
     """Options for one wait."""
-    return _PC.WaitOptions(maxWaitSeconds=max(1, int(deadline.within(_SLICE))))
+    return _PC.WaitOptions(maxWaitSeconds=max(1, int(deadline.within(longest))))
 
 
-def news(collector: Any, version: str, deadline: Deadline) -> tuple[str, dict[str, Any]] | None:
-    """One wait: the version after it and what has changed. None: the answer was lost, so look."""
-    wait = options(deadline)
+def news(
+    collector: Any, version: str, deadline: Deadline, *, longest: int = SLICE, beside: Any = None
+) -> tuple[str, dict[str, Any]] | None:
+    """One wait: the version after it and what has changed. None: the answer was lost, so look.
+
+    Args:
+        longest: seconds.
+        beside: an object that may go meanwhile.
+    """
+    wait = options(deadline, longest)
     try:
         if deadline.left < 1:
             # the server counts in whole seconds: within the last one it is asked again and again
@@ -51,10 +58,10 @@ def news(collector: Any, version: str, deadline: Deadline) -> tuple[str, dict[st
         update = collector.WaitForUpdatesEx(version, wait)
     except errors.OutcomeUnknown:
         return None
-    return (version, {}) if update is None else (update.version, dict(changes(update)))
+    return (version, {}) if update is None else (update.version, dict(changes(update, beside)))
 
 
-def changes(update: Any) -> Iterator[tuple[str, Any]]:
+def changes(update: Any, beside: Any = None) -> Iterator[tuple[str, Any]]:
     """Paths and values of an update.
 
     Raises:
@@ -64,6 +71,8 @@ def changes(update: Any) -> Iterator[tuple[str, Any]]:
         gone = [miss.obj for miss in each.missingSet or ()]
         gone += [changed.obj for changed in each.objectSet or () if changed.kind == "leave"]
         for obj in gone:
+            if obj == beside:
+                continue
             fault = vmodl.fault.ManagedObjectNotFound(obj=obj)
             raise translate(fault) from fault
         for changed in each.objectSet or ():

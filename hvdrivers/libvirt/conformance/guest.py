@@ -38,7 +38,7 @@ class SerialGuest(Target):
     """The half of the libvirt target that talks to the guest of `hvdrivers.testing.guestimage`."""
 
     def __init__(self, raw: RawHost, there: RawHost | None = None) -> None:
-        self._raw, self._raw_there = raw, there
+        self.raw, self.raw_there = raw, there
         self._console: tuple[tuple[UUID, int, Any], Any] | None = None
 
     def close(self) -> None:
@@ -46,11 +46,11 @@ class SerialGuest(Target):
 
     def _host(self, uuid: UUID) -> RawHost:
         """The host that the machine is on."""
-        if self._raw_there is not None:
+        if self.raw_there is not None:
             with suppress(libvirt.libvirtError):
-                self._raw_there.domain(uuid)
-                return self._raw_there
-        return self._raw
+                self.raw_there.domain(uuid)
+                return self.raw_there
+        return self.raw
 
     def wait_booted(self, driver: ComputeDriver, uuid: UUID) -> None:
         """The guest answers when it is spoken to on its serial console, and its agent when it is
@@ -88,18 +88,18 @@ class SerialGuest(Target):
 
     def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
         if disk == "root":
-            self._shell(driver, uuid, f"echo '{text}' >> /disk/hvct; sync")
+            self.shell(driver, uuid, f"echo '{text}' >> /disk/hvct; sync")
             return
-        device = self._device(driver, uuid, disk)
+        device = self.device(driver, uuid, disk)
         command = f"{{ {_TEXTS.format(device)}; echo '{text}'; }} >/run/hvct"
         write = f"dd if=/run/hvct of={device} bs=4096 conv=sync,notrunc,fsync 2>/dev/null"
-        self._shell(driver, uuid, f"{command}; {write}")
+        self.shell(driver, uuid, f"{command}; {write}")
 
     def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
         if disk == "root":
-            return self._shell(driver, uuid, "cat /disk/hvct 2>/dev/null").splitlines()
-        texts = _TEXTS.format(self._device(driver, uuid, disk))
-        return self._shell(driver, uuid, texts).splitlines()
+            return self.shell(driver, uuid, "cat /disk/hvct 2>/dev/null").splitlines()
+        texts = _TEXTS.format(self.device(driver, uuid, disk))
+        return self.shell(driver, uuid, texts).splitlines()
 
     def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
         """What a guest writes stands in the disk's file as it is, neither compressed nor
@@ -115,7 +115,7 @@ class SerialGuest(Target):
                 return any(text.encode() in part for part in parts if part != usual)
         raise PreconditionMissing("the machine boots from no disk")
 
-    def _device(self, driver: ComputeDriver, uuid: UUID, volume_id: str) -> str:
+    def device(self, driver: ComputeDriver, uuid: UUID, volume_id: str) -> str:
         """The guest's own name for a volume, by its serial number, of which virtio tells 20
         characters."""
         xml = parse(self._host(uuid).domain(uuid).XMLDesc(0))
@@ -132,7 +132,7 @@ class SerialGuest(Target):
             files = f"/sys/bus/pci/devices/{where}.{function}/virtio*/block/*/serial"
         # a disk that was just plugged may have no such file yet
         look = f"grep -l '^{serial}' {files} 2>/dev/null && break; i=$((i+1)); sleep 1"
-        found = self._shell(driver, uuid, f"i=0; while [ $i -lt {_LOOKS} ]; do {look}; done")
+        found = self.shell(driver, uuid, f"i=0; while [ $i -lt {_LOOKS} ]; do {look}; done")
         if found.count("\n") or not found:
             raise PreconditionMissing(
                 f"the guest does not see the volume {volume_id} at {files}: {found!r}"
@@ -169,22 +169,22 @@ class SerialGuest(Target):
 
     def accepts_password(self, driver: ComputeDriver, uuid: UUID, user: str, password: str) -> bool:
         """The guest keeps its passwords as crypt(3) hashes, in /etc/shadow."""
-        line = self._shell(driver, uuid, f"grep '^{user}:' /etc/shadow").strip()
+        line = self.shell(driver, uuid, f"grep '^{user}:' /etc/shadow").strip()
         hashed = line.split(":")[1] if ":" in line else ""
         salt = hashed.rpartition("$")[0]
         if not salt:
             return False
         word = password.replace("'", "'\\''")
-        again = self._shell(driver, uuid, f"mkpasswd -m sha512 -S '{salt.split('$')[2]}' '{word}'")
+        again = self.shell(driver, uuid, f"mkpasswd -m sha512 -S '{salt.split('$')[2]}' '{word}'")
         return again.strip() == hashed
 
     @contextmanager
     def silent_agent(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
-        self._shell(driver, uuid, "killall -STOP qemu-ga")
+        self.shell(driver, uuid, "killall -STOP qemu-ga")
         try:
             yield
         finally:
-            self._shell(driver, uuid, "killall -CONT qemu-ga")
+            self.shell(driver, uuid, "killall -CONT qemu-ga")
 
     @contextmanager
     def endless_program(self, driver: ComputeDriver, uuid: UUID) -> Iterator[Sequence[str]]:
@@ -192,9 +192,9 @@ class SerialGuest(Target):
         try:
             yield ["/bin/sleep", "100000"]
         finally:
-            self._shell(driver, uuid, "killall sleep")
+            self.shell(driver, uuid, "killall sleep")
 
-    def _shell(self, driver: ComputeDriver, uuid: UUID, command: str) -> str:
+    def shell(self, driver: ComputeDriver, uuid: UUID, command: str) -> str:
         """Run a command in the guest; what it printed."""
         self._wait_console(driver, uuid)
         mark = uuid4().hex[:8]

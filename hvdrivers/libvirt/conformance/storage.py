@@ -76,11 +76,11 @@ class StorageGuest(SerialGuest):
                 {"serial": name, "data": {"name": name, "format": ImageFormat.RAW}}
             )
         finally:
-            pool = self._raw.connect.storagePoolLookupByName(self._volume_pool)
+            pool = self.raw.connect.storagePoolLookupByName(self._volume_pool)
             pool.storageVolLookupByName(name).delete(0)
 
     def _make(self, xml: str) -> None:
-        pool = self._raw.connect.storagePoolLookupByName(self._volume_pool)
+        pool = self.raw.connect.storagePoolLookupByName(self._volume_pool)
         for _ in range(_TRIES):
             try:
                 pool.createXML(xml, 0)
@@ -93,7 +93,7 @@ class StorageGuest(SerialGuest):
     @contextmanager
     def _secret(self, value: bytes) -> Iterator[str]:
         uuid = str(uuid4())
-        connect = self._raw.connect
+        connect = self.raw.connect
         secret = connect.secretDefineXML(
             text(el("secret", el("uuid", uuid), ephemeral="yes", private="yes"))
         )
@@ -106,15 +106,15 @@ class StorageGuest(SerialGuest):
     def opened(self, driver: ComputeDriver, uuid: UUID, volume_id: str) -> bool:
         """The guest reads what it has written, and that is not in the file as it is."""
         self.wait_booted(driver, uuid)
-        device = self._device(driver, uuid, volume_id)
+        device = self.device(driver, uuid, volume_id)
         # an encrypted volume without content is no zeros
         write = f"echo {_MARK} | dd of={device} bs=4096 conv=sync,notrunc,fsync 2>/dev/null"
         read = f"dd if={device} bs=4096 count=1 2>/dev/null | tr -d '\\000'"
-        if self._shell(driver, uuid, f"{write}; {read}") != _MARK:
+        if self.shell(driver, uuid, f"{write}; {read}") != _MARK:
             return False
-        pool = self._raw.connect.storagePoolLookupByName(self._volume_pool)
+        pool = self.raw.connect.storagePoolLookupByName(self._volume_pool)
         path = pool.storageVolLookupByName(volume_id).path()
-        return _MARK.encode() not in self._raw.content(path)
+        return _MARK.encode() not in self.raw.content(path)
 
 
 def _from_file(path: Path) -> list[Volume]:

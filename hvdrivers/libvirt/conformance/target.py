@@ -119,7 +119,7 @@ class LibvirtTarget(StorageGuest):
             pool=self._config.pool,
             served=served,
         )
-        self._observer = LibvirtObserver(self._raw)
+        self._observer = LibvirtObserver(self.raw)
         self._folder: TemporaryDirectory[str] | None = None
 
     def driver_class(self) -> type[Driver]:
@@ -165,7 +165,7 @@ class LibvirtTarget(StorageGuest):
         name = f"hvct-{uuid4().hex[:8]}"
         parts = [el("name", name), el("forward", mode="bridge"), el("bridge", name="hvct-nowhere")]
         try:
-            network = self._raw.connect.networkCreateXML(text(el("network", *parts)))
+            network = self.raw.connect.networkCreateXML(text(el("network", *parts)))
         except libvirt.libvirtError as error:
             raise PreconditionMissing(f"the daemon makes no network: {error}") from error
         try:
@@ -179,7 +179,7 @@ class LibvirtTarget(StorageGuest):
     @cached_property
     def machine_type(self) -> str:  # type: ignore[override]  # the host says
         """The newest of the usual ones, as the host names it in full."""
-        machines = parse(self._raw.connect.getCapabilities()).iterfind("guest/arch/machine")
+        machines = parse(self.raw.connect.getCapabilities()).iterfind("guest/arch/machine")
         found = (each.get("canonical") for each in machines if each.text in {"q35", "virt"})
         return next((name for name in found if name), "hvct-type")
 
@@ -206,7 +206,7 @@ class LibvirtTarget(StorageGuest):
         """A volume as an upload makes it; an old one only in a pool on this machine."""
         driver.list_cached_images()  # makes the pool where it is missing
         name = staging_name(key)
-        pool = self._raw.connect.storagePoolLookupByName(self._config.pool)
+        pool = self.raw.connect.storagePoolLookupByName(self._config.pool)
         volume = pool.createXML(volume_xml(IMAGE_PREFIX + name, 1 << 20, "raw"), 0)
         try:
             if quiet:
@@ -229,9 +229,9 @@ class LibvirtTarget(StorageGuest):
 
     def close(self) -> None:
         super().close()
-        self._raw.drop()
-        if self._raw_there is not None:
-            self._raw_there.drop()
+        self.raw.drop()
+        if self.raw_there is not None:
+            self.raw_there.drop()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
@@ -243,17 +243,17 @@ class LibvirtTarget(StorageGuest):
         which kills it."""
         import libvirt_qemu
 
-        domain = self._raw.domain(uuid)
+        domain = self.raw.domain(uuid)
         arguments = {"uri": "exec:kill -9 $PPID"}
         command = json.dumps({"execute": "migrate", "arguments": arguments})
         with suppress(libvirt.libvirtError):  # the one that would answer has died
             libvirt_qemu.qemuMonitorCommand(domain, command, 0)
-        if not in_time(lambda: not self._raw.domain(uuid).isActive(), 15):
+        if not in_time(lambda: not self.raw.domain(uuid).isActive(), 15):
             raise PreconditionMissing("QEMU survives what should kill it")
 
     def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
         path = next(each.path for each in driver.list_volumes() if each.volume_id == volume_id)
-        self._raw.connect.storageVolLookupByPath(path).delete(0)
+        self.raw.connect.storageVolLookupByPath(path).delete(0)
 
     def grow_volume(self, driver: ComputeDriver, volume_id: str, size_bytes: int) -> None:
         """Only QEMU makes a qcow2 volume larger that it has: extend_volume() lets it do so."""
@@ -262,7 +262,7 @@ class LibvirtTarget(StorageGuest):
         if found is None:
             raise PreconditionMissing("the target has no way to its storage server (grow_volume)")
         if found.format is ImageFormat.RAW:
-            self._raw.connect.storageVolLookupByPath(found.path).resize(size_bytes, 0)
+            self.raw.connect.storageVolLookupByPath(found.path).resize(size_bytes, 0)
 
     # ---- other hosts ----------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ class LibvirtTarget(StorageGuest):
         return BridgeVif(id=vif_id, bridge=self._shared_bridge)
 
     def other_observer(self) -> Observer | None:
-        return LibvirtObserver(self._raw_there) if self._raw_there is not None else None
+        return LibvirtObserver(self.raw_there) if self.raw_there is not None else None
 
     def unfit_host(self) -> tuple[Destination, frozenset[BlockerKind]]:
         if self._unfit is None:
@@ -288,19 +288,19 @@ class LibvirtTarget(StorageGuest):
     @contextmanager
     def restless_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
         """The wire is so slow that any guest is faster."""
-        self._raw.domain(uuid).migrateSetMaxSpeed(_SLOW)
+        self.raw.domain(uuid).migrateSetMaxSpeed(_SLOW)
         try:
             yield
         finally:
             with suppress(libvirt.libvirtError):  # it has gone
-                self._raw.domain(uuid).migrateSetMaxSpeed(_USUAL_SPEED)
+                self.raw.domain(uuid).migrateSetMaxSpeed(_USUAL_SPEED)
 
     # ---- machines of others, and the connection -------------------------------------------------
 
     @contextmanager
     def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
         uuid = uuid4()
-        connect = self._raw.connect
+        connect = self.raw.connect
         xml = el(
             "domain",
             el("name", name or f"foreign-{uuid.hex[:8]}"),
@@ -314,7 +314,7 @@ class LibvirtTarget(StorageGuest):
             domain.create()
             yield uuid
         finally:
-            domain = self._raw.domain(uuid)
+            domain = self.raw.domain(uuid)
             if domain.isActive():
                 domain.destroy()
             domain.undefine()
@@ -323,7 +323,7 @@ class LibvirtTarget(StorageGuest):
     def copied_machine(self, driver: ComputeDriver, uuid: UUID) -> Iterator[UUID]:
         """What ``virt-clone`` does: the same definition, with its metadata, under another UUID."""
         copy = uuid4()
-        xml = parse(self._raw.domain(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        xml = parse(self.raw.domain(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
         for name, value in (("uuid", str(copy)), ("name", f"copy-{copy.hex[:8]}")):
             part = xml.find(name)
             if part is None:
@@ -333,7 +333,7 @@ class LibvirtTarget(StorageGuest):
         if devices is not None:
             for disk in devices.findall("disk"):
                 devices.remove(disk)  # those of the original are not copied here
-        domain = self._raw.connect.defineXML(text(xml))
+        domain = self.raw.connect.defineXML(text(xml))
         try:
             yield copy
         finally:

@@ -72,8 +72,17 @@ class VmwareObserver(Observer):
             "runtime.powerState",
             "runtime.host",
         )
-        hosts = self._hosts()
-        for _, values in self._server.read(vim.VirtualMachine, *known, *paths):
+        rows = self._server.read_all(
+            {vim.VirtualMachine: (*known, *paths), vim.ComputeResource: ("name", "host")}
+        )
+        # the hosts that the driver works on; a vCenter may have others
+        hosts = [
+            host
+            for _, values in rows
+            if "host" in values and self._compute in (None, values["name"])
+            for host in values["host"]
+        ]
+        for _, values in rows:
             if not values.get("config.instanceUuid"):
                 continue
             uuid = UUID(values["config.instanceUuid"])
@@ -89,15 +98,6 @@ class VmwareObserver(Observer):
                 state = InstanceState.BUILDING
             away = values.get("runtime.host") not in hosts
             yield uuid, values["name"], state, ours, {**values, "extra": extra, "away": away}
-
-    def _hosts(self) -> list[Any]:
-        """The hosts that the driver works on; a vCenter may have others."""
-        return [
-            host
-            for _, values in self._server.read(vim.ComputeResource, "name", "host")
-            if self._compute in (None, values["name"])
-            for host in values["host"]
-        ]
 
     def residue(self) -> frozenset[str]:
         found = set()
@@ -149,11 +149,11 @@ class VmwareObserver(Observer):
 
     def _files(self, *, images: bool = False) -> set[str]:
         found = set()
+        spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=["*"])
         for _, values in self._server.read(vim.Datastore, "name", "browser", "summary.accessible"):
             if not values.get("summary.accessible"):
                 continue
             root = f"[{values['name']}]"
-            spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=["*"])
             try:
                 task = values["browser"].SearchDatastoreSubFolders_Task(root, spec)
                 result = self._server.wait(task)

@@ -29,6 +29,7 @@ from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.driverkit import staging_name
 from hvdrivers.guard import guarded
+from hvdrivers.images.sparse import iter_chunks
 from hvdrivers.models.image import ImageFormat, ImageRef
 from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.vif import DvsVif, NetworkVif, Vif
@@ -211,11 +212,16 @@ class VmwareTarget(Target):
             with suppress(vim.fault.FileNotFound):  # the driver has removed it
                 self._server.wait(content.fileManager.DeleteDatastoreFile_Task(folder, where))
 
-    def _age(self, folder: str) -> None:
-        datastore, inside = split_path(folder)
+    def _local(self, path: str) -> Path:
+        """Where a path of a datastore is, if that is a folder of this machine: else nothing is
+        there."""
+        datastore, inside = split_path(path)
         found = self._server.read(vim.Datastore, "name", "summary.url")
         url = next(values["summary.url"] for _, values in found if values["name"] == datastore)
-        root = Path(str(url).removeprefix("file://")) / inside
+        return Path(str(url).removeprefix("file://")) / inside
+
+    def _age(self, folder: str) -> None:
+        root = self._local(folder)
         if not root.is_dir():
             raise PreconditionMissing("the datastore is not a folder of this machine")
         for file in (*root.iterdir(), root):
@@ -308,17 +314,29 @@ class VmwareTarget(Target):
 
     def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
         path = self._flat_file(uuid, disk)
-        before = self._server.file(path) or b""
-        self._server.file(path, before + f"\nhvct:{text}\n".encode())
+        line = f"\nhvct:{text}\n".encode()
+        here = self._local(path)
+        if here.is_file():
+            with here.open("ab") as file:
+                file.write(line)
+        else:
+            self._server.file(path, (self._server.file(path) or b"") + line)
 
     def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
-        content = self._server.file(self._flat_file(uuid, disk)) or b""
-        lines = content.split(b"\n")
+        lines = self._data(self._flat_file(uuid, disk)).split(b"\n")
         return [line[5:].decode() for line in lines if line.startswith(b"hvct:")]
 
     def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
-        content = self._server.file(self._flat_file(uuid, "root")) or b""
-        return text.encode() in content
+        return text.encode() in self._data(self._flat_file(uuid, "root"))
+
+    def _data(self, path: str) -> bytes:
+        """What is in a file, without the holes of one that is on this machine: a disk has gigabytes
+        of them."""
+        here = self._local(path)
+        if not here.is_file():
+            return self._server.file(path) or b""
+        with here.open("rb") as file:
+            return b"".join(data for _, data in iter_chunks(file.fileno()))
 
     boot_mark = b"hv-guest: starts"
     """What each guest of the simulator writes to its serial port when it starts."""

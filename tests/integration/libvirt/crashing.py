@@ -18,7 +18,7 @@ from hvdrivers.guard import guarded
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.link import Link
-from hvdrivers.libvirt.session import Remote
+from hvdrivers.libvirt.remote import Remote
 from tests.integration.libvirt.faults import sockets_to
 from tests.peers.waiting import wait_until
 

@@ -19,8 +19,8 @@ from hvdrivers.libvirt.naming import domain_name
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import Flavor, Keep
-from hvdrivers.models.vif import BridgeVif
-from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
+from hvdrivers.models.vif import Bandwidth, BridgeVif, VifQos
+from hvdrivers.models.volume import DiskQos, VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.conftest import SpecFactory, connect
 from tests.peers.bridge import LinuxBridge
 from tests.peers.libvirtd import LibvirtPeer
@@ -193,19 +193,19 @@ def test_changes(host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBrid
         ("suspend", lambda: host.suspend(uuid), 6),
         ("set_metadata", lambda: host.set_metadata(uuid, {"a": "c"}), 7),
         ("resume", lambda: host.resume(uuid), 7),
-        ("power_off", lambda: host.power_off(uuid), 4),
+        ("power_off", lambda: host.power_off(uuid), 5),
         ("power_off", lambda: host.power_off(uuid), 4),
         ("rescue", lambda: host.rescue(uuid), 18),
-        ("power_off", lambda: host.power_off(uuid), 4),
+        ("power_off", lambda: host.power_off(uuid), 5),
         ("unrescue", lambda: host.unrescue(uuid), 11),
         ("unrescue", lambda: host.unrescue(uuid), 8),
         ("power_on", lambda: host.power_on(uuid), 4),
-        ("rescue", lambda: host.rescue(uuid), 17),
-        ("unrescue", lambda: host.unrescue(uuid), 13),
+        ("rescue", lambda: host.rescue(uuid), 18),
+        ("unrescue", lambda: host.unrescue(uuid), 14),
         ("unrescue", lambda: host.unrescue(uuid), 5),
-        ("power_off", lambda: host.power_off(uuid), 4),
+        ("power_off", lambda: host.power_off(uuid), 5),
         ("start_paused", lambda: host.start_paused(uuid), 4),
-        ("start_paused", lambda: host.start_paused(uuid), 2),
+        ("start_paused", lambda: host.start_paused(uuid), 3),
         ("suspend", lambda: host.suspend(uuid), 6),
         ("start_paused", lambda: host.start_paused(uuid), 4),
     ):
@@ -214,6 +214,44 @@ def test_changes(host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBrid
         assert not stated or expected in stated or expected < stated[0], (name, budget(name))
     host.destroy(uuid)
     host.delete_volume("v")
+
+
+def test_limits_volumes_and_looks(
+    host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBridge
+) -> None:
+    nic = BridgeVif(id=str(uuid4()), address="52:54:00:00:02:03", bridge=linux_bridge.name)
+    volume = host.create_volume(VolumeSpec(name="w", size_bytes=1 << 20))
+    made = spec(start=True, vifs=(nic,), volumes=(VolumeAttachment(volume=volume),))
+    host.spawn(made)
+    uuid, image = made.uuid, made.image
+    assert image is not None
+    pools = len(host.pools.files())
+    vif_qos = VifQos(outbound=Bandwidth(average=1000))
+    disk_qos = DiskQos(total_iops_sec=100)
+    try:
+        for name, operation, expected in (
+            ("list_volumes", host.list_volumes, 1 + pools + 1),
+            ("get_volume", lambda: host.get_volume("w"), 1 + pools + 1),
+            ("get_volume_connector", host.get_volume_connector, 2),
+            ("get_console_log", lambda: host.get_console_log(uuid), 6),
+            ("set_disk_qos", lambda: host.set_disk_qos(uuid, "w", disk_qos), 4),
+            ("extend_volume", lambda: host.extend_volume(uuid, "w", 2 << 20), 5),
+            ("migration_progress", lambda: host.migration_progress(uuid), 2),
+            ("abort_migration", lambda: host.abort_migration(uuid), 3),
+            ("rebuild", lambda: host.rebuild(uuid, image), 26),
+            ("rebuild", lambda: host.rebuild(uuid, image), 29),
+            ("power_off", lambda: host.power_off(uuid), 5),
+            ("set_vif_qos", lambda: host.set_vif_qos(uuid, nic.id, vif_qos), 6),
+            ("set_disk_qos", lambda: host.set_disk_qos(uuid, "w", disk_qos), 6),
+            ("extend_volume", lambda: host.extend_volume(uuid, "w", 3 << 20), 5 + 2),
+            ("rebuild", lambda: host.rebuild(uuid, image), 29),
+        ):
+            assert calls(host, operation) == expected, name
+            stated = numbers(name)
+            assert expected in stated or expected > stated[0], (name, budget(name))
+    finally:
+        host.destroy(uuid)
+        host.delete_volume("w")
 
 
 def _without_stream(driver: LibvirtDriver, operation: Callable[[], Any]) -> int:

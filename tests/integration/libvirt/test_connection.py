@@ -114,7 +114,7 @@ def test_every_transport(peer: LibvirtPeer) -> None:
         uris.append(peer.tcp_uri)
     for uri in uris:
         with closing(LibvirtDriver.connect(LibvirtConfig(uri=uri, virt_type="qemu"))) as driver:
-            assert driver._host_uuid() == peer.host_uuid
+            assert driver.facts.host_uuid() == peer.host_uuid
 
 
 def test_the_library_s_own_test_driver() -> None:

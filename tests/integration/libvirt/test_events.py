@@ -188,7 +188,7 @@ def test_streams_are_independent_and_cost_no_thread(host: Host) -> None:
 
 def test_a_slow_consumer_is_resynchronised(host: Host) -> None:
     raw = host.raw
-    stream = raw.streams.begin(raw._stream(limit=3))
+    stream = raw.streams.begin(raw.event_streams.made(limit=3))
     watch = Watch(stream)
     with stream:
         watch.resync()

@@ -14,7 +14,7 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX, console_name
-from hvdrivers.libvirt.session import _READ
+from hvdrivers.libvirt.remote import changes_nothing
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.events import LifecycleEvent, LifecycleKind, ResyncEvent
 from hvdrivers.models.image import CachedImage, FileImage, ImageFormat
@@ -66,7 +66,7 @@ def seen_and_destroyed(observer: LibvirtDriver, spec: InstanceSpec) -> None:
 
 def changes_in(calls: list[str]) -> list[int]:
     """Numbers of the calls that are no reads."""
-    return [n for n, name in enumerate(calls) if not _READ.match(name.partition(".")[2])]
+    return [n for n, name in enumerate(calls) if not changes_nothing(name.partition(".")[2])]
 
 
 def wanted(linux_bridge: LinuxBridge) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def test_one_image_is_loaded_by_many_at_once(host: LibvirtDriver, peer: LibvirtP
         line for line in peer.residue() if "volume" in line and IMAGE_PREFIX + keys[0] in line
     ]
     assert len(volumes) == 2, volumes  # the record and one content
-    content = peer.path(host._cached(cached.key).path)
+    content = peer.path(host.images.cached(cached.key).path)
     assert content.read_bytes() == path.read_bytes()
     host.evict_image(cached.key)
 
@@ -218,7 +218,7 @@ def test_evicting_and_spawning_at_once(
                     outcomes.add("loaded again")
                 except errors.DeviceBusy:
                     outcomes.add("busy")
-                base = host._cached(key)
+                base = host.images.cached(key)
                 assert base is not None
                 assert peer.path(base.path).exists()
                 used = peer.virsh("vol-dumpxml", f"{made.uuid}.root", "--pool", "hvdrivers")

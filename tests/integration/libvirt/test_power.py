@@ -333,6 +333,49 @@ def test_a_resume_that_failed(guest_image: Path, breaks: Callable[[Host, str], N
             assert peer.virsh("list", "--all", "--with-managed-save", "--name").split() == []
 
 
+@pytest.fixture
+def with_old_memory(guest_image: Path) -> Iterator[Machine]:
+    """A machine that was resumed, and whose saved memory libvirt could not remove. A daemon that
+    dies before it has removed it leaves it as well; QEMU may die with it then."""
+    with (
+        LibvirtPeer() as peer,
+        closing(Host(peer, guest_image)) as own,
+        own.empty_machine() as machine,
+    ):
+        own.driver.suspend(machine.uuid)
+        (image,) = peer.root.rglob("*.save")
+        peer.inside("mount", "--bind", str(image), str(image))
+        try:
+            own.driver.resume(machine.uuid)
+        finally:
+            peer.inside("umount", str(image))
+        assert image.exists()
+        assert machine.state is S.RUNNING
+        yield machine
+
+
+@pytest.mark.parametrize(
+    ("ends", "after_it"),
+    [
+        (lambda driver, uuid: driver.power_off(uuid), S.STOPPED),
+        (lambda driver, uuid: driver.rescue(uuid), S.RESCUED),
+        (lambda driver, uuid: driver.resume(uuid), S.RUNNING),
+        (lambda driver, uuid: driver.power_on(uuid), S.RUNNING),
+    ],
+)
+def test_old_memory_is_never_brought_back(
+    with_old_memory: Machine,
+    ends: Callable[[ComputeDriver, UUID], object],
+    after_it: InstanceState,
+) -> None:
+    """Libvirt brings saved memory back at the next start. The guest has written to its disks since
+    it was saved, and would go on with what it knew of them before."""
+    machine = with_old_memory
+    ends(machine.host.driver, machine.uuid)
+    assert machine.state is after_it
+    assert not list(machine.host.peer.root.rglob("*.save"))
+
+
 @pytest.mark.parametrize(
     ("operation", "begins", "before", "ends"),
     [

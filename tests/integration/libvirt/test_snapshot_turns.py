@@ -166,7 +166,7 @@ def seen(own: Host, machine: Machine) -> Model:
     ]
     state = machine.state
     found = driver.list_snapshots(uuid)
-    domain = own.raw._domain(uuid)
+    domain = own.raw.domains.find(uuid)
     assert not tree_of(domain).halves
     for inactive in (False, True):
         assert not being_deleted(machine.xml(inactive=inactive))
@@ -472,7 +472,7 @@ def test_what_a_dead_client_has_left_is_no_snapshot(own: Host, operation: str) -
         assert killed_in(own.peer.uri, "create_snapshot", (uuid, "x"), half, "after")
         assert not own.driver.list_snapshots(uuid)
         getattr(own.driver, operation)(uuid, *arguments[1:])
-        assert not tree_of(own.raw._domain(uuid)).halves
+        assert not tree_of(own.raw.domains.find(uuid)).halves
         assert "hv-snap" not in own.peer.virsh("list", "--all", "--name")
 
 

@@ -284,7 +284,8 @@ def test_a_guest_that_lets_go_and_is_started_anew(host: Host) -> None:
             wait_until(lambda: bool(works), timeout=30, what="the guest has let go")
             host.peer.virsh("destroy", str(machine.uuid))
             host.peer.virsh("start", str(machine.uuid))
-        wait_until(lambda: not host.raw._late._pending, timeout=30, what="nothing is expected")
+        late = host.raw.plugging.late
+        wait_until(lambda: not late.of(machine.uuid), timeout=30, what="nothing is expected")
         assert machine.has(volume.volume_id) == (True, True)
         driver.power_off(machine.uuid)
         assert machine.info.volumes
@@ -293,7 +294,7 @@ def test_a_guest_that_lets_go_and_is_started_anew(host: Host) -> None:
 @contextmanager
 def _background_stands_still(host: Host) -> Iterator[list[Callable[[], None]]]:
     """What the driver would do with the definitions of its machines waits for the end."""
-    late = host.raw._late
+    late = host.raw.plugging.late
     works: list[Callable[[], None]] = []
     begin, late._start = late._start, works.append  # type: ignore[method-assign]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.conformance.raw_server import RawServer
 from hvdrivers.vmware.driver import VmwareDriver
 from tests.integration.vmware.conftest import SpecFactory
+from tests.peers.vcsim import VcsimPeer
 
 TEXT = "msg.hbacommon.outofspace: There is no more space for virtual disk root.vmdk."
 
@@ -64,6 +66,27 @@ def test_start_that_asks_is_ended_and_says_what_was_asked(
     driver.power_on(uuid)
     assert driver.get_instance(uuid).state is InstanceState.RUNNING
     driver.destroy(uuid)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_clone_that_asks_is_ended_and_says_what_was_asked(
+    driver: VmwareDriver, peer: VcsimPeer, spec: SpecFactory, *, lost: bool
+) -> None:
+    """On vCenter the start is a part of the clone, and nobody knows the machine before it."""
+    driver.destroy(driver.spawn(spec()).uuid)  # the image and its template are there now
+    wanted = spec(start=True)
+    peer.ask("/question", "POST", text=TEXT)
+    call = "CloneVM_Task" if driver.places.get().is_vcenter else "PowerOnVM_Task"
+    kind = errors.OutcomeUnknown if lost else errors.InvalidState
+    cut = driver.session.seam.cut(cut_after, name=call) if lost else nullcontext()
+    with cut, pytest.raises(kind, match=None if lost else "no more space") as raised:
+        driver.spawn(wanted)
+    if not lost:
+        assert raised.value.vendor_code == "QuestionPending"
+    driver.destroy(wanted.uuid)
+    driver.spawn(wanted)
+    assert driver.get_instance(wanted.uuid).state is InstanceState.RUNNING
+    driver.destroy(wanted.uuid)
 
 
 def test_start_that_asks_and_whose_reply_is_lost_ends_too(

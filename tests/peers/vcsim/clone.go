@@ -102,7 +102,8 @@ func (m *machine) cloned(ctx *simulator.Context, r *types.CloneVM_Task) (types.A
 	if !ok {
 		return nil, &types.ManagedObjectNotFound{Obj: ref} // another client has destroyed it already
 	}
-	clone := &machine{vm: there}
+	// with a reference of its own: the task of its start would have the lock of all played calls
+	clone := &machine{self: types.ManagedObjectReference{Type: "PlayedMachine", Value: ref.Value}, vm: there}
 	fault = clone.takeAfter(ctx, source.Hardware.Device, linked)
 	if fault == nil && r.Spec.Config != nil {
 		// the disks that the change names are those of the source

@@ -13,6 +13,7 @@
 //	POST   /task-delay       ?name=&ms=              each task of this name takes longer
 //	GET    /objects          how many objects of each kind the server has
 //	POST   /datastore        ?name=&accessible=      0: the hosts cannot reach it; 1: they can again
+//	POST   /question         ?text=                  the next machine that is switched on asks so
 //	POST   /up               a host that was shut down starts
 //	POST   /kill             the process ends at once, as after a panic
 //
@@ -498,6 +499,7 @@ func main() {
 	mux.HandleFunc("/task-delay", state.serveTaskDelay)
 	mux.HandleFunc("/objects", state.serveObjects(registry))
 	mux.HandleFunc("/datastore", state.serveDatastore(model.Service.Context))
+	mux.HandleFunc("/question", serveQuestion)
 	mux.HandleFunc("/up", func(http.ResponseWriter, *http.Request) { state.power.down.Store(false) })
 	mux.HandleFunc("/kill", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	port, err := net.Listen("tcp", "127.0.0.1:0")

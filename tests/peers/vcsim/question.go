@@ -1,10 +1,13 @@
 package main
 
 // A machine with the extraConfig value hvct.question waits with that question when it is switched on,
-// until it has an answer: 0 goes on, 1 ends the start. It asks once.
+// until it has an answer: 0 goes on, 1 ends the start. It asks once. So does the next machine that is
+// switched on after a request to the control port, whatever its configuration.
 
 import (
+	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/vmware/govmomi/simulator"
@@ -18,10 +21,18 @@ const questionKey = "hvct.question"
 // asked has the answer to each machine's question; an empty one until there is one.
 var asked sync.Map
 
+// next is what the next machine that is switched on asks; empty if nothing.
+var next atomic.Value
+
+func serveQuestion(_ http.ResponseWriter, r *http.Request) { next.Store(r.URL.Query().Get("text")) }
+
 // question is what the machine will ask; empty if nothing, or if it has asked already.
 func (m *machine) question() string {
 	if _, done := asked.Load(m.vm.Self); done {
 		return ""
+	}
+	if text, _ := next.Swap("").(string); text != "" {
+		return text
 	}
 	for _, each := range m.vm.Config.ExtraConfig {
 		if option := each.GetOptionValue(); option.Key == questionKey {

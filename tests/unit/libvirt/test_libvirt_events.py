@@ -11,7 +11,7 @@ import pytest
 
 from hvdrivers.driverkit import Change, Hub, InstanceStream
 from hvdrivers.libvirt.event_hub import Device, Dropped, Lifecycle, RawEvent, Reboot
-from hvdrivers.libvirt.events import Translation, translate
+from hvdrivers.libvirt.translation import Translation, translate
 from hvdrivers.models.events import DeviceEvent, LifecycleEvent, LifecycleKind, ResyncEvent
 from hvdrivers.models.state import InstanceState
 

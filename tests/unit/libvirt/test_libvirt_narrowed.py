@@ -11,7 +11,8 @@ import pytest
 
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.libvirt.config import LibvirtConfig
-from hvdrivers.libvirt.connection import HostFacts
+from hvdrivers.libvirt.host_facts import HostFacts
+from hvdrivers.libvirt.session import Connection
 
 RECORDED = (Path(__file__).parent / "domain_capabilities.xml").read_text()
 """From libvirt 9.0 with QEMU 7.2, ovmf and swtpm (Debian 12), for q35."""
@@ -21,10 +22,10 @@ class Host(HostFacts):
     """A host that says what the test lets it say."""
 
     def __init__(self, xml: str, graphics: Literal["vnc", "spice", "both", "none"]) -> None:
+        super().__init__(Connection(LibvirtConfig(graphics=graphics)))
         self._document = ET.fromstring(xml)
-        self.config = LibvirtConfig(graphics=graphics)
 
-    def _domain_capabilities(self) -> Any:
+    def domain_capabilities(self) -> Any:
         return self._document
 
 
@@ -57,7 +58,7 @@ C = Capability
     ],
 )
 def test_reasons(xml: str, lacking: set[Capability]) -> None:
-    reasons = Host(xml, "both")._lacking()
+    reasons = Host(xml, "both").lacking()
     assert reasons.keys() == lacking
     assert all(len(reason) > 20 and "\n" not in reason for reason in reasons.values())
 
@@ -78,4 +79,4 @@ def test_reasons(xml: str, lacking: set[Capability]) -> None:
 def test_screens_are_as_configured(
     graphics: Literal["vnc", "spice", "none"], xml: str, lacking: set[Capability]
 ) -> None:
-    assert Host(xml, graphics)._lacking().keys() == lacking
+    assert Host(xml, graphics).lacking().keys() == lacking

@@ -1,0 +1,280 @@
+"""The move of one machine to another libvirt host (see ``migration.py``)."""
+
+from __future__ import annotations
+
+import contextvars
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import libvirt
+
+from hvdrivers.addresses import bracketed
+from hvdrivers.contract import errors
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.undo import Undo, changed, undoing
+from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.consoles import read_stream
+from hvdrivers.libvirt.devices import vifs_of
+from hvdrivers.libvirt.domain import definable
+from hvdrivers.libvirt.moving_plan import Plan
+from hvdrivers.libvirt.naming import console_name, disk_name
+from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.start import cut
+from hvdrivers.libvirt.xml import Element, parse, text
+from hvdrivers.models.migration import Destination
+from hvdrivers.models.progress import Phase, Progress, ProgressCallback
+
+_FLAGS = (
+    libvirt.VIR_MIGRATE_LIVE
+    | libvirt.VIR_MIGRATE_PERSIST_DEST
+    | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
+    | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+)
+_LOOKS_APART = 0.5
+"""Seconds between two looks at a migration: libvirt has no event for its progress. Its end is seen
+at once."""
+_LARGEST = 64 << 20
+"""Bytes of a seed disc or a log that are carried over in memory."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is to be moved, and where to."""
+
+    uuid: UUID
+    domain: Remote
+    destination: Destination
+    running: bool
+
+
+class Move:
+    """What the two daemons are made to do."""
+
+    def __init__(self, here: Topic, there: Topic, call: Call, plan: Plan) -> None:
+        self._here = here
+        self._there = there
+        self._call = call
+        self._plan = plan
+
+    def make(self, deadline: Deadline, progress: ProgressCallback | None) -> None:
+        """Move it; all that was made on the way goes again if the move fails."""
+        uuid, there, call, plan = self._call.uuid, self._there, self._call, self._plan
+        with undoing() as undo:
+            self._prepare(deadline, undo)
+            for attachment in call.destination.volumes:
+                there.secrets.make(uuid, attachment, undo)
+            if not call.running:
+                undo.callback(self._stop_again)
+                self._start_frozen()
+            _await_end(call.domain, self._sending(), deadline, progress)
+        with changed():
+            if not call.running:
+                cut(there.domains.find(uuid))
+            _leave(self._here, uuid, plan)
+
+    def _prepare(self, deadline: Deadline, undo: Undo) -> None:
+        """Make what the machine needs there: the claim first, which is its log."""
+        uuid, there, plan = self._call.uuid, self._there, self._plan
+        if not plan.log_shared:
+            log = self._here.pools.consoles().storageVolLookupByName(console_name(uuid))
+            undo.callback(_leave, there, uuid, plan)
+            self._carry(log, there.pools.consoles(), console_name(uuid), deadline)
+        if plan.shared:
+            return
+        pool = there.pools.disks()
+        for disk in plan.disks:
+            deadline.check("the disks were made there")
+            if disk.read_only:
+                self._carry(disk.volume, pool, disk.name, deadline)
+                continue
+            capacity = int(disk.volume.info()[1])
+            with needing_room(pool):
+                pool.createXML(volume_xml(disk.name, capacity, disk.format), 0)
+
+    def _carry(self, volume: Remote, pool: Remote, name: str, deadline: Deadline) -> None:
+        """Copy a small file. Five calls."""
+        size = int(volume.info()[1])
+        data = b""
+        if size:
+            stream = self._here.connection.remote.newStream(0)
+            volume.download(stream, 0, min(size, _LARGEST), 0)
+            data = read_stream(stream, min(size, _LARGEST), deadline)
+        made = pool.createXML(volume_xml(name, len(data), "raw"), 0)
+        if data:
+            self._there.images.upload_bytes(made, data)
+
+    def _sending(self) -> Future[None]:
+        """Begin the move, in a thread of its own."""
+        here, there, call, plan = self._here, self._there, self._call, self._plan
+        parameters = self._parameters()
+        flags = _FLAGS
+        if plan.shared:
+            # libvirt calls any file system unsafe that it does not know as one of a cluster
+            flags |= libvirt.VIR_MIGRATE_UNSAFE
+        elif libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS in parameters:
+            flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
+
+        def send() -> None:
+            with there.connection.operation(None):
+                other = there.connection.remote
+                with here.connection.operation(None):
+                    machine = here.connection.remote.lookupByUUIDString(str(call.uuid))
+                    machine.migrate3(other, parameters, flags)
+
+        # no deadline of its own: it is stopped, and then it says what came of it
+        return here.connection.links.workers.submit(lambda: contextvars.Context().run(send))
+
+    def _parameters(self) -> dict[str, Any]:
+        call, plan = self._call, self._plan
+        domain, address = call.domain, call.destination.address
+        secure = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE
+        live = parse(domain.XMLDesc(secure))
+        stored = parse(domain.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE))
+        for each in (live, stored):
+            plan.rewiring.on(each)
+            self._place(each)
+        parameters: dict[str, Any] = {
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: text(live),
+            libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: text(stored),
+        }
+        if address is not None:
+            parameters[libvirt.VIR_MIGRATE_PARAM_URI] = f"tcp://{bracketed(address)}"
+        copied = [each.target for each in plan.disks if not each.read_only]
+        if copied and not plan.shared:
+            parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = copied
+        return parameters
+
+    def _place(self, xml: Element) -> None:
+        """Let a definition name the other host's folders."""
+        uuid, here, there = self._call.uuid, self._here, self._there
+        folders = (
+            (here.pools.disk_path(""), there.pools.disk_path("")),
+            (here.pools.console_path(""), there.pools.console_path("")),
+        )
+        own = (disk_name(uuid, ""), console_name(uuid))
+        for element in xml.iter():
+            for key in ("file", "path"):
+                value = element.get(key)
+                for mine, other in folders:
+                    if value and value.startswith(tuple(f"{mine}{each}" for each in own)):
+                        element.set(key, other + value.removeprefix(mine))
+            for mine, other in folders:
+                if element.tag == "nvram" and (element.text or "").startswith(mine):
+                    element.text = other + (element.text or "").removeprefix(mine)
+
+    def _start_frozen(self) -> None:
+        """Start a machine for its move, with its CPUs frozen. What a NIC is wired to here may be
+        gone where it has another wiring there: it gets a device that leads nowhere. This start
+        alone knows of that, the definition does not."""
+        call = self._call
+        if not call.destination.vifs:
+            call.domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+            return
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+        xml = definable(parse(call.domain.XMLDesc(flags)))
+        nics = vifs_of(xml)
+        for vif in call.destination.vifs:
+            _, interface = nics[vif.id]
+            interface.set("type", "ethernet")
+            for each in list(interface):
+                if each.tag in {"source", "virtualport", "target", "vlan", "bandwidth"}:
+                    interface.remove(each)
+        call.domain.connect().createXML(text(xml), libvirt.VIR_DOMAIN_START_PAUSED)
+
+    def _stop_again(self) -> None:
+        """A machine that was started to be moved."""
+        domain = self._here.domains.if_there(self._call.uuid)
+        if domain is not None:
+            cut(domain)
+
+
+def _await_end(
+    domain: Remote,
+    sending: Future[None],
+    deadline: Deadline,
+    progress: ProgressCallback | None,
+) -> None:
+    try:
+        _watch(domain, sending, deadline, progress)
+    except BaseException:
+        while not sending.done():
+            with suppress(errors.HypervisorError):
+                abort(domain)
+            with suppress(TimeoutError, errors.HypervisorError):
+                sending.result(timeout=_LOOKS_APART)
+        if sending.exception() is not None:
+            raise
+    if (failed := sending.exception()) is not None:
+        raise failed
+
+
+def _watch(
+    domain: Remote,
+    sending: Future[None],
+    deadline: Deadline,
+    progress: ProgressCallback | None,
+) -> None:
+    """Tell how far it has come until it has ended."""
+    done = 0
+    while True:
+        try:
+            sending.result(timeout=min(deadline.within(_LOOKS_APART), _LOOKS_APART))
+        except TimeoutError:
+            if sending.done():
+                return
+        except errors.HypervisorError:
+            return  # the caller looks at it
+        else:
+            return
+        deadline.check("the machine was moved")
+        if progress is None:
+            continue
+        found: dict[str, Any] = {}
+        with suppress(errors.HypervisorError):  # what came of it the move itself says
+            found = job_of(domain)
+        if found:
+            total, remaining = bytes_of(found)
+            done = max(done, total - remaining)
+            progress(Progress(phase=Phase.MIGRATE, done=done, total=max(total, done) or None))
+
+
+def _leave(host: Topic, uuid: UUID, plan: Plan) -> None:
+    """Remove what is left of a machine that has gone to the other host, or has not come here.
+    Nothing of one that is here."""
+    if host.domains.if_there(uuid) is not None:
+        return
+    if not plan.shared:
+        disks = {volume.name(): volume for volume in host.removal.disks_of(uuid)}
+        host.removal.remove(uuid, None, disks)
+    host.secrets.delete(uuid)
+    if not plan.log_shared:
+        host.removal.delete_console(uuid)
+
+
+def job_of(domain: Remote) -> dict[str, Any]:
+    """The migration away from this host that is under way; empty without one. One call."""
+    try:
+        found: dict[str, Any] = domain.jobStats(0)
+    except (errors.InvalidState, errors.InstanceNotFound):
+        return {}  # it is off, or has gone
+    if int(found.get("type", 0)) == libvirt.VIR_DOMAIN_JOB_NONE:
+        return {}
+    if found.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
+        return {}
+    return found
+
+
+def bytes_of(found: dict[str, Any]) -> tuple[int, int]:
+    """All there is to move, and what is left of it."""
+    return int(found.get("data_total", 0)), int(found.get("data_remaining", 0))
+
+
+def abort(domain: Remote) -> None:
+    """End the move that is under way. One call."""
+    with suppress(errors.InvalidState, errors.InstanceNotFound):  # it has ended
+        domain.abortJob()

@@ -1,0 +1,106 @@
+"""A driver is objects that name each other: what begins with an underscore stays in its class.
+
+A topic class keeps the contract's operations. What topics share is an object that the driver holds,
+with public names: ``self.volumes.element(...)`` leads a reader, and a tool, to its room.
+``self._element(...)`` of another room's class leads nowhere.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "hvdrivers"
+
+MOST = {"libvirt": 0, "fake": 468, "hyperv": 54, "vmware": 255}
+"""How often a driver's classes may reach into another room. The numbers only shrink: who makes one
+smaller writes it down here."""
+_PUBLIC = frozenset({"_replace", "_asdict", "_fields", "_make"})
+"""Names of named tuples, which are public all the same."""
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in _PUBLIC
+
+
+def own_names(cls: ast.ClassDef) -> set[str]:
+    """What a class itself defines: methods, annotations, class attributes, and what its
+    ``__init__`` sets."""
+    names = set()
+    for each in cls.body:
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(each.name)
+        for target in each.targets if isinstance(each, ast.Assign) else ():
+            names |= {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+            names.add(each.target.id)
+        if isinstance(each, ast.FunctionDef) and each.name in {"__init__", "__new__"}:
+            names |= {
+                node.attr
+                for node in ast.walk(each)
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+            }
+    return names
+
+
+def reached(module: ast.Module) -> Iterator[str]:
+    """Uses of a private name that another module's class defines."""
+    classes = {each.name: each for each in ast.walk(module) if isinstance(each, ast.ClassDef)}
+
+    def names_of(cls: ast.ClassDef) -> set[str]:
+        bases = [base.value if isinstance(base, ast.Subscript) else base for base in cls.bases]
+        here = [
+            classes[base.id] for base in bases if isinstance(base, ast.Name) if base.id in classes
+        ]
+        return own_names(cls).union(*map(names_of, here))
+
+    anywhere: set[str] = set().union(*map(own_names, classes.values()))
+    anywhere |= {each.name for each in module.body if isinstance(each, ast.FunctionDef)}
+
+    def visit(node: ast.AST, own: set[str]) -> Iterator[str]:
+        if isinstance(node, ast.ClassDef):
+            own = names_of(node)
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            of = node.value.func if isinstance(node.value, ast.Call) else node.value
+            itself = isinstance(of, ast.Name) and of.id in {"self", "cls", "super"}
+            if node.attr not in (own if itself else anywhere):
+                yield f"{node.lineno}: {ast.unparse(node)}"
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, own)
+
+    yield from visit(module, set())
+
+
+def rooms(driver: str) -> Iterator[tuple[str, str]]:
+    for path in sorted((ROOT / driver).rglob("*.py")):
+        yield str(path.relative_to(ROOT)), path.read_text()
+
+
+@pytest.mark.parametrize("driver", MOST)
+def test_no_class_reaches_into_another_room(driver: str) -> None:
+    found = [f"{room}:{each}" for room, code in rooms(driver) for each in reached(ast.parse(code))]
+    assert len(found) <= MOST[driver], "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("class A:\n def f(self): self._x()", 1),
+        ("class A:\n def f(self): self._x()\n def _x(self): ...", 0),
+        ("class A(B):\n def f(self): self._x()\nclass B:\n def _x(self): ...", 0),
+        ("class A(B):\n def f(self): self._x()\nclass C:\n def _x(self): ...", 1),
+        ("class A(B[int]):\n def f(self): cls._x\nclass B:\n _x: int", 0),
+        ("class A:\n def __init__(self): self._x = 1\n def f(self): self._x", 0),
+        ("class A:\n def f(self): self._x = 1", 1),
+        ("class A:\n def f(self): super()._x()", 1),
+        ("class A:\n def f(self, other): other._x()", 1),
+        ("class A:\n def f(self, other): other._x()\n def _x(self): ...", 0),
+        ("def f(driver): driver._x()", 1),
+        ("def f(size): size._replace(a=1)\ndef g(a): a.__dict__", 0),
+    ],
+)
+def test_what_is_found(code: str, found: int) -> None:
+    assert len(list(reached(ast.parse(code)))) == found
