@@ -13,19 +13,19 @@ class FakeConnection(FakeBase, Connection):
 
     def ping(self, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("ping", None, timeout) as task:
+        with self.link.task("ping", None, timeout) as task:
             task.call("say-hello", lambda: None, changes=False)
 
     def host(self, *, timeout: float | None = None) -> HostInfo:
         """1 call."""
-        with self._task("host", None, timeout) as task:
-            return task.call("read-host", lambda: self._host.info, changes=False)
+        with self.link.task("host", None, timeout) as task:
+            return task.call("read-host", lambda: self.fake_host.info, changes=False)
 
     def close(self, *, timeout: float | None = None) -> None:
         """No call: nothing on the host knows of a connection."""
         del timeout
-        self._link.close()
+        self.link.close()
 
     def narrowed(self) -> dict[Capability, str]:
         """What the configuration leaves out."""
-        return dict(self._without)
+        return dict(self.without)

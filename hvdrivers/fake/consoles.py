@@ -30,11 +30,11 @@ class FakeConsoles(FakeBase, Consoles):
         self, uuid: UUID, *, max_bytes: int = 65536, timeout: float | None = None
     ) -> ConsoleLog:
         """1 call."""
-        with self._task("get_console_log", uuid, timeout) as task:
+        with self.link.task("get_console_log", uuid, timeout) as task:
             return task.call("read-console", lambda: self._log(uuid, max_bytes), changes=False)
 
     def _log(self, uuid: UUID, max_bytes: int) -> ConsoleLog:
-        log = bytes(self._checked("get_console_log", uuid).console)
+        log = bytes(self.machines.checked("get_console_log", uuid).console)
         return ConsoleLog(data=log[-max_bytes:], truncated=len(log) > max_bytes)
 
 
@@ -53,18 +53,18 @@ class FakeInteractiveConsole(FakeBase, InteractiveConsole):
         self, uuid: UUID, kind: ConsoleKind, *, timeout: float | None = None
     ) -> ConsoleAccess:
         """1 call."""
-        with self._task("get_console", uuid, timeout) as task:
+        with self.link.task("get_console", uuid, timeout) as task:
             return task.call("open-console", lambda: self._open(uuid, kind, task.token))
 
     def _open(self, uuid: UUID, kind: ConsoleKind, token: int) -> ConsoleAccess:
-        self._checked("get_console", uuid)
+        self.machines.checked("get_console", uuid)
         return ConsoleAccess(
             kind=kind,
-            host=f"{self._host.name}.invalid",
+            host=f"{self.fake_host.name}.invalid",
             port=_PORTS[kind],
             path=f"/{uuid}" if kind in {ConsoleKind.WEBMKS, ConsoleKind.RDP} else None,
             ticket=SecretStr(f"ticket-{token}"),
-            expires_at=self._host.clock.wall() + timedelta(seconds=_TICKET_SECONDS),
+            expires_at=self.fake_host.clock.wall() + timedelta(seconds=_TICKET_SECONDS),
         )
 
 
@@ -73,10 +73,10 @@ class FakeScreenCapture(FakeBase, ScreenCapture):
 
     def screenshot(self, uuid: UUID, *, timeout: float | None = None) -> Screenshot:
         """1 call."""
-        with self._task("screenshot", uuid, timeout) as task:
+        with self.link.task("screenshot", uuid, timeout) as task:
             return task.call("take-screenshot", lambda: self._picture(uuid), changes=False)
 
     def _picture(self, uuid: UUID) -> Screenshot:
-        machine = self._checked("screenshot", uuid)
+        machine = self.machines.checked("screenshot", uuid)
         pixel = b"\x80\x80\x80" if machine.state == "paused" else b"\x00\xff\x00"
         return Screenshot(data=b"P6 1 1 255\n" + pixel, media_type="image/x-portable-pixmap")

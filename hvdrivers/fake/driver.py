@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Self
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import declared
 from hvdrivers.contract.driver import Driver
 from hvdrivers.contract.fields import Fields, optional_fields
 from hvdrivers.contract.limits import Limit
@@ -27,6 +28,7 @@ from hvdrivers.fake.host import FakeHost
 from hvdrivers.fake.images import FakeImageCache
 from hvdrivers.fake.lifecycle import FakeAdopt, FakeLifecycle
 from hvdrivers.fake.link import Link
+from hvdrivers.fake.machines import Machines
 from hvdrivers.fake.maintenance import FakeHostPower, FakeMaintenance
 from hvdrivers.fake.metrics import FakeMetrics
 from hvdrivers.fake.migration import (
@@ -116,9 +118,10 @@ class FakeDriver(
 
     def __init__(self, host: FakeHost, config: FakeConfig | None = None) -> None:
         config = config or FakeConfig()
-        self._host = host
-        self._link = Link(host, config)
-        self._without = config.without
+        self.fake_host = host
+        self.link = Link(host, config)
+        self.without = config.without
+        self.machines = Machines(host, declared(type(self)), config.without)
 
     @classmethod
     def connect(cls, config: DriverConfig) -> Self:
@@ -139,20 +142,15 @@ class FakeDriver(
     @property
     def limits(self) -> Mapping[Limit, str]:
         """What ``HostSize.limits`` says."""
-        return dict.fromkeys(self._host.size.limits, "this fake host was made without it")
+        return dict.fromkeys(self.fake_host.size.limits, "this fake host was made without it")
 
     @property
     def host_label(self) -> str:
         """``fake://NAME``."""
-        return self._host.label
-
-    @property
-    def fake_host(self) -> FakeHost:
-        """The host behind it."""
-        return self._host
+        return self.fake_host.label
 
     def __repr__(self) -> str:
-        return f"<FakeDriver {self._host.label}>"
+        return f"<FakeDriver {self.fake_host.label}>"
 
 
 def host_of(driver: object) -> FakeHost:

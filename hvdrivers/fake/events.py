@@ -142,7 +142,7 @@ class FakeEvents(FakeBase, Events):
 
     def watch(self, *, timeout: float | None = None) -> EventStream:
         """One call."""
-        with self._task("watch", None, timeout) as task:
+        with self.link.task("watch", None, timeout) as task:
             made: list[FakeEventStream] = []
             stream = task.call(
                 "subscribe-events",
@@ -150,20 +150,20 @@ class FakeEvents(FakeBase, Events):
                 undo=("unsubscribe-events", lambda: _close_all(made)),
                 changes=False,
             )
-            self._link.streams.append(stream)
+            self.link.streams.append(stream)
             return stream
 
     def _stream(self, made: list[FakeEventStream]) -> FakeEventStream:
-        stream = FakeEventStream(self._host, self._link.event_buffer, self._unsubscribe)
+        stream = FakeEventStream(self.fake_host, self.link.event_buffer, self._unsubscribe)
         made.append(stream)
-        self._host.streams.add(stream)
+        self.fake_host.streams.add(stream)
         return stream
 
     def _unsubscribe(self, stream: FakeEventStream) -> None:
-        with self._host.world.lock:
-            self._host.streams.discard(stream)
-            if stream in self._link.streams:
-                self._link.streams.remove(stream)
+        with self.fake_host.world.lock:
+            self.fake_host.streams.discard(stream)
+            if stream in self.link.streams:
+                self.link.streams.remove(stream)
 
 
 def _close_all(streams: list[FakeEventStream]) -> None:

@@ -19,8 +19,8 @@ from hvdrivers.models.vif import NetworkVif
 class _Agent(PortSteps):
     def _ask_agent(self, operation: str, uuid: UUID) -> Machine:
         """The machine, if its agent answers."""
-        machine = self._checked(operation, uuid)
-        if not self._host.agent_answers(machine):
+        machine = self.machines.checked(operation, uuid)
+        if not self.fake_host.agent_answers(machine):
             raise errors.GuestAgentUnavailable("no agent answers in the guest", instance=uuid)
         return machine
 
@@ -47,7 +47,7 @@ class FakeGuestPassword(_Agent, GuestPassword):
         timeout: float | None = None,
     ) -> None:
         """1 call."""
-        with self._task("set_guest_password", uuid, timeout) as task:
+        with self.link.task("set_guest_password", uuid, timeout) as task:
             task.call("set-password", lambda: self._set_password(uuid, user, password, credentials))
 
     def _set_password(
@@ -65,12 +65,12 @@ class FakeGuestFreeze(_Agent, GuestFreeze):
 
     def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("freeze", uuid, timeout) as task:
+        with self.link.task("freeze", uuid, timeout) as task:
             task.call("freeze-guest", lambda: self._set_frozen("freeze", uuid, True))
 
     def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("thaw", uuid, timeout) as task:
+        with self.link.task("thaw", uuid, timeout) as task:
             task.call("thaw-guest", lambda: self._set_frozen("thaw", uuid, False))
 
     def _set_frozen(self, operation: str, uuid: UUID, frozen: bool) -> None:
@@ -90,7 +90,7 @@ class FakeGuestExec(_Agent, GuestExec):
         timeout: float | None = None,
     ) -> ExecResult:
         """2 calls."""
-        with self._task("guest_exec", uuid, timeout) as task:
+        with self.link.task("guest_exec", uuid, timeout) as task:
             machine = task.call("start-program", lambda: self._run(uuid, command, credentials))
             if not task.wait_for(machine.guest.exec_seconds):
                 raise errors.OutcomeUnknown("the program still ran at the deadline, and runs on")
@@ -117,12 +117,12 @@ class FakeGuestAddresses(_Agent, GuestAddresses):
         self, uuid: UUID, *, timeout: float | None = None
     ) -> Sequence[GuestAddress]:
         """1 call: the agent, leases and neighbours are asked at once."""
-        with self._task("guest_addresses", uuid, timeout) as task:
+        with self.link.task("guest_addresses", uuid, timeout) as task:
             return task.call("read-addresses", lambda: self._addresses(uuid), changes=False)
 
     def _addresses(self, uuid: UUID) -> list[GuestAddress]:
-        machine = self._checked("guest_addresses", uuid)
-        agent = self._host.agent_answers(machine)
+        machine = self.machines.checked("guest_addresses", uuid)
+        agent = self.fake_host.agent_answers(machine)
         found = []
         for number, port in enumerate(self._ports_of(uuid)):
             octets = [int(part, 16) for part in port.vif.mac.split(":")[3:]]

@@ -43,9 +43,9 @@ class ImageSteps(FakeBase):
 
     @provides(Capability.IMAGE_HOST)
     def _host_image(self, ref: HostImage) -> ImageRecord:
-        self._refuse_reserved(ref.name)
-        cache = self._host.default_pool.images
-        for image in self._host.size.images:
+        self.machines.refuse_reserved(ref.name)
+        cache = self.fake_host.default_pool.images
+        for image in self.fake_host.size.images:
             if image.name == ref.name and ref.format in {None, image.format}:
                 record = ImageRecord(
                     key=ref.cache_key(),
@@ -64,7 +64,7 @@ class ImageSteps(FakeBase):
         return found
 
     def _use(self, key: str) -> ImageRecord | None:
-        return self._host.default_pool.images.get(key)
+        return self.fake_host.default_pool.images.get(key)
 
     @provides(
         Capability.IMAGE_RAW,
@@ -93,7 +93,7 @@ class ImageSteps(FakeBase):
                 virtual_size_bytes=local.info.virtual_size_bytes,
                 size_bytes=local.info.file_size_bytes,
                 content=diskfile.read(local.descriptor, local.info.format)
-                or (f"image:{local.cache_key}", *self._host.reads_image(local.descriptor)),
+                or (f"image:{local.cache_key}", *self.fake_host.reads_image(local.descriptor)),
             )
             there = task.call("find-image", lambda: self._use(record.key), changes=False)
             if there is not None:
@@ -115,10 +115,10 @@ class ImageSteps(FakeBase):
         local.verify_content()
 
     def _begin_upload(self, name: str, record: ImageRecord) -> None:
-        pool = self._host.default_pool
+        pool = self.fake_host.default_pool
         self._remove_abandoned(pool)
         check_room(pool, record.size_bytes)
-        pool.uploads[name] = replace(record, last_written=self._host.clock.wall())
+        pool.uploads[name] = replace(record, last_written=self.fake_host.clock.wall())
 
     def _remove_abandoned(self, pool: Pool) -> None:
         """Remove what uploads have left whose clients died, each as soon as another begins."""
@@ -127,14 +127,14 @@ class ImageSteps(FakeBase):
             for name, each in pool.uploads.items()
             if each.last_written is not None
         ]
-        for name in abandoned(written, host_now=self._host.clock.wall().timestamp()):
+        for name in abandoned(written, host_now=self.fake_host.clock.wall().timestamp()):
             del pool.uploads[name]
 
     def _drop_upload(self, name: str) -> None:
-        self._host.default_pool.uploads.pop(name, None)
+        self.fake_host.default_pool.uploads.pop(name, None)
 
     def _finish_upload(self, name: str) -> ImageRecord:
-        pool = self._host.default_pool
+        pool = self.fake_host.default_pool
         # somebody else may have loaded the same image meanwhile: the second load is dropped
         record = pool.uploads.pop(name)
         return pool.images.setdefault(record.key, replace(record, last_written=None))

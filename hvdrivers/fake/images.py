@@ -26,13 +26,13 @@ class FakeImageCache(ImageSteps, ImageCache):
         """1 call if it is there, else 4."""
         if isinstance(image, HostImage):
             raise errors.InvalidRequest("a host image is on the host already")
-        with self._task(
+        with self.link.task(
             "cache_image", None, timeout, progress=progress, slow="upload-image"
         ) as task:
             return self._cached(self._provide(task, image))
 
     def _cached(self, record: ImageRecord) -> CachedImage:
-        with self._host.world.lock:
+        with self.fake_host.world.lock:
             return CachedImage(
                 key=record.key,
                 format=record.format,
@@ -43,16 +43,16 @@ class FakeImageCache(ImageSteps, ImageCache):
             )
 
     def _in_use(self, key: str) -> bool:
-        pools = self._host.pools.values()
+        pools = self.fake_host.pools.values()
         return any(disk.base == key for pool in pools for disk in pool.disks.values())
 
     def list_cached_images(self, *, timeout: float | None = None) -> Sequence[CachedImage]:
         """1 call."""
-        with self._task("list_cached_images", None, timeout) as task:
+        with self.link.task("list_cached_images", None, timeout) as task:
             return task.call("list-images", self._list_images, changes=False)
 
     def _list_images(self) -> list[CachedImage]:
-        pool = self._host.default_pool
+        pool = self.fake_host.default_pool
         partial = [self._partial(name, record) for name, record in pool.uploads.items()]
         found = [self._cached(record) for record in pool.images.values()]
         return found + [each for each in partial if each is not None]
@@ -67,21 +67,21 @@ class FakeImageCache(ImageSteps, ImageCache):
 
     def evict_image(self, key: str, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("evict_image", None, timeout) as task:
+        with self.link.task("evict_image", None, timeout) as task:
             task.call("delete-image", lambda: self._evict(key))
 
     def _evict(self, key: str) -> None:
-        upload = self._host.default_pool.uploads.get(key)
+        upload = self.fake_host.default_pool.uploads.get(key)
         if upload is not None:
             self._refuse_alive(upload)
-            del self._host.default_pool.uploads[key]
+            del self.fake_host.default_pool.uploads[key]
         if self._in_use(key):
             raise errors.DeviceBusy(f"a disk is based on image {key}", retryable=False)
-        self._host.default_pool.images.pop(key, None)
+        self.fake_host.default_pool.images.pop(key, None)
 
     def _refuse_alive(self, upload: ImageRecord) -> None:
         written = upload.last_written
         refuse_alive(
             written.timestamp() if written is not None else None,
-            host_now=self._host.clock.wall().timestamp(),
+            host_now=self.fake_host.clock.wall().timestamp(),
         )

@@ -69,7 +69,7 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
         """3 calls, and: image and root disk 2 (5 if the image is new to the host), ephemeral and
         swap disk 1 each, seed 1, each volume 1 (2 with secrets), all volumes 1, each NIC 1."""
         last = "start-machine" if spec.start else "finish-machine"
-        with self._task("spawn", spec.uuid, timeout, progress=progress, slow=last) as task:
+        with self.link.task("spawn", spec.uuid, timeout, progress=progress, slow=last) as task:
             task.call("check-request", lambda: self._check_spec(spec), changes=False)
             image = None if spec.image is None else self._provide(task, spec.image)
             if image is not None:
@@ -94,15 +94,15 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
             self._check_port(spec.uuid, vif, starts=spec.start)
         for attachment in spec.volumes:
             self._check_free(spec.uuid, attachment)
-        if len(spec.volumes) > self._host.size.disk_slots:
+        if len(spec.volumes) > self.fake_host.size.disk_slots:
             raise errors.InsufficientResources("the machine has not that many slots for disks")
-        if len(spec.vifs) > self._host.size.nic_slots:
+        if len(spec.vifs) > self.fake_host.size.nic_slots:
             raise errors.InsufficientResources("the machine has not that many slots for NICs")
 
     def _check_new(self, uuid: UUID) -> None:
-        if uuid in self._host.machines or uuid in self._host.incoming:
+        if uuid in self.fake_host.machines or uuid in self.fake_host.incoming:
             raise errors.InstanceExists(f"the UUID {uuid} is taken", instance=uuid)
-        if self._host.maintenance:
+        if self.fake_host.maintenance:
             raise errors.InsufficientResources("the host is in maintenance: no new machines")
 
     def _define(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
@@ -112,9 +112,9 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
             name=spec.name,
             state=InstanceState.BUILDING,
             flavor=spec.flavor,
-            created_at=self._host.clock.wall(),
+            created_at=self.fake_host.clock.wall(),
             token=task.token,
-            guest=self._host.default_guest.copy(),
+            guest=self.fake_host.default_guest.copy(),
             metadata=dict(spec.metadata),
             image=spec.image,
             image_key=None if image is None else image.key,
@@ -122,23 +122,23 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
         )
         self._set_firmware(machine, spec)
         self._check_size(machine, spec)
-        before = list(self._host.claims)
+        before = list(self.fake_host.claims)
         try:
             self._claim_devices(task, spec)
         except errors.InsufficientResources:
-            self._host.claims = before
+            self.fake_host.claims = before
             raise
-        self._host.machines[spec.uuid] = machine
+        self.fake_host.machines[spec.uuid] = machine
         if machine.firmware is Firmware.UEFI:
-            self._host.nvram[spec.uuid] = task.token
+            self.fake_host.nvram[spec.uuid] = task.token
         if machine.vtpm:
-            self._host.tpm[spec.uuid] = task.token
-        self._host.tell_lifecycle(machine, LifecycleKind.CREATED, InstanceState.BUILDING)
+            self.fake_host.tpm[spec.uuid] = task.token
+        self.fake_host.tell_lifecycle(machine, LifecycleKind.CREATED, InstanceState.BUILDING)
 
     @provides(Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM, Capability.SEV)
     def _set_firmware(self, machine: Machine, spec: InstanceSpec) -> None:
         # there is no BIOS on ARM
-        usual = Firmware.BIOS if self._host.size.architecture == "x86_64" else Firmware.UEFI
+        usual = Firmware.BIOS if self.fake_host.size.architecture == "x86_64" else Firmware.UEFI
         machine.firmware = spec.firmware or usual
         machine.secure_boot = spec.secure_boot
         machine.vtpm = spec.vtpm
@@ -148,24 +148,29 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
 
     @provides(Capability.NUMA, Capability.CPU_PINNING, Capability.HUGEPAGES)
     def _check_size(self, machine: Machine, spec: InstanceSpec) -> None:
-        if spec.flavor.numa_nodes is not None and spec.flavor.numa_nodes > self._host.size.sockets:
-            raise errors.InsufficientResources(f"the host has {self._host.size.sockets} NUMA cells")
+        if (
+            spec.flavor.numa_nodes is not None
+            and spec.flavor.numa_nodes > self.fake_host.size.sockets
+        ):
+            raise errors.InsufficientResources(
+                f"the host has {self.fake_host.size.sockets} NUMA cells"
+            )
         if spec.start:
-            check_power(self._host, machine)
+            check_power(self.fake_host, machine)
 
     @provides(Capability.PCI_PASSTHROUGH, Capability.VGPU)
     def _claim_devices(self, task: Task, spec: InstanceSpec) -> None:
-        claims = self._host.claims
+        claims = self.fake_host.claims
         for wanted in spec.pci_devices:
-            check_device_free(self._host, wanted.address)
+            check_device_free(self.fake_host, wanted.address)
             claims.append(Claim(spec.uuid, wanted.address, None, task.token, use="passthrough"))
         for slice_ in spec.vgpus:
-            parent = find_slice(self._host, slice_.type, slice_.parent)
+            parent = find_slice(self.fake_host, slice_.type, slice_.parent)
             claims.append(Claim(spec.uuid, parent, slice_.type, task.token, use="vgpu"))
 
     def _undefine(self, uuid: UUID, token: int) -> None:
         """Remove a machine that spawn has begun, and what hangs on its definition."""
-        host = self._host
+        host = self.fake_host
         machine = host.machines.get(uuid)
         if machine is not None and machine.token == token:
             del host.machines[uuid]
@@ -184,14 +189,14 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
     def _finish(self, task: Task, spec: InstanceSpec) -> InstanceInfo:
         machine = self._building(task, spec.uuid)
         for vif in spec.vifs:
-            self._host.ports[spec.uuid, vif.id].plugged = True
+            self.fake_host.ports[spec.uuid, vif.id].plugged = True
         if spec.start and spec.start_as is StartAs.PAUSED:
-            self._host.start_paused(machine)
+            self.fake_host.start_paused(machine)
         elif spec.start:
-            self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.STARTED)
-            self._host.boot(machine)
+            self.fake_host.set_state(machine, InstanceState.RUNNING, LifecycleKind.STARTED)
+            self.fake_host.boot(machine)
         else:
-            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+            self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
         return self._info(machine)
 
     def destroy(
@@ -203,9 +208,9 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
     ) -> None:
         """1 call if nothing is there, else at most 8. The definition goes last: until then the
         instance can be seen, and destroyed again."""
-        with self._task("destroy", uuid, timeout, slow="undefine-machine") as task:
+        with self.link.task("destroy", uuid, timeout, slow="undefine-machine") as task:
             steps = task.call("look-up", lambda: self._leftovers(uuid, keep), changes=False)
-            host = self._host
+            host = self.fake_host
             effects = {
                 "stop-machine": lambda: self._cut_power(uuid),
                 "release-volumes": lambda: self._release_volumes(uuid),
@@ -221,10 +226,10 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
 
     def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
         """Which calls it takes to remove all that is there of an instance."""
-        host = self._host
+        host = self.fake_host
         machine = host.machines.get(uuid)
         if machine is not None:
-            self._checked("destroy", uuid)  # a foreign machine is 'not found'
+            self.machines.checked("destroy", uuid)  # a foreign machine is 'not found'
         self._check_kept_names(uuid, keep)
         key = (host.name, uuid)
         found = {
@@ -239,74 +244,76 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
         return {name for name, there in found.items() if there}
 
     def _cut_power(self, uuid: UUID) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None and machine.state in POWERED_ON:
             if machine.migration is not None:
                 machine.migration.wake.set()
-            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+            self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
 
     def _release_volumes(self, uuid: UUID) -> None:
-        self._host.unlock(uuid)
-        machine = self._host.machines.get(uuid)
+        self.fake_host.unlock(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None:
             machine.volumes.clear()
 
     def _delete_firmware(self, uuid: UUID) -> None:
-        self._host.nvram.pop(uuid, None)
-        self._host.tpm.pop(uuid, None)
+        self.fake_host.nvram.pop(uuid, None)
+        self.fake_host.tpm.pop(uuid, None)
 
     def _forget(self, uuid: UUID) -> None:
-        machine = self._host.machines.pop(uuid, None)
+        machine = self.fake_host.machines.pop(uuid, None)
         if machine is not None and machine.move is not None:
-            self._host.world.forget_move(machine.move.move)
-        self._host.release(uuid)
+            self.fake_host.world.forget_move(machine.move.move)
+        self.fake_host.release(uuid)
         if machine is not None:
-            self._host.tell_lifecycle(machine, LifecycleKind.DESTROYED, None)
+            self.fake_host.tell_lifecycle(machine, LifecycleKind.DESTROYED, None)
 
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
         """1 call."""
-        with self._task("get_instance", uuid, timeout) as task:
-            return task.call("read-machine", lambda: self._info(self._machine(uuid)), changes=False)
+        with self.link.task("get_instance", uuid, timeout) as task:
+            return task.call(
+                "read-machine", lambda: self._info(self.machines.find(uuid)), changes=False
+            )
 
     def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
         """1 call."""
-        with self._task("list_instances", None, timeout) as task:
+        with self.link.task("list_instances", None, timeout) as task:
             return task.call("list-machines", self._summaries, changes=False)
 
     def _summaries(self) -> list[InstanceSummary]:
-        return [self._info(machine).summary() for machine in self._host.ours()]
+        return [self._info(machine).summary() for machine in self.fake_host.ours()]
 
     def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
         """1 call."""
-        with self._task("list_foreign", None, timeout) as task:
+        with self.link.task("list_foreign", None, timeout) as task:
             return task.call("list-machines", self._foreign, changes=False)
 
     def _foreign(self) -> list[ForeignInstance]:
         return [
             ForeignInstance(uuid=machine.uuid, name=machine.name, state=machine.state)
-            for machine in self._host.machines.values()
+            for machine in self.fake_host.machines.values()
             if not machine.ours
         ]
 
     @provides(Capability.HOT_RENAME)
     def rename(self, uuid: UUID, name: Name, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("rename", uuid, timeout) as task:
+        with self.link.task("rename", uuid, timeout) as task:
             task.call("rename-machine", lambda: self._rename(uuid, name))
 
     def _rename(self, uuid: UUID, name: str) -> None:
-        machine = self._checked("rename", uuid)
+        machine = self.machines.checked("rename", uuid)
         if machine.state is not InstanceState.STOPPED:
-            self._need(Capability.HOT_RENAME)
+            self.machines.need(Capability.HOT_RENAME)
         machine.name = name
 
     def set_metadata(self, uuid: UUID, metadata: Metadata, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("set_metadata", uuid, timeout) as task:
+        with self.link.task("set_metadata", uuid, timeout) as task:
             task.call("write-metadata", lambda: self._set_metadata(uuid, metadata))
 
     def _set_metadata(self, uuid: UUID, metadata: Metadata) -> None:
-        self._checked("set_metadata", uuid).metadata = dict(metadata)
+        self.machines.checked("set_metadata", uuid).metadata = dict(metadata)
 
 
 class FakeAdopt(Showing, Adopt):
@@ -321,14 +328,14 @@ class FakeAdopt(Showing, Adopt):
         timeout: float | None = None,
     ) -> InstanceInfo:
         """1 call."""
-        with self._task("adopt", uuid, timeout) as task:
+        with self.link.task("adopt", uuid, timeout) as task:
             return task.call("mark-machine", lambda: self._adopt(uuid, name, metadata))
 
     def _adopt(self, uuid: UUID, name: str | None, metadata: Metadata | None) -> InstanceInfo:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is None:
             raise errors.InstanceNotFound(f"no machine {uuid} is on this host", instance=uuid)
-        self._outcome("adopt", machine)
+        self.machines.outcome("adopt", machine)
         if not machine.ours:
             try:
                 machine.name = _NAME.validate_python(name or machine.name)
@@ -338,5 +345,5 @@ class FakeAdopt(Showing, Adopt):
                 ) from None
             machine.metadata = dict(metadata or {})
             machine.ours = True
-            self._host.tell_lifecycle(machine, LifecycleKind.CREATED, machine.state)
+            self.fake_host.tell_lifecycle(machine, LifecycleKind.CREATED, machine.state)
         return self._info(machine)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.fake.config import FakeConfig, seconds_of
 from hvdrivers.fake.faults import FaultRule, Faults, Occasion
-from hvdrivers.fake.steps import Call
+from hvdrivers.fake.steps import Call, Task
+from hvdrivers.models.progress import ProgressCallback
 
 if TYPE_CHECKING:
     from hvdrivers.fake.events import FakeEventStream
@@ -40,6 +42,18 @@ class Link:
         self._closed = True
         for stream in list(self.streams):
             stream.close()
+
+    def task(
+        self,
+        operation: str,
+        uuid: UUID | None,
+        timeout: float | None,
+        *,
+        progress: ProgressCallback | None = None,
+        slow: str | None = None,
+    ) -> Task:
+        """An operation over this connection, see :class:`~hvdrivers.fake.steps.Task`."""
+        return Task(self, operation, uuid, timeout, progress=progress, slow=slow)
 
     def strike(self, occasion: Occasion) -> FaultRule | None:
         """The fault that strikes here, the connection's own before the host's."""

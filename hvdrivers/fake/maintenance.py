@@ -14,16 +14,16 @@ class FakeMaintenance(FakeBase, Maintenance):
 
     def enter_maintenance(self, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("enter_maintenance", None, timeout) as task:
+        with self.link.task("enter_maintenance", None, timeout) as task:
             task.call("enter-maintenance", self._enter)
 
     def exit_maintenance(self, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("exit_maintenance", None, timeout) as task:
+        with self.link.task("exit_maintenance", None, timeout) as task:
             task.call("exit-maintenance", self._leave)
 
     def _enter(self) -> None:
-        host = self._host
+        host = self.fake_host
         on = any(machine.takes_memory for machine in host.machines.values())
         if on and not host.maintenance:
             raise errors.InvalidState(
@@ -32,12 +32,12 @@ class FakeMaintenance(FakeBase, Maintenance):
         host.maintenance = True
 
     def _leave(self) -> None:
-        self._host.maintenance = False
+        self.fake_host.maintenance = False
 
     def in_maintenance(self, *, timeout: float | None = None) -> bool:
         """1 call."""
-        with self._task("in_maintenance", None, timeout) as task:
-            return task.call("read-maintenance", lambda: self._host.maintenance, changes=False)
+        with self.link.task("in_maintenance", None, timeout) as task:
+            return task.call("read-maintenance", lambda: self.fake_host.maintenance, changes=False)
 
 
 class FakeHostPower(FakeBase, HostPower):
@@ -45,14 +45,14 @@ class FakeHostPower(FakeBase, HostPower):
 
     def host_power(self, action: HostPowerAction, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("host_power", None, timeout) as task:
+        with self.link.task("host_power", None, timeout) as task:
             task.call("power-host", lambda: self._power(action))
 
     def _power(self, action: HostPowerAction) -> None:
-        if any(machine.state in POWERED_ON for machine in self._host.ours()):
+        if any(machine.state in POWERED_ON for machine in self.fake_host.ours()):
             raise errors.InvalidState(
                 "machines are powered on", hint="stop them, or move them to another host"
             )
-        self._host.restart_host()
+        self.fake_host.restart_host()
         if action is HostPowerAction.SHUTDOWN:
-            self._host.stop_answering()
+            self.fake_host.stop_answering()

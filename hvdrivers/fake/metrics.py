@@ -24,27 +24,27 @@ class FakeMetrics(FakeBase, Metrics):
         self, uuids: AbstractSet[UUID] | None = None, *, timeout: float | None = None
     ) -> Sequence[InstanceMetrics]:
         """1 call."""
-        with self._task("get_metrics", None, timeout) as task:
+        with self.link.task("get_metrics", None, timeout) as task:
             return task.call("read-counters", lambda: self._read(uuids), changes=False)
 
     def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
-        machines = self._host.ours()
+        machines = self.fake_host.ours()
         return [self._of(machine) for machine in machines if uuids is None or machine.uuid in uuids]
 
     def _of(self, machine: Machine) -> InstanceMetrics:
         on = machine.state in POWERED_ON
-        seconds = self._host.clock.now() - machine.started_at if on else 0.0
+        seconds = self.fake_host.clock.now() - machine.started_at if on else 0.0
         memory = machine.flavor.memory_mib
         return InstanceMetrics(
             uuid=machine.uuid,
-            at=self._host.clock.wall(),
+            at=self.fake_host.clock.wall(),
             state=machine.state,
             vcpus=machine.flavor.vcpus,
             # every CPU is half busy
             cpu_time_ns=int(seconds * 1e9) * machine.flavor.vcpus // 2 if on else None,
             memory_mib=memory,
             memory_rss_mib=memory if on else None,
-            memory_unused_mib=memory // 2 if on and self._host.agent_answers(machine) else None,
+            memory_unused_mib=memory // 2 if on and self.fake_host.agent_answers(machine) else None,
             disks=tuple(self._disks(machine)),
             vifs=tuple(self._vifs(machine, seconds)) if on else (),
         )
@@ -52,7 +52,7 @@ class FakeMetrics(FakeBase, Metrics):
     def _disks(self, machine: Machine) -> list[DiskMetrics]:
         sizes: list[tuple[str, str | None, int, int]] = [
             (_DEVICES.get(disk.role, disk.role), None, disk.size_bytes, len(disk.content))
-            for _, disk in self._host.disks_of(machine.uuid)
+            for _, disk in self.fake_host.disks_of(machine.uuid)
             if disk.role in _DEVICES or role_of(disk.role) is not None
         ]
         sizes += [
@@ -86,6 +86,6 @@ class FakeMetrics(FakeBase, Metrics):
                 tx_packets=packets,
                 tx_dropped=0,
             )
-            for port in self._host.ports.values()
+            for port in self.fake_host.ports.values()
             if port.owner == machine.uuid and port.plugged
         ]

@@ -36,7 +36,7 @@ class FakeLiveMigration(Moving, LiveMigration):
         self, uuid: UUID, destination: Destination, *, timeout: float | None = None
     ) -> MigrationPlan:
         """1 call."""
-        with self._task("check_live_migration", uuid, timeout) as task:
+        with self.link.task("check_live_migration", uuid, timeout) as task:
             return task.call(
                 "check-migration",
                 lambda: self._plan("check_live_migration", uuid, destination),
@@ -53,7 +53,7 @@ class FakeLiveMigration(Moving, LiveMigration):
     ) -> None:
         """4 calls."""
         # its latency is spent in slices between the calls, which an abort can end
-        with self._task(
+        with self.link.task(
             "live_migrate", uuid, timeout, progress=progress, slow="between-the-calls"
         ) as task:
             self._prepare(task, "live_migrate", uuid, destination)
@@ -62,7 +62,7 @@ class FakeLiveMigration(Moving, LiveMigration):
                 lambda: self._start_copying(task, uuid),
                 undo=("stop-migration", lambda: self._stop_copying(uuid)),
             )
-            self._copy_memory(task, self._host.machines.get(uuid), migration)
+            self._copy_memory(task, self.fake_host.machines.get(uuid), migration)
             migration.phase = MigrationPhase.SWITCHING
             task.call(
                 "switch-host",
@@ -70,19 +70,19 @@ class FakeLiveMigration(Moving, LiveMigration):
             )
 
     def _start_copying(self, task: Task, uuid: UUID) -> Migration:
-        machine = self._checked("live_migrate", uuid)
+        machine = self.machines.checked("live_migrate", uuid)
         total = machine.flavor.memory_mib << 20
         machine.migration = Migration(MigrationPhase.COPYING, total, total, wake=task.wake)
         return machine.migration
 
     def _stop_copying(self, uuid: UUID) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None and machine.migration is not None:
             aborted = machine.migration.aborted
             machine.migration.phase = MigrationPhase.ABORTED if aborted else MigrationPhase.FAILED
 
     def _copy_memory(self, task: Task, machine: Machine | None, migration: Migration) -> None:
-        seconds = self._link.latency("live_migrate")
+        seconds = self.link.latency("live_migrate")
         total = migration.total_bytes
         part = 0
         while part < _SLICES:
@@ -103,11 +103,11 @@ class FakeLiveMigration(Moving, LiveMigration):
 
     def migration_progress(self, uuid: UUID, *, timeout: float | None = None) -> MigrationProgress:
         """1 call."""
-        with self._task("migration_progress", uuid, timeout) as task:
+        with self.link.task("migration_progress", uuid, timeout) as task:
             return task.call("read-migration", lambda: self._where(uuid), changes=False)
 
     def _where(self, uuid: UUID) -> MigrationProgress:
-        migration = self._machine(uuid).migration
+        migration = self.machines.find(uuid).migration
         if migration is None:
             return MigrationProgress(phase=MigrationPhase.NONE)
         return MigrationProgress(
@@ -123,11 +123,11 @@ class FakeLiveMigrationAbort(FakeBase, LiveMigrationAbort):
 
     def abort_migration(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("abort_migration", uuid, timeout) as task:
+        with self.link.task("abort_migration", uuid, timeout) as task:
             task.call("abort-migration", lambda: self._abort(uuid))
 
     def _abort(self, uuid: UUID) -> None:
-        migration = self._checked("abort_migration", uuid).migration
+        migration = self.machines.checked("abort_migration", uuid).migration
         if migration is not None and migration.active:
             migration.aborted = True
             migration.wake.set()
@@ -138,11 +138,11 @@ class FakeLiveMigrationForce(FakeBase, LiveMigrationForce):
 
     def force_migration(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("force_migration", uuid, timeout) as task:
+        with self.link.task("force_migration", uuid, timeout) as task:
             task.call("force-migration", lambda: self._force(uuid))
 
     def _force(self, uuid: UUID) -> None:
-        migration = self._checked("force_migration", uuid).migration
+        migration = self.machines.checked("force_migration", uuid).migration
         if migration is None or not migration.active:
             raise errors.InvalidState("no migration of this instance is under way")
         migration.forced = True
@@ -161,7 +161,7 @@ class FakeColdMigration(Moving, ColdMigration):
         progress: ProgressCallback | None = None,
     ) -> None:
         """3 calls."""
-        with self._task(
+        with self.link.task(
             "cold_migrate", uuid, timeout, progress=progress, slow="switch-host"
         ) as task:
             self._prepare(task, "cold_migrate", uuid, destination)

@@ -37,7 +37,7 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
         progress: ProgressCallback | None = None,
     ) -> Move:
         """2 calls."""
-        with self._task(
+        with self.link.task(
             "prepare_move", uuid, timeout, progress=progress, slow="copy-machine"
         ) as task:
             there = task.call(
@@ -52,7 +52,7 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
     def _check_move(
         self, uuid: UUID, destination: Destination | None, flavor: Flavor | None
     ) -> Move | None:
-        machine = self._checked("prepare_move", uuid)
+        machine = self.machines.checked("prepare_move", uuid)
         wanted = flavor or machine.flavor
         if machine.move is not None:
             found = machine.move.move
@@ -72,19 +72,19 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
         extra = (flavor.ephemeral_gib, flavor.swap_mib)
         if extra != (before.ephemeral_gib, before.swap_mib):
             raise errors.InvalidRequest("the ephemeral or swap disk would change")
-        root = self._host.disk(machine.uuid, "root")
+        root = self.fake_host.disk(machine.uuid, "root")
         if root is not None and flavor.disk_gib:
             require_growth("the root disk", root.size_bytes, flavor.disk_gib << 30)
 
     def _copy_machine(
         self, uuid: UUID, destination: Destination | None, flavor: Flavor | None, token: int
     ) -> Move:
-        machine = self._checked("prepare_move", uuid)
+        machine = self.machines.checked("prepare_move", uuid)
         wanted = flavor or machine.flavor
         self._check_size_of_move(machine, wanted)
         move = Move(
             uuid=uuid,
-            source=self._host.label,
+            source=self.fake_host.label,
             destination=destination,
             flavor=wanted,
             token=str(token),
@@ -93,15 +93,15 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
             move=move,
             flavor=machine.flavor,
             vifs=tuple(port.vif for port in self._ports_of(uuid)),
-            secrets={k: v.value for k, v in self._host.secrets.items() if v.owner == uuid},
-            tpm=uuid in self._host.tpm,
-            nvram=uuid in self._host.nvram,
+            secrets={k: v.value for k, v in self.fake_host.secrets.items() if v.owner == uuid},
+            tpm=uuid in self.fake_host.tpm,
+            nvram=uuid in self.fake_host.nvram,
         )
         if destination is None:
             alone = Taken()
             alone.add(wanted, sev=machine.sev)
-            check_fits(self._host.size, alone)
-            disks = list(self._host.disks_of(uuid))
+            check_fits(self.fake_host.size, alone)
+            disks = list(self.fake_host.disks_of(uuid))
             for pool, disk in disks:
                 check_room(pool, disk.size_bytes)
                 kept = replace(disk, role=f"{_KEPT}{disk.role}", token=token)
@@ -131,18 +131,18 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
         progress: ProgressCallback | None = None,
     ) -> InstanceInfo:
         """1 call."""
-        with self._task("finish_move", move.uuid, timeout, progress=progress) as task:
+        with self.link.task("finish_move", move.uuid, timeout, progress=progress) as task:
             return task.call("finish-machine", lambda: self._finish_move(move))
 
     def _finish_move(self, move: Move) -> InstanceInfo:
-        machine = self._host.machines.get(move.uuid)
+        machine = self.fake_host.machines.get(move.uuid)
         if machine is not None and machine.move is not None and machine.move.move == move:
             if move.destination is None:
                 return self._finish_here(machine, move)
             raise errors.InvalidRequest("this host is the source of the move")
         if machine is not None and machine.arrived == move.token:
             return self._info(machine)
-        incoming = self._host.incoming.get(move.uuid)
+        incoming = self.fake_host.incoming.get(move.uuid)
         if incoming is None or incoming.move is None or incoming.move.move != move:
             raise errors.InstanceNotFound(
                 "nothing has been prepared on this host for that move", instance=move.uuid
@@ -151,13 +151,13 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
 
     def _finish_here(self, machine: Machine, move: Move) -> InstanceInfo:
         if machine.move is not None and machine.move.phase is MovePhase.PREPARED:
-            self._grow_root(self._host, machine, move.flavor)
+            self._grow_root(self.fake_host, machine, move.flavor)
             machine.flavor = move.flavor
             machine.move.phase = MovePhase.FINISHED
         return self._info(machine)
 
     def _arrive(self, machine: Machine, record: MoveRecord, move: Move) -> InstanceInfo:
-        uuid, host = move.uuid, self._host
+        uuid, host = move.uuid, self.fake_host
         destination = move.destination or Destination(host=host.name)
         replaced = {each.id: each for each in destination.vifs}
         for vif in record.vifs:
@@ -194,13 +194,13 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
 
     def confirm_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("confirm_move", uuid, timeout) as task:
+        with self.link.task("confirm_move", uuid, timeout) as task:
             task.call("confirm-move", lambda: self._confirm_move(uuid))
 
     def _confirm_move(self, uuid: UUID) -> None:
-        if uuid not in self._host.machines:
+        if uuid not in self.fake_host.machines:
             return  # confirmed already
-        machine = self._checked("confirm_move", uuid)
+        machine = self.machines.checked("confirm_move", uuid)
         if machine.move is None:
             return
         move = machine.move.move
@@ -210,7 +210,7 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
             self._drop_kept(uuid)
             machine.move = None
             return
-        target = self._host.world.find(move.destination.host)
+        target = self.fake_host.world.find(move.destination.host)
         if target is None or not target.reachable:
             raise errors.ConnectionFailed("the destination does not answer", retryable=True)
         if uuid not in target.machines:
@@ -218,7 +218,7 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
         self._forget_source(machine)
 
     def _forget_source(self, machine: Machine) -> None:
-        host, uuid = self._host, machine.uuid
+        host, uuid = self.fake_host, machine.uuid
         host.remove_disks(uuid)
         host.unlock(uuid)
         host.remove_ports(uuid)
@@ -231,16 +231,16 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
 
     def revert_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("revert_move", uuid, timeout) as task:
+        with self.link.task("revert_move", uuid, timeout) as task:
             task.call("revert-move", lambda: self._revert_move(uuid))
 
     def _revert_move(self, uuid: UUID) -> None:
-        machine = self._checked("revert_move", uuid)
+        machine = self.machines.checked("revert_move", uuid)
         if machine.move is None:
             return
         record = machine.move
         if record.move.destination is None:
-            for pool, disk in list(self._host.disks_of(uuid)):
+            for pool, disk in list(self.fake_host.disks_of(uuid)):
                 if disk.role.startswith(_KEPT):
                     del pool.disks[disk.name]
                     role = disk.role.removeprefix(_KEPT)
@@ -253,7 +253,7 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
 
     def _clear_destination(self, uuid: UUID, record: MoveRecord) -> None:
         assert record.move.destination is not None  # noqa: S101 - the caller has looked
-        target = self._host.world.find(record.move.destination.host)
+        target = self.fake_host.world.find(record.move.destination.host)
         if target is None or not target.reachable:
             raise errors.ConnectionFailed("the destination does not answer", retryable=True)
         if uuid in target.machines:
@@ -266,7 +266,7 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
             target.remove_disks(uuid, token=token)
 
     def _drop_kept(self, uuid: UUID) -> None:
-        for pool, disk in list(self._host.disks_of(uuid)):
+        for pool, disk in list(self.fake_host.disks_of(uuid)):
             if disk.role.startswith(_KEPT):
                 del pool.disks[disk.name]
 

@@ -42,8 +42,8 @@ class Moving(PortSteps):
     """Plan, prepare, switch."""
 
     def _plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
-        machine = self._checked(operation, uuid)
-        target = self._host.world.find(destination.host)
+        machine = self.machines.checked(operation, uuid)
+        target = self.fake_host.world.find(destination.host)
         moves = [] if target is None else self._moves(uuid, target, destination)
         return MigrationPlan(
             destination=destination,
@@ -54,7 +54,7 @@ class Moving(PortSteps):
     def _moves(self, uuid: UUID, target: FakeHost, destination: Destination) -> list[_Move]:
         return [
             _Move(disk, pool, target.pools.get(destination.storage or pool.name))
-            for pool, disk in list(self._host.disks_of(uuid))
+            for pool, disk in list(self.fake_host.disks_of(uuid))
         ]
 
     def _blockers(
@@ -67,7 +67,7 @@ class Moving(PortSteps):
         if target is None or not target.reachable:
             yield Blocker(kind=BlockerKind.CONNECTION, reason="the destination does not answer")
             return
-        if target is self._host:
+        if target is self.fake_host:
             yield Blocker(kind=BlockerKind.STATE, reason="the instance is on that host already")
             return
         if machine.uuid in target.machines or machine.uuid in target.incoming:
@@ -85,7 +85,7 @@ class Moving(PortSteps):
                 yield Blocker(kind=BlockerKind.RESOURCES, reason=error.message)
 
     def _hardware_blockers(self, machine: Machine, target: FakeHost) -> Iterator[Blocker]:
-        here, there = self._host.size, target.size
+        here, there = self.fake_host.size, target.size
         if there.product_version < here.product_version:
             yield Blocker(
                 kind=BlockerKind.VERSION,
@@ -102,7 +102,7 @@ class Moving(PortSteps):
                 reason=f"the destination's CPU lacks {', '.join(missing)}",
                 hint="choose a host with the same CPUs, or move it stopped",
             )
-        if claimed_by(self._host, machine.uuid):
+        if claimed_by(self.fake_host, machine.uuid):
             yield Blocker(kind=BlockerKind.DEVICE, reason="the instance has devices of this host")
         for share in machine.shares.values():
             yield Blocker(
@@ -136,8 +136,8 @@ class Moving(PortSteps):
             yield Blocker(
                 kind=BlockerKind.STORAGE, reason="it has no such volume", device=volume_id
             )
-        served = self._host.world.volumes.values()
-        shared = [pool for pool in self._host.pools.values() if pool.shared]
+        served = self.fake_host.world.volumes.values()
+        shared = [pool for pool in self.fake_host.pools.values() if pool.shared]
         for volume_id, disk in machine.volumes.items():
             if volume_id in replaced:
                 try:
@@ -165,7 +165,7 @@ class Moving(PortSteps):
             if (other := target.machines.get(port.owner)) is not None and other.takes_memory
             for name in port_names(port.vif)
         }
-        for port in self._host.ports.values():
+        for port in self.fake_host.ports.values():
             if port.owner != machine.uuid:
                 continue
             try:
@@ -196,7 +196,7 @@ class Moving(PortSteps):
 
     def _possible(self, operation: str, uuid: UUID, destination: Destination) -> FakeHost:
         plan = self._plan(operation, uuid, destination)
-        target = self._host.world.find(destination.host)
+        target = self.fake_host.world.find(destination.host)
         if not plan.possible or target is None:
             reasons = "; ".join(f"{each.kind}: {each.reason}" for each in plan.blockers)
             raise errors.InvalidRequest(f"the instance cannot move: {reasons}", instance=uuid)
@@ -208,10 +208,10 @@ class Moving(PortSteps):
             if move.copies and move.target is not None:
                 copy = replace(move.disk, token=task.token)
                 move.target.disks[copy.name] = copy
-        target.incoming[uuid] = replace(self._machine(uuid), token=task.token)
+        target.incoming[uuid] = replace(self.machines.find(uuid), token=task.token)
 
     def _cancel(self, task: Task, uuid: UUID, destination: Destination) -> None:
-        target = self._host.world.find(destination.host)
+        target = self.fake_host.world.find(destination.host)
         if target is None:
             return
         there = target.incoming.get(uuid)
@@ -221,8 +221,8 @@ class Moving(PortSteps):
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
         """The instance is there now, and here no more: one moment for both hosts."""
-        machine = self._checked(operation, uuid)
-        here, there = self._host, self._host.world.find(destination.host)
+        machine = self.machines.checked(operation, uuid)
+        here, there = self.fake_host, self.fake_host.world.find(destination.host)
         if there is None or not there.reachable or uuid not in there.incoming:
             raise errors.ConnectionFailed("the destination does not answer any more")
         for move in self._moves(uuid, there, destination):

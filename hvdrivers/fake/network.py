@@ -17,7 +17,7 @@ class FakeNetwork(PortSteps, Network):
 
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """3 calls, 1 if it is there already."""
-        with self._task("plug_vif", uuid, timeout, slow="plug-nic") as task:
+        with self.link.task("plug_vif", uuid, timeout, slow="plug-nic") as task:
             there = task.call("look-up", lambda: self._check_plug_nic(uuid, vif), changes=False)
             if there is not None:
                 return there
@@ -25,8 +25,8 @@ class FakeNetwork(PortSteps, Network):
             return task.call("plug-nic", lambda: self._plug_nic(uuid, vif))
 
     def _check_plug_nic(self, uuid: UUID, vif: Vif) -> AttachedVif | None:
-        machine = self._checked("plug_vif", uuid)
-        port = self._host.ports.get((uuid, vif.id))
+        machine = self.machines.checked("plug_vif", uuid)
+        port = self.fake_host.ports.get((uuid, vif.id))
         if port is not None and port.plugged:
             return self._shown(machine, port)
         self._check_port(uuid, vif)
@@ -35,20 +35,22 @@ class FakeNetwork(PortSteps, Network):
         return None
 
     def _plug_nic(self, uuid: UUID, vif: Vif) -> AttachedVif:
-        machine = self._checked("plug_vif", uuid)
-        port = self._host.ports[uuid, vif.id]
+        machine = self.machines.checked("plug_vif", uuid)
+        port = self.fake_host.ports[uuid, vif.id]
         if not port.plugged:
             port.plugged = True
-            self._host.tell_device(machine, DeviceKind.ADDED, vif.id)
+            self.fake_host.tell_device(machine, DeviceKind.ADDED, vif.id)
         return self._shown(machine, port)
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
         """2 calls, 4 while the machine runs."""
-        with self._task("unplug_vif", uuid, timeout) as task:
-            machine = task.call("look-up", lambda: self._checked("unplug_vif", uuid), changes=False)
-            port = self._host.ports.get((uuid, vif_id))
+        with self.link.task("unplug_vif", uuid, timeout) as task:
+            machine = task.call(
+                "look-up", lambda: self.machines.checked("unplug_vif", uuid), changes=False
+            )
+            port = self.fake_host.ports.get((uuid, vif_id))
             if port is not None and port.plugged:
-                if self._asks(machine):
+                if self.machines.asks(machine):
                     task.call("ask-unplug", lambda: self._ask_guest(machine, vif_id), changes=False)
                     if not task.wait_for(machine.guest.detach_seconds):
                         machine.asked_for.add(vif_id)
@@ -58,20 +60,20 @@ class FakeNetwork(PortSteps, Network):
                 task.call("unplug-nic", lambda: self._unplug_nic(uuid, vif_id))
             task.call(
                 "delete-port",
-                lambda: self._host.remove_ports(uuid, vif_id=vif_id),
+                lambda: self.fake_host.remove_ports(uuid, vif_id=vif_id),
             )
 
     def _ask_guest(self, machine: Machine, device: str) -> None:
         if machine.guest.refuses_unplug:
-            self._host.tell_device(machine, DeviceKind.REMOVAL_FAILED, device)
+            self.fake_host.tell_device(machine, DeviceKind.REMOVAL_FAILED, device)
             raise errors.DeviceBusy(f"the guest refuses to let go of {device!r}")
 
     def _unplug_nic(self, uuid: UUID, vif_id: str) -> None:
-        machine = self._checked("unplug_vif", uuid)
-        port = self._host.ports.get((uuid, vif_id))
+        machine = self.machines.checked("unplug_vif", uuid)
+        port = self.fake_host.ports.get((uuid, vif_id))
         if port is not None and port.plugged:
             port.plugged = False
-            self._host.tell_device(machine, DeviceKind.REMOVED, vif_id)
+            self.fake_host.tell_device(machine, DeviceKind.REMOVED, vif_id)
 
 
 class FakeVifQos(PortSteps, VifQosControl):
@@ -81,12 +83,12 @@ class FakeVifQos(PortSteps, VifQosControl):
         self, uuid: UUID, vif_id: str, qos: VifQos | None, *, timeout: float | None = None
     ) -> None:
         """1 call."""
-        with self._task("set_vif_qos", uuid, timeout) as task:
+        with self.link.task("set_vif_qos", uuid, timeout) as task:
             task.call("limit-nic", lambda: self._limit_nic(uuid, vif_id, qos))
 
     def _limit_nic(self, uuid: UUID, vif_id: str, qos: VifQos | None) -> None:
-        self._checked("set_vif_qos", uuid)
-        port = self._host.ports.get((uuid, vif_id))
+        self.machines.checked("set_vif_qos", uuid)
+        port = self.fake_host.ports.get((uuid, vif_id))
         if port is None or not port.plugged:
             raise errors.NetworkNotFound(f"the instance has no NIC {vif_id!r}")
         port.vif = port.vif.model_copy(update={"qos": qos})

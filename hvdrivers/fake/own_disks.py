@@ -67,7 +67,7 @@ class OwnDisks(ImageSteps):
             disc = whole(spec.seed)
             size = len(disc.read())
             self._create_disk(task, Disk(spec.uuid, "seed", size, ("seed disc",), task.token))
-            self._host.machines[spec.uuid].seed_disc = disc
+            self.fake_host.machines[spec.uuid].seed_disc = disc
 
     def _wanted_disks(
         self, task: Task, spec: InstanceSpec, image: ImageRecord | None
@@ -91,18 +91,18 @@ class OwnDisks(ImageSteps):
             lambda: self._place_disk(task, disk, seed),
             undo=(
                 "delete-disk",
-                lambda: self._host.remove_disks(disk.owner, disk.role, token=task.token),
+                lambda: self.fake_host.remove_disks(disk.owner, disk.role, token=task.token),
             ),
         )
 
     def _place_disk(self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None) -> None:
         machine = self._building(task, disk.owner)
-        check_room(self._host.default_pool, disk.size_bytes)
-        self._host.default_pool.disks[disk.name] = disk
+        check_room(self.fake_host.default_pool, disk.size_bytes)
+        self.fake_host.default_pool.disks[disk.name] = disk
         machine.seed = seed or machine.seed
-        used = self._host.default_pool.images.get(disk.base or "")
+        used = self.fake_host.default_pool.images.get(disk.base or "")
         if used is not None:
-            used.last_used = self._host.clock.wall()
+            used.last_used = self.fake_host.clock.wall()
 
     def _take_kept(self, task: Task, disk: Disk, volume_id: str) -> None:
         task.call(
@@ -113,7 +113,7 @@ class OwnDisks(ImageSteps):
 
     def _own_volume(self, task: Task, disk: Disk, volume_id: str) -> None:
         self._building(task, disk.owner)
-        for pool in self._host.pools.values():
+        for pool in self.fake_host.pools.values():
             for name, record in pool.volumes.items():
                 if record.volume_id == volume_id:
                     self._check_kept(disk, volume_id)
@@ -127,8 +127,8 @@ class OwnDisks(ImageSteps):
         raise errors.VolumeNotFound(f"the host has no volume {volume_id!r}")
 
     def _check_kept(self, disk: Disk, volume_id: str) -> None:
-        record = next(each for each in self._host.volumes() if each.volume_id == volume_id)
-        attached = any(volume_id in each.volumes for each in self._host.machines.values())
+        record = next(each for each in self.fake_host.volumes() if each.volume_id == volume_id)
+        attached = any(volume_id in each.volumes for each in self.fake_host.machines.values())
         if record.locks or attached:
             raise errors.DeviceBusy(f"volume {volume_id!r} is attached to a machine")
         if disk.size_bytes and disk.size_bytes < record.size_bytes:
@@ -136,12 +136,12 @@ class OwnDisks(ImageSteps):
 
     def _give_back(self, disk: Disk, volume_id: str, token: int) -> None:
         pool_name, _, name = volume_id.partition("/")
-        for pool, mine in list(self._host.disks_of(disk.owner)):
+        for pool, mine in list(self.fake_host.disks_of(disk.owner)):
             if mine.role == disk.role and mine.token == token and pool.name == pool_name:
-                self._host.to_volume(pool, mine, name)
+                self.fake_host.to_volume(pool, mine, name)
 
     def _building(self, task: Task, uuid: UUID) -> Machine:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is None or machine.token != task.token:
             raise errors.InstanceNotFound(
                 "the instance was destroyed while it was built", instance=uuid
@@ -151,15 +151,15 @@ class OwnDisks(ImageSteps):
     def _check_kept_names(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         """Raise VolumeExists if what destroy() is to keep has no name left."""
         roles = kept_roles(keep)
-        for _, disk in self._host.disks_of(uuid):
+        for _, disk in self.fake_host.disks_of(uuid):
             name = f"{uuid}-{disk.role}"
-            taken = any(name in pool.volumes for pool in self._host.pools.values())
+            taken = any(name in pool.volumes for pool in self.fake_host.pools.values())
             if role_of(disk.role) in roles and taken:
                 raise errors.VolumeExists(f"there is a volume {name} already", instance=uuid)
 
     def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         roles = kept_roles(keep)
-        for pool, disk in list(self._host.disks_of(uuid)):
+        for pool, disk in list(self.fake_host.disks_of(uuid)):
             if role_of(disk.role) in roles:
-                self._host.to_volume(pool, disk, f"{uuid}-{disk.role}")
-        self._host.remove_disks(uuid)
+                self.fake_host.to_volume(pool, disk, f"{uuid}-{disk.role}")
+        self.fake_host.remove_disks(uuid)

@@ -57,7 +57,7 @@ class PortSteps(FakeBase):
         Args:
             host: None: this one.
         """
-        host = host or self._host
+        host = host or self.fake_host
         match vif:
             case NetworkVif():
                 _check_network(host, "network", vif.network)
@@ -94,10 +94,10 @@ class PortSteps(FakeBase):
 
     def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
         """Raise DeviceBusy if another machine that is powered on has this port, or its address."""
-        machines = self._host.machines
+        machines = self.fake_host.machines
         others = [
             Holder(port.owner)
-            for port in self._host.ports.values()
+            for port in self.fake_host.ports.values()
             if not port_names(vif).isdisjoint(port_names(port.vif))
             and port.owner != uuid
             and port.owner in machines
@@ -108,18 +108,18 @@ class PortSteps(FakeBase):
     def _check_function(self, uuid: UUID, vif: Vif) -> None:
         """Raise InsufficientResources if another machine has the device behind the NIC."""
         address = _device_of(vif)
-        mine = any(claim.owner == uuid and claim.use == vif.id for claim in self._host.claims)
+        mine = any(claim.owner == uuid and claim.use == vif.id for claim in self.fake_host.claims)
         if address is not None and not mine:
-            check_device_free(self._host, address)
+            check_device_free(self.fake_host, address)
 
     def _ports_of(self, uuid: UUID) -> list[Port]:
         """The NICs in a machine's definition, in their order."""
-        return [p for p in self._host.ports.values() if p.owner == uuid and p.plugged]
+        return [p for p in self.fake_host.ports.values() if p.owner == uuid and p.plugged]
 
     def _check_nic_slot(self, uuid: UUID) -> None:
-        if len(self._ports_of(uuid)) >= self._host.size.nic_slots:
+        if len(self._ports_of(uuid)) >= self.fake_host.size.nic_slots:
             raise errors.InsufficientResources(
-                f"the machine has {self._host.size.nic_slots} NICs, and no slot for another"
+                f"the machine has {self.fake_host.size.nic_slots} NICs, and no slot for another"
             )
 
     def _create_port(self, task: Task, uuid: UUID, vif: Vif) -> None:
@@ -129,22 +129,22 @@ class PortSteps(FakeBase):
             lambda: self._make_port(uuid, vif, task.token),
             undo=(
                 "delete-port",
-                lambda: self._host.remove_ports(uuid, vif_id=vif.id, token=task.token),
+                lambda: self.fake_host.remove_ports(uuid, vif_id=vif.id, token=task.token),
             ),
         )
 
     def _make_port(self, uuid: UUID, vif: Vif, token: int) -> None:
-        machine = self._machine(uuid)
-        there = self._host.ports.get((uuid, vif.id))
+        machine = self.machines.find(uuid)
+        there = self.fake_host.ports.get((uuid, vif.id))
         if there is not None and there.plugged:
             return  # another connection was faster
         building = machine.state is InstanceState.BUILDING
         self._check_port(uuid, vif, starts=machine.claims or not building)
-        self._host.ports[uuid, vif.id] = Port(vif, uuid, token)
+        self.fake_host.ports[uuid, vif.id] = Port(vif, uuid, token)
         address = _device_of(vif)
         if address is not None and there is None:
-            device_at(self._host, address)
-            self._host.claims.append(Claim(uuid, address, None, token, use=vif.id))
+            device_at(self.fake_host, address)
+            self.fake_host.claims.append(Claim(uuid, address, None, token, use=vif.id))
 
     def _shown(self, machine: Machine, port: Port) -> AttachedVif:
         """A NIC as get_instance() shows it."""

@@ -21,28 +21,28 @@ class FakePower(Starting, Power):
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("power_on", uuid, timeout) as task:
+        with self.link.task("power_on", uuid, timeout) as task:
             task.call("start-machine", lambda: self._power_on(uuid))
 
     def _power_on(self, uuid: UUID) -> None:
-        machine = self._checked("power_on", uuid)
+        machine = self.machines.checked("power_on", uuid)
         if machine.state is InstanceState.RUNNING:
             return
         self._check_start(machine)
-        self._host.remove_disks(uuid, "rescue")
+        self.fake_host.remove_disks(uuid, "rescue")
         if machine.state is InstanceState.SUSPENDED:
-            self._host.remove_disks(uuid, "memory")
-            self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
+            self.fake_host.remove_disks(uuid, "memory")
+            self.fake_host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
         else:
-            self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.STARTED)
-            self._host.boot(machine)
+            self.fake_host.set_state(machine, InstanceState.RUNNING, LifecycleKind.STARTED)
+            self.fake_host.boot(machine)
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         """1 call, 2 if the guest is asked."""
-        with self._task("power_off", uuid, timeout, slow="stop-machine") as task:
+        with self.link.task("power_off", uuid, timeout, slow="stop-machine") as task:
             if graceful > 0:
                 machine = task.call(
-                    "ask-shutdown", lambda: self._checked("power_off", uuid), changes=False
+                    "ask-shutdown", lambda: self.machines.checked("power_off", uuid), changes=False
                 )
                 if machine.state is InstanceState.RUNNING:
                     guest = machine.guest
@@ -52,19 +52,19 @@ class FakePower(Starting, Power):
             task.call("stop-machine", lambda: self._power_off(uuid))
 
     def _power_off(self, uuid: UUID) -> None:
-        machine = self._checked("power_off", uuid)
-        self._host.remove_disks(uuid, "memory", "rescue")
+        machine = self.machines.checked("power_off", uuid)
+        self.fake_host.remove_disks(uuid, "memory", "rescue")
         if machine.state is not InstanceState.STOPPED:
-            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+            self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
 
     def reboot(
         self, uuid: UUID, kind: RebootKind = RebootKind.HARD, *, timeout: float | None = None
     ) -> None:
         """1 call, 2 for a soft one."""
-        with self._task("reboot", uuid, timeout, slow="reset-machine") as task:
+        with self.link.task("reboot", uuid, timeout, slow="reset-machine") as task:
             if kind is RebootKind.SOFT:
                 machine = task.call(
-                    "ask-reboot", lambda: self._checked("reboot", uuid, kind), changes=False
+                    "ask-reboot", lambda: self.machines.checked("reboot", uuid, kind), changes=False
                 )
                 guest = machine.guest
                 seconds = guest.shutdown_seconds if guest.acpi else float("inf")
@@ -75,12 +75,12 @@ class FakePower(Starting, Power):
             task.call("reset-machine", lambda: self._reset(uuid, kind))
 
     def _reset(self, uuid: UUID, kind: RebootKind) -> None:
-        machine = self._checked("reboot", uuid, kind)
-        outcome = self._outcome("reboot", machine, kind).after(machine.state)
+        machine = self.machines.checked("reboot", uuid, kind)
+        outcome = self.machines.outcome("reboot", machine, kind).after(machine.state)
         self._check_start(machine)
         state = outcome if isinstance(outcome, InstanceState) else machine.state
-        self._host.set_state(machine, state, LifecycleKind.REBOOTED)
-        self._host.boot(machine)
+        self.fake_host.set_state(machine, state, LifecycleKind.REBOOTED)
+        self.fake_host.boot(machine)
 
 
 class FakePause(FakeBase, Pause):
@@ -88,29 +88,29 @@ class FakePause(FakeBase, Pause):
 
     def pause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("pause", uuid, timeout) as task:
+        with self.link.task("pause", uuid, timeout) as task:
             task.call(
                 "pause-machine", lambda: self._set_paused("pause", uuid, InstanceState.PAUSED)
             )
 
     def unpause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("unpause", uuid, timeout) as task:
+        with self.link.task("unpause", uuid, timeout) as task:
             task.call(
                 "unpause-machine", lambda: self._set_paused("unpause", uuid, InstanceState.RUNNING)
             )
 
     def _set_paused(self, operation: str, uuid: UUID, state: InstanceState) -> None:
-        machine = self._checked(operation, uuid)
+        machine = self.machines.checked(operation, uuid)
         paused = state is InstanceState.PAUSED
         if machine.state is not state:
             kind = LifecycleKind.PAUSED if paused else LifecycleKind.RESUMED
-            self._host.set_state(machine, state, kind)
+            self.fake_host.set_state(machine, state, kind)
             if not paused and machine.waits:
-                self._host.boot(machine)
+                self.fake_host.boot(machine)
             if not paused and machine.pending_nmi:
                 machine.pending_nmi = False
-                _take_nmi(self._host, machine)
+                _take_nmi(self.fake_host, machine)
 
 
 def _take_nmi(host: FakeHost, machine: Machine) -> None:
@@ -124,17 +124,17 @@ class FakeStartPaused(Starting, StartPaused):
 
     def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("start_paused", uuid, timeout) as task:
+        with self.link.task("start_paused", uuid, timeout) as task:
             task.call("start-machine", lambda: self._start_paused(uuid))
 
     def _start_paused(self, uuid: UUID) -> None:
-        machine = self._checked("start_paused", uuid)
+        machine = self.machines.checked("start_paused", uuid)
         if machine.state is InstanceState.PAUSED:
             return
         self._check_start(machine)
         saved = machine.state is InstanceState.SUSPENDED
-        self._host.remove_disks(uuid, "rescue", "memory")
-        self._host.start_paused(machine)
+        self.fake_host.remove_disks(uuid, "rescue", "memory")
+        self.fake_host.start_paused(machine)
         machine.waits = not saved  # a saved guest goes on, and does not start again
 
 
@@ -143,45 +143,45 @@ class FakeSuspend(Starting, Suspend):
 
     def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """2 calls, 1 if it is suspended already."""
-        with self._task("suspend", uuid, timeout, slow="save-memory") as task:
+        with self.link.task("suspend", uuid, timeout, slow="save-memory") as task:
             saved = task.call(
                 "save-memory",
                 lambda: self._save(uuid, task.token),
                 undo=(
                     "drop-memory",
-                    lambda: self._host.remove_disks(uuid, "memory", token=task.token),
+                    lambda: self.fake_host.remove_disks(uuid, "memory", token=task.token),
                 ),
             )
             if saved:
                 task.call("stop-machine", lambda: self._suspended(uuid))
 
     def _save(self, uuid: UUID, token: int) -> bool:
-        machine = self._checked("suspend", uuid)
+        machine = self.machines.checked("suspend", uuid)
         if machine.state is InstanceState.SUSPENDED:
             return False
         self._needs_no_device(uuid)
         size = machine.flavor.memory_mib << 20
-        pool = self._host.default_pool
+        pool = self.fake_host.default_pool
         check_room(pool, size)
         memory = Disk(uuid, "memory", size, (f"memory:{machine.boots}",), token)
         pool.disks[memory.name] = memory
         return True
 
     def _suspended(self, uuid: UUID) -> None:
-        machine = self._checked("suspend", uuid)
-        self._host.set_state(machine, InstanceState.SUSPENDED, LifecycleKind.SUSPENDED)
+        machine = self.machines.checked("suspend", uuid)
+        self.fake_host.set_state(machine, InstanceState.SUSPENDED, LifecycleKind.SUSPENDED)
 
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("resume", uuid, timeout) as task:
+        with self.link.task("resume", uuid, timeout) as task:
             task.call("restore-memory", lambda: self._resume(uuid))
 
     def _resume(self, uuid: UUID) -> None:
-        machine = self._checked("resume", uuid)
+        machine = self.machines.checked("resume", uuid)
         if machine.state is not InstanceState.RUNNING:
             self._check_start(machine)
-            self._host.remove_disks(uuid, "memory")
-            self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
+            self.fake_host.remove_disks(uuid, "memory")
+            self.fake_host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
 
 
 class FakeCrashDump(FakeBase, CrashDump):
@@ -189,13 +189,13 @@ class FakeCrashDump(FakeBase, CrashDump):
 
     def inject_nmi(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("inject_nmi", uuid, timeout) as task:
+        with self.link.task("inject_nmi", uuid, timeout) as task:
             task.call("inject-nmi", lambda: self._inject(uuid))
 
     @provides(Capability.NMI_PAUSED)
     def _inject(self, uuid: UUID) -> None:
-        machine: Machine = self._checked("inject_nmi", uuid)
+        machine: Machine = self.machines.checked("inject_nmi", uuid)
         if machine.state is InstanceState.PAUSED:
             machine.pending_nmi = True
         else:
-            _take_nmi(self._host, machine)
+            _take_nmi(self.fake_host, machine)

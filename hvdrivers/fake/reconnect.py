@@ -8,6 +8,7 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import Reconnect
+from hvdrivers.fake.machines import Machines
 from hvdrivers.fake.port_steps import PortSteps
 from hvdrivers.fake.records import AttachedDisk, Lock, Machine, Secret
 from hvdrivers.fake.volume_steps import VolumeSteps
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def volumes_at(host: FakeHost) -> VolumeSteps:
     """What finds volumes as this host sees them."""
     steps = VolumeSteps()
-    steps._host = host
+    steps.fake_host = host
+    steps.machines = Machines(host, frozenset(), {})
     return steps
 
 
@@ -74,13 +76,13 @@ class FakeReconnect(PortSteps, VolumeSteps, Reconnect):
         timeout: float | None = None,
     ) -> None:
         """1 call."""
-        with self._task("reconnect", uuid, timeout) as task:
+        with self.link.task("reconnect", uuid, timeout) as task:
             task.call("reconnect-machine", lambda: self._reconnect(uuid, volumes, vifs))
 
     def _reconnect(
         self, uuid: UUID, volumes: tuple[VolumeAttachment, ...], vifs: tuple[Vif, ...]
     ) -> None:
-        machine = self._checked("reconnect", uuid)
+        machine = self.machines.checked("reconnect", uuid)
         for attachment in volumes:
             if attachment.volume_id not in machine.volumes:
                 raise errors.VolumeNotFound(
@@ -88,8 +90,8 @@ class FakeReconnect(PortSteps, VolumeSteps, Reconnect):
                 )
             self._check_free(uuid, attachment)
         for vif in vifs:
-            port = self._host.ports.get((uuid, vif.id))
+            port = self.fake_host.ports.get((uuid, vif.id))
             if port is None or not port.plugged:
                 raise errors.NetworkNotFound(f"the instance has no NIC {vif.id!r}", instance=uuid)
             self._check_wiring(vif)
-        replace_connections(self._host, machine, volumes, vifs)
+        replace_connections(self.fake_host, machine, volumes, vifs)

@@ -35,7 +35,9 @@ class FakeRescue(Starting, ImageSteps, Rescue):
         progress: ProgressCallback | None = None,
     ) -> None:
         """4 calls, 7 if the image is new to the host."""
-        with self._task("rescue", uuid, timeout, progress=progress, slow="start-rescue") as task:
+        with self.link.task(
+            "rescue", uuid, timeout, progress=progress, slow="start-rescue"
+        ) as task:
             ref = task.call("look-up", lambda: self._rescue_image(uuid, image), changes=False)
             record = self._provide(task, ref)
             disk = Disk(
@@ -46,13 +48,13 @@ class FakeRescue(Starting, ImageSteps, Rescue):
                 lambda: self._place_rescue(disk),
                 undo=(
                     "delete-disk",
-                    lambda: self._host.remove_disks(uuid, "rescue", token=task.token),
+                    lambda: self.fake_host.remove_disks(uuid, "rescue", token=task.token),
                 ),
             )
             task.call("start-rescue", lambda: self._start_with(uuid, seed))
 
     def _rescue_image(self, uuid: UUID, image: ImageRef | None) -> ImageRef:
-        machine = self._checked("rescue", uuid)
+        machine = self.machines.checked("rescue", uuid)
         if machine.image_key is None:
             self._check_rescue_of_volume()
         self._check_start(machine)
@@ -65,44 +67,44 @@ class FakeRescue(Starting, ImageSteps, Rescue):
 
     @provides(Capability.RESCUE_BOOT_FROM_VOLUME)
     def _check_rescue_of_volume(self) -> None:
-        self._need(Capability.RESCUE_BOOT_FROM_VOLUME)
+        self.machines.need(Capability.RESCUE_BOOT_FROM_VOLUME)
 
     def _place_rescue(self, disk: Disk) -> None:
-        self._checked("rescue", disk.owner)
-        check_room(self._host.default_pool, disk.size_bytes)
-        self._host.default_pool.disks[disk.name] = disk
+        self.machines.checked("rescue", disk.owner)
+        check_room(self.fake_host.default_pool, disk.size_bytes)
+        self.fake_host.default_pool.disks[disk.name] = disk
 
     @provides(Capability.SEED_DISC)
     def _start_with(self, uuid: UUID, seed: SeedDisc | None) -> None:
         disc = None if seed is None else whole(seed)
         self._start_rescue(uuid)
-        self._host.machines[uuid].rescue_seed = disc
+        self.fake_host.machines[uuid].rescue_seed = disc
 
     def _start_rescue(self, uuid: UUID) -> None:
-        machine = self._checked("rescue", uuid)
+        machine = self.machines.checked("rescue", uuid)
         self._check_start(machine)
         if machine.state is InstanceState.RUNNING:
-            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
-        self._host.set_state(machine, InstanceState.RESCUED, LifecycleKind.STARTED)
-        self._host.boot(machine)
+            self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+        self.fake_host.set_state(machine, InstanceState.RESCUED, LifecycleKind.STARTED)
+        self.fake_host.boot(machine)
 
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("unrescue", uuid, timeout) as task:
+        with self.link.task("unrescue", uuid, timeout) as task:
             task.call("end-rescue", lambda: self._unrescue(uuid))
 
     def _unrescue(self, uuid: UUID) -> None:
-        machine = self._checked("unrescue", uuid)
+        machine = self.machines.checked("unrescue", uuid)
         before = machine.state
         if before is InstanceState.RUNNING:
             return  # not rescued
-        self._host.remove_disks(uuid, "rescue")
+        self.fake_host.remove_disks(uuid, "rescue")
         if before is not InstanceState.STOPPED:
-            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+            self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
         if before is not InstanceState.RESCUED:
             return  # it went down while it was rescued, and stays down
-        self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.STARTED)
-        self._host.boot(machine)
+        self.fake_host.set_state(machine, InstanceState.RUNNING, LifecycleKind.STARTED)
+        self.fake_host.boot(machine)
 
 
 class FakeResize(FakeBase, Resize):
@@ -117,24 +119,24 @@ class FakeResize(FakeBase, Resize):
         progress: ProgressCallback | None = None,
     ) -> None:
         """1 call."""
-        with self._task("resize", uuid, timeout, progress=progress) as task:
+        with self.link.task("resize", uuid, timeout, progress=progress) as task:
             task.call("resize-machine", lambda: self._resize(uuid, flavor))
 
     def _resize(self, uuid: UUID, flavor: Flavor) -> None:
-        machine = self._checked("resize", uuid)
+        machine = self.machines.checked("resize", uuid)
         check_placement(machine, flavor)
         alone = Taken()
         alone.add(flavor, sev=machine.sev)
-        check_fits(self._host.size, alone)
-        if flavor.vcpus > self._host.size.threads:
+        check_fits(self.fake_host.size, alone)
+        if flavor.vcpus > self.fake_host.size.threads:
             raise errors.InsufficientResources(
-                f"the host has {self._host.size.threads} hardware threads"
+                f"the host has {self.fake_host.size.threads} hardware threads"
             )
         before = machine.flavor
         extra = (flavor.ephemeral_gib, flavor.swap_mib)
         if extra != (before.ephemeral_gib, before.swap_mib):
             raise errors.InvalidRequest("the ephemeral or swap disk would change")
-        root = self._host.disk(uuid, "root")
+        root = self.fake_host.disk(uuid, "root")
         # a machine that boots from a volume has no root disk, whatever its flavor says
         if root is not None and flavor.disk_gib:
             self._grow(machine, root, flavor.disk_gib << 30)
@@ -148,13 +150,13 @@ class FakeResize(FakeBase, Resize):
                 hint="delete the snapshots first",
                 retryable=False,
             )
-        check_room(self._host.home(machine.uuid), size - root.size_bytes)
+        check_room(self.fake_host.home(machine.uuid), size - root.size_bytes)
         root.size_bytes = size
 
 
 class _HotResize(FakeBase):
     def _resize_hot(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
-        machine = self._checked(operation, uuid)
+        machine = self.machines.checked(operation, uuid)
         flavor = machine.flavor
         now, most = getattr(flavor, field), getattr(flavor, f"max_{field}")
         if wanted == now:
@@ -166,8 +168,8 @@ class _HotResize(FakeBase):
         except ValueError as error:
             raise errors.InvalidRequest("the flavor does not allow that size") from error
         check_placement(machine, changed)
-        check_power(self._host, machine, changed)
-        asks = Limit.GROWTH_UNASKED not in self._host.size.limits
+        check_power(self.fake_host, machine, changed)
+        asks = Limit.GROWTH_UNASKED not in self.fake_host.size.limits
         if asks and not machine.guest.accepts_hotplug:
             raise errors.DeviceBusy("the guest did not take it")
         machine.flavor = changed
@@ -178,7 +180,7 @@ class FakeHotResizeCpu(_HotResize, HotResizeCpu):
 
     def hot_resize_cpu(self, uuid: UUID, vcpus: int, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("hot_resize_cpu", uuid, timeout) as task:
+        with self.link.task("hot_resize_cpu", uuid, timeout) as task:
             task.call("set-vcpus", lambda: self._resize_hot("hot_resize_cpu", uuid, "vcpus", vcpus))
 
 
@@ -189,7 +191,7 @@ class FakeHotResizeMemory(_HotResize, HotResizeMemory):
         self, uuid: UUID, memory_mib: int, *, timeout: float | None = None
     ) -> None:
         """1 call."""
-        with self._task("hot_resize_memory", uuid, timeout) as task:
+        with self.link.task("hot_resize_memory", uuid, timeout) as task:
             task.call(
                 "set-memory",
                 lambda: self._resize_hot("hot_resize_memory", uuid, "memory_mib", memory_mib),
@@ -208,7 +210,7 @@ class FakeRebuild(ImageSteps, Rebuild):
         progress: ProgressCallback | None = None,
     ) -> None:
         """4 calls, 7 if the image is new to the host."""
-        with self._task(
+        with self.link.task(
             "rebuild", uuid, timeout, progress=progress, slow="create-root-disk"
         ) as task:
             task.call("look-up", lambda: self._check_rebuild(uuid), changes=False)
@@ -218,13 +220,13 @@ class FakeRebuild(ImageSteps, Rebuild):
                 lambda: self._place_new(uuid, record, task.token),
                 undo=(
                     "delete-disk",
-                    lambda: self._host.remove_disks(uuid, _new(task.token), token=task.token),
+                    lambda: self.fake_host.remove_disks(uuid, _new(task.token), token=task.token),
                 ),
             )
             task.call("switch-disk", lambda: self._switch_to(uuid, image, record, task.token))
 
     def _check_rebuild(self, uuid: UUID) -> Machine:
-        machine = self._checked("rebuild", uuid)
+        machine = self.machines.checked("rebuild", uuid)
         if machine.image_key is None:
             raise errors.InvalidRequest("the instance boots from a volume: there is no root disk")
         if machine.snapshots:
@@ -238,13 +240,13 @@ class FakeRebuild(ImageSteps, Rebuild):
     def _place_new(self, uuid: UUID, record: ImageRecord, token: int) -> None:
         machine = self._check_rebuild(uuid)
         size = root_disk_bytes(record.virtual_size_bytes, machine.flavor.disk_gib)
-        home = self._host.home(uuid)
+        home = self.fake_host.home(uuid)
         check_room(home, size)
         disk = Disk(uuid, _new(token), size, record.content, token, record.key)
         home.disks[disk.name] = disk
 
     def _switch_to(self, uuid: UUID, image: ImageRef, record: ImageRecord, token: int) -> None:
-        made = [each for each in self._host.disks_of(uuid) if each[1].role.startswith(_NEW)]
+        made = [each for each in self.fake_host.disks_of(uuid) if each[1].role.startswith(_NEW)]
         if not any(disk.role == _new(token) for _, disk in made):
             raise errors.DeviceBusy("another rebuild() has put its disk in place meanwhile")
         # the others are of callers who have died, or will see that they come too late
@@ -257,7 +259,7 @@ class FakeRebuild(ImageSteps, Rebuild):
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
         machine = self._check_rebuild(uuid)
-        host = self._host
+        host = self.fake_host
         was_running = machine.state is InstanceState.RUNNING
         if machine.state is not InstanceState.STOPPED:
             host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)

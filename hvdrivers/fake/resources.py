@@ -33,11 +33,11 @@ class FakeResources(FakeBase, Resources):
 
     def get_available_resource(self, *, timeout: float | None = None) -> HostResources:
         """1 call."""
-        with self._task("get_available_resource", None, timeout) as task:
+        with self.link.task("get_available_resource", None, timeout) as task:
             return task.call("read-resources", self._resources, changes=False)
 
     def _resources(self) -> HostResources:
-        host, size = self._host, self._host.size
+        host, size = self.fake_host, self.fake_host.size
         sums = taken([*host.machines.values(), *host.incoming.values()])
         pages = tuple(
             HugePages(size_kib=kib, total=total, free=total - sums.pages[kib])
@@ -87,7 +87,7 @@ class FakeResources(FakeBase, Resources):
         )
 
     def _cells(self) -> tuple[NumaCell, ...]:
-        size = self._host.size
+        size = self.fake_host.size
         per_cell = size.threads // size.sockets
         return tuple(
             NumaCell(
@@ -109,7 +109,7 @@ class FakeResources(FakeBase, Resources):
 
     def _left(self, device: PciDevice) -> PciDevice:
         """A device with as many slices as are left of it."""
-        claims = [claim for claim in self._host.claims if claim.address == device.address]
+        claims = [claim for claim in self.fake_host.claims if claim.address == device.address]
         used = Counter(claim.slice for claim in claims)
         whole = None in used
         types = tuple(

@@ -15,12 +15,12 @@ class FakeShares(FakeBase, Shares):
 
     def attach_share(self, uuid: UUID, share: Share, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("attach_share", uuid, timeout) as task:
+        with self.link.task("attach_share", uuid, timeout) as task:
             task.call("add-share", lambda: self._add(uuid, share))
 
     def _add(self, uuid: UUID, share: Share) -> None:
-        machine = self._checked("attach_share", uuid)
-        if share.path not in self._host.size.directories:
+        machine = self.machines.checked("attach_share", uuid)
+        if share.path not in self.fake_host.size.directories:
             raise errors.VolumeNotFound(f"the host has no directory {share.path!r}")
         there = machine.shares.get(share.tag)
         if there is not None and there != share:
@@ -29,8 +29,8 @@ class FakeShares(FakeBase, Shares):
 
     def detach_share(self, uuid: UUID, tag: str, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("detach_share", uuid, timeout) as task:
+        with self.link.task("detach_share", uuid, timeout) as task:
             task.call("remove-share", lambda: self._remove(uuid, tag))
 
     def _remove(self, uuid: UUID, tag: str) -> None:
-        self._checked("detach_share", uuid).shares.pop(tag, None)
+        self.machines.checked("detach_share", uuid).shares.pop(tag, None)

@@ -41,24 +41,24 @@ class FakeSnapshots(Starting, Snapshots):
         self, uuid: UUID, name: Name, *, memory: bool = False, timeout: float | None = None
     ) -> Snapshot:
         """1 call."""
-        with self._task("create_snapshot", uuid, timeout) as task:
+        with self.link.task("create_snapshot", uuid, timeout) as task:
             return task.call("take-snapshot", lambda: self._take(uuid, name, memory))
 
     def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
-        machine = self._checked("create_snapshot", uuid)
+        machine = self.machines.checked("create_snapshot", uuid)
         if any(each.name == name for each in machine.snapshots.values()):
             raise errors.InvalidRequest(f"there is a snapshot {name!r} of this instance already")
         if memory and machine.state not in POWERED_ON:
             raise errors.InvalidRequest("a stopped machine has no memory to keep")
         size = _OVERHEAD + ((machine.flavor.memory_mib << 20) if memory else 0)
-        pool = self._host.home(uuid)
+        pool = self.fake_host.home(uuid)
         check_room(pool, size)
-        own = {d.role: d for _, d in self._host.disks_of(uuid) if role_of(d.role) is not None}
+        own = {d.role: d for _, d in self.fake_host.disks_of(uuid) if role_of(d.role) is not None}
         record = SnapshotRecord(
             id=f"snapshot-{machine.number()}",
             name=name,
             parent=machine.current_snapshot,
-            created_at=self._host.clock.wall(),
+            created_at=self.fake_host.clock.wall(),
             state=machine.state if memory else InstanceState.STOPPED,
             memory=memory,
             contents={role: disk.content for role, disk in own.items()},
@@ -73,11 +73,11 @@ class FakeSnapshots(Starting, Snapshots):
 
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
         """1 call."""
-        with self._task("list_snapshots", uuid, timeout) as task:
+        with self.link.task("list_snapshots", uuid, timeout) as task:
             return task.call("list-snapshots", lambda: self._list_tree(uuid), changes=False)
 
     def _list_tree(self, uuid: UUID) -> list[Snapshot]:
-        machine = self._checked("list_snapshots", uuid)
+        machine = self.machines.checked("list_snapshots", uuid)
         below: dict[str | None, list[SnapshotRecord]] = {}
         for record in machine.snapshots.values():
             below.setdefault(record.parent, []).append(record)
@@ -91,11 +91,11 @@ class FakeSnapshots(Starting, Snapshots):
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
         """1 call."""
-        with self._task("revert_snapshot", uuid, timeout) as task:
+        with self.link.task("revert_snapshot", uuid, timeout) as task:
             task.call("revert-snapshot", lambda: self._revert(uuid, snapshot_id))
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
-        machine = self._checked("revert_snapshot", uuid)
+        machine = self.machines.checked("revert_snapshot", uuid)
         record = machine.snapshots.get(snapshot_id)
         if record is None:
             raise errors.VolumeNotFound(f"the instance has no snapshot {snapshot_id!r}")
@@ -106,7 +106,7 @@ class FakeSnapshots(Starting, Snapshots):
                     "flavor or devices differ from those of the snapshot's memory"
                 )
             self._check_start(machine)
-        for _, disk in self._host.disks_of(uuid):
+        for _, disk in self.fake_host.disks_of(uuid):
             # a disk does not grow while it has snapshots: its size is that of the snapshot
             disk.content = record.contents.get(disk.role, disk.content)
         machine.current_snapshot = record.id
@@ -126,7 +126,7 @@ class FakeSnapshots(Starting, Snapshots):
             kind = kinds.get(state, LifecycleKind.STOPPED)
             if machine.state is InstanceState.STOPPED and state in POWERED_ON:
                 kind = LifecycleKind.STARTED
-            self._host.set_state(machine, state, kind)
+            self.fake_host.set_state(machine, state, kind)
 
     def delete_snapshot(
         self,
@@ -137,11 +137,11 @@ class FakeSnapshots(Starting, Snapshots):
         timeout: float | None = None,
     ) -> None:
         """1 call."""
-        with self._task("delete_snapshot", uuid, timeout) as task:
+        with self.link.task("delete_snapshot", uuid, timeout) as task:
             task.call("delete-snapshot", lambda: self._delete_snapshot(uuid, snapshot_id, children))
 
     def _delete_snapshot(self, uuid: UUID, snapshot_id: str, children: bool) -> None:
-        machine = self._checked("delete_snapshot", uuid)
+        machine = self.machines.checked("delete_snapshot", uuid)
         gone = machine.snapshots.get(snapshot_id)
         if gone is None:
             return
@@ -154,7 +154,7 @@ class FakeSnapshots(Starting, Snapshots):
                 doomed |= more
         for name in doomed:
             del machine.snapshots[name]
-            self._host.remove_disks(uuid, f"snapshot:{name}")
+            self.fake_host.remove_disks(uuid, f"snapshot:{name}")
         for record in machine.snapshots.values():
             if record.parent in doomed:
                 record.parent = gone.parent
@@ -186,7 +186,7 @@ class FakeSnapshotToImage(FakeBase, SnapshotToImage):
         progress: ProgressCallback | None = None,
     ) -> ImageInfo:
         """3 calls."""
-        with self._task(
+        with self.link.task(
             "snapshot_to_image", uuid, timeout, progress=progress, slow="read-disk"
         ) as task:
             if format not in {ImageFormat.RAW, ImageFormat.QCOW2}:
@@ -219,8 +219,8 @@ class FakeSnapshotToImage(FakeBase, SnapshotToImage):
                 raise
 
     def _view(self, uuid: UUID) -> tuple[int, Content]:
-        machine = self._checked("snapshot_to_image", uuid)
-        root = self._host.disk(uuid, "root")
+        machine = self.machines.checked("snapshot_to_image", uuid)
+        root = self.fake_host.disk(uuid, "root")
         if root is not None:
             return root.size_bytes, root.content
         for disk in machine.volumes.values():
@@ -236,11 +236,11 @@ class FakeIncrementalBackup(FakeBase, IncrementalBackup):
         self, uuid: UUID, *, since: str | None = None, timeout: float | None = None
     ) -> Backup:
         """1 call."""
-        with self._task("begin_backup", uuid, timeout) as task:
+        with self.link.task("begin_backup", uuid, timeout) as task:
             return task.call("open-backup", lambda: self._begin(uuid, since))
 
     def _begin(self, uuid: UUID, since: str | None) -> Backup:
-        machine = self._checked("begin_backup", uuid)
+        machine = self.machines.checked("begin_backup", uuid)
         if any(backup.open for backup in machine.backups.values()):
             raise errors.DeviceBusy("a backup of this instance is open already")
         if since is not None and since not in machine.backups:
@@ -266,11 +266,11 @@ class FakeIncrementalBackup(FakeBase, IncrementalBackup):
             since=since,
             disks=tuple(contents),
             extents=extents,
-            location=f"nbd://{self._host.name}.invalid:10809/{record.id}",
+            location=f"nbd://{self.fake_host.name}.invalid:10809/{record.id}",
         )
 
     def _contents(self, machine: Machine) -> dict[str, Content]:
-        root = self._host.disk(machine.uuid, "root")
+        root = self.fake_host.disk(machine.uuid, "root")
         own = {} if root is None else {"root": root.content}
         return own | {name: disk.record.content for name, disk in machine.volumes.items()}
 
@@ -278,10 +278,10 @@ class FakeIncrementalBackup(FakeBase, IncrementalBackup):
         self, uuid: UUID, backup_id: str | None = None, *, timeout: float | None = None
     ) -> None:
         """1 call."""
-        with self._task("end_backup", uuid, timeout) as task:
+        with self.link.task("end_backup", uuid, timeout) as task:
             task.call("close-backup", lambda: self._end(uuid, backup_id))
 
     def _end(self, uuid: UUID, backup_id: str | None) -> None:
-        for backup in self._checked("end_backup", uuid).backups.values():
+        for backup in self.machines.checked("end_backup", uuid).backups.values():
             if backup_id in {None, backup.id}:
                 backup.open = False

@@ -23,13 +23,13 @@ class Starting(PortSteps, VolumeSteps):
             DeviceBusy: another powered-on machine has one of its volumes or ports.
         """
         if not machine.takes_memory:
-            if self._host.maintenance:
+            if self.fake_host.maintenance:
                 raise errors.InsufficientResources("the host is in maintenance: nothing is started")
-            check_power(self._host, machine)
-        if machine.image_key is not None and self._host.disk(machine.uuid, "root") is None:
+            check_power(self.fake_host, machine)
+        if machine.image_key is not None and self.fake_host.disk(machine.uuid, "root") is None:
             raise errors.VolumeNotFound("the root disk has gone: destroy() was interrupted")
-        for _, own in self._host.disks_of(machine.uuid):
-            if not self._host.has_image(own.base):
+        for _, own in self.fake_host.disks_of(machine.uuid):
+            if not self.fake_host.has_image(own.base):
                 raise errors.VolumeNotFound(f"the image has gone that disk {own.role} is based on")
         for disk in machine.volumes.values():
             self._check_free(machine.uuid, disk.attachment)
@@ -39,5 +39,5 @@ class Starting(PortSteps, VolumeSteps):
 
     def _needs_no_device(self, uuid: UUID) -> None:
         """Raise NotSupported if the machine has devices whose state nobody can save."""
-        if any(claim.owner == uuid for claim in self._host.claims):
+        if any(claim.owner == uuid for claim in self.fake_host.claims):
             raise errors.NotSupported("the instance has devices of the host: they cannot be saved")

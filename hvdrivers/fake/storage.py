@@ -43,7 +43,7 @@ class FakeStorage(VolumeSteps, Storage):
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
         """3 calls, 4 with secrets, 1 if it is there already."""
-        with self._task("attach_volume", uuid, timeout, slow="plug-disk") as task:
+        with self.link.task("attach_volume", uuid, timeout, slow="plug-disk") as task:
             there = task.call(
                 "look-up", lambda: self._check_attach(uuid, attachment), changes=False
             )
@@ -53,7 +53,7 @@ class FakeStorage(VolumeSteps, Storage):
             return task.call("plug-disk", lambda: self._plug_disk(uuid, attachment))
 
     def _check_attach(self, uuid: UUID, attachment: VolumeAttachment) -> AttachedVolume | None:
-        machine = self._checked("attach_volume", uuid)
+        machine = self.machines.checked("attach_volume", uuid)
         disk = machine.volumes.get(attachment.volume_id)
         if disk is not None:
             return shown(disk)
@@ -62,20 +62,20 @@ class FakeStorage(VolumeSteps, Storage):
         return None
 
     def _plug_disk(self, uuid: UUID, attachment: VolumeAttachment) -> AttachedVolume:
-        machine = self._checked("attach_volume", uuid)
+        machine = self.machines.checked("attach_volume", uuid)
         if attachment.volume_id in machine.volumes:
             return shown(machine.volumes[attachment.volume_id])
         attached = self._add_disk(machine, attachment)
-        self._host.tell_device(machine, DeviceKind.ADDED, attachment.volume_id)
+        self.fake_host.tell_device(machine, DeviceKind.ADDED, attachment.volume_id)
         return attached
 
     def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
         """2 calls, 4 while the machine runs."""
-        with self._task("detach_volume", uuid, timeout) as task:
+        with self.link.task("detach_volume", uuid, timeout) as task:
             machine = task.call(
                 "look-up", lambda: self._check_detach(uuid, volume_id), changes=False
             )
-            if self._asks(machine) and volume_id in machine.volumes:
+            if self.machines.asks(machine) and volume_id in machine.volumes:
                 task.call("ask-unplug", lambda: self._ask_unplug(machine, volume_id), changes=False)
                 self._wait_for_guest(task, machine, volume_id)
             if volume_id in machine.volumes:
@@ -84,7 +84,7 @@ class FakeStorage(VolumeSteps, Storage):
 
     @provides(Capability.DETACH_PAUSED)
     def _check_detach(self, uuid: UUID, volume_id: str) -> Machine:
-        machine = self._checked("detach_volume", uuid)
+        machine = self.machines.checked("detach_volume", uuid)
         disk = machine.volumes.get(volume_id)
         if disk is not None and disk.attachment.boot_index == 0:
             raise errors.InvalidRequest("the instance boots from this volume")
@@ -92,7 +92,7 @@ class FakeStorage(VolumeSteps, Storage):
 
     def _ask_unplug(self, machine: Machine, device: str) -> None:
         if machine.guest.refuses_unplug:
-            self._host.tell_device(machine, DeviceKind.REMOVAL_FAILED, device)
+            self.fake_host.tell_device(machine, DeviceKind.REMOVAL_FAILED, device)
             raise errors.DeviceBusy(f"the guest refuses to let go of {device!r}")
 
     def _wait_for_guest(self, task: Task, machine: Machine, device: str) -> None:
@@ -101,20 +101,20 @@ class FakeStorage(VolumeSteps, Storage):
             raise errors.DeviceBusy(f"the guest did not let go of {device!r} within the deadline")
 
     def _unplug_disk(self, uuid: UUID, volume_id: str) -> None:
-        machine = self._checked("detach_volume", uuid)
+        machine = self.machines.checked("detach_volume", uuid)
         if machine.volumes.pop(volume_id, None) is not None:
-            self._host.tell_device(machine, DeviceKind.REMOVED, volume_id)
+            self.fake_host.tell_device(machine, DeviceKind.REMOVED, volume_id)
 
     def get_volume_connector(
         self, uuid: UUID | None = None, *, timeout: float | None = None
     ) -> VolumeConnector:
         """1 call. The host is one host: the instance makes no difference."""
         del uuid
-        with self._task("get_volume_connector", None, timeout) as task:
+        with self.link.task("get_volume_connector", None, timeout) as task:
             return task.call("read-connector", self._connector, changes=False)
 
     def _connector(self) -> VolumeConnector:
-        name = self._host.name
+        name = self.fake_host.name
         number = sum(name.encode()) % 256
         return VolumeConnector(
             host=name,
@@ -123,14 +123,14 @@ class FakeStorage(VolumeSteps, Storage):
             wwpns=(f"50014380{number:08x}",),
             wwnns=(f"50014381{number:08x}",),
             nqn=f"nqn.2014-08.org.nvmexpress:{name}",
-            platform=self._host.size.architecture,
+            platform=self.fake_host.size.architecture,
             os_type="linux",
         )
 
 
 class _Attached(VolumeSteps):
     def _disk_of(self, operation: str, uuid: UUID, volume_id: str) -> AttachedDisk:
-        machine = self._checked(operation, uuid)
+        machine = self.machines.checked(operation, uuid)
         if volume_id not in machine.volumes:
             raise errors.VolumeNotFound(f"volume {volume_id!r} is not attached to this instance")
         return machine.volumes[volume_id]
@@ -143,7 +143,7 @@ class FakeExtendVolume(_Attached, ExtendVolume):
         self, uuid: UUID, volume_id: str, size_bytes: int, *, timeout: float | None = None
     ) -> None:
         """1 call."""
-        with self._task("extend_volume", uuid, timeout) as task:
+        with self.link.task("extend_volume", uuid, timeout) as task:
             task.call("resize-disk", lambda: self._extend(uuid, volume_id, size_bytes))
 
     def _extend(self, uuid: UUID, volume_id: str, size_bytes: int) -> None:
@@ -166,7 +166,7 @@ class FakeSwapVolume(_Attached, SwapVolume):
         progress: ProgressCallback | None = None,
     ) -> AttachedVolume:
         """4 calls, 5 with secrets."""
-        with self._task(
+        with self.link.task(
             "swap_volume", uuid, timeout, progress=progress, slow="copy-volume"
         ) as task:
             task.call(
@@ -183,7 +183,7 @@ class FakeSwapVolume(_Attached, SwapVolume):
 
     def _check_swap(self, uuid: UUID, volume_id: str, replacement: VolumeAttachment) -> None:
         disk = self._disk_of("swap_volume", uuid, volume_id)
-        if replacement.volume_id in self._machine(uuid).volumes:
+        if replacement.volume_id in self.machines.find(uuid).volumes:
             raise errors.InvalidRequest("the replacement is attached to this instance already")
         if self._check_free(uuid, replacement).size_bytes < disk.seen_bytes:
             raise errors.InvalidRequest("the replacement is smaller than the volume")
@@ -192,7 +192,7 @@ class FakeSwapVolume(_Attached, SwapVolume):
         self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
     ) -> AttachedVolume:
         old = self._disk_of("swap_volume", uuid, volume_id)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         record = self._find_volume(replacement)
         record.content = old.record.content
         new = AttachedDisk(
@@ -220,7 +220,7 @@ class FakeDiskQos(_Attached, DiskQosControl):
         self, uuid: UUID, volume_id: str, qos: DiskQos | None, *, timeout: float | None = None
     ) -> None:
         """1 call."""
-        with self._task("set_disk_qos", uuid, timeout) as task:
+        with self.link.task("set_disk_qos", uuid, timeout) as task:
             task.call("limit-disk", lambda: self._limit_disk(uuid, volume_id, qos))
 
     def _limit_disk(self, uuid: UUID, volume_id: str, qos: DiskQos | None) -> None:
@@ -232,11 +232,11 @@ class FakeHostVolumes(VolumeSteps, HostVolumes):
 
     def create_volume(self, spec: VolumeSpec, *, timeout: float | None = None) -> Volume:
         """1 call."""
-        with self._task("create_volume", None, timeout) as task:
+        with self.link.task("create_volume", None, timeout) as task:
             return task.call("create-volume", lambda: self._create_volume(spec, task.token))
 
     def _create_volume(self, spec: VolumeSpec, token: int) -> Volume:
-        pool = self._host.pool(spec.pool)
+        pool = self.fake_host.pool(spec.pool)
         name = spec.name or f"volume-{token}"
         if name in pool.volumes:
             raise errors.VolumeExists(f"pool {pool.name} has a volume {name!r} already")
@@ -254,19 +254,19 @@ class FakeHostVolumes(VolumeSteps, HostVolumes):
 
     def list_volumes(self, *, timeout: float | None = None) -> Sequence[HostVolume]:
         """1 call."""
-        with self._task("list_volumes", None, timeout) as task:
+        with self.link.task("list_volumes", None, timeout) as task:
             return task.call("list-volumes", self._list_volumes, changes=False)
 
     def _list_volumes(self) -> list[HostVolume]:
         return [
             _as_host_volume(record)
-            for pool in self._host.pools.values()
+            for pool in self.fake_host.pools.values()
             for record in pool.volumes.values()
         ]
 
     def get_volume(self, volume_id: str, *, timeout: float | None = None) -> HostVolume:
         """1 call."""
-        with self._task("get_volume", None, timeout) as task:
+        with self.link.task("get_volume", None, timeout) as task:
             return task.call("read-volume", lambda: self._get_volume(volume_id), changes=False)
 
     def _get_volume(self, volume_id: str) -> HostVolume:
@@ -277,11 +277,11 @@ class FakeHostVolumes(VolumeSteps, HostVolumes):
 
     def delete_volume(self, volume_id: str, *, timeout: float | None = None) -> None:
         """1 call."""
-        with self._task("delete_volume", None, timeout) as task:
+        with self.link.task("delete_volume", None, timeout) as task:
             task.call("delete-volume", lambda: self._delete_volume(volume_id))
 
     def _delete_volume(self, volume_id: str) -> None:
-        for pool in self._host.pools.values():
+        for pool in self.fake_host.pools.values():
             for record in list(pool.volumes.values()):
                 if record.volume_id != volume_id:
                     continue
@@ -317,7 +317,7 @@ class FakeStorageMigration(VolumeSteps, StorageMigration):
         progress: ProgressCallback | None = None,
     ) -> None:
         """3 calls, 1 if they are there already."""
-        with self._task(
+        with self.link.task(
             "migrate_storage", uuid, timeout, progress=progress, slow="copy-disks"
         ) as task:
             if task.call("look-up", lambda: not self._to_move(uuid, pool), changes=False):
@@ -330,31 +330,31 @@ class FakeStorageMigration(VolumeSteps, StorageMigration):
             task.call("switch-disks", lambda: self._switch_pool(uuid, pool, task.token))
 
     def _to_move(self, uuid: UUID, pool: str) -> list[Disk]:
-        self._checked("migrate_storage", uuid)
-        target = self._host.pool(pool)
+        self.machines.checked("migrate_storage", uuid)
+        target = self.fake_host.pool(pool)
         return [
             disk
-            for place, disk in self._host.disks_of(uuid)
+            for place, disk in self.fake_host.disks_of(uuid)
             if place is not target and not disk.role.endswith(_COPY)
         ]
 
     def _copy_disks(self, uuid: UUID, pool: str, token: int) -> None:
         disks = self._to_move(uuid, pool)
-        target = self._host.pool(pool)
+        target = self.fake_host.pool(pool)
         check_room(target, sum(disk.size_bytes for disk in disks))
         for disk in disks:
             copy = Disk(uuid, disk.role + _COPY, disk.size_bytes, disk.content, token, disk.base)
             target.disks[copy.name] = copy
 
     def _drop_copies(self, uuid: UUID, token: int) -> None:
-        for place, disk in self._host.disks_of(uuid):
+        for place, disk in self.fake_host.disks_of(uuid):
             if disk.role.endswith(_COPY) and disk.token == token:
                 del place.disks[disk.name]
 
     def _switch_pool(self, uuid: UUID, pool: str, token: int) -> None:
-        self._checked("migrate_storage", uuid)
-        target = self._host.pool(pool)
-        for place, disk in list(self._host.disks_of(uuid)):
+        self.machines.checked("migrate_storage", uuid)
+        target = self.fake_host.pool(pool)
+        for place, disk in list(self.fake_host.disks_of(uuid)):
             if place is not target:
                 # written while it was copied: a mirror job sees that
                 copy = target.disks.pop(disk.name + _COPY, None)

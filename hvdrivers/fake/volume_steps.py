@@ -55,7 +55,7 @@ class VolumeSteps(FakeBase):
             VolumeNotFound: the host cannot find it.
         """
         volume = attachment.volume
-        if volume.volume_id in self._host.lost_volumes:
+        if volume.volume_id in self.fake_host.lost_volumes:
             raise errors.VolumeNotFound(f"the host cannot open volume {volume.volume_id!r}")
         if isinstance(volume, PoolVolume):
             return self._pool_volume(volume)
@@ -65,22 +65,25 @@ class VolumeSteps(FakeBase):
 
     @provides(Capability.VOLUME_POOL)
     def _pool_volume(self, volume: PoolVolume) -> VolumeRecord:
-        self._refuse_reserved(volume.data.name)
-        if self._host.accept_any_volume and volume.data.pool not in {None, *self._host.pools}:
+        self.machines.refuse_reserved(volume.data.name)
+        if self.fake_host.accept_any_volume and volume.data.pool not in {
+            None,
+            *self.fake_host.pools,
+        }:
             return self._anything(volume.volume_id)
-        found = self._host.pool(volume.data.pool).volumes.get(volume.data.name)
+        found = self.fake_host.pool(volume.data.pool).volumes.get(volume.data.name)
         if found is not None:
             return found
-        if self._host.accept_any_volume:
+        if self.fake_host.accept_any_volume:
             return self._anything(volume.volume_id)
         raise errors.VolumeNotFound(f"the pool has no volume {volume.data.name!r}")
 
     @provides(Capability.VOLUME_LOCAL)
     def _local_volume(self, volume: LocalVolume) -> VolumeRecord:
-        found = self._host.local_volumes.get(volume.path)
+        found = self.fake_host.local_volumes.get(volume.path)
         if found is not None:
             return found
-        if self._host.accept_any_volume:
+        if self.fake_host.accept_any_volume:
             return self._anything(volume.volume_id)
         raise errors.VolumeNotFound(f"the host has no {volume.path!r}")
 
@@ -91,7 +94,7 @@ class VolumeSteps(FakeBase):
     def _anything(self, volume_id: str) -> VolumeRecord:
         # a storage server of which nothing is known but the volume's name
         fresh = VolumeRecord(volume_id, _GIB, (f"volume:{volume_id}",))
-        return self._host.world.volumes.setdefault(volume_id, fresh)
+        return self.fake_host.world.volumes.setdefault(volume_id, fresh)
 
     @provides(Capability.MULTI_ATTACH)
     def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
@@ -105,8 +108,8 @@ class VolumeSteps(FakeBase):
         others = [
             Holder(machine, lock.multiattach)
             for (host, machine), lock in record.locks.items()
-            if (host, machine) != (self._host.name, uuid)
-            and self._host.world.has_open(host, machine)
+            if (host, machine) != (self.fake_host.name, uuid)
+            and self.fake_host.world.has_open(host, machine)
         ]
         require_volume_free(attachment.volume_id, others, shares=attachment.volume.multiattach)
         return record
@@ -122,7 +125,7 @@ class VolumeSteps(FakeBase):
                 lambda: self._store(uuid, task.token, {prefix + k: v for k, v in secrets.items()}),
                 undo=(
                     "delete-secrets",
-                    lambda: self._host.remove_secrets(uuid, token=task.token),
+                    lambda: self.fake_host.remove_secrets(uuid, token=task.token),
                 ),
             )
         task.call(
@@ -130,7 +133,7 @@ class VolumeSteps(FakeBase):
             lambda: self._lock_volume(uuid, attachment, task.token),
             undo=(
                 "disconnect-volume",
-                lambda: self._host.unlock(uuid, volume_id=volume_id, token=task.token),
+                lambda: self.fake_host.unlock(uuid, volume_id=volume_id, token=task.token),
             ),
         )
 
@@ -158,15 +161,15 @@ class VolumeSteps(FakeBase):
         return SecretStr(encryption.secret.get_secret_value().hex())
 
     def _store(self, uuid: UUID, token: int, secrets: dict[str, SecretStr]) -> None:
-        self._machine(uuid)
+        self.machines.find(uuid)
         for name, value in secrets.items():
-            self._host.secrets[name] = Secret(uuid, token, value)
+            self.fake_host.secrets[name] = Secret(uuid, token, value)
 
     def _lock_volume(self, uuid: UUID, attachment: VolumeAttachment, token: int) -> None:
-        self._machine(uuid)
+        self.machines.find(uuid)
         record = self._check_free(uuid, attachment)
         lock = Lock(token, attachment.volume.multiattach, attachment.volume_id)
-        record.locks[self._host.name, uuid] = lock
+        record.locks[self.fake_host.name, uuid] = lock
 
     def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
         """Put a locked volume into the machine's definition."""
@@ -183,14 +186,14 @@ class VolumeSteps(FakeBase):
         return shown(disk)
 
     def _check_disk_slot(self, machine: Machine) -> None:
-        if len(machine.volumes) >= self._host.size.disk_slots:
+        if len(machine.volumes) >= self.fake_host.size.disk_slots:
             raise errors.InsufficientResources(
-                f"the machine has {self._host.size.disk_slots} disks, and no slot for another"
+                f"the machine has {self.fake_host.size.disk_slots} disks, and no slot for another"
             )
 
     def _disconnect(self, uuid: UUID, volume_id: str) -> None:
         """Unlock a volume and forget its secrets."""
-        self._host.forget_attachment(uuid, volume_id)
+        self.fake_host.forget_attachment(uuid, volume_id)
 
 
 def bus_of(attachment: VolumeAttachment) -> DiskBus:

@@ -23,6 +23,7 @@ from pyVmomi import SoapAdapter, VmomiSupport, vim, vmodl
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import NotSent, Reconnecting, ReplyLost, Seam, SessionExpired, exchange
 from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.vmware.answers import Answer
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.deadline import unbounded
 from hvdrivers.vmware.errors import translate
@@ -196,9 +197,8 @@ class Session:
         return (result, reply) if info.wsdlName == "Login" else result
 
     def _parsed(self, info: Any, reply: Reply) -> Any:
-        deserializer = SoapAdapter.SoapResponseDeserializer(self.stub)
         try:
-            return deserializer.Deserialize(reply.body, info.result)
+            return Answer(self.stub).Deserialize(reply.body, info.result)
         except Exception as error:
             # pyVmomi raises KeyError and others for types of a newer server
             kind = errors.HypervisorFault if info.wsdlName in _READS else errors.OutcomeUnknown

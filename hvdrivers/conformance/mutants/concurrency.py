@@ -33,14 +33,14 @@ class PowerOffTakesEffectLater(FakeDriver):
     """power_off() returns, and the machine goes off a moment later."""
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
-        with self._task("power_off", uuid, timeout) as task:
-            task.call("look-up", lambda: self._checked("power_off", uuid), changes=False)
+        with self.link.task("power_off", uuid, timeout) as task:
+            task.call("look-up", lambda: self.machines.checked("power_off", uuid), changes=False)
         timer = threading.Timer(0.02, self._later, args=(uuid,))
         timer.daemon = True
         timer.start()
 
     def _later(self, uuid: UUID) -> None:
-        with suppress(errors.HypervisorError), self._host.world.lock:
+        with suppress(errors.HypervisorError), self.fake_host.world.lock:
             self._power_off(uuid)
 
 
@@ -89,7 +89,7 @@ class LastSpawnWins(FakeDriver):
     """spawn() looks whether the UUID is free, and a moment later takes it in any case."""
 
     def _check_new(self, uuid: UUID) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is None or machine.state is not InstanceState.BUILDING:
             super()._check_new(uuid)
 
@@ -109,7 +109,7 @@ class DestroyOfDestroyedFails(FakeDriver):
     def destroy(
         self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
     ) -> None:
-        machines = self._host.machines
+        machines = self.fake_host.machines
         if uuid in machines:
             with self._looked:
                 self._looks[uuid] += 1
@@ -152,7 +152,7 @@ class BuildingCanBeStarted(FakeDriver):
     """power_on() starts a machine that is not finished."""
 
     def _power_on(self, uuid: UUID) -> None:
-        if self._machine(uuid).state is not InstanceState.BUILDING:
+        if self.machines.find(uuid).state is not InstanceState.BUILDING:
             super()._power_on(uuid)
 
 
@@ -161,7 +161,7 @@ class BuildingIsBusy(FakeDriver):
     """A machine that is being built refuses with DeviceBusy, an error of the wrong class."""
 
     def _set_metadata(self, uuid: UUID, metadata: Metadata) -> None:
-        if self._machine(uuid).state is InstanceState.BUILDING:
+        if self.machines.find(uuid).state is InstanceState.BUILDING:
             raise errors.DeviceBusy("it is being built")
         super()._set_metadata(uuid, metadata)
 
@@ -173,7 +173,9 @@ class DestroyWaitsForTheSpawn(FakeDriver):
     def destroy(
         self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
     ) -> None:
-        while (there := self._host.machines.get(uuid)) and there.state is InstanceState.BUILDING:
+        while (
+            there := self.fake_host.machines.get(uuid)
+        ) and there.state is InstanceState.BUILDING:
             time.sleep(0.01)
         super().destroy(uuid, keep=keep, timeout=timeout)
 
@@ -185,7 +187,7 @@ class DestroyLeavesTheSpawnAlone(FakeDriver):
     def destroy(
         self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
     ) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is None or machine.state is not InstanceState.BUILDING:
             super().destroy(uuid, keep=keep, timeout=timeout)
 

@@ -58,8 +58,8 @@ class CloseCutsAll(FakeDriver):
         self._all.setdefault(str(id(host)), []).append(self)
 
     def close(self, *, timeout: float | None = None) -> None:
-        for each in self._all.pop(str(id(self._host)), []):
-            each._link.close()
+        for each in self._all.pop(str(id(self.fake_host)), []):
+            each.link.close()
 
 
 @mutant("CONN-003")
@@ -68,10 +68,10 @@ class CloseStopsMachines(FakeDriver):
 
     def close(self, *, timeout: float | None = None) -> None:
         super().close(timeout=timeout)
-        with self._host.world.lock:
-            for machine in self._host.ours():
+        with self.fake_host.world.lock:
+            for machine in self.fake_host.ours():
                 if machine.state is InstanceState.RUNNING:
-                    self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+                    self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
 
 
 @mutant("CONN-005")
@@ -126,4 +126,4 @@ class LabelHasThePassword(FakeDriver):
 
     @property
     def host_label(self) -> str:
-        return f"fake://root:calvin@{self._host.name}"
+        return f"fake://root:calvin@{self.fake_host.name}"

@@ -18,7 +18,7 @@ class LogFromItsBeginning(FakeDriver):
     """get_console_log() returns the first bytes of the log instead of the last."""
 
     def _log(self, uuid: UUID, max_bytes: int) -> ConsoleLog:
-        log = bytes(self._checked("get_console_log", uuid).console)
+        log = bytes(self.machines.checked("get_console_log", uuid).console)
         return ConsoleLog(data=log[:max_bytes], truncated=len(log) > max_bytes)
 
 
@@ -46,7 +46,7 @@ class RebootBeginsANewLog(FakeDriver):
     def reboot(
         self, uuid: UUID, kind: RebootKind = RebootKind.HARD, *, timeout: float | None = None
     ) -> None:
-        del self._host.machines[uuid].console[:]
+        del self.fake_host.machines[uuid].console[:]
         super().reboot(uuid, kind, timeout=timeout)
 
 
@@ -56,7 +56,9 @@ class LogOutlivesTheMachine(FakeDriver):
 
     def _log(self, uuid: UUID, max_bytes: int) -> ConsoleLog:
         kept = self.__dict__.setdefault("_kept", {})
-        kept[uuid] = self._checked("get_console_log", uuid).console or kept.get(uuid, bytearray())
+        kept[uuid] = self.machines.checked("get_console_log", uuid).console or kept.get(
+            uuid, bytearray()
+        )
         log = bytes(kept[uuid])
         return ConsoleLog(data=log[-max_bytes:], truncated=len(log) > max_bytes)
 
@@ -84,7 +86,7 @@ class TicketHasExpired(_Access):
     """Tickets are valid until the moment at which they are made."""
 
     def changed(self, uuid: UUID, access: ConsoleAccess) -> ConsoleAccess:
-        now = self._host.clock.wall() - timedelta(seconds=1)
+        now = self.fake_host.clock.wall() - timedelta(seconds=1)
         return access.model_copy(update={"expires_at": now})
 
 
@@ -101,7 +103,7 @@ class OpeningAConsoleLeavesAMark(_Access):
     """get_console() writes a mark of its own into the metadata."""
 
     def changed(self, uuid: UUID, access: ConsoleAccess) -> ConsoleAccess:
-        self._machine(uuid).metadata["console"] = "open"
+        self.machines.find(uuid).metadata["console"] = "open"
         return access
 
 
@@ -120,7 +122,7 @@ class ReadingEmptiesTheLog(FakeDriver):
     def _log(self, uuid: UUID, max_bytes: int) -> ConsoleLog:
         log = super()._log(uuid, max_bytes)
         if max_bytes == 65536:
-            del self._machine(uuid).console[:]
+            del self.machines.find(uuid).console[:]
         return log
 
 
@@ -129,7 +131,7 @@ class RescueBeginsANewLog(FakeDriver):
     """What the guest wrote before it was rescued, and why it had to be, is gone."""
 
     def _start_rescue(self, uuid: UUID) -> None:
-        self._machine(uuid).console.clear()
+        self.machines.find(uuid).console.clear()
         super()._start_rescue(uuid)
 
 
@@ -139,7 +141,7 @@ class SuspendDropsTheLog(FakeDriver):
 
     def _suspended(self, uuid: UUID) -> None:
         super()._suspended(uuid)
-        self._machine(uuid).console.clear()
+        self.machines.find(uuid).console.clear()
 
 
 @mutant("CONS-002")
@@ -148,5 +150,5 @@ class SoftRebootBeginsANewLog(FakeDriver):
 
     def _reset(self, uuid: UUID, kind: RebootKind) -> None:
         if kind is RebootKind.SOFT:
-            self._machine(uuid).console.clear()
+            self.machines.find(uuid).console.clear()
         super()._reset(uuid, kind)

@@ -19,8 +19,8 @@ class NoCpuIsShared(FakeDriver):
 
     def _check_size(self, machine: Machine, spec: InstanceSpec) -> None:
         super()._check_size(machine, spec)
-        size = self._host.size
-        used = taken(self._host.machines.values()).shared_cpus
+        size = self.fake_host.size
+        used = taken(self.fake_host.machines.values()).shared_cpus
         if spec.start and used + spec.flavor.vcpus > size.threads - size.dedicated_cpus:
             raise errors.InsufficientResources("the host's threads are all given away")
 
@@ -71,7 +71,7 @@ class TooManyCpusAreAFault(FakeDriver):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> InstanceInfo:
-        if spec.start and spec.flavor.vcpus > self._host.size.threads:
+        if spec.start and spec.flavor.vcpus > self.fake_host.size.threads:
             raise errors.HypervisorFault("the number of CPUs exceeds what the host has")
         return super().spawn(spec, timeout=timeout, progress=progress)
 
@@ -81,9 +81,9 @@ class AnyNumberOfCpus(FakeDriver):
     """resize() gives a machine more CPUs than it can ever be started with."""
 
     def _resize(self, uuid: UUID, flavor: Flavor) -> None:
-        vcpus = min(flavor.vcpus, self._host.size.threads)
+        vcpus = min(flavor.vcpus, self.fake_host.size.threads)
         super()._resize(uuid, flavor.model_copy(update={"vcpus": vcpus}))
-        self._machine(uuid).flavor = flavor
+        self.machines.find(uuid).flavor = flavor
 
 
 @mutant("HOTCPU-005")
@@ -91,7 +91,7 @@ class OneNodeGetsMore(FakeDriver):
     """A hot-plugged CPU goes to whichever NUMA node is next."""
 
     def _resize_hot(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
-        machine = self._checked(operation, uuid)
+        machine = self.machines.checked(operation, uuid)
         before = machine.flavor
         machine.flavor = before.model_copy(update={"numa_nodes": None})
         try:

@@ -31,9 +31,9 @@ class DetachWakesTheGuest(FakeDriver):
 
     def _unplug_disk(self, uuid: UUID, volume_id: str) -> None:
         super()._unplug_disk(uuid, volume_id)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if machine.state is InstanceState.PAUSED:
-            self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
+            self.fake_host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
 
 
 @mutant("NET-026")
@@ -41,7 +41,7 @@ class FrozenGuestKeepsItsNic(FakeDriver):
     """unplug_vif() of a PAUSED machine returns, and the NIC stays."""
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
-        if self._machine(uuid).state is not InstanceState.PAUSED:
+        if self.machines.find(uuid).state is not InstanceState.PAUSED:
             super().unplug_vif(uuid, vif_id, timeout=timeout)
 
 
@@ -53,9 +53,9 @@ class SwapWakesTheGuest(FakeDriver):
         self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
     ) -> AttachedVolume:
         swapped = super()._switch_volume(uuid, volume_id, replacement)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if machine.state is InstanceState.PAUSED:
-            self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
+            self.fake_host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
         return swapped
 
 
@@ -65,7 +65,7 @@ class FrozenGuestLosesTheInterrupt(FakeDriver):
 
     def _inject(self, uuid: UUID) -> None:
         super()._inject(uuid)
-        self._machine(uuid).pending_nmi = False
+        self.machines.find(uuid).pending_nmi = False
 
 
 @mutant("POWER-028")
@@ -73,6 +73,6 @@ class InterruptWakesTheGuest(FakeDriver):
     """inject_nmi() of a PAUSED machine lets it run."""
 
     def _inject(self, uuid: UUID) -> None:
-        if self._machine(uuid).state is InstanceState.PAUSED:
+        if self.machines.find(uuid).state is InstanceState.PAUSED:
             self._set_paused("unpause", uuid, InstanceState.RUNNING)
         super()._inject(uuid)

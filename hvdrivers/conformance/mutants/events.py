@@ -24,9 +24,9 @@ class _Streams(FakeDriver):
     stream: ClassVar[type[FakeEventStream]] = FakeEventStream
 
     def _stream(self, made: list[FakeEventStream]) -> FakeEventStream:
-        stream = self.stream(self._host, self._link.event_buffer, self._unsubscribe)
+        stream = self.stream(self.fake_host, self.link.event_buffer, self._unsubscribe)
         made.append(stream)
-        self._host.streams.add(stream)
+        self.fake_host.streams.add(stream)
         return stream
 
 
@@ -290,7 +290,7 @@ class StreamsOutliveTheDriver(FakeDriver):
     """close() of the driver leaves its streams open."""
 
     def close(self, *, timeout: float | None = None) -> None:
-        self._link.streams.clear()
+        self.link.streams.clear()
         super().close(timeout=timeout)
 
 
@@ -311,9 +311,9 @@ class ClosingOneEndsAll(_Streams):
     """Streams share one subscription on the host."""
 
     def _unsubscribe(self, stream: FakeEventStream) -> None:
-        with self._host.world.lock:
-            self._host.streams.clear()
-            self._link.streams.clear()
+        with self.fake_host.world.lock:
+            self.fake_host.streams.clear()
+            self.link.streams.clear()
 
 
 @mutant("EVENT-012")
@@ -333,9 +333,9 @@ class EveryCallIsAnEvent(FakeDriver):
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         super().power_off(uuid, graceful=graceful, timeout=timeout)
-        with self._host.world.lock:
-            machine = self._host.machines[uuid]
-            self._host.tell_lifecycle(machine, LifecycleKind.STOPPED, InstanceState.STOPPED)
+        with self.fake_host.world.lock:
+            machine = self.fake_host.machines[uuid]
+            self.fake_host.tell_lifecycle(machine, LifecycleKind.STOPPED, InstanceState.STOPPED)
 
 
 @mutant("EVENT-002")

@@ -19,11 +19,11 @@ class RescueIsNoEvent(FakeDriver):
     """A machine that is rescued is RUNNING to everybody who watches."""
 
     def _start_rescue(self, uuid: UUID) -> None:
-        waiting, self._host.streams = self._host.streams, set()
+        waiting, self.fake_host.streams = self.fake_host.streams, set()
         try:
             super()._start_rescue(uuid)
         finally:
-            self._host.streams = waiting
+            self.fake_host.streams = waiting
 
 
 @mutant("EVENT-014")
@@ -39,11 +39,11 @@ class RebuildIsNoEvent(FakeDriver):
     """Who watches never learns that the guest of a machine has started anew, from another disk."""
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
-        waiting, self._host.streams = self._host.streams, set()
+        waiting, self.fake_host.streams = self.fake_host.streams, set()
         try:
             super()._switch_root(uuid, image, record)
         finally:
-            self._host.streams = waiting
+            self.fake_host.streams = waiting
 
 
 @mutant("EVENT-014")
@@ -51,11 +51,11 @@ class AdoptionIsNoEvent(FakeDriver):
     """Who watches never learns of an instance that was adopted."""
 
     def _adopt(self, uuid: UUID, name: str | None, metadata: object) -> InstanceInfo:
-        waiting, self._host.streams = self._host.streams, set()
+        waiting, self.fake_host.streams = self.fake_host.streams, set()
         try:
             return super()._adopt(uuid, name, metadata)  # type: ignore[arg-type]
         finally:
-            self._host.streams = waiting
+            self.fake_host.streams = waiting
 
 
 @mutant("EVENT-014")
@@ -63,11 +63,11 @@ class MigrationIsNoEvent(FakeDriver):
     """An instance that has moved is still there to everybody who watches the source."""
 
     def _switch_host(self, operation: str, uuid: UUID, destination: object) -> None:
-        waiting, self._host.streams = self._host.streams, set()
+        waiting, self.fake_host.streams = self.fake_host.streams, set()
         try:
             super()._switch_host(operation, uuid, destination)  # type: ignore[arg-type]
         finally:
-            self._host.streams = waiting
+            self.fake_host.streams = waiting
 
 
 @mutant("EVENT-015")
@@ -85,5 +85,5 @@ class RefusedVolumeIsRemoved(FakeDriver):
 
     def _ask_unplug(self, machine: Machine, device: str) -> None:
         if machine.guest.refuses_unplug:
-            self._host.tell_device(machine, DeviceKind.REMOVED, device)
+            self.fake_host.tell_device(machine, DeviceKind.REMOVED, device)
             raise errors.DeviceBusy("the guest refuses")

@@ -80,9 +80,9 @@ class ImageStopsTheMachine(_Copies):
     """The machine is paused while its disk is read, and left so."""
 
     def changed(self, uuid: UUID, target: Path, info: ImageInfo) -> ImageInfo:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if machine.state is InstanceState.RUNNING:
-            self._host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
+            self.fake_host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
         return info
 
 
@@ -114,7 +114,7 @@ class SecondBackupReplacesTheFirst(FakeDriver):
     """begin_backup() closes one that is open, and opens another."""
 
     def _begin(self, uuid: UUID, since: str | None) -> Backup:
-        for backup in self._machine(uuid).backups.values():
+        for backup in self.machines.find(uuid).backups.values():
             backup.open = False
         return super()._begin(uuid, since)
 
@@ -127,7 +127,7 @@ class IncrementalIsFull(FakeDriver):
         made = super()._begin(uuid, since)
         if since is None:
             return made
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         del machine.backups[made.id]
         whole = super()._begin(uuid, None)
         return whole.model_copy(update={"since": since})
@@ -138,7 +138,7 @@ class OnlySinceTheLastBackup(FakeDriver):
     """since= is not looked at: what changed since the last backup is given."""
 
     def _begin(self, uuid: UUID, since: str | None) -> Backup:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if since in machine.backups:
             last = list(machine.backups)[-1]
             return super()._begin(uuid, last).model_copy(update={"since": since})
@@ -150,7 +150,7 @@ class UnknownPointIsAFullBackup(FakeDriver):
     """A point that is not there any more gives a full backup, without a word."""
 
     def _begin(self, uuid: UUID, since: str | None) -> Backup:
-        known = since in self._machine(uuid).backups
+        known = since in self.machines.find(uuid).backups
         return super()._begin(uuid, since if known else None)
 
 
@@ -160,7 +160,7 @@ class EndForgetsTheCheckpoint(FakeDriver):
 
     def _end(self, uuid: UUID, backup_id: str | None) -> None:
         super()._end(uuid, backup_id)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         machine.backups = {k: v for k, v in machine.backups.items() if v.open}
 
 
@@ -174,9 +174,9 @@ class EndClosesAll(FakeDriver):
 
 class _Keeping(FakeDriver):
     def _kept(self, uuid: UUID, change: Callable[[], None]) -> None:
-        before = dict(self._machine(uuid).backups)
+        before = dict(self.machines.find(uuid).backups)
         change()
-        self._machine(uuid).backups = before
+        self.machines.find(uuid).backups = before
 
 
 @mutant("BACK-006")
@@ -209,14 +209,14 @@ class StoppedBackupsStayOpen(FakeDriver):
     """A backup that is open when the machine stops can only be closed while it runs again."""
 
     def _power_off(self, uuid: UUID) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         still = [each for each in machine.backups.values() if each.open]
         super()._power_off(uuid)
         for each in still:
             each.open = True
 
     def _end(self, uuid: UUID, backup_id: str | None) -> None:
-        if self._machine(uuid).state is not InstanceState.STOPPED:
+        if self.machines.find(uuid).state is not InstanceState.STOPPED:
             super()._end(uuid, backup_id)
 
 
@@ -226,10 +226,10 @@ class CopyDropsTheMemory(FakeDriver):
 
     def _view(self, uuid: UUID) -> tuple[int, Content]:
         found = super()._view(uuid)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if machine.state is InstanceState.SUSPENDED:
-            self._host.remove_disks(uuid, "memory")
-            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+            self.fake_host.remove_disks(uuid, "memory")
+            self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
         return found
 
 
@@ -238,6 +238,6 @@ class CopyRefusesWhatIsSuspended(FakeDriver):
     """snapshot_to_image() takes a machine that is off only without saved memory."""
 
     def _view(self, uuid: UUID) -> tuple[int, Content]:
-        if self._machine(uuid).state is InstanceState.SUSPENDED:
+        if self.machines.find(uuid).state is InstanceState.SUSPENDED:
             raise errors.InvalidState("the machine is suspended", hint="resume() it first")
         return super()._view(uuid)

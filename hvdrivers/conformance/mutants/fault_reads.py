@@ -82,12 +82,16 @@ class RebuildForgetsThatItRan(FakeDriver):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        ran = self._machine(uuid).state is InstanceState.RUNNING
+        ran = self.machines.find(uuid).state is InstanceState.RUNNING
         if ran:
-            self._host.set_state(self._machine(uuid), InstanceState.STOPPED, LifecycleKind.STOPPED)
+            self.fake_host.set_state(
+                self.machines.find(uuid), InstanceState.STOPPED, LifecycleKind.STOPPED
+            )
         try:
             super().rebuild(uuid, image, timeout=timeout, progress=progress)
         except errors.HypervisorError as error:
             raise errors.OutcomeUnknown(error.message) from error
         if ran:
-            self._host.set_state(self._machine(uuid), InstanceState.RUNNING, LifecycleKind.STARTED)
+            self.fake_host.set_state(
+                self.machines.find(uuid), InstanceState.RUNNING, LifecycleKind.STARTED
+            )

@@ -9,7 +9,10 @@ from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
+from hvdrivers.fake.config import FakeConfig
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.link import Link
 from hvdrivers.fake.records import Disk
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.events import LifecycleKind
@@ -45,17 +48,30 @@ class _Forgetful(Task):
         return super().call(name, effect, undo=undo, covered=covered, changes=changes)
 
 
+class _OwnTasks(Link):
+    def __init__(
+        self, host: FakeHost, config: FakeConfig, own: type[Task], operations: AbstractSet[str]
+    ) -> None:
+        super().__init__(host, config)
+        self._own = own
+        self._operations = operations
+
+    def task(
+        self, operation: str, uuid: UUID | None, timeout: float | None, **options: Any
+    ) -> Task:
+        cls = self._own if operation in self._operations else Task
+        return cls(self, operation, uuid, timeout, **options)
+
+
 class _WithTask(FakeDriver):
     """A driver whose operations go another way."""
 
     task: ClassVar[type[Task]]
     operations: ClassVar[set[str]]
 
-    def _task(
-        self, operation: str, uuid: UUID | None, timeout: float | None, **options: Any
-    ) -> Task:
-        cls = self.task if operation in self.operations else Task
-        return cls(self._link, operation, uuid, timeout, **options)
+    def __init__(self, host: FakeHost, config: FakeConfig | None = None) -> None:
+        super().__init__(host, config)
+        self.link = _OwnTasks(host, config or FakeConfig(), self.task, self.operations)
 
 
 @mutant("FAULT-SPAWN")
@@ -220,7 +236,7 @@ class RetryMakesASecondDisk(FakeDriver):
             raise
         if spec.uuid in unsure:
             disk = Disk(spec.uuid, "root-1", 1 << 30, ("empty",), token=0)
-            self._host.default_pool.disks[disk.name] = disk
+            self.fake_host.default_pool.disks[disk.name] = disk
         return info
 
 
@@ -256,7 +272,7 @@ class RetryFindsTheVolumeBusy(FakeDriver):
     def attach_volume(
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None and attachment.volume_id in machine.volumes:
             raise errors.DeviceBusy("the volume is in use")
         return super().attach_volume(uuid, attachment, timeout=timeout)
@@ -270,9 +286,9 @@ class RetryOfDestroyFails(FakeDriver):
         self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
     ) -> None:
         seen = self.__dict__.setdefault("_seen", set())
-        if uuid in seen and uuid not in self._host.machines:
+        if uuid in seen and uuid not in self.fake_host.machines:
             raise errors.InstanceNotFound("it has gone")
-        if uuid in self._host.machines:
+        if uuid in self.fake_host.machines:
             seen.add(uuid)
         super().destroy(uuid, keep=keep, timeout=timeout)
         seen.discard(uuid)
@@ -317,7 +333,7 @@ class ResumesInTwoSteps(FakeDriver):
     it run: where that one is cut it stays paused, and resume() is refused."""
 
     def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         paused = machine is not None and machine.state is InstanceState.PAUSED
         super().suspend(uuid, timeout=timeout)
         if paused:
@@ -328,19 +344,19 @@ class ResumesInTwoSteps(FakeDriver):
         if uuid not in paused:
             super().resume(uuid, timeout=timeout)
             return
-        with self._task("resume", uuid, timeout) as task:
+        with self.link.task("resume", uuid, timeout) as task:
             task.call("restore-memory", lambda: self._back_paused(uuid))
             task.call("run-machine", lambda: self._let_run(uuid))
         paused.discard(uuid)
 
     def _back_paused(self, uuid: UUID) -> None:
-        machine = self._checked("resume", uuid)
-        self._host.remove_disks(uuid, "memory")
-        self._host.set_state(machine, InstanceState.PAUSED, LifecycleKind.RESUMED)
+        machine = self.machines.checked("resume", uuid)
+        self.fake_host.remove_disks(uuid, "memory")
+        self.fake_host.set_state(machine, InstanceState.PAUSED, LifecycleKind.RESUMED)
 
     def _let_run(self, uuid: UUID) -> None:
-        machine = self._host.machines[uuid]
-        self._host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
+        machine = self.fake_host.machines[uuid]
+        self.fake_host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
 
 
 @mutant("FAULT-POWER-OFF")
@@ -349,12 +365,12 @@ class ForgetsACrashByAStart(FakeDriver):
     two the machine is powered on, though nobody has asked for that."""
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None and machine.state is InstanceState.CRASHED:
-            with self._task("power_off", uuid, timeout) as task:
+            with self.link.task("power_off", uuid, timeout) as task:
                 task.call(
                     "start-machine",
-                    lambda: self._host.set_state(
+                    lambda: self.fake_host.set_state(
                         machine, InstanceState.PAUSED, LifecycleKind.STARTED
                     ),
                 )
@@ -373,7 +389,7 @@ class ResizeBeginsWithItsRecord(FakeDriver):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        machine = self._host.machines[uuid]
+        machine = self.fake_host.machines[uuid]
         try:
             super().resize(uuid, flavor, timeout=timeout, progress=progress)
         except errors.ConnectionFailed:

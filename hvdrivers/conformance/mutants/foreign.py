@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from uuid import UUID
 
+from hvdrivers.conformance.mutants.own_machines import WithMachines
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.machines import Machines
 from hvdrivers.fake.records import Machine
 from hvdrivers.models.instance import (
     ForeignInstance,
@@ -35,7 +37,7 @@ class ForeignIncludesOurs(FakeDriver):
     def _foreign(self) -> list[ForeignInstance]:
         return [
             ForeignInstance(uuid=each.uuid, name=each.name, state=each.state)
-            for each in self._host.machines.values()
+            for each in self.fake_host.machines.values()
         ]
 
 
@@ -46,7 +48,7 @@ class MetadataIsTheMark(FakeDriver):
     def _foreign(self) -> list[ForeignInstance]:
         return super()._foreign() + [
             ForeignInstance(uuid=each.uuid, name=each.name, state=each.state)
-            for each in self._host.ours()
+            for each in self.fake_host.ours()
             if not each.metadata
         ]
 
@@ -65,21 +67,22 @@ class DestroyRemovesForeignDisks(FakeDriver):
     """destroy() of a foreign machine succeeds, and removes its disks as leftovers."""
 
     def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None and not machine.ours:
             return {"delete-disks"}
         return super()._leftovers(uuid, keep)
 
 
 @mutant("FOREIGN-003")
-class ForeignIsForbidden(FakeDriver):
+class ForeignIsForbidden(WithMachines):
     """A foreign machine is PermissionDenied instead of InstanceNotFound."""
 
-    def _machine(self, uuid: UUID) -> Machine:
-        machine = self._host.machines.get(uuid)
-        if machine is not None and not machine.ours:
-            raise errors.PermissionDenied("that is somebody else's", instance=uuid)
-        return super()._machine(uuid)
+    class look(Machines):
+        def find(self, uuid: UUID) -> Machine:
+            machine = self._host.machines.get(uuid)
+            if machine is not None and not machine.ours:
+                raise errors.PermissionDenied("that is somebody else's", instance=uuid)
+            return super().find(uuid)
 
 
 @mutant("FOREIGN-004")
@@ -87,7 +90,7 @@ class SpawnTakesForeignUuid(FakeDriver):
     """spawn() replaces a foreign machine with the same UUID."""
 
     def _check_new(self, uuid: UUID) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is None or machine.ours:
             super()._check_new(uuid)
 
@@ -97,19 +100,20 @@ class AbsentIsOff(FakeDriver):
     """power_off() of an instance that does not exist succeeds."""
 
     def _power_off(self, uuid: UUID) -> None:
-        if uuid in self._host.machines:
+        if uuid in self.fake_host.machines:
             super()._power_off(uuid)
 
 
 @mutant("FOREIGN-005")
-class AbsentIsAnInvalidRequest(FakeDriver):
+class AbsentIsAnInvalidRequest(WithMachines):
     """A UUID that does not exist raises InvalidRequest: an error of the wrong class."""
 
-    def _machine(self, uuid: UUID) -> Machine:
-        try:
-            return super()._machine(uuid)
-        except errors.InstanceNotFound as error:
-            raise errors.InvalidRequest("no such UUID", instance=uuid) from error
+    class look(Machines):
+        def find(self, uuid: UUID) -> Machine:
+            try:
+                return super().find(uuid)
+            except errors.InstanceNotFound as error:
+                raise errors.InvalidRequest("no such UUID", instance=uuid) from error
 
 
 @mutant("FOREIGN-006")
@@ -135,7 +139,7 @@ class AdoptForgetsMetadata(FakeDriver):
 
     def _adopt(self, uuid: UUID, name: str | None, metadata: Metadata | None) -> InstanceInfo:
         info = super()._adopt(uuid, name, metadata)
-        self._machine(uuid).metadata = {}
+        self.machines.find(uuid).metadata = {}
         return info
 
 
@@ -145,7 +149,7 @@ class AdoptRestarts(FakeDriver):
 
     def _adopt(self, uuid: UUID, name: str | None, metadata: Metadata | None) -> InstanceInfo:
         info = super()._adopt(uuid, name, metadata)
-        self._host.boot(self._machine(uuid))
+        self.fake_host.boot(self.machines.find(uuid))
         return info
 
 
@@ -155,7 +159,7 @@ class AdoptMovesDisks(FakeDriver):
 
     def _adopt(self, uuid: UUID, name: str | None, metadata: Metadata | None) -> InstanceInfo:
         info = super()._adopt(uuid, name, metadata)
-        for _, disk in self._host.disks_of(uuid):
+        for _, disk in self.fake_host.disks_of(uuid):
             disk.size_bytes = max(disk.size_bytes, 4 << 30)
         return info
 
@@ -166,7 +170,7 @@ class AdoptRenamesOurs(FakeDriver):
 
     def _adopt(self, uuid: UUID, name: str | None, metadata: Metadata | None) -> InstanceInfo:
         info = super()._adopt(uuid, name, metadata)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         machine.name = name or info.name
         return self._info(machine)
 
@@ -176,7 +180,7 @@ class AdoptOfNothing(FakeDriver):
     """adopt() of a machine that does not exist raises InvalidState."""
 
     def _adopt(self, uuid: UUID, name: str | None, metadata: Metadata | None) -> InstanceInfo:
-        if uuid not in self._host.machines:
+        if uuid not in self.fake_host.machines:
             raise errors.InvalidState("it is in no state", hint="make it first")
         return super()._adopt(uuid, name, metadata)
 
@@ -186,7 +190,7 @@ class AdoptedKeepsItsDisks(FakeDriver):
     """destroy() of an adopted machine only forgets it."""
 
     def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
-        if not any(disk.content == ("foreign",) for _, disk in self._host.disks_of(uuid)):
+        if not any(disk.content == ("foreign",) for _, disk in self.fake_host.disks_of(uuid)):
             super()._delete_disks(uuid, keep)
 
 
@@ -209,8 +213,8 @@ class RefusedAdoptionIsMarked(FakeDriver):
         try:
             return super()._adopt(uuid, name, metadata)
         except errors.InvalidRequest:
-            self._host.machines[uuid].name = str(uuid)
-            self._host.machines[uuid].ours = True
+            self.fake_host.machines[uuid].name = str(uuid)
+            self.fake_host.machines[uuid].ours = True
             raise
 
 
@@ -219,6 +223,6 @@ class CopyIsTakenForOurs(FakeDriver):
     """Whatever carries the mark is ours, though it is on a copy."""
 
     def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
-        copies = [each for each in self._host.machines.values() if each.copy_of is not None]
+        copies = [each for each in self.fake_host.machines.values() if each.copy_of is not None]
         shown = [self._info(each).summary() for each in copies]
         return [*super().list_instances(timeout=timeout), *shown]

@@ -23,7 +23,7 @@ class PasswordOfEveryGuest(FakeDriver):
         self, uuid: UUID, user: str, password: SecretStr, credentials: GuestCredentials | None
     ) -> None:
         super()._set_password(uuid, user, password, credentials)
-        for machine in self._host.machines.values():
+        for machine in self.fake_host.machines.values():
             machine.passwords[user] = password
 
 
@@ -45,7 +45,7 @@ class UserIsMade(FakeDriver):
     def _set_password(
         self, uuid: UUID, user: str, password: SecretStr, credentials: GuestCredentials | None
     ) -> None:
-        self._machine(uuid).guest.users.add(user)
+        self.machines.find(uuid).guest.users.add(user)
         super()._set_password(uuid, user, password, credentials)
 
 
@@ -83,7 +83,7 @@ class ThawOfUnfrozenRaises(FakeDriver):
     """thaw() of what is not frozen is an error, as it is for some agents."""
 
     def _set_frozen(self, operation: str, uuid: UUID, frozen: bool) -> None:
-        if not frozen and not self._machine(uuid).frozen:
+        if not frozen and not self.machines.find(uuid).frozen:
             raise errors.HypervisorFault("the agent says: not frozen")
         super()._set_frozen(operation, uuid, frozen)
 
@@ -190,8 +190,8 @@ class AddressesOfTheWholeHost(FakeDriver):
 
     def _addresses(self, uuid: UUID) -> list[GuestAddress]:
         found = super()._addresses(uuid)
-        for other in [each.uuid for each in self._host.ours() if each.uuid != uuid]:
-            if self._host.machines[other].state == "running":
+        for other in [each.uuid for each in self.fake_host.ours() if each.uuid != uuid]:
+            if self.fake_host.machines[other].state == "running":
                 found += super()._addresses(other)
         return found
 
@@ -210,7 +210,7 @@ class NoAgentNoAddress(FakeDriver):
     """An agent that does not answer hides what the host's leases know."""
 
     def _addresses(self, uuid: UUID) -> list[GuestAddress]:
-        if not self._host.agent_answers(self._machine(uuid)):
+        if not self.fake_host.agent_answers(self.machines.find(uuid)):
             raise errors.GuestAgentUnavailable("no agent answers")
         return super()._addresses(uuid)
 
@@ -236,7 +236,7 @@ class AnybodyRunsPrograms(FakeDriver):
     def _run(
         self, uuid: UUID, command: Sequence[str], credentials: GuestCredentials | None
     ) -> Machine:
-        guest = self._machine(uuid).guest
+        guest = self.machines.find(uuid).guest
         accounts, guest.accounts = guest.accounts, None
         try:
             return super()._run(uuid, command, credentials)
@@ -248,7 +248,7 @@ class _FrozenFor(FakeDriver):
     """Remembers that a guest was frozen, and does not ask what has become of it."""
 
     def _keep_frozen(self, uuid: UUID, change: Callable[[], None]) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         frozen = machine.frozen
         change()
         machine.frozen = frozen

@@ -40,7 +40,7 @@ class PoolIsIgnored(FakeDriver):
     """create_volume() makes every volume in the default pool."""
 
     def _create_volume(self, spec: VolumeSpec, token: int) -> Volume:
-        self._host.pool(spec.pool)
+        self.fake_host.pool(spec.pool)
         return super()._create_volume(spec.model_copy(update={"pool": None}), token)
 
 
@@ -84,7 +84,7 @@ class TakenNameEmptiesTheVolume(FakeDriver):
     """The right error for a taken name, after the volume was overwritten."""
 
     def _create_volume(self, spec: VolumeSpec, token: int) -> Volume:
-        volumes = self._host.pool(spec.pool).volumes
+        volumes = self.fake_host.pool(spec.pool).volumes
         if spec.name in volumes:
             volumes[spec.name].size_bytes = spec.capacity_bytes
         return super()._create_volume(spec, token)
@@ -106,12 +106,12 @@ class LostReplyTakesTheOlderVolumeBack(FakeDriver):
     """create_volume() whose reply is lost deletes the volume of that name, also an older one."""
 
     def create_volume(self, spec: VolumeSpec, *, timeout: float | None = None) -> Volume:
-        with self._task("create_volume", None, timeout) as task:
+        with self.link.task("create_volume", None, timeout) as task:
             try:
                 made = task.call("create-volume", lambda: self._made_or_not(spec, task.token))
             except errors.OutcomeUnknown:
                 if spec.name is not None:
-                    self._host.pool(spec.pool).volumes.pop(spec.name, None)
+                    self.fake_host.pool(spec.pool).volumes.pop(spec.name, None)
                 raise
             if isinstance(made, errors.VolumeExists):
                 raise made
@@ -150,7 +150,7 @@ class AbsentPoolIsTheDefault(FakeDriver):
     """create_volume() in a pool that is not there makes the volume somewhere else."""
 
     def _create_volume(self, spec: VolumeSpec, token: int) -> Volume:
-        if spec.pool not in self._host.pools:
+        if spec.pool not in self.fake_host.pools:
             spec = spec.model_copy(update={"pool": None})
         return super()._create_volume(spec, token)
 
@@ -160,7 +160,7 @@ class RoomIsNotCounted(FakeDriver):
     """create_volume() promises more than the pool has."""
 
     def _create_volume(self, spec: VolumeSpec, token: int) -> Volume:
-        pool = self._host.pool(spec.pool)
+        pool = self.fake_host.pool(spec.pool)
         total, pool.total_bytes = pool.total_bytes, 1 << 62
         try:
             return super()._create_volume(spec, token)
@@ -195,7 +195,7 @@ class ListShowsSomeTwice(FakeDriver):
 
     def list_volumes(self, *, timeout: float | None = None) -> Sequence[HostVolume]:
         found = list(super().list_volumes(timeout=timeout))
-        return [*found, *(each for each in found if each.pool == self._host.default_pool.name)]
+        return [*found, *(each for each in found if each.pool == self.fake_host.default_pool.name)]
 
 
 @mutant("STOR-055")
@@ -223,12 +223,12 @@ class DeleteLooksAtRunningMachines(FakeDriver):
     """delete_volume() deletes the volume of a machine that is switched off."""
 
     def _delete_volume(self, volume_id: str) -> None:
-        for volume in self._host.volumes():
+        for volume in self.fake_host.volumes():
             if volume.volume_id == volume_id:
                 volume.locks = {
                     key: lock
                     for key, lock in volume.locks.items()
-                    if self._host.world.has_open(*key)
+                    if self.fake_host.world.has_open(*key)
                 }
         super()._delete_volume(volume_id)
 
@@ -254,10 +254,10 @@ class CopiesStay(FakeDriver):
     """migrate_storage() moves the disks, and leaves the old files behind."""
 
     def _switch_pool(self, uuid: UUID, pool: str, token: int) -> None:
-        old = [(place, disk) for place, disk in self._host.disks_of(uuid)]
+        old = [(place, disk) for place, disk in self.fake_host.disks_of(uuid)]
         super()._switch_pool(uuid, pool, token)
         for place, disk in old:
-            if place is not self._host.pool(pool):
+            if place is not self.fake_host.pool(pool):
                 rest = Disk(uuid, f"{disk.role}.old", disk.size_bytes, disk.content, 0)
                 place.disks[rest.name] = rest
 
@@ -268,7 +268,7 @@ class MovedDisksAreThoseOfTheStart(FakeDriver):
 
     def _switch_pool(self, uuid: UUID, pool: str, token: int) -> None:
         super()._switch_pool(uuid, pool, token)
-        for _, disk in self._host.disks_of(uuid):
+        for _, disk in self.fake_host.disks_of(uuid):
             disk.content = disk.content[:1]
 
 
@@ -295,7 +295,7 @@ class FullDestinationIsFilled(FakeDriver):
     """migrate_storage() overfills the destination."""
 
     def _copy_disks(self, uuid: UUID, pool: str, token: int) -> None:
-        target = self._host.pool(pool)
+        target = self.fake_host.pool(pool)
         total, target.total_bytes = target.total_bytes, 1 << 62
         try:
             super()._copy_disks(uuid, pool, token)
@@ -308,9 +308,9 @@ class SuspendedMachinesHaveNothing(FakeDriver):
     """delete_volume() deletes the volume that a suspended machine would go on with."""
 
     def _delete_volume(self, volume_id: str) -> None:
-        for record in self._host.volumes():
+        for record in self.fake_host.volumes():
             for key in list(record.locks):
-                machine = self._host.machines.get(key[1])
+                machine = self.fake_host.machines.get(key[1])
                 if machine is not None and machine.state is InstanceState.SUSPENDED:
                     del record.locks[key]
         super()._delete_volume(volume_id)
@@ -322,9 +322,9 @@ class RebuildGoesHome(FakeDriver):
 
     def _place_new(self, uuid: UUID, record: ImageRecord, token: int) -> None:
         super()._place_new(uuid, record, token)
-        made = self._host.home(uuid).disks.pop(f"{uuid}/root.new-{token}")
-        check_room(self._host.default_pool, made.size_bytes)
-        self._host.default_pool.disks[made.name] = made
+        made = self.fake_host.home(uuid).disks.pop(f"{uuid}/root.new-{token}")
+        check_room(self.fake_host.default_pool, made.size_bytes)
+        self.fake_host.default_pool.disks[made.name] = made
 
 
 @mutant("STOR-064")
@@ -332,5 +332,5 @@ class GrowsInTheFirstPool(FakeDriver):
     """resize() wants the room for a larger disk in the first pool, where the disk is not."""
 
     def _grow(self, machine: Machine, root: Disk, size: int) -> None:
-        check_room(self._host.default_pool, size - root.size_bytes)
+        check_room(self.fake_host.default_pool, size - root.size_bytes)
         super()._grow(machine, root, size)

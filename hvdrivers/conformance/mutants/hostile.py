@@ -72,7 +72,7 @@ class SpawnStripsSlashes(FakeDriver):
 
     def _define(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
         super()._define(task, spec, image)
-        self._host.machines[spec.uuid].name = spec.name.replace("/", "-")
+        self.fake_host.machines[spec.uuid].name = spec.name.replace("/", "-")
 
 
 @mutant("HOSTILE-004")
@@ -102,7 +102,7 @@ class SpawnStripsControls(FakeDriver):
 
     def _define(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
         super()._define(task, spec, image)
-        machine = self._host.machines[spec.uuid]
+        machine = self.fake_host.machines[spec.uuid]
         machine.metadata = {k: re.sub("[\0-\x08]", "", v) for k, v in spec.metadata.items()}
 
 
@@ -140,7 +140,7 @@ class ImageNameIsAPattern(FakeDriver):
     @provides(Capability.IMAGE_HOST)
     def _host_image(self, ref: HostImage) -> ImageRecord:
         if "*" in ref.name or "?" in ref.name:
-            ref = ref.model_copy(update={"name": self._host.size.images[0].name})
+            ref = ref.model_copy(update={"name": self.fake_host.size.images[0].name})
         return super()._host_image(ref)
 
 
@@ -163,7 +163,7 @@ class SecretInRepr(FakeDriver):
         super()._define(task, spec, image)
         if spec.cloud_init is not None and spec.cloud_init.admin_password is not None:
             password = spec.cloud_init.admin_password.get_secret_value()
-            self._host.machines[spec.uuid].metadata["hvct.password"] = password
+            self.fake_host.machines[spec.uuid].metadata["hvct.password"] = password
 
 
 @mutant("HOSTILE-008")
@@ -187,8 +187,8 @@ class FindsByName(FakeDriver):
     """destroy() goes by the name: another instance named after its UUID goes with it."""
 
     def _forget(self, uuid: UUID) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         super()._forget(uuid)
-        for other in list(self._host.ours()):
+        for other in list(self.fake_host.ours()):
             if machine is not None and other.name.startswith(machine.name.rstrip("*%") or "hvct"):
-                self._host.machines.pop(other.uuid)
+                self.fake_host.machines.pop(other.uuid)

@@ -23,7 +23,7 @@ class _Changed(FakeDriver):
         record = super()._upload(task, ref)
         if ref.format not in _OWN:
             record = self.converted(record)
-            self._host.default_pool.images[record.key] = record
+            self.fake_host.default_pool.images[record.key] = record
         return record
 
 

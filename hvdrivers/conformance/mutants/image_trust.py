@@ -47,7 +47,7 @@ class AnyDiskIsAVolume(FakeDriver):
 
     @provides(Capability.VOLUME_POOL)
     def _pool_volume(self, volume: PoolVolume) -> VolumeRecord:
-        for pool in self._host.pools.values():
+        for pool in self.fake_host.pools.values():
             image = pool.images.get(volume.data.name)
             if image is not None:
                 return VolumeRecord(volume.volume_id, image.size_bytes, image.content)
@@ -60,5 +60,5 @@ class TheCacheIsAnImage(FakeDriver):
 
     @provides(Capability.IMAGE_HOST)
     def _host_image(self, ref: HostImage) -> ImageRecord:
-        found = self._host.default_pool.images.get(ref.name)
+        found = self.fake_host.default_pool.images.get(ref.name)
         return found if found is not None else super()._host_image(ref)

@@ -17,7 +17,7 @@ class MovedDisksAreNotCounted(FakeDriver):
     """evict_image() removes the image that a disk in another pool is based on."""
 
     def _in_use(self, key: str) -> bool:
-        return any(disk.base == key for disk in self._host.default_pool.disks.values())
+        return any(disk.base == key for disk in self.fake_host.default_pool.disks.values())
 
 
 @mutant("IMG-008")
@@ -26,7 +26,7 @@ class RebuiltDisksAreNotCounted(FakeDriver):
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
         super()._switch_root(uuid, image, record)
-        root = self._host.disk(uuid, "root")
+        root = self.fake_host.disk(uuid, "root")
         if root is not None:
             root.base = None
 
@@ -36,9 +36,9 @@ class RescueBootsTheOldImage(FakeDriver):
     """rescue() without an image boots that of spawn(), years after a rebuild."""
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
-        before = self._machine(uuid).image
+        before = self.machines.find(uuid).image
         super()._switch_root(uuid, image, record)
-        self._machine(uuid).image = before
+        self.machines.find(uuid).image = before
 
 
 @mutant("IMG-018")
@@ -47,7 +47,7 @@ class AnyCachedImageWillDo(FakeDriver):
 
     def _cached_by_key(self, key: str) -> ImageRecord:
         super()._cached_by_key(key)
-        return next(iter(self._host.default_pool.images.values()))
+        return next(iter(self.fake_host.default_pool.images.values()))
 
 
 @mutant("IMG-018")

@@ -59,7 +59,7 @@ class EachConnectionHasItsCache(FakeDriver):
 
     def _list_images(self) -> list[CachedImage]:
         loaded = set(self.__dict__.get("loaded", ()))
-        records = self._host.default_pool.images.values()
+        records = self.fake_host.default_pool.images.values()
         return [self._cached(record) for record in records if record.key in loaded]
 
 
@@ -121,9 +121,9 @@ class HalfAnImageStays(FakeDriver):
     """What was uploaded under a name of its own stays beside the image."""
 
     def _finish_upload(self, name: str) -> ImageRecord:
-        record = self._host.default_pool.uploads[name]
+        record = self.fake_host.default_pool.uploads[name]
         finished = super()._finish_upload(name)
-        self._host.default_pool.uploads[name] = record
+        self.fake_host.default_pool.uploads[name] = record
         return finished
 
 
@@ -137,7 +137,7 @@ class _Trusting(FakeDriver):
         task.call("upload-image", lambda: None, covered=True)
         return task.call(
             "finish-upload",
-            lambda: self._host.default_pool.images.setdefault(key, record),
+            lambda: self.fake_host.default_pool.images.setdefault(key, record),
             covered=True,
         )
 
@@ -163,7 +163,7 @@ class RejectedImageIsCached(FakeDriver):
         except errors.ImageRejected:
             key = f"{ref.format}-{uuid4().hex}"
             rejected = ImageRecord(key, ref.format, 512, 512, ("unsafe",))
-            self._host.default_pool.images[key] = rejected
+            self.fake_host.default_pool.images[key] = rejected
             raise
 
 
@@ -195,7 +195,7 @@ class RoomForImagesIsNotCounted(FakeDriver):
     """cache_image() overfills the pool."""
 
     def _begin_upload(self, name: str, record: ImageRecord) -> None:
-        self._host.default_pool.uploads[name] = record
+        self.fake_host.default_pool.uploads[name] = record
 
 
 @mutant("IMG-006")
@@ -219,7 +219,7 @@ class EvictOfAbsentRaises(FakeDriver):
     """evict_image() of an image that is gone raises VolumeNotFound."""
 
     def _evict(self, key: str) -> None:
-        if key not in self._host.default_pool.images:
+        if key not in self.fake_host.default_pool.images:
             raise errors.VolumeNotFound("no such image")
         super()._evict(key)
 
@@ -230,7 +230,7 @@ class EvictTakesAll(FakeDriver):
 
     def _evict(self, key: str) -> None:
         super()._evict(key)
-        for other in list(self._host.default_pool.images):
+        for other in list(self.fake_host.default_pool.images):
             if not self._in_use(other):
                 super()._evict(other)
 
@@ -240,7 +240,7 @@ class EvictsImagesInUse(FakeDriver):
     """evict_image() removes the image that instances' disks are based on."""
 
     def _evict(self, key: str) -> None:
-        self._host.default_pool.images.pop(key, None)
+        self.fake_host.default_pool.images.pop(key, None)
 
 
 @mutant("IMG-008")
@@ -248,9 +248,9 @@ class EvictLooksAtRunningMachines(FakeDriver):
     """evict_image() removes the image that the disk of a stopped instance is based on."""
 
     def _evict(self, key: str) -> None:
-        if any(each.image_key == key and each.takes_memory for each in self._host.ours()):
+        if any(each.image_key == key and each.takes_memory for each in self.fake_host.ours()):
             raise errors.DeviceBusy("an instance runs from it")
-        self._host.default_pool.images.pop(key, None)
+        self.fake_host.default_pool.images.pop(key, None)
 
 
 @mutant("IMG-008")
@@ -259,7 +259,7 @@ class EvictRefusedTooLate(FakeDriver):
 
     def _evict(self, key: str) -> None:
         used = self._in_use(key)
-        self._host.default_pool.images.pop(key, None)
+        self.fake_host.default_pool.images.pop(key, None)
         if used:
             raise errors.DeviceBusy("a disk is based on it")
 
@@ -269,7 +269,7 @@ class OnceUsedIsForEver(FakeDriver):
     """An image from which anything was ever spawned cannot be evicted."""
 
     def _evict(self, key: str) -> None:
-        record = self._host.default_pool.images.get(key)
+        record = self.fake_host.default_pool.images.get(key)
         if record is not None and record.last_used is not None:
             raise errors.DeviceBusy("the image was used")
         super()._evict(key)
@@ -282,10 +282,10 @@ class DestroyEvictsTheImage(FakeDriver):
     def destroy(
         self, uuid: UUID, *, keep: AbstractSet[Keep] = frozenset(), timeout: float | None = None
     ) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         super().destroy(uuid, keep=keep, timeout=timeout)
         if machine is not None and not self._in_use(machine.image_key or ""):
-            self._host.default_pool.images.pop(machine.image_key or "", None)
+            self.fake_host.default_pool.images.pop(machine.image_key or "", None)
 
 
 @mutant("IMG-010")
@@ -322,7 +322,7 @@ class RejectedSpawnLeavesAnUpload(FakeDriver):
             return super()._upload(task, ref)
         except errors.ImageRejected:
             rejected = ImageRecord("unsafe", ref.format, 512, 512, ("unsafe",))
-            self._host.default_pool.uploads[uuid4().hex] = rejected
+            self.fake_host.default_pool.uploads[uuid4().hex] = rejected
             raise
 
 
@@ -378,7 +378,7 @@ class RescueDisksAreNotCounted(FakeDriver):
     """evict_image() removes the image that a rescue disk is based on."""
 
     def _in_use(self, key: str) -> bool:
-        pools = self._host.pools.values()
+        pools = self.fake_host.pools.values()
         disks = [disk for pool in pools for disk in pool.disks.values()]
         return any(disk.base == key for disk in disks if disk.role != "rescue")
 

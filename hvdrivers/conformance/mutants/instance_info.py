@@ -41,7 +41,7 @@ class DestroyedIsRemembered(FakeDriver):
         self._last: dict[UUID, InstanceInfo] = {}
 
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
-        if uuid in self._last and uuid not in self._host.machines:
+        if uuid in self._last and uuid not in self.fake_host.machines:
             return self._last[uuid]
         self._last[uuid] = super().get_instance(uuid, timeout=timeout)
         return self._last[uuid]
@@ -84,9 +84,9 @@ class RenameAffectsAll(FakeDriver):
     """rename() gives the label to every instance that has the old one."""
 
     def _rename(self, uuid: UUID, name: str) -> None:
-        old = self._machine(uuid).name
+        old = self.machines.find(uuid).name
         super()._rename(uuid, name)
-        for machine in self._host.ours():
+        for machine in self.fake_host.ours():
             if machine.name == old and machine.metadata:
                 machine.name = name
 
@@ -96,10 +96,10 @@ class RenameRefusesDoubles(FakeDriver):
     """rename() to a label that another instance has changes nothing, and says nothing."""
 
     def _rename(self, uuid: UUID, name: str) -> None:
-        if all(each.name != name or each.uuid == uuid for each in self._host.ours()):
+        if all(each.name != name or each.uuid == uuid for each in self.fake_host.ours()):
             super()._rename(uuid, name)
         else:
-            self._checked("rename", uuid)
+            self.machines.checked("rename", uuid)
 
 
 @mutant("LIFE-015")
@@ -108,7 +108,7 @@ class RenameLosesMetadata(FakeDriver):
 
     def _rename(self, uuid: UUID, name: str) -> None:
         super()._rename(uuid, name)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if machine.state is InstanceState.RUNNING:
             machine.metadata = {}
 
@@ -118,7 +118,7 @@ class MetadataMerges(FakeDriver):
     """set_metadata() merges into what is there."""
 
     def _set_metadata(self, uuid: UUID, metadata: Metadata) -> None:
-        machine = self._checked("set_metadata", uuid)
+        machine = self.machines.checked("set_metadata", uuid)
         machine.metadata = {**machine.metadata, **metadata}
 
 
@@ -138,12 +138,12 @@ class MetadataOfTheRunningMachine(FakeDriver):
     _before: dict[UUID, dict[str, str]] = {}  # noqa: RUF012 - all connections see the same
 
     def _set_metadata(self, uuid: UUID, metadata: Metadata) -> None:
-        machine = self._checked("set_metadata", uuid)
+        machine = self.machines.checked("set_metadata", uuid)
         if machine.state is InstanceState.RUNNING:
             self._before.setdefault(uuid, dict(machine.metadata))
         super()._set_metadata(uuid, metadata)
 
     def _power_off(self, uuid: UUID) -> None:
         super()._power_off(uuid)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         machine.metadata = self._before.pop(uuid, machine.metadata)

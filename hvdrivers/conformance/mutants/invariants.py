@@ -8,9 +8,11 @@ from typing import TypeVar
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
+from hvdrivers.conformance.mutants.own_machines import WithMachines
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.machines import Machines
 from hvdrivers.fake.records import Machine, VolumeRecord
 from hvdrivers.models.instance import InstanceSummary, Metadata
 from hvdrivers.models.resources import HostResources
@@ -28,7 +30,7 @@ class ReadingWrites(FakeDriver):
 
     def get_available_resource(self, *, timeout: float | None = None) -> HostResources:
         found = super().get_available_resource(timeout=timeout)
-        for machine in self._host.ours():
+        for machine in self.fake_host.ours():
             machine.passwords.setdefault("probe", "")  # type: ignore[arg-type]
         return found
 
@@ -38,10 +40,10 @@ class SecondResumeStarts(FakeDriver):
     """The second power_on() in a row starts the guest anew, if another connection asks."""
 
     def _power_on(self, uuid: UUID) -> None:
-        running = self._checked("power_on", uuid).state is InstanceState.RUNNING
+        running = self.machines.checked("power_on", uuid).state is InstanceState.RUNNING
         super()._power_on(uuid)
         if running:
-            self._host.boot(self._machine(uuid))
+            self.fake_host.boot(self.machines.find(uuid))
 
 
 @mutant("LAW-002")
@@ -50,7 +52,7 @@ class SecondSuspendSavesAgain(FakeDriver):
 
     def _save(self, uuid: UUID, token: int) -> bool:
         saved = super()._save(uuid, token)
-        memory = self._host.disk(uuid, "memory")
+        memory = self.fake_host.disk(uuid, "memory")
         if not saved and memory is not None:
             memory.content = ()
         return saved
@@ -74,7 +76,7 @@ class ListsKeepTheFirstName(FakeDriver):
 
     def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
         listed = super().list_instances(timeout=timeout)
-        names = _FIRST_NAMES.setdefault(self._host, {})
+        names = _FIRST_NAMES.setdefault(self.fake_host, {})
         return [
             each.model_copy(update={"name": names.setdefault(each.uuid, each.name)})
             for each in listed
@@ -83,9 +85,9 @@ class ListsKeepTheFirstName(FakeDriver):
 
 class _Restarting(FakeDriver):
     def _restart(self, uuid: UUID) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if machine.state is InstanceState.RUNNING:
-            self._host.boot(machine)
+            self.fake_host.boot(machine)
 
 
 @mutant("LAW-003")
@@ -157,15 +159,16 @@ class BusyIsForEver(FakeDriver):
 
 
 @mutant("LAW-004")
-class AbsentMayComeBack(FakeDriver):
+class AbsentMayComeBack(WithMachines):
     """InstanceNotFound says that the same call may succeed later."""
 
-    def _machine(self, uuid: UUID) -> Machine:
-        try:
-            return super()._machine(uuid)
-        except errors.InstanceNotFound as error:
-            error.retryable = True
-            raise
+    class look(Machines):
+        def find(self, uuid: UUID) -> Machine:
+            try:
+                return super().find(uuid)
+            except errors.InstanceNotFound as error:
+                error.retryable = True
+                raise
 
 
 class _Hopeful(FakeDriver):

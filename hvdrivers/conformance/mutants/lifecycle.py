@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Set as AbstractSet
+from typing import Any
 from uuid import UUID
 
 from pydantic import SecretStr
 
+from hvdrivers.conformance.mutants.own_machines import WithMachines
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.config import FakeConfig
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.machines import Machines
 from hvdrivers.fake.records import ImageRecord, Machine, Secret, VolumeRecord
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.events import LifecycleKind
@@ -34,21 +37,24 @@ class SpawnReturnsEarly(FakeDriver):
 
 
 @mutant("LIFE-001")
-class OthersSeeItLater(FakeDriver):
+class OthersSeeItLater(WithMachines):
     """What spawn() made is in the lists of its own connection alone."""
 
-    def __init__(self, host: FakeHost, config: FakeConfig | None = None) -> None:
-        super().__init__(host, config)
-        self._made: set[UUID] = set()
+    class look(Machines):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.made: set[UUID] = set()
+
+        def find(self, uuid: UUID) -> Machine:
+            if uuid not in self.made:
+                raise errors.InstanceNotFound(f"no instance {uuid} is on this host", instance=uuid)
+            return super().find(uuid)
+
+    machines: look
 
     def _define(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
-        self._made.add(spec.uuid)
+        self.machines.made.add(spec.uuid)
         super()._define(task, spec, image)
-
-    def _machine(self, uuid: UUID) -> Machine:
-        if uuid not in self._made:
-            raise errors.InstanceNotFound(f"no instance {uuid} is on this host", instance=uuid)
-        return super()._machine(uuid)
 
 
 @mutant("LIFE-002")
@@ -66,7 +72,7 @@ class StartsForAMoment(FakeDriver):
     def _finish(self, task: Task, spec: InstanceSpec) -> InstanceInfo:
         info = super()._finish(task, spec)
         if not spec.start:
-            self._host.boot(self._machine(spec.uuid))
+            self.fake_host.boot(self.machines.find(spec.uuid))
         return info
 
 
@@ -74,7 +80,9 @@ class _Forgetful(FakeDriver):
     _role = ""
 
     def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
-        kept = [(pool, disk) for pool, disk in self._host.disks_of(uuid) if disk.role == self._role]
+        kept = [
+            (pool, disk) for pool, disk in self.fake_host.disks_of(uuid) if disk.role == self._role
+        ]
         super()._delete_disks(uuid, keep)
         for pool, disk in kept:
             pool.disks[disk.name] = disk
@@ -113,7 +121,7 @@ class DestroyForgetsNvram(FakeDriver):
     """destroy() leaves the firmware's variables."""
 
     def _delete_firmware(self, uuid: UUID) -> None:
-        self._host.tpm.pop(uuid, None)
+        self.fake_host.tpm.pop(uuid, None)
 
 
 @mutant("LIFE-003")
@@ -121,7 +129,7 @@ class DestroyForgetsTpm(FakeDriver):
     """destroy() leaves the TPM's state."""
 
     def _delete_firmware(self, uuid: UUID) -> None:
-        self._host.nvram.pop(uuid, None)
+        self.fake_host.nvram.pop(uuid, None)
 
 
 @mutant("LIFE-003")
@@ -131,8 +139,8 @@ class DestroyForgetsSecondPort(FakeDriver):
     def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
         steps = super()._leftovers(uuid, keep)
         if "delete-ports" in steps:
-            ports = [port.vif.id for port in self._host.ports.values() if port.owner == uuid]
-            self._host.remove_ports(uuid, vif_id=ports[0])
+            ports = [port.vif.id for port in self.fake_host.ports.values() if port.owner == uuid]
+            self.fake_host.remove_ports(uuid, vif_id=ports[0])
         return steps - {"delete-ports"}
 
 
@@ -151,7 +159,7 @@ class DestroyRemovesEverybodysPorts(FakeDriver):
 
     def _forget(self, uuid: UUID) -> None:
         super()._forget(uuid)
-        self._host.ports.clear()
+        self.fake_host.ports.clear()
 
 
 @mutant("LIFE-004")
@@ -159,7 +167,7 @@ class SpawnOverwrites(FakeDriver):
     """spawn() of an existing UUID replaces a stopped machine."""
 
     def _check_new(self, uuid: UUID) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is None or not machine.ours or machine.state is not InstanceState.STOPPED:
             super()._check_new(uuid)
 
@@ -186,7 +194,7 @@ class SpawnRenamesWhatIsThere(FakeDriver):
     """spawn() of an existing UUID raises InstanceExists, and has set its metadata all the same."""
 
     def _check_new(self, uuid: UUID) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None:
             machine.metadata["hvct.seen"] = "twice"
         super()._check_new(uuid)
@@ -201,7 +209,7 @@ class DestroyTwiceFails(FakeDriver):
         self._destroyed: set[UUID] = set()
 
     def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
-        if uuid in self._destroyed and uuid not in self._host.machines:
+        if uuid in self._destroyed and uuid not in self.fake_host.machines:
             raise errors.InstanceNotFound("it has gone", instance=uuid)
         self._destroyed.add(uuid)
         return super()._leftovers(uuid, keep)
@@ -241,9 +249,9 @@ class DestroyDeletesVolumes(FakeDriver):
     """destroy() deletes attached volumes."""
 
     def _release_volumes(self, uuid: UUID) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         for name in machine.volumes if machine is not None else ():
-            for pool in self._host.pools.values():
+            for pool in self.fake_host.pools.values():
                 pool.volumes.pop(name.rpartition("/")[2], None)
         super()._release_volumes(uuid)
 
@@ -262,9 +270,9 @@ class KeepKeepsAll(FakeDriver):
 
     def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         if keep:
-            for pool, disk in list(self._host.disks_of(uuid)):
+            for pool, disk in list(self.fake_host.disks_of(uuid)):
                 if disk.role == "root":
-                    self._host.to_volume(pool, disk, f"{uuid}-root")
+                    self.fake_host.to_volume(pool, disk, f"{uuid}-root")
         else:
             super()._delete_disks(uuid, keep)
 
@@ -275,7 +283,7 @@ class KeptDiskIsReplaced(FakeDriver):
 
     def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
         if keep:
-            self._host.default_pool.volumes.pop(f"{uuid}-root", None)
+            self.fake_host.default_pool.volumes.pop(f"{uuid}-root", None)
         return super()._leftovers(uuid, keep)
 
 
@@ -284,9 +292,9 @@ class HalfSpawnKeepsMachine(FakeDriver):
     """spawn() that fails leaves the machine's definition, as if it were STOPPED."""
 
     def _undefine(self, uuid: UUID, token: int) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None and machine.token == token:
-            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+            self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
 
 
 @mutant("LIFE-009")
@@ -294,10 +302,10 @@ class HalfSpawnKeepsFirmware(FakeDriver):
     """spawn() that fails late leaves the TPM's state."""
 
     def _undefine(self, uuid: UUID, token: int) -> None:
-        state = self._host.tpm.get(uuid)
+        state = self.fake_host.tpm.get(uuid)
         super()._undefine(uuid, token)
         if state is not None:
-            self._host.tpm[uuid] = state
+            self.fake_host.tpm[uuid] = state
 
     def _check_spec(self, spec: InstanceSpec) -> None:
         self._check_new(spec.uuid)  # the rest fails where it is needed
@@ -312,7 +320,9 @@ class HalfSpawnKeepsSecret(FakeDriver):
             super()._check_spec(spec)
         except errors.HypervisorError:
             if spec.cloud_init is not None and spec.cloud_init.user_data is not None:
-                self._host.secrets[f"{spec.uuid}/left"] = Secret(spec.uuid, 0, SecretStr("left"))
+                self.fake_host.secrets[f"{spec.uuid}/left"] = Secret(
+                    spec.uuid, 0, SecretStr("left")
+                )
             raise
 
 
@@ -343,7 +353,7 @@ class DeadlineKeepsHalf(FakeDriver):
     """spawn() that runs out of time raises OperationTimeout and leaves what it has made."""
 
     def _undefine(self, uuid: UUID, token: int) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is None or machine.state is not InstanceState.BUILDING or not machine.claims:
             super()._undefine(uuid, token)
 
@@ -355,14 +365,14 @@ class UuidIsRemembered(FakeDriver):
     _remembered: dict[UUID, dict[str, str]] = {}  # noqa: RUF012 - that is the fault
 
     def _forget(self, uuid: UUID) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None:
             self._remembered[uuid] = machine.metadata
         super()._forget(uuid)
 
     def _define(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
         super()._define(task, spec, image)
-        self._host.machines[spec.uuid].metadata.update(self._remembered.get(spec.uuid, {}))
+        self.fake_host.machines[spec.uuid].metadata.update(self._remembered.get(spec.uuid, {}))
 
 
 @mutant("LIFE-012")
@@ -391,7 +401,7 @@ class SpawnSharesVolumes(FakeDriver):
     """spawn() starts a second machine on a volume that a running one writes to."""
 
     def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is None or machine.state is InstanceState.BUILDING:
             return self._find_volume(attachment)
         return super()._check_free(uuid, attachment)

@@ -56,7 +56,7 @@ class AsksThoughItSaysUnasked(_Declares):
     declares: ClassVar = {Limit.DETACH_UNASKED: "the host asks no guest"}
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
-        if self._host.guest(uuid).detach_seconds > 0:
+        if self.fake_host.guest(uuid).detach_seconds > 0:
             raise errors.DeviceBusy("the guest did not let go")
         super().unplug_vif(uuid, vif_id, timeout=timeout)
 

@@ -24,11 +24,11 @@ class SpawnSlipsThrough(FakeDriver):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> InstanceInfo:
-        before, self._host.maintenance = self._host.maintenance, False
+        before, self.fake_host.maintenance = self.fake_host.maintenance, False
         try:
             return super().spawn(spec, timeout=timeout, progress=progress)
         finally:
-            self._host.maintenance = before
+            self.fake_host.maintenance = before
 
 
 @mutant("MAINT-001")
@@ -39,7 +39,7 @@ class MaintenanceOfOneConnection(FakeDriver):
 
     def _enter(self) -> None:
         super()._enter()
-        self._host.maintenance = False
+        self.fake_host.maintenance = False
         self.own = True
 
     def _leave(self) -> None:
@@ -54,7 +54,7 @@ class RefusedAsInvalidState(FakeDriver):
     """power_on() in maintenance raises InvalidState, as if the machine were at fault."""
 
     def power_on(self, uuid: object, *, timeout: float | None = None) -> None:
-        if self._host.maintenance:
+        if self.fake_host.maintenance:
             raise errors.InvalidState("the host is in maintenance", hint="wait")
         super().power_on(uuid, timeout=timeout)  # type: ignore[arg-type]
 
@@ -67,7 +67,7 @@ class MaintenanceAlthoughMachinesRun(FakeDriver):
         try:
             super()._enter()
         finally:
-            self._host.maintenance = True
+            self.fake_host.maintenance = True
 
 
 @mutant("MAINT-002")
@@ -75,9 +75,9 @@ class MachinesOfOthersDoNotCount(FakeDriver):
     """enter_maintenance() looks only at the machines of ours, and takes the host from others."""
 
     def _enter(self) -> None:
-        if any(machine.takes_memory for machine in self._host.ours()):
+        if any(machine.takes_memory for machine in self.fake_host.ours()):
             super()._enter()
-        self._host.maintenance = True
+        self.fake_host.maintenance = True
 
 
 @mutant("MAINT-003")
@@ -85,9 +85,9 @@ class EnteringTogglesIt(FakeDriver):
     """enter_maintenance() in maintenance ends it."""
 
     def _enter(self) -> None:
-        before = self._host.maintenance
+        before = self.fake_host.maintenance
         super()._enter()
-        self._host.maintenance = not before
+        self.fake_host.maintenance = not before
 
 
 @mutant("MAINT-003")
@@ -96,11 +96,11 @@ class EntriesAreCounted(FakeDriver):
 
     def _enter(self) -> None:
         super()._enter()
-        vars(self._host)["entries"] = vars(self._host).get("entries", 0) + 1
+        vars(self.fake_host)["entries"] = vars(self.fake_host).get("entries", 0) + 1
 
     def _leave(self) -> None:
-        vars(self._host)["entries"] = max(0, vars(self._host).get("entries", 0) - 1)
-        self._host.maintenance = vars(self._host)["entries"] > 0
+        vars(self.fake_host)["entries"] = max(0, vars(self.fake_host).get("entries", 0) - 1)
+        self.fake_host.maintenance = vars(self.fake_host)["entries"] > 0
 
 
 @mutant("MAINT-004")
@@ -109,8 +109,8 @@ class DestroyEndsMaintenance(FakeDriver):
 
     def destroy(self, uuid: object, **options: object) -> None:
         super().destroy(uuid, **options)  # type: ignore[arg-type]
-        if not self._host.ours():
-            self._host.maintenance = False
+        if not self.fake_host.ours():
+            self.fake_host.maintenance = False
 
 
 @mutant("MAINT-005")
@@ -118,11 +118,11 @@ class ResumeSlipsThrough(FakeDriver):
     """In maintenance resume() powers a suspended machine on."""
 
     def _resume(self, uuid: UUID) -> None:
-        before, self._host.maintenance = self._host.maintenance, False
+        before, self.fake_host.maintenance = self.fake_host.maintenance, False
         try:
             super()._resume(uuid)
         finally:
-            self._host.maintenance = before
+            self.fake_host.maintenance = before
 
 
 @mutant("MAINT-005")
@@ -130,18 +130,18 @@ class RescueSlipsThrough(FakeDriver):
     """In maintenance rescue() powers a stopped machine on."""
 
     def _rescue_image(self, uuid: UUID, image: ImageRef | None) -> ImageRef:
-        before, self._host.maintenance = self._host.maintenance, False
+        before, self.fake_host.maintenance = self.fake_host.maintenance, False
         try:
             return super()._rescue_image(uuid, image)
         finally:
-            self._host.maintenance = before
+            self.fake_host.maintenance = before
 
     def _start_rescue(self, uuid: UUID) -> None:
-        before, self._host.maintenance = self._host.maintenance, False
+        before, self.fake_host.maintenance = self.fake_host.maintenance, False
         try:
             super()._start_rescue(uuid)
         finally:
-            self._host.maintenance = before
+            self.fake_host.maintenance = before
 
 
 @mutant("HOSTP-001")
@@ -150,7 +150,7 @@ class RebootsUnderItsMachines(FakeDriver):
 
     def _power(self, action: HostPowerAction) -> None:
         if action is HostPowerAction.REBOOT:
-            self._host.restart_host()
+            self.fake_host.restart_host()
         else:
             super()._power(action)
 
@@ -171,7 +171,7 @@ class RebootForgetsTransientMachines(FakeDriver):
     def _power(self, action: HostPowerAction) -> None:
         super()._power(action)
         if action is HostPowerAction.REBOOT:
-            self._host.machines.clear()
+            self.fake_host.machines.clear()
 
 
 @mutant("HOSTP-003")

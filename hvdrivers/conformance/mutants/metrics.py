@@ -30,7 +30,7 @@ class MetricsOfForeignMachines(FakeDriver):
     """get_metrics() has machines that this library did not make."""
 
     def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
-        machines = self._host.machines.values()
+        machines = self.fake_host.machines.values()
         return [self._of(each) for each in machines if uuids is None or each.uuid in uuids]
 
 
@@ -41,7 +41,10 @@ class ForeignMetricsOnRequest(FakeDriver):
     def _read(self, uuids: AbstractSet[UUID] | None) -> list[InstanceMetrics]:
         if uuids is None:
             return super()._read(None)
-        return [self._of(self._host.machines[each]) for each in uuids & self._host.machines.keys()]
+        return [
+            self._of(self.fake_host.machines[each])
+            for each in uuids & self.fake_host.machines.keys()
+        ]
 
 
 @mutant("METR-001")
@@ -151,7 +154,9 @@ class OneCallForEachInstance(FakeDriver):
     def get_metrics(
         self, uuids: AbstractSet[UUID] | None = None, *, timeout: float | None = None
     ) -> Sequence[InstanceMetrics]:
-        wanted = [each.uuid for each in self._host.ours() if uuids is None or each.uuid in uuids]
+        wanted = [
+            each.uuid for each in self.fake_host.ours() if uuids is None or each.uuid in uuids
+        ]
         found: list[InstanceMetrics] = []
         for uuid in wanted:
             found += super().get_metrics(frozenset({uuid}), timeout=timeout)

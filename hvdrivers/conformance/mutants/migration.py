@@ -43,9 +43,9 @@ class CheckMakesRoom(FakeDriver):
         self, uuid: UUID, destination: Destination, *, timeout: float | None = None
     ) -> MigrationPlan:
         plan = super().check_live_migration(uuid, destination, timeout=timeout)
-        there = self._host.world.find(destination.host)
+        there = self.fake_host.world.find(destination.host)
         if there is not None and plan.possible:
-            there.incoming[uuid] = replace(self._machine(uuid), token=-1)
+            there.incoming[uuid] = replace(self.machines.find(uuid), token=-1)
         return plan
 
 
@@ -63,7 +63,7 @@ class DeadDestinationIsAnError(FakeDriver):
     """The pre-check raises ConnectionFailed where the destination does not answer."""
 
     def _plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
-        if self._host.world.find(destination.host) is None:
+        if self.fake_host.world.find(destination.host) is None:
             raise errors.ConnectionFailed("the destination does not answer")
         return super()._plan(operation, uuid, destination)
 
@@ -75,7 +75,7 @@ class CopyStaysAtTheSource(FakeDriver):
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
         super()._switch_host(operation, uuid, destination)
         disk = Disk(uuid, "root", 1 << 30, ("old",), token=0)
-        self._host.default_pool.disks[disk.name] = disk
+        self.fake_host.default_pool.disks[disk.name] = disk
 
 
 @mutant("MIGR-004")
@@ -83,7 +83,7 @@ class PausedRunsAfterwards(FakeDriver):
     """A paused machine runs when it has arrived."""
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         super()._switch_host(operation, uuid, destination)
         if machine.state is InstanceState.PAUSED:
             machine.state = InstanceState.RUNNING
@@ -94,7 +94,7 @@ class MetadataStayBehind(FakeDriver):
     """The metadata do not move."""
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         super()._switch_host(operation, uuid, destination)
         machine.metadata = {}
 
@@ -104,10 +104,10 @@ class MachineStaysInBothPlaces(FakeDriver):
     """The definition stays at the source, stopped."""
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         super()._switch_host(operation, uuid, destination)
         if operation == "live_migrate":
-            self._host.machines[uuid] = replace(machine, state=InstanceState.STOPPED)
+            self.fake_host.machines[uuid] = replace(machine, state=InstanceState.STOPPED)
 
 
 @mutant("MIGR-005")
@@ -144,9 +144,9 @@ class TimeoutStopsTheMachine(FakeDriver):
 
     def _stop_copying(self, uuid: UUID) -> None:
         super()._stop_copying(uuid)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if machine.migration is not None and not machine.migration.aborted:
-            self._host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
+            self.fake_host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
 
 
 @mutant("MIGR-007")
@@ -154,7 +154,7 @@ class ProgressIsAlwaysNone(FakeDriver):
     """migration_progress() knows of no migration."""
 
     def _where(self, uuid: UUID) -> MigrationProgress:
-        self._machine(uuid)
+        self.machines.find(uuid)
         return MigrationProgress(phase=MigrationPhase.NONE)
 
 
@@ -175,9 +175,9 @@ class AbortStopsTheMachine(FakeDriver):
 
     def _stop_copying(self, uuid: UUID) -> None:
         super()._stop_copying(uuid)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if machine.migration is not None and machine.migration.aborted:
-            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+            self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
 
 
 @mutant("MIGR-008")
@@ -203,7 +203,7 @@ class NothingToAbortIsAnError(FakeDriver):
     """abort_migration() without a migration raises InvalidState."""
 
     def _abort(self, uuid: UUID) -> None:
-        if self._machine(uuid).migration is None:
+        if self.machines.find(uuid).migration is None:
             raise errors.InvalidState("no migration of this instance is under way")
         super()._abort(uuid)
 
@@ -213,7 +213,7 @@ class ForceDoesNothing(FakeDriver):
     """force_migration() returns, and changes nothing."""
 
     def _force(self, uuid: UUID) -> None:
-        migration = self._checked("force_migration", uuid).migration
+        migration = self.machines.checked("force_migration", uuid).migration
         if migration is None or not migration.active:
             raise errors.InvalidState("no migration of this instance is under way")
 
@@ -232,7 +232,7 @@ class NothingToForceIsASuccess(FakeDriver):
     """force_migration() without a migration returns."""
 
     def _force(self, uuid: UUID) -> None:
-        machine: Machine = self._checked("force_migration", uuid)
+        machine: Machine = self.machines.checked("force_migration", uuid)
         migration: Migration | None = machine.migration
         if migration is not None and migration.active:
             super()._force(uuid)
@@ -244,7 +244,7 @@ class ColdMigrationLosesTheNics(FakeDriver):
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
         if operation == "cold_migrate":
-            self._host.remove_ports(uuid)
+            self.fake_host.remove_ports(uuid)
         super()._switch_host(operation, uuid, destination)
 
 
@@ -278,9 +278,9 @@ class CallbackLeavesACopyThere(FakeDriver):
         except errors.HypervisorError:
             raise
         except Exception:
-            there = self._host.world.find(destination.host)
+            there = self.fake_host.world.find(destination.host)
             if there is not None:
-                there.incoming[uuid] = replace(self._machine(uuid), token=-1)
+                there.incoming[uuid] = replace(self.machines.find(uuid), token=-1)
             raise
 
 

@@ -25,10 +25,10 @@ class LiveMigrationBoots(FakeDriver):
     """The guest is started anew at the destination: it was no live migration."""
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         super()._switch_host(operation, uuid, destination)
         if operation == "live_migrate":
-            self._host.boot(machine)
+            self.fake_host.boot(machine)
 
 
 class _Stale(FakeDriver):
@@ -36,7 +36,7 @@ class _Stale(FakeDriver):
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
         if operation == self._operation:
-            for pool, disk in list(self._host.disks_of(uuid)):
+            for pool, disk in list(self.fake_host.disks_of(uuid)):
                 pool.disks[disk.name] = replace(disk, content=disk.content[:1])
         super()._switch_host(operation, uuid, destination)
 
@@ -60,7 +60,7 @@ class SnapshotsStayBehind(FakeDriver):
     """An instance arrives without its snapshots."""
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         super()._switch_host(operation, uuid, destination)
         machine.snapshots.clear()
         machine.current_snapshot = None
@@ -105,7 +105,7 @@ class _LooksNowhere(FakeDriver):
 
     def _plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
         plan = super()._plan(operation, uuid, destination)
-        if operation in self._operations and destination.host == self._host.name:
+        if operation in self._operations and destination.host == self.fake_host.name:
             return plan.model_copy(update={"blockers": ()})
         return plan
 
@@ -125,7 +125,7 @@ class ItselfIsInItsWay(FakeDriver):
         self, machine: Machine, target: FakeHost | None, moves: list[Any], destination: Any
     ) -> Iterator[Blocker]:
         yield from super()._blockers(machine, target, moves, destination)
-        if target is self._host:
+        if target is self.fake_host:
             yield Blocker(kind=BlockerKind.NETWORK, reason="the MAC address is in use")
 
 
@@ -141,7 +141,7 @@ class ArrivesWhereItIs(FakeDriver):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        if destination.host != self._host.name:
+        if destination.host != self.fake_host.name:
             super().cold_migrate(uuid, destination, timeout=timeout, progress=progress)
 
 
@@ -150,7 +150,7 @@ class _SharesMove(FakeDriver):
 
     def _plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
         plan = super()._plan(operation, uuid, destination)
-        tags = self._machine(uuid).shares if operation in self._operations else {}
+        tags = self.machines.find(uuid).shares if operation in self._operations else {}
         left = tuple(each for each in plan.blockers if each.device not in tags)
         return plan.model_copy(update={"blockers": left})
 
@@ -174,10 +174,10 @@ class TpmStateStaysBehind(FakeDriver):
     """The state of the TPM of an instance that has moved is still at the source."""
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        state = self._host.tpm.get(uuid)
+        state = self.fake_host.tpm.get(uuid)
         super()._switch_host(operation, uuid, destination)
         if state is not None and operation == "cold_migrate":
-            self._host.tpm[uuid] = state
+            self.fake_host.tpm[uuid] = state
 
 
 @mutant("MIGR-004")
@@ -185,10 +185,10 @@ class NvramStaysBehind(FakeDriver):
     """The UEFI variables of an instance that has moved are still at the source."""
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        variables = self._host.nvram.get(uuid)
+        variables = self.fake_host.nvram.get(uuid)
         super()._switch_host(operation, uuid, destination)
         if variables is not None:
-            self._host.nvram[uuid] = variables
+            self.fake_host.nvram[uuid] = variables
 
 
 class _Overlooking(FakeDriver):
@@ -245,7 +245,7 @@ class MovesWhatIsNotThere(FakeDriver):
 
     def _copy_memory(self, task: Task, machine: Machine | None, migration: Migration) -> None:
         while machine is not None and not (machine.guest.converges or migration.aborted):
-            self._host.clock.wait(0.05, Wake())
+            self.fake_host.clock.wait(0.05, Wake())
         super()._copy_memory(task, machine, migration)
 
 
@@ -254,7 +254,7 @@ class DestroyedHereIsPreparedThere(FakeDriver):
     """What a migration has prepared stays at the destination if the machine is destroyed."""
 
     def _cancel(self, task: Task, uuid: UUID, destination: Destination) -> None:
-        if uuid in self._host.machines:
+        if uuid in self.fake_host.machines:
             super()._cancel(task, uuid, destination)
 
 
@@ -263,7 +263,7 @@ class GoesToADeadHost(FakeDriver):
     """The switch does not look whether the destination still answers: the machine is lost."""
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        there = self._host.world.find(destination.host)
+        there = self.fake_host.world.find(destination.host)
         answers = there is None or there.reachable
         if there is not None:
             there.reachable = True
@@ -282,8 +282,8 @@ class DiesWithItsDestination(FakeDriver):
         try:
             super()._switch_host(operation, uuid, destination)
         except errors.ConnectionFailed:
-            machine = self._machine(uuid)
-            self._host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
+            machine = self.machines.find(uuid)
+            self.fake_host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
             raise
 
 
@@ -294,5 +294,5 @@ class NeighboursNicsBlock(FakeDriver):
     def _network_blockers(
         self, machine: Machine, target: FakeHost, destination: Destination
     ) -> Iterator[Blocker]:
-        for each in self._host.ours():
+        for each in self.fake_host.ours():
             yield from super()._network_blockers(each, target, destination)

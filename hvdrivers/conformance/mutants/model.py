@@ -16,11 +16,11 @@ class RenameIsLostAtUnpause(FakeDriver):
 
     def pause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         super().pause(uuid, timeout=timeout)
-        self.__dict__.setdefault("_names", {}).setdefault(uuid, self._machine(uuid).name)
+        self.__dict__.setdefault("_names", {}).setdefault(uuid, self.machines.find(uuid).name)
 
     def unpause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         super().unpause(uuid, timeout=timeout)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         machine.name = self.__dict__.get("_names", {}).pop(uuid, machine.name)
 
 
@@ -29,11 +29,11 @@ class ResumeAfterAChangeIsPaused(FakeDriver):
     """A machine whose metadata were changed while it was suspended comes back paused."""
 
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         changed = machine.state is InstanceState.SUSPENDED and bool(machine.metadata)
         super().resume(uuid, timeout=timeout)
         if changed:
-            self._host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
+            self.fake_host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
 
 
 @mutant("MODEL-001")
@@ -41,7 +41,7 @@ class RespawnFindsOldMetadata(FakeDriver):
     """A machine that was destroyed while it was stopped leaves its metadata to its successor."""
 
     def destroy(self, uuid: UUID, **options: object) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         kept = self.__dict__.setdefault("_kept", {})
         if machine is not None and machine.state is InstanceState.STOPPED:
             kept[uuid] = dict(machine.metadata)
@@ -49,7 +49,7 @@ class RespawnFindsOldMetadata(FakeDriver):
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         super().power_on(uuid, timeout=timeout)
-        self._machine(uuid).metadata.update(self.__dict__.get("_kept", {}).pop(uuid, {}))
+        self.machines.find(uuid).metadata.update(self.__dict__.get("_kept", {}).pop(uuid, {}))
 
 
 @mutant("MODEL-001")
@@ -57,9 +57,9 @@ class PowerOffWhilePausedLosesANic(FakeDriver):
     """A paused machine that is switched off loses the NIC that was plugged last."""
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         paused = machine is not None and machine.state is InstanceState.PAUSED
         super().power_off(uuid, graceful=graceful, timeout=timeout)
         ports = list(self._ports_of(uuid))
         if paused and ports:
-            self._host.remove_ports(uuid, vif_id=ports[-1].vif.id)
+            self.fake_host.remove_ports(uuid, vif_id=ports[-1].vif.id)

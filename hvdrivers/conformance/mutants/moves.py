@@ -25,7 +25,7 @@ class _Prepares(FakeDriver):
         move = super().prepare_move(
             uuid, destination, flavor=flavor, timeout=timeout, progress=progress
         )
-        self.afterwards(self._host.machines[uuid])
+        self.afterwards(self.fake_host.machines[uuid])
         return move
 
     def afterwards(self, machine: Machine) -> None:
@@ -61,7 +61,7 @@ class ArrivesWithTheOldFlavor(FakeDriver):
         progress: ProgressCallback | None = None,
     ) -> InstanceInfo:
         info = super().finish_move(move, timeout=timeout, progress=progress)
-        machine = self._host.machines[move.uuid]
+        machine = self.fake_host.machines[move.uuid]
         machine.flavor = machine.flavor.model_copy(update={"vcpus": info.flavor.vcpus - 1})
         return self.get_instance(move.uuid)
 
@@ -71,7 +71,7 @@ class ConfirmLeavesTheCopy(FakeDriver):
     """confirm_move() takes the mark away and leaves the copy."""
 
     def confirm_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None and machine.move is not None and machine.move.move.destination:
             machine.move = None
             return
@@ -83,10 +83,10 @@ class RevertKeepsWhatWasWritten(FakeDriver):
     """revert_move() within a host gives the flavor back, and not the bytes."""
 
     def revert_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        root = self._host.disk(uuid, "root")
+        root = self.fake_host.disk(uuid, "root")
         written = None if root is None else root.content
         super().revert_move(uuid, timeout=timeout)
-        now = self._host.disk(uuid, "root")
+        now = self.fake_host.disk(uuid, "root")
         if now is not None and written is not None:
             now.content = written
 
@@ -96,7 +96,7 @@ class RevertLeavesWhatWasPrepared(FakeDriver):
     """revert_move() leaves the copy at the destination."""
 
     def revert_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        machine = self._host.machines[uuid]
+        machine = self.fake_host.machines[uuid]
         if machine.move is not None and machine.move.move.destination is not None:
             machine.move = None
             return
@@ -108,7 +108,7 @@ class ConfirmDestroysTheOnlyCopy(FakeDriver):
     """confirm_move() removes the source before the destination has the instance."""
 
     def confirm_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None and machine.move is not None:
             self.destroy(uuid, timeout=timeout)
 
@@ -126,7 +126,7 @@ class PreparesTwice(FakeDriver):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> Move:
-        if self._host.machines[uuid].move is not None:
+        if self.fake_host.machines[uuid].move is not None:
             self.revert_move(uuid)
         return super().prepare_move(
             uuid, destination, flavor=flavor, timeout=timeout, progress=progress
@@ -138,7 +138,7 @@ class DestroyLeavesWhatWasPrepared(FakeDriver):
     """destroy() of the source leaves the copy at the destination."""
 
     def _forget(self, uuid: UUID) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is not None:
             machine.move = None
         super()._forget(uuid)

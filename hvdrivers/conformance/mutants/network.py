@@ -31,7 +31,7 @@ class PlugSeenByOneConnection(FakeDriver):
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         plugged = super().plug_vif(uuid, vif, timeout=timeout)
         self.__dict__.setdefault("remembered", {})[uuid] = plugged
-        self._host.remove_ports(uuid, vif_id=vif.id)
+        self.fake_host.remove_ports(uuid, vif_id=vif.id)
         return plugged
 
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
@@ -48,7 +48,7 @@ class _ForgetsAtPowerOff(FakeDriver):
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         super().power_off(uuid, graceful=graceful, timeout=timeout)
         for vif_id in self.lost.pop(uuid, set()):
-            self._host.remove_ports(uuid, vif_id=vif_id)
+            self.fake_host.remove_ports(uuid, vif_id=vif_id)
 
 
 @mutant("NET-002")
@@ -56,7 +56,7 @@ class PlugOnlyLive(_ForgetsAtPowerOff):
     """A NIC plugged into a running machine is gone after its next power_off()."""
 
     def _plug_nic(self, uuid: UUID, vif: Vif) -> AttachedVif:
-        if self._host.machines[uuid].state is InstanceState.RUNNING:
+        if self.fake_host.machines[uuid].state is InstanceState.RUNNING:
             self.lost.setdefault(uuid, set()).add(vif.id)
         return super()._plug_nic(uuid, vif)
 
@@ -95,7 +95,7 @@ class SecondPlugChangesTheNic(FakeDriver):
     """Plugging a VIF that is there already gives it the address of the second request."""
 
     def _check_plug_nic(self, uuid: UUID, vif: Vif) -> AttachedVif | None:
-        port = self._host.ports.get((uuid, vif.id))
+        port = self.fake_host.ports.get((uuid, vif.id))
         if port is not None:
             port.vif = vif
         return super()._check_plug_nic(uuid, vif)
@@ -107,7 +107,7 @@ class PlugMakesUpAddresses(FakeDriver):
 
     def _plug_nic(self, uuid: UUID, vif: Vif) -> AttachedVif:
         if vif.address == default_mac(vif.id, uuid):
-            port = self._host.ports[uuid, vif.id]
+            port = self.fake_host.ports[uuid, vif.id]
             port.vif = port.vif.model_copy(update={"address": "52:54:00:00:00:02"})
         return super()._plug_nic(uuid, vif)
 
@@ -129,7 +129,7 @@ class AbsentNetworkLeavesAPort(FakeDriver):
         try:
             return super()._check_plug_nic(uuid, vif)
         except errors.NetworkNotFound:
-            self._host.ports[uuid, vif.id] = Port(vif, uuid, 0)
+            self.fake_host.ports[uuid, vif.id] = Port(vif, uuid, 0)
             raise
 
 
@@ -149,7 +149,7 @@ class AbsentNetworkIsFoundAtStart(FakeDriver):
     """A stopped machine gets a NIC on an absent network; it fails when it is started."""
 
     def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is None or machine.state is not InstanceState.STOPPED:
             super()._check_port(uuid, vif, starts=starts)
 
@@ -159,9 +159,9 @@ class PortIsTakenFromItsOwner(FakeDriver):
     """plug_vif() of a port that another machine has takes it away there."""
 
     def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
-        for port in list(self._host.ports.values()):
+        for port in list(self.fake_host.ports.values()):
             if port.owner != uuid and port.vif.id == vif.id:
-                self._host.remove_ports(port.owner, vif_id=vif.id)
+                self.fake_host.remove_ports(port.owner, vif_id=vif.id)
         super()._check_port(uuid, vif, starts=starts)
 
 
@@ -182,9 +182,9 @@ class FullMachineLeavesAPort(FakeDriver):
         try:
             super()._check_nic_slot(uuid)
         except errors.InsufficientResources:
-            vif = next(iter(self._host.ports.values())).vif
+            vif = next(iter(self.fake_host.ports.values())).vif
             extra = vif.model_copy(update={"id": "hvct-left-behind"})
-            self._host.ports[uuid, extra.id] = Port(extra, uuid, 0)
+            self.fake_host.ports[uuid, extra.id] = Port(extra, uuid, 0)
             raise
 
 
@@ -195,8 +195,8 @@ class UnplugOnlyLive(FakeDriver):
     taken: ClassVar[dict[UUID, Port]] = {}
 
     def _unplug_nic(self, uuid: UUID, vif_id: str) -> None:
-        if self._host.machines[uuid].state is InstanceState.RUNNING:
-            self.taken[uuid] = self._host.ports[uuid, vif_id]
+        if self.fake_host.machines[uuid].state is InstanceState.RUNNING:
+            self.taken[uuid] = self.fake_host.ports[uuid, vif_id]
         super()._unplug_nic(uuid, vif_id)
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
@@ -204,7 +204,7 @@ class UnplugOnlyLive(FakeDriver):
         port = self.taken.pop(uuid, None)
         if port is not None:
             port.plugged = True
-            self._host.ports[uuid, port.vif.id] = port
+            self.fake_host.ports[uuid, port.vif.id] = port
 
 
 @mutant("NET-010")
@@ -214,7 +214,7 @@ class UnplugByPrefix(FakeDriver):
     def _unplug_nic(self, uuid: UUID, vif_id: str) -> None:
         for port in self._ports_of(uuid):
             if port.vif.id.startswith(vif_id):
-                self._host.remove_ports(uuid, vif_id=port.vif.id)
+                self.fake_host.remove_ports(uuid, vif_id=port.vif.id)
 
 
 @mutant("NET-011")
@@ -222,10 +222,10 @@ class UnplugKeepsThePort(FakeDriver):
     """The port of an unplugged NIC stays on the switch."""
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
-        port = self._host.ports.get((uuid, vif_id))
+        port = self.fake_host.ports.get((uuid, vif_id))
         super().unplug_vif(uuid, vif_id, timeout=timeout)
         if port is not None:
-            self._host.ports[uuid, vif_id] = port
+            self.fake_host.ports[uuid, vif_id] = port
 
 
 @mutant("NET-012")
@@ -233,7 +233,7 @@ class UnplugDoesNotWait(FakeDriver):
     """unplug_vif() returns when the guest was asked, not when it has let go."""
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
-        guest = self._machine(uuid).guest
+        guest = self.machines.find(uuid).guest
         seconds, guest.detach_seconds = guest.detach_seconds, 0.0
         try:
             super().unplug_vif(uuid, vif_id, timeout=timeout)
@@ -257,7 +257,7 @@ class LateUnplugOfNicComesBack(FakeDriver):
     asked: ClassVar[dict[UUID, Port]] = {}
 
     def _ask_guest(self, machine: Machine, device: str) -> None:
-        self.asked[machine.uuid] = self._host.ports[machine.uuid, device]
+        self.asked[machine.uuid] = self.fake_host.ports[machine.uuid, device]
         super()._ask_guest(machine, device)
 
     def _unplug_nic(self, uuid: UUID, vif_id: str) -> None:
@@ -267,7 +267,7 @@ class LateUnplugOfNicComesBack(FakeDriver):
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         port = self.asked.pop(uuid, None)
         if port is not None:
-            self._host.ports[uuid, port.vif.id] = port
+            self.fake_host.ports[uuid, port.vif.id] = port
         super().power_on(uuid, timeout=timeout)
 
 
@@ -277,7 +277,7 @@ class UnplugOfAbsentRaises(FakeDriver):
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
         self.get_instance(uuid)
-        if (uuid, vif_id) not in self._host.ports:
+        if (uuid, vif_id) not in self.fake_host.ports:
             raise errors.NetworkNotFound("no such NIC")
         super().unplug_vif(uuid, vif_id, timeout=timeout)
 
@@ -288,9 +288,9 @@ class UnplugOfAnothersPort(FakeDriver):
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
         super().unplug_vif(uuid, vif_id, timeout=timeout)
-        for owner, name in list(self._host.ports):
+        for owner, name in list(self.fake_host.ports):
             if name == vif_id:
-                self._host.remove_ports(owner, vif_id=vif_id)
+                self.fake_host.remove_ports(owner, vif_id=vif_id)
 
 
 @mutant("NET-020")
@@ -298,7 +298,7 @@ class VifQosIgnored(FakeDriver):
     """set_vif_qos() accepts limits and sets none."""
 
     def _limit_nic(self, uuid: UUID, vif_id: str, qos: VifQos | None) -> None:
-        port = self._host.ports.get((uuid, vif_id))
+        port = self.fake_host.ports.get((uuid, vif_id))
         super()._limit_nic(uuid, vif_id, port.vif.qos if port is not None else None)
 
 
@@ -307,7 +307,7 @@ class VifQosAddsUp(FakeDriver):
     """set_vif_qos() leaves the limit of a direction that the new ones do not name."""
 
     def _limit_nic(self, uuid: UUID, vif_id: str, qos: VifQos | None) -> None:
-        port = self._host.ports.get((uuid, vif_id))
+        port = self.fake_host.ports.get((uuid, vif_id))
         before = port.vif.qos if port is not None else None
         if qos is not None and before is not None:
             qos = VifQos(
@@ -343,7 +343,7 @@ class VifQosOfAnothersPort(FakeDriver):
     """set_vif_qos() limits the port in whatever machine has it."""
 
     def _limit_nic(self, uuid: UUID, vif_id: str, qos: VifQos | None) -> None:
-        owners = [owner for owner, name in self._host.ports if name == vif_id]
+        owners = [owner for owner, name in self.fake_host.ports if name == vif_id]
         super()._limit_nic((owners or [uuid])[0], vif_id, qos)
 
 
@@ -360,7 +360,7 @@ class SpawnIgnoresQos(FakeDriver):
     """A NIC that a machine is spawned with has no limits."""
 
     def _finish(self, task: Task, spec: InstanceSpec) -> InstanceInfo:
-        for port in self._host.ports.values():
+        for port in self.fake_host.ports.values():
             if port.owner == spec.uuid:
                 port.vif = port.vif.model_copy(update={"qos": None})
         return super()._finish(task, spec)

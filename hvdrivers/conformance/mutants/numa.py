@@ -51,7 +51,7 @@ class AbsentCellIsAnother(_Placing):
     """A node for a cell that is not there goes to the first one."""
 
     def changed(self, spec: InstanceSpec) -> InstanceSpec:
-        sockets = self._host.size.sockets
+        sockets = self.fake_host.size.sockets
         nodes = tuple(
             node.model_copy(update={"cell": node.cell if node.cell < sockets else 0})
             for node in spec.numa
@@ -64,7 +64,7 @@ class PlacedMachineGrows(FakeDriver):
     """resize() gives a placed machine CPUs that are in none of its nodes."""
 
     def _resize(self, uuid: UUID, flavor: Flavor) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         nodes, machine.numa = machine.numa, ()
         try:
             super()._resize(uuid, flavor)

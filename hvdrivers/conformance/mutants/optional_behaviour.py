@@ -24,7 +24,7 @@ class SnapshotsSwallowTheResize(FakeDriver):
     """resize() of a disk with snapshots returns, and has changed nothing."""
 
     def _resize(self, uuid: UUID, flavor: Flavor) -> None:
-        if not self._machine(uuid).snapshots:
+        if not self.machines.find(uuid).snapshots:
             super()._resize(uuid, flavor)
 
 
@@ -32,7 +32,7 @@ class _NeverLess(FakeDriver):
     _field = ""
 
     def _resize_hot(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
-        if field != self._field or wanted >= getattr(self._machine(uuid).flavor, field):
+        if field != self._field or wanted >= getattr(self.machines.find(uuid).flavor, field):
             super()._resize_hot(operation, uuid, field, wanted)
 
 
@@ -61,7 +61,7 @@ class TooLargeToStart(FakeDriver):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> InstanceInfo:
-        if spec.flavor.vcpus > self._host.size.threads:
+        if spec.flavor.vcpus > self.fake_host.size.threads:
             spec = spec.model_copy(update={"start": False})
         return super().spawn(spec, timeout=timeout, progress=progress)
 
@@ -84,8 +84,8 @@ class BuildingIsToldTooLate(FakeDriver):
 
     def _finish(self, task: Any, spec: InstanceSpec) -> InstanceInfo:
         info = super()._finish(task, spec)
-        machine = self._host.machines[spec.uuid]
-        self._host.tell_lifecycle(machine, LifecycleKind.CREATED, InstanceState.BUILDING)
+        machine = self.fake_host.machines[spec.uuid]
+        self.fake_host.tell_lifecycle(machine, LifecycleKind.CREATED, InstanceState.BUILDING)
         return info
 
 
@@ -94,11 +94,11 @@ class BuildingIsNotTold(FakeDriver):
     """Who watches learns of a new machine when it is complete."""
 
     def _define(self, task: Any, spec: InstanceSpec, image: Any) -> None:
-        waiting, self._host.streams = self._host.streams, set()
+        waiting, self.fake_host.streams = self.fake_host.streams, set()
         try:
             super()._define(task, spec, image)
         finally:
-            self._host.streams = waiting
+            self.fake_host.streams = waiting
 
 
 @mutant("MIGR-021")
@@ -122,7 +122,7 @@ class ArrivesWithoutItsSnapshots(FakeDriver):
     """cold_migrate() of an instance with snapshots leaves them out."""
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        self._machine(uuid).snapshots.clear()
+        self.machines.find(uuid).snapshots.clear()
         super()._switch_host(operation, uuid, destination)
 
 
@@ -131,11 +131,11 @@ class SwitchOverComesLate(FakeDriver):
     """The source tells the switch-over when the instance has gone already."""
 
     def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        machine = self._machine(uuid)
-        waiting, self._host.streams = self._host.streams, set()
+        machine = self.machines.find(uuid)
+        waiting, self.fake_host.streams = self.fake_host.streams, set()
         try:
             super()._switch_host(operation, uuid, destination)
         finally:
-            self._host.streams = waiting
-        self._host.tell_lifecycle(machine, LifecycleKind.MIGRATED, None)
-        self._host.tell_lifecycle(machine, LifecycleKind.SWITCHING, machine.state)
+            self.fake_host.streams = waiting
+        self.fake_host.tell_lifecycle(machine, LifecycleKind.MIGRATED, None)
+        self.fake_host.tell_lifecycle(machine, LifecycleKind.SWITCHING, machine.state)

@@ -91,7 +91,7 @@ class KeptDiskIsMadeAnew(FakeDriver):
 
     def _own_volume(self, task: Task, disk: Disk, volume_id: str) -> None:
         super()._own_volume(task, disk, volume_id)
-        mine = self._host.disk(disk.owner, disk.role)
+        mine = self.fake_host.disk(disk.owner, disk.role)
         assert mine is not None  # noqa: S101 - it has just been made
         mine.content = ("empty",)
 
@@ -101,7 +101,7 @@ class KeptDiskIsLostByAFailure(FakeDriver):
     """A spawn() that fails after it has taken a kept disk over deletes it."""
 
     def _give_back(self, disk: Disk, volume_id: str, token: int) -> None:
-        self._host.remove_disks(disk.owner, disk.role, token=token)
+        self.fake_host.remove_disks(disk.owner, disk.role, token=token)
 
 
 @mutant("LIFE-028")

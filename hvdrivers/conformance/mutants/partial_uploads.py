@@ -48,4 +48,4 @@ class EveryUploadIsEvicted(FakeDriver):
 
     def _evict(self, key: str) -> None:
         super()._evict(key)
-        self._host.default_pool.images.pop(key.partition(".")[0], None)
+        self.fake_host.default_pool.images.pop(key.partition(".")[0], None)

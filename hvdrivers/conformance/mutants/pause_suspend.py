@@ -17,7 +17,7 @@ class PauseStops(FakeDriver):
     """pause() switches the machine off."""
 
     def _set_paused(self, operation: str, uuid: UUID, state: InstanceState) -> None:
-        self._checked(operation, uuid)
+        self.machines.checked(operation, uuid)
         if state is InstanceState.PAUSED:
             self._power_off(uuid)
         else:
@@ -37,10 +37,10 @@ class UnpauseBoots(FakeDriver):
     """unpause() starts the guest anew."""
 
     def _set_paused(self, operation: str, uuid: UUID, state: InstanceState) -> None:
-        paused = self._machine(uuid).state is InstanceState.PAUSED
+        paused = self.machines.find(uuid).state is InstanceState.PAUSED
         super()._set_paused(operation, uuid, state)
         if paused and state is InstanceState.RUNNING:
-            self._host.boot(self._machine(uuid))
+            self.fake_host.boot(self.machines.find(uuid))
 
 
 @mutant("POWER-010")
@@ -48,10 +48,10 @@ class SuspendLosesMemory(FakeDriver):
     """resume() starts the guest anew: what was saved is lost."""
 
     def _resume(self, uuid: UUID) -> None:
-        suspended = self._machine(uuid).state is InstanceState.SUSPENDED
+        suspended = self.machines.find(uuid).state is InstanceState.SUSPENDED
         super()._resume(uuid)
         if suspended:
-            self._host.boot(self._machine(uuid))
+            self.fake_host.boot(self.machines.find(uuid))
 
 
 @mutant("POWER-010")
@@ -59,10 +59,10 @@ class PowerOnDropsMemory(FakeDriver):
     """power_on() of a suspended machine starts it anew."""
 
     def _power_on(self, uuid: UUID) -> None:
-        suspended = self._machine(uuid).state is InstanceState.SUSPENDED
+        suspended = self.machines.find(uuid).state is InstanceState.SUSPENDED
         super()._power_on(uuid)
         if suspended:
-            self._host.boot(self._machine(uuid))
+            self.fake_host.boot(self.machines.find(uuid))
 
 
 @mutant("POWER-010")
@@ -70,7 +70,7 @@ class ResumeKeepsMemoryFile(FakeDriver):
     """resume() leaves the memory image on the disk."""
 
     def _resume(self, uuid: UUID) -> None:
-        kept = [each for each in self._host.disks_of(uuid) if each[1].role == "memory"]
+        kept = [each for each in self.fake_host.disks_of(uuid) if each[1].role == "memory"]
         super()._resume(uuid)
         for pool, disk in kept:
             pool.disks[disk.name] = disk
@@ -81,8 +81,8 @@ class SuspendOnlyPauses(FakeDriver):
     """suspend() pauses the machine and calls it suspended on this connection."""
 
     def _suspended(self, uuid: UUID) -> None:
-        machine = self._checked("suspend", uuid)
-        self._host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
+        machine = self.machines.checked("suspend", uuid)
+        self.fake_host.set_state(machine, InstanceState.PAUSED, LifecycleKind.PAUSED)
 
 
 @mutant("POWER-011")
@@ -90,7 +90,7 @@ class PowerOffKeepsMemoryFile(FakeDriver):
     """power_off() of a suspended machine leaves the memory image on the disk."""
 
     def _power_off(self, uuid: UUID) -> None:
-        kept = [each for each in self._host.disks_of(uuid) if each[1].role == "memory"]
+        kept = [each for each in self.fake_host.disks_of(uuid) if each[1].role == "memory"]
         super()._power_off(uuid)
         for pool, disk in kept:
             pool.disks[disk.name] = disk
@@ -101,7 +101,7 @@ class UnpauseOfRunningFails(FakeDriver):
     """unpause() of a running machine raises InvalidState."""
 
     def _set_paused(self, operation: str, uuid: UUID, state: InstanceState) -> None:
-        machine: Machine = self._checked(operation, uuid)
+        machine: Machine = self.machines.checked(operation, uuid)
         if machine.state is state is InstanceState.RUNNING:
             raise errors.InvalidState("it is not paused", hint="pause() it first")
         super()._set_paused(operation, uuid, state)
@@ -112,10 +112,10 @@ class ResumeOfRunningBoots(FakeDriver):
     """resume() of a running machine starts its guest anew."""
 
     def _resume(self, uuid: UUID) -> None:
-        running = self._checked("resume", uuid).state is InstanceState.RUNNING
+        running = self.machines.checked("resume", uuid).state is InstanceState.RUNNING
         super()._resume(uuid)
         if running:
-            self._host.boot(self._machine(uuid))
+            self.fake_host.boot(self.machines.find(uuid))
 
 
 @mutant("POWER-018")

@@ -34,7 +34,9 @@ class PortsAreHeldForEver(FakeDriver):
     """The port of a machine that is powered off is refused to every other."""
 
     def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
-        if any(port.owner != uuid and port.vif.id == vif.id for port in self._host.ports.values()):
+        if any(
+            port.owner != uuid and port.vif.id == vif.id for port in self.fake_host.ports.values()
+        ):
             raise errors.DeviceBusy("another machine has this port")
 
 
@@ -44,9 +46,9 @@ class PortIsTakenFromWhoIsOff(FakeDriver):
 
     def _make_port(self, uuid: UUID, vif: Vif, token: int) -> None:
         super()._make_port(uuid, vif, token)
-        for owner, name in list(self._host.ports):
+        for owner, name in list(self.fake_host.ports):
             if name == vif.id and owner != uuid:
-                self._host.remove_ports(owner, vif_id=name)
+                self.fake_host.remove_ports(owner, vif_id=name)
 
 
 @mutant("NET-025")
@@ -78,7 +80,7 @@ class NamesOfNicsAreTheHosts(FakeDriver):
 
     def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
         super()._check_free_port(uuid, vif)
-        for port in self._host.ports.values():
+        for port in self.fake_host.ports.values():
             if port.owner != uuid and port.vif.id == vif.id:
                 raise errors.DeviceBusy("another machine has a NIC of this name")
 

@@ -31,14 +31,14 @@ class PowerOnReturnsEarly(FakeDriver):
     """power_on() returns before the machine runs."""
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        with self._task("power_on", uuid, timeout) as task:
-            task.call("look-up", lambda: self._checked("power_on", uuid), changes=False)
+        with self.link.task("power_on", uuid, timeout) as task:
+            task.call("look-up", lambda: self.machines.checked("power_on", uuid), changes=False)
         timer = threading.Timer(0.1, self._later, args=(uuid,))
         timer.daemon = True
         timer.start()
 
     def _later(self, uuid: UUID) -> None:
-        with suppress(errors.HypervisorError), self._host.world.lock:
+        with suppress(errors.HypervisorError), self.fake_host.world.lock:
             self._power_on(uuid)
 
 
@@ -49,8 +49,8 @@ class PowerOnLosesNics(FakeDriver):
     def _power_on(self, uuid: UUID) -> None:
         super()._power_on(uuid)
         ports = self._ports_of(uuid)
-        if self._machine(uuid).boots > 1 and ports:
-            self._host.remove_ports(uuid, vif_id=ports[-1].vif.id)
+        if self.machines.find(uuid).boots > 1 and ports:
+            self.fake_host.remove_ports(uuid, vif_id=ports[-1].vif.id)
 
 
 @mutant("POWER-002")
@@ -58,8 +58,8 @@ class PowerOnRestarts(FakeDriver):
     """power_on() of a running machine starts it anew."""
 
     def _power_on(self, uuid: UUID) -> None:
-        if self._checked("power_on", uuid).state is InstanceState.RUNNING:
-            self._host.boot(self._machine(uuid))
+        if self.machines.checked("power_on", uuid).state is InstanceState.RUNNING:
+            self.fake_host.boot(self.machines.find(uuid))
         super()._power_on(uuid)
 
 
@@ -68,7 +68,7 @@ class PowerOffDoesNothing(FakeDriver):
     """power_off() does nothing."""
 
     def _power_off(self, uuid: UUID) -> None:
-        self._checked("power_off", uuid)
+        self.machines.checked("power_off", uuid)
 
 
 @mutant("POWER-003")
@@ -76,7 +76,7 @@ class PowerOffPauses(FakeDriver):
     """power_off() of a paused machine leaves it paused."""
 
     def _power_off(self, uuid: UUID) -> None:
-        if self._machine(uuid).state is not InstanceState.PAUSED:
+        if self.machines.find(uuid).state is not InstanceState.PAUSED:
             super()._power_off(uuid)
 
 
@@ -85,7 +85,7 @@ class SecondPowerOffFails(FakeDriver):
     """power_off() of a stopped machine raises InvalidState."""
 
     def _power_off(self, uuid: UUID) -> None:
-        if self._machine(uuid).state is InstanceState.STOPPED:
+        if self.machines.find(uuid).state is InstanceState.STOPPED:
             raise errors.InvalidState("it is off", hint="none")
         super()._power_off(uuid)
 
@@ -95,7 +95,7 @@ class GracefulHearsNothing(FakeDriver):
     """power_off(graceful=) does not hear that the guest went down, and raises DeviceBusy."""
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if graceful > 0 and machine is not None and machine.guest.acpi:
             raise errors.DeviceBusy("the guest did not say that it went down")
         super().power_off(uuid, graceful=graceful, timeout=timeout)
@@ -114,9 +114,9 @@ class GracefulGivesUp(FakeDriver):
     """power_off(graceful=) leaves a guest on that does not go down."""
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if graceful > 0 and machine is not None and not machine.guest.acpi:
-            with self._task("power_off", uuid, timeout) as task:
+            with self.link.task("power_off", uuid, timeout) as task:
                 task.wait_for(graceful)
             return
         super().power_off(uuid, graceful=graceful, timeout=timeout)
@@ -127,7 +127,7 @@ class RebootDoesNothing(FakeDriver):
     """reboot() returns without a reboot."""
 
     def _reset(self, uuid: UUID, kind: RebootKind) -> None:
-        self._checked("reboot", uuid, kind)
+        self.machines.checked("reboot", uuid, kind)
 
 
 @mutant("POWER-006")
@@ -140,7 +140,7 @@ class SecondRebootIsSkipped(FakeDriver):
 
     def _reset(self, uuid: UUID, kind: RebootKind) -> None:
         if uuid in self._done:
-            self._checked("reboot", uuid, kind)
+            self.machines.checked("reboot", uuid, kind)
         else:
             super()._reset(uuid, kind)
         self._done.add(uuid)
@@ -153,7 +153,7 @@ class HardRebootAsks(FakeDriver):
     def reboot(
         self, uuid: UUID, kind: RebootKind = RebootKind.HARD, *, timeout: float | None = None
     ) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         stubborn = machine is not None and not machine.guest.acpi
         if stubborn and kind is RebootKind.HARD:
             raise errors.DeviceBusy("the guest does not heed")
@@ -178,7 +178,7 @@ class SoftRebootIsHard(FakeDriver):
     def reboot(
         self, uuid: UUID, kind: RebootKind = RebootKind.HARD, *, timeout: float | None = None
     ) -> None:
-        with self._task("reboot", uuid, timeout) as task:
+        with self.link.task("reboot", uuid, timeout) as task:
             task.call("reset-machine", lambda: self._reset(uuid, kind))
 
 
@@ -192,8 +192,8 @@ class SoftRebootFallsBack(FakeDriver):
         try:
             super().reboot(uuid, kind, timeout=timeout)
         except errors.DeviceBusy:
-            with self._host.world.lock:
-                self._host.boot(self._machine(uuid))
+            with self.fake_host.world.lock:
+                self.fake_host.boot(self.machines.find(uuid))
             raise
 
 
@@ -237,7 +237,7 @@ class PowerOnWithoutItsVolume(FakeDriver):
         try:
             return super()._check_free(uuid, attachment)
         except errors.VolumeNotFound:
-            machine = self._host.machines.get(uuid)
+            machine = self.fake_host.machines.get(uuid)
             if machine is None or attachment.volume_id not in machine.volumes:
                 raise
             return machine.volumes[attachment.volume_id].record
@@ -259,8 +259,8 @@ class PausedGuestIsAsked(FakeDriver):
     """power_off(graceful=) gives a paused guest its time, though it hears nothing."""
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
-        if self._machine(uuid).state is InstanceState.PAUSED:
-            with self._task("power_off", uuid, timeout) as task:
+        if self.machines.find(uuid).state is InstanceState.PAUSED:
+            with self.link.task("power_off", uuid, timeout) as task:
                 task.wait_for(graceful)
         super().power_off(uuid, graceful=graceful, timeout=timeout)
 
@@ -300,7 +300,7 @@ class CrashedStaysDown(FakeDriver):
     """power_on() of a crashed machine does nothing."""
 
     def _power_on(self, uuid: UUID) -> None:
-        if self._machine(uuid).state is not InstanceState.CRASHED:
+        if self.machines.find(uuid).state is not InstanceState.CRASHED:
             super()._power_on(uuid)
 
 
@@ -310,7 +310,7 @@ class NmiRestarts(FakeDriver):
 
     def _inject(self, uuid: UUID) -> None:
         super()._inject(uuid)
-        self._host.boot(self._machine(uuid))
+        self.fake_host.boot(self.machines.find(uuid))
 
 
 @mutant("POWER-016")
@@ -318,7 +318,7 @@ class NmiGoesNowhere(FakeDriver):
     """inject_nmi() checks the state and sends nothing."""
 
     def _inject(self, uuid: UUID) -> None:
-        self._checked("inject_nmi", uuid)
+        self.machines.checked("inject_nmi", uuid)
 
 
 def _half_destroyed(host: FakeHost, machine: Machine) -> bool:
@@ -330,7 +330,7 @@ class StartsWithoutItsDisk(FakeDriver):
     """A machine whose root disk an interrupted destroy() has deleted is started, from nothing."""
 
     def _check_start(self, machine: Machine) -> None:
-        if not _half_destroyed(self._host, machine):
+        if not _half_destroyed(self.fake_host, machine):
             super()._check_start(machine)
 
 
@@ -339,6 +339,6 @@ class NoDiskIsAFault(FakeDriver):
     """That the root disk has gone is told in the hypervisor's own words, as a fault of it."""
 
     def _check_start(self, machine: Machine) -> None:
-        if _half_destroyed(self._host, machine):
+        if _half_destroyed(self.fake_host, machine):
             raise errors.HypervisorFault("cannot open the file of the disk")
         super()._check_start(machine)

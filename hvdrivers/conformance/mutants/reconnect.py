@@ -48,7 +48,7 @@ class ReconnectForgetsTheBootVolume(_Reconnects):
 
     def instead(self, uuid: UUID, volumes: Any, vifs: Any, usual: Any) -> None:
         usual(uuid, volumes=volumes, vifs=vifs)
-        for disk in self._host.machines[uuid].volumes.values():
+        for disk in self.fake_host.machines[uuid].volumes.values():
             disk.attachment = disk.attachment.model_copy(update={"boot_index": None})
 
 
@@ -91,9 +91,9 @@ class MovesWithItsOldWiring(FakeDriver):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        ports = {key: port.vif for key, port in self._host.ports.items() if key[0] == uuid}
+        ports = {key: port.vif for key, port in self.fake_host.ports.items() if key[0] == uuid}
         super().cold_migrate(uuid, destination, timeout=timeout, progress=progress)
-        there = self._host.world.find(destination.host)
+        there = self.fake_host.world.find(destination.host)
         if there is not None:
             for key, vif in ports.items():
                 there.ports[key].vif = vif
@@ -164,7 +164,7 @@ class PausesAfterItRan(FakeDriver):
     """start_paused() starts the machine and then pauses it: the guest has run meanwhile."""
 
     def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        if self._host.machines[uuid].state is InstanceState.STOPPED:
+        if self.fake_host.machines[uuid].state is InstanceState.STOPPED:
             self.power_on(uuid, timeout=timeout)
             self.pause(uuid, timeout=timeout)
             return
@@ -176,6 +176,6 @@ class SavedGuestStartsAnew(FakeDriver):
     """start_paused() drops what a suspended machine has saved."""
 
     def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        if self._host.machines[uuid].state is InstanceState.SUSPENDED:
+        if self.fake_host.machines[uuid].state is InstanceState.SUSPENDED:
             self.power_off(uuid, timeout=timeout)
         super().start_paused(uuid, timeout=timeout)

@@ -18,9 +18,9 @@ class RescueDoesNotRestart(FakeDriver):
     """rescue() puts the disk in and calls the machine rescued; its guest runs on."""
 
     def _start_rescue(self, uuid: UUID) -> None:
-        boots = self._machine(uuid).boots
+        boots = self.machines.find(uuid).boots
         super()._start_rescue(uuid)
-        self._machine(uuid).boots = boots
+        self.machines.find(uuid).boots = boots
 
 
 @mutant("RESCUE-002")
@@ -28,7 +28,7 @@ class UnrescueKeepsTheDisk(FakeDriver):
     """unrescue() leaves the rescue disk."""
 
     def _unrescue(self, uuid: UUID) -> None:
-        kept = [each for each in self._host.disks_of(uuid) if each[1].role == "rescue"]
+        kept = [each for each in self.fake_host.disks_of(uuid) if each[1].role == "rescue"]
         super()._unrescue(uuid)
         for pool, disk in kept:
             pool.disks[disk.name] = disk
@@ -40,7 +40,7 @@ class RescueOverwritesRoot(FakeDriver):
 
     def _start_rescue(self, uuid: UUID) -> None:
         super()._start_rescue(uuid)
-        root = self._host.disk(uuid, "root")
+        root = self.fake_host.disk(uuid, "root")
         if root is not None:
             root.content = root.content[:1]
 
@@ -61,8 +61,8 @@ class RefusedRescueStops(FakeDriver):
 
     def _rescue_image(self, uuid: UUID, image: ImageRef | None) -> ImageRef:
         found = super()._rescue_image(uuid, image)
-        if self._machine(uuid).state is InstanceState.RUNNING:
-            self._host.shut_down_guest(uuid)
+        if self.machines.find(uuid).state is InstanceState.RUNNING:
+            self.fake_host.shut_down_guest(uuid)
         return found
 
 
@@ -71,7 +71,7 @@ class UnrescueOfStoppedStarts(FakeDriver):
     """unrescue() of a machine that was powered off starts it."""
 
     def _unrescue(self, uuid: UUID) -> None:
-        stopped = self._machine(uuid).state is InstanceState.STOPPED
+        stopped = self.machines.find(uuid).state is InstanceState.STOPPED
         super()._unrescue(uuid)
         if stopped:
             self._power_on(uuid)
@@ -94,7 +94,7 @@ class RebuildLosesMetadata(FakeDriver):
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
         super()._switch_root(uuid, image, record)
-        self._machine(uuid).metadata = {}
+        self.machines.find(uuid).metadata = {}
 
 
 @mutant("REBUILD-001")
@@ -103,9 +103,9 @@ class RebuildStops(FakeDriver):
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
         super()._switch_root(uuid, image, record)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if machine.state is InstanceState.RUNNING:
-            self._host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+            self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
 
 
 @mutant("REBUILD-002")
@@ -113,9 +113,9 @@ class RebuildKeepsTheData(FakeDriver):
     """rebuild() leaves the old disk's data."""
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
-        before = self._host.disk(uuid, "root")
+        before = self.fake_host.disk(uuid, "root")
         super()._switch_root(uuid, image, record)
-        after = self._host.disk(uuid, "root")
+        after = self.fake_host.disk(uuid, "root")
         if before is not None and after is not None:
             after.content = before.content
 
@@ -125,11 +125,11 @@ class RebuildLeavesTheOldDisk(FakeDriver):
     """rebuild() leaves the old disk beside the new one."""
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
-        old = self._host.disk(uuid, "root")
+        old = self.fake_host.disk(uuid, "root")
         super()._switch_root(uuid, image, record)
         if old is not None:
             old.role = "root.old"
-            self._host.default_pool.disks[old.name] = old
+            self.fake_host.default_pool.disks[old.name] = old
 
 
 @mutant("REBUILD-003")
@@ -137,7 +137,7 @@ class RebuildOfVolumeDoesNothing(FakeDriver):
     """rebuild() of a machine that boots from a volume succeeds."""
 
     def rebuild(self, uuid: UUID, image: ImageRef, **options: object) -> None:
-        machine = self._host.machines.get(uuid)
+        machine = self.fake_host.machines.get(uuid)
         if machine is None or machine.image_key is not None:
             super().rebuild(uuid, image, **options)  # type: ignore[arg-type]
 
@@ -148,7 +148,7 @@ class RebuildDeletesFirst(FakeDriver):
 
     def _check_rebuild(self, uuid: UUID) -> Machine:
         machine = super()._check_rebuild(uuid)
-        self._host.remove_disks(uuid, "root")
+        self.fake_host.remove_disks(uuid, "root")
         return machine
 
 
@@ -157,7 +157,7 @@ class RebuildDropsSnapshots(FakeDriver):
     """rebuild() deletes the snapshots that are in its way."""
 
     def _check_rebuild(self, uuid: UUID) -> Machine:
-        machine = self._checked("rebuild", uuid)
+        machine = self.machines.checked("rebuild", uuid)
         machine.snapshots.clear()
         machine.current_snapshot = None
         return super()._check_rebuild(uuid)
@@ -168,7 +168,7 @@ class RebuildGrowsTheDisk(FakeDriver):
     """rebuild() from an image that is larger than the disk makes the disk larger, unasked."""
 
     def _place_new(self, uuid: UUID, record: ImageRecord, token: int) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         before = machine.flavor
         machine.flavor = before.model_copy(update={"disk_gib": 0})
         try:
@@ -179,7 +179,7 @@ class RebuildGrowsTheDisk(FakeDriver):
 
 class _Wiping(FakeDriver):
     def _wipe(self, uuid: UUID) -> None:
-        for disk in self._machine(uuid).volumes.values():
+        for disk in self.machines.find(uuid).volumes.values():
             disk.record.content = ("empty",)
 
 
@@ -206,6 +206,6 @@ class RebuildKeepsTheName(FakeDriver):
     """A rebuilt instance is said to be made from the image that it was spawned from."""
 
     def _switch_root(self, uuid: UUID, image: ImageRef, record: ImageRecord) -> None:
-        key = self._machine(uuid).image_key
+        key = self.machines.find(uuid).image_key
         super()._switch_root(uuid, image, record)
-        self._machine(uuid).image_key = key
+        self.machines.find(uuid).image_key = key

@@ -16,10 +16,10 @@ class ResizeForgetsMemory(FakeDriver):
     """resize() changes the CPUs and the disk alone."""
 
     def _resize(self, uuid: UUID, flavor: Flavor) -> None:
-        before = self._checked("resize", uuid).flavor
+        before = self.machines.checked("resize", uuid).flavor
         super()._resize(uuid, flavor)
         kept = {"memory_mib": before.memory_mib}
-        self._machine(uuid).flavor = flavor.model_copy(update=kept)
+        self.machines.find(uuid).flavor = flavor.model_copy(update=kept)
 
 
 @mutant("RESIZE-002")
@@ -45,7 +45,7 @@ class ResizeTakesSwap(FakeDriver):
     """resize() says another swap disk, and changes nothing of it."""
 
     def _resize(self, uuid: UUID, flavor: Flavor) -> None:
-        before = self._checked("resize", uuid).flavor
+        before = self.machines.checked("resize", uuid).flavor
         super()._resize(uuid, flavor.model_copy(update={"swap_mib": before.swap_mib}))
 
 
@@ -54,7 +54,7 @@ class ResizeGrowsFirst(FakeDriver):
     """resize() beyond the host's memory is refused after the disk has grown."""
 
     def _resize(self, uuid: UUID, flavor: Flavor) -> None:
-        root = self._host.disk(uuid, "root")
+        root = self.fake_host.disk(uuid, "root")
         if root is not None:
             root.size_bytes = max(root.size_bytes, flavor.disk_gib << 30)
         super()._resize(uuid, flavor)
@@ -75,7 +75,7 @@ class ResizeWipesVolumes(FakeDriver):
 
     def _resize(self, uuid: UUID, flavor: Flavor) -> None:
         super()._resize(uuid, flavor)
-        for disk in self._machine(uuid).volumes.values():
+        for disk in self.machines.find(uuid).volumes.values():
             disk.record.content = ("empty",)
 
 
@@ -104,7 +104,7 @@ class _Hot(FakeDriver):
 
 class _AfterRestart(_Hot):
     def _do(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
-        machine = self._checked(operation, uuid)
+        machine = self.machines.checked(operation, uuid)
         before = machine.flavor
         FakeDriver._resize_hot(self, operation, uuid, field, wanted)
         machine.flavor = before
@@ -126,7 +126,7 @@ class MemoryComesAtTheNextStart(_AfterRestart):
 
 class _Capped(_Hot):
     def _do(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
-        flavor = self._checked(operation, uuid).flavor
+        flavor = self.machines.checked(operation, uuid).flavor
         most = getattr(flavor, f"max_{field}") or getattr(flavor, field)
         FakeDriver._resize_hot(self, operation, uuid, field, min(wanted, most))
 
@@ -147,7 +147,7 @@ class MemoryIsCapped(_Capped):
 
 class _Stubborn(_Hot):
     def _do(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
-        machine = self._checked(operation, uuid)
+        machine = self.machines.checked(operation, uuid)
         try:
             FakeDriver._resize_hot(self, operation, uuid, field, wanted)
         except errors.DeviceBusy:
@@ -176,7 +176,7 @@ class MemoryIsPromised(_Hot):
     _wrong = "memory_mib"
 
     def _do(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
-        machine = self._checked(operation, uuid)
+        machine = self.machines.checked(operation, uuid)
         before = machine.flavor
         try:
             FakeDriver._resize_hot(self, operation, uuid, field, wanted)
@@ -189,20 +189,20 @@ class ZeroIsASize(FakeDriver):
     """resize() with disk_gib=0, which leaves the disk, is refused as a smaller disk."""
 
     def _resize(self, uuid: UUID, flavor: Flavor) -> None:
-        if not flavor.disk_gib and self._checked("resize", uuid).flavor.disk_gib:
+        if not flavor.disk_gib and self.machines.checked("resize", uuid).flavor.disk_gib:
             raise errors.InvalidRequest("the root disk would shrink, which destroys data")
         super()._resize(uuid, flavor)
 
 
 class _UntilItStops(_Hot):
     def _do(self, operation: str, uuid: UUID, field: str, wanted: int) -> None:
-        before = self._checked(operation, uuid).flavor
+        before = self.machines.checked(operation, uuid).flavor
         FakeDriver._resize_hot(self, operation, uuid, field, wanted)
         self.__dict__.setdefault("_stored", {}).setdefault(uuid, before)
 
     def _power_off(self, uuid: UUID) -> None:
         super()._power_off(uuid)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         machine.flavor = self.__dict__.get("_stored", {}).pop(uuid, machine.flavor)
 
 

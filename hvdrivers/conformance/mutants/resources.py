@@ -60,7 +60,7 @@ class NothingIsGivenBack(FakeDriver):
 
     def _resources(self) -> HostResources:
         found = super()._resources()
-        peak: dict[str, int] = self._host.__dict__.setdefault("peak", {"cpus": 0, "memory": 0})
+        peak: dict[str, int] = self.fake_host.__dict__.setdefault("peak", {"cpus": 0, "memory": 0})
         peak["cpus"] = max(peak["cpus"], found.cpu.used)
         peak["memory"] = max(peak["memory"], found.memory.used_mib)
         return _used(found, cpus=peak["cpus"], memory_mib=peak["memory"])
@@ -81,7 +81,7 @@ class EachMachineHasOneCpu(FakeDriver):
 
     def _resources(self) -> HostResources:
         found = super()._resources()
-        machines = sum(each.takes_memory for each in self._host.machines.values())
+        machines = sum(each.takes_memory for each in self.fake_host.machines.values())
         return _used(found, cpus=machines, memory_mib=found.memory.used_mib)
 
 
@@ -90,7 +90,7 @@ class StoppedMachinesAreUsed(FakeDriver):
     """A machine that is switched off counts as if it ran."""
 
     def _resources(self) -> HostResources:
-        flavors = [each.flavor for each in self._host.machines.values()]
+        flavors = [each.flavor for each in self.fake_host.machines.values()]
         return _used(
             super()._resources(),
             cpus=sum(each.vcpus for each in flavors),
@@ -103,7 +103,7 @@ class StoppedMachinesAreNotCounted(FakeDriver):
     """The number of instances is that of those that are on."""
 
     def _resources(self) -> HostResources:
-        on = sum(each.takes_memory for each in self._host.ours())
+        on = sum(each.takes_memory for each in self.fake_host.ours())
         return super()._resources().model_copy(update={"instances": on})
 
 
@@ -115,7 +115,7 @@ class PausedMachinesAreFree(FakeDriver):
         found = super()._resources()
         paused = [
             each.flavor
-            for each in self._host.machines.values()
+            for each in self.fake_host.machines.values()
             if each.state is InstanceState.PAUSED
         ]
         return _used(
@@ -130,7 +130,7 @@ class ForeignMachinesAreFree(FakeDriver):
     """What machines of others use counts as free."""
 
     def _resources(self) -> HostResources:
-        on = [each.flavor for each in self._host.ours() if each.takes_memory]
+        on = [each.flavor for each in self.fake_host.ours() if each.takes_memory]
         return _used(
             super()._resources(),
             cpus=sum(each.vcpus for each in on),
@@ -143,7 +143,7 @@ class ForeignMachinesAreInstances(FakeDriver):
     """Machines of others are counted as instances."""
 
     def _resources(self) -> HostResources:
-        count = len(self._host.machines)
+        count = len(self.fake_host.machines)
         return super()._resources().model_copy(update={"instances": count})
 
 
@@ -161,7 +161,7 @@ class VolumesTakeNoSpace(FakeDriver):
             super()._resources(),
             {
                 pool.name: sum(disk.size_bytes for disk in pool.disks.values()) / (1 << 30)
-                for pool in self._host.pools.values()
+                for pool in self.fake_host.pools.values()
             },
         )
 
@@ -172,7 +172,7 @@ class SpaceIsNotGivenBack(FakeDriver):
 
     def _resources(self) -> HostResources:
         found = super()._resources()
-        peak: dict[str, float] = self._host.__dict__.setdefault("space", {})
+        peak: dict[str, float] = self.fake_host.__dict__.setdefault("space", {})
         for pool in found.storage:
             peak[pool.name] = max(peak.get(pool.name, 0.0), pool.used_gib)
         return _space(found, peak)
@@ -214,7 +214,7 @@ class _Placing(FakeDriver, Placement):
     """Changes what Placement is told."""
 
     def placement_inventories(self, *, timeout: float | None = None) -> Sequence[PlacementProvider]:
-        capabilities = declared(type(self)) - self._without.keys()
+        capabilities = declared(type(self)) - self.without.keys()
         found = providers(self.get_available_resource(timeout=timeout), capabilities)
         return self.changed(list(found))
 
@@ -282,7 +282,7 @@ class TotalIsWhatIsLeft(_Restocking):
     """The total of VCPU shrinks as machines start; Placement subtracts them once more."""
 
     def changed(self, found: list[PlacementProvider]) -> list[PlacementProvider]:
-        used = sum(each.flavor.vcpus for each in self._host.ours() if each.takes_memory)
+        used = sum(each.flavor.vcpus for each in self.fake_host.ours() if each.takes_memory)
         total = found[0].inventories["VCPU"].total - used
         return self.restock(found, "VCPU", total=total, max_unit=total)
 

@@ -16,7 +16,7 @@ class ShareIsNotKept(FakeDriver):
 
     def _add(self, uuid: UUID, share: Share) -> None:
         super()._add(uuid, share)
-        del self._machine(uuid).shares[share.tag]
+        del self.machines.find(uuid).shares[share.tag]
 
 
 @mutant("SHARE-001")
@@ -33,7 +33,7 @@ class ShareIsOfOneStart(FakeDriver):
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         super().power_off(uuid, graceful=graceful, timeout=timeout)
-        self._machine(uuid).shares.clear()
+        self.machines.find(uuid).shares.clear()
 
 
 @mutant("SHARE-002")
@@ -41,7 +41,7 @@ class SecondShareRaises(FakeDriver):
     """Attaching the same share again raises InvalidRequest."""
 
     def _add(self, uuid: UUID, share: Share) -> None:
-        if share.tag in self._machine(uuid).shares:
+        if share.tag in self.machines.find(uuid).shares:
             raise errors.InvalidRequest("the tag is taken")
         super()._add(uuid, share)
 
@@ -51,11 +51,11 @@ class SecondShareBecomesWritable(FakeDriver):
     """Attaching a read-only share again makes it writable."""
 
     def _add(self, uuid: UUID, share: Share) -> None:
-        again = share.tag in self._machine(uuid).shares
+        again = share.tag in self.machines.find(uuid).shares
         super()._add(uuid, share)
         if again:
             writable = share.model_copy(update={"read_only": False})
-            self._machine(uuid).shares[share.tag] = writable
+            self.machines.find(uuid).shares[share.tag] = writable
 
 
 @mutant("SHARE-003")
@@ -63,7 +63,7 @@ class TakenTagIsReplaced(FakeDriver):
     """attach_share() with a taken tag puts another directory under it."""
 
     def _add(self, uuid: UUID, share: Share) -> None:
-        self._checked("attach_share", uuid).shares.pop(share.tag, None)
+        self.machines.checked("attach_share", uuid).shares.pop(share.tag, None)
         super()._add(uuid, share)
 
 
@@ -72,7 +72,7 @@ class TagsAreOfTheHost(FakeDriver):
     """A tag that one instance has cannot be used by another."""
 
     def _add(self, uuid: UUID, share: Share) -> None:
-        for machine in self._host.ours():
+        for machine in self.fake_host.ours():
             if machine.uuid != uuid and share.tag in machine.shares:
                 raise errors.InvalidRequest("the tag is taken")
         super()._add(uuid, share)
@@ -83,7 +83,7 @@ class AbsentDirectoryIsShared(FakeDriver):
     """attach_share() does not look whether the directory is there: the next start fails."""
 
     def _add(self, uuid: UUID, share: Share) -> None:
-        self._checked("attach_share", uuid).shares[share.tag] = share
+        self.machines.checked("attach_share", uuid).shares[share.tag] = share
 
 
 @mutant("SHARE-004")
@@ -102,7 +102,7 @@ class ShareStays(FakeDriver):
     """detach_share() does nothing."""
 
     def _remove(self, uuid: UUID, tag: str) -> None:
-        self._checked("detach_share", uuid)
+        self.machines.checked("detach_share", uuid)
 
 
 @mutant("SHARE-005")
@@ -110,7 +110,7 @@ class DetachByPath(FakeDriver):
     """detach_share() takes every share of the same directory away."""
 
     def _remove(self, uuid: UUID, tag: str) -> None:
-        shares = self._checked("detach_share", uuid).shares
+        shares = self.machines.checked("detach_share", uuid).shares
         going = shares.get(tag)
         for name in [name for name, each in shares.items() if going and each.path == going.path]:
             del shares[name]
@@ -121,7 +121,7 @@ class DetachOfAbsentShareRaises(FakeDriver):
     """detach_share() of a share that is not there raises InvalidRequest."""
 
     def _remove(self, uuid: UUID, tag: str) -> None:
-        if tag not in self._checked("detach_share", uuid).shares:
+        if tag not in self.machines.checked("detach_share", uuid).shares:
             raise errors.InvalidRequest("no such share")
         super()._remove(uuid, tag)
 
@@ -132,5 +132,5 @@ class DetachOfAnothersShare(FakeDriver):
 
     def _remove(self, uuid: UUID, tag: str) -> None:
         super()._remove(uuid, tag)
-        for machine in self._host.ours():
+        for machine in self.fake_host.ours():
             machine.shares.pop(tag, None)

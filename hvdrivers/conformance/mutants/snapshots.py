@@ -27,7 +27,7 @@ class SnapshotStopsTheMachine(FakeDriver):
 
     def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
         made = super()._take(uuid, name, memory)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if machine.state is InstanceState.RUNNING:
             machine.state = InstanceState.PAUSED
         return made
@@ -40,7 +40,7 @@ class TreeIsFlat(FakeDriver):
     def _list_tree(self, uuid: UUID) -> list[Snapshot]:
         found = [
             each
-            for record in self._machine(uuid).snapshots.values()
+            for record in self.machines.find(uuid).snapshots.values()
             for each in super(TreeIsFlat, self)._list_tree(uuid)
             if each.id == record.id
         ]
@@ -64,7 +64,7 @@ class NameIsUniqueOnTheHost(FakeDriver):
     """A name that another instance's snapshot has is taken."""
 
     def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
-        for machine in self._host.machines.values():
+        for machine in self.fake_host.machines.values():
             if any(each.name == name for each in machine.snapshots.values()):
                 uuid = machine.uuid
         return super()._take(uuid, name, memory)
@@ -75,7 +75,7 @@ class MemoryIsSilentlyLeftOut(FakeDriver):
     """The memory of a stopped machine is asked for, and a snapshot without it is made."""
 
     def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
-        running = self._machine(uuid).state is not InstanceState.STOPPED
+        running = self.machines.find(uuid).state is not InstanceState.STOPPED
         return super()._take(uuid, name, memory and running)
 
 
@@ -84,9 +84,9 @@ class RevertKeepsTheDisks(FakeDriver):
     """revert_snapshot() moves the mark, and leaves the data."""
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
-        before = {disk.role: disk.content for _, disk in self._host.disks_of(uuid)}
+        before = {disk.role: disk.content for _, disk in self.fake_host.disks_of(uuid)}
         super()._revert(uuid, snapshot_id)
-        for _, disk in self._host.disks_of(uuid):
+        for _, disk in self.fake_host.disks_of(uuid):
             disk.content = before[disk.role]
 
 
@@ -95,9 +95,9 @@ class RevertStartsTheMachine(FakeDriver):
     """A machine that ran runs again after a revert without memory."""
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
-        before = self._machine(uuid).state
+        before = self.machines.find(uuid).state
         super()._revert(uuid, snapshot_id)
-        self._machine(uuid).state = before
+        self.machines.find(uuid).state = before
 
 
 @mutant("SNAP-006")
@@ -107,12 +107,12 @@ class RevertForgetsTheMetadata(FakeDriver):
     def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
         made = super()._take(uuid, name, memory)
         kept = self.__dict__.setdefault("_metadata", {})
-        kept[uuid, made.id] = dict(self._machine(uuid).metadata)
+        kept[uuid, made.id] = dict(self.machines.find(uuid).metadata)
         return made
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
         super()._revert(uuid, snapshot_id)
-        self._machine(uuid).metadata = self.__dict__["_metadata"][uuid, snapshot_id]
+        self.machines.find(uuid).metadata = self.__dict__["_metadata"][uuid, snapshot_id]
 
 
 @mutant("SNAP-006")
@@ -121,10 +121,10 @@ class RevertUnplugsNewNics(FakeDriver):
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
         super()._revert(uuid, snapshot_id)
-        devices = self._machine(uuid).snapshots[snapshot_id].devices
+        devices = self.machines.find(uuid).snapshots[snapshot_id].devices
         for port in self._ports_of(uuid):
             if port.vif.id not in devices:
-                self._host.remove_ports(uuid, vif_id=port.vif.id)
+                self.fake_host.remove_ports(uuid, vif_id=port.vif.id)
 
 
 @mutant("SNAP-006")
@@ -133,7 +133,7 @@ class RevertDropsLaterSnapshots(FakeDriver):
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
         super()._revert(uuid, snapshot_id)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         for each in [r for r in machine.snapshots.values() if r.parent == snapshot_id]:
             self._delete_snapshot(uuid, each.id, True)
 
@@ -144,7 +144,7 @@ class RevertTakesTheFlavorBack(FakeDriver):
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
         super()._revert(uuid, snapshot_id)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         machine.flavor = machine.snapshots[snapshot_id].flavor
 
 
@@ -154,9 +154,9 @@ class RevertWithMemoryBoots(FakeDriver):
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
         super()._revert(uuid, snapshot_id)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if machine.snapshots[snapshot_id].memory:
-            self._host.boot(machine)
+            self.fake_host.boot(machine)
 
 
 @mutant("SNAP-007")
@@ -174,9 +174,9 @@ class MemoryOfOtherDevices(FakeDriver):
     """Memory is brought back although the machine has got another NIC since."""
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
-        record = self._machine(uuid).snapshots.get(snapshot_id)
+        record = self.machines.find(uuid).snapshots.get(snapshot_id)
         if record is not None:
-            record.devices = self._devices(self._machine(uuid))
+            record.devices = self._devices(self.machines.find(uuid))
         super()._revert(uuid, snapshot_id)
 
 
@@ -185,7 +185,7 @@ class MemoryOfAnotherFlavor(FakeDriver):
     """Memory is brought back into a machine that has got other CPUs since."""
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         record = machine.snapshots.get(snapshot_id)
         if record is not None:
             record.flavor = machine.flavor
@@ -197,7 +197,7 @@ class RevertToNothing(FakeDriver):
     """A revert to a snapshot that is not there only stops the machine."""
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
-        if snapshot_id in self._machine(uuid).snapshots:
+        if snapshot_id in self.machines.find(uuid).snapshots:
             super()._revert(uuid, snapshot_id)
 
 
@@ -207,7 +207,7 @@ class DeletedParentStays(FakeDriver):
 
     def _delete_snapshot(self, uuid: UUID, snapshot_id: str, children: bool) -> None:
         super()._delete_snapshot(uuid, snapshot_id, children)
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if snapshot_id not in machine.snapshots and len(machine.snapshots) == 3:
             for each in machine.snapshots.values():
                 if each.name == "c":
@@ -219,7 +219,7 @@ class DeleteLeavesTheSpace(FakeDriver):
     """delete_snapshot() forgets the record, and leaves its file on the host."""
 
     def _delete_snapshot(self, uuid: UUID, snapshot_id: str, children: bool) -> None:
-        kept = {disk.name: (pool, disk) for pool, disk in self._host.disks_of(uuid)}
+        kept = {disk.name: (pool, disk) for pool, disk in self.fake_host.disks_of(uuid)}
         super()._delete_snapshot(uuid, snapshot_id, children)
         for name, (pool, disk) in kept.items():
             pool.disks.setdefault(name, disk)
@@ -230,9 +230,9 @@ class DeleteReverts(FakeDriver):
     """delete_snapshot() throws away what was written since, instead of keeping it."""
 
     def _delete_snapshot(self, uuid: UUID, snapshot_id: str, children: bool) -> None:
-        record = self._machine(uuid).snapshots.get(snapshot_id)
+        record = self.machines.find(uuid).snapshots.get(snapshot_id)
         super()._delete_snapshot(uuid, snapshot_id, children)
-        for _, disk in self._host.disks_of(uuid):
+        for _, disk in self.fake_host.disks_of(uuid):
             if record is not None and disk.role in record.contents:
                 disk.content = record.contents[disk.role]
 
@@ -250,8 +250,8 @@ class DeleteTakesTheSiblings(FakeDriver):
     """delete_snapshot(children=True) deletes the whole tree."""
 
     def _delete_snapshot(self, uuid: UUID, snapshot_id: str, children: bool) -> None:
-        if children and snapshot_id in self._machine(uuid).snapshots:
-            for each in list(self._machine(uuid).snapshots):
+        if children and snapshot_id in self.machines.find(uuid).snapshots:
+            for each in list(self.machines.find(uuid).snapshots):
                 super()._delete_snapshot(uuid, each, False)
         super()._delete_snapshot(uuid, snapshot_id, children)
 
@@ -261,7 +261,7 @@ class AbsentSnapshotIsAnyone(FakeDriver):
     """delete_snapshot() of an unknown id deletes the current one."""
 
     def _delete_snapshot(self, uuid: UUID, snapshot_id: str, children: bool) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         if snapshot_id not in machine.snapshots and machine.current_snapshot is not None:
             snapshot_id = machine.current_snapshot
         super()._delete_snapshot(uuid, snapshot_id, children)
@@ -273,7 +273,7 @@ class RevertTakesVolumesBack(FakeDriver):
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
         super()._revert(uuid, snapshot_id)
-        for disk in self._machine(uuid).volumes.values():
+        for disk in self.machines.find(uuid).volumes.values():
             disk.record.content = disk.record.content[:1]
 
 
@@ -285,13 +285,13 @@ class NoRoomLeavesHalfASnapshot(FakeDriver):
         try:
             return super()._take(uuid, name, memory)
         except errors.InsufficientResources:
-            machine = self._checked("create_snapshot", uuid)
+            machine = self.machines.checked("create_snapshot", uuid)
             number = f"snapshot-{machine.number()}"
             machine.snapshots[number] = SnapshotRecord(
                 id=number,
                 name=name,
                 parent=machine.current_snapshot,
-                created_at=self._host.clock.wall(),
+                created_at=self.fake_host.clock.wall(),
                 state=machine.state,
                 memory=memory,
                 contents={},
@@ -306,7 +306,7 @@ class RoomForSnapshotsIsNotCounted(FakeDriver):
     """create_snapshot() overfills the pool."""
 
     def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
-        pool = self._host.default_pool
+        pool = self.fake_host.default_pool
         before, pool.total_bytes = pool.total_bytes, pool.total_bytes << 1
         try:
             return super()._take(uuid, name, memory)
@@ -328,7 +328,7 @@ class _Selective(FakeDriver):
 
     def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
         made = super()._take(uuid, name, memory)
-        self._machine(uuid).snapshots[made.id].contents.pop(self._role, None)
+        self.machines.find(uuid).snapshots[made.id].contents.pop(self._role, None)
         return made
 
 
@@ -355,7 +355,7 @@ class DeletedSnapshotIsAParent(FakeDriver):
     ) -> Snapshot:
         gone = self.__dict__.get("_gone")
         made = super().create_snapshot(uuid, name, memory=memory, timeout=timeout)
-        record = self._host.machines[uuid].snapshots.get(made.id)
+        record = self.fake_host.machines[uuid].snapshots.get(made.id)
         if record is not None and gone is not None and record.parent is None:
             record.parent = gone
         return made

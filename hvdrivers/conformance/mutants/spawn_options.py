@@ -22,7 +22,7 @@ class DestroyForgetsSnapshots(FakeDriver):
     """destroy() leaves the files of snapshots."""
 
     def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
-        kept = [each for each in self._host.disks_of(uuid) if "snapshot" in each[1].role]
+        kept = [each for each in self.fake_host.disks_of(uuid) if "snapshot" in each[1].role]
         super()._delete_disks(uuid, keep)
         for pool, disk in kept:
             pool.disks[disk.name] = disk
@@ -75,7 +75,7 @@ class KeepKeepsAnEmptyDisk(FakeDriver):
 
     def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         super()._delete_disks(uuid, keep)
-        for pool in self._host.pools.values():
+        for pool in self.fake_host.pools.values():
             if f"{uuid}-root" in pool.volumes:
                 pool.volumes[f"{uuid}-root"].content = ("empty",)
 
@@ -85,8 +85,8 @@ class KeepOverwrites(FakeDriver):
     """destroy(keep={ROOT_DISK}) replaces what was kept of an earlier instance with that UUID."""
 
     def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
-        for pool in self._host.pools.values():
-            if Keep.ROOT_DISK in keep and self._host.disk(uuid, "root") is not None:
+        for pool in self.fake_host.pools.values():
+            if Keep.ROOT_DISK in keep and self.fake_host.disk(uuid, "root") is not None:
                 pool.volumes.pop(f"{uuid}-root", None)
         return super()._leftovers(uuid, keep)
 
@@ -109,7 +109,7 @@ class UefiIsOnlyShown(FakeDriver):
 
     def _define(self, task: Task, spec: InstanceSpec, image: object) -> None:
         super()._define(task, spec, image)  # type: ignore[arg-type]
-        self._host.nvram.pop(spec.uuid, None)
+        self.fake_host.nvram.pop(spec.uuid, None)
 
 
 class _Unfit(FakeDriver):
@@ -159,20 +159,20 @@ class TpmIsForOneStart(FakeDriver):
 
     def _power_off(self, uuid: UUID) -> None:
         super()._power_off(uuid)
-        self._host.tpm.pop(uuid, None)
+        self.fake_host.tpm.pop(uuid, None)
 
 
 class _Generous(FakeDriver):
     _whole = True
 
     def _claim_devices(self, task: Task, spec: InstanceSpec) -> None:
-        before = self._host.claims
-        self._host.claims = [each for each in before if (each.slice is None) is not self._whole]
-        count = len(self._host.claims)
+        before = self.fake_host.claims
+        self.fake_host.claims = [each for each in before if (each.slice is None) is not self._whole]
+        count = len(self.fake_host.claims)
         try:
             super()._claim_devices(task, spec)
         finally:
-            self._host.claims = before + self._host.claims[count:]
+            self.fake_host.claims = before + self.fake_host.claims[count:]
 
 
 @mutant("LIFE-020")
@@ -202,13 +202,13 @@ class PartsAreDevicesOfTheirOwn(FakeDriver):
 
     def _claim_devices(self, task: Task, spec: InstanceSpec) -> None:
         wanted = {each.address for each in spec.pci_devices}
-        before = self._host.claims
-        self._host.claims = [each for each in before if each.address in wanted]
-        count = len(self._host.claims)
+        before = self.fake_host.claims
+        self.fake_host.claims = [each for each in before if each.address in wanted]
+        count = len(self.fake_host.claims)
         try:
             super()._claim_devices(task, spec)
         finally:
-            self._host.claims = before + self._host.claims[count:]
+            self.fake_host.claims = before + self.fake_host.claims[count:]
 
 
 @mutant("LIFE-020")
@@ -219,14 +219,14 @@ class HalfOfTheDevicesStay(FakeDriver):
         try:
             super()._claim_devices(task, spec)
         except errors.InsufficientResources:
-            self.__dict__["half"] = list(self._host.claims)
+            self.__dict__["half"] = list(self.fake_host.claims)
             raise
 
     def _define(self, task: Task, spec: InstanceSpec, image: object) -> None:
         try:
             super()._define(task, spec, image)  # type: ignore[arg-type]
         except errors.InsufficientResources:
-            self._host.claims = self.__dict__.pop("half", self._host.claims)
+            self.fake_host.claims = self.__dict__.pop("half", self.fake_host.claims)
             raise
 
 
@@ -235,7 +235,7 @@ class AbsentDeviceIsInvalid(FakeDriver):
     """A device that is not there raises InvalidRequest, as if another host would refuse it too."""
 
     def _claim_devices(self, task: Task, spec: InstanceSpec) -> None:
-        there = {each.address for each in self._host.size.devices}
+        there = {each.address for each in self.fake_host.size.devices}
         if any(each.address not in there for each in spec.pci_devices):
             raise errors.InvalidRequest("no such device")
         super()._claim_devices(task, spec)
@@ -298,9 +298,9 @@ class HalfSpawnKeepsTheDevice(FakeDriver):
     """A slice that a spawn has taken is nobody's once the spawn has failed, and nobody gets it."""
 
     def _undefine(self, uuid: UUID, token: int) -> None:
-        claims = self._host.claims
+        claims = self.fake_host.claims
         super()._undefine(uuid, token)
-        self._host.claims = claims
+        self.fake_host.claims = claims
 
 
 class _OtherSeed(FakeDriver):

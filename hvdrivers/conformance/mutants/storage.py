@@ -44,7 +44,7 @@ class AttachSeenByOneConnection(FakeDriver):
         attached = super().attach_volume(uuid, attachment, timeout=timeout)
         remembered = self.__dict__.setdefault("remembered", {})
         remembered[uuid] = attached
-        with self._host.world.lock:
+        with self.fake_host.world.lock:
             self._unplug_disk(uuid, attachment.volume_id)
         return attached
 
@@ -72,8 +72,8 @@ class ForgetsAtPowerOff(FakeDriver):
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         super().power_off(uuid, graceful=graceful, timeout=timeout)
         for volume_id in self.lost.pop(uuid, set()):
-            with self._host.world.lock:
-                self._host.machines[uuid].volumes.pop(volume_id, None)
+            with self.fake_host.world.lock:
+                self.fake_host.machines[uuid].volumes.pop(volume_id, None)
                 self._disconnect(uuid, volume_id)
 
 
@@ -85,7 +85,7 @@ class AttachOnlyLive(ForgetsAtPowerOff):
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
         attached = super().attach_volume(uuid, attachment, timeout=timeout)
-        if self._host.machines[uuid].state is InstanceState.RUNNING:
+        if self.fake_host.machines[uuid].state is InstanceState.RUNNING:
             self.lost.setdefault(uuid, set()).add(attachment.volume_id)
         return attached
 
@@ -114,7 +114,7 @@ class SecondAttachChangesOptions(FakeDriver):
     """Attaching a volume that is there already gives it the options of the second request."""
 
     def _check_attach(self, uuid: UUID, attachment: VolumeAttachment) -> AttachedVolume | None:
-        disk = self._machine(uuid).volumes.get(attachment.volume_id)
+        disk = self.machines.find(uuid).volumes.get(attachment.volume_id)
         if disk is not None:
             disk.attachment = attachment
         return super()._check_attach(uuid, attachment)
@@ -204,7 +204,7 @@ class RefusedAttachLeavesCredentials(FakeDriver):
             return super()._check_attach(uuid, attachment)
         except errors.VolumeNotFound:
             name = f"{uuid}/{attachment.volume_id}/chap"
-            self._host.secrets[name] = Secret(uuid, 0, SecretStr("hvct-left-behind"))
+            self.fake_host.secrets[name] = Secret(uuid, 0, SecretStr("hvct-left-behind"))
             raise
 
 
@@ -224,7 +224,9 @@ class PausedMachineLetsGo(FakeDriver):
     @provides(Capability.MULTI_ATTACH)
     def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
         record = self._find_volume(attachment)
-        states = {self._host.machines[owner].state for _, owner in record.locks if owner != uuid}
+        states = {
+            self.fake_host.machines[owner].state for _, owner in record.locks if owner != uuid
+        }
         if InstanceState.RUNNING not in states:
             return record
         return super()._check_free(uuid, attachment)
@@ -263,7 +265,7 @@ class BusyVolumeIsLockedAllTheSame(FakeDriver):
             return super()._check_free(uuid, attachment)
         except errors.DeviceBusy:
             record = self._find_volume(attachment)
-            record.locks[self._host.name, uuid] = Lock(0, False, attachment.volume_id)
+            record.locks[self.fake_host.name, uuid] = Lock(0, False, attachment.volume_id)
             raise
 
 
@@ -296,7 +298,7 @@ class DetachFreesForAll(FakeDriver):
 
     def _disconnect(self, uuid: UUID, volume_id: str) -> None:
         super()._disconnect(uuid, volume_id)
-        for volume in self._host.volumes():
+        for volume in self.fake_host.volumes():
             if volume.volume_id == volume_id:
                 volume.locks.clear()
 

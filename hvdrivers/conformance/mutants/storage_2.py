@@ -27,7 +27,7 @@ class DetachOnlyLive(FakeDriver):
     taken: ClassVar[dict[UUID, AttachedDisk]] = {}
 
     def _unplug_disk(self, uuid: UUID, volume_id: str) -> None:
-        machine = self._host.machines[uuid]
+        machine = self.fake_host.machines[uuid]
         if machine.state is InstanceState.RUNNING:
             self.taken[uuid] = machine.volumes[volume_id]
         super()._unplug_disk(uuid, volume_id)
@@ -36,7 +36,7 @@ class DetachOnlyLive(FakeDriver):
         super().power_off(uuid, graceful=graceful, timeout=timeout)
         disk = self.taken.pop(uuid, None)
         if disk is not None:
-            self._host.machines[uuid].volumes[disk.attachment.volume_id] = disk
+            self.fake_host.machines[uuid].volumes[disk.attachment.volume_id] = disk
 
 
 @mutant("STOR-010")
@@ -44,7 +44,7 @@ class DetachOnlyStored(ForgetsAtPowerOff):
     """detach_volume() changes only the definition: until it is switched off the machine has it."""
 
     def _unplug_disk(self, uuid: UUID, volume_id: str) -> None:
-        if self._host.machines[uuid].state is InstanceState.RUNNING:
+        if self.fake_host.machines[uuid].state is InstanceState.RUNNING:
             self.lost.setdefault(uuid, set()).add(volume_id)
         else:
             super()._unplug_disk(uuid, volume_id)
@@ -55,7 +55,7 @@ class DetachTakesAll(FakeDriver):
     """detach_volume() of one volume takes every volume of the machine away."""
 
     def _unplug_disk(self, uuid: UUID, volume_id: str) -> None:
-        for name in list(self._machine(uuid).volumes):
+        for name in list(self.machines.find(uuid).volumes):
             super()._unplug_disk(uuid, name)
 
 
@@ -72,7 +72,7 @@ class DetachKeepsTheSecret(FakeDriver):
     """The passphrase of a detached volume stays on the host."""
 
     def _disconnect(self, uuid: UUID, volume_id: str) -> None:
-        self._host.unlock(uuid, volume_id=volume_id)
+        self.fake_host.unlock(uuid, volume_id=volume_id)
 
 
 @mutant("STOR-011")
@@ -81,7 +81,7 @@ class DetachDeletesTheVolume(FakeDriver):
 
     def _disconnect(self, uuid: UUID, volume_id: str) -> None:
         super()._disconnect(uuid, volume_id)
-        for pool in self._host.pools.values():
+        for pool in self.fake_host.pools.values():
             pool.volumes = {
                 name: each for name, each in pool.volumes.items() if each.volume_id != volume_id
             }
@@ -118,7 +118,7 @@ class DetachOfAbsentRaises(FakeDriver):
 
     def _check_detach(self, uuid: UUID, volume_id: str) -> Machine:
         machine = super()._check_detach(uuid, volume_id)
-        known = {each.volume_id for each in self._host.volumes()}
+        known = {each.volume_id for each in self.fake_host.volumes()}
         if volume_id in known and volume_id not in machine.volumes:
             raise errors.VolumeNotFound("the volume is not attached")
         return machine
@@ -129,7 +129,7 @@ class DetachTakesItFromWhoeverHasIt(FakeDriver):
     """detach_volume() looks for the volume and not for the instance."""
 
     def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
-        owners = [each.uuid for each in self._host.ours() if volume_id in each.volumes]
+        owners = [each.uuid for each in self.fake_host.ours() if volume_id in each.volumes]
         super().detach_volume((owners or [uuid])[0], volume_id, timeout=timeout)
 
 
@@ -138,7 +138,7 @@ class BootDiskCanBeTaken(FakeDriver):
     """The disk that a stopped instance boots from can be detached."""
 
     def _check_detach(self, uuid: UUID, volume_id: str) -> Machine:
-        return self._checked("detach_volume", uuid)
+        return self.machines.checked("detach_volume", uuid)
 
 
 @mutant("STOR-014")
@@ -146,7 +146,7 @@ class BootDiskIsUnlockedFirst(FakeDriver):
     """The right error for the boot disk, after its lock has been given up."""
 
     def _check_detach(self, uuid: UUID, volume_id: str) -> Machine:
-        disk = self._machine(uuid).volumes.get(volume_id)
+        disk = self.machines.find(uuid).volumes.get(volume_id)
         if disk is not None:
             disk.record.locks = {
                 key: replace(lock, token=0)
@@ -161,7 +161,7 @@ class DetachWipesTheVolume(FakeDriver):
     """A detached volume is emptied for the next one."""
 
     def _unplug_disk(self, uuid: UUID, volume_id: str) -> None:
-        disk = self._machine(uuid).volumes.get(volume_id)
+        disk = self.machines.find(uuid).volumes.get(volume_id)
         super()._unplug_disk(uuid, volume_id)
         if disk is not None:
             disk.record.content = ("empty",)
@@ -172,7 +172,7 @@ class DestroyWipesVolumes(FakeDriver):
     """destroy() empties the volumes that were attached."""
 
     def _release_volumes(self, uuid: UUID) -> None:
-        for disk in self._host.machines[uuid].volumes.values():
+        for disk in self.fake_host.machines[uuid].volumes.values():
             disk.record.content = ("empty",)
         super()._release_volumes(uuid)
 
@@ -205,7 +205,7 @@ class LateUnplugComesBack(_RemembersWhatItAsked):
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         disk = self.asked.pop(uuid, None)
         if disk is not None:
-            self._host.machines[uuid].volumes[disk.attachment.volume_id] = disk
+            self.fake_host.machines[uuid].volumes[disk.attachment.volume_id] = disk
         super().power_on(uuid, timeout=timeout)
 
 

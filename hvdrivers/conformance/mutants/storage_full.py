@@ -16,7 +16,7 @@ from hvdrivers.fake.steps import Task
 class _Overfull(FakeDriver):
     @contextmanager
     def _roomy(self) -> Iterator[None]:
-        pool = self._host.default_pool
+        pool = self.fake_host.default_pool
         before, pool.total_bytes = pool.total_bytes, pool.total_bytes * 2
         try:
             yield
@@ -65,7 +65,7 @@ class GrowthNeedsTheWholeSize(FakeDriver):
     """resize() asks for room for the whole disk anew."""
 
     def _grow(self, machine: Machine, root: Disk, size: int) -> None:
-        check_room(self._host.home(machine.uuid), size)
+        check_room(self.fake_host.home(machine.uuid), size)
         super()._grow(machine, root, size)
 
 
@@ -74,6 +74,6 @@ class DisksThatAreThereNeedRoom(FakeDriver):
     """migrate_storage() asks for room in the pool before it looks where the disks are."""
 
     def _to_move(self, uuid: UUID, pool: str) -> list[Disk]:
-        own = sum(disk.size_bytes for _, disk in self._host.disks_of(uuid))
-        check_room(self._host.pool(pool), own)
+        own = sum(disk.size_bytes for _, disk in self.fake_host.disks_of(uuid))
+        check_room(self.fake_host.pool(pool), own)
         return super()._to_move(uuid, pool)

@@ -42,9 +42,11 @@ class DetachKeepsTheServersPassword(FakeDriver):
     """The password for a storage server stays on the host when the volume is detached."""
 
     def _disconnect(self, uuid: UUID, volume_id: str) -> None:
-        kept = {name: each for name, each in self._host.secrets.items() if name.endswith("/chap")}
+        kept = {
+            name: each for name, each in self.fake_host.secrets.items() if name.endswith("/chap")
+        }
         super()._disconnect(uuid, volume_id)
-        self._host.secrets |= kept
+        self.fake_host.secrets |= kept
 
 
 @mutant("STOR-076")
@@ -53,7 +55,7 @@ class SpawnLeavesServedVolumesOut(FakeDriver):
 
     def _add_volumes(self, task: Task, spec: InstanceSpec) -> None:
         super()._add_volumes(task, spec)
-        volumes = self._machine(spec.uuid).volumes
+        volumes = self.machines.find(spec.uuid).volumes
         for name in [name for name, disk in volumes.items() if disk.record.pool is None]:
             del volumes[name]
 
@@ -89,7 +91,7 @@ class OnePassphraseForAll(FakeDriver):
     def _store(self, uuid: UUID, token: int, secrets: dict[str, SecretStr]) -> None:
         known = [
             each.value
-            for name, each in self._host.secrets.items()
+            for name, each in self.fake_host.secrets.items()
             if name.startswith(f"{uuid}/") and name.endswith("/luks")
         ]
         changed = {

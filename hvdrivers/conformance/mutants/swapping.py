@@ -17,7 +17,7 @@ class SwapForgetsTheBootOrder(FakeDriver):
         self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
     ) -> AttachedVolume:
         swapped = super()._switch_volume(uuid, volume_id, replacement)
-        self._machine(uuid).volumes[replacement.volume_id].attachment = replacement
+        self.machines.find(uuid).volumes[replacement.volume_id].attachment = replacement
         return swapped
 
 
@@ -29,5 +29,5 @@ class SwapIgnoresTheLimits(FakeDriver):
         self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
     ) -> AttachedVolume:
         swapped = super()._switch_volume(uuid, volume_id, replacement)
-        self._machine(uuid).volumes[replacement.volume_id].qos = None
+        self.machines.find(uuid).volumes[replacement.volume_id].qos = None
         return swapped

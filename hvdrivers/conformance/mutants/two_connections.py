@@ -30,10 +30,10 @@ class NamesOfDevicesAreChosenTooEarly(FakeDriver):
     def attach_volume(
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
-        before = set(self._machine(uuid).volumes)
+        before = set(self.machines.find(uuid).volumes)
         time.sleep(_A_MOMENT)
         with _LOCK:
-            now = set(self._machine(uuid).volumes)
+            now = set(self.machines.find(uuid).volumes)
             if now != before and attachment.volume_id not in before:
                 raise errors.InvalidState("target vdb already exists")
             return super().attach_volume(uuid, attachment, timeout=timeout)
@@ -50,11 +50,11 @@ class WritesTheWholeDefinition(FakeDriver):
         plugged = super().plug_vif(uuid, vif, timeout=timeout)
         with _LOCK:
             for each in self._plugged(uuid) - before - {vif.id}:
-                self._host.remove_ports(uuid, vif_id=each)
+                self.fake_host.remove_ports(uuid, vif_id=each)
         return plugged
 
     def _plugged(self, uuid: UUID) -> set[str]:
-        return {vif_id for owner, vif_id in list(self._host.ports) if owner == uuid}
+        return {vif_id for owner, vif_id in list(self.fake_host.ports) if owner == uuid}
 
 
 @mutant("CONC-012")
@@ -62,10 +62,10 @@ class SecondDetachIsAFault(FakeDriver):
     """detach_volume() finds the volume, and fails when another connection has detached it since."""
 
     def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
-        there = volume_id in self._machine(uuid).volumes
+        there = volume_id in self.machines.find(uuid).volumes
         time.sleep(_A_MOMENT)
         with _LOCK:
-            if there and volume_id not in self._machine(uuid).volumes:
+            if there and volume_id not in self.machines.find(uuid).volumes:
                 raise errors.HypervisorFault("device not found")
             super().detach_volume(uuid, volume_id, timeout=timeout)
 
@@ -83,7 +83,7 @@ class ResizeWritesTheWholeDefinition(FakeDriver):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         metadata, volumes = dict(machine.metadata), dict(machine.volumes)
         time.sleep(_A_MOMENT)
         super().resize(uuid, flavor, timeout=timeout, progress=progress)
@@ -115,13 +115,13 @@ class ResizeBringsBackWhatIsDestroyed(FakeDriver):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         end = time.monotonic() + 4 * _A_MOMENT
-        while uuid in self._host.machines and time.monotonic() < end:
+        while uuid in self.fake_host.machines and time.monotonic() < end:
             time.sleep(0.005)
         with _LOCK:
-            if uuid not in self._host.machines:
-                self._host.machines[uuid] = machine
+            if uuid not in self.fake_host.machines:
+                self.fake_host.machines[uuid] = machine
         super().resize(uuid, flavor, timeout=timeout, progress=progress)
 
     def destroy(
@@ -148,14 +148,14 @@ class RebuildsDeleteEachOthersDisk(FakeDriver):
         progress: ProgressCallback | None = None,
     ) -> None:
         with _LOCK:  # one after the other, so that both come to their end
-            before = self._host.disk(uuid, "root")
+            before = self.fake_host.disk(uuid, "root")
             super().rebuild(uuid, image, timeout=timeout, progress=progress)
-            mine = self._host.disk(uuid, "root")
+            mine = self.fake_host.disk(uuid, "root")
         time.sleep(_A_MOMENT)
         with _LOCK:
-            now = self._host.disk(uuid, "root")
+            now = self.fake_host.disk(uuid, "root")
             if now is not mine and now is not before:
-                self._host.remove_disks(uuid, "root")
+                self.fake_host.remove_disks(uuid, "root")
 
 
 @mutant("CONC-021")
@@ -165,10 +165,10 @@ class MemoryIsAddedTwice(FakeDriver):
     def hot_resize_memory(
         self, uuid: UUID, memory_mib: int, *, timeout: float | None = None
     ) -> None:
-        more = memory_mib - self._machine(uuid).flavor.memory_mib
+        more = memory_mib - self.machines.find(uuid).flavor.memory_mib
         time.sleep(_A_MOMENT)
         with _LOCK:
-            now = self._machine(uuid).flavor.memory_mib
+            now = self.machines.find(uuid).flavor.memory_mib
             super().hot_resize_memory(uuid, now + more, timeout=timeout)
 
 
@@ -180,7 +180,7 @@ class LooksForUsersTooEarly(FakeDriver):
     def delete_volume(self, volume_id: str, *, timeout: float | None = None) -> None:
         found = [
             (pool, record)
-            for pool in self._host.pools.values()
+            for pool in self.fake_host.pools.values()
             for record in list(pool.volumes.values())
             if record.volume_id == volume_id and not record.locks
         ]
@@ -200,7 +200,7 @@ class SnapshotGoesBelowAnOldOne(FakeDriver):
     def create_snapshot(
         self, uuid: UUID, name: str, *, memory: bool = False, timeout: float | None = None
     ) -> Snapshot:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         parent = machine.current_snapshot
         time.sleep(_A_MOMENT)
         with _LOCK:
@@ -216,7 +216,7 @@ class TwoSnapshotsOfOneName(FakeDriver):
     def create_snapshot(
         self, uuid: UUID, name: str, *, memory: bool = False, timeout: float | None = None
     ) -> Snapshot:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         taken = any(each.name == name for each in machine.snapshots.values())
         time.sleep(_A_MOMENT)
         with _LOCK:

@@ -74,7 +74,7 @@ class ExtendOnlyLive(FakeDriver):
 
     def _power_off(self, uuid: UUID) -> None:
         super()._power_off(uuid)
-        for name, disk in self._machine(uuid).volumes.items():
+        for name, disk in self.machines.find(uuid).volumes.items():
             disk.seen_bytes = self.__dict__.get("_stored", {}).get((uuid, name), disk.seen_bytes)
 
 
@@ -117,13 +117,13 @@ class ReadOnlyIsOnlyShown(_Writable):
     """get_instance() repeats that a volume is read-only; the guest can write to it."""
 
     def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
-        asked: dict[str, bool] = self._host.__dict__.setdefault("asked", {})
+        asked: dict[str, bool] = self.fake_host.__dict__.setdefault("asked", {})
         asked[attachment.volume_id] = attachment.read_only
         return super()._add_disk(machine, attachment)
 
     def _info(self, machine: Machine) -> InstanceInfo:
         info = super()._info(machine)
-        asked: dict[str, bool] = self._host.__dict__.get("asked", {})
+        asked: dict[str, bool] = self.fake_host.__dict__.get("asked", {})
         shown = [
             each.model_copy(update={"read_only": asked.get(each.volume_id, False)})
             for each in info.volumes
@@ -138,7 +138,7 @@ class _Owned(FakeDriver):
 
     def _disk_of(self, operation: str, uuid: UUID, volume_id: str) -> AttachedDisk:
         if operation in self.everywhere:
-            for machine in self._host.ours():
+            for machine in self.fake_host.ours():
                 if volume_id in machine.volumes:
                     return machine.volumes[volume_id]
         return super()._disk_of(operation, uuid, volume_id)
@@ -184,7 +184,7 @@ class SwapAddsADisk(FakeDriver):
         self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
     ) -> AttachedVolume:
         self._disk_of("swap_volume", uuid, volume_id)
-        return self._add_disk(self._machine(uuid), replacement)
+        return self._add_disk(self.machines.find(uuid), replacement)
 
 
 @mutant("STOR-030")
@@ -195,7 +195,7 @@ class SwapMovesTheDisk(FakeDriver):
         self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
     ) -> AttachedVolume:
         swapped = super()._switch_volume(uuid, volume_id, replacement)
-        self._machine(uuid).volumes[replacement.volume_id].device = "vdy"
+        self.machines.find(uuid).volumes[replacement.volume_id].device = "vdy"
         return swapped.model_copy(update={"device": "vdy"})
 
 
@@ -206,7 +206,7 @@ class SwapOnlyLive(FakeDriver):
     def _switch_volume(
         self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
     ) -> AttachedVolume:
-        machine = self._machine(uuid)
+        machine = self.machines.find(uuid)
         self.__dict__.setdefault("_stored", {})[uuid] = dict(machine.volumes)
         return super()._switch_volume(uuid, volume_id, replacement)
 
@@ -214,7 +214,7 @@ class SwapOnlyLive(FakeDriver):
         super()._power_off(uuid)
         stored = self.__dict__.get("_stored", {}).pop(uuid, None)
         if stored is not None:
-            self._machine(uuid).volumes = stored
+            self.machines.find(uuid).volumes = stored
 
 
 @mutant("STOR-031")
@@ -222,7 +222,7 @@ class RepeatedSwapSucceeds(FakeDriver):
     """A swap_volume() that was done returns the replacement again, whatever was asked for."""
 
     def _check_swap(self, uuid: UUID, volume_id: str, replacement: VolumeAttachment) -> None:
-        if replacement.volume_id not in self._machine(uuid).volumes:
+        if replacement.volume_id not in self.machines.find(uuid).volumes:
             super()._check_swap(uuid, volume_id, replacement)
 
     def swap_volume(
@@ -258,7 +258,7 @@ class RefusedSwapHoldsTheReplacement(FakeDriver):
             super()._check_swap(uuid, volume_id, replacement)
         except errors.InvalidRequest:
             record = self._find_volume(replacement)
-            record.locks[self._host.name, uuid] = Lock(0, False, replacement.volume_id)
+            record.locks[self.fake_host.name, uuid] = Lock(0, False, replacement.volume_id)
             raise
 
 
@@ -304,7 +304,7 @@ class SwapStaysOnTheOldVolume(FakeDriver):
     ) -> AttachedVolume:
         old = self._disk_of("swap_volume", uuid, volume_id).record
         swapped = super()._switch_volume(uuid, volume_id, replacement)
-        self._machine(uuid).volumes[replacement.volume_id].record = old
+        self.machines.find(uuid).volumes[replacement.volume_id].record = old
         return swapped
 
 
@@ -341,7 +341,7 @@ class DiskQosOfAll(FakeDriver):
 
     def _limit_disk(self, uuid: UUID, volume_id: str, qos: DiskQos | None) -> None:
         super()._limit_disk(uuid, volume_id, qos)
-        for disk in self._machine(uuid).volumes.values():
+        for disk in self.machines.find(uuid).volumes.values():
             disk.qos = qos
 
 
@@ -351,7 +351,7 @@ class DiskQosOnlyLive(FakeDriver):
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         super().power_off(uuid, graceful=graceful, timeout=timeout)
-        for disk in self._host.machines[uuid].volumes.values():
+        for disk in self.fake_host.machines[uuid].volumes.values():
             disk.qos = None
 
 
@@ -390,7 +390,7 @@ class SpawnIgnoresTheLimits(FakeDriver):
 
     def _add_volumes(self, task: Task, spec: InstanceSpec) -> None:
         super()._add_volumes(task, spec)
-        for disk in self._machine(spec.uuid).volumes.values():
+        for disk in self.machines.find(spec.uuid).volumes.values():
             disk.qos = None
 
 
@@ -400,4 +400,4 @@ class DetachForgetsAllSecrets(FakeDriver):
 
     def _disconnect(self, uuid: UUID, volume_id: str) -> None:
         super()._disconnect(uuid, volume_id)
-        self._host.remove_secrets(uuid)
+        self.fake_host.remove_secrets(uuid)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import quote
@@ -54,7 +55,8 @@ _BELOW = {
 """The steps, beside that from a folder to what is in it, to every object of a type."""
 
 
-def _steps(kinds: Iterable[Any]) -> list[Any]:
+@cache
+def _steps(*kinds: Any) -> list[Any]:
     found = {
         each.name: each
         for kind in kinds
@@ -123,7 +125,7 @@ class RawServer:
 
     def read_all(self, wanted: Mapping[Any, Sequence[str]]) -> list[tuple[Any, dict[str, Any]]]:
         """The same of several types, in one request."""
-        steps = _steps(wanted)
+        steps = _steps(*wanted)
         properties = [
             _PC.PropertySpec(type=kind, pathSet=list(paths)) for kind, paths in wanted.items()
         ]

@@ -36,6 +36,19 @@ def test_it_passes_when_its_seconds_are_over() -> None:
         deadline.check("disks were made")
 
 
+def test_a_test_lets_it_pass_and_no_more_than_that() -> None:
+    clock = Clock()
+    deadline = Deadline(5.0, now=clock)
+    deadline.pass_now()
+    assert (deadline.left, deadline.passed, deadline.bounded) == (0.0, True, True)
+    clock.now += 1.0
+    deadline.pass_now()
+    assert deadline.at == 100.0
+    without = Deadline(None, now=clock)
+    without.pass_now()
+    assert not without.passed
+
+
 def test_what_is_left_is_never_negative() -> None:
     clock = Clock()
     deadline = Deadline(1.0, now=clock)
