@@ -80,6 +80,16 @@ class VerifiedReader:
             position += len(part)
         return bytes(found)
 
+    def data_end(self) -> int:
+        """Where the zeros at the end of what was inspected begin, in whole pieces. Reads
+        nothing."""
+        number = -(-self._inspected.size // PIECE_BYTES)
+        while number and self._inspected.matches(
+            number - 1, _zero_digest(self._length(number - 1))
+        ):
+            number -= 1
+        return min(number * PIECE_BYTES, self._inspected.size)
+
     def segments(self) -> Iterator[Segment]:
         """The whole image, in order, without gaps; zeros in stretches of 64 KiB are holes."""
         hole = 0  # bytes of a hole that ends where the next segment begins

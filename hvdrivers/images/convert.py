@@ -30,7 +30,7 @@ from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 if TYPE_CHECKING:
     from hvdrivers.images.source import LocalImage
 
-__all__ = ["converted", "find_qemu_img"]
+__all__ = ["converted", "converted_disk", "find_qemu_img"]
 
 _NAMES = {
     ImageFormat.RAW: "raw",
@@ -110,16 +110,60 @@ def converted(
             f"an image in the format {image.info.format.value} cannot be converted to"
             f" {target.value}"
         )
-    program = find_qemu_img()
     until = deadline or Deadline(None)
+    command = ["-f", _NAMES[image.info.format], "-O", _NAMES[target]]
+    command += ["-o", options] if options else []
+    source = _private(image, until, workdir)
+    size = image.info.virtual_size_bytes
+    made = _made(command, source, size, deadline=until, progress=progress, workdir=workdir)
+    with made as file:
+        yield file
+
+
+@contextlib.contextmanager
+def converted_disk(
+    descriptor: int,
+    target: ImageFormat,
+    *,
+    deadline: Deadline,
+    progress: ProgressCallback | None = None,
+    workdir: Path | None = None,
+) -> Iterator[IO[bytes]]:
+    """The same for a raw disk in a file of this process's own, to which nobody else can write: it
+    is read once, by ``qemu-img``.
+
+    Args:
+        descriptor: the file, open for reading.
+
+    Raises:
+        HypervisorError: as :func:`converted`.
+    """
+    if target not in _NAMES:
+        raise errors.NotSupported(f"a disk cannot be converted to {target.value}")
+    size = os.fstat(descriptor).st_size
+    command = ["-f", _NAMES[ImageFormat.RAW], "-O", _NAMES[target]]
+    source = contextlib.nullcontext(descriptor)
+    made = _made(command, source, size, deadline=deadline, progress=progress, workdir=workdir)
+    with made as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _made(
+    options: list[str],
+    source: contextlib.AbstractContextManager[int],
+    size: int,
+    *,
+    deadline: Deadline,
+    progress: ProgressCallback | None,
+    workdir: Path | None,
+) -> Iterator[IO[bytes]]:
+    command = [find_qemu_img(), "convert", "-p", *options]
     with tempfile.TemporaryDirectory(prefix="hvdrivers-", dir=workdir) as folder:
         path = Path(folder) / "image"
-        command = [program, "convert", "-p", "-f", _NAMES[image.info.format]]
-        command += ["-O", _NAMES[target], *(["-o", options] if options else [])]
-        most = image.info.virtual_size_bytes + _MARGIN
-        with _private(image, until, workdir) as descriptor:
+        with source as descriptor:
             command += [f"/proc/self/fd/{descriptor}", str(path)]
-            _run(command, descriptor, most, until, progress)
+            _run(command, descriptor, size + _MARGIN, deadline, progress)
         with path.open("rb") as file:
             path.unlink()  # nothing stays if this process is killed
             yield file

@@ -22,7 +22,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.snapshots import SnapshotToImage
 from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.deadline import current_deadline
-from hvdrivers.models.image import FileImage, ImageFormat, ImageInfo
+from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Machine
@@ -126,15 +126,17 @@ def _publish(made: Path, target: Path) -> None:
 
 
 def _converted(raw: Path, target: ImageFormat, progress: ProgressCallback | None) -> Path:
-    from hvdrivers.images import open_image
-    from hvdrivers.images.convert import converted
+    from hvdrivers.images.convert import converted_disk
 
-    image = FileImage(path=raw, format=ImageFormat.RAW)
     made = raw.with_name("image")
     with (
-        open_image(image) as opened,
-        converted(
-            opened, target, deadline=current_deadline(), progress=progress, workdir=raw.parent
+        raw.open("rb") as disk,
+        converted_disk(
+            disk.fileno(),
+            target,
+            deadline=current_deadline(),
+            progress=progress,
+            workdir=raw.parent,
         ) as source,
         made.open("wb") as file,
     ):

@@ -46,7 +46,10 @@ _EXTENT = re.compile(r"disk-(\d+)-flat\.vmdk")
 _ReadAt = Callable[[int, int], bytes]
 """Bytes from this offset on, at most so many; fewer at the end."""
 _KIB = 1024
+_MIB = 1 << 20
 _GIB = 1 << 30
+_ZEROS = 64 << 20
+"""Bytes: so many zeros at the end of a disk take longer to send than two more requests."""
 
 
 @dataclass(frozen=True)
@@ -181,13 +184,17 @@ class ImageStore(PartialUploads):
         size = -(-opened.info.virtual_size_bytes // _KIB) * _KIB
         name = f"disk-{opened.info.virtual_size_bytes}"
         self._ensure_folders()
-        with undoing() as undo, self._as_raw(opened, progress) as content:
+        with undoing() as undo, self._as_raw(opened, progress) as (content, end):
             undo.callback(self.files.remove_quietly, staging)
             self._remove_abandoned()
             self.files.make_folder(staging)
-            self.files.create_disk(f"{staging}/{name}.vmdk", size)
-            body = _Reported(content, size, progress)
-            self.files.upload(f"{staging}/{name}-flat.vmdk", body, size)
+            # zeros at the end are not sent: the disk grows by them
+            sent = max(end, _MIB) if size - end >= _ZEROS else size
+            self.files.create_disk(f"{staging}/{name}.vmdk", sent)
+            body = _Reported(content, sent, progress)
+            self.files.upload(f"{staging}/{name}-flat.vmdk", body, sent)
+            if sent < size:
+                self.files.extend_disk(f"{staging}/{name}.vmdk", size)
             self._publish(staging, folder, f"{name}.vmdk")
         base = Base(key, f"{folder}/{name}.vmdk", opened.info.virtual_size_bytes, size)
         with self._images_lock:
@@ -217,18 +224,24 @@ class ImageStore(PartialUploads):
         return True
 
     @contextmanager
-    def _as_raw(self, opened: LocalImage, progress: ProgressCallback | None) -> Iterator[_ReadAt]:
-        """Reads the disk in the image: only what was inspected, though another process may write to
-        the file meanwhile."""
+    def _as_raw(
+        self, opened: LocalImage, progress: ProgressCallback | None
+    ) -> Iterator[tuple[_ReadAt, int]]:
+        """Reads the disk in the image, and where the zeros at its end begin, in whole MiB: only
+        what was inspected, though another process may write to the file meanwhile."""
         if opened.info.format is ImageFormat.RAW:
-            yield opened.reader().read
+            reader = opened.reader()
+            yield reader.read, reader.data_end()
             return
         from hvdrivers.images.convert import converted
+        from hvdrivers.images.sparse import sparse_extents
 
         with converted(
             opened, ImageFormat.RAW, deadline=current_deadline(), progress=progress
         ) as file:
-            yield partial(_read_at, file)
+            data = [each for each in sparse_extents(file.fileno()) if each.is_data]
+            end = data[-1].offset + data[-1].length if data else 0
+            yield partial(_read_at, file), -(-end // _MIB) * _MIB
 
     def _ensure_folders(self) -> None:
         """Make the driver's folders on the datastore. Three calls, once a session."""
