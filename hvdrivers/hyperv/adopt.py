@@ -8,7 +8,8 @@ from uuid import UUID
 from hvdrivers.contract.lifecycle import Adopt
 from hvdrivers.contract.maintenance import Maintenance
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.hyperv.base import Topic, info_of
+from hvdrivers.hyperv.base import Topic
+from hvdrivers.hyperv.instances import info_of
 from hvdrivers.hyperv.record import InstanceRecord, MetadataRecord, packed
 from hvdrivers.models.instance import InstanceInfo
 
@@ -30,7 +31,7 @@ class HypervAdopt(Topic, Adopt):
             "record": packed(InstanceRecord()),
             "metadata": packed(MetadataRecord(metadata=dict(metadata or {}))),
         }
-        return info_of(self._change("adopt", "Adopt", uuid, arguments, timeout))
+        return info_of(self.session.change("adopt", "Adopt", uuid, arguments, timeout))
 
 
 class HypervMaintenance(Topic, Maintenance):

@@ -6,26 +6,27 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.connection import Connection
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.examine import HypervExamine
+from hvdrivers.hyperv.session import HostFacts
 from hvdrivers.images.convert import find_qemu_img
 from hvdrivers.models.host import HostInfo
 
 
-class HostFacts(Topic):
-    """What other topics ask about the host."""
+class HypervConnection(HypervExamine, Connection):
+    """Connection topic of the contract."""
 
-    def _host_info(self, deadline: Deadline) -> HostInfo:
-        facts = self.session.facts(deadline)
-        return HostInfo(
-            driver="hyperv",
-            product="Microsoft Hyper-V",
-            product_version=facts.version,
-            api_version=f"WinRM, PowerShell {facts.engine}",
-            architecture="x86_64",
-            hostname=facts.computer,
-            accelerated=True,
-        )
+    def ping(self, *, timeout: float | None = None) -> None:
+        """Budget: 1 call."""
+        self.session.call("Ping", {}, Deadline(timeout))
+
+    def host(self, *, timeout: float | None = None) -> HostInfo:
+        """Budget: none; it was read when the driver connected."""
+        return host_info(self.session.facts(Deadline(timeout)))
+
+    def close(self, *, timeout: float | None = None) -> None:
+        """Budget: none counted; the shell on the host is deleted."""
+        del timeout
+        self.session.close()
 
     def narrowed(self) -> dict[Capability, str]:
         """What this host's Windows lacks, and the caller's machine. Budget: none."""
@@ -42,18 +43,14 @@ class HostFacts(Topic):
         return {}
 
 
-class HypervConnection(HostFacts, HypervExamine, Connection):
-    """Connection topic of the contract."""
-
-    def ping(self, *, timeout: float | None = None) -> None:
-        """Budget: 1 call."""
-        self.session.call("Ping", {}, Deadline(timeout))
-
-    def host(self, *, timeout: float | None = None) -> HostInfo:
-        """Budget: none; it was read when the driver connected."""
-        return self._host_info(Deadline(timeout))
-
-    def close(self, *, timeout: float | None = None) -> None:
-        """Budget: none counted; the shell on the host is deleted."""
-        del timeout
-        self.session.close()
+def host_info(facts: HostFacts) -> HostInfo:
+    """What the host said of itself, as the contract has it."""
+    return HostInfo(
+        driver="hyperv",
+        product="Microsoft Hyper-V",
+        product_version=facts.version,
+        api_version=f"WinRM, PowerShell {facts.engine}",
+        architecture="x86_64",
+        hostname=facts.computer,
+        accelerated=True,
+    )

@@ -40,7 +40,7 @@ class HypervConsoles(Topic, InteractiveConsole, ScreenCapture, GuestAddresses):
         """
         if kind not in (ConsoleKind.RDP, ConsoleKind.SERIAL):
             raise errors.NotSupported(f"Hyper-V has no {kind} console")
-        found = self._change("get_console", "Console", uuid, {"kind": kind.value}, timeout)
+        found = self.session.change("get_console", "Console", uuid, {"kind": kind.value}, timeout)
         host = self.config.host
         if kind is ConsoleKind.RDP:
             return ConsoleAccess(kind=kind, host=host, port=found["port"], path=found["id"])
@@ -56,7 +56,7 @@ class HypervConsoles(Topic, InteractiveConsole, ScreenCapture, GuestAddresses):
         """Budget: 1 call."""
         width, height = _SIZE
         arguments = {"width": width, "height": height}
-        found = self._change("screenshot", "Screen", uuid, arguments, timeout)
+        found = self.session.change("screenshot", "Screen", uuid, arguments, timeout)
         data = base64.b64decode(found["data"])
         if len(data) != 2 * width * height:
             raise errors.HypervisorFault("the host gave a picture of another size")
@@ -66,7 +66,7 @@ class HypervConsoles(Topic, InteractiveConsole, ScreenCapture, GuestAddresses):
         self, uuid: UUID, *, timeout: float | None = None
     ) -> Sequence[GuestAddress]:
         """Budget: 1 call. The integration services of the guest tell them to the host."""
-        found: list[Any] = self._change("guest_addresses", "Addresses", uuid, {}, timeout)
+        found: list[Any] = self.session.change("guest_addresses", "Addresses", uuid, {}, timeout)
         return [
             GuestAddress(
                 mac=mac,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, Self
@@ -16,8 +15,10 @@ from hvdrivers.hyperv.adopt import HypervAdopt, HypervMaintenance
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.connection import HypervConnection
 from hvdrivers.hyperv.consoles import HypervConsoles
+from hvdrivers.hyperv.event_feed import EventFeed
 from hvdrivers.hyperv.events import HypervEvents
 from hvdrivers.hyperv.export import HypervExport
+from hvdrivers.hyperv.image_store import ImageStore
 from hvdrivers.hyperv.images import HypervImages
 from hvdrivers.hyperv.lacking import LACKING
 from hvdrivers.hyperv.lifecycle import HypervLifecycle
@@ -32,6 +33,8 @@ from hvdrivers.hyperv.resources import HypervResources
 from hvdrivers.hyperv.session import Session
 from hvdrivers.hyperv.snapshots import HypervSnapshots
 from hvdrivers.hyperv.storage import HypervStorage
+from hvdrivers.hyperv.volume_sources import VolumeSources
+from hvdrivers.hyperv.wiring import Wiring
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.vif import VifQos
 from hvdrivers.models.vif.common import VifBase
@@ -85,9 +88,10 @@ class HypervDriver(
     def __init__(self, config: HypervConfig) -> None:
         self.config = config
         self.session = Session(config)
-        self._known_files = {}
-        self._known_lock = threading.Lock()
-        self._begin_events()
+        self.store = ImageStore(self.session)
+        self.sources = VolumeSources(self.session)
+        self.wiring = Wiring()
+        self.feed = EventFeed(self.session)
 
     @classmethod
     def connect(cls, config: DriverConfig) -> Self:
@@ -108,5 +112,5 @@ class HypervDriver(
         return self.config.host_label
 
     def close(self, *, timeout: float | None = None) -> None:
-        self._close_streams()
+        self.feed.close()
         super().close(timeout=timeout)

@@ -55,7 +55,7 @@ class HypervExport(Topic, SnapshotToImage):
         names = {"uuid": str(uuid), "nonce": secrets.token_hex(8)}
         with new_file(target) as file, undoing() as undo:
             undo.callback(self._drop_copy, names)
-            found: dict[str, Any] = self._change(
+            found: dict[str, Any] = self.session.change(
                 "snapshot_to_image", "Export", uuid, names, timeout
             )
             if format is ImageFormat.VHDX:

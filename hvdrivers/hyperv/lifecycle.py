@@ -14,17 +14,18 @@ from typing import Any, Final
 from uuid import UUID
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.lifecycle import Lifecycle
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.own_disks import seed_of
-from hvdrivers.hyperv.base import GIB, MIB, info_of
-from hvdrivers.hyperv.images import ImageStore
+from hvdrivers.hyperv.base import Topic
+from hvdrivers.hyperv.image_store import ImageStore, is_brought
+from hvdrivers.hyperv.instances import GIB, MIB, info_of
 from hvdrivers.hyperv.library import Json
 from hvdrivers.hyperv.naming import volume_file
-from hvdrivers.hyperv.network import Wiring
 from hvdrivers.hyperv.record import InstanceRecord, MetadataRecord, packed
-from hvdrivers.hyperv.storage import VolumeSources
+from hvdrivers.hyperv.volume_sources import VolumeSources
+from hvdrivers.hyperv.wiring import Wiring
 from hvdrivers.messages import shown_label
 from hvdrivers.models.instance import (
     Firmware,
@@ -47,9 +48,10 @@ _MOST_GIB: Final = 64 << 10
 """The largest VHDX."""
 
 
-class HypervLifecycle(ImageStore, VolumeSources, Wiring, Lifecycle):
+class HypervLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
 
+    @provides(*declared(ImageStore), *declared(VolumeSources), *declared(Wiring))
     def spawn(
         self,
         spec: InstanceSpec,
@@ -62,13 +64,13 @@ class HypervLifecycle(ImageStore, VolumeSources, Wiring, Lifecycle):
         deadline = Deadline(timeout)
         check_size(spec.flavor)
         seed = seed_of(spec)
-        key = self._key_of(spec.image, deadline, progress)
+        key = self.store.key_of(spec.image, deadline, progress)
         arguments = self._spawn_arguments(spec, key)
 
         def send() -> Any:
             return self.session.call("Spawn", arguments, deadline, data=seed)
 
-        return info_of(self._with_image(spec.image, send, deadline, progress))
+        return info_of(self.store.with_image(spec.image, send, deadline, progress))
 
     @provides(
         Capability.UEFI,
@@ -103,12 +105,12 @@ class HypervLifecycle(ImageStore, VolumeSources, Wiring, Lifecycle):
             "memory": flavor.memory_mib * MIB,
             "numa": flavor.numa_nodes or 0,
             "nested": False,
-            "image": self._image_path(spec.image, key) if spec.image is not None else "",
-            "absent": "ImageMissing" if self._is_brought(spec.image) else "VolumeNotFound",
+            "image": self.store.path_of(spec.image, key) if spec.image is not None else "",
+            "absent": "ImageMissing" if is_brought(spec.image) else "VolumeNotFound",
             "size": flavor.disk_gib * GIB,
             "extra": extra,
-            "volumes": [self._attachment(each) for each in spec.volumes],
-            "nics": [self._nic(each) for each in spec.vifs],
+            "volumes": [self.sources.attachment(each) for each in spec.volumes],
+            "nics": [self.wiring.nic(each) for each in spec.vifs],
             "secure": spec.secure_boot,
             "template": LINUX_TEMPLATE,
             "tpm": spec.vtpm,
@@ -132,7 +134,7 @@ class HypervLifecycle(ImageStore, VolumeSources, Wiring, Lifecycle):
         self.session.call("Destroy", {"uuid": str(uuid), "keep": kept}, Deadline(timeout))
 
     def _kept_path(self, uuid: UUID) -> str:
-        return f"{self._pool_path('default')}\\{volume_file(f'{uuid}-root')}"
+        return f"{self.sources.pool_path('default')}\\{volume_file(f'{uuid}-root')}"
 
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
         """Budget: 1 call."""
@@ -163,7 +165,7 @@ class HypervLifecycle(ImageStore, VolumeSources, Wiring, Lifecycle):
     @provides(Capability.HOT_RENAME)
     def rename(self, uuid: UUID, name: str, *, timeout: float | None = None) -> None:
         """Budget: 1 call."""
-        self._change("rename", "Rename", uuid, {"name": name}, timeout)
+        self.session.change("rename", "Rename", uuid, {"name": name}, timeout)
 
     def set_metadata(
         self, uuid: UUID, metadata: Mapping[str, str], *, timeout: float | None = None
@@ -171,7 +173,7 @@ class HypervLifecycle(ImageStore, VolumeSources, Wiring, Lifecycle):
         """Budget: 1 call. Metadata has a line of its own in the record."""
         line = f"metadata {packed(MetadataRecord(metadata=dict(metadata)))}"
         arguments = {"start": "metadata", "line": line}
-        self._change("set_metadata", "SetRecord", uuid, arguments, timeout)
+        self.session.change("set_metadata", "SetRecord", uuid, arguments, timeout)
 
 
 def serial_pipe(uuid: UUID) -> str:

@@ -11,7 +11,8 @@ from uuid import UUID
 
 from hvdrivers.contract.metrics import Metrics
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.hyperv.base import MIB, Topic
+from hvdrivers.hyperv.base import Topic
+from hvdrivers.hyperv.instances import MIB
 from hvdrivers.models.metrics import DiskMetrics, InstanceMetrics, VifMetrics
 from hvdrivers.models.state import InstanceState
 

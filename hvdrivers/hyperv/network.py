@@ -2,104 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.network import Network, VifQosControl
-from hvdrivers.hyperv.base import Topic, vifs_of
-from hvdrivers.hyperv.library import Json
-from hvdrivers.hyperv.naming import plain_mac, word
-from hvdrivers.hyperv.record import NicRecord, packed, parse
-from hvdrivers.models.vif import AttachedVif, HypervVif, NetworkVif, NicModel, Vif, VifQos
+from hvdrivers.hyperv.base import Topic
+from hvdrivers.hyperv.instances import vifs_of
+from hvdrivers.hyperv.naming import word
+from hvdrivers.hyperv.record import parse
+from hvdrivers.hyperv.wiring import Wiring, outbound
+from hvdrivers.models.vif import AttachedVif, Vif, VifQos
 
 
-class Wiring(Topic):
-    """A VIF as the scripts want it."""
-
-    @provides(Capability.VIF_HYPERV, Capability.VIF_NETWORK)
-    def _nic(self, vif: Vif) -> dict[str, Json]:
-        if isinstance(vif, HypervVif):
-            switch = vif.switch
-        elif isinstance(vif, NetworkVif):
-            if vif.portgroup is not None:
-                raise errors.NotSupported("Hyper-V's switches have no port groups")
-            switch = vif.network
-        else:
-            raise errors.NotSupported(f"this driver has no VIFs of type {vif.type}")
-        return {
-            "name": vif.id,
-            "word": word(vif.id),
-            "switch": switch,
-            "mac": plain_mac(vif.mac),
-            "vlan": vif.vlan or 0,
-            "maximum": _outbound(vif.qos),
-            "active": vif.active,
-            "refused": _refusal(vif),
-            "json": packed(
-                NicRecord(type=vif.type, model=vif.model, qos=vif.qos, active=vif.active)
-            ),
-        }
-
-    def _rewired(self, vifs: Iterable[Vif]) -> list[dict[str, Json]]:
-        """Other connections for NICs that are there. Of two for one NIC the later one counts."""
-        return [
-            {
-                **self._nic(vif),
-                "address": vif.address is not None,
-                "limits": vif.qos is not None,
-            }
-            for vif in {each.id: each for each in vifs}.values()
-        ]
-
-
-def _refusal(vif: Vif) -> str:
-    """Why a NIC that is not plugged yet cannot be made so; empty if it can."""
-    if vif.model not in (None, NicModel.NETVSC):
-        return f"Hyper-V has no NIC of model {vif.model}"
-    if vif.queues not in (None, 1):
-        return "Hyper-V chooses the queues of a NIC itself"
-    if vif.mtu is not None:
-        return "Hyper-V takes the MTU from the guest's own settings"
-    return ""
-
-
-def _outbound(qos: VifQos | None) -> int:
-    """The limit in bits per second. Hyper-V limits what a guest sends, and nothing else."""
-    if qos is None:
-        return 0
-    if qos.inbound is not None:
-        raise errors.NotSupported(
-            "Hyper-V limits only what a guest sends",
-            hint="leave inbound out, or limit at the physical switch",
-        )
-    limit = qos.outbound
-    if limit is None:
-        return 0
-    if limit.peak is not None or limit.burst is not None:
-        raise errors.NotSupported("Hyper-V's limit knows no peak and no burst")
-    return limit.average * 1000
-
-
-class HypervNetwork(Wiring, Network, VifQosControl):
+class HypervNetwork(Topic, Network, VifQosControl):
     """Budget of each operation: 1 call."""
 
+    @provides(*declared(Wiring))
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget: 1 call."""
-        found: Any = self._change("plug_vif", "Plug", uuid, {"nic": self._nic(vif)}, timeout)
+        arguments = {"nic": self.wiring.nic(vif)}
+        found: Any = self.session.change("plug_vif", "Plug", uuid, arguments, timeout)
         plugged = {each.id: each for each in vifs_of(found, parse(found["record"]))}
         return plugged[vif.id]
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
         """Budget: 1 call. The guest is not asked: the adapter is gone at once."""
         arguments = {"name": vif_id, "word": word(vif_id)}
-        self._change("unplug_vif", "Unplug", uuid, arguments, timeout)
+        self.session.change("unplug_vif", "Unplug", uuid, arguments, timeout)
 
     def set_vif_qos(
         self, uuid: UUID, vif_id: str, qos: VifQos | None, *, timeout: float | None = None
     ) -> None:
         """Budget: 1 call."""
-        arguments = {"name": vif_id, "word": word(vif_id), "maximum": _outbound(qos)}
-        self._change("set_vif_qos", "VifQos", uuid, arguments, timeout)
+        arguments = {"name": vif_id, "word": word(vif_id), "maximum": outbound(qos)}
+        self.session.change("set_vif_qos", "VifQos", uuid, arguments, timeout)

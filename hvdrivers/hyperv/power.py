@@ -22,7 +22,7 @@ class HypervPower(Topic, Power, Pause, Suspend, CrashDump):
         variant: RebootKind | None = None,
     ) -> None:
         arguments = {"action": action, "graceful": graceful}
-        self._change(operation, "Power", uuid, arguments, timeout, variant=variant)
+        self.session.change(operation, "Power", uuid, arguments, timeout, variant=variant)
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 1 call."""

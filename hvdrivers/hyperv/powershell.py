@@ -16,14 +16,11 @@ takes the output that comes next along. For as long as it can, the driver asks f
 from __future__ import annotations
 
 import base64
-import binascii
 import gzip
-import json
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from typing import Final
@@ -33,7 +30,8 @@ from hvdrivers.driverkit.deadline import Deadline, waitable
 from hvdrivers.driverkit.seam import NotSent, ReplyLost, SessionExpired
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.errors import ScriptError
-from hvdrivers.hyperv.library import Json, bootstrap, library, marked
+from hvdrivers.hyperv.library import Json, bootstrap, library
+from hvdrivers.hyperv.open_requests import OpenRequest, OpenRequests
 from hvdrivers.hyperv.wire import Idle, RemoteProcess, ShellLost
 from hvdrivers.messages import shortened
 
@@ -54,18 +52,6 @@ class _Busy(NotSent):
     """Lines of other requests are under way, and the time to wait for them is over."""
 
 
-class _Open:
-    """A request without a reply so far."""
-
-    def __init__(self, line: bytes) -> None:
-        self.line = line
-        self.sent = False
-        """Whether a part of the line may have left this machine."""
-        self.held = False
-        """Whether the host has said that it cannot stop it where it is, and goes on."""
-        self.reply: Future[dict[str, Json]] = Future()
-
-
 class PowerShell:
     """One process on the host. Thread-safe. :meth:`open` makes one."""
 
@@ -73,16 +59,12 @@ class PowerShell:
         self._process = RemoteProcess(config)
         self._config = config
         self._nonce = secrets.token_hex(8)
+        self._requests = OpenRequests(self._nonce)
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._torn = False
         """A line may have been sent in part: the next one begins with a line break."""
-        self._next = 1
-        self._waiting: dict[int, _Open] = {}
-        self._buffer = b""
         self._clock = 0
-        self._hello: Future[int] = Future()
-        self._ended: errors.HypervisorError | None = None
         self._stderr = b""
         self._reader: threading.Thread | None = None
         self._asking = False
@@ -95,7 +77,6 @@ class PowerShell:
         self._over = threading.Event()
         """Nothing comes from the process any more."""
         self.closing = False
-        self.requests = 0
         self.facts: object = None
         """What the session that uses it has read of the host."""
 
@@ -137,11 +118,11 @@ class PowerShell:
             target=self._read_on, name="hvdrivers-hyperv-receive", daemon=True
         )
         self._reader.start()
-        if not wait_for([self._hello], waitable(deadline.left)).done:
+        if not wait_for([self._requests.hello], waitable(deadline.left)).done:
             raise errors.ConnectionFailed(
                 "PowerShell on the host did not start in time", hint="give a longer connect_timeout"
             )
-        ticks = self._hello.result()
+        ticks = self._requests.hello.result()
         self._clock = ticks - int(time.monotonic() * _TICKS)
 
     # ---- requests -------------------------------------------------------------------------------
@@ -149,7 +130,12 @@ class PowerShell:
     @property
     def alive(self) -> bool:
         """Whether the process can still take requests, as far as the driver knows."""
-        return self._ended is None and not self.closing
+        return self._requests.ended is None and not self.closing
+
+    @property
+    def requests(self) -> int:
+        """How many there have been."""
+        return self._requests.made
 
     def request(
         self,
@@ -175,8 +161,7 @@ class PowerShell:
                 self._stop(number, request)
             reply = request.reply.result()
         finally:
-            with self._lock:
-                self._waiting.pop(number, None)
+            self._requests.forget(number)
         if reply.get("ok"):
             return reply.get("value")
         raise ScriptError(reply.get("error") or {})
@@ -187,24 +172,12 @@ class PowerShell:
         arguments: Mapping[str, Json],
         deadline: Deadline,
         data: bytes | None,
-    ) -> tuple[int, _Open]:
-        text = json.dumps(marked(arguments), ensure_ascii=True, separators=(",", ":"))
-        packed = base64.b64encode(text.encode()).decode()
+    ) -> tuple[int, OpenRequest]:
         left = min(deadline.left, 1e7)
         ticks = self._clock + int((time.monotonic() + left) * _TICKS)
-        tail = f" {base64.b64encode(data).decode()}" if data is not None else ""
-        with self._lock:
-            if self._ended is not None:
-                raise ShellLost(self._ended.message, vendor_code=self._ended.vendor_code)
-            number = self._next
-            self._next += 1
-            self.requests += 1
-            floor = min(self._waiting, default=number)
-            line = f"{number} run {floor} {ticks} {operation} {packed}{tail} .\n".encode()
-            request = self._waiting[number] = _Open(line)
-        return number, request
+        return self._requests.register(operation, arguments, ticks, data)
 
-    def _send(self, number: int, request: _Open, deadline: Deadline) -> None:
+    def _send(self, number: int, request: OpenRequest, deadline: Deadline) -> None:
         """Send a line, again if it is not known whether it arrived.
 
         Raises:
@@ -214,12 +187,12 @@ class PowerShell:
         for attempt in range(_SENDINGS):
             try:
                 self._write(
-                    lambda: self._leaving(request),
+                    lambda: self._requests.leaving(request),
                     wait=min(max(1.0, deadline.left), _RECEIVE_WAIT),
                     within=deadline.left,
                 )
             except _Busy:
-                if self._withdrawn(number, request):
+                if self._requests.withdrawn(number, request):
                     raise
                 break  # the host may have it, and the deadline has passed
             except ReplyLost as error:
@@ -240,20 +213,6 @@ class PowerShell:
         if doubtful is not None and not deadline.passed:
             self._lost(doubtful)
             raise doubtful
-
-    def _leaving(self, *requests: _Open) -> bytes:
-        """The lines of requests, which are about to be sent."""
-        with self._lock:
-            for each in requests:
-                each.sent = True
-        return b"".join(each.line for each in requests)
-
-    def _withdrawn(self, number: int, request: _Open) -> bool:
-        """Give a request up that nobody has sent. False: somebody has."""
-        with self._lock:
-            if not request.sent:
-                self._waiting.pop(number, None)
-            return not request.sent
 
     def _write(self, lines: Callable[[], bytes], *, wait: float, within: float) -> None:
         """Write to the process, one thread after the other.
@@ -277,17 +236,15 @@ class PowerShell:
         finally:
             self._writing.release()
 
-    def _stop(self, number: int, request: _Open) -> None:
+    def _stop(self, number: int, request: OpenRequest) -> None:
         """The deadline has passed: have the host undo what it has begun, and wait for its word.
 
         A host that is in the middle of a call says so, and goes on when nobody waits any more: the
         process stays, and the next request about the same instance waits for the end of this one.
         """
         grace = Deadline(_GRACE)
-        with self._lock:
-            floor = min(self._waiting, default=number)
+        line = self._requests.stop_line(number)
         with suppress(NotSent, ReplyLost, SessionExpired, errors.ConnectionFailed):
-            line = f"{number} stop {floor} .\n".encode()
             self._write(lambda: line, wait=_GRACE, within=_GRACE)
         if not wait_for([request.reply], waitable(grace.left)).done:
             if request.held:
@@ -330,7 +287,7 @@ class PowerShell:
                 return
             failures = 0
             self._stderr = (self._stderr + err)[-4096:]
-            self._take(out)
+            self._requests.take(out)
             if done:
                 self._lost(ShellLost("PowerShell on the host has ended", hint=self._last_words()))
                 return
@@ -338,33 +295,6 @@ class PowerShell:
     def _last_words(self) -> str | None:
         text = self._stderr.decode("utf-8", errors="replace").strip()
         return shortened(text) or None
-
-    def _take(self, data: bytes) -> None:
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        for line in lines:
-            part = line.strip().split(b" ")
-            if len(part) != 5 or part[0] != b"HV1" or part[1] != self._nonce.encode():
-                continue  # something else that writes to the console
-            if part[2] == b"hello":
-                if not self._hello.done():
-                    self._hello.set_result(int(part[4]))
-                continue
-            with self._lock:
-                request = self._waiting.get(int(part[2])) if part[2].isdigit() else None
-            if request is None or request.reply.done():
-                continue
-            if part[3] == b"held":
-                request.held = True
-            else:
-                self._answer(request, part[4])
-
-    @staticmethod
-    def _answer(request: _Open, packed: bytes) -> None:
-        try:
-            reply = json.loads(base64.b64decode(packed, validate=True))
-        except (binascii.Error, ValueError):
-            return  # a damaged line: the driver asks again, or gives up at the deadline
-        request.reply.set_result(reply)
 
     def _ask_again(self) -> None:
         """Send the open lines again, as a message with some may have been lost, and ask for the
@@ -389,7 +319,7 @@ class PowerShell:
                     return
             try:
                 self._write(
-                    self._open_lines if repeat else self._questions,
+                    self._requests.open_lines if repeat else self._requests.questions,
                     wait=_END_WAIT,
                     within=_END_WAIT,
                 )
@@ -399,42 +329,18 @@ class PowerShell:
                 pass
             self._wake.wait(_ASK_AGAIN)
 
-    def _open_lines(self) -> bytes:
-        with self._lock:
-            requests = [each for each in self._waiting.values() if not each.reply.done()]
-        return self._leaving(*requests)
-
-    def _questions(self) -> bytes:
-        with self._lock:
-            floor = min(self._waiting, default=self._next)
-            open_ = [n for n, each in self._waiting.items() if not each.reply.done()]
-        lines = [f"{number} again {floor} .\n".encode() for number in open_]
-        if not self._hello.done():
-            lines.append(b"0 hello 0 .\n")
-        return b"".join(lines)
-
     # ---- the end --------------------------------------------------------------------------------
 
     def _lost(self, error: errors.HypervisorError) -> None:
         """Nothing comes from this process any more."""
         with self._lock:
-            if self._ended is None:
-                self._ended = error
             self._over.set()
             self._wake.set()
-            waiting = list(self._waiting.values())
-        for request in waiting:
-            if not request.reply.done():
-                with suppress(Exception):
-                    request.reply.set_exception(
-                        ReplyLost(error.message, vendor_code=error.vendor_code)
-                    )
-        if not self._hello.done():
-            self._hello.set_exception(error)
+        self._requests.fail(error)
 
     def interrupt(self) -> None:
         """Make the requests that wait return."""
-        self._lost(self._ended or ReplyLost("the connection was given up"))
+        self._lost(self._requests.ended or ReplyLost("the connection was given up"))
 
     def close(self) -> None:
         """End the process. May be called twice. If the host does not answer, the thread that reads

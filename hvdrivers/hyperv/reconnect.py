@@ -5,14 +5,13 @@ from __future__ import annotations
 from uuid import UUID
 
 from hvdrivers.contract.storage import Reconnect
+from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.library import Json
-from hvdrivers.hyperv.network import Wiring
-from hvdrivers.hyperv.storage import VolumeSources
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import VolumeAttachment
 
 
-class HypervReconnect(VolumeSources, Wiring, Reconnect):
+class HypervReconnect(Topic, Reconnect):
     """Reconnect."""
 
     def reconnect(
@@ -27,13 +26,13 @@ class HypervReconnect(VolumeSources, Wiring, Reconnect):
         arguments: dict[str, Json] = {
             # of two connections for one volume the later one counts
             "volumes": list({each.volume_id: self._other_disk(each) for each in volumes}.values()),
-            "nics": self._rewired(vifs),
+            "nics": self.wiring.rewired(vifs),
         }
-        self._change("reconnect", "Reconnect", uuid, arguments, timeout)
+        self.session.change("reconnect", "Reconnect", uuid, arguments, timeout)
 
     def _other_disk(self, attachment: VolumeAttachment) -> dict[str, Json]:
         return {
-            **self._attachment(attachment),
+            **self.sources.attachment(attachment),
             "bus": attachment.bus.value.upper() if attachment.bus is not None else "",
             "indexed": attachment.boot_index is not None,
             "limits": attachment.qos is not None,

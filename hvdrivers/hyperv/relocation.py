@@ -35,7 +35,7 @@ class HypervRelocation(Topic, StorageMigration):
 
         def move() -> None:
             arguments = {"pool": pool}
-            self._change("migrate_storage", "Relocate", uuid, arguments, deadline.left)
+            self.session.change("migrate_storage", "Relocate", uuid, arguments, deadline.left)
 
         if progress is None:
             move()

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.lifecycle import HotResizeMemory, Rebuild, Rescue, Resize
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.own_disks import disc_of
-from hvdrivers.hyperv.base import GIB, MIB
-from hvdrivers.hyperv.images import ImageStore
+from hvdrivers.hyperv.base import Topic
+from hvdrivers.hyperv.image_store import ImageStore, is_brought
+from hvdrivers.hyperv.instances import GIB, MIB
 from hvdrivers.hyperv.library import Json
 from hvdrivers.hyperv.lifecycle import check_size
 from hvdrivers.hyperv.record import packed
@@ -20,7 +21,7 @@ from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.seed import SeedDisc
 
 
-class HypervReshape(ImageStore, Resize, HotResizeMemory, Rebuild, Rescue):
+class HypervReshape(Topic, Resize, HotResizeMemory, Rebuild, Rescue):
     """Budget of each operation: 1 call, and what it takes to bring an image to the host."""
 
     def resize(
@@ -41,7 +42,7 @@ class HypervReshape(ImageStore, Resize, HotResizeMemory, Rebuild, Rescue):
             "numa": flavor.numa_nodes or 0,
             "size": flavor.disk_gib * GIB,
         }
-        self._change("resize", "Resize", uuid, arguments, timeout)
+        self.session.change("resize", "Resize", uuid, arguments, timeout)
 
     def hot_resize_memory(
         self, uuid: UUID, memory_mib: int, *, timeout: float | None = None
@@ -49,8 +50,9 @@ class HypervReshape(ImageStore, Resize, HotResizeMemory, Rebuild, Rescue):
         """Budget: 1 call. More, and less too; Windows Server 2016 is the first that does so."""
         check_size(Flavor(vcpus=1, memory_mib=memory_mib))
         arguments = {"mib": memory_mib, "memory": memory_mib * MIB}
-        self._change("hot_resize_memory", "HotMemory", uuid, arguments, timeout)
+        self.session.change("hot_resize_memory", "HotMemory", uuid, arguments, timeout)
 
+    @provides(*declared(ImageStore))
     def rebuild(
         self,
         uuid: UUID,
@@ -64,9 +66,9 @@ class HypervReshape(ImageStore, Resize, HotResizeMemory, Rebuild, Rescue):
         arguments = self._image_arguments(image, deadline, progress)
 
         def send() -> Any:
-            return self._change("rebuild", "Rebuild", uuid, arguments, deadline.left)
+            return self.session.change("rebuild", "Rebuild", uuid, arguments, deadline.left)
 
-        self._with_image(image, send, deadline, progress)
+        self.store.with_image(image, send, deadline, progress)
 
     @provides(Capability.RESCUE_BOOT_FROM_VOLUME)
     def rescue(
@@ -84,20 +86,21 @@ class HypervReshape(ImageStore, Resize, HotResizeMemory, Rebuild, Rescue):
         arguments = self._image_arguments(image, deadline, progress)
 
         def send() -> Any:
-            return self._change("rescue", "Rescue", uuid, arguments, deadline.left, data=disc)
+            left = deadline.left
+            return self.session.change("rescue", "Rescue", uuid, arguments, left, data=disc)
 
-        self._with_image(image, send, deadline, progress)
+        self.store.with_image(image, send, deadline, progress)
 
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 1 call."""
-        self._change("unrescue", "Unrescue", uuid, {}, timeout)
+        self.session.change("unrescue", "Unrescue", uuid, {}, timeout)
 
     def _image_arguments(
         self, image: ImageRef | None, deadline: Deadline, progress: ProgressCallback | None
     ) -> dict[str, Json]:
-        key = self._key_of(image, deadline, progress)
+        key = self.store.key_of(image, deadline, progress)
         return {
-            "image": self._image_path(image, key) if image is not None else "",
-            "absent": "ImageMissing" if self._is_brought(image) else "VolumeNotFound",
+            "image": self.store.path_of(image, key) if image is not None else "",
+            "absent": "ImageMissing" if is_brought(image) else "VolumeNotFound",
             "key": key or "",
         }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from hvdrivers.contract.resources import Resources
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.hyperv.base import GIB, MIB
-from hvdrivers.hyperv.connection import HostFacts
+from hvdrivers.hyperv.base import Topic
+from hvdrivers.hyperv.connection import host_info
+from hvdrivers.hyperv.instances import GIB, MIB
 from hvdrivers.models.resources import (
     CpuResources,
     HostResources,
@@ -15,7 +16,7 @@ from hvdrivers.models.resources import (
 )
 
 
-class HypervResources(HostFacts, Resources):
+class HypervResources(Topic, Resources):
     """The inventory."""
 
     def get_available_resource(self, *, timeout: float | None = None) -> HostResources:
@@ -38,7 +39,7 @@ class HypervResources(HostFacts, Resources):
             )
             first = last
         return HostResources(
-            host=self._host_info(deadline),
+            host=host_info(self.session.facts(deadline)),
             cpu=CpuResources(
                 total=found["processors"],
                 used=found["used"],

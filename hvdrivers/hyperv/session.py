@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
+from uuid import UUID
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.driver import OPERATIONS, check_state
+from hvdrivers.contract.power import RebootKind
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.seam import Seam
 from hvdrivers.driverkit.session import Reconnecting, exchange
@@ -18,6 +21,7 @@ from hvdrivers.hyperv.errors import ScriptError, translate
 from hvdrivers.hyperv.library import Json
 from hvdrivers.hyperv.powershell import PowerShell
 from hvdrivers.models.base import Model
+from hvdrivers.models.state import InstanceState
 
 READS: Final = frozenset(
     {"Ping", "Get", "List", "Host", "Metrics", "ListVolumes", "Images", "Snapshots", "Events",
@@ -147,6 +151,31 @@ class Session:
             )
         except ScriptError as error:
             raise translate(error) from error
+
+    def change(
+        self,
+        operation: str,
+        script: str,
+        uuid: UUID,
+        arguments: Mapping[str, Json],
+        timeout: float | None,
+        *,
+        variant: RebootKind | None = None,
+        data: bytes | None = None,
+    ) -> Any:
+        """Run a script that changes an instance, if the contract allows that in its state. The
+        script reads the state itself, under the instance's lock. One call."""
+        rules = OPERATIONS[operation]
+        row = rules.row_for({"variant": variant})
+        assert row is not None  # noqa: S101 - an operation about an instance has one
+        legal = [state.value for state in InstanceState if row[state].legal]
+        sent = {"uuid": str(uuid), "legal": legal, **arguments}
+        try:
+            return self.call(script, sent, Deadline(timeout), data=data)
+        except errors.InvalidState as error:
+            if error.vendor_code == "Hv.InvalidState":
+                check_state(operation, InstanceState(error.message), uuid, variant=variant)
+            raise
 
     def close(self) -> None:
         """End it for good."""

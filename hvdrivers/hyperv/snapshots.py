@@ -29,7 +29,7 @@ class HypervSnapshots(Topic, Snapshots):
     ) -> Snapshot:
         """Budget: 1 call. A machine with volumes is refused: Hyper-V takes every disk."""
         arguments = {"name": name, "memory": memory}
-        found: dict[str, Any] = self._change(
+        found: dict[str, Any] = self.session.change(
             "create_snapshot", "Snapshot", uuid, arguments, timeout
         )
         return _snapshot(found)
@@ -43,7 +43,7 @@ class HypervSnapshots(Topic, Snapshots):
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
         """Budget: 1 call."""
-        self._change("revert_snapshot", "Revert", uuid, {"id": snapshot_id}, timeout)
+        self.session.change("revert_snapshot", "Revert", uuid, {"id": snapshot_id}, timeout)
 
     def delete_snapshot(
         self,
@@ -55,7 +55,7 @@ class HypervSnapshots(Topic, Snapshots):
     ) -> None:
         """Budget: 1 call. It waits until the disks below are merged."""
         arguments = {"id": snapshot_id, "children": children}
-        self._change("delete_snapshot", "DeleteSnapshot", uuid, arguments, timeout)
+        self.session.change("delete_snapshot", "DeleteSnapshot", uuid, arguments, timeout)
 
 
 def _snapshot(found: Mapping[str, Any]) -> Snapshot:

@@ -20,6 +20,7 @@ from winrm import exceptions as winrm_errors
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.seam import NotSent, ReplyLost, SessionExpired
 from hvdrivers.hyperv.config import Authentication, HypervConfig
+from hvdrivers.hyperv.envelopes import Messages
 from hvdrivers.messages import shortened
 
 _T = TypeVar("_T")
@@ -77,6 +78,8 @@ class Channel:
             protocol.operation_timeout_sec = max(1, int(wait))
             protocol.transport.read_timeout_sec = max(1, int(wait)) + _READ_MARGIN
             try:
+                # what the environment says of TLS has been read by then, and a proxy is not used
+                protocol.transport.build_session().trust_env = False
                 result = send(protocol)
             except BaseException as error:
                 translated = self._translated(error)
@@ -227,7 +230,7 @@ class RemoteProcess:
         self.sending = Channel(config)
         self.receiving = Channel(config)
         self._shell = ""
-        self._command = ""
+        self._messages = Messages("", "")
 
     def start(self, program: str, arguments: list[str], *, wait: float) -> None:
         """Open the shell and start the process."""
@@ -237,12 +240,13 @@ class RemoteProcess:
             ),
             wait=wait,
         )
-        self._command = self.sending.call(
+        command = self.sending.call(
             lambda protocol: protocol.run_command(
                 self._shell, program, arguments, console_mode_stdin=False
             ),
             wait=wait,
         )
+        self._messages = Messages(self._shell, command)
 
     def write(self, data: bytes, *, wait: float) -> None:
         """To its standard input. In pieces: a break may leave a part behind."""
@@ -250,10 +254,7 @@ class RemoteProcess:
             self._send(data[start : start + _SEND_LIMIT], wait)
 
     def _send(self, piece: bytes, wait: float) -> None:
-        self.sending.call(
-            lambda protocol: protocol.send_command_input(self._shell, self._command, piece),
-            wait=wait,
-        )
+        self.sending.call(lambda protocol: self._messages.send(protocol, piece), wait=wait)
 
     def read(self, *, wait: float) -> tuple[bytes, bytes, bool]:
         """What it has written since, to standard output and error, and whether it has ended.
@@ -261,11 +262,7 @@ class RemoteProcess:
         Raises:
             Idle: nothing, for ``wait`` seconds.
         """
-        out, err, _, done = self.receiving.call(
-            lambda protocol: protocol.get_command_output_raw(self._shell, self._command),
-            wait=wait,
-        )
-        return out, err, done
+        return self.receiving.call(self._messages.receive, wait=wait)
 
     def end(self, *, wait: float) -> bool:
         """End the process and delete the shell. Whether the host said so: then it ends a read too,

@@ -109,7 +109,7 @@ class HypervSeam(FaultSeam):
         if kind == "before":
             return FaultRule(Strike.CUT_BEFORE, action="Send", contains=carries)
         if kind == "timeout":
-            seconds = self.deadline + 0.3
+            seconds = self.deadline + 0.1
             return FaultRule(Strike.STALL, action="Send", contains=carries, seconds=seconds)
         if kind == "expired":
             return FaultRule(Strike.UNAUTHORISED, action="Send", contains=carries)

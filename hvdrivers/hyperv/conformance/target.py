@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -37,7 +35,9 @@ from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.driverkit.images import staging_name
 from hvdrivers.guard import guarded
 from hvdrivers.hyperv.config import HypervConfig
+from hvdrivers.hyperv.conformance import marks
 from hvdrivers.hyperv.conformance.observer import ROOT, HypervObserver
+from hvdrivers.hyperv.conformance.others import SWITCH, OtherHost, lent
 from hvdrivers.hyperv.conformance.seam import HypervSeam
 from hvdrivers.hyperv.driver import HypervDriver
 from hvdrivers.hyperv.simulator.guests.played import Behaviour
@@ -46,50 +46,18 @@ from hvdrivers.hyperv.simulator.state.devices import Config, Memory
 from hvdrivers.hyperv.simulator.state.eventlog import WORKER
 from hvdrivers.hyperv.simulator.state.host import Switch
 from hvdrivers.hyperv.simulator.state.machine import Machine
-from hvdrivers.hyperv.simulator.state.vhd import image_format
 from hvdrivers.hyperv.simulator.wsman import WsmanServer
 from hvdrivers.models.image import ImageFormat, ImageRef
 from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.vif import HypervVif, Vif
 from hvdrivers.models.volume import Volume
 
-_SWITCH: Final = "hvct private"
 _LONG: Final = 6 * 3600.0
 """Seconds after which no upload is alive any more."""
-_MARKS: Final = 512 << 10
-"""Where write_disk() keeps its texts on a disk: bytes from the start."""
-_SLOT: Final = 512
 _SLOTS_OF_A_MACHINE: Final = 10
 """More than the suite plugs at once; what is full is full sooner."""
-_SLOTS: Final = 16
 _STARTS: Final = frozenset({18500, 18512, 18514})
 """Events after which a guest starts from its disks: started, and reset."""
-
-
-class _Other:
-    """Another host of the same world, which the first one may migrate machines to."""
-
-    def __init__(self, first: SimulatedHost, name: str, *, fit: bool) -> None:
-        self.host = SimulatedHost(name, world=first.world)
-        self.host.start()
-        self.host.meet(first)
-        with first.world.lock:
-            for state in (first.state, self.host.state):
-                state.settings.migration = True
-                # both belong to one domain, and trust the keys of each other's TPMs
-                state.delegation = True
-                state.guardian_trust = True
-            if fit:
-                switch = Switch(_SWITCH)
-                self.host.state.switches[switch.id] = switch
-            else:
-                self.host.state.hardware.memory = self.host.state.hardware.reserved = 8 << 20
-        self.service = WsmanServer(self.host, users={"operator": "hvct-secret"}, machine=name)
-        self.observer = HypervObserver(self.host)
-
-    def close(self) -> None:
-        self.service.close()
-        self.host.close()
 
 
 class HypervTarget(Target):
@@ -111,7 +79,7 @@ class HypervTarget(Target):
         self.host = SimulatedHost("HVCT")
         self.host.start()
         with self.host.world.lock:
-            switch = Switch(_SWITCH)
+            switch = Switch(SWITCH)
             self.host.state.switches[switch.id] = switch
         self.service = WsmanServer(self.host, users={"operator": "hvct-secret"}, machine="HVCT")
         fields: dict[str, Any] = {
@@ -127,7 +95,9 @@ class HypervTarget(Target):
         }
         self.config = HypervConfig.model_validate(fields | options)
         self._observer = HypervObserver(self.host)
-        self._others: dict[str, _Other] = {}
+        self._others: dict[str, OtherHost] = {}
+        self._there: HypervDriver | None = None
+        """The connection that other_host() lends: each new one costs a process on the host."""
         self._folder = TemporaryDirectory(prefix="hvct-")
         self._image: ImageRef | None = None
         self._lock = threading.Lock()
@@ -146,7 +116,7 @@ class HypervTarget(Target):
             return self._image
 
     def vif(self, vif_id: str) -> Vif:
-        return HypervVif(id=vif_id, switch=_SWITCH)
+        return HypervVif(id=vif_id, switch=SWITCH)
 
     def vif_to_nowhere(self, vif_id: str) -> Vif:
         return HypervVif(id=vif_id, switch="hvct nowhere")
@@ -166,16 +136,19 @@ class HypervTarget(Target):
                         if nic.switch == switch.id:
                             nic.switch = None
 
-    def _other(self, name: str, *, fit: bool) -> _Other:
+    def _other(self, name: str, *, fit: bool) -> OtherHost:
         with self._lock:
             if name not in self._others:
-                self._others[name] = _Other(self.host, name, fit=fit)
+                self._others[name] = OtherHost(self.host, name, fit=fit)
             return self._others[name]
 
     def other_host(self) -> tuple[Destination, ComputeDriver]:
         port = self._other("HVCT2", fit=True).service.port
-        config = self.config.model_copy(update={"port": port})
-        return Destination(host=f"127.0.0.1:{port}"), guarded(self._driver.connect(config))
+        with self._lock:
+            if self._there is None:
+                config = self.config.model_copy(update={"port": port})
+                self._there = self._driver.connect(config)
+            return Destination(host=f"127.0.0.1:{port}"), guarded(lent(self._there))
 
     def other_observer(self) -> Observer | None:
         return self._other("HVCT2", fit=True).observer
@@ -355,16 +328,11 @@ class HypervTarget(Target):
     def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
         with self.host.world.lock:
             file = self._file(uuid, disk)
-        data = text.encode().ljust(_SLOT, b"\0")
-        source = Path(self._folder.name) / f"mark-{uuid4().hex}"
-        source.write_bytes(data)
-        place = _MARKS + _SLOT * len(_texts(file))
-        _qemu_io(file, f"write -s {source} {place} {_SLOT}")
-        source.unlink()
+        marks.write(file, text)
 
     def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
         with self.host.world.lock:
-            return _texts(self._file(uuid, disk))
+            return marks.read(self._file(uuid, disk))
 
     def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
         return text in self.written(driver, uuid)
@@ -402,6 +370,8 @@ class HypervTarget(Target):
         return imagefiles.hostile(Path(self._folder.name))
 
     def close(self) -> None:
+        if self._there is not None:
+            self._there.close()
         for other in self._others.values():
             other.close()
         self.service.close()
@@ -414,26 +384,3 @@ def _inner(driver: ComputeDriver) -> HypervDriver:
     if not isinstance(inner, HypervDriver):
         raise PreconditionMissing("there is a seam only in the driver of this package")
     return inner
-
-
-def _qemu_io(file: Path, command: str) -> str:
-    program = shutil.which("qemu-io")
-    if program is None:
-        raise PreconditionMissing("no qemu-io on this machine")
-    arguments = [program, "-r", "-U", "-f", image_format(file) or "raw", "-c", command, str(file)]
-    if command.startswith("write"):
-        arguments = [each for each in arguments if each not in {"-r", "-U"}]
-    return subprocess.run(  # noqa: S603 - a fixed program, and no shell
-        arguments, check=True, capture_output=True, text=True
-    ).stdout
-
-
-def _texts(file: Path) -> list[str]:
-    out = _qemu_io(file, f"read -v {_MARKS} {_SLOT * _SLOTS}")
-    data = b"".join(
-        bytes.fromhex(line.partition(":")[2][:50].replace(" ", ""))
-        for line in out.splitlines()
-        if ":" in line[:20] and line[:8].strip().isalnum()
-    )
-    slots = [data[place : place + _SLOT] for place in range(0, len(data), _SLOT)]
-    return [slot.rstrip(b"\0").decode() for slot in slots if slot.strip(b"\0")]

@@ -41,10 +41,26 @@ function Test-HvNobodyAt {
 # A file says what a client has begun at an instance, and what is to be made of it if the client dies.
 function Test-HvLeft {
     param([string]$Uuid)
-    foreach ($file in (Get-HvIntentFile $Uuid), (Get-HvReconnecting $Uuid), (Get-HvRebuilding $Uuid)) {
+    foreach ($file in (Get-HvIntentFile $Uuid), (Get-HvReconnecting $Uuid), (Get-HvRebuilding $Uuid),
+        (Get-HvBegun $Uuid)) {
         if ([IO.File]::Exists($file)) { return $true }
     }
     $false
+}
+
+function Get-HvBegun {
+    param([string]$Uuid)
+    [IO.Path]::Combine($HvShared.Facts.Index, "$Uuid.begun")
+}
+
+# Says that a change goes on, until the lock is given back. If the client dies, the next request that
+# changes the instance waits for the call that it was in: the host does that after what comes next, and
+# the later one would not have the last word.
+function Begin-HvChange {
+    param($Lock, [string]$Uuid)
+    $file = Get-HvBegun $Uuid
+    $null = New-HvFile $file
+    Add-Member -InputObject $Lock -NotePropertyName Begun -NotePropertyValue $file
 }
 
 # Until the host has ended the calls that change a machine: one that a dead client was in would undo what
@@ -71,6 +87,7 @@ function Find-HvSettled {
     $found = Find-Hv $Uuid
     if (-not (Test-HvLeft $Uuid)) { return $found }
     Wait-HvCalls $found.VM
+    [IO.File]::Delete((Get-HvBegun $Uuid))
     Find-Hv $Uuid
 }
 

@@ -10,6 +10,8 @@
 #   ROOT\index\UUID.rebuild       its root disk is being replaced (reshape.ps1)
 #   ROOT\index\UUID.reconnect     its connections are being replaced (reconnect.ps1)
 #   ROOT\index\UUID.revert        a checkpoint is being applied (snapshots.ps1)
+#   ROOT\index\UUID.begun         a request is in a change that a late call of the host would undo, or its
+#                                 client has died in it (abandoned.ps1)
 #   ROOT\index\maintenance        nothing is started
 #   ROOT\instances\UUID\          the machine's files and disks, and "record"
 #   ROOT\index\UUID.storage       its disks go to another pool (relocation.ps1)
@@ -117,7 +119,9 @@ function Lock-Hv {
 
 function Unlock-Hv {
     param($Lock)
-    if ($null -ne $Lock) { $Lock.Dispose() }
+    if ($null -eq $Lock) { return }
+    try { if ($Lock.Begun) { [IO.File]::Delete($Lock.Begun) } }
+    finally { $Lock.Dispose() }
 }
 
 function Get-HvClaim {

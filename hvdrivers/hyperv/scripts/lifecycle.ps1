@@ -316,6 +316,7 @@ function Invoke-HvRename {
     $lock = Lock-Hv $Arguments.uuid
     try {
         $found = Find-HvLegal $Arguments
+        Begin-HvChange $lock $found.Uuid
         if ($found.VM.Name -cne $Arguments.name) {
             Hyper-V\Set-VM -VM $found.VM -NewVMName $Arguments.name
         }

@@ -58,6 +58,7 @@ function Invoke-HvPlug {
     $done = $false
     try {
         $found = Find-HvLegal $Arguments
+        Begin-HvChange $lock $found.Uuid
         $nic = $Arguments.nic
         $lines = Get-HvRecord $found.Folder
         $adapter = Find-HvNic $found.VM $nic.name
@@ -105,6 +106,7 @@ function Invoke-HvVifQos {
     $done = $false
     try {
         $found = Find-HvLegal $Arguments
+        Begin-HvChange $lock $found.Uuid
         if (Find-HvLine (Get-HvRecord $found.Folder) "nic $($Arguments.word)") {
             $nic = Find-HvNic $found.VM $Arguments.name
         }
@@ -132,6 +134,7 @@ function Invoke-HvUnplug {
     $lock = Lock-Hv $Arguments.uuid
     try {
         $found = Find-HvLegal $Arguments
+        Begin-HvChange $lock $found.Uuid
         $lines = Get-HvRecord $found.Folder
         $start = "nic $($Arguments.word)"
         if (-not (Find-HvLine $lines $start)) { return }

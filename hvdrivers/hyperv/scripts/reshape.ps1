@@ -34,6 +34,7 @@ function Invoke-HvResize {
     $done = $false
     try {
         $found = Find-HvLegal $Arguments
+        Begin-HvChange $lock $found.Uuid
         Exit-HvRescue $found
         $vm = $found.VM
         $lines = Get-HvRecord $found.Folder
@@ -101,6 +102,7 @@ function Invoke-HvHotMemory {
     $done = $false
     try {
         $found = Find-HvLegal $Arguments
+        Begin-HvChange $lock $found.Uuid
         $vm = $found.VM
         $lines = Get-HvRecord $found.Folder
         $flavor = Get-HvFlavor $lines

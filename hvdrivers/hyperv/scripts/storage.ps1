@@ -58,6 +58,7 @@ function Invoke-HvAttach {
     $done = $false
     try {
         $found = Find-HvLegal $Arguments
+        Begin-HvChange $lock $found.Uuid
         $volumes = Lock-HvVolumes
         $volume = $Arguments.volume
         $lines = Get-HvRecord $found.Folder
@@ -119,6 +120,7 @@ function Invoke-HvDiskQos {
     $done = $false
     try {
         $found = Find-HvLegal $Arguments
+        Begin-HvChange $lock $found.Uuid
         $lines = Get-HvRecord $found.Folder
         $start = "volume $($Arguments.id)"
         $line = Find-HvLine $lines $start
@@ -144,6 +146,7 @@ function Invoke-HvDetach {
     $lock = Lock-Hv $Arguments.uuid
     try {
         $found = Find-HvLegal $Arguments
+        Begin-HvChange $lock $found.Uuid
         $lines = Get-HvRecord $found.Folder
         $start = "volume $($Arguments.id)"
         $line = Find-HvLine $lines $start

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from hvdrivers.hyperv.simulator.wsman import WsmanServer
 
 _log = logging.getLogger("hvdrivers.hyperv.simulator")
+_LINE = 65536
+"""Bytes of the longest line of a header."""
+_HEADERS = 100
 
 
 class Cut(Exception):
@@ -66,21 +69,48 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     wbufsize = -1
     server: Listener
+    raw_requestline: bytes
 
     def setup(self) -> None:
         super().setup()
         self._who = self.server.service.authentication(self.request)
 
+    def parse_request(self) -> bool:
+        """The line and the headers of a message. That of the base class reads headers as those of
+        an e-mail, which takes longer than the rest of a message together."""
+        self.close_connection = True
+        self.requestline = self.raw_requestline.decode("latin-1").rstrip("\r\n")
+        words = self.requestline.split()
+        if len(words) != 3 or not words[2].startswith("HTTP/1."):
+            self.send_error(400, "Bad request line")
+            return False
+        self.command, self.path, self.request_version = words
+        fields: dict[str, str] = {}
+        while (line := self.rfile.readline(_LINE + 1)) not in {b"\r\n", b"\n", b""}:
+            if len(line) > _LINE or len(fields) > _HEADERS:
+                self.send_error(431)
+                return False
+            name, _, value = line.decode("latin-1").partition(":")
+            fields[name.strip().lower()] = value.strip()
+        self._fields = fields
+        asked = fields.get("connection", "").lower()
+        self.close_connection = asked == "close" or (
+            words[2] == "HTTP/1.0" and asked != "keep-alive"
+        )
+        if fields.get("expect", "").lower() == "100-continue":
+            return self.handle_expect_100()
+        return True
+
     def do_POST(self) -> None:
         """Every message of WS-Management is one."""
-        size = self.headers.get("Content-Length")
+        size = self._fields.get("content-length")
         if size is None or not size.isdigit():
             self._respond(411, b"")
             return
         data = self.rfile.read(int(size))
         try:
-            self._who.identify(self.headers.get("Authorization"))
-            message, sealed = self._who.unseal(self.headers.get("Content-Type", ""), data)
+            self._who.identify(self._fields.get("authorization"))
+            message, sealed = self._who.unseal(self._fields.get("content-type", ""), data)
             if not message:
                 self._respond(200, b"")
                 return

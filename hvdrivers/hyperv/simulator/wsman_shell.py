@@ -254,7 +254,8 @@ def process_environment(host: Host, extra: Mapping[str, str]) -> dict[str, str]:
     return {
         **{name: os.environ[name] for name in kept if name in os.environ},
         "PSHOST_CRLF": "1",
-        "DOTNET_TieredPGO": "0",
+        # A process lives for seconds: what it would compile a second time is not worth it.
+        "DOTNET_TieredCompilation": "0",
         **host.environment(),
         **extra,
     }

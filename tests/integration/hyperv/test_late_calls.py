@@ -3,17 +3,20 @@ puts back stays as it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.models.image import FileImage
-from hvdrivers.models.vif import HypervVif
-from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
+from hvdrivers.models.instance import Flavor
+from hvdrivers.models.vif import Bandwidth, HypervVif, VifQos
+from hvdrivers.models.volume import DiskQos, VolumeAttachment, VolumeSpec
 from tests.integration.hyperv.site import SWITCH, Site, held, spec
 from tests.integration.hyperv.test_operations import machine_of
 from tests.integration.hyperv.test_reconnect import OTHER, STEPS, Wiring, shape, switch
@@ -106,3 +109,140 @@ def names(site: Site, uuid: UUID) -> tuple[str, list[tuple[str, str | None, int]
         config = machine_of(site, uuid).config
         nics = [(each.name, str(each.switch), each.vlan.access) for each in config.adapters]
         return config.name, sorted(nics), len(config.drives)
+
+
+@dataclass(frozen=True)
+class Late:
+    """A change whose client dies in a call of the host, the change that comes next, and the end."""
+
+    cmdlet: str
+    first: Callable[[Machine], object]
+    then: Callable[[Machine], object]
+    end: Callable[[Machine], object]
+    left: object
+
+
+class Machine:
+    """An instance with a NIC and a volume of its own, and a NIC and a volume that it may get."""
+
+    def __init__(self, site: Site, image: FileImage) -> None:
+        self.site, self.driver = site, site.driver
+        self.had = HypervVif(id="had", switch=SWITCH)
+        self.new = HypervVif(id="new", switch=SWITCH)
+        self.volumes = [self.driver.create_volume(VolumeSpec(size_bytes=4 << 20)) for _ in range(2)]
+        flavor = Flavor(vcpus=1, memory_mib=64, max_memory_mib=256)
+        attached = (VolumeAttachment(volume=self.volumes[0]),)
+        wanted = spec(image, start=False, vifs=(self.had,), volumes=attached, flavor=flavor)
+        self.uuid: UUID = self.driver.spawn(wanted).uuid
+
+    def resize(self, vcpus: int, memory_mib: int) -> None:
+        self.driver.resize(self.uuid, Flavor(vcpus=vcpus, memory_mib=memory_mib))
+
+    def limit_nic(self, average: int) -> None:
+        qos = VifQos(outbound=Bandwidth(average=average))
+        self.driver.set_vif_qos(self.uuid, self.had.id, qos)
+
+    def limit_disk(self, iops: int) -> None:
+        volume = self.volumes[0].volume_id
+        self.driver.set_disk_qos(self.uuid, volume, DiskQos(total_iops_sec=iops))
+
+    def attach(self, number: int) -> None:
+        self.driver.attach_volume(self.uuid, VolumeAttachment(volume=self.volumes[number]))
+
+    def detach(self, number: int) -> None:
+        self.driver.detach_volume(self.uuid, self.volumes[number].volume_id)
+
+    def nics(self) -> list[str]:
+        """As the host has them."""
+        with self.site.host.world.lock:
+            return sorted(each.name for each in machine_of(self.site, self.uuid).config.adapters)
+
+    def drives(self) -> int:
+        """How many of the volumes the host has at the machine."""
+        with self.site.host.world.lock:
+            drives = machine_of(self.site, self.uuid).config.drives
+            return sum("\\volumes\\" in each.path for each in drives)
+
+    def limits(self) -> tuple[list[int], list[int]]:
+        """Of the NIC that it had, and of its volume."""
+        with self.site.host.world.lock:
+            config = machine_of(self.site, self.uuid).config
+            nics = [each.maximum_bandwidth // 1000 for each in config.adapters]
+            return nics, [each.maximum_iops for each in config.drives if "\\volumes\\" in each.path]
+
+    def size(self) -> tuple[int, int]:
+        with self.site.host.world.lock:
+            config = machine_of(self.site, self.uuid).config
+            return config.processor.count, config.memory.startup >> 20
+
+
+LATE: Final[Mapping[str, Late]] = {
+    "plug_vif": Late(
+        "Add-VMNetworkAdapter",
+        lambda m: m.driver.plug_vif(m.uuid, m.new),
+        lambda m: m.driver.unplug_vif(m.uuid, m.new.id),
+        Machine.nics,
+        ["had"],
+    ),
+    "unplug_vif": Late(
+        "Remove-VMNetworkAdapter",
+        lambda m: m.driver.unplug_vif(m.uuid, m.had.id),
+        lambda m: m.driver.plug_vif(m.uuid, m.had),
+        Machine.nics,
+        ["had"],
+    ),
+    "attach_volume": Late(
+        "Add-VMHardDiskDrive",
+        lambda m: m.attach(1),
+        lambda m: m.detach(1),
+        Machine.drives,
+        1,
+    ),
+    "detach_volume": Late(
+        "Remove-VMHardDiskDrive",
+        lambda m: m.detach(0),
+        lambda m: m.attach(0),
+        Machine.drives,
+        1,
+    ),
+    "set_vif_qos": Late(
+        "Set-VMNetworkAdapter",
+        lambda m: m.limit_nic(2000),
+        lambda m: m.limit_nic(1000),
+        Machine.limits,
+        ([1000], [0]),
+    ),
+    "set_disk_qos": Late(
+        "Set-VMHardDiskDrive",
+        lambda m: m.limit_disk(200),
+        lambda m: m.limit_disk(100),
+        Machine.limits,
+        ([0], [100]),
+    ),
+    "resize": Late(
+        "Set-VMProcessor",
+        lambda m: m.resize(2, 64),
+        lambda m: m.resize(1, 128),
+        Machine.size,
+        (1, 128),
+    ),
+    "rename": Late(
+        "Set-VM",
+        lambda m: m.driver.rename(m.uuid, "first"),
+        lambda m: m.driver.rename(m.uuid, "second"),
+        lambda m: m.driver.get_instance(m.uuid).name,
+        "second",
+    ),
+}
+"""By the operation whose client dies."""
+
+
+@pytest.mark.parametrize("operation", LATE)
+def test_the_next_change_has_the_last_word(site: Site, image: FileImage, operation: str) -> None:
+    case, machine = LATE[operation], Machine(site, image)
+    late(site, case.cmdlet, lambda: case.first(machine), lambda: case.then(machine))
+    assert case.end(machine) == case.left
+    site.driver.destroy(machine.uuid)
+    for volume in machine.volumes:
+        site.driver.delete_volume(volume.volume_id)
+    assert site.left() == []

@@ -14,7 +14,7 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
 from hvdrivers.hyperv.driver import HypervDriver
-from hvdrivers.hyperv.migration import _Move
+from hvdrivers.hyperv.moving import Move
 from hvdrivers.hyperv.simulator.wsman_faults import FaultRule, Strike
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.image import FileImage, ImageFormat
@@ -381,15 +381,15 @@ def test_an_image_that_is_evicted_at_the_destination_before_the_machine_comes(
     """A disk without its image is of no use: the move fails clean, or the eviction does."""
     uuid = site.driver.spawn(spec(image)).uuid
     key = second.driver.cache_image(image).key
-    looked = _Move.blockers
+    looked = Move.blockers
 
-    def then_evicted(move: _Move, *, seed: bool = False) -> list[Blocker]:
+    def then_evicted(move: Move, *, seed: bool = False) -> list[Blocker]:
         found = looked(move, seed=seed)
         second.driver.evict_image(key)
         return found
 
     with monkeypatch.context() as between:
-        between.setattr(_Move, "blockers", then_evicted)
+        between.setattr(Move, "blockers", then_evicted)
         with pytest.raises(errors.DeviceBusy) as busy:
             site.driver.live_migrate(uuid, there(second))
     assert busy.value.retryable

@@ -65,9 +65,14 @@ def test_handlers_and_what_they_read_are_found() -> None:
 
 def test_modules_are_written_with_every_cmdlet(tmp_path: Path) -> None:
     write_modules(tmp_path)
-    text = (tmp_path / "Hyper-V" / "Hyper-V.psm1").read_text("utf-8")
-    assert "function Microsoft.HyperV.PowerShell.Commands.NewVM{" in text
-    assert "Set-Alias New-VM Microsoft.HyperV.PowerShell.Commands.NewVM" in text
+    lines = (tmp_path / "Hyper-V" / "functions").read_text("utf-8").splitlines()
+    assert any(
+        line.startswith("Microsoft.HyperV.PowerShell.Commands.NewVM\tNew-VM\t[CmdletBinding(")
+        for line in lines
+    )
+    of_module = [each for each in documented().values() if each.module == "Hyper-V"]
+    assert len(lines) == len(of_module)
+    assert all(len(line.split("\t")) == 3 for line in lines)
     manifest = (tmp_path / "Hyper-V" / "Hyper-V.psd1").read_text("utf-8")
     for name, cmdlet in documented().items():
         if cmdlet.module == "Hyper-V":

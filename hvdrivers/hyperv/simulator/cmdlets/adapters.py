@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from hvdrivers.hyperv.simulator.cmdlets import views
+from hvdrivers.hyperv.simulator.cmdlets import network_views
 from hvdrivers.hyperv.simulator.cmdlets.call import Call, has_wildcard, like
 from hvdrivers.hyperv.simulator.cmdlets.registry import cmdlet
 from hvdrivers.hyperv.simulator.errors import failed, invalid_parameter, invalid_state, missing
@@ -55,20 +55,20 @@ def get_adapter(call: Call) -> None:
     if found is not None:
         machine, point = found
         for nic in point.config.adapters:
-            call.write(views.adapter(machine, nic, point))
+            call.write(network_views.adapter(machine, nic, point))
         return
     if call.flag("ManagementOS") or call.flag("All"):
         for switch in host.switches.values():
             if switch.management and (
                 not call.has("SwitchName") or switch.name == call.text("SwitchName")
             ):
-                call.write(views.management_adapter(host, switch))
+                call.write(network_views.management_adapter(host, switch))
         if call.flag("ManagementOS"):
             return
     legacy = call.flag("IsLegacy") if call.has("IsLegacy") else None
     for machine, nic in chosen(call, "Name"):
         if legacy is None or nic.legacy == legacy:
-            call.write(views.adapter(machine, nic))
+            call.write(network_views.adapter(machine, nic))
 
 
 def _mac(text: str) -> str:
@@ -114,7 +114,7 @@ def add_adapter(call: Call) -> None:
             config.firmware.order.append(nic.id)
         _changed(machine)
         if call.flag("Passthru"):
-            call.write(views.adapter(machine, nic))
+            call.write(network_views.adapter(machine, nic))
 
 
 def give_mac(machine: Machine) -> str:
@@ -142,7 +142,7 @@ def remove_adapter(call: Call) -> None:
         machine.config.firmware.order = [i for i in machine.config.firmware.order if i != nic.id]
         _changed(machine)
         if call.flag("Passthru"):
-            call.write(views.adapter(machine, nic))
+            call.write(network_views.adapter(machine, nic))
 
 
 @cmdlet("Rename-VMNetworkAdapter")
@@ -150,7 +150,7 @@ def rename_adapter(call: Call) -> None:
     for machine, nic in chosen(call, "Name"):
         nic.name = call.text("NewName")
         if call.flag("Passthru"):
-            call.write(views.adapter(machine, nic))
+            call.write(network_views.adapter(machine, nic))
 
 
 def _target_switch(call: Call) -> Switch | None:
@@ -169,7 +169,7 @@ def connect_adapter(call: Call) -> None:
         nic.switch = switch.id if switch else None
         _changed(machine)
         if call.flag("Passthru"):
-            call.write(views.adapter(machine, nic))
+            call.write(network_views.adapter(machine, nic))
 
 
 @cmdlet("Disconnect-VMNetworkAdapter")
@@ -178,7 +178,7 @@ def disconnect_adapter(call: Call) -> None:
         nic.switch = None
         _changed(machine)
         if call.flag("Passthru"):
-            call.write(views.adapter(machine, nic))
+            call.write(network_views.adapter(machine, nic))
 
 
 @cmdlet("Set-VMNetworkAdapter")
@@ -187,7 +187,7 @@ def set_adapter(call: Call) -> None:
         _set(call, machine, nic)
         _changed(machine)
         if call.flag("Passthru"):
-            call.write(views.adapter(machine, nic))
+            call.write(network_views.adapter(machine, nic))
 
 
 def _set(call: Call, machine: Machine, nic: NetworkAdapter) -> None:
@@ -234,7 +234,7 @@ def get_vlan(call: Call) -> None:
     else:
         pairs = chosen(call)
     for machine, nic in pairs:
-        call.write(views.vlan(machine, nic, views.adapter(machine, nic)))
+        call.write(network_views.vlan(machine, nic, network_views.adapter(machine, nic)))
 
 
 @cmdlet("Set-VMNetworkAdapterVlan")
@@ -258,7 +258,7 @@ def set_vlan(call: Call) -> None:
             )
         _changed(machine)
         if call.flag("Passthru"):
-            call.write(views.vlan(machine, nic, views.adapter(machine, nic)))
+            call.write(network_views.vlan(machine, nic, network_views.adapter(machine, nic)))
 
 
 def _vlan_id(number: int, name: str) -> int:
@@ -282,7 +282,7 @@ def _numbers(text: str) -> list[int]:
 @cmdlet("Get-VMNetworkAdapterIsolation")
 def get_isolation(call: Call) -> None:
     for _, nic in chosen(call):
-        call.write(views.isolation(nic))
+        call.write(network_views.isolation(nic))
 
 
 @cmdlet("Set-VMNetworkAdapterIsolation")
@@ -313,7 +313,7 @@ def add_acl(call: Call) -> None:
             )
             nic.acls.append(rule)
             if call.flag("Passthru"):
-                call.write(views.acl(machine, nic, rule))
+                call.write(network_views.acl(machine, nic, rule))
 
 
 @cmdlet("Get-VMNetworkAdapterAcl", "Get-VMNetworkAdapterExtendedAcl")
@@ -322,7 +322,7 @@ def get_acl(call: Call) -> None:
     for machine, nic in chosen(call):
         for rule in nic.acls:
             if rule.extended == extended:
-                call.write(views.acl(machine, nic, rule))
+                call.write(network_views.acl(machine, nic, rule))
 
 
 @cmdlet("Remove-VMNetworkAdapterAcl", "Remove-VMNetworkAdapterExtendedAcl")

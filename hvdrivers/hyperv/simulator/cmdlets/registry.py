@@ -18,6 +18,7 @@ _ROOMS = (
     "drives",
     "events",
     "exports",
+    "firmware",
     "hostinfo",
     "iscsi",
     "machines",

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from hvdrivers.hyperv.simulator.cmdlets import views
+from hvdrivers.hyperv.simulator.cmdlets import network_views
 from hvdrivers.hyperv.simulator.cmdlets.call import Call, has_wildcard, like
 from hvdrivers.hyperv.simulator.cmdlets.registry import cmdlet
 from hvdrivers.hyperv.simulator.errors import failed, invalid_parameter, missing
@@ -29,7 +29,7 @@ def get_switch(call: Call) -> None:
     kinds = call.texts("SwitchType")
     for switch in found:
         if not kinds or switch.kind in kinds:
-            call.write(views.switch(call.host, switch))
+            call.write(network_views.switch(call.host, switch))
 
 
 @cmdlet("New-VMSwitch")
@@ -56,7 +56,7 @@ def new_switch(call: Call) -> None:
     switch.bandwidth_mode = "Absolute" if mode == "Default" else mode
     switch.iov = call.flag("EnableIov")
     host.switches[switch.id] = switch
-    call.write(views.switch(host, switch))
+    call.write(network_views.switch(host, switch))
 
 
 def _chosen(call: Call) -> list[Switch]:
@@ -101,7 +101,7 @@ def rename_switch(call: Call) -> None:
     for switch in _chosen(call):
         switch.name = call.text("NewName")
         if call.flag("Passthru"):
-            call.write(views.switch(call.host, switch))
+            call.write(network_views.switch(call.host, switch))
 
 
 @cmdlet("Set-VMSwitch")
@@ -121,4 +121,4 @@ def set_switch(call: Call) -> None:
             switch.kind, switch.uplink = "External", name
         switch.management = call.flag("AllowManagementOS", switch.management)
         if call.flag("Passthru"):
-            call.write(views.switch(call.host, switch))
+            call.write(network_views.switch(call.host, switch))

@@ -4,6 +4,10 @@ Each documented cmdlet becomes a function with the documented parameter sets, so
 own binder refuses a wrong call. A function of module Hyper-V has the name of the .NET class of the
 real cmdlet, and the cmdlet's name is an alias of it: then ``FullyQualifiedErrorId`` ends exactly as
 on Windows (``ObjectNotFound,Microsoft.HyperV.PowerShell.Commands.GetVM``).
+
+The functions lie beside their module, one a line, and so do the enumerations of their parameters.
+PowerShell parses a function when it is called first: all of them together take it longer than to
+start.
 """
 
 from importlib import resources
@@ -48,7 +52,8 @@ def write_modules(folder: Path) -> None:
     for cmdlet in documented().values():
         by_module.setdefault(cmdlet.module, []).append(cmdlet)
     for module, cmdlets in by_module.items():
-        _write(folder, module, _module_text(module, cmdlets))
+        _write(folder, module, _module_text(module))
+        _write_cmdlets(folder / module, cmdlets)
     for module in HANDMADE:
         _write(folder, module, _PROLOGUE + _own(f"{module}.psm1"))
 
@@ -64,7 +69,7 @@ def _write(folder: Path, module: str, text: str) -> None:
     documented_here = (name for name, each in documented().items() if each.module == module)
     names = ", ".join(f"'{name}'" for name in HANDMADE.get(module) or sorted(documented_here))
     if module == "SimulatedHost":
-        names = "'Add-SimulatedDrive', 'Invoke-SimulatedCmdlet'"
+        names = "'Add-SimulatedDrive', 'Get-SimulatedFunction', 'Invoke-SimulatedCmdlet'"
     by_alias = module == "Hyper-V" or module in HANDMADE
     functions = "'*'" if by_alias else f"@({names})"
     aliases = f"@({names})" if by_alias else "@()"
@@ -83,19 +88,35 @@ _PROLOGUE = (
 )
 
 
-def _module_text(module: str, cmdlets: list[Documented]) -> str:
-    parts = [_PROLOGUE]
-    used = {kind.removesuffix("[]") for cmdlet in cmdlets for kind in cmdlet.types.values()}
-    parts.extend(_enum(name, values) for name, values in overrides.ENUMS.items() if name in used)
-    parts.extend(_function(cmdlet) for cmdlet in cmdlets)
+_FUNCTIONS = """\
+$session = $ExecutionContext.SessionState
+$items = $session.InvokeProvider.Item
+foreach ($each in Get-SimulatedFunction $PSScriptRoot) {
+    $block = $session.Module.NewBoundScriptBlock($each.Block)
+    $null = $items.Set("function:script:$($each.Name)", $block)
+    if ($each.Alias -cne $each.Name) { $null = $items.Set("alias:$($each.Alias)", $each.Name) }
+}
+"""
+
+
+def _module_text(module: str) -> str:
+    parts = [_PROLOGUE, _FUNCTIONS]
     if module == "Hyper-V":
         parts.append("Add-SimulatedDrive\n")
         parts.append(_own("types.ps1"))
     return "".join(parts)
 
 
-def _enum(name: str, values: tuple[str, ...]) -> str:
-    return f"enum {name} {{ {'; '.join(values)} }}\n"
+def _write_cmdlets(home: Path, cmdlets: list[Documented]) -> None:
+    used = {kind.removesuffix("[]") for cmdlet in cmdlets for kind in cmdlet.types.values()}
+    enums = [
+        f"{overrides.full_type(name)}\t{'; '.join(values)}\n"
+        for name, values in overrides.ENUMS.items()
+        if name in used
+    ]
+    functions = [f"{function_name(each)}\t{each.name}\t{_function(each)}\n" for each in cmdlets]
+    (home / "enums").write_text("".join(enums), "utf-8")
+    (home / "functions").write_text("".join(functions), "utf-8")
 
 
 def function_name(cmdlet: Documented) -> str:
@@ -108,7 +129,6 @@ def function_name(cmdlet: Documented) -> str:
 
 
 def _function(cmdlet: Documented) -> str:
-    name = function_name(cmdlet)
     impact = overrides.IMPACT.get(cmdlet.name, "Medium") if cmdlet.confirms else ""
     binding: list[str] = []
     default = overrides.DEFAULT_SETS.get(cmdlet.name, cmdlet.default)
@@ -117,14 +137,11 @@ def _function(cmdlet: Documented) -> str:
     if impact:
         binding.append(f"SupportsShouldProcess,ConfirmImpact='{impact}'")
     parameters = ",".join(_parameter(cmdlet, parameter) for parameter in cmdlet.types)
-    text = (
-        f"function {name}{{[CmdletBinding({','.join(binding)})]param({parameters})"
+    return (
+        f"[CmdletBinding({','.join(binding)})]param({parameters})"
         f"process{{Invoke-SimulatedCmdlet $PSCmdlet '{cmdlet.name}' "
-        f"$PSBoundParameters '{impact}'}}}}\n"
+        f"$PSBoundParameters '{impact}'}}"
     )
-    if name != cmdlet.name:
-        text += f"Set-Alias {cmdlet.name} {name}\n"
-    return text
 
 
 def _parameter(cmdlet: Documented, name: str) -> str:
@@ -178,7 +195,7 @@ def _type(cmdlet: Documented, name: str, kind: str) -> str:
         check = "[ValidateSet(" + ",".join(f"'{v}'" for v in values) + ")]" if values else ""
         return f"{check}[{_NATIVE[base]}{many}]"
     if base in overrides.ENUMS:
-        return f"[{base}{many}]"
+        return f"[{overrides.full_type(base)}{many}]"
     values = cmdlet.values.get(name)
     if values:
         return "[ValidateSet(" + ",".join(f"'{v}'" for v in values) + f")][string{many}]"

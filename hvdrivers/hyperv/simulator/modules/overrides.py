@@ -215,7 +215,8 @@ def cim_parameter(cmdlet: str, parameter: str) -> str:
 
 def full_type(base: str) -> str:
     """The full .NET name of a type of module Hyper-V."""
-    return f"Microsoft.HyperV.PowerShell.{base}"
+    space = "Microsoft.Vhd.PowerShell" if base.startswith("Vhd") else "Microsoft.HyperV.PowerShell"
+    return f"{space}.{base}"
 
 
 def types_of(base: str) -> tuple[str, ...]:

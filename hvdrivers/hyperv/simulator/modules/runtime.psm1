@@ -172,4 +172,49 @@ function Add-SimulatedDrive {
     }
 }
 
-Export-ModuleMember -Function Invoke-SimulatedCmdlet, Add-SimulatedDrive
+# The functions of a module, which it binds to itself. Each is parsed when it is called first, and what
+# was parsed serves every runspace of the process.
+function Get-SimulatedFunction([string]$folder) {
+    $process = [AppDomain]::CurrentDomain
+    [System.Threading.Monitor]::Enter($process)
+    try {
+        $functions = $process.GetData($folder)
+        if ($null -eq $functions) {
+            Add-SimulatedEnum "$folder/enums"
+            $functions = @(Read-SimulatedFunction "$folder/functions")
+            $process.SetData($folder, $functions)
+        }
+    }
+    finally { [System.Threading.Monitor]::Exit($process) }
+    $functions
+}
+
+function Read-SimulatedFunction([string]$file) {
+    # What the engine itself uses for its own functions; without it they are parsed at once.
+    $delayed = [scriptblock].GetMethod('CreateDelayParsedScriptBlock', [System.Reflection.BindingFlags]'NonPublic, Static')
+    foreach ($line in [System.IO.File]::ReadAllLines($file)) {
+        $name, $alias, $text = $line.Split("`t", 3)
+        $block = if ($null -ne $delayed) { $delayed.Invoke($null, @($text, $false)) } else { [scriptblock]::Create($text) }
+        @{ Name = $name; Alias = $alias; Block = $block }
+    }
+}
+
+function Add-SimulatedEnum([string]$file) {
+    $name = [System.Reflection.AssemblyName]::new('SimulatedHost')
+    $module = [System.Reflection.Emit.AssemblyBuilder]::DefineDynamicAssembly($name, 'Run').DefineDynamicModule('SimulatedHost')
+    foreach ($line in [System.IO.File]::ReadAllLines($file)) {
+        $name, $values = $line.Split("`t")
+        if ($name -as [type]) { continue }
+        $enum = $module.DefineEnum($name, 'Public', [int])
+        $next = 0
+        foreach ($value in $values.Split(';')) {
+            $word, $number = $value.Split('=')
+            if ($number) { $next = [int]$number }
+            $null = $enum.DefineLiteral($word.Trim(), $next)
+            $next++
+        }
+        $null = $enum.CreateType()
+    }
+}
+
+Export-ModuleMember -Function Invoke-SimulatedCmdlet, Add-SimulatedDrive, Get-SimulatedFunction
