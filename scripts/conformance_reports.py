@@ -54,8 +54,10 @@ def libvirt() -> None:
 
 
 def vmware(mode: str, name: str) -> None:
-    """The report of the vSphere driver on govmomi's simulator. Of each change a few calls are cut, by
-    the seed, as in the tests: a spawn makes a dozen calls, and each pair of them would be cut."""
+    """The report of the vSphere driver on govmomi's simulator.
+
+    Of each change a few calls are cut, by the seed, as in the tests: a spawn makes a dozen calls,
+    and each pair of them would be cut."""
     sys.path.insert(0, str(FOLDER.parent.parent))
     from hvdrivers.vmware.conformance.target import VmwareTarget
     from tests.peers.vcsim import VcsimPeer
