@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from ipaddress import ip_address
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -100,6 +100,10 @@ class LibvirtConfig(DriverConfig):
     graphics_listen: Annotated[PrintableText, AfterValidator(_address)] = "127.0.0.1"
     """The address on the host at which new machines' screens listen. VNC is not encrypted, nor is
     SPICE unless the host has it so: another one than loopback belongs to a network of its own."""
+
+    host_root: Path | None = None
+    """Where this process sees the host's file system, if not at ``/``: for one that runs in a
+    container on the host. Only backups are read there (``begin_backup()``)."""
 
     @classmethod
     def from_url(cls, url: str, **options: object) -> Self:

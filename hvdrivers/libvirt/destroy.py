@@ -22,6 +22,8 @@ from hvdrivers.libvirt.domains import Domains, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.keeping import Keeping, is_mark, kept_disks, own_names
+from hvdrivers.libvirt.metadata import BACKUP_NAMESPACE
+from hvdrivers.libvirt.metadata import kept as kept_in
 from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name, is_root
 from hvdrivers.libvirt.pools import Pools, delete, refresh
 from hvdrivers.libvirt.remote import Remote
@@ -44,6 +46,9 @@ class _Found:
     in_use: Mapping[str, str] = field(default_factory=dict)
     """Names of the own disks by role; another root disk may be left of a rebuild() that was
     interrupted."""
+    backed_up: bool = False
+    """A backup has been open: where its QEMU died with the daemon, files are left of it that the
+    pool has not seen."""
 
 
 class Removal:
@@ -81,6 +86,9 @@ class Removal:
             if domain is not None:
                 found = self._found(domain, disks)
                 disks |= found.overlays
+                if found.backed_up:
+                    refresh(self._pools.disks())
+                    disks |= {volume.name(): volume for volume in self.disks_of(uuid)}
             kept = kept_disks(uuid, keep, disks, found.in_use)
             for each in kept:
                 self._keeping.refuse_taken(each, disks)
@@ -149,7 +157,8 @@ class Removal:
         }
         tops = {clean(top) for top in tops}
         paths = {clean(self._pools.disk_path(name)) for name in own}
-        found = _Found({}, own_names(xml, own))
+        backed_up = xml is not None and kept_in(xml, BACKUP_NAMESPACE) is not None
+        found = _Found({}, own_names(xml, own), backed_up)
         if tops <= paths | {""}:
             return found
         busy: errors.DeviceBusy | None = None

@@ -14,6 +14,7 @@ from hvdrivers.contract.fields import Fields
 from hvdrivers.contract.limits import Limit
 from hvdrivers.driverkit.events import Streams
 from hvdrivers.driverkit.undo import truthful
+from hvdrivers.libvirt.backup import LibvirtBackup
 from hvdrivers.libvirt.backup_job import BackupJobs
 from hvdrivers.libvirt.chains import Chains
 from hvdrivers.libvirt.claim import Claims
@@ -91,6 +92,7 @@ class LibvirtDriver(
     LibvirtImages,
     LibvirtCopying,
     LibvirtSnapshots,
+    LibvirtBackup,
     LibvirtConsoles,
     LibvirtScreen,
     LibvirtSerial,

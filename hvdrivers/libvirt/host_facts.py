@@ -11,6 +11,7 @@ from hvdrivers.images.convert import find_qemu_img
 from hvdrivers.libvirt.accelerator import kvm_works
 from hvdrivers.libvirt.config import VirtType
 from hvdrivers.libvirt.domain import HostChoice
+from hvdrivers.libvirt.nbd import backups_elsewhere
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, parse
@@ -41,7 +42,9 @@ class HostFacts:
     def narrowed(self) -> dict[Capability, str]:
         """What this host lacks, and the caller's machine. One call, once; three where the usual
         machine type is not q35."""
-        return self._connection.fact("narrowed", lambda _: self.lacking()) | _not_converted()
+        reasons = self._connection.fact("narrowed", lambda _: self.lacking()) | _not_converted()
+        reason = backups_elsewhere(self._config.uri, self._config.host_root)
+        return reasons | ({Capability.INCREMENTAL_BACKUP: reason} if reason else {})
 
     def lacking(self) -> dict[Capability, str]:
         """What QEMU and the firmware packages on this host lack."""

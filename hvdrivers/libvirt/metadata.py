@@ -42,6 +42,9 @@ MARK_NAMESPACE = "https://hvdrivers.org/xmlns/libvirt/mark/1/"
 """Beginning of the namespace of elements that never exist: the removal of one is an event by which
 its sender knows that it has had all events before it."""
 
+BACKUP_NAMESPACE = "https://hvdrivers.org/xmlns/libvirt/backup/1"
+"""The id of the backup that is open, or was when the machine went off."""
+
 _REMEMBERED = timedelta(hours=1)
 """How long the mark counts. A caller repeats an interrupted operation soon. Whoever finds an older
 mark cannot tell whether the machine has been switched on and off since."""

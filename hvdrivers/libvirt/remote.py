@@ -29,6 +29,7 @@ _KINDS = {
     libvirt.virNodeDevice: "NodeDevice",
     libvirt.virSecret: "Secret",
     libvirt.virDomainSnapshot: "DomainSnapshot",
+    libvirt.virDomainCheckpoint: "DomainCheckpoint",
 }
 
 # Answered by the client library from what it has, without a message to the daemon.

@@ -15,7 +15,7 @@ What a client that died has left is cleared away here too, at the next turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
@@ -26,7 +26,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
-from hvdrivers.libvirt import monitor
+from hvdrivers.libvirt import monitor, points
 from hvdrivers.libvirt.definition import define
 from hvdrivers.libvirt.domains import affecting
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
@@ -76,6 +76,10 @@ class LiveDisk:
     """What QEMU calls it."""
     tags: frozenset[str]
     """The snapshots in it."""
+    alias: str
+    """What the driver calls it."""
+    points: Mapping[str, bool]
+    """The points of backups in it, and whether each is whole."""
 
 
 def _copied() -> errors.DeviceBusy:
@@ -102,14 +106,21 @@ class SnapshotData:
                 QEMU tells then are the filter's snapshots, which has none.
         """
         found = []
+        wanted = set(aliases)
         for each in monitor.ask(domain, "query-block", reads=True):
             inserted = each.get("inserted") or {}
-            if not set(str(each.get("qdev") or "").split("/")).isdisjoint(aliases):
+            for alias in wanted.intersection(str(each.get("qdev") or "").split("/")):
                 if inserted["drv"] != "qcow2":
                     raise _copied()
                 tags = inserted.get("image", {}).get("snapshots", ())
-                names = frozenset(str(tag["name"]) for tag in tags)
-                found.append(LiveDisk(str(inserted["node-name"]), names))
+                found.append(
+                    LiveDisk(
+                        node=str(inserted["node-name"]),
+                        tags=frozenset(str(tag["name"]) for tag in tags),
+                        alias=alias,
+                        points=points.points_in(inserted.get("dirty-bitmaps", ())),
+                    )
+                )
         return found
 
     def tag_live(self, turn: Turn, domain: Remote, disks: list[LiveDisk], name: str) -> None:

@@ -121,6 +121,11 @@ class LibvirtPeer:
         return f"qemu+unix:///{mode}?socket={self.socket}"
 
     @property
+    def host_root(self) -> Path:
+        """Where the tests see the host's file system as the daemon does."""
+        return Path(f"/proc/{self._janitor.pid}/root")
+
+    @property
     def images(self) -> str:
         """The folder of the pool ``default``, as the daemon names it."""
         if self.privileged:

@@ -46,6 +46,7 @@ _CRASHED = {
 
 _OWN = "ua-own-"
 _ROOT = re.compile(r"([0-9a-f-]{36}\.(?:root|rescue))(?:-[0-9a-f]+)?")
+_SCRATCH = re.compile(r"([0-9a-f-]{36}\.backup)-[0-9]+-[0-9a-f]{8}(\.\w+)")
 
 
 class LibvirtObserver(Observer):
@@ -253,16 +254,16 @@ class LibvirtObserver(Observer):
 
 
 def _without_chance(names: Iterable[str]) -> Iterator[str]:
-    """Names of volumes; of root disks how many an instance has, as what rebuild() makes ends in
-    what chance chose."""
-    roots = []
+    """Names of volumes; of root disks, and of what an open backup keeps, how many an instance has,
+    as chance has chosen a part of their names."""
+    by_chance = []
     for name in names:
-        root = _ROOT.fullmatch(name)
-        if root is None:
+        found = _ROOT.fullmatch(name) or _SCRATCH.fullmatch(name)
+        if found is None:
             yield name
         else:
-            roots.append(root[1])
-    yield from numbered(roots)
+            by_chance.append("".join(found.groups()))
+    yield from numbered(by_chance)
 
 
 def _state(domain: Any) -> InstanceState:

@@ -104,6 +104,7 @@ def running(peer: LibvirtPeer, image: Path, folder: Path, **options: str) -> Ite
         image=FileImage(path=image, format=ImageFormat.QCOW2),
         uri=peer.uri,
         virt_type="qemu",
+        host_root=peer.host_root,
         **options,
     )
     with Session(target, journal=folder / "journal", seed=SEED) as made:

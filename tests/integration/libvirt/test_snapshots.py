@@ -250,7 +250,7 @@ def test_budgets(peer: LibvirtPeer, spec: SpecFactory) -> None:
     with closing(connect(peer)) as host:
         host.connection.links.spare = lambda: None  # type: ignore[method-assign]
         host.pools.path(host.pools.disks())
-        for start, expected in ((False, (12, 14, 15, 18)), (True, (12, 14, 17, 16))):
+        for start, expected in ((False, (12, 14, 15, 18)), (True, (12, 14, 19, 16))):
             uuid = _spawned(host, spec(start=start))
             one, created = _counted(host, lambda uuid=uuid: host.create_snapshot(uuid, "one"))
             two, again = _counted(host, lambda uuid=uuid: host.create_snapshot(uuid, "two"))

@@ -185,13 +185,13 @@ def changing(own: Host, ovs_bridge: OvsBridge) -> Iterator[dict[str, Any]]:
             return client.attach_volume(on.uuid, attachment)
 
         def detach(client: ComputeDriver, on: Machine) -> object:
-            return client.detach_volume(on.uuid, volume_id, timeout=4)
+            return client.detach_volume(on.uuid, volume_id, timeout=_PATIENCE)
 
         def plug(client: ComputeDriver, on: Machine) -> object:
             return client.plug_vif(on.uuid, vif)
 
         def unplug(client: ComputeDriver, on: Machine) -> object:
-            return client.unplug_vif(on.uuid, vif.id, timeout=4)
+            return client.unplug_vif(on.uuid, vif.id, timeout=_PATIENCE)
 
         def limit_disk(client: ComputeDriver, on: Machine) -> object:
             return client.set_disk_qos(on.uuid, volume_id, DiskQos(total_iops_sec=50))
@@ -221,6 +221,9 @@ def changing(own: Host, ovs_bridge: OvsBridge) -> Iterator[dict[str, Any]]:
         }
 
 
+_PATIENCE = 15.0
+"""Seconds for detach_volume() and unplug_vif(): another client may switch a machine on meanwhile,
+and a guest that never lets go is waited for as long."""
 _CHANGES = {
     "attach_volume": "Domain.attachDeviceFlags",
     "detach_volume": "Domain.detachDeviceFlags",
