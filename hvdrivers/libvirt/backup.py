@@ -29,6 +29,7 @@ from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt import nbd, points
+from hvdrivers.libvirt.backup_job import FIRST_LOOK, LOOKS_APART, job_of
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domain import OWN_ALIAS
 from hvdrivers.libvirt.domains import LookAgain, xml_of
@@ -42,7 +43,7 @@ from hvdrivers.libvirt.session import unnoticed
 from hvdrivers.libvirt.snapshot_data import LiveDisk
 from hvdrivers.libvirt.snapshot_tree import bare, own_files
 from hvdrivers.libvirt.turns import Turn
-from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
+from hvdrivers.libvirt.xml import Element, attribute, el, text
 from hvdrivers.models.snapshot import Backup, ChangedExtent
 from hvdrivers.models.state import InstanceState
 
@@ -51,8 +52,6 @@ _SOCKET = "backup.sock"
 _BOTH = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
 _BITMAP = "changed"
 _SCRATCH = re.compile(r"\.(backup-[0-9]+-[0-9a-f]{8})\.")
-_FIRST_LOOK, _LOOKS_APART = 0.05, 1.0
-"""Seconds: where no event comes, a job is looked at for its end."""
 _REDEFINE = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
 
 
@@ -68,7 +67,7 @@ class LibvirtBackup(Topic, IncrementalBackup):
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> Backup:
             turn.check()
-            if (job := _job_of(domain)) is not None:
+            if (job := job_of(domain)) is not None:
                 raise _busy(_id_of(job))
             xml = xml_of(domain)
             disks = self.snapshot_data.live_disks(domain, own_files(uuid, xml))
@@ -136,7 +135,7 @@ class LibvirtBackup(Topic, IncrementalBackup):
         def act(domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.STOPPED:
                 return  # a backup ends with its machine
-            job = _job_of(domain)
+            job = job_of(domain)
             found = _id_of(job) if job is not None else None
             if found is not None and backup_id in {None, found}:
                 self._stop(uuid, domain, found, deadline)
@@ -151,8 +150,8 @@ class LibvirtBackup(Topic, IncrementalBackup):
         with self.hub.listening() as events:
             with suppress(errors.InvalidState):  # it has just ended
                 domain.abortJob()
-            pause = _FIRST_LOOK
-            while (job := _job_of(domain)) is not None and _id_of(job) == backup_id:
+            pause = FIRST_LOOK
+            while (job := job_of(domain)) is not None and _id_of(job) == backup_id:
                 deadline.check("the backup came to its end")
                 event = events.wait(
                     lambda event: isinstance(event, BackupEnded) and event.uuid == uuid,
@@ -160,14 +159,14 @@ class LibvirtBackup(Topic, IncrementalBackup):
                 )
                 if is_gap(event):
                     raise errors.ConnectionFailed("the connection broke while the backup ended")
-                pause = min(2 * pause, _LOOKS_APART)
+                pause = min(2 * pause, LOOKS_APART)
 
     def _take_back_backup(self, uuid: UUID, made: str) -> None:
         """Undo begin_backup(), as far as it has come."""
         # the machine is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.InstanceNotFound, errors.InvalidState):
             domain = self.domains.find(uuid)
-            job = _job_of(domain)
+            job = job_of(domain)
             if job is not None and _id_of(job) == made:
                 self._stop(uuid, domain, made, current_deadline())
             points.forget_checkpoints(domain)
@@ -221,14 +220,6 @@ class LibvirtBackup(Topic, IncrementalBackup):
         """Where this machine sees a file of the host."""
         root = self.config.host_root
         return Path(path) if root is None else Path(root) / path.lstrip("/")
-
-
-def _job_of(domain: Remote) -> Element | None:
-    """A machine's backup job, whosever it is; None if none runs. One call."""
-    try:
-        return parse(domain.backupGetXMLDesc(0))
-    except (errors.VolumeNotFound, errors.InvalidState):
-        return None
 
 
 def _id_of(job: Element) -> str | None:

@@ -27,18 +27,25 @@ from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.event_hub import BackupEnded, EventHub, Marked, RawEvent
 from hvdrivers.libvirt.metadata import MARK_NAMESPACE
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.xml import parse
+from hvdrivers.libvirt.xml import Element, parse
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
-_FIRST_LOOK, _LOOKS_APART = 0.05, 1.0
+FIRST_LOOK, LOOKS_APART = 0.05, 1.0
 """Seconds: where no event comes, a job is looked at for its progress."""
+
+
+def job_of(domain: Remote) -> Element | None:
+    """A machine's backup job, whosever it is; None if none runs. One call."""
+    try:
+        return parse(domain.backupGetXMLDesc(0))
+    except (errors.VolumeNotFound, errors.InvalidState):
+        return None
 
 
 def backup_target(domain: Remote) -> str | None:
     """The file that a machine's backup job writes; None if no such job runs. One call."""
-    try:
-        xml = parse(domain.backupGetXMLDesc(0))
-    except (errors.VolumeNotFound, errors.InvalidState):
+    xml = job_of(domain)
+    if xml is None:
         return None
     targets = (each.get("file") for each in xml.iterfind("disks/disk/target"))
     return next(filter(None, targets), None)
@@ -104,7 +111,7 @@ class BackupJobs:
     ) -> list[BackupEnded]:
         """The ends of backups that may be this one's, when it has ended."""
         ends: list[BackupEnded] = []
-        pause = _FIRST_LOOK
+        pause = FIRST_LOOK
         while True:
             event = events.wait(
                 lambda event: isinstance(event, BackupEnded) and event.uuid == backup.uuid,
@@ -120,7 +127,7 @@ class BackupJobs:
             if progress is not None:
                 _report(domain, progress)
             deadline.check("the disk was copied")
-            pause = min(2 * pause, _LOOKS_APART)
+            pause = min(2 * pause, LOOKS_APART)
 
     @staticmethod
     def _until_mark(
