@@ -6,7 +6,7 @@ UUID over the remains of an interrupted destroy().
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,7 +24,7 @@ from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.keeping import Keeping, is_mark, kept_disks, own_names
 from hvdrivers.libvirt.metadata import BACKUP_NAMESPACE
 from hvdrivers.libvirt.metadata import kept as kept_in
-from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name, is_root
+from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name, is_moving, is_root
 from hvdrivers.libvirt.pools import Pools, delete, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.secrets import Secrets
@@ -73,8 +73,16 @@ class Removal:
         self._keeping = keeping
         self._secrets = secrets
 
-    def destroy(self, uuid: UUID, keep: AbstractSet[Keep]) -> bool:
+    def destroy(
+        self,
+        uuid: UUID,
+        keep: AbstractSet[Keep],
+        leave: Callable[[Remote], None] | None = None,
+    ) -> bool:
         """Remove what is there; whether there was something that did not run.
+
+        Args:
+            leave: is called first for the source of a move in steps.
 
         A spawn whose process, or connection, has died may have left a call under way in the
         daemon: what that makes comes after we have looked, so the caller looks again.
@@ -83,6 +91,8 @@ class Removal:
             domain = self._domains.if_there(uuid)
             disks = {volume.name(): volume for volume in self.disks_of(uuid)}
             found = _Found({})
+            if domain is not None and leave is not None and is_moving(domain.name(), uuid):
+                leave(domain)
             if domain is not None:
                 found = self._found(domain, disks)
                 disks |= found.overlays
@@ -121,6 +131,10 @@ class Removal:
         in_order = sorted(disks.items(), key=lambda each: not is_root(each[0], uuid))
         self._delete_all(each for each in in_order if each[0] not in marks)
         self._delete_all(each for each in in_order if each[0] in marks)
+
+    def delete(self, volumes: Mapping[str, Remote]) -> None:
+        """Delete these files, each whether or not another can be. One call for each."""
+        self._delete_all(volumes.items())
 
     @staticmethod
     def _delete_all(volumes: Iterable[tuple[str, Remote]]) -> None:

@@ -18,7 +18,7 @@ from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
 from hvdrivers.libvirt.metadata import NO_NAMESPACE
-from hvdrivers.libvirt.naming import is_rescued, label_of
+from hvdrivers.libvirt.naming import is_moving, is_rescued, label_of
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.states import SAVED, is_off, is_restoring, is_starting, state_of
@@ -39,6 +39,19 @@ class Moved(Exception):
 class LookAgain(Exception):
     """Another client was faster: what this one was about to do has to be decided anew. Nothing of
     it is left. Only ``Domains.change()`` sees it."""
+
+
+_OF_A_MOVE = frozenset({"prepare_move", "finish_move", "confirm_move", "revert_move"})
+"""What may change the source of a move in steps, with destroy(), which asks for no state."""
+
+
+def _refuse_moving(operation: str, uuid: UUID) -> None:
+    if OPERATIONS[operation].changes:
+        raise errors.InvalidState(
+            "the instance is being moved: this is the copy to come back to",
+            instance=uuid,
+            hint="confirm_move() or revert_move()",
+        )
 
 
 class Domains:
@@ -104,6 +117,8 @@ class Domains:
         else:
             state = self._named(domain, *at)
         check_state(operation, state, uuid, variant=variant)
+        if is_moving(domain.name(), uuid) and operation not in _OF_A_MOVE:
+            _refuse_moving(operation, uuid)
         return domain, state
 
     def _started(self, uuid: UUID, domain: Remote, deadline: Deadline) -> InstanceState:

@@ -41,6 +41,7 @@ from hvdrivers.libvirt.lifecycle import LibvirtLifecycle
 from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.metrics import LibvirtMetrics
 from hvdrivers.libvirt.migration import LibvirtMigration
+from hvdrivers.libvirt.moves import LibvirtMoveInSteps
 from hvdrivers.libvirt.network import LibvirtNetwork
 from hvdrivers.libvirt.network_checks import Networks
 from hvdrivers.libvirt.overlays import Overlays
@@ -98,6 +99,7 @@ class LibvirtDriver(
     LibvirtSerial,
     LibvirtGuest,
     LibvirtMigration,
+    LibvirtMoveInSteps,
     LibvirtEvents,
     LibvirtMetrics,
     Driver,

@@ -18,7 +18,7 @@ from hvdrivers.driverkit.own_disks import keeps
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
-from hvdrivers.libvirt.naming import ROOT, VOLUME_PREFIX, disk_name, is_root
+from hvdrivers.libvirt.naming import ROOT, VOLUME_PREFIX, disk_name, is_copy, is_root
 from hvdrivers.libvirt.pools import Pools, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
@@ -77,7 +77,9 @@ def kept_disks(
         in_use: names of its disks by role, as its definition tells.
     """
     prefix = disk_name(uuid, "")
-    by_role = {name.removeprefix(prefix): name for name in own}
+    by_role = {
+        name.removeprefix(prefix): name for name in own if not is_copy(name.removeprefix(prefix))
+    }
     root = next((name for name in own if is_root(name, uuid)), None)
     if root is not None:
         by_role[ROOT] = root

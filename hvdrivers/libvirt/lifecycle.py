@@ -29,9 +29,8 @@ from hvdrivers.driverkit.undo import Undo, changed
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.claim import is_made
 from hvdrivers.libvirt.definition import complete, define
-from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, volumes_of
 from hvdrivers.libvirt.domain import domain_xml
-from hvdrivers.libvirt.domains import affecting, require_off, xml_of
+from hvdrivers.libvirt.domains import affecting, require_off
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
 from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.metadata import (
@@ -40,8 +39,8 @@ from hvdrivers.libvirt.metadata import (
     keep,
     metadata_text,
     put,
-    record_in,
 )
+from hvdrivers.libvirt.move_source import leave_destination
 from hvdrivers.libvirt.naming import (
     NVRAM,
     console_name,
@@ -54,14 +53,13 @@ from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.own_disks import OwnDisks
 from hvdrivers.libvirt.placement import host_cells, placement_elements
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.sizes import vcpus_of
+from hvdrivers.libvirt.shown import shown
 from hvdrivers.libvirt.slots import refuse_too_many
 from hvdrivers.libvirt.start import start_new
 from hvdrivers.libvirt.turns import is_helper
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.instance import (
     Firmware,
-    Flavor,
     ForeignInstance,
     InstanceInfo,
     InstanceSpec,
@@ -122,7 +120,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
             for attachment in spec.volumes:
                 self.deletions.require_kept(attachment.volume, deadline)
             self.own_disks.take_over(taken, undo)
-            return self._info(spec.uuid, domain, _state_after(spec))
+            return shown(spec.uuid, domain, _state_after(spec))
 
     def _looked_up(self, spec: InstanceSpec) -> tuple[Base | None, list[Element]]:
         """Check what can be checked before anything of the instance is made: its UUID, networks,
@@ -225,34 +223,18 @@ class LibvirtLifecycle(Topic, Lifecycle):
         """Budget: 5 calls for the domain, 1 for each of its disks and logs, 3 for the pools, 1 for
         secrets; 2 more if it did not run, 5 more for each disk that is kept."""
         del timeout
-        again = self.removal.destroy(uuid, keep)
+        again = self.removal.destroy(uuid, keep, partial(leave_destination, self, uuid))
         with changed():
             for _ in range(2):
                 if not again or not self.removal.anything_of(uuid):
                     return
-                again = self.removal.destroy(uuid, keep)
+                again = self.removal.destroy(uuid, keep, partial(leave_destination, self, uuid))
 
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
         """Budget: 3 calls, 4 for a machine that has not run since the daemon was started."""
         del timeout
         domain = self.domains.find(uuid)
-        return self._info(uuid, domain, self.domains.state(domain))
-
-    def _info(self, uuid: UUID, domain: Remote, state: InstanceState) -> InstanceInfo:
-        xml = xml_of(domain)
-        record = record_in(xml)
-        return InstanceInfo(
-            uuid=uuid,
-            name=label_of(domain.name(), uuid) or record.name,
-            state=state,
-            flavor=_flavor_now(xml, record),
-            metadata=record.metadata,
-            volumes=tuple(attached_volume(key, disk) for key, disk in volumes_of(xml).items()),
-            vifs=tuple(attached_vif(key, *found) for key, found in vifs_of(xml).items()),
-            firmware=record.firmware,
-            created_at=record.created_at,
-            image=record.image,
-        )
+        return shown(uuid, domain, self.domains.state(domain))
 
     def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
         """Budget: 2 calls for any number of instances."""
@@ -316,16 +298,6 @@ class LibvirtLifecycle(Topic, Lifecycle):
         # the image of a suspended machine has a definition of its own, which comes back with it
         saved = parse(domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))
         domain.managedSaveDefineXML(text(put(saved, METADATA_NAMESPACE, content)), 0)
-
-
-def _flavor_now(xml: Element, record: Record) -> Flavor:
-    """The record says what was asked for. What the hypervisor says now wins, as in lists: someone
-    may have changed it by hand (``virsh setmaxmem``, ``setvcpus``)."""
-    now = {
-        "vcpus": vcpus_of(xml) or record.flavor.vcpus,
-        "memory_mib": int(xml.findtext("memory") or record.flavor.memory_mib << 10) >> 10,
-    }
-    return record.flavor.model_copy(update=now)
 
 
 def _state_after(spec: InstanceSpec) -> InstanceState:

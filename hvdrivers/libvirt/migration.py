@@ -12,15 +12,9 @@ a TPM to another host in no other way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
 from uuid import UUID
 
-from pydantic import ValidationError
-
 from hvdrivers.contract import errors
-from hvdrivers.contract.driver import Driver
 from hvdrivers.contract.migration import (
     ColdMigration,
     LiveMigration,
@@ -30,13 +24,12 @@ from hvdrivers.contract.migration import (
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.moving import Call, Move, abort, bytes_of, job_of
 from hvdrivers.libvirt.moving_plan import MovingPlan, Plan
+from hvdrivers.libvirt.other_host import reached
 from hvdrivers.models.migration import (
     Blocker,
-    BlockerKind,
     Destination,
     MigrationPhase,
     MigrationPlan,
@@ -59,7 +52,7 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
         """Budget: 6 calls and 3 for each disk here; there those of a connection, 10, and 2 for each
         disk and NIC."""
         domain, _ = self.domains.checked("check_live_migration", uuid, Deadline(timeout))
-        with self._reached(destination) as there:
+        with reached(self, destination) as there:
             if isinstance(there, Blocker):
                 found = Plan(xml_of(domain), blockers=[there])
             else:
@@ -131,42 +124,13 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
         with changed():
             domain.migrateSetMaxSpeed(_NO_LIMIT, 0)
 
-    # ---- the other host --------------------------------------------------------------------------
-
-    @contextmanager
-    def _reached(self, destination: Destination) -> Iterator[Topic | Blocker]:
-        """A driver of the other host; or why there is none."""
-        options: dict[str, Any] = {
-            "uri": destination.host,
-            "username": destination.user,
-            "password": destination.password,
-        }
-        if destination.storage is not None:
-            options["pool"] = destination.storage
-        there: Topic | Blocker
-        try:
-            config = LibvirtConfig(**(self.config.model_dump() | options))
-            there = cast(Topic, cast(type[Driver], type(self)).connect(config))
-        except (ValidationError, errors.HypervisorError) as error:
-            reason = error.message if isinstance(error, errors.HypervisorError) else "no such host"
-            yield Blocker(
-                kind=BlockerKind.CONNECTION,
-                reason=f"the destination does not answer: {reason}",
-                hint="host= is its libvirt URI, as this process reaches it",
-            )
-            return
-        try:
-            yield there
-        finally:
-            cast(Driver, there).close()
-
     def _moved(
         self,
         call: Call,
         deadline: Deadline,
         progress: ProgressCallback | None,
     ) -> None:
-        with self._reached(call.destination) as there:
+        with reached(self, call.destination) as there:
             if isinstance(there, Blocker):
                 raise errors.InvalidRequest(there.reason, hint=there.hint)
             plan = MovingPlan(self, there).made(

@@ -83,30 +83,18 @@ class Move:
         if not plan.log_shared:
             log = self._here.pools.consoles().storageVolLookupByName(console_name(uuid))
             undo.callback(_leave, there, uuid, plan)
-            self._carry(log, there.pools.consoles(), console_name(uuid), deadline)
+            carry(log, there, there.pools.consoles(), console_name(uuid), deadline)
         if plan.shared:
             return
         pool = there.pools.disks()
         for disk in plan.disks:
             deadline.check("the disks were made there")
             if disk.read_only:
-                self._carry(disk.volume, pool, disk.name, deadline)
+                carry(disk.volume, there, pool, disk.name, deadline)
                 continue
             capacity = int(disk.volume.info()[1])
             with needing_room(pool):
                 pool.createXML(volume_xml(disk.name, capacity, disk.format), 0)
-
-    def _carry(self, volume: Remote, pool: Remote, name: str, deadline: Deadline) -> None:
-        """Copy a small file. Five calls."""
-        size = int(volume.info()[1])
-        data = b""
-        if size:
-            stream = self._here.connection.remote.newStream(0)
-            volume.download(stream, 0, min(size, _LARGEST), 0)
-            data = read_stream(stream, min(size, _LARGEST), deadline)
-        made = pool.createXML(volume_xml(name, len(data), "raw"), 0)
-        if data:
-            self._there.images.upload_bytes(made, data)
 
     def _sending(self) -> Future[None]:
         """Begin the move, in a thread of its own."""
@@ -137,7 +125,7 @@ class Move:
         stored = parse(domain.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE))
         for each in (live, stored):
             plan.rewiring.on(each)
-            self._place(each)
+            place(each, self._call.uuid, self._here, self._there)
         parameters: dict[str, Any] = {
             libvirt.VIR_MIGRATE_PARAM_DEST_XML: text(live),
             libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: text(stored),
@@ -148,24 +136,6 @@ class Move:
         if copied and not plan.shared:
             parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = copied
         return parameters
-
-    def _place(self, xml: Element) -> None:
-        """Let a definition name the other host's folders."""
-        uuid, here, there = self._call.uuid, self._here, self._there
-        folders = (
-            (here.pools.disk_path(""), there.pools.disk_path("")),
-            (here.pools.console_path(""), there.pools.console_path("")),
-        )
-        own = (disk_name(uuid, ""), console_name(uuid))
-        for element in xml.iter():
-            for key in ("file", "path"):
-                value = element.get(key)
-                for mine, other in folders:
-                    if value and value.startswith(tuple(f"{mine}{each}" for each in own)):
-                        element.set(key, other + value.removeprefix(mine))
-            for mine, other in folders:
-                if element.tag == "nvram" and (element.text or "").startswith(mine):
-                    element.text = other + (element.text or "").removeprefix(mine)
 
     def _start_frozen(self) -> None:
         """Start a machine for its move, with its CPUs frozen. What a NIC is wired to here may be
@@ -191,6 +161,47 @@ class Move:
         domain = self._here.domains.if_there(self._call.uuid)
         if domain is not None:
             cut(domain)
+
+
+def carry(
+    volume: Remote, there: Topic, pool: Remote, name: str, deadline: Deadline, *, made: bool = False
+) -> None:
+    """Copy a small file. Five calls.
+
+    Args:
+        there: the host that the copy is made on.
+        made: the copy's volume is there already, and gets the content.
+    """
+    size = int(volume.info()[1])
+    data = b""
+    if size:
+        stream = volume.connect().newStream(0)
+        volume.download(stream, 0, min(size, _LARGEST), 0)
+        data = read_stream(stream, min(size, _LARGEST), deadline)
+    if made:
+        copy = pool.storageVolLookupByName(name)
+    else:
+        copy = pool.createXML(volume_xml(name, len(data), "raw"), 0)
+    if data:
+        there.images.upload_bytes(copy, data)
+
+
+def place(xml: Element, uuid: UUID, here: Topic, there: Topic) -> None:
+    """Let a definition name the other host's folders."""
+    folders = (
+        (here.pools.disk_path(""), there.pools.disk_path("")),
+        (here.pools.console_path(""), there.pools.console_path("")),
+    )
+    own = (disk_name(uuid, ""), console_name(uuid))
+    for element in xml.iter():
+        for key in ("file", "path"):
+            value = element.get(key)
+            for mine, other in folders:
+                if value and value.startswith(tuple(f"{mine}{each}" for each in own)):
+                    element.set(key, other + value.removeprefix(mine))
+        for mine, other in folders:
+            if element.tag == "nvram" and (element.text or "").startswith(mine):
+                element.text = other + (element.text or "").removeprefix(mine)
 
 
 def _await_end(

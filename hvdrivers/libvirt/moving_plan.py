@@ -19,6 +19,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
 from hvdrivers.libvirt.domains import xml_of
+from hvdrivers.libvirt.move_mark import Step, mark_in
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.pools import backing_of, refresh
@@ -37,7 +38,9 @@ _DIRECT = {"none", "directsync"}
 class Own:
     """A file of the instance's own."""
 
+    role: str
     name: str
+    path: str
     volume: Remote
     target: str
     read_only: bool
@@ -53,6 +56,8 @@ class Plan:
     shared: bool = False
     """Both hosts have the disks."""
     log_shared: bool = False
+    lacks_room: bool = False
+    """The pool there has no room for them."""
     rewiring: Rewiring = field(default_factory=lambda: Rewiring({}))
     """The connections that it has there and not here."""
     blockers: list[Blocker] = field(default_factory=list)
@@ -89,6 +94,7 @@ class MovingPlan:
         plan.xml = plan.rewiring.on(plan.xml)
         for look in (
             partial(self._look_at_identity, uuid),
+            self._look_at_moves,
             self._look_at_machine,
             self._look_at_devices,
             partial(self._look_at_disks, uuid, domain),
@@ -104,6 +110,16 @@ class MovingPlan:
         except errors.InstanceNotFound:
             return
         plan.add(BlockerKind.STATE, "a machine with this UUID is there")
+
+    @staticmethod
+    def _look_at_moves(plan: Plan) -> None:
+        mark = mark_in(plan.xml)
+        if mark is not None and mark.step is Step.FINISHED:
+            plan.add(
+                BlockerKind.STATE,
+                "what it was before a move in steps is kept on this host",
+                hint="confirm_move() or revert_move()",
+            )
 
     def _look_at_machine(self, plan: Plan) -> None:
         if self._there.facts.architecture() != self._here.facts.architecture():
@@ -144,7 +160,7 @@ class MovingPlan:
         if domain.snapshotNum(0):
             plan.add(BlockerKind.STORAGE, "it has snapshots", hint="delete them first")
             return
-        plan.disks = list(self._own_files(plan.xml))
+        plan.disks = list(own_files(self._here.connection.remote, plan.xml))
         pool = self._there.pools.disks()
         refresh(pool)
         same = [_same(each.volume, pool, each.name) for each in plan.disks]
@@ -169,23 +185,11 @@ class MovingPlan:
         else:
             needed, room = sum(map(self._allocation, plan.disks)), int(pool.info()[3])
             if needed > room:
+                plan.lacks_room = True
                 plan.add(
                     BlockerKind.STORAGE,
                     f"the disks take {needed // _MIB} MiB, and storage pool '{pool.name()}' has"
                     f" room for {room // _MIB}",
-                )
-
-    def _own_files(self, xml: Element) -> Iterator[Own]:
-        look_up = self._here.connection.remote.storageVolLookupByPath
-        for disk in xml.iterfind("devices/disk"):
-            if (attribute(disk, "alias", "name") or "").startswith(OWN_ALIAS):
-                path = source_of(disk)
-                yield Own(
-                    name=PurePosixPath(path).name,
-                    volume=look_up(path),
-                    target=attribute(disk, "target", "dev") or "",
-                    read_only=disk.find("readonly") is not None,
-                    format=attribute(disk, "driver", "type") or "raw",
                 )
 
     def _allocation(self, disk: Own) -> int:
@@ -261,6 +265,23 @@ class MovingPlan:
         }
         for name in sorted(taken - {""}):
             plan.add(BlockerKind.NETWORK, f"a machine there has this port ({name})")
+
+
+def own_files(remote: Remote, xml: Element) -> Iterator[Own]:
+    """The files of a machine's own. One call for each."""
+    for disk in xml.iterfind("devices/disk"):
+        alias = attribute(disk, "alias", "name") or ""
+        if alias.startswith(OWN_ALIAS):
+            path = source_of(disk)
+            yield Own(
+                role=alias.removeprefix(OWN_ALIAS),
+                name=PurePosixPath(path).name,
+                path=path,
+                volume=remote.storageVolLookupByPath(path),
+                target=attribute(disk, "target", "dev") or "",
+                read_only=disk.find("readonly") is not None,
+                format=attribute(disk, "driver", "type") or "raw",
+            )
 
 
 def _devices_in_use(connection: Connection) -> set[str]:

@@ -6,9 +6,12 @@
                                           which are ours and what they are called
 ``<label>%rescued.<uuid>``                the same, of a machine that rescue() has started, or
                                           that went off after that (see ``rescue.py``)
+``<label>%moving.<uuid>``                 the same, of the source of a move in steps, until its
+                                          end (see ``moves.py``)
 ``<uuid>.root``, ``.seed``, ...           the disks of an instance, in the disk pool;
                                           ``.root-<hex>`` after a rebuild(), ``.rescue-<hex>``
-                                          of a rescue
+                                          of a rescue; ``.<role>-<token>`` and
+                                          ``.move-<token>`` of a move in steps
 ``<uuid>.console.log``                    its console log, in the console pool
 ``hv-image-<key>``                        a complete cached image (see ``image_store.py``)
 ``hv-volume-<id>.<format>``               a volume made by create_volume()
@@ -32,25 +35,33 @@ AWAY_PREFIX, DELETING_PREFIX = "hv-away-", "hv-deleting-"
 VOLUME_PREFIX = "hv-volume-"
 
 _REBUILT = re.compile("[0-9a-f]{8}")
+_COPIED = re.compile(r"(ephemeral(-\d+)?|swap)-[0-9a-f]{8}")
 _ESCAPE = re.compile(r"[%/\x00-\x1f\x7f]")
 _FURTHER = re.compile(r"__\d+$")
 """At the end of an alias. In an id each ``_`` is ``_5f``."""
 _ALIAS_ESCAPE = re.compile(rb"[^A-Za-z0-9-]")
 
 
-_RESCUED = "%rescued"
-"""No label brings it: in a name each ``%`` of a label is ``%25``."""
+_RESCUED, _MOVING = "%rescued", "%moving"
+"""No label brings them: in a name each ``%`` of a label is ``%25``."""
 
 
-def domain_name(label: str, uuid: UUID, *, rescued: bool = False) -> str:
+def domain_name(label: str, uuid: UUID, *, rescued: bool = False, moving: bool = False) -> str:
     """The domain's name. Libvirt makes file names of it, so a slash is escaped as in a URL."""
     escaped = _ESCAPE.sub(lambda match: f"%{ord(match[0]):02X}", label)
-    return f"{escaped}{_RESCUED if rescued else ''}.{uuid}"
+    mark = _MOVING if moving else _RESCUED if rescued else ""
+    return f"{escaped}{mark}.{uuid}"
 
 
 def is_rescued(name: str, uuid: UUID) -> bool:
     """Whether a domain's name says that it was started by rescue(), and by nothing else since."""
     return name.endswith(f"{_RESCUED}.{uuid}")
+
+
+def is_moving(name: str, uuid: UUID) -> bool:
+    """Whether a domain's name says that it is the source of a move in steps, which is kept as it
+    is."""
+    return name.endswith(f"{_MOVING}.{uuid}")
 
 
 def label_of(name: str, uuid: UUID) -> str | None:
@@ -65,7 +76,7 @@ def label_of(name: str, uuid: UUID) -> str | None:
     label = re.sub(
         "%([0-9A-F]{2})",
         lambda match: chr(int(match[1], 16)),
-        name.removesuffix(suffix).removesuffix(_RESCUED),
+        name.removesuffix(suffix).removesuffix(_RESCUED).removesuffix(_MOVING),
     )
     return shown_label(label)
 
@@ -85,6 +96,12 @@ def is_root(name: str, uuid: UUID) -> bool:
 def is_rebuilt(name: str, uuid: UUID) -> bool:
     """Whether a volume of the disk pool is a root disk that rebuild() has made."""
     return _REBUILT.fullmatch(name.removeprefix(f"{disk_name(uuid, ROOT)}-")) is not None
+
+
+def is_copy(role: str) -> bool:
+    """Whether a role in a disk's name is that of a copy which a move in steps has made of a disk
+    beside the root disk."""
+    return _COPIED.fullmatch(role) is not None
 
 
 def console_name(uuid: UUID) -> str:

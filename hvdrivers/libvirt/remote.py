@@ -41,7 +41,7 @@ _READ = re.compile(
     r"(lookup|list|get|is|has|info|state|XMLDesc|path|download|recv|managedSaveGetXMLDesc|screenshot"
     r"|(storageVol|storagePool|network|interface|nodeDevice|secret)Lookup|domainEvent"
     r"|interfaceAddresses|blockInfo|blockJobInfo|jobStats|controlInfo|backupGetXMLDesc|snapshotNum"
-    r"|snapshotCurrent)"
+    r"|snapshotCurrent|value)"
 )
 """Methods that change nothing, by the beginning of their name."""
 _NO_MATTER = frozenset(

@@ -54,8 +54,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
         def act(domain: Remote, state: InstanceState) -> None:
             xml = xml_of(domain, inactive=True)
             record = record_in(xml)
-            _refuse_other_disks(record.flavor, flavor)
-            _refuse_placed(record, flavor)
+            refuse_other_disks(record.flavor, flavor)
+            refuse_placed(record, flavor)
             self._require_memory(flavor.memory_mib)
             with ExitStack() as turns, undoing() as undo:
                 root = own_disk(xml, ROOT)
@@ -171,7 +171,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             record = record_in(xml)
             flavor = record.flavor
             now = vcpus_of(xml) or flavor.vcpus
-            _refuse_placed(record, flavor.model_copy(update={"vcpus": vcpus}))
+            refuse_placed(record, flavor.model_copy(update={"vcpus": vcpus}))
             _require_headroom(now, vcpus, flavor.max_vcpus)
             if vcpus % (flavor.numa_nodes or 1):
                 raise errors.InvalidRequest(
@@ -198,7 +198,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             record = record_in(xml)
             flavor = record.flavor
             now = _memory_mib(xml)
-            _refuse_placed(record, flavor.model_copy(update={"memory_mib": memory_mib}))
+            refuse_placed(record, flavor.model_copy(update={"memory_mib": memory_mib}))
             _require_headroom(now, memory_mib, flavor.max_memory_mib)
             more = memory_mib - now
             if not more:
@@ -256,7 +256,7 @@ def _require_headroom(now: int, wanted: int, most: int | None) -> None:
         )
 
 
-def _refuse_placed(record: Record, after: Flavor) -> None:
+def refuse_placed(record: Record, after: Flavor) -> None:
     """Raise InvalidRequest where the caller has placed, or shaped, another size."""
     before = record.flavor
     if record.numa and (before.vcpus, before.memory_mib) != (after.vcpus, after.memory_mib):
@@ -272,6 +272,6 @@ def _refuse_placed(record: Record, after: Flavor) -> None:
         )
 
 
-def _refuse_other_disks(before: Flavor, after: Flavor) -> None:
+def refuse_other_disks(before: Flavor, after: Flavor) -> None:
     if (before.ephemeral_gib, before.swap_mib) != (after.ephemeral_gib, after.swap_mib):
         raise errors.InvalidRequest("the ephemeral or swap disk would change")

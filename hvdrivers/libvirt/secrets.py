@@ -4,15 +4,21 @@ attached. They never stand in a definition."""
 from __future__ import annotations
 
 from contextlib import suppress
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import Undo
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import is_secret_of, secret_name, secrets_of
 from hvdrivers.libvirt.session import Connection
-from hvdrivers.libvirt.xml import Element, text
+from hvdrivers.libvirt.xml import Element, el, text
 from hvdrivers.models.volume import VolumeAttachment
+
+_NOTE = "/move in steps/"
+
+
+def _note_uuid(instance: UUID) -> str:
+    return str(uuid5(instance, "move in steps"))
 
 
 class Secrets:
@@ -32,6 +38,27 @@ class Secrets:
     def _delete_secret(self, uuid: str) -> None:
         with suppress(errors.HypervisorFault):  # libvirt's class for "no such secret"
             self._connection.remote.secretLookupByUUIDString(uuid).undefine()
+
+    def keep_note(self, instance: UUID, note: str) -> None:
+        """Keep a text that no definition may hold; one at a time. Two calls."""
+        element = el(
+            "secret",
+            el("uuid", _note_uuid(instance)),
+            el("usage", el("name", secret_name(instance, _NOTE)), type="tls"),
+            ephemeral="no",
+            private="no",
+        )
+        made = self._connection.remote.secretDefineXML(text(element), 0)
+        made.setValue(note.encode(), 0)
+
+    def note(self, instance: UUID) -> str:
+        """What keep_note() keeps. Two calls."""
+        found = self._connection.remote.secretLookupByUUIDString(_note_uuid(instance))
+        return bytes(found.value(0)).decode()
+
+    def forget_note(self, instance: UUID) -> None:
+        """Two calls."""
+        self._delete_secret(_note_uuid(instance))
 
     def delete(self, instance: UUID, volume_id: str | None = None) -> None:
         """Remove those of one volume, or of all. One call, and one for each."""

@@ -63,6 +63,7 @@ _MOVING = {
     Capability.LIVE_MIGRATION_ABORT,
     Capability.LIVE_MIGRATION_FORCE,
     Capability.COLD_MIGRATION,
+    Capability.MOVE_IN_STEPS,
 }
 
 

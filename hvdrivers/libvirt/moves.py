@@ -1,0 +1,427 @@
+"""A move in steps, which can be taken back: to another host, or to another flavor on this one.
+
+The source stays as it is, with a mark (``move_mark.py``), until it is confirmed or reverted. Its
+domain has another name meanwhile, by which every operation of every client refuses it.
+
+To another host its disks, its console's log and UEFI's variables are copied
+(``move_copies.py``), and finish_move() defines the instance over the copies.
+
+Within one host prepare_move() copies the disks beside the instance. finish_move() gives it the
+copies and the new flavor; the old files stay untouched, and revert_move() gives them back.
+
+The steps of one instance take turns, on each host (``turns.py``): a client that dies leaves a mark
+and files, which the next step, or destroy(), finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from secrets import token_hex
+from uuid import UUID
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.migration import MoveInSteps
+from hvdrivers.driverkit.checks import require_growth
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
+from hvdrivers.driverkit.undo import changed, undoing
+from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.definition import define
+from hvdrivers.libvirt.devices import source_of, volumes_of
+from hvdrivers.libvirt.domain import own_disk
+from hvdrivers.libvirt.domains import xml_of
+from hvdrivers.libvirt.metadata import kept, record_in
+from hvdrivers.libvirt.move_copies import Copying, clear, drop_beside, prepared_there
+from hvdrivers.libvirt.move_mark import (
+    ARRIVED_NAMESPACE,
+    Mark,
+    Step,
+    asked,
+    copy_name,
+    document_name,
+    mark_in,
+)
+from hvdrivers.libvirt.move_shapes import arriving, notes_on_roots
+from hvdrivers.libvirt.move_source import Source, unfinished
+from hvdrivers.libvirt.moving import place
+from hvdrivers.libvirt.moving_plan import MovingPlan, Own, own_files
+from hvdrivers.libvirt.naming import ROOT, is_moving, label_of
+from hvdrivers.libvirt.network_checks import missing_network
+from hvdrivers.libvirt.other_host import reached
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.resize import refuse_other_disks, refuse_placed
+from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.shown import flavor_now, shown
+from hvdrivers.libvirt.turns import Turn
+from hvdrivers.libvirt.xml import Element, attribute, text
+from hvdrivers.models.flavor import Flavor
+from hvdrivers.models.instance import InstanceInfo
+from hvdrivers.models.migration import Blocker, BlockerKind, Destination, Move
+from hvdrivers.models.progress import Phase, Progress, ProgressCallback
+from hvdrivers.models.state import InstanceState
+
+_GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A preparation, before its first change."""
+
+    source: Source
+    domain: Remote
+    xml: Element
+    mark: Mark
+    copying: Copying
+    again: bool
+    """What a client that died has copied is there."""
+
+
+class LibvirtMoveInSteps(Topic, MoveInSteps):
+    """The source stays until the move is confirmed."""
+
+    def prepare_move(
+        self,
+        uuid: UUID,
+        destination: Destination | None = None,
+        *,
+        flavor: Flavor | None = None,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Move:
+        """Budget: 1 calls."""
+        deadline = Deadline(timeout)
+        told = _Told(progress)
+
+        def act(turn: Turn, domain: Remote, state: InstanceState) -> Move:
+            del state
+            self.rescues.leave(uuid, domain)
+            source = Source(self, uuid)
+            domain, xml = source.read()
+            mark = mark_in(xml)
+            wanted = flavor or flavor_now(xml, record_in(xml))
+            if mark is not None and (is_moving(domain.name(), uuid) or mark.step is Step.FINISHED):
+                if not mark.asks_for(destination, wanted):
+                    raise errors.InvalidState(
+                        "another move of the instance has begun",
+                        instance=uuid,
+                        hint="confirm_move() or revert_move()",
+                    )
+                if mark.step is not Step.PREPARING:
+                    return mark.move(uuid, destination)
+            elif mark is not None:
+                source.free()  # what is left of an earlier one
+                mark = None
+            own = list(own_files(self.connection.remote, xml))
+            _refuse(domain, xml, wanted, own)
+            again = mark is not None
+            if mark is None:
+                mark = self._new_mark(destination, xml, wanted, own)
+            copying = Copying(uuid, mark.token, turn, deadline, told)
+            begun = _Begun(source, domain, xml, mark, copying, again)
+            if destination is None:
+                self._copy_beside(begun, own)
+            else:
+                self._copy_there(begun, destination)
+            return mark.move(uuid, destination)
+
+        return self.turns.change("prepare_move", uuid, deadline, act)
+
+    def _new_mark(
+        self, destination: Destination | None, xml: Element, flavor: Flavor, own: list[Own]
+    ) -> Mark:
+        where, password = None, None
+        if destination is not None:
+            password = destination.password
+            where = destination.model_copy(update={"password": None, "volumes": (), "vifs": ()})
+        here = destination is None
+        return Mark(
+            token=token_hex(4),
+            source=self.config.host_label,
+            where=where,
+            asked=asked(destination),
+            has_password=password is not None,
+            flavor=flavor,
+            before=flavor_now(xml, record_in(xml)),
+            step=Step.PREPARING,
+            disks={e.role: e.path for e in own if not e.read_only} if here else {},
+            roots=notes_on_roots(xml) if here else {},
+        )
+
+    def _copy_beside(self, begun: _Begun, own: list[Own]) -> None:
+        source, mark = begun.source, begun.mark
+        _require_memory(self, mark.flavor)
+        if begun.again:
+            drop_beside(self, source.uuid, mark.token)  # a dead client's
+        with undoing() as undo:
+            undo.callback(source.free)
+            source.keep_as_it_is(begun.domain, mark, None)
+            begun.copying.beside(self, {each.role: each for each in own if each.role in mark.disks})
+            source.require_kept()
+            undo.callback(source.set_step, mark, Step.PREPARING)
+            source.set_step(mark, Step.PREPARED)
+
+    def _copy_there(self, begun: _Begun, destination: Destination) -> None:
+        source, domain, xml, mark = begun.source, begun.domain, begun.xml, begun.mark
+        uuid, password = source.uuid, destination.password
+        with self._destination(destination, errors.InvalidRequest) as there:
+            if begun.again:
+                clear(there, uuid, mark.token, current_deadline())  # a dead client's
+            plan = MovingPlan(self, there).made(uuid, domain, destination, running=False)
+            _refuse_blocked(plan.blockers, lacks_room=plan.lacks_room)
+            if plan.shared or plan.log_shared:
+                raise errors.NotSupported(
+                    "both hosts have its disks, or its console's log, in one pool: they would"
+                    " change under the source",
+                    hint="name another pool in Destination.storage, or cold_migrate() it",
+                )
+            _require_memory(there, mark.flavor)
+            place(xml, uuid, self, there)
+            document = text(arriving(xml, uuid, label_of(domain.name(), uuid) or "", mark))
+            with undoing() as undo:
+                free = undo.callback(source.free)
+                source.keep_as_it_is(
+                    domain, mark, password.get_secret_value() if password is not None else None
+                )
+                # what could not be removed there is found by a source that is still marked
+                undo.callback(
+                    lambda: clear(there, uuid, mark.token, current_deadline()), guards=[free]
+                )
+                begun.copying.there(self, there, plan.disks, document.encode())
+                source.require_kept()
+                undo.callback(source.set_step, mark, Step.PREPARING, guards=undo.steps)
+                source.set_step(mark, Step.PREPARED)
+
+    @contextmanager
+    def _destination(
+        self, destination: Destination, dead: type[errors.HypervisorError]
+    ) -> Iterator[Topic]:
+        """The other host.
+
+        Args:
+            dead: what is raised where it does not answer.
+        """
+        with reached(self, destination) as there:
+            if isinstance(there, Blocker):
+                raise dead(there.reason, hint=there.hint)
+            yield there
+
+    # ---- the destination -------------------------------------------------------------------------
+
+    def finish_move(
+        self,
+        move: Move,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        """Budget: 1 calls."""
+        del progress
+        uuid, deadline = move.uuid, Deadline(timeout)
+        with self.turns.take(uuid, deadline):
+            if move.destination is None:
+                return self._finish_here(move)
+            domain = self.domains.if_there(uuid)
+            if domain is None:
+                domain = self._arrive(move, move.destination, deadline)
+            else:
+                self._require_arrived(domain, move)
+            with changed():
+                self.pools.delete_disk(document_name(uuid, move.token))
+                return shown(uuid, domain, self.domains.state(domain))
+
+    def _finish_here(self, move: Move) -> InstanceInfo:
+        uuid = move.uuid
+        source = Source(self, uuid)
+        domain, xml = source.read()
+        mark = mark_in(xml)
+        moving = is_moving(domain.name(), uuid)
+        ours = mark is not None and mark.token == move.token
+        if mark is None or not ours or mark.step in {Step.PREPARING, Step.ENDED}:
+            raise _nothing_prepared(uuid)
+        if moving:
+            if ROOT in mark.disks:
+                path = self.pools.disk_path(copy_name(uuid, ROOT, mark.token))
+                _grow(self, path, mark.flavor)
+            source.finish(mark)
+            domain = self.domains.find(uuid)
+        elif mark.step is not Step.FINISHED:
+            raise _nothing_prepared(uuid)
+        with changed():
+            return shown(uuid, domain, self.domains.state(domain))
+
+    def _require_arrived(self, domain: Remote, move: Move) -> None:
+        xml = xml_of(domain)
+        mark = mark_in(xml)
+        if mark is not None and mark.token == move.token:
+            raise errors.InvalidRequest("this host is the source of the move")
+        if kept(xml, ARRIVED_NAMESPACE) != move.token:
+            raise _nothing_prepared(move.uuid)
+
+    def _arrive(self, move: Move, destination: Destination, deadline: Deadline) -> Remote:
+        uuid = move.uuid
+        xml = prepared_there(self, uuid, move.token, deadline)
+        rewiring = self.rewirings.find(uuid, xml, destination.volumes, destination.vifs)
+        for interface in xml.iterfind("devices/interface"):
+            if attribute(interface, "alias", "name") not in rewiring.devices:
+                missing = missing_network(self.connection.remote, interface)
+                if missing is not None:
+                    raise missing
+        for disk in volumes_of(xml).values():
+            known = attribute(disk, "alias", "name") in rewiring.devices
+            if not known and disk.get("type") in {"file", "block"}:
+                self.connection.remote.storageVolLookupByPath(source_of(disk))
+        root = own_disk(xml, ROOT)
+        if root is not None:
+            _grow(self, source_of(root), move.flavor)
+        with undoing() as undo:
+            for attachment in destination.volumes:
+                self.secrets.make(uuid, attachment, undo)
+            try:
+                domain = define(self.connection.remote, text(rewiring.on(xml)))
+            except errors.OutcomeUnknown:
+                undo.forget_all()  # it may be there, and need them
+                raise
+            undo.callback(_undefine, self, uuid)
+            for attachment in destination.volumes:
+                self.deletions.require_kept(attachment.volume, deadline)
+        return domain
+
+    # ---- the end ---------------------------------------------------------------------------------
+
+    def confirm_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Budget: 1 calls."""
+        deadline = Deadline(timeout)
+        if self.domains.if_there(uuid) is None:
+            return  # confirmed already
+
+        def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
+            del turn
+            source = Source(self, uuid)
+            domain, xml = source.read()
+            mark = mark_in(xml)
+            moving = is_moving(domain.name(), uuid)
+            if mark is None:
+                return
+            if not moving:
+                if mark.step is Step.FINISHED:
+                    source.forget_before(domain, state, xml, mark)
+                else:
+                    source.free()
+                return
+            destination = mark.destination(uuid, self.secrets)
+            if destination is None or mark.step is Step.PREPARING:
+                raise unfinished(uuid)
+            with self._destination(destination, errors.ConnectionFailed) as there:
+                arrived = there.domains.if_there(uuid)
+                if arrived is None or kept(xml_of(arrived), ARRIVED_NAMESPACE) != mark.token:
+                    raise unfinished(uuid)
+            self.removal.destroy(uuid, frozenset())
+
+        self.turns.change("confirm_move", uuid, deadline, act)
+
+    def revert_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        """Budget: 1 calls."""
+
+        def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
+            del turn, state
+            self.rescues.leave(uuid, domain)
+            source = Source(self, uuid)
+            domain, xml = source.read()
+            mark = mark_in(xml)
+            if mark is not None:
+                if mark.step is Step.FINISHED:
+                    source.give_back(domain, mark)
+                elif is_moving(domain.name(), uuid):
+                    self._clear_destination(uuid, mark)
+                source.free()
+
+        self.turns.change("revert_move", uuid, Deadline(timeout), act)
+
+    def _clear_destination(self, uuid: UUID, mark: Mark) -> None:
+        destination = mark.destination(uuid, self.secrets)
+        if destination is None:
+            return
+        with self._destination(destination, errors.ConnectionFailed) as there:
+            if not clear(there, uuid, mark.token, current_deadline()):
+                raise errors.InvalidState(
+                    "the instance is at the destination",
+                    instance=uuid,
+                    hint="destroy() it there first",
+                )
+
+
+class _Told:
+    """The caller's progress callback, told of bytes."""
+
+    def __init__(self, progress: ProgressCallback | None) -> None:
+        self._progress = progress
+        self._done = 0
+        self(0)
+
+    def __call__(self, copied: int) -> None:
+        self._done += copied
+        if self._progress is not None:
+            self._progress(Progress(phase=Phase.MIGRATE, done=self._done))
+
+
+def _nothing_prepared(uuid: UUID) -> errors.InstanceNotFound:
+    return errors.InstanceNotFound(
+        "nothing has been prepared on this host for that move", instance=uuid
+    )
+
+
+def _undefine(here: Topic, uuid: UUID) -> None:
+    """Undo the definition at the destination, and keep what was prepared for it."""
+    domain = here.domains.if_there(uuid)
+    if domain is not None:
+        domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+
+
+def _grow(here: Topic, path: str, flavor: Flavor) -> None:
+    """Make a copy of a root disk as large as the flavor says. Three calls, two if it is."""
+    volume = here.connection.remote.storageVolLookupByPath(path)
+    wanted = flavor.disk_gib * _GIB
+    if wanted > int(volume.info()[1]):
+        with needing_room(here.pools.disks(), capacity=wanted):
+            volume.resize(wanted, 0)
+
+
+def _refuse(domain: Remote, xml: Element, wanted: Flavor, own: list[Own]) -> None:
+    """Refuse what cannot be, before anything is done. Two calls."""
+    record = record_in(xml)
+    refuse_other_disks(record.flavor, wanted)
+    refuse_placed(record, wanted)
+    if xml.find("devices/tpm") is not None:
+        raise errors.InvalidRequest(
+            "it has a TPM, whose state libvirt copies nowhere",
+            hint="cold_migrate() hands it to another host; resize() it on this one",
+        )
+    if domain.snapshotNum(0):
+        raise errors.InvalidRequest("it has snapshots", hint="delete them first")
+    for each in own:
+        if each.role == ROOT and wanted.disk_gib:
+            now = int(each.volume.info()[1])
+            require_growth("the root disk", now, wanted.disk_gib * _GIB)
+
+
+def _refuse_blocked(blockers: list[Blocker], *, lacks_room: bool) -> None:
+    if not blockers:
+        return
+    reasons = "; ".join(each.reason for each in blockers)
+    full = {BlockerKind.RESOURCES} | ({BlockerKind.STORAGE} if lacks_room else set())
+    if {each.kind for each in blockers} <= full:
+        raise errors.InsufficientResources(reasons, hint="choose another host, or free room there")
+    raise errors.InvalidRequest(reasons)
+
+
+def _require_memory(host: Topic, flavor: Flavor) -> None:
+    """One call."""
+    total = int(host.connection.remote.getInfo()[1])
+    if flavor.memory_mib > total:
+        raise errors.InsufficientResources(
+            f"the machine would have {flavor.memory_mib} MiB of memory, the host has {total} MiB",
+            hint="choose a smaller flavor, or another host",
+        )
