@@ -39,7 +39,7 @@ class Step(StrEnum):
     FINISHED = "finished"
     """Within one host: the instance has the new flavor and the copies of its disks."""
     ENDED = "ended"
-    """Within one host: it is over, and files may be left."""
+    """It is over, and files may be left."""
 
 
 class Mark(Model):
@@ -71,6 +71,14 @@ class Mark(Model):
     def at(self, step: Step) -> Mark:
         """The mark at another step."""
         return self.model_copy(update={"step": step})
+
+    def is_under_way(self, *, moving: bool) -> bool:
+        """Whether the move has begun and not ended.
+
+        Args:
+            moving: the domain's name says so.
+        """
+        return self.step is Step.FINISHED or (moving and self.step is not Step.ENDED)
 
     def asks_for(self, destination: Destination | None, flavor: Flavor) -> bool:
         """Whether this is the move that a caller asks for."""

@@ -11,6 +11,7 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.definition import undefine
 from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
 from hvdrivers.libvirt.metadata import keep
 from hvdrivers.libvirt.move_copies import clear, drop_beside
@@ -22,19 +23,13 @@ from hvdrivers.libvirt.other_host import reached
 from hvdrivers.libvirt.pools import refresh
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.turns import remove_helper
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.migration import Blocker
 from hvdrivers.models.state import InstanceState
 
 _FLAGS = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 _CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-
-
-def unfinished(uuid: UUID) -> errors.InvalidState:
-    """This copy is the only whole one."""
-    return errors.InvalidState(
-        "the move is not finished", instance=uuid, hint="finish_move() at the destination first"
-    )
 
 
 class Source:
@@ -88,8 +83,7 @@ class Source:
 
     def _clean(self, domain: Remote, mark: Mark) -> None:
         here, uuid = self._here, self._uuid
-        if mark.where is None:
-            drop_beside(here, uuid, mark.token)
+        drop_beside(here, uuid, mark.token)
         if mark.step is Step.ENDED:
             was = {path.rpartition("/")[2] for path in mark.disks.values()}
             later = {each.name(): each for each in here.removal.disks_of(uuid)}
@@ -107,6 +101,16 @@ class Source:
         name = domain_name(label_of(before, self._uuid) or "", self._uuid, moving=moving)
         if is_moving(before, self._uuid) is not moving:
             domain.rename(name, 0)
+
+    def remove(self, domain: Remote) -> None:
+        """Remove it, when it is at the destination. The definition goes last: who is interrupted
+        finds the mark in it. Seven calls, and one for each file."""
+        here, uuid = self._here, self._uuid
+        here.removal.delete({each.name(): each for each in here.removal.disks_of(uuid)})
+        here.secrets.delete(uuid)
+        here.removal.delete_console(uuid)
+        remove_helper(here.connection.remote, uuid)  # this client's turn: nobody looks for it later
+        undefine(domain)
 
     # ---- within one host -------------------------------------------------------------------------
 
@@ -205,8 +209,10 @@ def leave_destination(here: Topic, uuid: UUID, domain: Remote) -> None:
     """Remove what a move has prepared at the destination of a source that is destroyed. A host
     that does not answer keeps it. One call; those of a connection, and nine there."""
     mark = mark_in(xml_of(domain))
-    destination = mark.destination(uuid, here.secrets) if mark is not None else None
-    if mark is None or destination is None:
+    if mark is None or mark.step is Step.ENDED:
+        return
+    destination = mark.destination(uuid, here.secrets)
+    if destination is None:
         return
     with reached(here, destination) as there:
         if not isinstance(there, Blocker):

@@ -34,7 +34,7 @@ IMAGE_PREFIX = "hv-image-"
 AWAY_PREFIX, DELETING_PREFIX = "hv-away-", "hv-deleting-"
 VOLUME_PREFIX = "hv-volume-"
 
-_REBUILT = re.compile("[0-9a-f]{8}")
+_LATER = re.compile("[0-9a-f]{8}")
 _COPIED = re.compile(r"(ephemeral(-\d+)?|swap)-[0-9a-f]{8}")
 _ESCAPE = re.compile(r"[%/\x00-\x1f\x7f]")
 _FURTHER = re.compile(r"__\d+$")
@@ -93,9 +93,11 @@ def is_root(name: str, uuid: UUID) -> bool:
     return name == first or name.startswith(f"{first}-")
 
 
-def is_rebuilt(name: str, uuid: UUID) -> bool:
-    """Whether a volume of the disk pool is a root disk that rebuild() has made."""
-    return _REBUILT.fullmatch(name.removeprefix(f"{disk_name(uuid, ROOT)}-")) is not None
+def is_own(name: str, uuid: UUID, role: str) -> bool:
+    """Whether a volume of the disk pool is an own disk of this role: the first one, or one that
+    rebuild() or a move in steps has put in its place."""
+    first = disk_name(uuid, role)
+    return name == first or _LATER.fullmatch(name.removeprefix(f"{first}-")) is not None
 
 
 def is_copy(role: str) -> bool:

@@ -32,7 +32,7 @@ from hvdrivers.contract import errors
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept, record_in
-from hvdrivers.libvirt.naming import disk_name, is_rebuilt
+from hvdrivers.libvirt.naming import is_own
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
 from hvdrivers.models.base import Model, Name
@@ -299,7 +299,7 @@ def own_files(uuid: UUID, xml: Element) -> dict[str, str]:
                 "a disk of the instance is not qcow2, and no other format keeps snapshots"
             )
         name = posixpath.basename(source_of(disk))
-        if name != disk_name(uuid, alias.removeprefix(OWN_ALIAS)) and not is_rebuilt(name, uuid):
+        if not is_own(name, uuid, alias.removeprefix(OWN_ALIAS)):
             raise errors.DeviceBusy(
                 "others have made a snapshot of the machine, with a file over its disk",
                 hint="remove it: virsh blockcommit, virsh snapshot-delete",

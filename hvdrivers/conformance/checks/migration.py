@@ -133,14 +133,17 @@ class Elsewhere:
         return found
 
     def _resources(self) -> HostResources:
-        """What there is, and what machines have of it. On a real host other programs take memory
-        and room too."""
+        """What there is, and what machines have of it. On a real host other programs take memory,
+        hugepages and room too."""
         found = self.driver.get_available_resource()
         if self._trial.target.immediate:
             return found
         return found.model_copy(
             update={
-                "memory": found.memory.model_copy(update={"free_mib": None}),
+                "memory": found.memory.model_copy(update={"free_mib": None, "hugepages": ()}),
+                "numa_cells": tuple(
+                    each.model_copy(update={"hugepages": ()}) for each in found.numa_cells
+                ),
                 "storage": tuple(
                     each.model_copy(update={"used_gib": 0.0}) for each in found.storage
                 ),
