@@ -17,10 +17,9 @@ from hvdrivers.vmware.devices import by_address, chain_of
 from hvdrivers.vmware.images import Base
 from hvdrivers.vmware.record import IMAGE, RECORD, image_in, path_of, record_in
 from hvdrivers.vmware.templates import Templates
-from hvdrivers.vmware.usage import Usage
 
 
-class VmwareImages(Templates, Usage, ImageCache):
+class VmwareImages(Templates, ImageCache):
     """The image cache."""
 
     @timed
@@ -69,7 +68,7 @@ class VmwareImages(Templates, Usage, ImageCache):
         self._refuse_used(key)
         with self._images_lock:
             self._bases.pop(key, None)
-        folder = self._folder("images", key)
+        folder = self.folders.path("images", key)
         if not self.places.get().is_vcenter:
             self.files.delete(folder)
             return
@@ -79,7 +78,7 @@ class VmwareImages(Templates, Usage, ImageCache):
         self._drop_template(f"{folder}/disk.vmdk")
         # a clone that was under way may have come to its end meanwhile: its disk is a child of
         # this one. From the renaming on there is no further one
-        away = self._folder("images", staging_name(key))
+        away = self.folders.path("images", staging_name(key))
         with undoing() as undo:
             undo.callback(self._put_back, away, folder)
             try:
@@ -113,8 +112,8 @@ class VmwareImages(Templates, Usage, ImageCache):
         image's disk, or a child of it. One call."""
         found: set[str | None] = set()
         paths = (path_of(RECORD), path_of(IMAGE), "config.instanceUuid", "config.hardware.device")
-        home = f"{self._folder('images')}/"
-        for row in self._rows(*paths, everywhere=self.places.get().is_vcenter):
+        home = f"{self.folders.path('images')}/"
+        for row in self.machines.rows(*paths, everywhere=self.places.get().is_vcenter):
             with suppress(errors.HypervisorFault):  # not ours, or damaged by somebody
                 record = record_in(row)
                 found |= {record.image, record.rescue_image}

@@ -42,7 +42,7 @@ class Claim(Topic):
 
     def _refuse_existing(self, uuid: UUID) -> None:
         # a UUID that is taken anywhere in a vCenter is taken
-        if self._machine_anywhere(uuid) is not None:
+        if self.machines.anywhere(uuid) is not None:
             raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
 
     def _claim(self, uuid: UUID, undo: Undo) -> None:
@@ -54,7 +54,7 @@ class Claim(Topic):
             DeviceBusy: none did in time, or another client has removed the folder at once.
         """
         token = secrets.token_hex(8)
-        folder = self._instance_folder(uuid)
+        folder = self.folders.instance(uuid)
         left = self._unfinished.get(uuid)
         if left is not None:
             # an earlier spawn of this driver could not take back what it had begun
@@ -80,7 +80,7 @@ class Claim(Topic):
 
     def _sign(self, uuid: UUID, token: str) -> None:
         try:
-            self.files.make_folder(f"{self._instance_folder(uuid)}/{_CLAIM}{token}")
+            self.files.make_folder(f"{self.folders.instance(uuid)}/{_CLAIM}{token}")
         except errors.VolumeNotFound as error:
             raise errors.DeviceBusy(
                 "another client has removed the instance's folder while it was being spawned",
@@ -91,7 +91,7 @@ class Claim(Topic):
     def _unclaim(self, uuid: UUID, token: str) -> None:
         """Remove the folder, if it is that of the spawn with this token. 7 calls."""
         self._unfinished[uuid] = token
-        folder = self._instance_folder(uuid)
+        folder = self.folders.instance(uuid)
         aside = aside_of(folder)
         if self._signed(aside, token):  # an earlier attempt has renamed it
             self.files.delete(aside)
@@ -135,9 +135,9 @@ class Claim(Topic):
                 hint="call again, or destroy() the instance",
                 retryable=True,
             )
-        if self._inside(self._instance_folder(uuid)):
+        if self._inside(self.folders.instance(uuid)):
             return False
-        return self._machine_anywhere(uuid) is None
+        return self.machines.anywhere(uuid) is None
 
 
 def aside_of(folder: str) -> str:

@@ -19,9 +19,9 @@ from hvdrivers.models.disk import DiskRole
 from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.volume import DiskBus
-from hvdrivers.vmware.base import Machine
 from hvdrivers.vmware.devices import capacity_of, editing
 from hvdrivers.vmware.images import Base
+from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.names import machine_name
 from hvdrivers.vmware.own_disks import Planned
 from hvdrivers.vmware.place import Surroundings
@@ -36,16 +36,6 @@ _CHILD, _COPY = "createNewChildDiskBacking", "moveAllDiskBackingsAndDisallowShar
 
 class Cloning(Templates):
     """Clones machines."""
-
-    def _host_of(self, spec: InstanceSpec, surroundings: Surroundings) -> Any:
-        """The host to make a machine on; None where the cluster chooses. A machine that shall not
-        run needs none that is large enough."""
-        try:
-            return self._host_for(spec.flavor, surroundings)
-        except errors.InsufficientResources:
-            if spec.start:
-                raise
-            return None
 
     def _template_for(
         self,
@@ -137,7 +127,7 @@ class Cloning(Templates):
         """The machine that a clone has made, before the clone has ended; None while nothing of it
         can be read. 2 calls."""
         with suppress(errors.HypervisorError):
-            found = self._machine_if_there(uuid)
+            found = self.machines.if_there(uuid)
             if isinstance(found, Machine):
                 return found.obj
         return None

@@ -19,25 +19,23 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit import changed
 from hvdrivers.driverkit.own_disks import keeps
 from hvdrivers.models.instance import Keep
-from hvdrivers.vmware.base import STATE, Machine
 from hvdrivers.vmware.claim import aside_of
 from hvdrivers.vmware.deadline import timed, unbounded
 from hvdrivers.vmware.devices import by_address, chain_of, file_of, removing
+from hvdrivers.vmware.machines import STATE, Machine
 from hvdrivers.vmware.moved import DISCS, Devices
-from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.names import is_part, split_path
-from hvdrivers.vmware.questions import PENDING, Questions
+from hvdrivers.vmware.questions import PENDING
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, RECORD, Record, devices_in, path_of, record_in
 from hvdrivers.vmware.templates import Templates
-from hvdrivers.vmware.usage import Usage
 
 _STARTED_AGAIN = 3
 """How often a machine is switched off once more that others start while it is destroyed."""
 _HARDWARE = ("config.hardware.device", "config.files.vmPathName", path_of(DEVICES), "snapshot")
 
 
-class Removal(Templates, Moves, Questions, Usage):
+class Removal(Templates):
     """Remove an instance, or what there is of it."""
 
     @timed
@@ -61,15 +59,15 @@ class Removal(Templates, Moves, Questions, Usage):
         found = self._ours_if_there(uuid)
         if found is not None:
             self._destroy(found, keep)
-        elif self._machine_anywhere(uuid) is not None:
+        elif self.machines.anywhere(uuid) is not None:
             return  # it is on another cluster or host, and its folder may be on a shared datastore
         else:
             # somebody may have unregistered it, and given its disks to another machine
-            self._require_nobodys(None, self._instance_folder(uuid))
+            self.usage.require_nobodys(None, self.folders.instance(uuid))
         with changed():
             if found is None:
-                self.files.delete(aside_of(self._instance_folder(uuid)))
-            left = self.files.delete(self._instance_folder(uuid))
+                self.files.delete(aside_of(self.folders.instance(uuid)))
+            left = self.files.delete(self.folders.instance(uuid))
             if left and found is None:
                 # a spawn was interrupted: what it had begun on the server may come to its end now
                 with unbounded():
@@ -77,10 +75,10 @@ class Removal(Templates, Moves, Questions, Usage):
                 late = self._ours_if_there(uuid)
                 if late is not None:
                     self._destroy(late, frozenset())
-                self.files.delete(self._instance_folder(uuid))
+                self.files.delete(self.folders.instance(uuid))
 
     def _ours_if_there(self, uuid: UUID, *paths: str) -> Machine | None:
-        found = self._machine_if_there(uuid, *_HARDWARE, *paths)
+        found = self.machines.if_there(uuid, *_HARDWARE, *paths)
         if isinstance(found, Row):
             raise errors.InstanceNotFound("there is a machine with this UUID, made by others")
         return found
@@ -89,7 +87,7 @@ class Removal(Templates, Moves, Questions, Usage):
         kept = self._to_keep(found, keep)
         lost = _has_lost(self._devices_or_none(found), found)
         if lost or found.row.get("snapshot") is not None:
-            self._require_nobodys(found.uuid, self._instance_folder(found.uuid), _home(found))
+            self.usage.require_nobodys(found.uuid, self.folders.instance(found.uuid), _home(found))
         self._switch_off(found)
         with changed():
             merged = kept or lost or self._spread(found) or self._strangers(found)
@@ -102,7 +100,7 @@ class Removal(Templates, Moves, Questions, Usage):
                 kept = self._to_keep(found, keep)
             for disk in by_address(found.row.get("config.hardware.device") or ()).values():
                 if file_of(disk) in kept:
-                    self._own_file(found.obj, disk)
+                    self.changes.make_whole(found.obj, disk)
             if found.row.get("snapshot") is None:
                 self._take_away_volumes(found, kept)
                 self._move_aside(found)
@@ -115,7 +113,7 @@ class Removal(Templates, Moves, Questions, Usage):
     def _spread(self, found: Machine) -> bool:
         """Whether files of its own lie outside of the instance's folder: its configuration, or
         disks."""
-        folder = self._instance_folder(found.uuid)
+        folder = self.folders.instance(found.uuid)
         disks = by_address(found.row.get("config.hardware.device") or ())
         own = [disks[each] for each in self._devices_or_none(found).sure if each in disks]
         inside = f"{folder}/"
@@ -138,19 +136,19 @@ class Removal(Templates, Moves, Questions, Usage):
 
     def _power_off_at_once(self, found: Machine) -> None:
         try:
-            self._power_off_task(found.obj)
+            self.power.off(found.obj)
         except errors.DeviceBusy as error:
             if error.vendor_code != "TaskInProgress":
                 raise
             # a migration: it ends at once, or has ended when it was asked to
-            self._end_moves(found.obj)
+            self.moves.end(found.obj)
             self.tasks.settle(found.obj)
-            self._power_off_task(found.obj)
+            self.power.off(found.obj)
 
     def _take_away_volumes(self, found: Machine, kept: Mapping[str, str]) -> None:
         disks = by_address(found.row.get("config.hardware.device") or ())
         devices = self._devices_or_none(found)
-        folder = self._instance_folder(found.uuid)
+        folder = self.folders.instance(found.uuid)
         going = [
             disk
             for address, disk in disks.items()
@@ -182,7 +180,7 @@ class Removal(Templates, Moves, Questions, Usage):
         Without a record none is known; then what lies in the instance's folder, or beside the
         machine's configuration, is its own."""
         devices = self._devices_or_none(found)
-        folder = f"{self._instance_folder(found.uuid)}/"
+        folder = f"{self.folders.instance(found.uuid)}/"
         homes = (folder, f"{_home(found)}/")
         return [
             disk
@@ -199,12 +197,12 @@ class Removal(Templates, Moves, Questions, Usage):
         number = 0
         for source in map(file_of, self._strangers(found)):
             folder = (source or "").rpartition("/")[0]
-            if source is None or folder not in (_home(found), self._instance_folder(found.uuid)):
+            if source is None or folder not in (_home(found), self.folders.instance(found.uuid)):
                 continue
-            self._ensure_folders()
+            self.folders.ensure()
             while True:
                 number += 1
-                target = self._folder("volumes", f"{found.uuid}-by-hand-{number}.vmdk")
+                target = self.folders.path("volumes", f"{found.uuid}-by-hand-{number}.vmdk")
                 if not self.files.exists(target):
                     break
             self.files.move_disk(source, target)
@@ -217,7 +215,7 @@ class Removal(Templates, Moves, Questions, Usage):
         if (
             store is None
             or str(found.uuid) not in home
-            or home == self._instance_folder(found.uuid)
+            or home == self.folders.instance(found.uuid)
         ):
             return
         attached = {
@@ -239,7 +237,7 @@ class Removal(Templates, Moves, Questions, Usage):
             return Devices()  # damaged by somebody: destroy() works all the same
 
     def _destroy_machine(self, found: Machine) -> None:
-        self.known.forget(found.uuid)
+        self.machines.known.forget(found.uuid)
         for _ in range(_STARTED_AGAIN):
             try:
                 self._remove_from_the_server(found)
@@ -278,7 +276,7 @@ class Removal(Templates, Moves, Questions, Usage):
             file = file_of(disks[address]) if address in disks else None
             if file is None or not any(keeps(each, role) for each in keep):
                 continue
-            target = self._folder("volumes", f"{found.uuid}-{role}.vmdk")
+            target = self.folders.path("volumes", f"{found.uuid}-{role}.vmdk")
             if self.files.exists(target):
                 raise errors.VolumeExists(
                     f"a {role} disk of an earlier instance with this UUID has been kept",
@@ -286,7 +284,7 @@ class Removal(Templates, Moves, Questions, Usage):
                 )
             kept[file] = target
         if kept:
-            self._ensure_folders()
+            self.folders.ensure()
         return kept
 
     def _remove_machine(self, uuid: UUID, record: Record) -> None:

@@ -22,8 +22,8 @@ from hvdrivers.models.vif import DvsVif, VifQos
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskQos, VolumeAttachment
 from hvdrivers.vmware.adopt import VmwareAdopt
-from hvdrivers.vmware.base import Known
 from hvdrivers.vmware.cache import VmwareImages
+from hvdrivers.vmware.changes import Changes
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.connection import VmwareConnection
 from hvdrivers.vmware.consoles import VmwareConsoles
@@ -31,29 +31,44 @@ from hvdrivers.vmware.event_feed import EventFeed, Raw
 from hvdrivers.vmware.events import VmwareEvents
 from hvdrivers.vmware.export import VmwareExport
 from hvdrivers.vmware.files import Files
+from hvdrivers.vmware.folders import Folders
 from hvdrivers.vmware.guest import VmwareGuest
 from hvdrivers.vmware.hostpower import VmwareHostPower
 from hvdrivers.vmware.lacking import LACKING
+from hvdrivers.vmware.lifecycle import VmwareLifecycle
+from hvdrivers.vmware.machines import Machines
 from hvdrivers.vmware.maintenance import VmwareMaintenance
 from hvdrivers.vmware.metrics import VmwareMetrics
 from hvdrivers.vmware.migration import VmwareMigration
+from hvdrivers.vmware.moves import Moves
+from hvdrivers.vmware.network import VmwareNetwork
 from hvdrivers.vmware.place import Places
+from hvdrivers.vmware.power import VmwarePower
+from hvdrivers.vmware.power_switch import PowerSwitch
 from hvdrivers.vmware.reader import Reader
 from hvdrivers.vmware.reconnect import VmwareReconnect
 from hvdrivers.vmware.relocation import VmwareRelocation
 from hvdrivers.vmware.rescue import VmwareRescue
 from hvdrivers.vmware.reshape import VmwareReshape
 from hvdrivers.vmware.resources import VmwareResources
+from hvdrivers.vmware.room import Room
 from hvdrivers.vmware.session import Session
 from hvdrivers.vmware.snapshots import VmwareSnapshots
+from hvdrivers.vmware.storage import VmwareStorage
 from hvdrivers.vmware.tasks import Tasks
+from hvdrivers.vmware.usage import Usage
+from hvdrivers.vmware.volumes import VolumeSources
 
 
 class VmwareDriver(
     VmwareResources,
     VmwareRescue,
+    VmwarePower,
+    VmwareLifecycle,
     VmwareReshape,
     VmwareAdopt,
+    VmwareStorage,
+    VmwareNetwork,
     VmwareReconnect,
     VmwareImages,
     VmwareConsoles,
@@ -102,7 +117,21 @@ class VmwareDriver(
         self.tasks = Tasks(self.session, self.reader)
         self.places = Places(self.session, self.reader)
         self.files = Files(self.session, self.tasks, self.places)
-        self.known = Known()
+        self.folders = Folders(config, self.session, self.places, self.files)
+        self.machines = Machines(self.session, self.reader, self.places)
+        self.changes = Changes(self.machines, self.tasks)
+        self.power = PowerSwitch(self.reader, self.tasks)
+        self.moves = Moves(self.session, self.reader)
+        self.room = Room(config, self.places)
+        self.usage = Usage(self.machines)
+        self.volumes = VolumeSources(
+            config,
+            self.session,
+            self.reader,
+            self.places,
+            files=self.files,
+            folders=self.folders,
+        )
         self._unfinished = {}
         self._bases = {}
         self._keys = {}

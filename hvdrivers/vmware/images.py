@@ -34,7 +34,6 @@ from hvdrivers.models.image import (
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.vmware.files import Found
 from hvdrivers.vmware.names import is_part
-from hvdrivers.vmware.session import by_chance
 from hvdrivers.vmware.uploads import PartialUploads
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class ImageStore(PartialUploads):
         if key.startswith("host-"):
             surroundings = self.places.surroundings()
             browser = surroundings.datastore(self.places.get().datastore)["browser"]
-            for file in self.files.search(browser, self._folder("host-images")):
+            for file in self.files.search(browser, self.folders.path("host-images")):
                 try:
                     image = HostImage(name=file.name.removesuffix(".vmdk"))
                 except ValidationError:
@@ -145,7 +144,7 @@ class ImageStore(PartialUploads):
     def _entries(self, key: str) -> list[Base]:
         surroundings = self.places.surroundings()
         browser = surroundings.datastore(self.places.get().datastore)["browser"]
-        return self._complete(self.files.search(browser, self._folder("images", key)))
+        return self._complete(self.files.search(browser, self.folders.path("images", key)))
 
     @staticmethod
     def _complete(files: Sequence[Found]) -> list[Base]:
@@ -169,7 +168,7 @@ class ImageStore(PartialUploads):
             raise errors.InvalidRequest("an image on the host is a VMDK")
         if "/" in image.name or "\\" in image.name or image.name.startswith("."):
             raise errors.VolumeNotFound("the name of an image on the host has no folder in it")
-        path = self._folder("host-images", f"{image.name.removesuffix('.vmdk')}.vmdk")
+        path = self.folders.path("host-images", f"{image.name.removesuffix('.vmdk')}.vmdk")
         size = None if is_part(image.name.removesuffix(".vmdk")) else self.files.disk_size(path)
         if size is None:
             raise errors.VolumeNotFound(
@@ -179,11 +178,11 @@ class ImageStore(PartialUploads):
 
     def _upload(self, opened: LocalImage, progress: ProgressCallback | None) -> Base:
         key = opened.cache_key
-        staging = self._folder("images", staging_name(key))
-        folder = self._folder("images", key)
+        staging = self.folders.path("images", staging_name(key))
+        folder = self.folders.path("images", key)
         size = -(-opened.info.virtual_size_bytes // _KIB) * _KIB
         name = f"disk-{opened.info.virtual_size_bytes}"
-        self._ensure_folders()
+        self.folders.ensure()
         with undoing() as undo, self._as_raw(opened, progress) as (content, end):
             undo.callback(self.files.remove_quietly, staging)
             self._remove_abandoned()
@@ -242,16 +241,6 @@ class ImageStore(PartialUploads):
             data = [each for each in sparse_extents(file.fileno()) if each.is_data]
             end = data[-1].offset + data[-1].length if data else 0
             yield partial(_read_at, file), -(-end // _MIB) * _MIB
-
-    def _ensure_folders(self) -> None:
-        """Make the driver's folders on the datastore. Three calls, once a session."""
-        self.session.link.fact("folders", lambda _login: self._make_folders())
-
-    def _make_folders(self) -> bool:
-        with by_chance():
-            for kind in ("images", "instances", "volumes"):
-                self.files.make_folder(self._folder(kind), parents=True)
-        return True
 
     def _key(self, image: FileImage | HttpImage) -> str | None:
         key = image.cache_key()

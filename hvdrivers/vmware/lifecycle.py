@@ -25,13 +25,13 @@ from hvdrivers.models.disk import DiskRole
 from hvdrivers.models.instance import Flavor, InstanceInfo, InstanceSpec
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import Machine
 from hvdrivers.vmware.claim import Claim
 from hvdrivers.vmware.cloning import Cloning, cloned_root, evicted
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.destroy import Removal
 from hvdrivers.vmware.images import Base, check_fits
 from hvdrivers.vmware.listing import FULL, Listing, info_of
+from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.names import machine_name
 from hvdrivers.vmware.own_disks import KeptDisks, Planned, planned
 from hvdrivers.vmware.record import (
@@ -57,21 +57,17 @@ from hvdrivers.vmware.specs import (
     volume_disk,
 )
 from hvdrivers.vmware.templates import Template
-from hvdrivers.vmware.volumes import VolumeSources, exclusive
-from hvdrivers.vmware.wiring import Wiring
+from hvdrivers.vmware.volumes import exclusive
+from hvdrivers.vmware.wiring import backings_of
 
 APPEND = vim.option.OptionValue(key="answer.msg.serial.file.open", value="Append")
 """A machine whose console log is there already would ask what to do, and wait for an answer."""
 SEED = "seed"
 """Role of the disc with a machine's first configuration, and name of its file."""
-VERSION = "config.changeVersion"
-"""What tells whether a machine was changed since it was read."""
 _GIB = 1 << 30
 
 
-class VmwareLifecycle(
-    Claim, Removal, Cloning, KeptDisks, VolumeSources, Wiring, Listing, Lifecycle
-):
+class VmwareLifecycle(Claim, Removal, Cloning, KeptDisks, Listing, Lifecycle):
     """Core lifecycle."""
 
     @timed
@@ -92,11 +88,11 @@ class VmwareLifecycle(
         disks = planned(spec)
         disc = seed_of(spec)
         surroundings = self.places.surroundings()
-        host = self._host_of(spec, surroundings)
-        backings = self._backings(spec.vifs, surroundings)
-        sources = [self._volume_source(each, surroundings) for each in spec.volumes]
+        host = self.room.host_of(spec, surroundings)
+        backings = backings_of(spec.vifs, surroundings)
+        sources = [self.volumes.source(each, surroundings) for each in spec.volumes]
         alone, shared = exclusive(spec.volumes, sources)
-        self._require_free(
+        self.usage.require_free(
             spec.uuid,
             volumes=alone,
             shared=shared,
@@ -108,10 +104,8 @@ class VmwareLifecycle(
             base = self._base(spec.image, progress, disk_gib=spec.flavor.disk_gib)
         kept = self._kept_sources(disks, surroundings)
         capacity = root_capacity(spec.flavor, base)
-        self._require_room(
-            spec.flavor, capacity or sum(s.size for s in kept.values()), surroundings
-        )
-        self._ensure_folders()
+        self.room.require(spec.flavor, capacity or sum(s.size for s in kept.values()), surroundings)
+        self.folders.ensure()
         template = self._template_for(spec, disks, base, surroundings)
         with undoing() as undo:
             self._claim(spec.uuid, undo)
@@ -136,23 +130,23 @@ class VmwareLifecycle(
             found = self._started(spec, obj, cloned=template is not None)
             current_deadline().check("the machine was made")
             self._take_over(kept, undo)
-            return info_of(found or self._machine(spec.uuid, *FULL))
+            return info_of(found or self.machines.get(spec.uuid, *FULL))
 
     def _started(self, spec: InstanceSpec, obj: Any, *, cloned: bool) -> Machine | None:
         """Start a machine that was made, if it shall run and does not."""
-        self.known.put(spec.uuid, obj)
-        found = self._machine(spec.uuid, *FULL, VERSION) if cloned else None
+        self.machines.known.put(spec.uuid, obj)
+        found = self.machines.get(spec.uuid, *FULL, VERSION) if cloned else None
         if spec.start:
             if found is None or found.state is not InstanceState.RUNNING:
-                self._start(obj)
-                found = self._machine(spec.uuid, *FULL, VERSION)
+                self.power.on(obj)
+                found = self.machines.get(spec.uuid, *FULL, VERSION)
             self._finish(found)
         return found
 
     def _copy_root(
         self, uuid: UUID, base: Base, capacity: int, progress: ProgressCallback | None
     ) -> None:
-        target = f"{self._instance_folder(uuid)}/root.vmdk"
+        target = f"{self.folders.instance(uuid)}/root.vmdk"
         try:
             self.files.copy_disk(base.path, target, progress=progress)
         except errors.VolumeNotFound as error:
@@ -187,8 +181,8 @@ class VmwareLifecycle(
                 machine.
             template: what the machine is cloned from, with its root disk.
         """
-        folder = self._instance_folder(spec.uuid)
-        plan = Plan(self._slots(template.devices if template is not None else ()))
+        folder = self.folders.instance(spec.uuid)
+        plan = Plan(self.room.slots(template.devices if template is not None else ()))
         if template is not None:
             cloned_root(plan, template, made[DiskRole.ROOT])
 
@@ -232,7 +226,7 @@ class VmwareLifecycle(
     def _make_machine(self, spec: InstanceSpec, config: Any, host: Any) -> Any:
         place = self.places.get()
         config.name = machine_name(spec.name, spec.uuid)
-        path = f"{self._instance_folder(spec.uuid)}/{spec.uuid}.vmx"
+        path = f"{self.folders.instance(spec.uuid)}/{spec.uuid}.vmx"
         config.files = vim.vm.FileInfo(vmPathName=path)
         return self.tasks.run(
             lambda: place.vm_folder.CreateVM_Task(config, place.pool, host),
@@ -248,26 +242,12 @@ class VmwareLifecycle(
             values.changeVersion = found.row.get(VERSION)
             values.extraConfig.append(option(DEVICES, disks))
         try:
-            self._reconfigure(found.obj, values)
+            self.changes.reconfigure(found.obj, values)
         except errors.DeviceBusy as error:
             if error.vendor_code != "ConcurrentAccess":
                 raise
             # another client has changed the machine meanwhile: the next change tells the disks
-            self._reconfigure(found.obj, vim.vm.ConfigSpec(extraConfig=[built]))
-
-    def _remember_disks(self, found: Machine) -> None:
-        """Write which disks the machine has, before their files get other names. 2 calls, none if
-        that is known."""
-        disks = news_of_disks(found.row)
-        if disks is not None:
-            config = vim.vm.ConfigSpec(
-                changeVersion=found.row.get(VERSION), extraConfig=[option(DEVICES, disks)]
-            )
-            self._reconfigure(found.obj, config)
-
-    def _reconfigure(self, obj: Any, config: Any) -> None:
-        """Change a machine. 2 calls."""
-        self.tasks.run(lambda: obj.ReconfigVM_Task(config), entity=obj)
+            self.changes.reconfigure(found.obj, vim.vm.ConfigSpec(extraConfig=[built]))
 
     # ---- label and metadata ---------------------------------------------------------------------
 
@@ -277,11 +257,11 @@ class VmwareLifecycle(
     def rename(self, uuid: UUID, name: str, *, timeout: float | None = None) -> None:
         """Budget: 1 read and 1 reconfiguration."""
         del timeout
-        found = self._checked("rename", uuid, VERSION)
+        found = self.machines.checked("rename", uuid, VERSION)
         if found.mark.name == name:
             return
         mark = found.mark.model_copy(update={"name": name})
-        self._reconfigure(
+        self.changes.reconfigure(
             found.obj,
             vim.vm.ConfigSpec(
                 changeVersion=found.row.get(VERSION),
@@ -297,7 +277,7 @@ class VmwareLifecycle(
     ) -> None:
         """Budget: 1 read and 1 reconfiguration."""
         del timeout
-        found = self._checked("set_metadata", uuid, path_of(RECORD), VERSION)
+        found = self.machines.checked("set_metadata", uuid, path_of(RECORD), VERSION)
         record = record_in(found.row).model_copy(update={"metadata": dict(metadata)})
         self._write_record(found, record)
 
@@ -305,7 +285,7 @@ class VmwareLifecycle(
         config = vim.vm.ConfigSpec(
             changeVersion=found.row.get(VERSION), extraConfig=[option(RECORD, record)]
         )
-        self._reconfigure(found.obj, config)
+        self.changes.reconfigure(found.obj, config)
 
 
 def root_capacity(flavor: Flavor, base: Base | None) -> int:

@@ -14,9 +14,10 @@ from hvdrivers.models.instance import (
 )
 from hvdrivers.models.vif import AttachedVif
 from hvdrivers.models.volume import AttachedVolume
-from hvdrivers.vmware.base import STATE, Machine, state_of, uuid_in
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import by_address, by_mac, capacity_of
+from hvdrivers.vmware.machines import STATE, Machine, state_of, uuid_in
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.names import unescaped
 from hvdrivers.vmware.record import (
@@ -29,7 +30,6 @@ from hvdrivers.vmware.record import (
     path_of,
     record_in,
 )
-from hvdrivers.vmware.usage import Usage
 
 FULL = (
     path_of(RECORD),
@@ -43,25 +43,25 @@ FULL = (
 _SIZE = ("config.hardware.numCPU", "config.hardware.memoryMB")
 
 
-class Listing(Usage):
+class Listing(Topic):
     """Looks at machines."""
 
     @timed
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
         """Budget: 2 calls, 1 for a machine that this driver has seen before."""
         del timeout
-        return info_of(self._machine(uuid, *FULL))
+        return info_of(self.machines.get(uuid, *FULL))
 
     @timed
     def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
         """Budget: 1 call, and 1 for each 1,000 machines beyond the first."""
         del timeout
         found = []
-        for row in self._rows(*STATE, *_SIZE):
+        for row in self.machines.rows(*STATE, *_SIZE):
             uuid = uuid_in(row)
             mark = mark_in(row, uuid)
             if mark is not None and uuid is not None:
-                self.known.put(uuid, row.obj, row)
+                self.machines.known.put(uuid, row.obj, row)
                 found.append(
                     InstanceSummary(
                         uuid=uuid,
@@ -78,7 +78,7 @@ class Listing(Usage):
         """Budget: as list_instances()."""
         del timeout
         found = []
-        for row in self._rows(*STATE, path_of(IMAGE), "name"):
+        for row in self.machines.rows(*STATE, path_of(IMAGE), "name"):
             uuid = uuid_in(row)
             if uuid is not None and mark_in(row, uuid) is None and image_in(row) is None:
                 state = state_of(row.get("runtime.powerState"), None)

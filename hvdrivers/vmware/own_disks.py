@@ -15,11 +15,11 @@ from hvdrivers.driverkit.own_disks import wanted_disks
 from hvdrivers.driverkit.undo import Undo, changed
 from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.volume import DiskBus
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.devices import bus_of
 from hvdrivers.vmware.names import is_part
 from hvdrivers.vmware.place import Surroundings
 from hvdrivers.vmware.specs import Source
-from hvdrivers.vmware.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def planned(spec: InstanceSpec) -> list[Planned]:
     ]
 
 
-class KeptDisks(Usage):
+class KeptDisks(Topic):
     """Host volumes that become disks of an instance."""
 
     def _kept_sources(
@@ -65,7 +65,7 @@ class KeptDisks(Usage):
             if disk.kept is None:
                 continue
             pool, _, name = disk.kept.rpartition("/")
-            path = self._folder("volumes", f"{name}.vmdk", datastore=pool)
+            path = self.folders.path("volumes", f"{name}.vmdk", datastore=pool)
             there = pool in surroundings.datastores and not is_part(name)
             size = self.files.disk_size(path) if there else None
             if size is None:
@@ -76,7 +76,7 @@ class KeptDisks(Usage):
                     f" {disk.size}",
                     hint="choose a flavor with a larger disk",
                 )
-            self._require_unattached(None, path)
+            self.usage.require_unattached(None, path)
             found[disk.role] = Source(path, max(size, disk.size))
         return found
 
@@ -84,7 +84,7 @@ class KeptDisks(Usage):
         for disk in disks:
             source = kept.get(disk.role)
             if source is not None:
-                target = f"{self._instance_folder(uuid)}/{disk.role}.vmdk"
+                target = f"{self.folders.instance(uuid)}/{disk.role}.vmdk"
                 self.files.copy_disk(source.path, target)
                 self.files.extend_disk(target, source.size)
 
@@ -94,7 +94,7 @@ class KeptDisks(Usage):
         for number, source in enumerate(kept.values()):
             try:
                 if not number:
-                    self._require_unattached(None, source.path)
+                    self.usage.require_unattached(None, source.path)
                 self.files.delete_disk(source.path)
             except errors.OutcomeUnknown:
                 undo.forget_all()

@@ -22,11 +22,11 @@ from hvdrivers.models.image import ImageRef
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import Machine
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import adding, by_address, editing, file_of, removing
 from hvdrivers.vmware.images import Base
-from hvdrivers.vmware.lifecycle import SEED, VERSION, root_capacity
+from hvdrivers.vmware.lifecycle import SEED, root_capacity
+from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.names import split_path
 from hvdrivers.vmware.power import VmwarePower
 from hvdrivers.vmware.record import (
@@ -63,10 +63,10 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         running machine 1 read, 1 reconfiguration and the stop more; with a seed 1 request."""
         del timeout
         disc = disc_of(seed) if seed is not None else None
-        found = self._checked("rescue", uuid, *_PATHS)
-        self._host_for(record_in(found.row).flavor, self.places.surroundings())
+        found = self.machines.checked("rescue", uuid, *_PATHS)
+        self.room.host_for(record_in(found.row).flavor, self.places.surroundings())
         base = self._base(image, progress) if image is not None else self._own_image(found)
-        path = f"{self._instance_folder(uuid)}/rescue-{secrets.token_hex(6)}.vmdk"
+        path = f"{self.folders.instance(uuid)}/rescue-{secrets.token_hex(6)}.vmdk"
         with undoing() as undo:
             undo.callback(self._discard, uuid, path)
             self.files.copy_disk(base.path, path, progress=progress)
@@ -76,19 +76,19 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
             found = self._stopped(found, undo)
             undo.callback(self._leave_rescue_of, uuid)
             enter = partial(self._enter_rescue, path=path, base=base, seed=disc is not None)
-            self._while_it_changes(found, enter, *_PATHS)
-            found = self._machine(uuid, *_PATHS)
+            self.changes.while_it_changes(found, enter, *_PATHS)
+            found = self.machines.get(uuid, *_PATHS)
             disks = by_address(found.row["config.hardware.device"]).values()
             added = next((each.key for each in disks if file_of(each) == path), None)
             if added is None:
                 raise errors.DeviceBusy("another client has ended the rescue", retryable=True)
-            self._reconfigure(found.obj, vim.vm.ConfigSpec(bootOptions=_boots(added)))
-            self._start(found.obj)
+            self.changes.reconfigure(found.obj, vim.vm.ConfigSpec(bootOptions=_boots(added)))
+            self.power.on(found.obj)
 
     def _enter_rescue(self, found: Machine, *, path: str, base: Base, seed: bool) -> None:
         """Give a machine that is off the rescue disk, and write that down."""
         hardware = found.row.get("config.hardware.device") or ()
-        plan = Plan(self._slots(hardware))
+        plan = Plan(self.room.slots(hardware))
         own_disk(plan, _RESCUE, path, base.virtual_size, create=False)
         devices = devices_in(found.row)
         if seed:
@@ -107,14 +107,14 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
             deviceChange=plan.device_changes(),
             extraConfig=[option(MARK, mark), option(DEVICES, changed), option(RECORD, record)],
         )
-        self._reconfigure(found.obj, config)
+        self.changes.reconfigure(found.obj, config)
 
     @timed
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 1 read; of a rescued machine 2 reads, 3 reconfigurations, stop and start
         more."""
         del timeout
-        found = self._checked("unrescue", uuid, *_PATHS)
+        found = self.machines.checked("unrescue", uuid, *_PATHS)
         if not (found.mark.rescued or found.mark.restart):
             return
         starts = found.state is InstanceState.RESCUED or found.mark.restart
@@ -123,7 +123,7 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         if found.state is InstanceState.STOPPED:
             self._leave_rescue(found)
             if starts:
-                self._start(found.obj)
+                self.power.on(found.obj)
         if starts:
             self._mark_started(uuid)
 
@@ -141,7 +141,7 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         that makes its disk a whole one. What vSphere deletes with a child's disk is not
         documented."""
         del timeout
-        found = self._checked("rebuild", uuid, *_PATHS)
+        found = self.machines.checked("rebuild", uuid, *_PATHS)
         disk = root_disk(found.row)
         if found.row.get("snapshot") is not None:
             raise errors.DeviceBusy(
@@ -156,7 +156,7 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         # migrate_storage() the copy is made beside the old disk
         folder = str(file_of(disk)).rpartition("/")[0]
         if split_path(folder)[0] == self.places.get().datastore:
-            home, folder = folder, self._instance_folder(uuid)
+            home, folder = folder, self.folders.instance(uuid)
             if home != folder:  # that of an adopted machine is not there
                 self.files.make_folder(folder, parents=True)
         path = f"{folder}/root-{secrets.token_hex(6)}.vmdk"
@@ -172,17 +172,17 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
             self._replace_root(uuid, disk_at_path=path, capacity=capacity, key=base.key)
             undo.forget_all()
         if starts:
-            self._start(found.obj)
+            self.power.on(found.obj)
             self._mark_started(uuid)
 
     @rereading
     def _replace_root(self, uuid: UUID, *, disk_at_path: str, capacity: int, key: str) -> None:
         """Put another disk in the root disk's place, and delete that one. What others have written
         into the record since the operation began stays."""
-        found = self._machine(uuid, *_PATHS)
+        found = self.machines.get(uuid, *_PATHS)
         old = root_disk(found.row)
-        if self._own_file(found.obj, old):
-            found = self._machine(uuid, *_PATHS)
+        if self.changes.make_whole(found.obj, old):
+            found = self.machines.get(uuid, *_PATHS)
             old = root_disk(found.row)
         changes = [
             _destroying(old),
@@ -197,7 +197,7 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
             deviceChange=changes,
             extraConfig=[option(RECORD, record), option(DEVICES, devices)],
         )
-        self._reconfigure(found.obj, config)
+        self.changes.reconfigure(found.obj, config)
 
     # ---- the parts ------------------------------------------------------------------------------
 
@@ -215,44 +215,44 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         """The machine, off: a running one is stopped, and ``undo`` starts it again."""
         if found.state is InstanceState.STOPPED:
             return found
-        self._mark(found, restart=True)
+        self.changes.mark(found, restart=True)
         if undo is not None:
             undo.callback(self._start_again, found.uuid)
-        self._switched_off(found)
-        return self._machine(found.uuid, *_PATHS)
+        self.power.ensure_off(found.obj)
+        return self.machines.get(found.uuid, *_PATHS)
 
     def _start_again(self, uuid: UUID) -> None:
-        found = self._machine(uuid)
+        found = self.machines.get(uuid)
         if found.state is InstanceState.STOPPED:
-            self._start(found.obj)
+            self.power.on(found.obj)
         self._mark_started(uuid)
 
     def _mark_started(self, uuid: UUID) -> None:
-        found = self._machine(uuid, VERSION)
+        found = self.machines.get(uuid, VERSION)
         if found.mark.restart or found.mark.rescued:
-            self._mark(found, restart=False, rescued=False)
+            self.changes.mark(found, restart=False, rescued=False)
 
     def _prepared(self, found: Machine) -> Machine:
         """power_on() ends what rescue() and rebuild() have left."""
         if not (found.mark.rescued or found.mark.restart):
             return found
         paths = tuple(found.row.values)
-        self._leave_rescue(self._machine(found.uuid, *_PATHS))
+        self._leave_rescue(self.machines.get(found.uuid, *_PATHS))
         self._mark_started(found.uuid)
-        return self._machine(found.uuid, *paths)
+        return self.machines.get(found.uuid, *paths)
 
     def _leave_rescue_of(self, uuid: UUID) -> None:
-        found = self._machine(uuid, *_PATHS)
+        found = self.machines.get(uuid, *_PATHS)
         if found.state is InstanceState.RESCUED:
-            self._switched_off(found)
+            self.power.ensure_off(found.obj)
         self._leave_rescue(found)
-        found = self._machine(uuid, VERSION)
+        found = self.machines.get(uuid, VERSION)
         if found.mark.rescued:
-            self._mark(found, rescued=False)
+            self.changes.mark(found, rescued=False)
 
     def _leave_rescue(self, found: Machine) -> None:
         """Take the rescue disk away and boot the own one again. The mark stays as it is."""
-        self._while_it_changes(found, self._take_rescue_away, *_PATHS)
+        self.changes.while_it_changes(found, self._take_rescue_away, *_PATHS)
 
     def _take_rescue_away(self, found: Machine) -> None:
         devices = devices_in(found.row)
@@ -271,7 +271,7 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         drives = {a: each for a, each in disks.items() if file_of(each) == seed}
         for address, drive in drives.items():
             if address in own:
-                changes.append(_with_disc(drive, f"{self._instance_folder(found.uuid)}/{SEED}.iso"))
+                changes.append(_with_disc(drive, f"{self.folders.instance(found.uuid)}/{SEED}.iso"))
             else:
                 changes.append(removing(drive))
         boot = [a for a, role in own.items() if role == _ROOT]
@@ -285,16 +285,16 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         )
         if keys:
             config.bootOptions = _boots(keys[0])
-        self._reconfigure(found.obj, config)
+        self.changes.reconfigure(found.obj, config)
         if drives:
             self.files.delete(seed)
 
     def _rescue_seed(self, uuid: UUID) -> str:
-        return f"{self._instance_folder(uuid)}/{_RESCUE_SEED}.iso"
+        return f"{self.folders.instance(uuid)}/{_RESCUE_SEED}.iso"
 
     def _discard(self, uuid: UUID, path: str) -> None:
         """Delete a copy, unless the machine has got it."""
-        found = self._machine_if_there(uuid, "config.hardware.device")
+        found = self.machines.if_there(uuid, "config.hardware.device")
         row = found.row if isinstance(found, Machine) else None
         disks = by_address(row.get("config.hardware.device") or ()) if row is not None else {}
         if path not in {file_of(each) for each in disks.values()}:

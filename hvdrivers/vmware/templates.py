@@ -29,7 +29,6 @@ from hvdrivers.vmware.names import file_name
 from hvdrivers.vmware.place import Surroundings
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import IMAGE, ImageMark, image_in, option, path_of
-from hvdrivers.vmware.room import Room
 from hvdrivers.vmware.specs import disk_at
 
 _SNAPSHOT = "hvdrivers"
@@ -64,7 +63,7 @@ class Template:
         return by_address(self.devices)[self.address]
 
 
-class Templates(ImageStore, Room):
+class Templates(ImageStore):
     """Find the template of an image, or make it."""
 
     _templates: dict[str, Template]
@@ -156,7 +155,7 @@ class Templates(ImageStore, Room):
         )
         host = None
         with suppress(errors.InsufficientResources):  # in maintenance: a template does not run
-            host = self._host_for(_SMALL, surroundings)
+            host = self.room.host_for(_SMALL, surroundings)
         self.files.make_folder(_home(base.path))
         try:
             self.tasks.run(
@@ -219,14 +218,6 @@ class Templates(ImageStore, Room):
             if error.vendor_code != "ManagedObjectNotFound":
                 raise
         self.files.delete(_home(disk))
-        return True
-
-    def _own_file(self, obj: Any, disk: Any) -> bool:
-        """End that a linked clone's disk is a child of its image's: it becomes a whole disk, of a
-        machine that is off and has no snapshots. 2 calls; none, and False, if it is whole."""
-        if getattr(disk.backing, "parent", None) is None:
-            return False
-        self.tasks.run(lambda: obj.PromoteDisks_Task(True, [disk]), entity=obj)
         return True
 
 

@@ -33,7 +33,7 @@ class PartialUploads(Topic):
     def _in_cache(self) -> list[Found]:
         surroundings = self.places.surroundings()
         browser = surroundings.datastore(self.places.get().datastore)["browser"]
-        return self.files.search(browser, self._folder("images"), below=True)
+        return self.files.search(browser, self.folders.path("images"), below=True)
 
     def _host_now(self) -> float:
         """The server's clock. vCenter's differs from its hosts' by what NTP leaves. One call."""
@@ -45,7 +45,7 @@ class PartialUploads(Topic):
         written = [(name, at) for name, (_, at) in uploads.items() if at is not None]
         if written:
             for name in abandoned(written, host_now=self._host_now()):
-                self.files.remove_quietly(self._folder("images", name))
+                self.files.remove_quietly(self.folders.path("images", name))
 
     def _evict_partial(self, key: str) -> None:
         """Remove an upload that nobody writes to. 5 calls."""
@@ -53,4 +53,4 @@ class PartialUploads(Topic):
         if found is None:
             return
         refuse_alive(found[1], host_now=self._host_now())
-        self.files.delete(self._folder("images", key))
+        self.files.delete(self.folders.path("images", key))
