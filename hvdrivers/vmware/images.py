@@ -23,11 +23,9 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.deadline import current_deadline
-from hvdrivers.driverkit.images import file_identity, staging_name
+from hvdrivers.driverkit.images import KnownKeys, staging_name
 from hvdrivers.models.image import (
-    FileImage,
     HostImage,
-    HttpImage,
     ImageFormat,
     ImageRef,
 )
@@ -68,8 +66,7 @@ class ImageStore(PartialUploads):
     _bases: dict[str, Base]
     """What this driver has seen in the cache. A copy of one that has gone fails, and it is then
     looked for again."""
-    _keys: dict[tuple[object, ...], str]
-    """Cache keys of local files without a checksum, by what tells that a file has not changed."""
+    _keys: KnownKeys
     _images_lock: threading.Lock
 
     @provides(
@@ -94,15 +91,12 @@ class ImageStore(PartialUploads):
         """
         if isinstance(image, HostImage):
             return self._host_image(image)
-        key = self._key(image)
+        key = self._keys.of(image)
         if key is not None:
             found = self._cached(key)
             if found is not None:
                 return found
-        from hvdrivers.images import open_image
-
-        with open_image(image, progress=progress, timeout=_seconds()) as opened:
-            self._remember(image, opened.cache_key)
+        with self._keys.open(image, progress=progress, timeout=_seconds()) as opened:
             found = None if opened.cache_key == key else self._cached(opened.cache_key)
             check_fits(opened.info.virtual_size_bytes, disk_gib)
             return found or self._upload(opened, progress)
@@ -241,18 +235,6 @@ class ImageStore(PartialUploads):
             data = [each for each in sparse_extents(file.fileno()) if each.is_data]
             end = data[-1].offset + data[-1].length if data else 0
             yield partial(_read_at, file), -(-end // _MIB) * _MIB
-
-    def _key(self, image: FileImage | HttpImage) -> str | None:
-        key = image.cache_key()
-        if key is None and isinstance(image, FileImage):
-            with self._images_lock:
-                return self._keys.get(file_identity(image))
-        return key
-
-    def _remember(self, image: ImageRef, key: str) -> None:
-        if isinstance(image, FileImage) and image.checksum is None:
-            with self._images_lock:
-                self._keys[file_identity(image)] = key
 
 
 def _read_at(file: IO[bytes], offset: int, length: int) -> bytes:
