@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit import undoing
+from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.images import KnownKeys, staging_name
 from hvdrivers.models.image import (
@@ -44,7 +45,6 @@ _ReadAt = Callable[[int, int], bytes]
 """Bytes from this offset on, at most so many; fewer at the end."""
 _KIB = 1024
 _MIB = 1 << 20
-_GIB = 1 << 30
 _ZEROS = 64 << 20
 """Bytes: so many zeros at the end of a disk take longer to send than two more requests."""
 
@@ -98,7 +98,7 @@ class ImageStore(PartialUploads):
                 return found
         with self._keys.open(image, progress=progress, timeout=_seconds()) as opened:
             found = None if opened.cache_key == key else self._cached(opened.cache_key)
-            check_fits(opened.info.virtual_size_bytes, disk_gib)
+            root_disk_bytes(opened.info.virtual_size_bytes, disk_gib)
             return found or self._upload(opened, progress)
 
     def _by_key(self, key: str) -> Base | None:
@@ -268,16 +268,6 @@ class _Reported:
         """Go back to the beginning: the request is sent again."""
         self._at = offset
         return self._at
-
-
-def check_fits(virtual_size: int, disk_gib: int) -> None:
-    """Refuse an image that is larger than the disk to be made of it; 0: the disk is as large as
-    the image."""
-    if disk_gib and virtual_size > disk_gib * _GIB:
-        raise errors.ImageRejected(
-            f"the image needs {virtual_size / _GIB:.1f} GiB, the flavor's disk has {disk_gib} GiB",
-            hint="choose a flavor with a larger disk, or disk_gib=0 for the image's own size",
-        )
 
 
 def _seconds() -> float | None:
