@@ -15,6 +15,7 @@ from hvdrivers.contract.limits import Limit
 from hvdrivers.driverkit.events import Streams
 from hvdrivers.driverkit.feeds import Feed
 from hvdrivers.driverkit.hub import Hub
+from hvdrivers.driverkit.images import KnownKeys
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.instance import InstanceSpec, Keep
@@ -105,7 +106,7 @@ class VmwareDriver(
         self.known = Known()
         self._unfinished = {}
         self._bases = {}
-        self._keys = {}
+        self._keys = KnownKeys()
         self._templates = {}
         self._images_lock = threading.Lock()
         self.listener = Session(config, background=True)

@@ -22,12 +22,11 @@ from pydantic import ValidationError
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit import undoing
+from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.deadline import current_deadline
-from hvdrivers.driverkit.images import file_identity, staging_name
+from hvdrivers.driverkit.images import KnownKeys, staging_name
 from hvdrivers.models.image import (
-    FileImage,
     HostImage,
-    HttpImage,
     ImageFormat,
     ImageRef,
 )
@@ -47,7 +46,6 @@ _ReadAt = Callable[[int, int], bytes]
 """Bytes from this offset on, at most so many; fewer at the end."""
 _KIB = 1024
 _MIB = 1 << 20
-_GIB = 1 << 30
 _ZEROS = 64 << 20
 """Bytes: so many zeros at the end of a disk take longer to send than two more requests."""
 
@@ -69,8 +67,7 @@ class ImageStore(PartialUploads):
     _bases: dict[str, Base]
     """What this driver has seen in the cache. A copy of one that has gone fails, and it is then
     looked for again."""
-    _keys: dict[tuple[object, ...], str]
-    """Cache keys of local files without a checksum, by what tells that a file has not changed."""
+    _keys: KnownKeys
     _images_lock: threading.Lock
 
     @provides(
@@ -95,17 +92,14 @@ class ImageStore(PartialUploads):
         """
         if isinstance(image, HostImage):
             return self._host_image(image)
-        key = self._key(image)
+        key = self._keys.of(image)
         if key is not None:
             found = self._cached(key)
             if found is not None:
                 return found
-        from hvdrivers.images import open_image
-
-        with open_image(image, progress=progress, timeout=_seconds()) as opened:
-            self._remember(image, opened.cache_key)
+        with self._keys.open(image, progress=progress, timeout=_seconds()) as opened:
             found = None if opened.cache_key == key else self._cached(opened.cache_key)
-            check_fits(opened.info.virtual_size_bytes, disk_gib)
+            root_disk_bytes(opened.info.virtual_size_bytes, disk_gib)
             return found or self._upload(opened, progress)
 
     def _by_key(self, key: str) -> Base | None:
@@ -253,18 +247,6 @@ class ImageStore(PartialUploads):
                 self.files.make_folder(self._folder(kind), parents=True)
         return True
 
-    def _key(self, image: FileImage | HttpImage) -> str | None:
-        key = image.cache_key()
-        if key is None and isinstance(image, FileImage):
-            with self._images_lock:
-                return self._keys.get(file_identity(image))
-        return key
-
-    def _remember(self, image: ImageRef, key: str) -> None:
-        if isinstance(image, FileImage) and image.checksum is None:
-            with self._images_lock:
-                self._keys[file_identity(image)] = key
-
 
 def _read_at(file: IO[bytes], offset: int, length: int) -> bytes:
     file.seek(offset)
@@ -297,16 +279,6 @@ class _Reported:
         """Go back to the beginning: the request is sent again."""
         self._at = offset
         return self._at
-
-
-def check_fits(virtual_size: int, disk_gib: int) -> None:
-    """Refuse an image that is larger than the disk to be made of it; 0: the disk is as large as
-    the image."""
-    if disk_gib and virtual_size > disk_gib * _GIB:
-        raise errors.ImageRejected(
-            f"the image needs {virtual_size / _GIB:.1f} GiB, the flavor's disk has {disk_gib} GiB",
-            hint="choose a flavor with a larger disk, or disk_gib=0 for the image's own size",
-        )
 
 
 def _seconds() -> float | None:

@@ -19,6 +19,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.lifecycle import Lifecycle
 from hvdrivers.driverkit import undoing
+from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.own_disks import seed_of
 from hvdrivers.models.disk import DiskRole
@@ -30,7 +31,7 @@ from hvdrivers.vmware.claim import Claim
 from hvdrivers.vmware.cloning import Cloning, cloned_root, evicted
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.destroy import Removal
-from hvdrivers.vmware.images import Base, check_fits
+from hvdrivers.vmware.images import Base
 from hvdrivers.vmware.listing import FULL, Listing, info_of
 from hvdrivers.vmware.names import machine_name
 from hvdrivers.vmware.own_disks import KeptDisks, Planned, planned
@@ -66,7 +67,6 @@ SEED = "seed"
 """Role of the disc with a machine's first configuration, and name of its file."""
 VERSION = "config.changeVersion"
 """What tells whether a machine was changed since it was read."""
-_GIB = 1 << 30
 
 
 class VmwareLifecycle(
@@ -312,5 +312,4 @@ def root_capacity(flavor: Flavor, base: Base | None) -> int:
     """Bytes of a root disk that is made of an image."""
     if base is None:
         return 0
-    check_fits(base.virtual_size, flavor.disk_gib)
-    return max(flavor.disk_gib * _GIB, base.virtual_size)
+    return root_disk_bytes(base.virtual_size, flavor.disk_gib)
