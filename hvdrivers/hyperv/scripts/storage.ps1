@@ -167,6 +167,7 @@ function Invoke-HvExtend {
     $lock = Lock-Hv $Arguments.uuid
     try {
         $found = Find-HvLegal $Arguments
+        Begin-HvChange $lock $found.Uuid
         $line = Find-HvLine (Get-HvRecord $found.Folder) "volume $($Arguments.id)"
         if (-not $line) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
         $drive = Find-HvDrive $found.VM (ConvertFrom-HvWord ($line.Split(' ')[2]))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from xml.sax.saxutils import escape
 
-from hvdrivers.hyperv.simulator.state.host import HostState
+from hvdrivers.hyperv.simulator.state.host import HostState, StorageJob
 from hvdrivers.hyperv.simulator.state.machine import Machine
 from hvdrivers.hyperv.simulator.wire import UInt16, UInt32, UInt64, Value
 
@@ -175,6 +175,18 @@ def _migrations(host: HostState) -> Iterator[Row]:
         }
 
 
+def _storage_jobs(host: HostState) -> Iterator[Row]:
+    for job in host.jobs:
+        if isinstance(job, StorageJob):
+            yield {
+                "InstanceID": str(job.id).upper(),
+                "Caption": "Storage Job",
+                "Description": job.caption,
+                "Child": job.path,
+                "JobState": UInt16(job.state),
+            }
+
+
 def _terminal(host: HostState) -> Iterator[Row]:
     yield {
         "InstanceID": f"Microsoft:{host.name}\\TerminalService",
@@ -203,6 +215,7 @@ CLASSES: dict[tuple[str, str], tuple[str, Rows]] = {
             "Msvm_VirtualSystemManagementService": _management,
             "Msvm_TerminalServiceSettingData": _terminal,
             "Msvm_MigrationJob": _migrations,
+            "Msvm_StorageJob": _storage_jobs,
         },
     }.items()
     for name, rows in classes.items()
