@@ -8,17 +8,27 @@ objects, or a function; none of them knows a topic. So a call says where it lead
 from __future__ import annotations
 
 from hvdrivers.vmware.changes import Changes
+from hvdrivers.vmware.claim import Claims
+from hvdrivers.vmware.cloning import Cloning
 from hvdrivers.vmware.config import VmwareConfig
+from hvdrivers.vmware.destroy import Removal
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.images import ImageStore
+from hvdrivers.vmware.leaving_rescue import Rescues
+from hvdrivers.vmware.listing import Listing
 from hvdrivers.vmware.machines import Machines
 from hvdrivers.vmware.moves import Moves
+from hvdrivers.vmware.own_disks import KeptDisks
 from hvdrivers.vmware.place import Places
 from hvdrivers.vmware.power_switch import PowerSwitch
 from hvdrivers.vmware.reader import Reader
 from hvdrivers.vmware.room import Room
+from hvdrivers.vmware.seen_images import SeenImages
 from hvdrivers.vmware.session import Session
 from hvdrivers.vmware.tasks import Tasks
+from hvdrivers.vmware.templates import Templates
+from hvdrivers.vmware.uploads import PartialUploads
 from hvdrivers.vmware.usage import Usage
 from hvdrivers.vmware.volumes import VolumeSources
 
@@ -48,6 +58,27 @@ class Topic:
     """Machines: switch one on, or off."""
     moves: Moves
     """Machines: what is moving one."""
+
+    listing: Listing
+    """Machines, in the words of the contract."""
+    claims: Claims
+    """One spawn at a time of a UUID."""
+    cloning: Cloning
+    """Spawn from a template."""
+    removal: Removal
+    """The end of an instance, or of what there is of it."""
+    rescues: Rescues
+    """What a rescue leaves until the next start."""
+
+    images: ImageStore
+    """Images on the host, or brought there."""
+    uploads: PartialUploads
+    seen: SeenImages
+    """What is remembered of images and templates."""
+    templates: Templates
+    """What vCenter clones machines from."""
+    kept_disks: KeptDisks
+    """Host volumes that become disks of an instance."""
 
     room: Room
     """What there is room for."""

@@ -30,6 +30,11 @@ class Folders:
         """The folder of an instance."""
         return self.path("instances", str(uuid))
 
+    def holds(self, path: str, *kinds: str) -> bool:
+        """Whether a path is below one of the driver's folders, on whatever datastore."""
+        ours = tuple(f"{self._config.directory}/{kind}/" for kind in kinds)
+        return path.partition("] ")[2].startswith(ours)
+
     def ensure(self) -> None:
         """Make the folders on the datastore of the place. Three calls, once a session."""
         self._session.link.fact("folders", lambda _login: self._made())

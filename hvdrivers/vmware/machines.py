@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -166,6 +166,11 @@ class Machines:
         found = self.get(uuid, *paths)
         check_state(operation, found.state, uuid, variant=variant)
         return found
+
+    def read_again(self, found: Machine, *paths: str) -> Machine:
+        """The same machine with further properties as they are now. Its state and its mark are
+        those of the first look. One call."""
+        return replace(found, row=self._reader.one(found.obj, *STATE, *paths))
 
     def if_there(self, uuid: UUID, *paths: str) -> Machine | Row | None:
         """A machine of ours; the row of a foreign one; None if there is none on this cluster or

@@ -14,9 +14,9 @@ from hvdrivers.driverkit import Deadline
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed, unbounded
 from hvdrivers.vmware.devices import by_address, file_of
-from hvdrivers.vmware.lifecycle import VmwareLifecycle
 from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.questions import PENDING
 from hvdrivers.vmware.reader import filter_spec
@@ -40,7 +40,7 @@ def _is_off(power: str) -> bool:
     return power == "poweredOff"
 
 
-class VmwarePower(VmwareLifecycle, Power, Suspend):
+class VmwarePower(Topic, Power, Suspend):
     """On, off, reboot, suspend."""
 
     @timed
@@ -51,13 +51,9 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
         found = self.machines.checked("power_on", uuid, *_STARTING)
         if found.state is InstanceState.RUNNING:
             return
-        found = self._prepared(found)
+        found = self.rescues.end(found)
         self._require_startable(found)
         self._powered(found, lambda: self.power.on(found.obj), "poweredOn")
-
-    def _prepared(self, found: Machine) -> Machine:
-        """What must be done before a machine starts."""
-        return found
 
     def _require_startable(self, found: Machine) -> None:
         row = found.row

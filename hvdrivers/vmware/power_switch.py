@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvdrivers.contract import errors
+from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.questions import PENDING, end, ending_questions
 from hvdrivers.vmware.reader import Reader
 from hvdrivers.vmware.tasks import QUESTION, Tasks
@@ -13,9 +14,10 @@ from hvdrivers.vmware.tasks import QUESTION, Tasks
 class PowerSwitch:
     """Switches machines on, and off."""
 
-    def __init__(self, reader: Reader, tasks: Tasks) -> None:
+    def __init__(self, reader: Reader, tasks: Tasks, moves: Moves) -> None:
         self._reader = reader
         self._tasks = tasks
+        self._moves = moves
 
     def state(self, obj: Any) -> str:
         """``poweredOn``, ``poweredOff`` or ``suspended``. One call."""
@@ -44,6 +46,18 @@ class PowerSwitch:
                 raise
             self._answer(obj)
             self._tasks.run(obj.PowerOffVM_Task, entity=obj)
+
+    def off_at_once(self, obj: Any) -> None:
+        """Switch a machine off, also one that is moving: the migration ends."""
+        try:
+            self.off(obj)
+        except errors.DeviceBusy as error:
+            if error.vendor_code != "TaskInProgress":
+                raise
+            # a migration: it ends at once, or has ended when it was asked to
+            self._moves.end(obj)
+            self._tasks.settle(obj)
+            self.off(obj)
 
     def ensure_off(self, obj: Any) -> None:
         """Switch a machine off; one that is off already is a success."""

@@ -9,12 +9,11 @@ from pyVmomi import vim
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.models.volume import PoolVolume, VmdkVolume, Volume, VolumeAttachment
-from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.devices import bus_of, file_of
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
 from hvdrivers.vmware.machines import uuid_in
-from hvdrivers.vmware.names import is_part, split_path
+from hvdrivers.vmware.names import is_part
 from hvdrivers.vmware.place import Places, Surroundings
 from hvdrivers.vmware.reader import Reader
 from hvdrivers.vmware.record import IMAGE, MARK, image_in, mark_in, path_of
@@ -27,15 +26,12 @@ class VolumeSources:
 
     def __init__(
         self,
-        config: VmwareConfig,
         session: Session,
         reader: Reader,
         places: Places,
-        *,
         files: Files,
         folders: Folders,
     ) -> None:
-        self._config = config
         self._session = session
         self._reader = reader
         self._places = places
@@ -96,8 +92,7 @@ class VolumeSources:
         )
 
     def _not_ours(self, path: str) -> str:
-        ours = tuple(f"{self._config.directory}/{kind}/" for kind in ("instances", "images"))
-        if split_path(path)[1].startswith(ours):
+        if self._folders.holds(path, "instances", "images"):
             raise errors.VolumeNotFound("the disk of an instance or of an image is no volume")
         return path
 

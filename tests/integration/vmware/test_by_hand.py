@@ -250,7 +250,7 @@ def test_folder_of_another_spawn_stays_when_the_claim_is_lost(
     with closing(connected(peer)) as other:
         wanted = spec(start=True)
         home = driver.folders.instance(wanted.uuid)
-        first = [lambda: other.spawn(wanted), lambda: other._claim(wanted.uuid, Undo())]
+        first = [lambda: other.spawn(wanted), lambda: other.claims.take(wanted.uuid, Undo())]
         for begin in first:
 
             def rival(name: str, send: Any, waiting: list[Any] = [begin]) -> Any:  # noqa: B006

@@ -322,7 +322,7 @@ def test_folder_that_a_spawn_left_is_another_clients_now(
 
         with driver.session.seam.through(die), pytest.raises(errors.InsufficientResources):
             driver.spawn(wanted)
-        assert wanted.uuid in driver._unfinished
+        assert wanted.uuid in driver.claims.unfinished
         rest: list[str] = [again]
 
         def rival(name: str = "", send: Callable[[], Any] = bool) -> Any:
@@ -330,7 +330,7 @@ def test_folder_that_a_spawn_left_is_another_clients_now(
             if rest and name in ("", "MoveDatastoreFile_Task", "DeleteDatastoreFile_Task"):
                 rest.pop()
                 other.destroy(wanted.uuid)
-                other._claim(wanted.uuid, Undo())
+                other.claims.take(wanted.uuid, Undo())
                 other.files.upload(f"{home}/theirs", b"content", 7)
             return send()
 
