@@ -7,6 +7,8 @@ from hvdrivers.contract.connection import Connection
 from hvdrivers.models.host import HostInfo
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.place import Places
+from hvdrivers.vmware.session import Session
 
 _NEEDS_VCENTER: dict[Capability, str] = {
     Capability.VIF_DVS: "ESXi without vCenter has no distributed switches",
@@ -31,19 +33,7 @@ class VmwareConnection(Topic, Connection):
         """Budget: no call; what the server is does not change while it is connected."""
         del timeout
         self.session.ask_time()
-        return self._host_info()
-
-    def _host_info(self) -> HostInfo:
-        about = self.session.content.about
-        return HostInfo(
-            driver="vmware",
-            product=about.name,
-            product_version=about.version,
-            api_version=about.apiVersion,
-            architecture="x86_64",
-            hostname=self.places.get().compute_name,
-            accelerated=True,
-        )
+        return host_info(self.session, self.places)
 
     def narrowed(self) -> dict[Capability, str]:
         """What an ESXi host has not without vCenter, and a vCenter not. Budget: none beyond
@@ -56,3 +46,17 @@ class VmwareConnection(Topic, Connection):
         """Budget: 1 call, which logs out."""
         del timeout
         self.session.close()
+
+
+def host_info(session: Session, places: Places) -> HostInfo:
+    """What the server is. No call."""
+    about = session.content.about
+    return HostInfo(
+        driver="vmware",
+        product=about.name,
+        product_version=about.version,
+        api_version=about.apiVersion,
+        architecture="x86_64",
+        hostname=places.get().compute_name,
+        accelerated=True,
+    )

@@ -25,10 +25,10 @@ from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import capacity_of, file_of
-from hvdrivers.vmware.lifecycle import VmwareLifecycle
+from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, path_of, root_disk
 from hvdrivers.vmware.snapshots import nodes
@@ -38,7 +38,7 @@ _FORMATS = (ImageFormat.RAW, ImageFormat.QCOW2, ImageFormat.VMDK, ImageFormat.VH
 _CHUNK = 1 << 20
 
 
-class VmwareExport(VmwareLifecycle, SnapshotToImage):
+class VmwareExport(Topic, SnapshotToImage):
     """Snapshot to image."""
 
     @timed
@@ -58,12 +58,12 @@ class VmwareExport(VmwareLifecycle, SnapshotToImage):
         The first is deleted as any other; both go with the instance.
         """
         del timeout
-        found = self._checked("snapshot_to_image", uuid, *_PATHS)
+        found = self.machines.checked("snapshot_to_image", uuid, *_PATHS)
         if format not in _FORMATS:
             known = ", ".join(each.value for each in _FORMATS)
             raise errors.NotSupported(f"no image in the format {format.value}", hint=f"use {known}")
         root_disk(found.row)
-        copy = f"{self._instance_folder(uuid)}/export-{secrets.token_hex(6)}.vmdk"
+        copy = f"{self.folders.instance(uuid)}/export-{secrets.token_hex(6)}.vmdk"
         with _beside(target) as folder, undoing() as undo:
             undo.callback(self.files.delete_disk, copy)
             size = self._copy(found, copy, progress)

@@ -11,14 +11,15 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.storage import Reconnect
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import VolumeAttachment
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, by_mac, editing, file_of, removing
+from hvdrivers.vmware.machines import HARDWARE
 from hvdrivers.vmware.moved import Devices, VifRecord, VolumeRecord
-from hvdrivers.vmware.network import VmwareNetwork
 from hvdrivers.vmware.record import devices_in, require_sure
 from hvdrivers.vmware.specs import Plan, Source, nic, nic_limits, volume_disk, volume_disk_at
-from hvdrivers.vmware.storage import HARDWARE
 from hvdrivers.vmware.volumes import exclusive
+from hvdrivers.vmware.wiring import backings_of
 
 _R = TypeVar("_R", VifRecord, VolumeRecord)
 
@@ -36,7 +37,7 @@ class Rewiring:
     """Keys of the cards that are wired anew."""
 
 
-class VmwareReconnect(VmwareNetwork, Reconnect):
+class VmwareReconnect(Topic, Reconnect):
     """Reconnect."""
 
     @timed
@@ -52,23 +53,23 @@ class VmwareReconnect(VmwareNetwork, Reconnect):
         """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes, 1
         reconfiguration."""
         del timeout
-        found = self._checked("reconnect", uuid, *HARDWARE)
+        found = self.machines.checked("reconnect", uuid, *HARDWARE)
         devices = devices_in(found.row)
         hardware = found.row.get("config.hardware.device") or ()
         surroundings = self.places.surroundings()
-        plan = Plan(self._slots(hardware))
-        wired = rewiring(devices, hardware, vifs, self._backings(vifs, surroundings), plan)
+        plan = Plan(self.room.slots(hardware))
+        wired = rewiring(devices, hardware, vifs, backings_of(vifs, surroundings), plan)
         sources = []
         for attachment in volumes:
             _place_of(attachment, devices, hardware)
-            sources.append(self._volume_source(attachment, surroundings))
+            sources.append(self.volumes.source(attachment, surroundings))
         alone, shared = exclusive(volumes, sources)
-        self._require_free(uuid, volumes=alone, shared=shared)
+        self.usage.require_free(uuid, volumes=alone, shared=shared)
         taken, records = _replaced(devices, hardware, volumes, sources, plan)
         changes = [*wired.removed, *taken, *plan.device_changes(), *wired.changed]
         after = devices.model_copy(update={"volumes": records, "vifs": wired.vifs})
         if changes:
-            self._change_devices(found, changes, after)
+            self.changes.change_devices(found, changes, after)
 
 
 def rewiring(

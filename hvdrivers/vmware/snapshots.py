@@ -27,7 +27,7 @@ from hvdrivers.messages import shown_label
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import base_file_of, by_address
 from hvdrivers.vmware.differences import (
@@ -38,7 +38,7 @@ from hvdrivers.vmware.differences import (
     same_hardware,
     shuffled,
 )
-from hvdrivers.vmware.lifecycle import VmwareLifecycle
+from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.names import unescaped
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, devices_in, path_of
@@ -55,7 +55,7 @@ class Node:
     obj: Any
 
 
-class VmwareSnapshots(VmwareLifecycle, Snapshots):
+class VmwareSnapshots(Topic, Snapshots):
     """Snapshots."""
 
     @provides(Capability.SNAPSHOT_MEMORY)
@@ -66,7 +66,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
         """Budget: 2 reads and the task; 1 task more where another client has made one of the name
         at the same moment."""
         del timeout
-        found = self._checked(
+        found = self.machines.checked(
             "create_snapshot", uuid, _SNAPSHOT, path_of(DEVICES), "config.hardware.device"
         )
         if any(each.snapshot.name == name for each in nodes(found.row)):
@@ -103,7 +103,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
             gone = error.vendor_code == "ManagedObjectNotFound"
             if not gone and not isinstance(error, errors.InstanceNotFound):
                 raise
-            if _node(self._machine(uuid, _SNAPSHOT), snapshot_id) is not None:
+            if _node(self.machines.get(uuid, _SNAPSHOT), snapshot_id) is not None:
                 raise
             raise errors.VolumeNotFound("another client has deleted the snapshot") from error
 
@@ -120,7 +120,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
         """Budget: as get_instance()."""
         del timeout
-        return [each.snapshot for each in nodes(self._machine(uuid, _SNAPSHOT).row)]
+        return [each.snapshot for each in nodes(self.machines.get(uuid, _SNAPSHOT).row)]
 
     @timed
     def revert_snapshot(
@@ -129,7 +129,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
         """Budget: 2 reads, 1 request and the task; with memory 1 read more; if size,
         devices or metadata have changed since, 1 reconfiguration and 2 requests more."""
         del timeout
-        found = self._checked("revert_snapshot", uuid, _SNAPSHOT, *WATCHED)
+        found = self.machines.checked("revert_snapshot", uuid, _SNAPSHOT, *WATCHED)
         node = _node(found, snapshot_id)
         if node is None:
             raise errors.VolumeNotFound("the instance has no such snapshot")
@@ -146,8 +146,8 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
             )
         memory = node.snapshot.with_memory
         if memory:
-            self._host_for(self._size_of(found), self.places.surroundings())
-        note = f"{self._instance_folder(uuid)}/revert.xml"
+            self.room.host_for(self._size_of(found), self.places.surroundings())
+        note = f"{self.folders.instance(uuid)}/revert.xml"
         begun = self.files.read(note)
         wanted = _begun(begun, found, node, then) if begun is not None else None
         if wanted is None:
@@ -164,7 +164,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
                 lambda: node.obj.RevertToSnapshot_Task(None, not memory), entity=found.obj
             )
         if wanted is not None:
-            self._reconfigure(found.obj, wanted)
+            self.changes.reconfigure(found.obj, wanted)
         if wanted is not None or begun is not None:
             self.files.delete(note)
 
@@ -186,7 +186,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
     ) -> None:
         """Budget: 1 read and the task."""
         del timeout
-        found = self._checked("delete_snapshot", uuid, _SNAPSHOT)
+        found = self.machines.checked("delete_snapshot", uuid, _SNAPSHOT)
         node = _node(found, snapshot_id)
         if node is None:
             return

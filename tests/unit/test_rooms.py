@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "hvdrivers"
 
-MOST = {"libvirt": 0, "fake": 66, "hyperv": 9, "vmware": 236}
+MOST = {"libvirt": 0, "fake": 66, "hyperv": 9, "vmware": 0}
 """How often a driver's classes may reach into another room. The numbers only shrink: who makes one
 smaller writes it down here."""
 _PUBLIC = frozenset({"_replace", "_asdict", "_fields", "_make", "_create_unverified_context"})
