@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 
 from hvdrivers.hyperv.simulator.state.host import HostState, StorageJob
 from hvdrivers.hyperv.simulator.state.machine import Machine
-from hvdrivers.hyperv.simulator.wire import UInt16, UInt32, UInt64, Value
+from hvdrivers.hyperv.simulator.wire import Thing, UInt16, UInt32, UInt64, Value
 
 VIRTUALIZATION = "root/virtualization/v2"
 Row = dict[str, Value]
@@ -195,6 +195,50 @@ def _terminal(host: HostState) -> Iterator[Row]:
     }
 
 
+NO_DISK = 0xFFFFFFFF
+
+
+def _iscsi_sessions(host: HostState) -> Iterator[Row]:
+    storage = host.storage
+    numbers = {disk.unique_id: disk.number for disk in storage.disks.values()}
+    for session in storage.sessions.values():
+        target = storage.network.get(session.target)
+        devices: list[Value] = [
+            Thing(
+                (),
+                {
+                    "TargetName": session.target,
+                    "ScsiPathId": UInt32(0),
+                    "ScsiTargetId": UInt32(0),
+                    "ScsiLun": UInt32(unit.number),
+                    "DeviceNumber": UInt32(numbers.get(unit.unique_id, NO_DISK)),
+                },
+            )
+            for unit in (target.luns if target is not None else ())
+        ]
+        yield {
+            "SessionId": session.identifier,
+            "TargetName": session.target,
+            "InitiatorName": storage.initiator,
+            "Devices": devices,
+        }
+
+
+def _initiator_ports(host: HostState) -> Iterator[Row]:
+    if not host.administrator:
+        return
+    storage = host.storage
+    ports = [(2, storage.initiator, "ISCSI ANY PORT")]
+    ports += [(1, node, port) for node, port in storage.hba_ports]
+    for kind, node, port in ports:
+        yield {"NodeAddress": node, "PortAddress": port, "ConnectionType": UInt16(kind)}
+
+
+def _fibre_adapters(host: HostState) -> Iterator[Row]:
+    for index, (node, port) in enumerate(host.storage.hba_ports):
+        yield {"InstanceName": f"PCI\\FC_{index}", "Active": True, "Port": port, "Node": node}
+
+
 Rows = Callable[[HostState], Iterator[Row]]
 CLASSES: dict[tuple[str, str], tuple[str, Rows]] = {
     (namespace, name.lower()): (name, rows)
@@ -206,6 +250,11 @@ CLASSES: dict[tuple[str, str], tuple[str, Rows]] = {
             "Win32_LogicalDisk": _logical_disks,
             "Win32_Share": _shares,
         },
+        "root/wmi": {
+            "MSiSCSIInitiator_SessionClass": _iscsi_sessions,
+            "MSFC_HBAFCPInfo": _fibre_adapters,
+        },
+        "root/microsoft/windows/storage": {"MSFT_InitiatorPort": _initiator_ports},
         VIRTUALIZATION: {
             "Msvm_ComputerSystem": _computer_systems,
             "Msvm_VirtualSystemSettingData": _settings,
