@@ -46,6 +46,10 @@ class HostFacts(Model):
     """PowerShell's version."""
     processors: int
     """Logical processors."""
+    initiator: bool
+    """It has an iSCSI initiator that the account may use."""
+    fibre: bool
+    """It has a Fibre Channel port that the account may use."""
 
 
 class Session:

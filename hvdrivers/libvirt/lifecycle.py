@@ -24,6 +24,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.lifecycle import Lifecycle
+from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Undo, changed
 from hvdrivers.libvirt.base import Topic
@@ -71,8 +72,6 @@ from hvdrivers.models.instance import (
 )
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState, StartAs
-
-_GIB = 1 << 30
 
 
 class LibvirtLifecycle(Topic, Lifecycle):
@@ -339,11 +338,4 @@ def _state_after(spec: InstanceSpec) -> InstanceState:
 def _root_capacity(spec: InstanceSpec, base: Base | None) -> int:
     if base is None:
         return 0
-    wanted = spec.flavor.disk_gib * _GIB
-    if wanted and wanted < base.virtual_size:
-        raise errors.ImageRejected(
-            f"the image needs {base.virtual_size / _GIB:.1f} GiB, the flavor's disk has"
-            f" {spec.flavor.disk_gib} GiB",
-            hint="choose a flavor with a larger disk, or disk_gib=0 for the image's own size",
-        )
-    return max(wanted, base.virtual_size)
+    return root_disk_bytes(base.virtual_size, spec.flavor.disk_gib)

@@ -134,7 +134,7 @@ function Invoke-HvConnector {
     $result = @{ initiator = ''; wwpns = @(); wwnns = @(); host = [string]$env:COMPUTERNAME; ip = '' }
     foreach ($port in Get-InitiatorPort) {
         $type = "$($port.ConnectionType)"
-        if ($type -match 'iSCSI|^3$' -and -not $result.initiator) {
+        if ($type -match 'iSCSI|^2$' -and -not $result.initiator) {
             $result.initiator = [string]$port.NodeAddress
         }
         elseif ($type -match 'Fibre|^1$') {

@@ -135,7 +135,8 @@ function Invoke-HvSnapshot {
         $lines = Get-HvRecord $found.Folder
         foreach ($line in $lines) {
             if ("$line".StartsWith('volume ', 'Ordinal')) {
-                $drive = Find-HvDrive $vm (ConvertFrom-HvWord ($line.Split(' ')[2]))
+                $word = $line.Split(' ')
+                $drive = Find-HvVolumeDrive $vm $lines $word[1] (ConvertFrom-HvWord $word[2])
                 if ($null -ne $drive) {
                     Stop-Hv 'HasVolumes' 'Hyper-V cannot leave attached volumes out of a checkpoint'
                 }

@@ -1,5 +1,6 @@
 """Cmdlets for CIM, and the methods that scripts for Hyper-V call."""
 
+import base64
 import re
 from collections.abc import Callable, Iterator
 from uuid import UUID
@@ -11,7 +12,7 @@ from hvdrivers.hyperv.simulator.cmdlets.power import reset, save, start, turn_of
 from hvdrivers.hyperv.simulator.cmdlets.registry import cmdlet
 from hvdrivers.hyperv.simulator.errors import CIM_EXCEPTION, CmdletError
 from hvdrivers.hyperv.simulator.state.machine import Machine
-from hvdrivers.hyperv.simulator.wire import Thing, UInt32
+from hvdrivers.hyperv.simulator.wire import Thing, UInt32, Value
 
 
 def _cim_error(code: str, category: str, why: str) -> CmdletError:
@@ -202,6 +203,47 @@ def _type_text(call: Call, item: dict[str, str], arguments: dict[str, object]) -
     return {}
 
 
+def _target_mapping(call: Call, _: dict[str, str], arguments: dict[str, object]) -> Row:
+    """Which disk of the host each logical unit behind a port of the host is (WDK,
+    HBAFCPScsiEntry)."""
+    storage = call.host.storage
+    match arguments.get("HbaPortWWN"):
+        case {"base64": str(text)}:
+            wanted = base64.b64decode(text).hex()
+        case _:
+            return {"HBAStatus": UInt32(1), "Entry": None}
+    if all(port.lower() != wanted for _, port in storage.hba_ports):
+        return {"HBAStatus": UInt32(5), "Entry": None}
+    numbers = {disk.unique_id: disk.number for disk in storage.disks.values()}
+    entries: list[Value] = [
+        Thing(
+            (),
+            {
+                "FCPId": Thing((), {"PortWWN": bytes.fromhex(target.wwn), "Fcid": UInt32(1)}),
+                "ScsiId": Thing(
+                    (),
+                    {
+                        "OSDeviceName": f"\\\\.\\PhysicalDrive{numbers[unit.unique_id]}",
+                        "ScsiBusNumber": UInt32(0),
+                        "ScsiTargetNumber": UInt32(place),
+                        "ScsiOSLun": UInt32(unit.number),
+                    },
+                ),
+            },
+        )
+        for place, target in enumerate(storage.fabric.values())
+        for unit in target.luns
+        if unit.unique_id in numbers
+    ]
+    most = int(str(arguments.get("InEntryCount", 0)))
+    return {
+        "HBAStatus": UInt32(0 if len(entries) <= most else 7),
+        "TotalEntryCount": UInt32(len(entries)),
+        "OutEntryCount": UInt32(min(most, len(entries))),
+        "Entry": entries[:most],
+    }
+
+
 _Method = Callable[[Call, dict[str, str], dict[str, object]], Row]
 _METHODS: dict[tuple[str, str], _Method] = {
     ("msvm_computersystem", "requeststatechange"): _request_state,
@@ -209,4 +251,5 @@ _METHODS: dict[tuple[str, str], _Method] = {
     ("msvm_virtualsystemmanagementservice", "getvirtualsystemthumbnailimage"): _thumbnail,
     ("msvm_keyboard", "typetext"): _type_text,
     ("msvm_migrationjob", "requeststatechange"): _end_migration,
+    ("msfc_hbafcpinfo", "getfcptargetmapping"): _target_mapping,
 }

@@ -98,6 +98,17 @@ class ConcreteJob:
 
 
 @dataclass
+class StorageJob:
+    """A call that works at a virtual hard disk, as Msvm_StorageJob shows it."""
+
+    path: str
+    caption: str
+    state: int = 4
+    """4 running, 7 completed."""
+    id: UUID = field(default_factory=uuid4)
+
+
+@dataclass
 class Hardware:
     """What the host has. Sizes are bytes."""
 
@@ -164,7 +175,7 @@ class HostState:
         self.shares: dict[str, str] = {"ADMIN$": "C:\\Windows", "C$": "C:\\", "IPC$": ""}
         self.groups: dict[str, list[UUID]] = {}
         self.migrations: list[MigrationJob] = []
-        self.jobs: list[ConcreteJob] = []
+        self.jobs: list[ConcreteJob | StorageJob] = []
         self.make_folders()
 
     def make_folders(self) -> None:
