@@ -10,6 +10,7 @@ from __future__ import annotations
 from hvdrivers.libvirt.backup_job import BackupJobs
 from hvdrivers.libvirt.claim import Claims
 from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.dedicated import Dedicated
 from hvdrivers.libvirt.deletions import Deletions
 from hvdrivers.libvirt.destroy import Removal
 from hvdrivers.libvirt.domains import Domains
@@ -52,6 +53,8 @@ class Topic:
     event_streams: EventStreams
     turns: Turns
     """One client at a time at an instance's snapshots."""
+    dedicated: Dedicated
+    """CPUs of the host that one machine has to itself."""
     claims: Claims
     """One spawn at a time of a UUID."""
     removal: Removal

@@ -22,6 +22,7 @@ from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.connection import LibvirtConnection
 from hvdrivers.libvirt.consoles import LibvirtConsoles, LibvirtScreen
 from hvdrivers.libvirt.copying import LibvirtCopying
+from hvdrivers.libvirt.dedicated import Dedicated
 from hvdrivers.libvirt.deletions import Deletions
 from hvdrivers.libvirt.destroy import Removal
 from hvdrivers.libvirt.domains import Domains
@@ -142,6 +143,7 @@ class LibvirtDriver(
         self.listing = Listing(self.connection, self.domains)
         self.event_streams = EventStreams(self.connection, self.hub, self.listing)
         self.turns = Turns(self.connection, self.hub, self.domains, self.facts)
+        self.dedicated = Dedicated(self.connection, self.hub, self.turns, self.facts)
         chains = Chains(self.connection, self.pools)
         self.uploads = PartialUploads(self.pools, chains)
         self.overlays = Overlays(self.pools)

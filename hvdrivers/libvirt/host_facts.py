@@ -43,6 +43,7 @@ class HostFacts:
         """What this host lacks, and the caller's machine. One call, once; three where the usual
         machine type is not q35."""
         reasons = self._connection.fact("narrowed", lambda _: self.lacking()) | _not_converted()
+        reasons |= self._connection.fact("narrowed-cpus", lambda _: self._lacking_cpus())
         reason = backups_elsewhere(self._config.uri, self._config.host_root)
         return reasons | ({Capability.INCREMENTAL_BACKUP: reason} if reason else {})
 
@@ -67,6 +68,22 @@ class HostFacts:
         if "emulator" not in tpm:
             reasons[Capability.VTPM] = "the host has no TPM emulator (package swtpm)"
         return reasons | self._lacking_screens(capabilities)
+
+    def _lacking_cpus(self) -> dict[Capability, str]:
+        """No call where no CPUs are set aside."""
+        aside = self._config.aside
+        if not aside:
+            reason = "no CPUs of the host are set aside: dedicated_cpus in the configuration"
+            return {Capability.CPU_PINNING: reason}
+        cells = self.capabilities().iterfind("host/topology/cells/cell")
+        there = {int(cpu.get("id", 0)) for cell in cells for cpu in cell.iterfind("cpus/cpu")}
+        missing = aside - there
+        if not missing:
+            return {}
+        return {
+            Capability.CPU_PINNING: f"the host has no CPU {min(missing)}, which dedicated_cpus in"
+            " the configuration names"
+        }
 
     def _lacking_screens(self, capabilities: Element) -> dict[Capability, str]:
         if self._config.graphics == "none":

@@ -180,7 +180,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             if vcpus == now:
                 return
             try:
-                domain.setVcpusFlags(vcpus, _BOTH)
+                with self.dedicated.growing(domain, xml, vcpus):
+                    domain.setVcpusFlags(vcpus, _BOTH)
             except errors.HypervisorFault as error:
                 self._refuse_moved(domain, vcpus_of, now, error)
                 raise

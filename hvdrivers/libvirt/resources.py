@@ -59,6 +59,7 @@ class LibvirtResources(Topic, Resources):
             host=self.facts.about(),
             cpu=CpuResources(
                 total=int(info[2]),
+                dedicated=len(self.config.aside),
                 used=used_cpus,
                 sockets=int(info[4]) * int(info[5]),
                 cores_per_socket=int(info[6]),
@@ -108,6 +109,7 @@ class LibvirtResources(Topic, Resources):
             }
         )
         known = host_cells(self.facts.capabilities())
+        aside = self.config.aside
         free = self._free_pages(sizes, [each.id for each in known]) if sizes else {}
         for each, cell in zip(known, cells, strict=True):
             totals = {
@@ -118,7 +120,8 @@ class LibvirtResources(Topic, Resources):
                 for size in sizes
                 if totals.get(size)
             )
-            found.append(each.model_copy(update={"hugepages": pages}))
+            more = {"hugepages": pages, "dedicated": each.cpus & aside}
+            found.append(each.model_copy(update=more))
         return found
 
     def _free_pages(self, sizes: list[int], ids: list[int]) -> dict[tuple[int, int], int]:

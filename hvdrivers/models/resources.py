@@ -80,6 +80,9 @@ class NumaCell(Model):
     cpus: frozenset[int]
     memory_mib: int
     hugepages: tuple[HugePages, ...] = ()
+    dedicated: frozenset[int] = frozenset()
+    """Those of ``cpus`` that are set aside for pinned virtual CPUs; empty also where the host does
+    not say which they are."""
     siblings: tuple[frozenset[int], ...] = ()
     """Which of ``cpus`` are threads of one core; empty where the host does not say."""
     distances: Mapping[int, int] = {}

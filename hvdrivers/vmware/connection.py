@@ -7,8 +7,7 @@ from hvdrivers.contract.connection import Connection
 from hvdrivers.models.host import HostInfo
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
-from hvdrivers.vmware.place import Places
-from hvdrivers.vmware.session import Session
+from hvdrivers.vmware.host_facts import host_info
 
 _NEEDS_VCENTER: dict[Capability, str] = {
     Capability.VIF_DVS: "ESXi without vCenter has no distributed switches",
@@ -30,7 +29,7 @@ class VmwareConnection(Topic, Connection):
 
     @timed
     def host(self, *, timeout: float | None = None) -> HostInfo:
-        """Budget: no call; what the server is does not change while it is connected."""
+        """Budget: 1 call, which shows that the server answers. What it is was read at connect()."""
         del timeout
         self.session.ask_time()
         return host_info(self.session, self.places)
@@ -46,17 +45,3 @@ class VmwareConnection(Topic, Connection):
         """Budget: 1 call, which logs out."""
         del timeout
         self.session.close()
-
-
-def host_info(session: Session, places: Places) -> HostInfo:
-    """What the server is. No call."""
-    about = session.content.about
-    return HostInfo(
-        driver="vmware",
-        product=about.name,
-        product_version=about.version,
-        api_version=about.apiVersion,
-        architecture="x86_64",
-        hostname=places.get().compute_name,
-        accelerated=True,
-    )

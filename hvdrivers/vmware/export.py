@@ -31,7 +31,7 @@ from hvdrivers.vmware.devices import capacity_of, file_of
 from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, path_of, root_disk
-from hvdrivers.vmware.snapshots import nodes
+from hvdrivers.vmware.snapshot_tree import SNAPSHOT, nodes
 
 _PATHS = (path_of(DEVICES), "config.hardware.device")
 _FORMATS = (ImageFormat.RAW, ImageFormat.QCOW2, ImageFormat.VMDK, ImageFormat.VHDX)
@@ -100,7 +100,7 @@ class VmwareExport(Topic, SnapshotToImage):
 
     def _drop(self, found: Machine, name: str) -> None:
         """Delete the snapshot, if it was made."""
-        for node in list(nodes(self.reader.one(found.obj, "snapshot"))):
+        for node in list(nodes(self.reader.one(found.obj, SNAPSHOT))):
             if node.snapshot.name == name:
                 self.tasks.run(partial(node.obj.RemoveSnapshot_Task, False, True), entity=found.obj)
 

@@ -36,8 +36,8 @@ from hvdrivers.vmware.machines import STATE, VERSION, Machine, uuid_in
 from hvdrivers.vmware.names import split_path
 from hvdrivers.vmware.place import Places, Surroundings
 from hvdrivers.vmware.reader import IN_POOL, Row
-from hvdrivers.vmware.reconnect import Rewiring, rewiring
 from hvdrivers.vmware.record import DEVICES, devices_in, mark_in, option, path_of
+from hvdrivers.vmware.rewiring import Rewiring, rewiring
 from hvdrivers.vmware.specs import Plan
 from hvdrivers.vmware.wiring import backings_of
 

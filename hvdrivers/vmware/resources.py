@@ -24,8 +24,8 @@ from hvdrivers.models.resources import (
 from hvdrivers.models.vif import NicModel
 from hvdrivers.models.volume import DiskBus
 from hvdrivers.vmware.base import Topic
-from hvdrivers.vmware.connection import host_info
 from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.host_facts import host_info
 from hvdrivers.vmware.machines import STATE, uuid_in
 from hvdrivers.vmware.reader import IN_POOL, Row, step
 from hvdrivers.vmware.record import mark_in

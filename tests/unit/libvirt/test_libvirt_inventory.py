@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.resources import LibvirtResources, _device
 from hvdrivers.libvirt.xml import parse
 
@@ -27,6 +28,7 @@ class Inventory(LibvirtResources):
         self.asked: list[tuple[int, int]] = []
         self.silent = silent
         self.connection: Any = SimpleNamespace(remote=SimpleNamespace(getFreePages=self.answer))
+        self.config = LibvirtConfig()
         self.facts: Any = SimpleNamespace(capabilities=lambda: parse(CELLS))
 
     def answer(self, sizes: list[int], first: int, count: int, flags: int) -> Any:
