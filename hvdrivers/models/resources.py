@@ -109,6 +109,9 @@ class PciDevice(Model):
     """Six hex digits: ``030000`` is a VGA controller, ``020000`` an Ethernet controller."""
     label: str = ""
     driver: str | None = None
+    for_guests: bool = False
+    """The host does not use it: its administrator has set it aside for machines. See ``is_aside``
+    for hosts that tell it by the name of a driver."""
     numa_cell: int | None = None
     iommu_group: int | None = None
     physical_function: PciAddress | None = None
@@ -116,6 +119,11 @@ class PciDevice(Model):
     virtual_functions: tuple[PciAddress, ...] = ()
     max_virtual_functions: int = 0
     mediated_types: tuple[MediatedType, ...] = ()
+
+    @property
+    def is_aside(self) -> bool:
+        """For machines: the host says so, or its driver of the device does (``vfio-pci``)."""
+        return self.for_guests or self.driver == "vfio-pci"
 
     @property
     def is_gpu(self) -> bool:
