@@ -41,6 +41,12 @@ class HypervConnection(HypervExamine, Connection):
             lacking[Capability.VOLUME_FC] = (
                 "the host has no Fibre Channel port, or the user is no administrator"
             )
+        if not facts.assigns:
+            lacking[Capability.PCI_PASSTHROUGH] = (
+                "the Hyper-V module of the host assigns no devices: Windows Server does"
+            )
+        if not facts.gpus:
+            lacking[Capability.VGPU] = "the host has no GPU that can be cut into partitions"
         try:
             find_qemu_img()
         except errors.NotSupported as error:

@@ -53,6 +53,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "SnapshotNotFound": e.VolumeNotFound,
         "DiskBusy": e.DeviceBusy,
         "DiskInUse": e.DeviceBusy,
+        "DeviceKept": e.DeviceBusy,
         "PortBusy": e.DeviceBusy,
         "AddressTaken": e.DeviceBusy,
         "HasSnapshots": e.DeviceBusy,

@@ -109,6 +109,11 @@ class HypervObserver(Observer):
                 found |= {
                     f"snapshot {point.name} of {who}" for point in machine.checkpoints.values()
                 }
+            found |= {
+                f"device {each.location_path}: owner {each.owner and owners.get(each.owner)}"
+                f"{', dismounted' if each.dismounted else ''}"
+                for each in self._host.state.hardware.devices
+            }
             storage = self._host.state.storage
             found |= {f"iSCSI session to {each.target}" for each in storage.sessions.values()}
             found |= {f"iSCSI portal {address}" for address, _ in storage.portals}

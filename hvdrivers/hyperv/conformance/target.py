@@ -35,6 +35,7 @@ from hvdrivers.driverkit.images import staging_name
 from hvdrivers.guard import guarded
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.conformance import marks
+from hvdrivers.hyperv.conformance.devices import lend_devices
 from hvdrivers.hyperv.conformance.observer import ROOT, HypervObserver
 from hvdrivers.hyperv.conformance.others import SWITCH, OtherHost, lent
 from hvdrivers.hyperv.conformance.seam import HypervSeam
@@ -81,6 +82,7 @@ class HypervTarget(Target):
         with self.host.world.lock:
             switch = Switch(SWITCH)
             self.host.state.switches[switch.id] = switch
+            lend_devices(self.host)
         self.service = WsmanServer(self.host, users={"operator": "hvct-secret"}, machine="HVCT")
         fields: dict[str, Any] = {
             "host": "127.0.0.1",

@@ -33,6 +33,7 @@ function Invoke-HvOpen {
     $HvShared.Facts.Pools = $Arguments.pools
     $HvShared.Facts.Disks = $Arguments.disks
     $HvShared.Facts.Nics = $Arguments.nics
+    $HvShared.Facts.Mmio = [long]$Arguments.mmio
     foreach ($name in 'index', 'instances', 'images', 'volumes', 'locks') {
         if (-not (Test-Path -LiteralPath "$root\$name")) {
             $null = New-Item -ItemType Directory -Force -Path "$root\$name"
@@ -45,6 +46,8 @@ function Invoke-HvOpen {
     @{
         initiator = $ports.iscsi -gt 0
         fibre = $ports.fibre -gt 0
+        assigns = Test-HvCommand 'Add-VMAssignableDevice'
+        gpus = @(Get-HvHostGpus).Count -gt 0
         root = $root
         computer = [string]$vmhost.ComputerName
         caption = [string]$system.Caption

@@ -90,13 +90,17 @@ function New-HvMachine {
         $processor.MaximumCountPerNumaNode = [int]($Arguments.cpus / $Arguments.numa)
     }
     Hyper-V\Set-VMProcessor -VM $vm @processor
-    $automatic = @{}
+    $automatic = @{ AutomaticStopAction = 'ShutDown' }
+    # Hyper-V starts no machine with a device of the host that has another stop action
+    if (@($Arguments.pci).Count + @($Arguments.vgpus).Count -gt 0) {
+        $automatic.AutomaticStopAction = 'TurnOff'
+    }
     # Windows Server 2016 has no automatic checkpoints, and no parameter for them
     if (Test-HvParameter 'Set-VM' 'AutomaticCheckpointsEnabled') {
         $automatic.AutomaticCheckpointsEnabled = $false
     }
     Hyper-V\Set-VM -VM $vm -NewVMName $Arguments.name -Notes $Arguments.notes `
-        -AutomaticStartAction StartIfRunning -AutomaticStopAction ShutDown `
+        -AutomaticStartAction StartIfRunning `
         -CheckpointType Standard @automatic
     foreach ($adapter in Hyper-V\Get-VMNetworkAdapter -VM $vm) {
         Hyper-V\Remove-VMNetworkAdapter -VMNetworkAdapter $adapter
@@ -141,7 +145,7 @@ function New-HvMachine {
         $lines += "nic $($nic.word) $($adapter.Id) $($nic.json)"
     }
     Set-HvFirmware $vm $Arguments $boot
-    Set-HvRecord $folder $lines
+    Set-HvRecord $folder (Add-HvDevices $vm $Arguments $lines $folder)
     $vm
 }
 
@@ -414,6 +418,7 @@ function Remove-HvInstance {
         $below = "$((Hyper-V\Get-VHD -Path $root).ParentPath)"
         Move-HvDisk $root $Keep $below.StartsWith("$folder\", 'OrdinalIgnoreCase')
     }
+    Remove-HvDevices $vm $lines
     if ($null -ne $vm) {
         Hyper-V\Remove-VM -VM $vm -Force -Confirm:$false
     }

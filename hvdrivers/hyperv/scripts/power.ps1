@@ -37,7 +37,12 @@ function Invoke-HvPower {
                 Wait-HvState $vm 'Running'
             }
             'suspend' {
-                if ($found.State -ne 'suspended') { Hyper-V\Save-VM -VM $vm -Confirm:$false }
+                if ($found.State -ne 'suspended') {
+                    if (Test-HvHasDevices $vm) {
+                        Stop-Hv 'Unsupported' 'Hyper-V saves no machine with a device of the host'
+                    }
+                    Hyper-V\Save-VM -VM $vm -Confirm:$false
+                }
                 Wait-HvState $vm 'Saved'
             }
             'resume' {

@@ -46,6 +46,8 @@ function Invoke-HvHost {
         assigned = $memory
         instances = $ours
         cells = $cells.ToArray()
+        devices = @(Get-HvPciDevices)
+        gpus = @(Get-HvGpus)
         pools = @(foreach ($name in $Arguments.pools) { Get-HvSpace $name })
     }
 }

@@ -142,6 +142,9 @@ function Invoke-HvSnapshot {
                 }
             }
         }
+        if (Test-HvHasDevices $vm) {
+            Stop-Hv 'Unsupported' 'a machine with a device of the host has no checkpoints'
+        }
         if (@(Get-HvStrangeDrives $found.Uuid $vm $lines).Count -gt 0) {
             Stop-Hv 'HasVolumes' 'somebody has attached a disk, which a checkpoint would contain'
         }

@@ -11,8 +11,11 @@ from hvdrivers.hyperv.simulator.cmdlets.cim_classes import CLASSES, VIRTUALIZATI
 from hvdrivers.hyperv.simulator.cmdlets.power import reset, save, start, turn_off
 from hvdrivers.hyperv.simulator.cmdlets.registry import cmdlet
 from hvdrivers.hyperv.simulator.errors import CIM_EXCEPTION, CmdletError
+from hvdrivers.hyperv.simulator.state.host import HostDevice
 from hvdrivers.hyperv.simulator.state.machine import Machine
 from hvdrivers.hyperv.simulator.wire import Thing, UInt32, Value
+
+_Method = Callable[[Call, dict[str, str], dict[str, object]], Row]
 
 
 def _cim_error(code: str, category: str, why: str) -> CmdletError:
@@ -244,7 +247,36 @@ def _target_mapping(call: Call, _: dict[str, str], arguments: dict[str, object])
     }
 
 
-_Method = Callable[[Call, dict[str, str], dict[str, object]], Row]
+def _pnp_device(call: Call, item: dict[str, str]) -> HostDevice:
+    for device in call.host.hardware.devices:
+        if device.shown_id == item.get("DeviceID"):
+            return device
+    raise _cim_error("HRESULT 0x80041002", "ObjectNotFound", "Not found")
+
+
+def _device_properties(call: Call, item: dict[str, str], arguments: dict[str, object]) -> Row:
+    device = _pnp_device(call, item)
+    known: Row = {
+        "DEVPKEY_Device_LocationPaths": [device.location_path],
+        "DEVPKEY_Device_BusNumber": UInt32(device.bus),
+        "DEVPKEY_Device_Address": UInt32(device.slot << 16 | device.function),
+    }
+    wanted = arguments.get("devicePropertyKeys")
+    names = [str(each) for each in wanted] if isinstance(wanted, list) else list(known)
+    told: list[Value] = [
+        Thing((), {"KeyName": name, "Data": known[name]}) for name in names if name in known
+    ]
+    return {"deviceProperties": told}
+
+
+def _switch_device(enabled: bool) -> _Method:
+    def switch(call: Call, item: dict[str, str], _: dict[str, object]) -> Row:
+        _pnp_device(call, item).enabled = enabled
+        return {"RebootNeeded": False}
+
+    return switch
+
+
 _METHODS: dict[tuple[str, str], _Method] = {
     ("msvm_computersystem", "requeststatechange"): _request_state,
     ("msvm_shutdowncomponent", "initiateshutdown"): _initiate_shutdown,
@@ -252,4 +284,7 @@ _METHODS: dict[tuple[str, str], _Method] = {
     ("msvm_keyboard", "typetext"): _type_text,
     ("msvm_migrationjob", "requeststatechange"): _end_migration,
     ("msfc_hbafcpinfo", "getfcptargetmapping"): _target_mapping,
+    ("win32_pnpentity", "getdeviceproperties"): _device_properties,
+    ("win32_pnpentity", "disable"): _switch_device(False),
+    ("win32_pnpentity", "enable"): _switch_device(True),
 }

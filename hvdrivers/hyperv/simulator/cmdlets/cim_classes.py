@@ -80,6 +80,18 @@ def _shares(host: HostState) -> Iterator[Row]:
         yield {"Name": name, "Path": path, "Type": UInt32(kind), "Status": "OK"}
 
 
+def _plug_and_play(host: HostState) -> Iterator[Row]:
+    for device in host.hardware.devices:
+        yield {
+            "DeviceID": device.shown_id,
+            "Name": device.name + (" - Dismounted" if device.dismounted else ""),
+            "PNPClass": "System" if device.dismounted else "Net",
+            "CompatibleID": [f"PCI\\CC_{device.class_code}", f"PCI\\CC_{device.class_code[:4]}"],
+            "ConfigManagerErrorCode": UInt32(0 if device.enabled else 22),
+            "Present": True,
+        }
+
+
 def _guid(machine: Machine) -> str:
     return str(machine.id).upper()
 
@@ -249,6 +261,7 @@ CLASSES: dict[tuple[str, str], tuple[str, Rows]] = {
             "Win32_ComputerSystem": _computer,
             "Win32_LogicalDisk": _logical_disks,
             "Win32_Share": _shares,
+            "Win32_PnPEntity": _plug_and_play,
         },
         "root/wmi": {
             "MSiSCSIInitiator_SessionClass": _iscsi_sessions,

@@ -71,6 +71,18 @@ class HostDevice:
     name: str
     dismounted: bool = False
     owner: UUID | None = None
+    bus: int = 1
+    slot: int = 0
+    function: int = 0
+    class_code: str = "020000"
+    enabled: bool = True
+
+    @property
+    def shown_id(self) -> str:
+        """A dismounted device is one of another enumerator."""
+        return (
+            self.instance_id.replace("PCI\\", "PCIP\\", 1) if self.dismounted else self.instance_id
+        )
 
 
 @dataclass
