@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from hvdrivers.driverkit.hub import Back, Hub, Inbox, Listener, Lost, Sink, is_gap
     from hvdrivers.driverkit.images import (
         ImageStore,
+        KnownKeys,
         Taken,
         abandoned,
         file_identity,
@@ -114,6 +115,7 @@ __all__ = [
     "Inbox",
     "InstanceStream",
     "Journal",
+    "KnownKeys",
     "Listener",
     "Lost",
     "Missed",
@@ -217,6 +219,8 @@ _HOMES = {
     ),
     "hvdrivers.driverkit.images": (
         "ImageStore",
+        "KnownKeys",
+        "KnownKeys",
         "Taken",
         "abandoned",
         "file_identity",

@@ -46,8 +46,8 @@ def root_disk_bytes(image_bytes: int, disk_gib: int) -> int:
     """
     if disk_gib and image_bytes > disk_gib * _GIB:
         raise errors.ImageRejected(
-            f"the image needs {image_bytes / _GIB:.2f} GiB, and the flavor's disk has"
-            f" {disk_gib} GiB",
+            f"the image needs {image_bytes} bytes ({image_bytes / _GIB:.2f} GiB), the flavor's disk"
+            f" has {disk_gib} GiB",
             hint="choose a flavor with a larger disk, or disk_gib=0 for the image's own size",
         )
     return disk_gib * _GIB or image_bytes

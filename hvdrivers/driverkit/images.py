@@ -27,7 +27,8 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -35,7 +36,7 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.locks import KeyLocks
-from hvdrivers.models.image import CachedImage, FileImage, HttpImage, ImageFormat
+from hvdrivers.models.image import CachedImage, FileImage, HttpImage, ImageFormat, ImageRef
 from hvdrivers.models.progress import ProgressCallback
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ImageStore",
+    "KnownKeys",
     "Taken",
     "abandoned",
     "file_identity",
@@ -63,9 +65,48 @@ STILL = 600.0
 """Seconds without a write after which evict_image() removes a partial upload: its caller has asked
 for this one. Were it alive all the same, it would fail, and could be repeated."""
 
+REMEMBERED = 1000
+"""Files whose keys are remembered: the last ones that were read."""
+
 
 class Taken(Exception):
     """Raised by a driver's ``publish``: the name is taken, so another upload was faster."""
+
+
+class KnownKeys:
+    """Cache keys of local files without a checksum. Such a file must be read to know its key, and
+    is not read again while it is unchanged. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[object, ...], str] = {}
+        self._lock = threading.Lock()
+
+    def of(self, image: ImageRef) -> str | None:
+        """The cache key, if it is known without reading the image: from its checksum or its name,
+        or because the same file was read before and has not changed since."""
+        key = image.cache_key()
+        if key is None and isinstance(image, FileImage):
+            with self._lock:
+                return self._keys.get(file_identity(image))
+        return key
+
+    @contextmanager
+    def open(
+        self, image: ImageRef, *, progress: ProgressCallback | None, timeout: float | None
+    ) -> Iterator[LocalImage]:
+        """:func:`hvdrivers.images.open_image`, with its arguments and errors; what it tells is
+        remembered."""
+        from hvdrivers.images import open_image
+
+        # taken before the file is read: if the file changes meanwhile, the key is not found again
+        identity = file_identity(image) if isinstance(image, FileImage) else None
+        with open_image(image, progress=progress, timeout=timeout) as opened:
+            if identity is not None and image.cache_key() is None:
+                with self._lock:
+                    self._keys[identity] = opened.cache_key
+                    if len(self._keys) > REMEMBERED:
+                        del self._keys[next(iter(self._keys))]
+            yield opened
 
 
 class ImageStore(Generic[_B]):
@@ -89,8 +130,7 @@ class ImageStore(Generic[_B]):
     ) -> None:
         self._find = find
         self._upload = upload
-        self._known: dict[tuple[object, ...], str] = {}
-        self._known_lock = threading.Lock()
+        self._keys = KnownKeys()
         self._turns = KeyLocks()
 
     def get(
@@ -112,7 +152,7 @@ class ImageStore(Generic[_B]):
             OperationTimeout: the deadline passed, also while another thread brings the image.
         """
         limit = deadline or current_deadline()
-        key = self.key(image)
+        key = self._keys.of(image)
         if key is not None:
             found = self._find(key)
             if found is not None:
@@ -129,13 +169,8 @@ class ImageStore(Generic[_B]):
             self._turns.release(turn)
 
     def key(self, image: FileImage | HttpImage) -> str | None:
-        """The cache key, if it is known without reading the image: from its checksum, or because
-        this store has read the same file before and the file has not changed since."""
-        key = image.cache_key()
-        if key is None and isinstance(image, FileImage):
-            with self._known_lock:
-                return self._known.get(_identity(image))
-        return key
+        """The cache key, if it is known without reading the image: see :meth:`KnownKeys.of`."""
+        return self._keys.of(image)
 
     def _bring(
         self,
@@ -145,19 +180,12 @@ class ImageStore(Generic[_B]):
         limit: Deadline,
     ) -> _B:
         # another thread may have brought it while this one waited for its turn
-        known = self.key(image)
+        known = self._keys.of(image)
         found = self._find(known) if known is not None else None
         if found is not None:
             return found
-        from hvdrivers.images import open_image
-
-        # taken before the file is read: if the file changes meanwhile, the key is not found again
-        identity = _identity(image)
         timeout = max(limit.left, 0.001) if limit.bounded else None
-        with open_image(image, progress=progress, timeout=timeout) as opened:
-            if image.cache_key() is None and isinstance(image, FileImage):
-                with self._known_lock:
-                    self._known[identity] = opened.cache_key
+        with self._keys.open(image, progress=progress, timeout=timeout) as opened:
             if opened.cache_key != key:
                 found = self._find(opened.cache_key)
                 if found is not None:

@@ -111,6 +111,9 @@ class HypervConfig(DriverConfig):
     """Disks and seed that the driver puts on a machine's SCSI controller, at most."""
     nic_slots: Annotated[int, Field(ge=1, le=64)] = 64
     """NICs of a machine, at most. Generation 1 has 8."""
+    gpu_mmio_mib: Annotated[int, Field(ge=512, le=1 << 24)] = 33280
+    """Address space above 4 GiB that a machine gets for each GPU and each partition of one, in MiB:
+    at least the memory of the GPU that it maps."""
     default_firmware: Firmware = Firmware.UEFI
     """Of a spec that names none. UEFI is a machine of generation 2, which takes NICs while it
     runs; images that only a BIOS boots need ``bios``."""

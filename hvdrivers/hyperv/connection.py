@@ -29,7 +29,24 @@ class HypervConnection(HypervExamine, Connection):
         self.session.close()
 
     def narrowed(self) -> dict[Capability, str]:
-        """What this host's Windows lacks, and the caller's machine. Budget: none."""
+        """What this host lacks, and the caller's machine. Budget: none beyond connect()."""
+        facts = self.session.facts()
+        lacking = {}
+        if not facts.initiator:
+            lacking[Capability.VOLUME_ISCSI] = (
+                "the iSCSI initiator of the host (service MSiSCSI) does not run, or the user is no"
+                " administrator"
+            )
+        if not facts.fibre:
+            lacking[Capability.VOLUME_FC] = (
+                "the host has no Fibre Channel port, or the user is no administrator"
+            )
+        if not facts.assigns:
+            lacking[Capability.PCI_PASSTHROUGH] = (
+                "the Hyper-V module of the host assigns no devices: Windows Server does"
+            )
+        if not facts.gpus:
+            lacking[Capability.VGPU] = "the host has no GPU that can be cut into partitions"
         try:
             find_qemu_img()
         except errors.NotSupported as error:
@@ -39,8 +56,8 @@ class HypervConnection(HypervExamine, Connection):
                 Capability.IMAGE_VDI,
                 Capability.IMAGE_OVA,
             )
-            return dict.fromkeys(formats, error.message)
-        return {}
+            lacking |= dict.fromkeys(formats, error.message)
+        return lacking
 
 
 def host_info(facts: HostFacts) -> HostInfo:

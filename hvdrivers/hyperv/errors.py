@@ -53,6 +53,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "SnapshotNotFound": e.VolumeNotFound,
         "DiskBusy": e.DeviceBusy,
         "DiskInUse": e.DeviceBusy,
+        "DeviceKept": e.DeviceBusy,
         "PortBusy": e.DeviceBusy,
         "AddressTaken": e.DeviceBusy,
         "HasSnapshots": e.DeviceBusy,
@@ -101,6 +102,15 @@ BY_ID: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "NewItemUnauthorizedAccessError": e.PermissionDenied,
         "PathNotFound": e.VolumeNotFound,
         "FileNotFound": e.VolumeNotFound,
+        # the initiator's codes, as CIM cmdlets give them
+        "HRESULT 0xefff0002": e.VolumeNotFound,  # the login failed
+        "HRESULT 0xefff0003": e.VolumeNotFound,  # the portal does not answer
+        "HRESULT 0xefff0009": e.VolumeNotFound,  # the target refuses the credentials
+        "HRESULT 0xefff000a": e.VolumeNotFound,  # or the initiator
+        "HRESULT 0xefff0013": e.VolumeNotFound,  # the target is out of service
+        "HRESULT 0xefff0015": e.VolumeNotFound,  # the portal has no such target
+        "HRESULT 0xefff0020": e.DeviceBusy,  # somebody has a disk of the session open
+        "StorageWMI 40001": e.PermissionDenied,
         # the host's PowerShell or its Hyper-V module lacks something
         "CommandNotFoundException": e.NotSupported,
         "CouldNotAutoLoadModule": e.NotSupported,

@@ -9,7 +9,6 @@ all. With ``image_route="pull"`` the host fetches what is on a web server itself
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.driverkit.images import (
-    QUIET,
-    file_identity,
-    staging_name,
-)
+from hvdrivers.driverkit.images import QUIET, KnownKeys, staging_name
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.hyperv.config import ImageRoute
 from hvdrivers.hyperv.instances import GIB
@@ -55,20 +50,11 @@ class ImageStore:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._known_files: dict[tuple[object, ...], str] = {}
-        """Cache keys of local files without a checksum, by what tells that a file has not
-        changed."""
-        self._known_lock = threading.Lock()
+        self._keys = KnownKeys()
 
     def known_key(self, image: ImageRef | None) -> str | None:
         """The image's key, if it is known without reading the image."""
-        if image is None:
-            return None
-        key = image.cache_key()
-        if key is None and isinstance(image, FileImage):
-            with self._known_lock:
-                return self._known_files.get(file_identity(image))
-        return key
+        return None if image is None else self._keys.of(image)
 
     def key_of(
         self, image: ImageRef | None, deadline: Deadline, progress: ProgressCallback | None
@@ -135,12 +121,7 @@ class ImageStore:
             raise errors.VolumeNotFound("there is no image of this name on the host")
         if isinstance(image, HttpImage) and self._is_pulled(image):
             return self._pull(image, deadline, progress)
-        from hvdrivers.images import open_image
-
-        with open_image(image, progress=progress, timeout=deadline.left) as opened:
-            if isinstance(image, FileImage) and image.checksum is None:
-                with self._known_lock:
-                    self._known_files[file_identity(image)] = opened.cache_key
+        with self._keys.open(image, progress=progress, timeout=deadline.left) as opened:
             self._upload(opened, deadline, progress)
             return opened.cache_key
 

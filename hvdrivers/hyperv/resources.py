@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 from hvdrivers.contract.resources import Resources
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.connection import host_info
 from hvdrivers.hyperv.instances import GIB, MIB
+from hvdrivers.messages import shown_text
+from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import (
     CpuResources,
     HostResources,
+    MediatedType,
     MemoryResources,
     NumaCell,
+    PciDevice,
     StorageResources,
 )
 
@@ -64,5 +71,24 @@ class HypervResources(Topic, Resources):
                 if pool["total"] is not None  # unknown is not zero
             ),
             numa_cells=tuple(cells),
+            devices=tuple(_devices(found)),
             instances=found["instances"],
+        )
+
+
+def _devices(found: Mapping[str, Any]) -> Iterator[PciDevice]:
+    """PCI devices. The partitions of a GPU are named as Hyper-V names the GPU."""
+    for each in found["devices"]:
+        yield PciDevice(
+            address=PciAddress(each["address"]),
+            vendor_id=each["vendor"],
+            product_id=each["product"],
+            class_code=each["class"] or "000000",
+            label=shown_text(each["label"]) or "",
+            for_guests=each["aside"],
+            mediated_types=tuple(
+                MediatedType(name=gpu["name"], available=gpu["free"], total=gpu["total"])
+                for gpu in found["gpus"]
+                if gpu["instance"] == each["instance"]
+            ),
         )

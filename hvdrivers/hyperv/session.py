@@ -46,6 +46,14 @@ class HostFacts(Model):
     """PowerShell's version."""
     processors: int
     """Logical processors."""
+    initiator: bool
+    """It has an iSCSI initiator that the account may use."""
+    fibre: bool
+    """It has a Fibre Channel port that the account may use."""
+    assigns: bool
+    """Its module assigns devices."""
+    gpus: bool
+    """It has a GPU that can be cut into partitions."""
 
 
 class Session:
@@ -84,6 +92,7 @@ class Session:
                 "pools": pools,
                 "disks": self.config.disk_slots,
                 "nics": self.config.nic_slots,
+                "mmio": self.config.gpu_mmio_mib << 20,
             }
             shell.facts = HostFacts.model_validate(shell.request("Open", arguments, deadline))
         except ScriptError as error:

@@ -1,9 +1,12 @@
-"""A volume on Hyper-V: a VHDX or VHD file, by the path that the scripts want."""
+"""A volume on Hyper-V, as the scripts want it: a VHDX or VHD file by its path, or a logical unit of
+a storage server, which the host's initiator or its Fibre Channel adapter makes a disk of the host.
+"""
 
 from __future__ import annotations
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.hyperv.host_disks import disk_of, disk_path
 from hvdrivers.hyperv.library import Json
 from hvdrivers.hyperv.naming import (
     belongs_to_host,
@@ -18,6 +21,8 @@ from hvdrivers.models.volume import (
     DeviceType,
     DiskBus,
     DiskQos,
+    FibreChannelVolume,
+    IscsiVolume,
     PoolVolume,
     SmbfsVolume,
     Volume,
@@ -40,7 +45,13 @@ class VolumeSources:
             raise errors.VolumeNotFound(f"there is no pool {pool}")
         return path
 
-    @provides(Capability.VOLUME_POOL, Capability.VOLUME_SMBFS, Capability.MULTI_ATTACH)
+    @provides(
+        Capability.VOLUME_POOL,
+        Capability.VOLUME_SMBFS,
+        Capability.VOLUME_ISCSI,
+        Capability.VOLUME_FC,
+        Capability.MULTI_ATTACH,
+    )
     def _path_of(self, volume: Volume) -> str:
         if isinstance(volume, PoolVolume):
             if volume.data.format not in (None, ImageFormat.VHDX):
@@ -54,12 +65,15 @@ class VolumeSources:
             if not plain_path(path) or belongs_to_host(path, self._session.facts().root):
                 raise errors.VolumeNotFound("the path leads to no volume on a share")
             return path
+        if isinstance(volume, IscsiVolume | FibreChannelVolume):
+            return disk_path(volume)
         raise errors.NotSupported(f"this driver has no volumes of type {volume.driver_volume_type}")
 
     @provides(Capability.BOOT_FROM_VOLUME)
     def attachment(self, attachment: VolumeAttachment) -> dict[str, Json]:
         """What the scripts attach, or say that it cannot be."""
         path = self._path_of(attachment.volume)
+        disk = disk_of(attachment.volume)
         record = VolumeRecord(
             multiattach=attachment.volume.multiattach,
             boot_index=attachment.boot_index,
@@ -73,7 +87,8 @@ class VolumeSources:
             "ide": attachment.bus is DiskBus.IDE,
             "boot": attachment.boot_index == 0,
             "iops": iops_of(attachment.qos),
-            "refused": _refusal(attachment),
+            "refused": _refusal(attachment) or (_disk_refusal(attachment) if disk else ""),
+            "disk": disk,
             "json": packed(record),
         }
 
@@ -88,6 +103,13 @@ def _refusal(attachment: VolumeAttachment) -> str:
         return "Hyper-V attaches no virtual disk for reading only"
     if attachment.cache is not None:
         return "Hyper-V has no cache modes for a disk"
+    return ""
+
+
+def _disk_refusal(attachment: VolumeAttachment) -> str:
+    """What Hyper-V does not do with a disk that it passes through."""
+    if iops_of(attachment.qos):
+        return "Hyper-V limits no disk that it passes through"
     return ""
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 from hvdrivers.libvirt.backup_job import BackupJobs
 from hvdrivers.libvirt.claim import Claims
 from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.dedicated import Dedicated
 from hvdrivers.libvirt.deletions import Deletions
 from hvdrivers.libvirt.destroy import Removal
 from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.event_hub import EventHub
 from hvdrivers.libvirt.event_streams import EventStreams
 from hvdrivers.libvirt.host_facts import HostFacts
+from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.leaving_rescue import Rescues
 from hvdrivers.libvirt.listing import Listing
@@ -52,6 +54,9 @@ class Topic:
     event_streams: EventStreams
     turns: Turns
     """One client at a time at an instance's snapshots."""
+    huge_pages: HugePageStock
+    dedicated: Dedicated
+    """CPUs of the host that one machine has to itself."""
     claims: Claims
     """One spawn at a time of a UUID."""
     removal: Removal

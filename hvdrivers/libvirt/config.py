@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, Valida
 from hvdrivers.addresses import bracketed
 from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.invalid import in_words
+from hvdrivers.libvirt.pinning import cpus_in
 from hvdrivers.limits import WAIT_SECONDS
 from hvdrivers.models.base import PrintableText
 from hvdrivers.models.config import DriverConfig
@@ -52,6 +53,11 @@ def _address(value: str) -> str:
         raise ValueError("is no IP address") from None  # its own words quote the value
 
 
+def _cpus(value: str) -> str:
+    cpus_in(value)
+    return value
+
+
 PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
@@ -84,6 +90,18 @@ class LibvirtConfig(DriverConfig):
     hotplug_slots: Annotated[int, Field(ge=1, le=28)] = 12
     """Disks and NICs that can be plugged beside the ones given at spawn."""
 
+    dedicated_cpus: (
+        Annotated[
+            str,
+            StringConstraints(pattern=r"^\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*$"),
+            AfterValidator(_cpus),
+        ]
+        | None
+    ) = None
+    """CPUs of the host that are set aside for dedicated virtual ones: ``2-15,18``. Machines that
+    share CPUs, and QEMU's own threads, run on the others. None: no machine gets CPUs to itself.
+    Each client of the host must name the same."""
+
     storage_address: Annotated[PrintableText, AfterValidator(_address)] | None = None
     """IP address of the host on the storage network, for ``get_volume_connector()``. None: that of
     the host in the URI, or of the daemon's own name, as it resolves here; unknown if neither does.
@@ -113,6 +131,11 @@ class LibvirtConfig(DriverConfig):
             return cls(**values)
         except ValidationError as error:
             raise InvalidRequest(in_words(error)) from None
+
+    @property
+    def aside(self) -> frozenset[int]:
+        """``dedicated_cpus`` as numbers."""
+        return cpus_in(self.dedicated_cpus) if self.dedicated_cpus else frozenset()
 
     @property
     def host_label(self) -> str:

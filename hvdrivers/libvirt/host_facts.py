@@ -26,6 +26,9 @@ _CONVERTED = (
     Capability.IMAGE_VDI,
     Capability.IMAGE_OVA,
 )
+_PAGE_KIB = 4
+_LEAST_KIB = 16 << 10
+"""The memory of the smallest machine."""
 _SCREENS = {
     ConsoleKind.VNC: Capability.CONSOLE_VNC,
     ConsoleKind.SPICE: Capability.CONSOLE_SPICE,
@@ -40,9 +43,11 @@ class HostFacts:
         self._config = connection.config
 
     def narrowed(self) -> dict[Capability, str]:
-        """What this host lacks, and the caller's machine. One call, once; three where the usual
+        """What this host lacks, and the caller's machine. Two calls, once; three where the usual
         machine type is not q35."""
         reasons = self._connection.fact("narrowed", lambda _: self.lacking()) | _not_converted()
+        reasons |= self._connection.fact("narrowed-cpus", lambda _: self._lacking_cpus())
+        reasons |= self._connection.fact("narrowed-pages", lambda _: self._lacking_pages())
         reason = backups_elsewhere(self._config.uri, self._config.host_root)
         return reasons | ({Capability.INCREMENTAL_BACKUP: reason} if reason else {})
 
@@ -67,6 +72,31 @@ class HostFacts:
         if "emulator" not in tpm:
             reasons[Capability.VTPM] = "the host has no TPM emulator (package swtpm)"
         return reasons | self._lacking_screens(capabilities)
+
+    def _lacking_cpus(self) -> dict[Capability, str]:
+        """No call where no CPUs are set aside."""
+        aside = self._config.aside
+        if not aside:
+            reason = "no CPUs of the host are set aside: dedicated_cpus in the configuration"
+            return {Capability.CPU_PINNING: reason}
+        cells = self.capabilities().iterfind("host/topology/cells/cell")
+        there = {int(cpu.get("id", 0)) for cell in cells for cpu in cell.iterfind("cpus/cpu")}
+        missing = aside - there
+        if not missing:
+            return {}
+        return {
+            Capability.CPU_PINNING: f"the host has no CPU {min(missing)}, which dedicated_cpus in"
+            " the configuration names"
+        }
+
+    def _lacking_pages(self) -> dict[Capability, str]:
+        """One call, once."""
+        cells = self.capabilities().iterfind("host/topology/cells/cell/pages")
+        pages = ((int(each.get("size", 0)), int(each.text or 0)) for each in cells)
+        if any(size > _PAGE_KIB and size * number >= _LEAST_KIB for size, number in pages):
+            return {}
+        reason = "the host had no huge pages for a machine when it was connected (vm.nr_hugepages)"
+        return {Capability.HUGEPAGES: reason}
 
     def _lacking_screens(self, capabilities: Element) -> dict[Capability, str]:
         if self._config.graphics == "none":

@@ -9,7 +9,6 @@ what a file cannot say of itself safely: format and size. Disks are based on the
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,7 +20,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.driverkit.images import file_identity, staging_name
+from hvdrivers.driverkit.images import KnownKeys, staging_name
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.chains import Chains
 from hvdrivers.libvirt.files import times_of
@@ -36,7 +35,7 @@ from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.uploads import PartialUploads
 from hvdrivers.libvirt.volumes import VOLUME_NAME
 from hvdrivers.libvirt.xml import Element, attribute, parse
-from hvdrivers.models.image import FileImage, HostImage, HttpImage, ImageRef
+from hvdrivers.models.image import HostImage, ImageRef
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -62,10 +61,7 @@ class ImageStore:
         self._chains = chains
         self._uploads = uploads
         self._overlays = overlays
-        self._known_files: dict[tuple[object, ...], str] = {}
-        """Cache keys of local files without a checksum, by what tells that a file has not changed:
-        so that a second spawn need not read it again to know its name."""
-        self._known_lock = threading.Lock()
+        self._keys = KnownKeys()
 
     @provides(
         Capability.IMAGE_RAW,
@@ -84,16 +80,13 @@ class ImageStore:
         """The image in the cache, or on the host."""
         if isinstance(image, HostImage):
             return self._host_image(image)
-        key = self._key(image)
+        key = self._keys.of(image)
         return None if key is None else self.cached(key)
 
     def bring(self, image: ImageRef, deadline: Deadline, progress: ProgressCallback | None) -> Base:
         """Bring an image that is not there to the host."""
-        key = None if isinstance(image, HostImage) else self._key(image)
-        from hvdrivers.images import open_image
-
-        with open_image(image, progress=progress, timeout=deadline.left) as opened:
-            self._remember(image, opened.cache_key)
+        key = self._keys.of(image)
+        with self._keys.open(image, progress=progress, timeout=deadline.left) as opened:
             found = None if opened.cache_key == key else self.cached(opened.cache_key)
             if found is not None:
                 return found
@@ -229,18 +222,6 @@ class ImageStore:
         found = self.cached(key)
         if found is None or PurePosixPath(found.path).name != name:
             self._pools.delete_disk(name)
-
-    def _key(self, image: FileImage | HttpImage) -> str | None:
-        key = image.cache_key()
-        if key is None and isinstance(image, FileImage):
-            with self._known_lock:
-                return self._known_files.get(file_identity(image))
-        return key
-
-    def _remember(self, image: ImageRef, key: str) -> None:
-        if isinstance(image, FileImage) and image.checksum is None:
-            with self._known_lock:
-                self._known_files[file_identity(image)] = key
 
 
 class NoContent(errors.HypervisorFault):

@@ -24,14 +24,17 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.lifecycle import Lifecycle
+from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Undo, changed
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.claim import is_made
+from hvdrivers.libvirt.dedicated import Dedicated
 from hvdrivers.libvirt.definition import complete, define
 from hvdrivers.libvirt.domain import domain_xml
 from hvdrivers.libvirt.domains import affecting, require_off
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
+from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.metadata import (
     METADATA_NAMESPACE,
@@ -69,13 +72,13 @@ from hvdrivers.models.instance import (
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState, StartAs
 
-_GIB = 1 << 30
-
 
 class LibvirtLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
 
-    @provides(*declared(ImageStore), *declared(OwnDisks))
+    @provides(
+        *declared(ImageStore), *declared(OwnDisks), *declared(Dedicated), *declared(HugePageStock)
+    )
     def spawn(
         self,
         spec: InstanceSpec,
@@ -95,6 +98,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         refuse_too_many(spec, discs=disc is not None)
         choice = self.facts.choice(spec.hardware.machine_type)
         placement = self._placement(spec)
+        self.huge_pages.require(spec.flavor, spec.numa, starts=spec.start)
         found, volumes = self._looked_up(spec)
         base = found
         if spec.image is not None and base is None:
@@ -106,17 +110,18 @@ class LibvirtLifecycle(Topic, Lifecycle):
                 self.secrets.make(spec.uuid, attachment, undo)
             deadline.check("disks were made")
             record = Record.of(spec, base.key if base else None, self.facts.default_firmware())
-            xml = domain_xml(
-                spec,
-                record,
-                choice,
-                disks=disks,
-                volumes=volumes,
-                console_path=self.pools.console_path(console_name(spec.uuid)),
-                nvram_path=self.pools.disk_path(disk_name(spec.uuid, NVRAM)),
-                placement=placement,
-            )
-            domain = self._make_domain(spec, base, record.firmware, xml, undo)
+            with self.dedicated.new(spec.flavor, spec.numa, starts=spec.start) as pins:
+                xml = domain_xml(
+                    spec,
+                    record,
+                    choice,
+                    disks=disks,
+                    volumes=volumes,
+                    console_path=self.pools.console_path(console_name(spec.uuid)),
+                    nvram_path=self.pools.disk_path(disk_name(spec.uuid, NVRAM)),
+                    placement=[each for each in (pins.element(), *placement) if each is not None],
+                )
+                domain = self._make_domain(spec, base, record.firmware, xml, undo)
             for attachment in spec.volumes:
                 self.deletions.require_kept(attachment.volume, deadline)
             self.own_disks.take_over(taken, undo)
@@ -309,11 +314,4 @@ def _state_after(spec: InstanceSpec) -> InstanceState:
 def _root_capacity(spec: InstanceSpec, base: Base | None) -> int:
     if base is None:
         return 0
-    wanted = spec.flavor.disk_gib * _GIB
-    if wanted and wanted < base.virtual_size:
-        raise errors.ImageRejected(
-            f"the image needs {base.virtual_size / _GIB:.1f} GiB, the flavor's disk has"
-            f" {spec.flavor.disk_gib} GiB",
-            hint="choose a flavor with a larger disk, or disk_gib=0 for the image's own size",
-        )
-    return max(wanted, base.virtual_size)
+    return root_disk_bytes(base.virtual_size, spec.flavor.disk_gib)

@@ -22,6 +22,7 @@ from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.move_mark import Step, mark_in
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.network_checks import missing_network
+from hvdrivers.libvirt.pinning import own_cpus
 from hvdrivers.libvirt.pools import backing_of, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.rewiring import Rewiring
@@ -149,6 +150,13 @@ class MovingPlan:
                 BlockerKind.DEVICE,
                 "it has a device of this host",
                 device=attribute(device, "alias", "name"),
+            )
+        runs = plan.xml.get("id") is not None
+        if runs and own_cpus(plan.xml, self._here.config.aside):
+            plan.add(
+                BlockerKind.DEVICE,
+                "it has CPUs of this host to itself",
+                hint="power_off() it first: it gets others when it starts there",
             )
         for share in plan.xml.iterfind("devices/filesystem"):
             tag = attribute(share, "target", "dir")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.pinning import cpus_in, numbers_of
 from hvdrivers.libvirt.sizes import numa_of
 from hvdrivers.libvirt.xml import Element, el
 from hvdrivers.models.numa import NumaNode
@@ -17,8 +18,8 @@ def placed_nodes(nodes: Sequence[NumaNode]) -> Element:
 
 
 def placement_elements(nodes: Sequence[NumaNode], cells: Sequence[NumaCell]) -> list[Element]:
-    """``<cputune>`` and ``<numatune>``: each CPU on its own CPU of the host, or on any of its cell,
-    and the memory of each node on its cell alone.
+    """``<numatune>``: the memory of each node on its cell alone. Where its CPUs are is in
+    ``pinning.py``.
 
     Raises:
         InsufficientResources: the host has no such cell, or no such CPU in it, or not that much
@@ -27,7 +28,6 @@ def placement_elements(nodes: Sequence[NumaNode], cells: Sequence[NumaCell]) -> 
     if not nodes:
         return []
     by_id: Mapping[int, NumaCell] = {cell.id: cell for cell in cells}
-    pins: dict[int, frozenset[int]] = {}
     for node in nodes:
         cell = by_id.get(node.cell)
         if cell is None:
@@ -44,15 +44,9 @@ def placement_elements(nodes: Sequence[NumaNode], cells: Sequence[NumaCell]) -> 
         if missing:
             raise errors.InsufficientResources(
                 f"NUMA cell {cell.id} has no CPU {min(missing)}",
-                hint=f"its CPUs are {_numbers(cell.cpus)}",
+                hint=f"its CPUs are {numbers_of(cell.cpus)}",
             )
-        for vcpu in node.vcpus:
-            pins[vcpu] = frozenset({node.cpus[vcpu]}) if node.cpus else cell.cpus
     return [
-        el(
-            "cputune",
-            *(el("vcpupin", vcpu=vcpu, cpuset=_numbers(pins[vcpu])) for vcpu in sorted(pins)),
-        ),
         el(
             "numatune",
             *(
@@ -87,15 +81,5 @@ def host_cells(capabilities: Element) -> list[NumaCell]:
 def _siblings(cell: Element) -> tuple[frozenset[int], ...]:
     """Libvirt names with each CPU all threads of its core: ``0,4`` or ``0-1``."""
     texts = {cpu.get("siblings") for cpu in cell.iterfind("cpus/cpu")}
-    cores = {frozenset(_parsed(each)) for each in texts if each}
+    cores = {cpus_in(each) for each in texts if each}
     return tuple(sorted(cores, key=min))
-
-
-def _parsed(numbers: str) -> Iterator[int]:
-    for part in numbers.split(","):
-        first, _, last = part.partition("-")
-        yield from range(int(first), int(last or first) + 1)
-
-
-def _numbers(cpus: frozenset[int]) -> str:
-    return ",".join(map(str, sorted(cpus)))

@@ -62,11 +62,13 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
             if state is InstanceState.CRASHED:
                 cut(domain)
             self.rescues.leave(uuid, domain)
+            saved = state is InstanceState.SUSPENDED
             try:
-                if state is InstanceState.SUSPENDED and wanted is InstanceState.RUNNING:
-                    began = restore(domain)
-                else:
-                    began = start(domain, paused=wanted is InstanceState.PAUSED)
+                with self.dedicated.starting(uuid, domain, saved=saved):
+                    if saved and wanted is InstanceState.RUNNING:
+                        began = restore(domain)
+                    else:
+                        began = start(domain, paused=wanted is InstanceState.PAUSED)
             except errors.HypervisorFault as error:
                 waited = self.turns.wait(uuid, deadline)
                 # None: there is no turn now, and there may have been one. That is believed once.
@@ -168,7 +170,8 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
                 with changed():
                     if state is not InstanceState.RESCUED:
                         self.rescues.leave(uuid, domain)
-                    start(domain)
+                    with self.dedicated.starting(uuid, domain):
+                        start(domain)
 
         self.domains.change("reboot", uuid, deadline, act, variant=kind)
 
@@ -268,8 +271,11 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
         def act(domain: Remote, state: InstanceState) -> None:
             if state is not InstanceState.SUSPENDED:
                 forget_old_memory(domain)
-            elif not restore(domain):
-                raise LookAgain
+            else:
+                with self.dedicated.starting(uuid, domain, saved=True):
+                    began = restore(domain)
+                if not began:
+                    raise LookAgain
 
         self.domains.change("resume", uuid, Deadline(timeout), act)
 

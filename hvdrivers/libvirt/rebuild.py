@@ -160,8 +160,10 @@ class LibvirtRebuild(Topic, Rebuild):
         off meanwhile stays off."""
         keep(domain, STATE_NAMESPACE, to_run_text(), _CONFIG)
         if is_off or cut(domain):
-            self.rescues.leave(UUID(domain.UUIDString()), domain)
-            start(domain)
+            uuid = UUID(domain.UUIDString())
+            self.rescues.leave(uuid, domain)
+            with self.dedicated.starting(uuid, domain):
+                start(domain)
         elif self.domains.state(domain) is InstanceState.SUSPENDED:
             # its memory knows the old disk
             keep(domain, STATE_NAMESPACE, None, _CONFIG)
@@ -174,7 +176,8 @@ class LibvirtRebuild(Topic, Rebuild):
         with suppress(errors.InstanceNotFound):
             domain = self.domains.find(uuid)
             if kept(xml_of(domain, inactive=True), STATE_NAMESPACE) is not None:
-                start(domain)
+                with self.dedicated.starting(uuid, domain):
+                    start(domain)
                 keep(domain, STATE_NAMESPACE, None, _CONFIG)
 
     def _put_back(self, uuid: UUID, old: Element, name: str) -> None:

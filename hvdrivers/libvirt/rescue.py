@@ -181,7 +181,8 @@ class LibvirtRescue(Topic, Rescue):
             if boots.seed is not None:
                 _replace_seed(xml, boots.seed, hardware, self.pools.disk_path(disc_name))
             _name_of(xml).text = domain_name(label, uuid, rescued=True)
-            started = self._start_rescued(uuid, domain, xml, name)
+            with self.dedicated.placed(uuid, xml):
+                started = self._start_rescued(uuid, domain, xml, name)
             if not started.isPersistent():
                 raise errors.InstanceNotFound("the instance was destroyed meanwhile", instance=uuid)
         with changed():
@@ -266,7 +267,8 @@ class LibvirtRescue(Topic, Rescue):
                     self.rescues.set_mark(domain, uuid, rescued=False)
                 if runs:
                     if state in {InstanceState.RESCUED, InstanceState.STOPPED}:
-                        start(domain)
+                        with self.dedicated.starting(uuid, domain):
+                            start(domain)
                     keep(domain, STATE_NAMESPACE, None, _CONFIG)
 
         self.turns.change("unrescue", uuid, Deadline(timeout), act)

@@ -273,7 +273,8 @@ class LibvirtSnapshots(Topic, Snapshots):
         put(xml, LOADING_NAMESPACE, str(machine.turn.id))
         machine.turn.check()
         try:
-            started = start_new(domain.connect(), text(xml), paused=True)
+            with self.dedicated.placed(machine.uuid, xml):
+                started = start_new(domain.connect(), text(xml), paused=True)
         except (errors.InvalidState, errors.HypervisorFault, errors.DeviceBusy) as error:
             if domain.isActive():
                 raise LookAgain from error  # another client has started it

@@ -12,6 +12,8 @@ the same count and nothing that the daemon does for the machine. No clocks are c
 that was only slow finds its helper gone, and fails: it works through the helper, or asks for it
 before each change.
 
+The host has such a turn too (``HOST``), for what it gives to one machine alone (``dedicated.py``).
+
 What was begun by a client that died stands in the tree of snapshots (``snapshot_tree.py``): the
 next turn clears it away.
 """
@@ -49,6 +51,9 @@ _COUNT_NAMESPACE = f"{NAMESPACE}/turn"
 LOADING_NAMESPACE = f"{NAMESPACE}/loading"
 """In the running definition of a machine that was started to get a snapshot's memory: the turn."""
 
+HOST = UUID("5b0c7ad4-77b1-5f0e-8f43-3a4f5f3d0a11")
+"""Stands for the host where a turn is not an instance's."""
+
 JOB = "hv-"
 """In front of the names of QEMU's jobs that are a turn's."""
 _LOOKS = 20
@@ -70,7 +75,8 @@ def is_helper(name: str) -> bool:
 
 def instance_of(name: str) -> str | None:
     """The UUID of the instance whose turn a domain is; None for any other domain."""
-    return name.removeprefix(_HELPER) if is_helper(name) else None
+    found = name.removeprefix(_HELPER) if is_helper(name) else None
+    return None if found == str(HOST) else found
 
 
 def remove_helper(remote: Remote, uuid: UUID) -> None:
@@ -156,6 +162,19 @@ class Turns:
             return self._domains.change(
                 operation, uuid, deadline, lambda domain, state: act(turn, domain, state)
             )
+
+    @contextmanager
+    def take_host(self, deadline: Deadline) -> Iterator[None]:
+        """Have the turn at what the host gives to one machine alone. Two calls.
+
+        A client that is taken for dead loses it, and goes on: what it has taken stands in the
+        definition of the machine that it starts, which the next client reads.
+
+        Raises:
+            DeviceBusy: another client had the turn until the deadline.
+        """
+        with self._taken(HOST, deadline):
+            yield
 
     @contextmanager
     def take(self, uuid: UUID, deadline: Deadline) -> Iterator[Turn]:
@@ -273,7 +292,9 @@ class Turns:
                     return cast(Remote, helper)
                 if deadline.passed:
                     raise errors.DeviceBusy(
-                        "another client is at the instance's snapshots",
+                        "another client gives CPUs of the host to a machine"
+                        if uuid == HOST
+                        else "another client is at the instance's snapshots",
                         hint="call again when it is done; if it has died, a call with a longer"
                         " timeout takes over",
                     )

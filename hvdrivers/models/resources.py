@@ -80,6 +80,9 @@ class NumaCell(Model):
     cpus: frozenset[int]
     memory_mib: int
     hugepages: tuple[HugePages, ...] = ()
+    dedicated: frozenset[int] = frozenset()
+    """Those of ``cpus`` that are set aside for pinned virtual CPUs; empty also where the host does
+    not say which they are."""
     siblings: tuple[frozenset[int], ...] = ()
     """Which of ``cpus`` are threads of one core; empty where the host does not say."""
     distances: Mapping[int, int] = {}
@@ -106,6 +109,9 @@ class PciDevice(Model):
     """Six hex digits: ``030000`` is a VGA controller, ``020000`` an Ethernet controller."""
     label: str = ""
     driver: str | None = None
+    for_guests: bool = False
+    """The host does not use it: its administrator has set it aside for machines. See ``is_aside``
+    for hosts that tell it by the name of a driver."""
     numa_cell: int | None = None
     iommu_group: int | None = None
     physical_function: PciAddress | None = None
@@ -113,6 +119,11 @@ class PciDevice(Model):
     virtual_functions: tuple[PciAddress, ...] = ()
     max_virtual_functions: int = 0
     mediated_types: tuple[MediatedType, ...] = ()
+
+    @property
+    def is_aside(self) -> bool:
+        """For machines: the host says so, or its driver of the device does (``vfio-pci``)."""
+        return self.for_guests or self.driver == "vfio-pci"
 
     @property
     def is_gpu(self) -> bool:

@@ -328,7 +328,7 @@ def _device_providers(
         elif device.physical_function is None and passthrough:
             if device.is_gpu:
                 stocks["PGPU"] = _stock(1)
-            elif device.driver == "vfio-pci":
+            elif device.is_aside:
                 # set aside for machines; any other device is the host's own
                 stocks[_custom("PCI", device.vendor_id, device.product_id)] = _stock(1)
         there = _there(stocks)

@@ -14,11 +14,11 @@ from hvdrivers.contract.driver import check_state
 from hvdrivers.contract.lifecycle import Adopt
 from hvdrivers.models.base import Name
 from hvdrivers.models.instance import Firmware, Flavor, InstanceInfo
-from hvdrivers.vmware.base import STATE, Machine, state_of, uuid_in
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import by_address, id_of
-from hvdrivers.vmware.lifecycle import VmwareLifecycle
 from hvdrivers.vmware.listing import FULL, info_of
+from hvdrivers.vmware.machines import STATE, Machine, state_of, uuid_in
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.names import unescaped
 from hvdrivers.vmware.reader import Row
@@ -28,7 +28,7 @@ _PATHS = (*STATE, *FULL, "name", "config.template")
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
-class VmwareAdopt(VmwareLifecycle, Adopt):
+class VmwareAdopt(Topic, Adopt):
     """Adopt."""
 
     @timed
@@ -42,9 +42,8 @@ class VmwareAdopt(VmwareLifecycle, Adopt):
     ) -> InstanceInfo:
         """Budget: 4 calls and 1 reconfiguration."""
         del timeout
-        rows = [
-            row for row in self.reader.many(self._search(uuid), *_PATHS) if uuid_in(row) == uuid
-        ]
+        rows = self.reader.many(self.machines.search(uuid), *_PATHS)
+        rows = [row for row in rows if uuid_in(row) == uuid]
         if not rows:
             raise errors.InstanceNotFound("there is no machine with this UUID", instance=uuid)
         if len(rows) > 1:
@@ -63,9 +62,9 @@ class VmwareAdopt(VmwareLifecycle, Adopt):
             option(RECORD, _record(row, metadata or {})),
             option(DEVICES, _devices(row)),
         ]
-        self._reconfigure(row.obj, vim.vm.ConfigSpec(extraConfig=values))
-        self.known.put(uuid, row.obj)
-        return info_of(self._machine(uuid, *FULL))
+        self.changes.reconfigure(row.obj, vim.vm.ConfigSpec(extraConfig=values))
+        self.machines.known.put(uuid, row.obj)
+        return info_of(self.machines.get(uuid, *FULL))
 
 
 def _label(row: Row, name: str | None) -> str:

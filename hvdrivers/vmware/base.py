@@ -1,226 +1,88 @@
-"""What the topic files share: finding a machine of ours, and its state."""
+"""What every topic class has: the objects that topics share.
+
+A topic class keeps the contract's operations. What two topics need is a method of one of these
+objects, or a function; none of them knows a topic. So a call says where it leads:
+``self.machines.get(...)`` is in the room that ``machines`` is annotated with here.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-from uuid import UUID
-
-from hvdrivers.contract import errors
-from hvdrivers.contract.driver import check_state
-from hvdrivers.contract.power import RebootKind
-from hvdrivers.models.state import InstanceState
+from hvdrivers.vmware.changes import Changes
+from hvdrivers.vmware.claim import Claims
+from hvdrivers.vmware.cloning import Cloning
 from hvdrivers.vmware.config import VmwareConfig
+from hvdrivers.vmware.destroy import Removal
 from hvdrivers.vmware.files import Files
-from hvdrivers.vmware.names import datastore_path
+from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.images import ImageStore
+from hvdrivers.vmware.leaving_rescue import Rescues
+from hvdrivers.vmware.listing import Listing
+from hvdrivers.vmware.machines import Machines
+from hvdrivers.vmware.moves import Moves
+from hvdrivers.vmware.own_disks import KeptDisks
 from hvdrivers.vmware.place import Places
-from hvdrivers.vmware.reader import Reader, Row
-from hvdrivers.vmware.record import MARK, Mark, mark_in, path_of
+from hvdrivers.vmware.power_switch import PowerSwitch
+from hvdrivers.vmware.reader import Reader
+from hvdrivers.vmware.room import Room
+from hvdrivers.vmware.seen_images import SeenImages
 from hvdrivers.vmware.session import Session
 from hvdrivers.vmware.tasks import Tasks
-
-_CONNECTION = "runtime.connectionState"
-STATE = (
-    "config.instanceUuid",
-    path_of(MARK),
-    "runtime.powerState",
-    "runtime.host",
-    _CONNECTION,
-)
-"""What the state of a machine, and whose it is, are read from."""
-_OUT_OF_REACH = frozenset({"inaccessible", "invalid"})
-"""Connection states in which the server tells nothing of a machine's configuration."""
-_SEEN = (
-    "config.instanceUuid",
-    path_of(MARK),
-    "config.hardware.numCPU",
-    "config.hardware.memoryMB",
-)
-"""What is remembered of a machine of ours, for such a time."""
-_POWER = {
-    "poweredOn": InstanceState.RUNNING,
-    "poweredOff": InstanceState.STOPPED,
-    "suspended": InstanceState.SUSPENDED,
-}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A machine of ours, as it was read a moment ago."""
-
-    uuid: UUID
-    row: Row
-    mark: Mark
-    state: InstanceState
-
-    @property
-    def obj(self) -> Any:
-        """The managed object."""
-        return self.row.obj
-
-
-def uuid_in(row: Row) -> UUID | None:
-    """The instance UUID of a machine; a machine that is being made or removed may have none."""
-    try:
-        return UUID(row.get("config.instanceUuid", ""))
-    except ValueError:
-        return None
-
-
-def is_unreadable(row: Row) -> bool:
-    """Whether the server cannot read the files of a machine now, so that it does not tell which
-    machine it is. The row has ``STATE``."""
-    return uuid_in(row) is None and row.get(_CONNECTION) in _OUT_OF_REACH
-
-
-def _require_readable(row: Row, uuid: UUID) -> None:
-    if is_unreadable(row):
-        raise errors.HypervisorFault(
-            "the server cannot read the machine's configuration",
-            hint="its datastore may be out of reach: what it has is there when that is",
-            retryable=True,
-            instance=uuid,
-        )
-
-
-def state_of(power: str | None, mark: Mark | None) -> InstanceState:
-    """The state for a power state and a mark."""
-    state = _POWER.get(str(power), InstanceState.STOPPED)
-    if mark is not None and state is InstanceState.STOPPED and mark.building:
-        return InstanceState.BUILDING
-    if mark is not None and state is InstanceState.RUNNING and mark.rescued:
-        return InstanceState.RESCUED
-    return state
-
-
-class Known:
-    """Which managed object an instance is: saves the search. And what was last read of it, for the
-    time in which the server cannot read its files."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._objects: dict[UUID, Any] = {}
-        self._seen: dict[str, dict[str, Any]] = {}
-
-    def get(self, uuid: UUID) -> Any:
-        """The object, if it was seen."""
-        with self._lock:
-            return self._objects.get(uuid)
-
-    def put(self, uuid: UUID, obj: Any, row: Row | None = None) -> None:
-        """It was seen, and perhaps read."""
-        with self._lock:
-            if len(self._objects) > 100_000:
-                self._objects.clear()  # a cache, not a record
-                self._seen.clear()
-            self._objects[uuid] = obj
-            if row is not None:
-                seen = {path: row.values[path] for path in _SEEN if path in row.values}
-                self._seen.setdefault(row.moid, {}).update(seen)
-
-    def restored(self, row: Row) -> Row:
-        """The row of a machine that the server cannot read, with what was last read of it."""
-        if not is_unreadable(row):
-            return row
-        with self._lock:
-            return Row(row.obj, {**row.values, **self._seen.get(row.moid, {})})
-
-    def forget(self, uuid: UUID) -> None:
-        """It has gone, or is another one now (registered anew)."""
-        with self._lock:
-            obj = self._objects.pop(uuid, None)
-            if obj is not None:
-                self._seen.pop(obj._moId, None)
+from hvdrivers.vmware.templates import Templates
+from hvdrivers.vmware.uploads import PartialUploads
+from hvdrivers.vmware.usage import Usage
+from hvdrivers.vmware.volumes import VolumeSources
 
 
 class Topic:
-    """Base of the topic classes; the driver joins them over one object."""
+    """Base of the topic classes. ``VmwareDriver`` makes these objects."""
 
     config: VmwareConfig
     session: Session
     reader: Reader
+    """Properties of objects, in bulk."""
     tasks: Tasks
+    """What the server does at length."""
     places: Places
+    """The datacenter, the cluster or host, and what is around it."""
+
     files: Files
-    known: Known
+    """Files on datastores."""
+    folders: Folders
+    """Where the driver's own files are."""
 
-    def _machine(self, uuid: UUID, *paths: str) -> Machine:
-        """A machine of ours and further properties. One call if it was seen before, else two.
+    machines: Machines
+    """Machines: find one, or list all."""
+    changes: Changes
+    """Machines: change what one is made of."""
+    power: PowerSwitch
+    """Machines: switch one on, or off."""
+    moves: Moves
+    """Machines: what is moving one."""
 
-        Raises:
-            InstanceNotFound: it is not there, or not ours.
-        """
-        found = self._machine_if_there(uuid, *paths)
-        if found is None:
-            raise errors.InstanceNotFound("there is no such instance", instance=uuid)
-        if isinstance(found, Row):
-            raise errors.InstanceNotFound("there is a machine with this UUID, made by others")
-        return found
+    listing: Listing
+    """Machines, in the words of the contract."""
+    claims: Claims
+    """One spawn at a time of a UUID."""
+    cloning: Cloning
+    """Spawn from a template."""
+    removal: Removal
+    """The end of an instance, or of what there is of it."""
+    rescues: Rescues
+    """What a rescue leaves until the next start."""
 
-    def _machine_if_there(self, uuid: UUID, *paths: str) -> Machine | Row | None:
-        """A machine of ours; the row of a foreign one; None if there is none on this cluster or
-        host."""
-        found = self._machine_anywhere(uuid, *paths)
-        row = found.row if isinstance(found, Machine) else found
-        if row is not None and not self.places.holds(row.get("runtime.host")):
-            return None
-        return found
+    images: ImageStore
+    """Images on the host, or brought there."""
+    uploads: PartialUploads
+    seen: SeenImages
+    """What is remembered of images and templates."""
+    templates: Templates
+    """What vCenter clones machines from."""
+    kept_disks: KeptDisks
+    """Host volumes that become disks of an instance."""
 
-    def _machine_anywhere(self, uuid: UUID, *paths: str) -> Machine | Row | None:
-        """The same, on any cluster or host of the vCenter."""
-        obj = self.known.get(uuid)
-        if obj is not None:
-            rows = self.reader.many([obj], *STATE, *paths)
-            if rows and uuid_in(rows[0]) == uuid:
-                return self._told(uuid, rows)
-            for row in rows:
-                _require_readable(row, uuid)
-            self.known.forget(uuid)
-        objects = self._search(uuid)
-        rows = self.reader.many(objects, *STATE, *paths)
-        for row in rows:
-            _require_readable(row, uuid)
-        return self._told(uuid, [row for row in rows if uuid_in(row) == uuid])
-
-    def _search(self, uuid: UUID) -> Sequence[Any]:
-        index = self.session.content.searchIndex
-        # over all datacenters: a UUID that is taken anywhere is taken
-        return index.FindAllByUuid(None, str(uuid), True, True) or []
-
-    def _told(self, uuid: UUID, rows: Sequence[Row]) -> Machine | Row | None:
-        ours = []
-        for row in rows:
-            mark = mark_in(row, uuid)
-            if mark is not None:
-                state = state_of(row.get("runtime.powerState"), mark)
-                ours.append(Machine(uuid, row, mark, state))
-        if len(ours) > 1:
-            raise errors.HypervisorFault(
-                f"{len(ours)} machines have this instance UUID and our mark",
-                hint="one is a copy of the other's files: unregister it, or give it another UUID",
-                instance=uuid,
-            )
-        if ours:
-            self.known.put(uuid, ours[0].obj, ours[0].row)
-            return ours[0]
-        return rows[0] if rows else None
-
-    def _checked(
-        self, operation: str, uuid: UUID, *paths: str, variant: RebootKind | None = None
-    ) -> Machine:
-        """The machine, if the contract allows the operation in its state."""
-        found = self._machine(uuid, *paths)
-        check_state(operation, found.state, uuid, variant=variant)
-        return found
-
-    # ---- files ----------------------------------------------------------------------------------
-
-    def _folder(self, kind: str, *parts: str, datastore: str | None = None) -> str:
-        """``[datastore] hvdrivers/instances/<uuid>``."""
-        where = datastore or self.places.get().datastore
-        return datastore_path(where, self.config.directory, kind, *parts)
-
-    def _instance_folder(self, uuid: UUID) -> str:
-        return self._folder("instances", str(uuid))
+    room: Room
+    """What there is room for."""
+    usage: Usage
+    """What other machines have."""
+    volumes: VolumeSources
+    """Volumes as files."""

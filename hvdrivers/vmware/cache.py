@@ -12,15 +12,15 @@ from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.images import partial_upload, staged_key, staging_name
 from hvdrivers.models.image import CachedImage, HostImage, ImageFormat, ImageRef
 from hvdrivers.models.progress import ProgressCallback
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import by_address, chain_of
-from hvdrivers.vmware.images import Base
+from hvdrivers.vmware.images import complete_in
 from hvdrivers.vmware.record import IMAGE, RECORD, image_in, path_of, record_in
-from hvdrivers.vmware.templates import Templates
-from hvdrivers.vmware.usage import Usage
+from hvdrivers.vmware.seen_images import Base
 
 
-class VmwareImages(Templates, Usage, ImageCache):
+class VmwareImages(Topic, ImageCache):
     """The image cache."""
 
     @timed
@@ -36,12 +36,12 @@ class VmwareImages(Templates, Usage, ImageCache):
         del timeout
         if isinstance(image, HostImage):
             raise errors.InvalidRequest("a host image is on the host already")
-        base = self._base(image, progress)
+        base = self.images.bring(image, progress)
         if not self.files.exists(base.path):  # evicted by another client
-            self._forget(base)
-            base = self._base(image, progress)
+            self.seen.forget(base)
+            base = self.images.bring(image, progress)
         if self.places.get().is_vcenter:
-            self._template(base, self.places.surroundings())
+            self.templates.of(base, self.places.surroundings())
         return _entry(base, self._used())
 
     @timed
@@ -49,9 +49,9 @@ class VmwareImages(Templates, Usage, ImageCache):
         """Budget: 4 calls for any number of images."""
         del timeout
         used = self._used()
-        files = self._in_cache()
-        found = [_entry(base, used) for base in self._complete(files)]
-        for name, (size, written) in self._uploads(files).items():
+        files = self.uploads.in_cache()
+        found = [_entry(base, used) for base in complete_in(files)]
+        for name, (size, written) in self.uploads.among(files).items():
             entry = partial_upload(name, size_bytes=size, written=written)
             if entry is not None:
                 found.append(entry)
@@ -62,24 +62,23 @@ class VmwareImages(Templates, Usage, ImageCache):
         """Budget: 3 calls; on vCenter 15."""
         del timeout
         if staged_key(key) is not None:
-            self._evict_partial(key)
+            self.uploads.evict(key)
             return
         if re.fullmatch(r"[a-z0-9-]{1,80}", key) is None:
             return  # nothing of this name is in the cache
         self._refuse_used(key)
-        with self._images_lock:
-            self._bases.pop(key, None)
-        folder = self._folder("images", key)
+        self.seen.forget_key(key)
+        folder = self.folders.path("images", key)
         if not self.places.get().is_vcenter:
             self.files.delete(folder)
             return
-        for base in self._entries(key):
-            self._forget(base)
+        for base in self.images.entries(key):
+            self.seen.forget(base)
         # by its folder: the disk itself may have been deleted by hand
-        self._drop_template(f"{folder}/disk.vmdk")
+        self.templates.drop(f"{folder}/disk.vmdk")
         # a clone that was under way may have come to its end meanwhile: its disk is a child of
         # this one. From the renaming on there is no further one
-        away = self._folder("images", staging_name(key))
+        away = self.folders.path("images", staging_name(key))
         with undoing() as undo:
             undo.callback(self._put_back, away, folder)
             try:
@@ -88,7 +87,7 @@ class VmwareImages(Templates, Usage, ImageCache):
                 undo.forget()
                 return
             # somebody may have made the template again before the renaming
-            if self._drop_template(f"{folder}/disk.vmdk"):
+            if self.templates.drop(f"{folder}/disk.vmdk"):
                 self.files.delete(f"{away}/template")
             self._refuse_used(key)
             undo.forget()
@@ -113,8 +112,8 @@ class VmwareImages(Templates, Usage, ImageCache):
         image's disk, or a child of it. One call."""
         found: set[str | None] = set()
         paths = (path_of(RECORD), path_of(IMAGE), "config.instanceUuid", "config.hardware.device")
-        home = f"{self._folder('images')}/"
-        for row in self._rows(*paths, everywhere=self.places.get().is_vcenter):
+        home = f"{self.folders.path('images')}/"
+        for row in self.machines.rows(*paths, everywhere=self.places.get().is_vcenter):
             with suppress(errors.HypervisorFault):  # not ours, or damaged by somebody
                 record = record_in(row)
                 found |= {record.image, record.rescue_image}

@@ -19,8 +19,12 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import Deadline, Undo
 from hvdrivers.driverkit.deadline import current_deadline
-from hvdrivers.vmware.base import Topic
-from hvdrivers.vmware.files import Found
+from hvdrivers.vmware.files import Files, Found
+from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.machines import Machines
+from hvdrivers.vmware.place import Places
+from hvdrivers.vmware.reader import Reader
+from hvdrivers.vmware.tasks import Tasks
 from hvdrivers.vmware.waiting import wait_for_change
 
 _LONGEST = 5.0
@@ -33,19 +37,35 @@ _CLAIM = "claim-"
 """How the name of the empty folder begins that says whose an instance's folder is."""
 
 
-class Claim(Topic):
+class Claims:
     """Takes the folder of an instance, and gives it back."""
 
-    _unfinished: dict[UUID, str]
-    """Instances of which this driver has left a folder because the server could not be reached, and
-    the token of the spawn that made it, or may have made it."""
+    def __init__(
+        self,
+        reader: Reader,
+        tasks: Tasks,
+        places: Places,
+        machines: Machines,
+        *,
+        files: Files,
+        folders: Folders,
+    ) -> None:
+        self._reader = reader
+        self._tasks = tasks
+        self._places = places
+        self._machines = machines
+        self._files = files
+        self._folders = folders
+        self.unfinished: dict[UUID, str] = {}
+        """Instances of which this driver has left a folder because the server could not be reached,
+        and the token of the spawn that made it, or may have made it."""
 
-    def _refuse_existing(self, uuid: UUID) -> None:
-        # a UUID that is taken anywhere in a vCenter is taken
-        if self._machine_anywhere(uuid) is not None:
+    def refuse_existing(self, uuid: UUID) -> None:
+        """A UUID that is taken anywhere in a vCenter is taken. One call, 2 for a machine."""
+        if self._machines.anywhere(uuid) is not None:
             raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
 
-    def _claim(self, uuid: UUID, undo: Undo) -> None:
+    def take(self, uuid: UUID, undo: Undo) -> None:
         """Make the instance's folder. One that is there is that of a spawn under way, or the
         remains of one that was interrupted: the driver waits a while for what comes of it.
 
@@ -54,19 +74,19 @@ class Claim(Topic):
             DeviceBusy: none did in time, or another client has removed the folder at once.
         """
         token = secrets.token_hex(8)
-        folder = self._instance_folder(uuid)
-        left = self._unfinished.get(uuid)
+        folder = self._folders.instance(uuid)
+        left = self.unfinished.get(uuid)
         if left is not None:
             # an earlier spawn of this driver could not take back what it had begun
             self._unclaim(uuid, left)
         until = Deadline(min(_LONGEST, current_deadline().left / 2))
         while True:
             undo.callback(self._unclaim, uuid, token)
-            if self.files.make_folder(folder):
+            if self._files.make_folder(folder):
                 self._sign(uuid, token)
                 return
             undo.forget()  # it is somebody else's
-            self._refuse_existing(uuid)
+            self.refuse_existing(uuid)
             if until.passed:
                 raise errors.DeviceBusy(
                     "a folder of an instance with this UUID exists, and no machine",
@@ -75,12 +95,12 @@ class Claim(Topic):
                     retryable=False,
                 )
             # a machine that comes is told by its folder; that the other spawn gave up is not
-            children = self.places.get().vm_folder
-            wait_for_change(self.reader, children, "childEntity", Deadline(until.within(1.0)))
+            children = self._places.get().vm_folder
+            wait_for_change(self._reader, children, "childEntity", Deadline(until.within(1.0)))
 
     def _sign(self, uuid: UUID, token: str) -> None:
         try:
-            self.files.make_folder(f"{self._instance_folder(uuid)}/{_CLAIM}{token}")
+            self._files.make_folder(f"{self._folders.instance(uuid)}/{_CLAIM}{token}")
         except errors.VolumeNotFound as error:
             raise errors.DeviceBusy(
                 "another client has removed the instance's folder while it was being spawned",
@@ -90,31 +110,31 @@ class Claim(Topic):
 
     def _unclaim(self, uuid: UUID, token: str) -> None:
         """Remove the folder, if it is that of the spawn with this token. 7 calls."""
-        self._unfinished[uuid] = token
-        folder = self._instance_folder(uuid)
+        self.unfinished[uuid] = token
+        folder = self._folders.instance(uuid)
         aside = aside_of(folder)
         if self._signed(aside, token):  # an earlier attempt has renamed it
-            self.files.delete(aside)
+            self._files.delete(aside)
         elif self._signed(folder, token):
             self._put_folder_aside(folder, aside)
             if self._signed(aside, token):
-                self.files.delete(aside)
+                self._files.delete(aside)
             else:  # another client has spawned the instance again since the last look
                 with suppress(errors.VolumeNotFound):
-                    self.files.move(aside, folder)
+                    self._files.move(aside, folder)
         elif self._is_nobodys(uuid):
-            self.files.remove_quietly(folder)
-        self._unfinished.pop(uuid, None)
+            self._files.remove_quietly(folder)
+        self.unfinished.pop(uuid, None)
 
     def _put_folder_aside(self, folder: str, aside: str) -> None:
         with suppress(errors.VolumeNotFound):  # it has gone
             try:
-                self.files.move(folder, aside)
+                self._files.move(folder, aside)
             except errors.InvalidRequest as error:
                 if error.vendor_code != "FileAlreadyExists":
                     raise
-                self.files.delete(aside)  # what a process that died has left
-                self.files.move(folder, aside)
+                self._files.delete(aside)  # what a process that died has left
+                self._files.move(folder, aside)
 
     def _signed(self, folder: str, token: str) -> bool:
         """Whether a folder has this token and no other. 3 calls."""
@@ -122,22 +142,22 @@ class Claim(Topic):
         return found == {f"{_CLAIM}{token}"}
 
     def _inside(self, folder: str) -> list[Found]:
-        store = self.places.surroundings().datastore(self.places.get().datastore)
-        return self.files.search(store["browser"], folder)
+        store = self._places.surroundings().datastore(self._places.get().datastore)
+        return self._files.search(store["browser"], folder)
 
     def _is_nobodys(self, uuid: UUID) -> bool:
         """Whether nothing has come of the folder of an instance yet, and nothing is coming. 5
         calls."""
-        if self.tasks.under_way(_MAKING):
+        if self._tasks.under_way(_MAKING):
             raise errors.DeviceBusy(
                 "the folder of the instance is there, and may be another spawn's",
                 instance=uuid,
                 hint="call again, or destroy() the instance",
                 retryable=True,
             )
-        if self._inside(self._instance_folder(uuid)):
+        if self._inside(self._folders.instance(uuid)):
             return False
-        return self._machine_anywhere(uuid) is None
+        return self._machines.anywhere(uuid) is None
 
 
 def aside_of(folder: str) -> str:

@@ -19,35 +19,44 @@ from hvdrivers.models.disk import DiskRole
 from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.volume import DiskBus
-from hvdrivers.vmware.base import Machine
 from hvdrivers.vmware.devices import capacity_of, editing
-from hvdrivers.vmware.images import Base
+from hvdrivers.vmware.files import Files
+from hvdrivers.vmware.machines import Machine, Machines
 from hvdrivers.vmware.names import machine_name
 from hvdrivers.vmware.own_disks import Planned
-from hvdrivers.vmware.place import Surroundings
+from hvdrivers.vmware.place import Places, Surroundings
 from hvdrivers.vmware.questions import ending_questions
 from hvdrivers.vmware.record import IMAGE, option
+from hvdrivers.vmware.seen_images import Base, SeenImages, Template
 from hvdrivers.vmware.specs import Plan
-from hvdrivers.vmware.templates import Template, Templates
+from hvdrivers.vmware.tasks import Tasks
+from hvdrivers.vmware.templates import Templates
 
 _HOST_IMAGE = "host-"
 _CHILD, _COPY = "createNewChildDiskBacking", "moveAllDiskBackingsAndDisallowSharing"
 
 
-class Cloning(Templates):
+class Cloning:
     """Clones machines."""
 
-    def _host_of(self, spec: InstanceSpec, surroundings: Surroundings) -> Any:
-        """The host to make a machine on; None where the cluster chooses. A machine that shall not
-        run needs none that is large enough."""
-        try:
-            return self._host_for(spec.flavor, surroundings)
-        except errors.InsufficientResources:
-            if spec.start:
-                raise
-            return None
+    def __init__(
+        self,
+        tasks: Tasks,
+        places: Places,
+        files: Files,
+        machines: Machines,
+        *,
+        seen: SeenImages,
+        templates: Templates,
+    ) -> None:
+        self._tasks = tasks
+        self._places = places
+        self._files = files
+        self._machines = machines
+        self._seen = seen
+        self._templates = templates
 
-    def _template_for(
+    def template_for(
         self,
         spec: InstanceSpec,
         disks: Sequence[Planned],
@@ -64,16 +73,16 @@ class Cloning(Templates):
             or root.bus is not DiskBus.SCSI
             or spec.vtpm
             or base.key.startswith(_HOST_IMAGE)
-            or not self.places.get().is_vcenter
+            or not self._places.get().is_vcenter
         ):
             return None
         try:
-            return self._template(base, surroundings)
+            return self._templates.of(base, surroundings)
         except errors.VolumeNotFound as error:
-            self._forget(base)
+            self._seen.forget(base)
             raise evicted(error) from error
 
-    def _clone(
+    def clone(
         self,
         spec: InstanceSpec,
         base: Base,
@@ -89,7 +98,7 @@ class Cloning(Templates):
         Raises:
             InvalidState: it has asked a question when it was started; the error has its text.
         """
-        place = self.places.get()
+        place = self._places.get()
         grows = any(change.operation == "edit" for change in config.deviceChange)
         config.extraConfig.append(option(IMAGE, None))  # the template's own
         clone = vim.vm.CloneSpec(
@@ -107,7 +116,7 @@ class Cloning(Templates):
         name = machine_name(spec.name, spec.uuid)
         try:
             with ending_questions() as answer:
-                return self.tasks.run(
+                return self._tasks.run(
                     lambda: template.obj.CloneVM_Task(place.vm_folder, name, clone),
                     entity=template.obj,
                     progress=progress,
@@ -125,19 +134,19 @@ class Cloning(Templates):
                     retryable=True,
                 ) from error
             if not gone and error.vendor_code == "FileNotFound":
-                gone = not self.files.exists(base.path)
+                gone = not self._files.exists(base.path)
             if not gone:
                 raise
-            self._forget(base)
+            self._seen.forget(base)
             with suppress(errors.HypervisorError):
-                self._drop_template(base.path)  # without its disk it is good for nothing
+                self._templates.drop(base.path)  # without its disk it is good for nothing
             raise evicted(error) from error
 
     def _born(self, uuid: UUID) -> Any:
         """The machine that a clone has made, before the clone has ended; None while nothing of it
         can be read. 2 calls."""
         with suppress(errors.HypervisorError):
-            found = self._machine_if_there(uuid)
+            found = self._machines.if_there(uuid)
             if isinstance(found, Machine):
                 return found.obj
         return None

@@ -7,6 +7,7 @@ from hvdrivers.contract.connection import Connection
 from hvdrivers.models.host import HostInfo
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.host_facts import host_info
 
 _NEEDS_VCENTER: dict[Capability, str] = {
     Capability.VIF_DVS: "ESXi without vCenter has no distributed switches",
@@ -28,22 +29,10 @@ class VmwareConnection(Topic, Connection):
 
     @timed
     def host(self, *, timeout: float | None = None) -> HostInfo:
-        """Budget: no call; what the server is does not change while it is connected."""
+        """Budget: 1 call, which shows that the server answers. What it is was read at connect()."""
         del timeout
         self.session.ask_time()
-        return self._host_info()
-
-    def _host_info(self) -> HostInfo:
-        about = self.session.content.about
-        return HostInfo(
-            driver="vmware",
-            product=about.name,
-            product_version=about.version,
-            api_version=about.apiVersion,
-            architecture="x86_64",
-            hostname=self.places.get().compute_name,
-            accelerated=True,
-        )
+        return host_info(self.session, self.places)
 
     def narrowed(self) -> dict[Capability, str]:
         """What an ESXi host has not without vCenter, and a vCenter not. Budget: none beyond

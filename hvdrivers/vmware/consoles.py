@@ -31,8 +31,8 @@ class VmwareConsoles(Topic, Consoles, InteractiveConsole, ScreenCapture, CrashDu
     ) -> ConsoleLog:
         """Budget: 1 read and 1 request."""
         del timeout
-        self._checked("get_console_log", uuid)
-        path = f"{self._instance_folder(uuid)}/console.log"
+        self.machines.checked("get_console_log", uuid)
+        path = f"{self.folders.instance(uuid)}/console.log"
         data, truncated = self.files.read_end(path, max_bytes)
         return ConsoleLog(data=data, truncated=truncated)
 
@@ -47,7 +47,7 @@ class VmwareConsoles(Topic, Consoles, InteractiveConsole, ScreenCapture, CrashDu
         ``binary`` and ``vmware-vvc``. The host is the ESXi host that runs the machine.
         """
         del timeout
-        found = self._checked("get_console", uuid)
+        found = self.machines.checked("get_console", uuid)
         if kind not in _TICKETS:
             raise errors.NotSupported(f"vSphere has no {kind.value} console")
         ticket = found.obj.AcquireTicket(_TICKETS[kind])
@@ -65,7 +65,7 @@ class VmwareConsoles(Topic, Consoles, InteractiveConsole, ScreenCapture, CrashDu
         """Budget: 1 read, the task, 2 requests: the host writes the picture beside the machine's
         files, where it is read and deleted."""
         del timeout
-        found = self._checked("screenshot", uuid)
+        found = self.machines.checked("screenshot", uuid)
         path = self.tasks.run(found.obj.CreateScreenshot_Task, entity=found.obj)
         try:
             data = self.files.read(path)
@@ -79,4 +79,4 @@ class VmwareConsoles(Topic, Consoles, InteractiveConsole, ScreenCapture, CrashDu
     def inject_nmi(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 1 read and 1 call."""
         del timeout
-        self._checked("inject_nmi", uuid).obj.SendNMI()
+        self.machines.checked("inject_nmi", uuid).obj.SendNMI()

@@ -42,7 +42,11 @@ def timed(operation: _F) -> _F:
                 return operation(self, *args, timeout=timeout, **kwargs)
             except errors.HypervisorFault as error:
                 uuid = args[0] if args else kwargs.get("uuid")
-                if isinstance(uuid, UUID) and _machine_has_gone(error) and not self._search(uuid):
+                if (
+                    isinstance(uuid, UUID)
+                    and _machine_has_gone(error)
+                    and not self.machines.search(uuid)
+                ):
                     raise errors.InstanceNotFound(
                         "the instance was destroyed meanwhile",
                         instance=uuid,

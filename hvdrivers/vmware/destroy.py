@@ -19,17 +19,21 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit import changed
 from hvdrivers.driverkit.own_disks import keeps
 from hvdrivers.models.instance import Keep
-from hvdrivers.vmware.base import STATE, Machine
+from hvdrivers.vmware.changes import Changes
 from hvdrivers.vmware.claim import aside_of
-from hvdrivers.vmware.deadline import timed, unbounded
+from hvdrivers.vmware.deadline import unbounded
 from hvdrivers.vmware.devices import by_address, chain_of, file_of, removing
+from hvdrivers.vmware.files import Files
+from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.machines import Machine, Machines
 from hvdrivers.vmware.moved import DISCS, Devices
-from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.names import is_part, split_path
-from hvdrivers.vmware.questions import PENDING, Questions
+from hvdrivers.vmware.place import Places
+from hvdrivers.vmware.power_switch import PowerSwitch
+from hvdrivers.vmware.questions import PENDING
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, RECORD, Record, devices_in, path_of, record_in
-from hvdrivers.vmware.templates import Templates
+from hvdrivers.vmware.tasks import Tasks
 from hvdrivers.vmware.usage import Usage
 
 _STARTED_AGAIN = 3
@@ -37,50 +41,60 @@ _STARTED_AGAIN = 3
 _HARDWARE = ("config.hardware.device", "config.files.vmPathName", path_of(DEVICES), "snapshot")
 
 
-class Removal(Templates, Moves, Questions, Usage):
+class Removal:
     """Remove an instance, or what there is of it."""
 
-    @timed
-    def destroy(
+    def __init__(
         self,
-        uuid: UUID,
+        tasks: Tasks,
+        places: Places,
+        machines: Machines,
+        changes: Changes,
         *,
-        keep: AbstractSet[Keep] = frozenset(),
-        timeout: float | None = None,
+        power: PowerSwitch,
+        usage: Usage,
+        files: Files,
+        folders: Folders,
     ) -> None:
-        """Budget: 5 calls, 2 more for each of: a running machine, attached volumes; 5 more to keep
-        disks, 3 for each, 3 more if they have snapshots, and 2 if they are children of an image; 3
-        more for a machine that is not there; 1 if it has snapshots; 4 if somebody has detached one
-        of its disks, and 2 for each.
+        self._tasks = tasks
+        self._places = places
+        self._machines = machines
+        self._changes = changes
+        self._power = power
+        self._usage = usage
+        self._files = files
+        self._folders = folders
+
+    def destroy(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
+        """Remove an instance, and keep some of its disks.
 
         Raises:
             DeviceBusy: another machine has one of its disks, which somebody has detached here, or
                 is a linked clone of it.
         """
-        del timeout
         found = self._ours_if_there(uuid)
         if found is not None:
             self._destroy(found, keep)
-        elif self._machine_anywhere(uuid) is not None:
+        elif self._machines.anywhere(uuid) is not None:
             return  # it is on another cluster or host, and its folder may be on a shared datastore
         else:
             # somebody may have unregistered it, and given its disks to another machine
-            self._require_nobodys(None, self._instance_folder(uuid))
+            self._usage.require_nobodys(None, self._folders.instance(uuid))
         with changed():
             if found is None:
-                self.files.delete(aside_of(self._instance_folder(uuid)))
-            left = self.files.delete(self._instance_folder(uuid))
+                self._files.delete(aside_of(self._folders.instance(uuid)))
+            left = self._files.delete(self._folders.instance(uuid))
             if left and found is None:
                 # a spawn was interrupted: what it had begun on the server may come to its end now
                 with unbounded():
-                    self.tasks.settle(self.places.get().vm_folder, kind="VirtualMachine.clone")
+                    self._tasks.settle(self._places.get().vm_folder, kind="VirtualMachine.clone")
                 late = self._ours_if_there(uuid)
                 if late is not None:
                     self._destroy(late, frozenset())
-                self.files.delete(self._instance_folder(uuid))
+                self._files.delete(self._folders.instance(uuid))
 
     def _ours_if_there(self, uuid: UUID, *paths: str) -> Machine | None:
-        found = self._machine_if_there(uuid, *_HARDWARE, *paths)
+        found = self._machines.if_there(uuid, *_HARDWARE, *paths)
         if isinstance(found, Row):
             raise errors.InstanceNotFound("there is a machine with this UUID, made by others")
         return found
@@ -89,33 +103,33 @@ class Removal(Templates, Moves, Questions, Usage):
         kept = self._to_keep(found, keep)
         lost = _has_lost(self._devices_or_none(found), found)
         if lost or found.row.get("snapshot") is not None:
-            self._require_nobodys(found.uuid, self._instance_folder(found.uuid), _home(found))
+            folder = self._folders.instance(found.uuid)
+            self._usage.require_nobodys(found.uuid, folder, _home(found))
         self._switch_off(found)
         with changed():
             merged = kept or lost or self._spread(found) or self._strangers(found)
             if found.row.get("snapshot") is not None and merged:
                 # a disk is whole only when they are merged into it, and Destroy finds disks on
                 # another datastore only without them
-                self.tasks.run(lambda: found.obj.RemoveAllSnapshots_Task(True), entity=found.obj)
-                row = self.reader.one(found.obj, *STATE, *_HARDWARE)
-                found = Machine(found.uuid, row, found.mark, found.state)
+                self._tasks.run(lambda: found.obj.RemoveAllSnapshots_Task(True), entity=found.obj)
+                found = self._machines.read_again(found, *_HARDWARE)
                 kept = self._to_keep(found, keep)
             for disk in by_address(found.row.get("config.hardware.device") or ()).values():
                 if file_of(disk) in kept:
-                    self._own_file(found.obj, disk)
+                    self._changes.make_whole(found.obj, disk)
             if found.row.get("snapshot") is None:
                 self._take_away_volumes(found, kept)
                 self._move_aside(found)
             if lost:
                 self._delete_detached(found)
             for source, target in kept.items():
-                self.files.move_disk(source, target)
+                self._files.move_disk(source, target)
             self._destroy_machine(found)
 
     def _spread(self, found: Machine) -> bool:
         """Whether files of its own lie outside of the instance's folder: its configuration, or
         disks."""
-        folder = self._instance_folder(found.uuid)
+        folder = self._folders.instance(found.uuid)
         disks = by_address(found.row.get("config.hardware.device") or ())
         own = [disks[each] for each in self._devices_or_none(found).sure if each in disks]
         inside = f"{folder}/"
@@ -127,7 +141,7 @@ class Removal(Templates, Moves, Questions, Usage):
         if found.row.get("runtime.powerState") == "poweredOff":
             return
         try:
-            self._power_off_at_once(found)
+            self._power.off_at_once(found.obj)
         except errors.InvalidState as error:
             if error.vendor_code == PENDING:
                 raise
@@ -136,21 +150,10 @@ class Removal(Templates, Moves, Questions, Usage):
             if error.vendor_code != "ManagedObjectNotFound":
                 raise
 
-    def _power_off_at_once(self, found: Machine) -> None:
-        try:
-            self._power_off_task(found.obj)
-        except errors.DeviceBusy as error:
-            if error.vendor_code != "TaskInProgress":
-                raise
-            # a migration: it ends at once, or has ended when it was asked to
-            self._end_moves(found.obj)
-            self.tasks.settle(found.obj)
-            self._power_off_task(found.obj)
-
     def _take_away_volumes(self, found: Machine, kept: Mapping[str, str]) -> None:
         disks = by_address(found.row.get("config.hardware.device") or ())
         devices = self._devices_or_none(found)
-        folder = self._instance_folder(found.uuid)
+        folder = self._folders.instance(found.uuid)
         going = [
             disk
             for address, disk in disks.items()
@@ -164,7 +167,7 @@ class Removal(Templates, Moves, Questions, Usage):
         try:
             changes = [removing(each) for each in going]
             config = vim.vm.ConfigSpec(deviceChange=changes)
-            self.tasks.run(lambda: found.obj.ReconfigVM_Task(config), entity=found.obj)
+            self._tasks.run(lambda: found.obj.ReconfigVM_Task(config), entity=found.obj)
         except errors.HypervisorFault as error:
             if error.vendor_code != "ManagedObjectNotFound":
                 raise
@@ -172,17 +175,14 @@ class Removal(Templates, Moves, Questions, Usage):
     def _is_volume(self, disk: Any, folder: str) -> bool:
         """Whether a disk lies among the volumes, whatever the record says: it must not be lost."""
         path = file_of(disk) or ""
-        inside = path.partition("] ")[2]
-        return inside.startswith(f"{self.config.directory}/volumes/") and not path.startswith(
-            folder
-        )
+        return self._folders.holds(path, "volumes") and not path.startswith(folder)
 
     def _strangers(self, found: Machine) -> list[Any]:
         """Disks that somebody has attached without the driver: vSphere's Destroy would delete them.
         Without a record none is known; then what lies in the instance's folder, or beside the
         machine's configuration, is its own."""
         devices = self._devices_or_none(found)
-        folder = f"{self._instance_folder(found.uuid)}/"
+        folder = f"{self._folders.instance(found.uuid)}/"
         homes = (folder, f"{_home(found)}/")
         return [
             disk
@@ -199,25 +199,25 @@ class Removal(Templates, Moves, Questions, Usage):
         number = 0
         for source in map(file_of, self._strangers(found)):
             folder = (source or "").rpartition("/")[0]
-            if source is None or folder not in (_home(found), self._instance_folder(found.uuid)):
+            if source is None or folder not in (_home(found), self._folders.instance(found.uuid)):
                 continue
-            self._ensure_folders()
+            self._folders.ensure()
             while True:
                 number += 1
-                target = self._folder("volumes", f"{found.uuid}-by-hand-{number}.vmdk")
-                if not self.files.exists(target):
+                target = self._folders.path("volumes", f"{found.uuid}-by-hand-{number}.vmdk")
+                if not self._files.exists(target):
                     break
-            self.files.move_disk(source, target)
+            self._files.move_disk(source, target)
 
     def _delete_detached(self, found: Machine) -> None:
         """Delete the disks in the folder of a clone that are attached nowhere: vSphere's Destroy
         leaves them. What lies in the instance's folder goes with that."""
         home = _home(found)
-        store = self.places.surroundings().datastores.get(split_path(home)[0])
+        store = self._places.surroundings().datastores.get(split_path(home)[0])
         if (
             store is None
             or str(found.uuid) not in home
-            or home == self._instance_folder(found.uuid)
+            or home == self._folders.instance(found.uuid)
         ):
             return
         attached = {
@@ -225,11 +225,11 @@ class Removal(Templates, Moves, Questions, Usage):
             for disk in by_address(found.row.get("config.hardware.device") or ()).values()
             for path in chain_of(disk)
         }
-        for file in self.files.search(store["browser"], home):
+        for file in self._files.search(store["browser"], home):
             path = f"{home}/{file.name}"
             stem, _, kind = file.name.rpartition(".")
             if kind == "vmdk" and not is_part(stem) and path not in attached:
-                self.files.delete_disk(path)
+                self._files.delete_disk(path)
 
     @staticmethod
     def _devices_or_none(found: Machine) -> Devices:
@@ -239,14 +239,14 @@ class Removal(Templates, Moves, Questions, Usage):
             return Devices()  # damaged by somebody: destroy() works all the same
 
     def _destroy_machine(self, found: Machine) -> None:
-        self.known.forget(found.uuid)
+        self._machines.known.forget(found.uuid)
         for _ in range(_STARTED_AGAIN):
             try:
                 self._remove_from_the_server(found)
             except errors.InvalidState:
                 # a spawn or power_on of another client has started it since it was switched off
                 with suppress(errors.InvalidState):
-                    self._power_off_at_once(found)
+                    self._power.off_at_once(found.obj)
             else:
                 return
         self._remove_from_the_server(found)
@@ -254,7 +254,7 @@ class Removal(Templates, Moves, Questions, Usage):
     def _remove_from_the_server(self, found: Machine) -> None:
         try:
             if found.row.get("snapshot") is None:
-                self.tasks.run(found.obj.Destroy_Task, entity=found.obj)
+                self._tasks.run(found.obj.Destroy_Task, entity=found.obj)
             else:
                 # Destroy deletes the disks of snapshots too, also volumes that were attached then,
                 # and a disk that a snapshot has cannot be taken away. All that is the machine's
@@ -278,18 +278,18 @@ class Removal(Templates, Moves, Questions, Usage):
             file = file_of(disks[address]) if address in disks else None
             if file is None or not any(keeps(each, role) for each in keep):
                 continue
-            target = self._folder("volumes", f"{found.uuid}-{role}.vmdk")
-            if self.files.exists(target):
+            target = self._folders.path("volumes", f"{found.uuid}-{role}.vmdk")
+            if self._files.exists(target):
                 raise errors.VolumeExists(
                     f"a {role} disk of an earlier instance with this UUID has been kept",
                     hint="delete_volume() that one first, or destroy() without keep=",
                 )
             kept[file] = target
         if kept:
-            self._ensure_folders()
+            self._folders.ensure()
         return kept
 
-    def _remove_machine(self, uuid: UUID, record: Record) -> None:
+    def remove_machine(self, uuid: UUID, record: Record) -> None:
         """Undo the making of a machine with this record. Another client may have destroyed it, and
         may have spawned the instance again: that machine was made at another time."""
         found = self._ours_if_there(uuid, path_of(RECORD))

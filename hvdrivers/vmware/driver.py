@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, Self
@@ -22,38 +21,63 @@ from hvdrivers.models.vif import DvsVif, VifQos
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskQos, VolumeAttachment
 from hvdrivers.vmware.adopt import VmwareAdopt
-from hvdrivers.vmware.base import Known
 from hvdrivers.vmware.cache import VmwareImages
+from hvdrivers.vmware.changes import Changes
+from hvdrivers.vmware.claim import Claims
+from hvdrivers.vmware.cloning import Cloning
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.connection import VmwareConnection
 from hvdrivers.vmware.consoles import VmwareConsoles
+from hvdrivers.vmware.destroy import Removal
 from hvdrivers.vmware.event_feed import EventFeed, Raw
 from hvdrivers.vmware.events import VmwareEvents
 from hvdrivers.vmware.export import VmwareExport
 from hvdrivers.vmware.files import Files
+from hvdrivers.vmware.folders import Folders
 from hvdrivers.vmware.guest import VmwareGuest
 from hvdrivers.vmware.hostpower import VmwareHostPower
+from hvdrivers.vmware.images import ImageStore
 from hvdrivers.vmware.lacking import LACKING
+from hvdrivers.vmware.leaving_rescue import Rescues
+from hvdrivers.vmware.lifecycle import VmwareLifecycle
+from hvdrivers.vmware.listing import Listing
+from hvdrivers.vmware.machines import Machines
 from hvdrivers.vmware.maintenance import VmwareMaintenance
 from hvdrivers.vmware.metrics import VmwareMetrics
 from hvdrivers.vmware.migration import VmwareMigration
+from hvdrivers.vmware.moves import Moves
+from hvdrivers.vmware.network import VmwareNetwork
+from hvdrivers.vmware.own_disks import KeptDisks
 from hvdrivers.vmware.place import Places
+from hvdrivers.vmware.power import VmwarePower
+from hvdrivers.vmware.power_switch import PowerSwitch
 from hvdrivers.vmware.reader import Reader
 from hvdrivers.vmware.reconnect import VmwareReconnect
 from hvdrivers.vmware.relocation import VmwareRelocation
 from hvdrivers.vmware.rescue import VmwareRescue
 from hvdrivers.vmware.reshape import VmwareReshape
 from hvdrivers.vmware.resources import VmwareResources
+from hvdrivers.vmware.room import Room
+from hvdrivers.vmware.seen_images import SeenImages
 from hvdrivers.vmware.session import Session
 from hvdrivers.vmware.snapshots import VmwareSnapshots
+from hvdrivers.vmware.storage import VmwareStorage
 from hvdrivers.vmware.tasks import Tasks
+from hvdrivers.vmware.templates import Templates
+from hvdrivers.vmware.uploads import PartialUploads
+from hvdrivers.vmware.usage import Usage
+from hvdrivers.vmware.volumes import VolumeSources
 
 
 class VmwareDriver(
     VmwareResources,
     VmwareRescue,
+    VmwarePower,
+    VmwareLifecycle,
     VmwareReshape,
     VmwareAdopt,
+    VmwareStorage,
+    VmwareNetwork,
     VmwareReconnect,
     VmwareImages,
     VmwareConsoles,
@@ -102,12 +126,60 @@ class VmwareDriver(
         self.tasks = Tasks(self.session, self.reader)
         self.places = Places(self.session, self.reader)
         self.files = Files(self.session, self.tasks, self.places)
-        self.known = Known()
-        self._unfinished = {}
-        self._bases = {}
-        self._keys = {}
-        self._templates = {}
-        self._images_lock = threading.Lock()
+        self.folders = Folders(config, self.session, self.places, self.files)
+        self.machines = Machines(self.session, self.reader, self.places)
+        self.changes = Changes(self.machines, self.tasks)
+        self.moves = Moves(self.session, self.reader)
+        self.power = PowerSwitch(self.reader, self.tasks, self.moves)
+        self.room = Room(config, self.places)
+        self.usage = Usage(self.machines)
+        self.listing = Listing(self.machines)
+        self.volumes = VolumeSources(
+            self.session, self.reader, self.places, self.files, folders=self.folders
+        )
+        self.seen = SeenImages()
+        self.uploads = PartialUploads(self.session, self.places, self.files, self.folders)
+        self.images = ImageStore(
+            self.places, self.files, self.folders, uploads=self.uploads, seen=self.seen
+        )
+        self.templates = Templates(
+            config,
+            self.session,
+            self.reader,
+            self.tasks,
+            self.places,
+            files=self.files,
+            room=self.room,
+            seen=self.seen,
+        )
+        self.kept_disks = KeptDisks(self.files, self.folders, self.usage)
+        self.cloning = Cloning(
+            self.tasks,
+            self.places,
+            self.files,
+            self.machines,
+            seen=self.seen,
+            templates=self.templates,
+        )
+        self.claims = Claims(
+            self.reader,
+            self.tasks,
+            self.places,
+            self.machines,
+            files=self.files,
+            folders=self.folders,
+        )
+        self.removal = Removal(
+            self.tasks,
+            self.places,
+            self.machines,
+            self.changes,
+            power=self.power,
+            usage=self.usage,
+            files=self.files,
+            folders=self.folders,
+        )
+        self.rescues = Rescues(self.machines, self.changes, self.power, self.files, self.folders)
         self.listener = Session(config, background=True)
         """The session of the event stream: it is opened when the first stream is."""
         self.hub: Hub[Raw] = Hub()

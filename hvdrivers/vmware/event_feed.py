@@ -29,7 +29,7 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.feeds import Missed
 from hvdrivers.driverkit.hub import Hub
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import STATE, is_unreadable, state_of, uuid_in
+from hvdrivers.vmware.machines import STATE, is_unreadable, state_of, uuid_in
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.place import Places
 from hvdrivers.vmware.reader import IN_POOL, Reader, Row, filter_spec

@@ -11,11 +11,11 @@ from hvdrivers.driverkit.events import Change, DeviceChange, InstanceStream, Str
 from hvdrivers.driverkit.hub import Hub
 from hvdrivers.models.events import DeviceKind, LifecycleKind
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import state_of, uuid_in
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.event_feed import WATCHED, EventFeed, Raw, Rebooted
+from hvdrivers.vmware.machines import state_of, uuid_in
 from hvdrivers.vmware.record import mark_in
-from hvdrivers.vmware.usage import Usage
 
 _S, _K = InstanceState, LifecycleKind
 _ON = frozenset({_S.RUNNING, _S.RESCUED, _S.PAUSED})
@@ -67,7 +67,7 @@ def _lifecycle(uuid: UUID, before: InstanceState | None, now: InstanceState) -> 
         yield Change(uuid, _K.STOPPED, now)
 
 
-class VmwareEvents(Usage, Events):
+class VmwareEvents(Topic, Events):
     """Subscribe."""
 
     hub: Hub[Raw]
@@ -85,7 +85,7 @@ class VmwareEvents(Usage, Events):
     def _states(self) -> dict[UUID, InstanceState]:
         found = {}
         answers = self.questions.answers
-        rows = self._rows(*WATCHED)
+        rows = self.machines.rows(*WATCHED)
         self.questions.has_read(answers, rows)
         for row in rows:
             uuid = uuid_in(row)

@@ -25,20 +25,20 @@ from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import capacity_of, file_of
-from hvdrivers.vmware.lifecycle import VmwareLifecycle
+from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, path_of, root_disk
-from hvdrivers.vmware.snapshots import nodes
+from hvdrivers.vmware.snapshot_tree import SNAPSHOT, nodes
 
 _PATHS = (path_of(DEVICES), "config.hardware.device")
 _FORMATS = (ImageFormat.RAW, ImageFormat.QCOW2, ImageFormat.VMDK, ImageFormat.VHDX)
 _CHUNK = 1 << 20
 
 
-class VmwareExport(VmwareLifecycle, SnapshotToImage):
+class VmwareExport(Topic, SnapshotToImage):
     """Snapshot to image."""
 
     @timed
@@ -58,12 +58,12 @@ class VmwareExport(VmwareLifecycle, SnapshotToImage):
         The first is deleted as any other; both go with the instance.
         """
         del timeout
-        found = self._checked("snapshot_to_image", uuid, *_PATHS)
+        found = self.machines.checked("snapshot_to_image", uuid, *_PATHS)
         if format not in _FORMATS:
             known = ", ".join(each.value for each in _FORMATS)
             raise errors.NotSupported(f"no image in the format {format.value}", hint=f"use {known}")
         root_disk(found.row)
-        copy = f"{self._instance_folder(uuid)}/export-{secrets.token_hex(6)}.vmdk"
+        copy = f"{self.folders.instance(uuid)}/export-{secrets.token_hex(6)}.vmdk"
         with _beside(target) as folder, undoing() as undo:
             undo.callback(self.files.delete_disk, copy)
             size = self._copy(found, copy, progress)
@@ -100,7 +100,7 @@ class VmwareExport(VmwareLifecycle, SnapshotToImage):
 
     def _drop(self, found: Machine, name: str) -> None:
         """Delete the snapshot, if it was made."""
-        for node in list(nodes(self.reader.one(found.obj, "snapshot"))):
+        for node in list(nodes(self.reader.one(found.obj, SNAPSHOT))):
             if node.snapshot.name == name:
                 self.tasks.run(partial(node.obj.RemoveSnapshot_Task, False, True), entity=found.obj)
 

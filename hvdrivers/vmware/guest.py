@@ -27,7 +27,7 @@ class VmwareGuest(Topic, GuestAddresses):
         last, which is left out."""
         del timeout
         paths = (_TOOLS, "guest.net", "config.hardware.device")
-        row = self._checked("guest_addresses", uuid, *paths).row
+        row = self.machines.checked("guest_addresses", uuid, *paths).row
         if row.get(_TOOLS) != "guestToolsRunning":
             return ()
         macs = by_mac(row.get("config.hardware.device") or ())

@@ -10,13 +10,13 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.maintenance import HostPower
 from hvdrivers.driverkit import changed
 from hvdrivers.models.host import HostPowerAction
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
-from hvdrivers.vmware.usage import Usage
 
 _GONE = (errors.ConnectionFailed, errors.OutcomeUnknown, errors.InstanceNotFound)
 
 
-class VmwareHostPower(Usage, HostPower):
+class VmwareHostPower(Topic, HostPower):
     """Host power."""
 
     @timed
@@ -27,7 +27,7 @@ class VmwareHostPower(Usage, HostPower):
         itself that no machine is powered on, of ours or not, and forces it.
         """
         del timeout
-        rows = self._rows("runtime.powerState")
+        rows = self.machines.rows("runtime.powerState")
         on = [row for row in rows if row.get("runtime.powerState") == "poweredOn"]
         if on:
             raise errors.InvalidState(

@@ -10,10 +10,8 @@ entry counts as used while an instance that was made from it is there, anywhere 
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import IO, TYPE_CHECKING
 
@@ -22,19 +20,20 @@ from pydantic import ValidationError
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit import undoing
+from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.deadline import current_deadline
-from hvdrivers.driverkit.images import file_identity, staging_name
+from hvdrivers.driverkit.images import KnownKeys, staging_name
 from hvdrivers.models.image import (
-    FileImage,
     HostImage,
-    HttpImage,
     ImageFormat,
     ImageRef,
 )
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
-from hvdrivers.vmware.files import Found
+from hvdrivers.vmware.files import Files, Found
+from hvdrivers.vmware.folders import Folders
 from hvdrivers.vmware.names import is_part
-from hvdrivers.vmware.session import by_chance
+from hvdrivers.vmware.place import Places
+from hvdrivers.vmware.seen_images import Base, SeenImages
 from hvdrivers.vmware.uploads import PartialUploads
 
 if TYPE_CHECKING:
@@ -47,31 +46,28 @@ _ReadAt = Callable[[int, int], bytes]
 """Bytes from this offset on, at most so many; fewer at the end."""
 _KIB = 1024
 _MIB = 1 << 20
-_GIB = 1 << 30
 _ZEROS = 64 << 20
 """Bytes: so many zeros at the end of a disk take longer to send than two more requests."""
 
 
-@dataclass(frozen=True)
-class Base:
-    """A disk on the host that disks are copied from."""
-
-    key: str
-    path: str
-    virtual_size: int
-    size: int = 0
-    """Bytes on the datastore."""
-
-
-class ImageStore(PartialUploads):
+class ImageStore:
     """Find an image on the host, or bring it there."""
 
-    _bases: dict[str, Base]
-    """What this driver has seen in the cache. A copy of one that has gone fails, and it is then
-    looked for again."""
-    _keys: dict[tuple[object, ...], str]
-    """Cache keys of local files without a checksum, by what tells that a file has not changed."""
-    _images_lock: threading.Lock
+    def __init__(
+        self,
+        places: Places,
+        files: Files,
+        folders: Folders,
+        *,
+        uploads: PartialUploads,
+        seen: SeenImages,
+    ) -> None:
+        self._places = places
+        self._files = files
+        self._folders = folders
+        self._uploads = uploads
+        self._seen = seen
+        self._keys = KnownKeys()
 
     @provides(
         Capability.IMAGE_RAW,
@@ -82,7 +78,7 @@ class ImageStore(PartialUploads):
         Capability.IMAGE_VDI,
         Capability.IMAGE_OVA,
     )
-    def _base(
+    def bring(
         self, image: ImageRef, progress: ProgressCallback | None, *, disk_gib: int = 0
     ) -> Base:
         """Find the image in the cache, or bring it there.
@@ -95,25 +91,22 @@ class ImageStore(PartialUploads):
         """
         if isinstance(image, HostImage):
             return self._host_image(image)
-        key = self._key(image)
+        key = self._keys.of(image)
         if key is not None:
             found = self._cached(key)
             if found is not None:
                 return found
-        from hvdrivers.images import open_image
-
-        with open_image(image, progress=progress, timeout=_seconds()) as opened:
-            self._remember(image, opened.cache_key)
+        with self._keys.open(image, progress=progress, timeout=_seconds()) as opened:
             found = None if opened.cache_key == key else self._cached(opened.cache_key)
-            check_fits(opened.info.virtual_size_bytes, disk_gib)
+            root_disk_bytes(opened.info.virtual_size_bytes, disk_gib)
             return found or self._upload(opened, progress)
 
-    def _by_key(self, key: str) -> Base | None:
+    def by_key(self, key: str) -> Base | None:
         """The image that an instance was made from; None if it is not there any more."""
         if key.startswith("host-"):
-            surroundings = self.places.surroundings()
-            browser = surroundings.datastore(self.places.get().datastore)["browser"]
-            for file in self.files.search(browser, self._folder("host-images")):
+            surroundings = self._places.surroundings()
+            browser = surroundings.datastore(self._places.get().datastore)["browser"]
+            for file in self._files.search(browser, self._folders.path("host-images")):
                 try:
                     image = HostImage(name=file.name.removesuffix(".vmdk"))
                 except ValidationError:
@@ -122,45 +115,25 @@ class ImageStore(PartialUploads):
                     return self._host_image(image)
             return None
         found = self._cached(key)
-        if found is not None and not self.files.exists(found.path):
-            self._forget(found)
+        if found is not None and not self._files.exists(found.path):
+            self._seen.forget(found)
             return None
         return found
 
     def _cached(self, key: str) -> Base | None:
-        """No call if it was seen before, else 2."""
-        with self._images_lock:
-            found = self._bases.get(key)
+        """No call if it was seen before, else 3."""
+        found = self._seen.base(key)
         if found is None:
-            found = next(iter(self._entries(key)), None)
+            found = next(iter(self.entries(key)), None)
             if found is not None:
-                with self._images_lock:
-                    self._bases[key] = found
+                self._seen.put_base(found)
         return found
 
-    def _forget(self, base: Base) -> None:
-        with self._images_lock:
-            self._bases.pop(base.key, None)
-
-    def _entries(self, key: str) -> list[Base]:
-        surroundings = self.places.surroundings()
-        browser = surroundings.datastore(self.places.get().datastore)["browser"]
-        return self._complete(self.files.search(browser, self._folder("images", key)))
-
-    @staticmethod
-    def _complete(files: Sequence[Found]) -> list[Base]:
-        found: dict[str, Base] = {}
-        sizes: dict[str, int] = {}
-        for file in files:
-            if _EXTENT.fullmatch(file.name):
-                sizes[file.folder] = file.size
-        for file in files:
-            named = _DISK.fullmatch(file.name)
-            name = file.folder.rpartition("/")[2]
-            if named and _KEY.fullmatch(name):  # no staging name, and no folder of others
-                path = f"{file.folder}/{file.name}"
-                found[name] = Base(name, path, int(named[1]), sizes.get(file.folder, 0))
-        return list(found.values())
+    def entries(self, key: str) -> list[Base]:
+        """The disks of a cached image that are on the datastore: one, or none. 3 calls."""
+        surroundings = self._places.surroundings()
+        browser = surroundings.datastore(self._places.get().datastore)["browser"]
+        return complete_in(self._files.search(browser, self._folders.path("images", key)))
 
     @provides(Capability.IMAGE_HOST)
     def _host_image(self, image: HostImage) -> Base:
@@ -169,8 +142,8 @@ class ImageStore(PartialUploads):
             raise errors.InvalidRequest("an image on the host is a VMDK")
         if "/" in image.name or "\\" in image.name or image.name.startswith("."):
             raise errors.VolumeNotFound("the name of an image on the host has no folder in it")
-        path = self._folder("host-images", f"{image.name.removesuffix('.vmdk')}.vmdk")
-        size = None if is_part(image.name.removesuffix(".vmdk")) else self.files.disk_size(path)
+        path = self._folders.path("host-images", f"{image.name.removesuffix('.vmdk')}.vmdk")
+        size = None if is_part(image.name.removesuffix(".vmdk")) else self._files.disk_size(path)
         if size is None:
             raise errors.VolumeNotFound(
                 f"there is no image {image.name!r} on the host", hint=f"it would be {path}"
@@ -179,33 +152,32 @@ class ImageStore(PartialUploads):
 
     def _upload(self, opened: LocalImage, progress: ProgressCallback | None) -> Base:
         key = opened.cache_key
-        staging = self._folder("images", staging_name(key))
-        folder = self._folder("images", key)
+        staging = self._folders.path("images", staging_name(key))
+        folder = self._folders.path("images", key)
         size = -(-opened.info.virtual_size_bytes // _KIB) * _KIB
         name = f"disk-{opened.info.virtual_size_bytes}"
-        self._ensure_folders()
+        self._folders.ensure()
         with undoing() as undo, self._as_raw(opened, progress) as (content, end):
-            undo.callback(self.files.remove_quietly, staging)
-            self._remove_abandoned()
-            self.files.make_folder(staging)
+            undo.callback(self._files.remove_quietly, staging)
+            self._uploads.remove_abandoned()
+            self._files.make_folder(staging)
             # zeros at the end are not sent: the disk grows by them
             sent = max(end, _MIB) if size - end >= _ZEROS else size
-            self.files.create_disk(f"{staging}/{name}.vmdk", sent)
+            self._files.create_disk(f"{staging}/{name}.vmdk", sent)
             body = _Reported(content, sent, progress)
-            self.files.upload(f"{staging}/{name}-flat.vmdk", body, sent)
+            self._files.upload(f"{staging}/{name}-flat.vmdk", body, sent)
             if sent < size:
-                self.files.extend_disk(f"{staging}/{name}.vmdk", size)
+                self._files.extend_disk(f"{staging}/{name}.vmdk", size)
             self._publish(staging, folder, f"{name}.vmdk")
         base = Base(key, f"{folder}/{name}.vmdk", opened.info.virtual_size_bytes, size)
-        with self._images_lock:
-            self._bases[key] = base
+        self._seen.put_base(base)
         return base
 
     def _publish(self, staging: str, folder: str, disk: str) -> None:
         if self._renamed(staging, folder):
             return
-        if self.files.exists(f"{folder}/{disk}"):
-            self.files.delete(staging)  # another upload of the same was faster: use that one
+        if self._files.exists(f"{folder}/{disk}"):
+            self._files.delete(staging)  # another upload of the same was faster: use that one
         elif not self._renamed(staging, folder):  # otherwise it was evicted meanwhile
             raise errors.DeviceBusy(
                 f"the cached image in {folder} has lost the description of its disk",
@@ -216,7 +188,7 @@ class ImageStore(PartialUploads):
 
     def _renamed(self, staging: str, folder: str) -> bool:
         try:
-            self.files.move(staging, folder)
+            self._files.move(staging, folder)
         except errors.InvalidRequest as error:
             if error.vendor_code != "FileAlreadyExists":
                 raise
@@ -243,27 +215,21 @@ class ImageStore(PartialUploads):
             end = data[-1].offset + data[-1].length if data else 0
             yield partial(_read_at, file), -(-end // _MIB) * _MIB
 
-    def _ensure_folders(self) -> None:
-        """Make the driver's folders on the datastore. Three calls, once a session."""
-        self.session.link.fact("folders", lambda _login: self._make_folders())
 
-    def _make_folders(self) -> bool:
-        with by_chance():
-            for kind in ("images", "instances", "volumes"):
-                self.files.make_folder(self._folder(kind), parents=True)
-        return True
-
-    def _key(self, image: FileImage | HttpImage) -> str | None:
-        key = image.cache_key()
-        if key is None and isinstance(image, FileImage):
-            with self._images_lock:
-                return self._keys.get(file_identity(image))
-        return key
-
-    def _remember(self, image: ImageRef, key: str) -> None:
-        if isinstance(image, FileImage) and image.checksum is None:
-            with self._images_lock:
-                self._keys[file_identity(image)] = key
+def complete_in(files: Sequence[Found]) -> list[Base]:
+    """The images among files of the cache that are whole."""
+    found: dict[str, Base] = {}
+    sizes: dict[str, int] = {}
+    for file in files:
+        if _EXTENT.fullmatch(file.name):
+            sizes[file.folder] = file.size
+    for file in files:
+        named = _DISK.fullmatch(file.name)
+        name = file.folder.rpartition("/")[2]
+        if named and _KEY.fullmatch(name):  # no staging name, and no folder of others
+            path = f"{file.folder}/{file.name}"
+            found[name] = Base(name, path, int(named[1]), sizes.get(file.folder, 0))
+    return list(found.values())
 
 
 def _read_at(file: IO[bytes], offset: int, length: int) -> bytes:
@@ -297,16 +263,6 @@ class _Reported:
         """Go back to the beginning: the request is sent again."""
         self._at = offset
         return self._at
-
-
-def check_fits(virtual_size: int, disk_gib: int) -> None:
-    """Refuse an image that is larger than the disk to be made of it; 0: the disk is as large as
-    the image."""
-    if disk_gib and virtual_size > disk_gib * _GIB:
-        raise errors.ImageRejected(
-            f"the image needs {virtual_size / _GIB:.1f} GiB, the flavor's disk has {disk_gib} GiB",
-            hint="choose a flavor with a larger disk, or disk_gib=0 for the image's own size",
-        )
 
 
 def _seconds() -> float | None:

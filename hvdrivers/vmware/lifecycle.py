@@ -10,30 +10,37 @@ shall run is marked as being built until it runs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 from uuid import UUID
 
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.lifecycle import Lifecycle
 from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.own_disks import seed_of
 from hvdrivers.models.disk import DiskRole
-from hvdrivers.models.instance import Flavor, InstanceInfo, InstanceSpec
+from hvdrivers.models.instance import (
+    ForeignInstance,
+    InstanceInfo,
+    InstanceSpec,
+    InstanceSummary,
+    Keep,
+)
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import Machine
-from hvdrivers.vmware.claim import Claim
-from hvdrivers.vmware.cloning import Cloning, cloned_root, evicted
+from hvdrivers.vmware.base import Topic
+from hvdrivers.vmware.cloning import cloned_root, evicted
 from hvdrivers.vmware.deadline import rereading, timed
-from hvdrivers.vmware.destroy import Removal
-from hvdrivers.vmware.images import Base, check_fits
-from hvdrivers.vmware.listing import FULL, Listing, info_of
+from hvdrivers.vmware.images import ImageStore
+from hvdrivers.vmware.listing import FULL, info_of
+from hvdrivers.vmware.machines import VERSION, Machine
+from hvdrivers.vmware.moved import SEED
 from hvdrivers.vmware.names import machine_name
-from hvdrivers.vmware.own_disks import KeptDisks, Planned, planned
+from hvdrivers.vmware.own_disks import Planned, planned
 from hvdrivers.vmware.record import (
     DEVICES,
     MARK,
@@ -45,6 +52,7 @@ from hvdrivers.vmware.record import (
     path_of,
     record_in,
 )
+from hvdrivers.vmware.seen_images import Base, Template, root_capacity
 from hvdrivers.vmware.specs import (
     Plan,
     Source,
@@ -56,24 +64,17 @@ from hvdrivers.vmware.specs import (
     serial_port,
     volume_disk,
 )
-from hvdrivers.vmware.templates import Template
-from hvdrivers.vmware.volumes import VolumeSources, exclusive
-from hvdrivers.vmware.wiring import Wiring
+from hvdrivers.vmware.volumes import exclusive
+from hvdrivers.vmware.wiring import backings_of
 
 APPEND = vim.option.OptionValue(key="answer.msg.serial.file.open", value="Append")
 """A machine whose console log is there already would ask what to do, and wait for an answer."""
-SEED = "seed"
-"""Role of the disc with a machine's first configuration, and name of its file."""
-VERSION = "config.changeVersion"
-"""What tells whether a machine was changed since it was read."""
-_GIB = 1 << 30
 
 
-class VmwareLifecycle(
-    Claim, Removal, Cloning, KeptDisks, VolumeSources, Wiring, Listing, Lifecycle
-):
+class VmwareLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
 
+    @provides(*declared(ImageStore))
     @timed
     def spawn(
         self,
@@ -87,16 +88,16 @@ class VmwareLifecycle(
         without starting it; 2 more where the disk is larger than the image. On both 1 more for a
         seed and for each volume, 1 if there are volumes or NICs; 8 for each kept disk."""
         del timeout
-        self._refuse_existing(spec.uuid)
+        self.claims.refuse_existing(spec.uuid)
         check_flavor(spec.flavor)
         disks = planned(spec)
         disc = seed_of(spec)
         surroundings = self.places.surroundings()
-        host = self._host_of(spec, surroundings)
-        backings = self._backings(spec.vifs, surroundings)
-        sources = [self._volume_source(each, surroundings) for each in spec.volumes]
+        host = self.room.host_of(spec, surroundings)
+        backings = backings_of(spec.vifs, surroundings)
+        sources = [self.volumes.source(each, surroundings) for each in spec.volumes]
         alone, shared = exclusive(spec.volumes, sources)
-        self._require_free(
+        self.usage.require_free(
             spec.uuid,
             volumes=alone,
             shared=shared,
@@ -105,19 +106,17 @@ class VmwareLifecycle(
         )
         base = None
         if spec.image is not None:
-            base = self._base(spec.image, progress, disk_gib=spec.flavor.disk_gib)
-        kept = self._kept_sources(disks, surroundings)
+            base = self.images.bring(spec.image, progress, disk_gib=spec.flavor.disk_gib)
+        kept = self.kept_disks.sources(disks, surroundings)
         capacity = root_capacity(spec.flavor, base)
-        self._require_room(
-            spec.flavor, capacity or sum(s.size for s in kept.values()), surroundings
-        )
-        self._ensure_folders()
-        template = self._template_for(spec, disks, base, surroundings)
+        self.room.require(spec.flavor, capacity or sum(s.size for s in kept.values()), surroundings)
+        self.folders.ensure()
+        template = self.cloning.template_for(spec, disks, base, surroundings)
         with undoing() as undo:
-            self._claim(spec.uuid, undo)
+            self.claims.take(spec.uuid, undo)
             if base is not None and template is None:
                 self._copy_root(spec.uuid, base, capacity, progress)
-            self._copy_kept(spec.uuid, kept, disks)
+            self.kept_disks.copy(spec.uuid, kept, disks)
             sizes = {role: each.size for role, each in kept.items()}
             if base is not None:
                 sizes["root"] = capacity
@@ -125,38 +124,38 @@ class VmwareLifecycle(
             record = Record.of(spec, base.key if base else None)
             config = self._config_of(spec, record, plan)
             # while the machine may be there its folder stays
-            undo.callback(self._remove_machine, spec.uuid, record, guards=undo.steps)
+            undo.callback(self.removal.remove_machine, spec.uuid, record, guards=undo.steps)
             if template is not None and base is not None:
                 store = surroundings.datastore(self.places.get().datastore).obj
-                obj = self._clone(
+                obj = self.cloning.clone(
                     spec, base, template, config, store=store, host=host, progress=progress
                 )
             else:
                 obj = self._make_machine(spec, config, host)
             found = self._started(spec, obj, cloned=template is not None)
             current_deadline().check("the machine was made")
-            self._take_over(kept, undo)
-            return info_of(found or self._machine(spec.uuid, *FULL))
+            self.kept_disks.take_over(kept, undo)
+            return info_of(found or self.machines.get(spec.uuid, *FULL))
 
     def _started(self, spec: InstanceSpec, obj: Any, *, cloned: bool) -> Machine | None:
         """Start a machine that was made, if it shall run and does not."""
-        self.known.put(spec.uuid, obj)
-        found = self._machine(spec.uuid, *FULL, VERSION) if cloned else None
+        self.machines.known.put(spec.uuid, obj)
+        found = self.machines.get(spec.uuid, *FULL, VERSION) if cloned else None
         if spec.start:
             if found is None or found.state is not InstanceState.RUNNING:
-                self._start(obj)
-                found = self._machine(spec.uuid, *FULL, VERSION)
+                self.power.on(obj)
+                found = self.machines.get(spec.uuid, *FULL, VERSION)
             self._finish(found)
         return found
 
     def _copy_root(
         self, uuid: UUID, base: Base, capacity: int, progress: ProgressCallback | None
     ) -> None:
-        target = f"{self._instance_folder(uuid)}/root.vmdk"
+        target = f"{self.folders.instance(uuid)}/root.vmdk"
         try:
             self.files.copy_disk(base.path, target, progress=progress)
         except errors.VolumeNotFound as error:
-            self._forget(base)
+            self.seen.forget(base)
             raise evicted(error) from error
         if capacity > base.virtual_size:
             self.files.extend_disk(target, capacity)
@@ -187,8 +186,8 @@ class VmwareLifecycle(
                 machine.
             template: what the machine is cloned from, with its root disk.
         """
-        folder = self._instance_folder(spec.uuid)
-        plan = Plan(self._slots(template.devices if template is not None else ()))
+        folder = self.folders.instance(spec.uuid)
+        plan = Plan(self.room.slots(template.devices if template is not None else ()))
         if template is not None:
             cloned_root(plan, template, made[DiskRole.ROOT])
 
@@ -232,7 +231,7 @@ class VmwareLifecycle(
     def _make_machine(self, spec: InstanceSpec, config: Any, host: Any) -> Any:
         place = self.places.get()
         config.name = machine_name(spec.name, spec.uuid)
-        path = f"{self._instance_folder(spec.uuid)}/{spec.uuid}.vmx"
+        path = f"{self.folders.instance(spec.uuid)}/{spec.uuid}.vmx"
         config.files = vim.vm.FileInfo(vmPathName=path)
         return self.tasks.run(
             lambda: place.vm_folder.CreateVM_Task(config, place.pool, host),
@@ -248,26 +247,54 @@ class VmwareLifecycle(
             values.changeVersion = found.row.get(VERSION)
             values.extraConfig.append(option(DEVICES, disks))
         try:
-            self._reconfigure(found.obj, values)
+            self.changes.reconfigure(found.obj, values)
         except errors.DeviceBusy as error:
             if error.vendor_code != "ConcurrentAccess":
                 raise
             # another client has changed the machine meanwhile: the next change tells the disks
-            self._reconfigure(found.obj, vim.vm.ConfigSpec(extraConfig=[built]))
+            self.changes.reconfigure(found.obj, vim.vm.ConfigSpec(extraConfig=[built]))
 
-    def _remember_disks(self, found: Machine) -> None:
-        """Write which disks the machine has, before their files get other names. 2 calls, none if
-        that is known."""
-        disks = news_of_disks(found.row)
-        if disks is not None:
-            config = vim.vm.ConfigSpec(
-                changeVersion=found.row.get(VERSION), extraConfig=[option(DEVICES, disks)]
-            )
-            self._reconfigure(found.obj, config)
+    # ---- the end --------------------------------------------------------------------------------
 
-    def _reconfigure(self, obj: Any, config: Any) -> None:
-        """Change a machine. 2 calls."""
-        self.tasks.run(lambda: obj.ReconfigVM_Task(config), entity=obj)
+    @timed
+    def destroy(
+        self,
+        uuid: UUID,
+        *,
+        keep: AbstractSet[Keep] = frozenset(),
+        timeout: float | None = None,
+    ) -> None:
+        """Budget: 5 calls, 2 more for each of: a running machine, attached volumes; 5 more to keep
+        disks, 3 for each, 3 more if they have snapshots, and 2 if they are children of an image; 3
+        more for a machine that is not there; 1 if it has snapshots; 4 if somebody has detached one
+        of its disks, and 2 for each.
+
+        Raises:
+            DeviceBusy: another machine has one of its disks, which somebody has detached here, or
+                is a linked clone of it.
+        """
+        del timeout
+        self.removal.destroy(uuid, keep)
+
+    # ---- looking --------------------------------------------------------------------------------
+
+    @timed
+    def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
+        """Budget: 2 calls, 1 for a machine that this driver has seen before."""
+        del timeout
+        return self.listing.instance(uuid)
+
+    @timed
+    def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
+        """Budget: 1 call, and 1 for each 1,000 machines beyond the first."""
+        del timeout
+        return self.listing.instances()
+
+    @timed
+    def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
+        """Budget: as list_instances()."""
+        del timeout
+        return self.listing.foreign()
 
     # ---- label and metadata ---------------------------------------------------------------------
 
@@ -277,11 +304,11 @@ class VmwareLifecycle(
     def rename(self, uuid: UUID, name: str, *, timeout: float | None = None) -> None:
         """Budget: 1 read and 1 reconfiguration."""
         del timeout
-        found = self._checked("rename", uuid, VERSION)
+        found = self.machines.checked("rename", uuid, VERSION)
         if found.mark.name == name:
             return
         mark = found.mark.model_copy(update={"name": name})
-        self._reconfigure(
+        self.changes.reconfigure(
             found.obj,
             vim.vm.ConfigSpec(
                 changeVersion=found.row.get(VERSION),
@@ -297,7 +324,7 @@ class VmwareLifecycle(
     ) -> None:
         """Budget: 1 read and 1 reconfiguration."""
         del timeout
-        found = self._checked("set_metadata", uuid, path_of(RECORD), VERSION)
+        found = self.machines.checked("set_metadata", uuid, path_of(RECORD), VERSION)
         record = record_in(found.row).model_copy(update={"metadata": dict(metadata)})
         self._write_record(found, record)
 
@@ -305,12 +332,4 @@ class VmwareLifecycle(
         config = vim.vm.ConfigSpec(
             changeVersion=found.row.get(VERSION), extraConfig=[option(RECORD, record)]
         )
-        self._reconfigure(found.obj, config)
-
-
-def root_capacity(flavor: Flavor, base: Base | None) -> int:
-    """Bytes of a root disk that is made of an image."""
-    if base is None:
-        return 0
-    check_fits(base.virtual_size, flavor.disk_gib)
-    return max(flavor.disk_gib * _GIB, base.virtual_size)
+        self.changes.reconfigure(found.obj, config)

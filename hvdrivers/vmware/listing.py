@@ -14,9 +14,8 @@ from hvdrivers.models.instance import (
 )
 from hvdrivers.models.vif import AttachedVif
 from hvdrivers.models.volume import AttachedVolume
-from hvdrivers.vmware.base import STATE, Machine, state_of, uuid_in
-from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import by_address, by_mac, capacity_of
+from hvdrivers.vmware.machines import STATE, Machine, Machines, state_of, uuid_in
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.names import unescaped
 from hvdrivers.vmware.record import (
@@ -29,7 +28,6 @@ from hvdrivers.vmware.record import (
     path_of,
     record_in,
 )
-from hvdrivers.vmware.usage import Usage
 
 FULL = (
     path_of(RECORD),
@@ -43,25 +41,24 @@ FULL = (
 _SIZE = ("config.hardware.numCPU", "config.hardware.memoryMB")
 
 
-class Listing(Usage):
+class Listing:
     """Looks at machines."""
 
-    @timed
-    def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
-        """Budget: 2 calls, 1 for a machine that this driver has seen before."""
-        del timeout
-        return info_of(self._machine(uuid, *FULL))
+    def __init__(self, machines: Machines) -> None:
+        self._machines = machines
 
-    @timed
-    def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
-        """Budget: 1 call, and 1 for each 1,000 machines beyond the first."""
-        del timeout
+    def instance(self, uuid: UUID) -> InstanceInfo:
+        """One machine in full. 2 calls, 1 for one that this driver has seen before."""
+        return info_of(self._machines.get(uuid, *FULL))
+
+    def instances(self) -> Sequence[InstanceSummary]:
+        """The machines of ours."""
         found = []
-        for row in self._rows(*STATE, *_SIZE):
+        for row in self._machines.rows(*STATE, *_SIZE):
             uuid = uuid_in(row)
             mark = mark_in(row, uuid)
             if mark is not None and uuid is not None:
-                self.known.put(uuid, row.obj, row)
+                self._machines.known.put(uuid, row.obj, row)
                 found.append(
                     InstanceSummary(
                         uuid=uuid,
@@ -73,12 +70,10 @@ class Listing(Usage):
                 )
         return found
 
-    @timed
-    def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
-        """Budget: as list_instances()."""
-        del timeout
+    def foreign(self) -> Sequence[ForeignInstance]:
+        """The machines of others, without our templates."""
         found = []
-        for row in self._rows(*STATE, path_of(IMAGE), "name"):
+        for row in self._machines.rows(*STATE, path_of(IMAGE), "name"):
             uuid = uuid_in(row)
             if uuid is not None and mark_in(row, uuid) is None and image_in(row) is None:
                 state = state_of(row.get("runtime.powerState"), None)

@@ -7,21 +7,21 @@ from typing import Any
 from hvdrivers.contract import errors
 from hvdrivers.contract.maintenance import Maintenance
 from hvdrivers.driverkit import undoing
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.reader import Row
-from hvdrivers.vmware.usage import Usage
 
 _IN = "runtime.inMaintenanceMode"
 
 
-class VmwareMaintenance(Usage, Maintenance):
+class VmwareMaintenance(Topic, Maintenance):
     """Maintenance mode, in which a host takes no new machines."""
 
     @timed
     def enter_maintenance(self, *, timeout: float | None = None) -> None:
         """Budget: 3 reads, and a task for each host that is not in maintenance yet."""
         del timeout
-        on = [row for row in self._rows("runtime.powerState") if _is_on(row)]
+        on = [row for row in self.machines.rows("runtime.powerState") if _is_on(row)]
         if on:
             raise errors.InvalidState(
                 f"{len(on)} machines are powered on", hint="stop or move them first"

@@ -17,12 +17,12 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.metrics import Metrics
 from hvdrivers.models.metrics import DiskMetrics, InstanceMetrics, VifMetrics
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import STATE, state_of, uuid_in
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.machines import STATE, state_of, uuid_in
 from hvdrivers.vmware.moved import LOST, Devices
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, devices_in, mark_in, path_of
-from hvdrivers.vmware.usage import Usage
 
 _PATHS = (
     *STATE,
@@ -33,7 +33,7 @@ _PATHS = (
 )
 
 
-class VmwareMetrics(Usage, Metrics):
+class VmwareMetrics(Topic, Metrics):
     """Metrics."""
 
     @timed
@@ -44,7 +44,7 @@ class VmwareMetrics(Usage, Metrics):
         del timeout
         at = datetime.now(UTC)
         found = []
-        for row in self._rows(*_PATHS):
+        for row in self.machines.rows(*_PATHS):
             uuid = uuid_in(row)
             mark = mark_in(row, uuid)
             if uuid is None or mark is None or (uuids is not None and uuid not in uuids):

@@ -29,16 +29,17 @@ from hvdrivers.models.migration import (
 )
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.vif import is_port_id
-from hvdrivers.vmware.base import STATE, Machine, uuid_in
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, by_mac, capacity_of, file_of
-from hvdrivers.vmware.lifecycle import VERSION, VmwareLifecycle
+from hvdrivers.vmware.machines import STATE, VERSION, Machine, uuid_in
 from hvdrivers.vmware.names import split_path
 from hvdrivers.vmware.place import Places, Surroundings
 from hvdrivers.vmware.reader import IN_POOL, Row
-from hvdrivers.vmware.reconnect import Rewiring, rewiring
 from hvdrivers.vmware.record import DEVICES, devices_in, mark_in, option, path_of
+from hvdrivers.vmware.rewiring import Rewiring, rewiring
 from hvdrivers.vmware.specs import Plan
+from hvdrivers.vmware.wiring import backings_of
 
 _PATHS = (
     path_of(DEVICES),
@@ -63,7 +64,7 @@ class _There:
     """The host, if the destination names one or no cluster chooses; None: the cluster chooses."""
 
 
-class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMigration):
+class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
     """vMotion and cold migration."""
 
     @timed
@@ -72,7 +73,7 @@ class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMi
     ) -> MigrationPlan:
         """Budget: 7 reads."""
         del timeout
-        found = self._checked("check_live_migration", uuid, *_PATHS)
+        found = self.machines.checked("check_live_migration", uuid, *_PATHS)
         _, blockers = self._blockers(found, destination, running=True)
         return MigrationPlan(
             destination=destination,
@@ -92,7 +93,7 @@ class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMi
     ) -> None:
         """Budget: 7 reads and the task; as migrate_storage() if the disks move too."""
         del timeout
-        found = self._checked("live_migrate", uuid, *_PATHS)
+        found = self.machines.checked("live_migrate", uuid, *_PATHS)
         self._move(found, destination, progress, running=True)
 
     @timed
@@ -107,16 +108,16 @@ class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMi
     ) -> None:
         """Budget: 7 reads and the task; as migrate_storage() if the disks move too."""
         del timeout
-        found = self._checked("cold_migrate", uuid, *_PATHS)
+        found = self.machines.checked("cold_migrate", uuid, *_PATHS)
         self._move(found, destination, progress, running=False)
 
     @timed
     def migration_progress(self, uuid: UUID, *, timeout: float | None = None) -> MigrationProgress:
         """Budget: 3 reads."""
         del timeout
-        found = self._machine(uuid)
+        found = self.machines.get(uuid)
         phase, percent = MigrationPhase.NONE, None
-        for row in self._moves(found.obj):
+        for row in self.moves.of(found.obj):
             state = row.get("info.state")
             if state in {"queued", "running"}:
                 percent = row.get("info.progress") or 0
@@ -133,7 +134,7 @@ class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMi
     def abort_migration(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 reads, and 1 call if a migration runs."""
         del timeout
-        self._end_moves(self._checked("abort_migration", uuid).obj)
+        self.moves.end(self.machines.checked("abort_migration", uuid).obj)
 
     # ---- the move -------------------------------------------------------------------------------
 
@@ -162,7 +163,7 @@ class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMi
                 for disk in _own_disks(found)
             ]
         if destination.storage is not None:
-            self._remember_disks(found)
+            self.changes.remember_disks(found)
         devices = devices_in(found.row)
         wired = self._wired(found, destination, there)
         spec.deviceChange = [*wired.removed, *wired.changed]
@@ -175,12 +176,12 @@ class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMi
             with changed():  # of a NIC of another kind only what it is called
                 after = devices.model_copy(update={"vifs": wired.vifs})
                 extra = [option(DEVICES, after)]
-                self._reconfigure(found.obj, vim.vm.ConfigSpec(extraConfig=extra))
+                self.changes.reconfigure(found.obj, vim.vm.ConfigSpec(extraConfig=extra))
 
     def _wired(self, found: Machine, destination: Destination, there: _There) -> Rewiring:
         hardware = found.row.get("config.hardware.device") or ()
-        plan = Plan(self._slots(hardware))
-        backings = self._backings(destination.vifs, there.around)
+        plan = Plan(self.room.slots(hardware))
+        backings = backings_of(destination.vifs, there.around)
         return rewiring(devices_in(found.row), hardware, destination.vifs, backings, plan)
 
     def _networks(
@@ -266,7 +267,7 @@ class VmwareMigration(VmwareLifecycle, LiveMigration, LiveMigrationAbort, ColdMi
             memory_mib=found.row.get("config.hardware.memoryMB", 0),
         )
         try:
-            self._host_for(flavor, there.around)
+            self.room.host_for(flavor, there.around)
         except errors.InsufficientResources as error:
             yield Blocker(kind=BlockerKind.RESOURCES, reason=error.message, hint=error.hint)
 

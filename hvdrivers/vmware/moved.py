@@ -23,11 +23,15 @@ _WORD = re.compile(r"-[0-9a-f]{12}$")
 """What rescue() and rebuild() put behind a name."""
 _NAMED_BY_US = re.compile(r"\] [^/]+/(volumes|instances/[^/]+)/[^/]+$")
 """Folders in which a file has the name of what it is."""
-DISCS = frozenset({"seed", "rescue-seed"})
+SEED = "seed"
+"""Role of the disc with a machine's first configuration, and name of its file."""
+ROOT = "root"
+RESCUE, RESCUE_SEED = "rescue", "rescue-seed"
+DISCS = frozenset({SEED, RESCUE_SEED})
 """Roles of CD drives. People may put other discs into them."""
 LOST = "lost "
 """How the key of a disk begins that is attached nowhere."""
-_FOR_A_TIME = frozenset({"rescue", *DISCS})
+_FOR_A_TIME = frozenset({RESCUE, *DISCS})
 
 
 class VolumeRecord(Model):

@@ -8,16 +8,18 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.network import Network, VifQosControl
 from hvdrivers.models.vif import AttachedVif, Vif, VifQos
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_mac, editing, removing
 from hvdrivers.vmware.listing import attached_vifs
+from hvdrivers.vmware.machines import HARDWARE
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.record import devices_in
 from hvdrivers.vmware.specs import Plan, nic, nic_limits
-from hvdrivers.vmware.storage import HARDWARE, VmwareStorage
+from hvdrivers.vmware.wiring import backings_of
 
 
-class VmwareNetwork(VmwareStorage, Network, VifQosControl):
+class VmwareNetwork(Topic, Network, VifQosControl):
     """Plug and unplug."""
 
     @provides(Capability.VIF_NETWORK, Capability.VIF_DVS)
@@ -26,25 +28,25 @@ class VmwareNetwork(VmwareStorage, Network, VifQosControl):
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget: 2 reads, 1 more if the machine runs, and 1 reconfiguration."""
         del timeout
-        found = self._checked("plug_vif", uuid, *HARDWARE)
+        found = self.machines.checked("plug_vif", uuid, *HARDWARE)
         hardware = found.row.get("config.hardware.device") or ()
         devices = devices_in(found.row)
         for each in attached_vifs(devices, hardware):
             if each.id == vif.id:
                 return each
-        backing = self._backings([vif], self.places.surroundings())[vif.id]
+        backing = backings_of([vif], self.places.surroundings())[vif.id]
         mac = vif.mac.lower()
-        self._require_free(uuid, vifs=[vif.id], macs=[mac])
+        self.usage.require_free(uuid, vifs=[vif.id], macs=[mac])
         cards = by_mac(hardware)
         if mac in cards:
             raise errors.DeviceBusy(
                 f"the instance has a NIC with the MAC address {mac} already", retryable=False
             )
-        plan = Plan(self._slots(hardware))
+        plan = Plan(self.room.slots(hardware))
         nic(plan, vif, backing)
         kept = {key: each for key, each in devices.vifs.items() if key in cards}
         changed = devices.model_copy(update={"vifs": {**kept, **plan.vifs}})
-        self._change_devices(found, plan.device_changes(), changed)
+        self.changes.change_devices(found, plan.device_changes(), changed)
         record = plan.vifs[mac]
         return AttachedVif(id=vif.id, address=mac, type=record.type, model=record.model)
 
@@ -53,7 +55,7 @@ class VmwareNetwork(VmwareStorage, Network, VifQosControl):
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
         """Budget: 1 read and 1 reconfiguration."""
         del timeout
-        found = self._checked("unplug_vif", uuid, *HARDWARE)
+        found = self.machines.checked("unplug_vif", uuid, *HARDWARE)
         devices = devices_in(found.row)
         mac = _mac_of(devices, vif_id)
         if mac is None:
@@ -61,7 +63,7 @@ class VmwareNetwork(VmwareStorage, Network, VifQosControl):
         cards = by_mac(found.row.get("config.hardware.device") or ())
         changes = [removing(cards[mac])] if mac in cards else []
         vifs = {key: each for key, each in devices.vifs.items() if key != mac}
-        self._change_devices(found, changes, devices.model_copy(update={"vifs": vifs}))
+        self.changes.change_devices(found, changes, devices.model_copy(update={"vifs": vifs}))
 
     @timed
     @rereading
@@ -70,14 +72,14 @@ class VmwareNetwork(VmwareStorage, Network, VifQosControl):
     ) -> None:
         """Budget: 2 reads and 1 reconfiguration."""
         del timeout
-        found = self._checked("set_vif_qos", uuid, *HARDWARE)
+        found = self.machines.checked("set_vif_qos", uuid, *HARDWARE)
         devices = devices_in(found.row)
         mac = _mac_of(devices, vif_id)
         card = by_mac(found.row.get("config.hardware.device") or ()).get(mac or "")
         if card is None:
             raise errors.NetworkNotFound("the instance has no such VIF")
         card.resourceAllocation = nic_limits(qos)
-        self._change_devices(found, [editing(card)], devices)
+        self.changes.change_devices(found, [editing(card)], devices)
 
 
 def _mac_of(devices: Devices, vif_id: str) -> str | None:

@@ -16,6 +16,8 @@ from hvdrivers.driverkit.undo import Undo, changed
 from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.volume import DiskBus
 from hvdrivers.vmware.devices import bus_of
+from hvdrivers.vmware.files import Files
+from hvdrivers.vmware.folders import Folders
 from hvdrivers.vmware.names import is_part
 from hvdrivers.vmware.place import Surroundings
 from hvdrivers.vmware.specs import Source
@@ -47,12 +49,15 @@ def planned(spec: InstanceSpec) -> list[Planned]:
     ]
 
 
-class KeptDisks(Usage):
+class KeptDisks:
     """Host volumes that become disks of an instance."""
 
-    def _kept_sources(
-        self, disks: Sequence[Planned], surroundings: Surroundings
-    ) -> dict[str, Source]:
+    def __init__(self, files: Files, folders: Folders, usage: Usage) -> None:
+        self._files = files
+        self._folders = folders
+        self._usage = usage
+
+    def sources(self, disks: Sequence[Planned], surroundings: Surroundings) -> dict[str, Source]:
         """The kept disks by role. Two calls for each, none without one.
 
         Raises:
@@ -65,9 +70,9 @@ class KeptDisks(Usage):
             if disk.kept is None:
                 continue
             pool, _, name = disk.kept.rpartition("/")
-            path = self._folder("volumes", f"{name}.vmdk", datastore=pool)
+            path = self._folders.path("volumes", f"{name}.vmdk", datastore=pool)
             there = pool in surroundings.datastores and not is_part(name)
-            size = self.files.disk_size(path) if there else None
+            size = self._files.disk_size(path) if there else None
             if size is None:
                 raise errors.VolumeNotFound(f"the host has no volume {disk.kept!r}")
             if disk.size and size > disk.size:
@@ -76,26 +81,27 @@ class KeptDisks(Usage):
                     f" {disk.size}",
                     hint="choose a flavor with a larger disk",
                 )
-            self._require_unattached(None, path)
+            self._usage.require_unattached(None, path)
             found[disk.role] = Source(path, max(size, disk.size))
         return found
 
-    def _copy_kept(self, uuid: UUID, kept: dict[str, Source], disks: Sequence[Planned]) -> None:
+    def copy(self, uuid: UUID, kept: dict[str, Source], disks: Sequence[Planned]) -> None:
+        """Copy them into the instance's folder. Two tasks for each."""
         for disk in disks:
             source = kept.get(disk.role)
             if source is not None:
-                target = f"{self._instance_folder(uuid)}/{disk.role}.vmdk"
-                self.files.copy_disk(source.path, target)
-                self.files.extend_disk(target, source.size)
+                target = f"{self._folders.instance(uuid)}/{disk.role}.vmdk"
+                self._files.copy_disk(source.path, target)
+                self._files.extend_disk(target, source.size)
 
-    def _take_over(self, kept: dict[str, Source], undo: Undo) -> None:
+    def take_over(self, kept: dict[str, Source], undo: Undo) -> None:
         """Delete the volumes that are the machine's own disks now. From the first one on nothing is
         undone: the machine's disk is the only one with that content."""
         for number, source in enumerate(kept.values()):
             try:
                 if not number:
-                    self._require_unattached(None, source.path)
-                self.files.delete_disk(source.path)
+                    self._usage.require_unattached(None, source.path)
+                self._files.delete_disk(source.path)
             except errors.OutcomeUnknown:
                 undo.forget_all()
                 raise

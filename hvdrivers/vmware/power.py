@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
 from uuid import UUID
 
 from pyVmomi import vim
@@ -15,16 +14,15 @@ from hvdrivers.driverkit import Deadline
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed, unbounded
 from hvdrivers.vmware.devices import by_address, file_of
-from hvdrivers.vmware.lifecycle import VERSION, VmwareLifecycle
+from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.questions import PENDING
 from hvdrivers.vmware.reader import filter_spec
-from hvdrivers.vmware.record import DEVICES, MARK, devices_in, option, path_of
+from hvdrivers.vmware.record import DEVICES, devices_in, path_of
 from hvdrivers.vmware.waiting import collector_of, news, wait_for
 
-_T = TypeVar("_T")
 _TOOLS = "guest.toolsRunningStatus"
 _RUNS = "guestToolsRunning"
 _BEFORE = 0.1
@@ -42,7 +40,7 @@ def _is_off(power: str) -> bool:
     return power == "poweredOff"
 
 
-class VmwarePower(VmwareLifecycle, Power, Suspend):
+class VmwarePower(Topic, Power, Suspend):
     """On, off, reboot, suspend."""
 
     @timed
@@ -50,16 +48,12 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
         """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes or NICs, and
         the task."""
         del timeout
-        found = self._checked("power_on", uuid, *_STARTING)
+        found = self.machines.checked("power_on", uuid, *_STARTING)
         if found.state is InstanceState.RUNNING:
             return
-        found = self._prepared(found)
+        found = self.rescues.end(found)
         self._require_startable(found)
-        self._powered(found, lambda: self._start(found.obj), "poweredOn")
-
-    def _prepared(self, found: Machine) -> Machine:
-        """What must be done before a machine starts."""
-        return found
+        self._powered(found, lambda: self.power.on(found.obj), "poweredOn")
 
     def _require_startable(self, found: Machine) -> None:
         row = found.row
@@ -68,7 +62,7 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
             vcpus=row.get("config.hardware.numCPU", 1),
             memory_mib=row.get("config.hardware.memoryMB", 0),
         )
-        self._host_for(flavor, surroundings)
+        self.room.host_for(flavor, surroundings)
         devices = devices_in(row)
         hardware = row.get("config.hardware.device") or ()
         networks = {each.obj for each in surroundings.networks}
@@ -80,7 +74,7 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
             path = file_of(disks[address]) if address in disks else None
             if path is None or not self.files.exists(path):
                 raise errors.VolumeNotFound(f"a disk of the instance ({address}) has gone")
-        self._require_free(
+        self.usage.require_free(
             found.uuid,
             volumes=[each.held for each in devices.volumes.values() if not each.multiattach],
             shared=[each.held for each in devices.volumes.values() if each.multiattach],
@@ -93,66 +87,31 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
         try:
             change()
         except errors.InvalidState as error:
-            if error.vendor_code == PENDING or self._power(found.obj) != wanted:
+            if error.vendor_code == PENDING or self.power.state(found.obj) != wanted:
                 raise
-
-    def _mark(self, found: Machine, **values: bool) -> None:
-        """Change the mark of a machine that was read with its version. 2 calls."""
-
-        def change(found: Machine) -> None:
-            mark = found.mark.model_copy(update=values)
-            config = vim.vm.ConfigSpec(
-                changeVersion=found.row.get(VERSION), extraConfig=[option(MARK, mark)]
-            )
-            self._reconfigure(found.obj, config)
-
-        self._while_it_changes(found, change, VERSION)
-
-    def _while_it_changes(self, found: Machine, change: Callable[[Machine], _T], *paths: str) -> _T:
-        """Make a change for a machine as it was read. If another client has changed it since, and
-        the server refuses the change for that, read it anew and make the change for that."""
-        while True:
-            try:
-                return change(found)
-            except errors.DeviceBusy as error:
-                if error.vendor_code != "ConcurrentAccess":
-                    raise
-                current_deadline().check("another client changed the machine again and again")
-                found = self._machine(found.uuid, *paths)
-
-    def _power(self, obj: Any) -> str:
-        return str(self.reader.one(obj, "runtime.powerState").get("runtime.powerState"))
 
     @timed
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
         """Budget: 1 read and the task; graceful: 1 call more and those of the wait. A machine that
         waits with a question is answered first: 4 calls more."""
         del timeout
-        found = self._checked("power_off", uuid, VERSION)
+        found = self.machines.checked("power_off", uuid, VERSION)
         if found.mark.restart or found.mark.building:
             # an interrupted operation wanted to start it, or spawn() has just started it and is
             # about to say so: not any more
-            self._mark(found, restart=False, building=False)
+            self.changes.mark(found, restart=False, building=False)
         if found.state is InstanceState.STOPPED:
             return
         if graceful and found.state is InstanceState.RUNNING and self._shut_down(found, graceful):
             return
-        self._switched_off(found)
-
-    def _switched_off(self, found: Machine) -> None:
-        """Switch a machine off; one that is off already is a success."""
-        try:
-            self._power_off_task(found.obj)
-        except errors.InvalidState:
-            if self._power(found.obj) != "poweredOff":
-                raise
+        self.power.ensure_off(found.obj)
 
     def _shut_down(self, found: Machine, seconds: float) -> bool:
         """Ask the guest to shut down, and wait; False if it did not, or has no VMware Tools."""
         try:
             found.obj.ShutdownGuest()
         except (errors.GuestAgentUnavailable, errors.InvalidState, errors.NotSupported):
-            return self._power(found.obj) == "poweredOff"
+            return self.power.state(found.obj) == "poweredOff"
         limit = Deadline(min(seconds, max(0.0, current_deadline().left - 1.0)))
         return wait_for(self.reader, found.obj, "runtime.powerState", _is_off, limit)
 
@@ -162,7 +121,7 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
     ) -> None:
         """Budget: 1 read and the task. SOFT needs VMware Tools in the guest."""
         del timeout
-        found = self._checked("reboot", uuid, variant=kind)
+        found = self.machines.checked("reboot", uuid, variant=kind)
         if kind is RebootKind.SOFT:
             self._reboot_guest(found)
             return
@@ -201,7 +160,7 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
     def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 1 read and the task."""
         del timeout
-        found = self._checked("suspend", uuid)
+        found = self.machines.checked("suspend", uuid)
         if found.state is not InstanceState.SUSPENDED:
             suspend = partial(self.tasks.run, found.obj.SuspendVM_Task, entity=found.obj)
             self._powered(found, suspend, "suspended")
@@ -210,7 +169,7 @@ class VmwarePower(VmwareLifecycle, Power, Suspend):
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: as power_on()."""
         del timeout
-        found = self._checked("resume", uuid, *_STARTING)
+        found = self.machines.checked("resume", uuid, *_STARTING)
         if found.state is not InstanceState.RUNNING:
             self._require_startable(found)
-            self._powered(found, lambda: self._start(found.obj), "poweredOn")
+            self._powered(found, lambda: self.power.on(found.obj), "poweredOn")

@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import Reconnect
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import VolumeAttachment
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
-from hvdrivers.vmware.devices import by_address, by_mac, editing, file_of, removing
-from hvdrivers.vmware.moved import Devices, VifRecord, VolumeRecord
-from hvdrivers.vmware.network import VmwareNetwork
+from hvdrivers.vmware.devices import by_address, file_of, removing
+from hvdrivers.vmware.machines import HARDWARE
+from hvdrivers.vmware.moved import Devices, VolumeRecord
 from hvdrivers.vmware.record import devices_in, require_sure
-from hvdrivers.vmware.specs import Plan, Source, nic, nic_limits, volume_disk, volume_disk_at
-from hvdrivers.vmware.storage import HARDWARE
+from hvdrivers.vmware.rewiring import in_place, rewiring
+from hvdrivers.vmware.specs import Plan, Source, volume_disk, volume_disk_at
 from hvdrivers.vmware.volumes import exclusive
-
-_R = TypeVar("_R", VifRecord, VolumeRecord)
-
-
-@dataclass(frozen=True)
-class Rewiring:
-    """What a request changes so that NICs are plugged into other networks."""
-
-    removed: Sequence[Any]
-    changed: Sequence[Any]
-    """Edits, and cards that are added. They come after what is removed."""
-    vifs: Mapping[str, VifRecord]
-    """All NICs of the machine afterwards, in their order."""
-    cards: frozenset[int]
-    """Keys of the cards that are wired anew."""
+from hvdrivers.vmware.wiring import backings_of
 
 
-class VmwareReconnect(VmwareNetwork, Reconnect):
+class VmwareReconnect(Topic, Reconnect):
     """Reconnect."""
 
     @timed
@@ -52,74 +38,23 @@ class VmwareReconnect(VmwareNetwork, Reconnect):
         """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes, 1
         reconfiguration."""
         del timeout
-        found = self._checked("reconnect", uuid, *HARDWARE)
+        found = self.machines.checked("reconnect", uuid, *HARDWARE)
         devices = devices_in(found.row)
         hardware = found.row.get("config.hardware.device") or ()
         surroundings = self.places.surroundings()
-        plan = Plan(self._slots(hardware))
-        wired = rewiring(devices, hardware, vifs, self._backings(vifs, surroundings), plan)
+        plan = Plan(self.room.slots(hardware))
+        wired = rewiring(devices, hardware, vifs, backings_of(vifs, surroundings), plan)
         sources = []
         for attachment in volumes:
             _place_of(attachment, devices, hardware)
-            sources.append(self._volume_source(attachment, surroundings))
+            sources.append(self.volumes.source(attachment, surroundings))
         alone, shared = exclusive(volumes, sources)
-        self._require_free(uuid, volumes=alone, shared=shared)
+        self.usage.require_free(uuid, volumes=alone, shared=shared)
         taken, records = _replaced(devices, hardware, volumes, sources, plan)
         changes = [*wired.removed, *taken, *plan.device_changes(), *wired.changed]
         after = devices.model_copy(update={"volumes": records, "vifs": wired.vifs})
         if changes:
-            self._change_devices(found, changes, after)
-
-
-def rewiring(
-    devices: Devices,
-    hardware: Sequence[Any],
-    vifs: Sequence[Vif],
-    backings: Mapping[str, Any],
-    plan: Plan,
-) -> Rewiring:
-    """Plug NICs that a machine has into other networks. A NIC keeps its address and its model,
-    unless the VIF names others.
-
-    Raises:
-        NetworkNotFound: the machine has no such NIC.
-        DeviceBusy: another NIC of the machine has the address.
-    """
-    cards = by_mac(hardware)
-    places = {each.id: mac for mac, each in devices.vifs.items() if mac in cards}
-    records = dict(devices.vifs)
-    removed: list[Any] = []
-    changed: list[Any] = []
-    keys = set()
-    given = set()
-    for vif in vifs:
-        old = places.get(vif.id)
-        if old is None:
-            raise errors.NetworkNotFound(f"the instance has no VIF {vif.id}")
-        mac = vif.mac.lower() if vif.address else old
-        if (mac != old and mac in cards) or mac in given:
-            raise errors.DeviceBusy(
-                f"the instance has a NIC with the MAC address {mac} already", retryable=False
-            )
-        given.add(mac)
-        card, model = cards[old], devices.vifs[old].model
-        keys.add(card.key)
-        if vif.model in (None, model):
-            card.backing = backings[vif.id]
-            card.addressType, card.macAddress = "manual", mac
-            card.connectable.startConnected = vif.active
-            if vif.qos is not None:
-                card.resourceAllocation = nic_limits(vif.qos)
-            changed.append(editing(card))
-        else:
-            removed.append(removing(card))
-            other = Plan(plan.slots)
-            nic(other, vif.model_copy(update={"address": mac}), backings[vif.id], replaces=True)
-            changed += other.changes
-        record = VifRecord(id=vif.id, type=vif.type, model=vif.model or model)
-        # in its place: the order of NICs is the guest's
-        records = _in_place(records, old, mac, record)
-    return Rewiring(removed, changed, records, frozenset(keys))
+            self.changes.change_devices(found, changes, after)
 
 
 def _place_of(attachment: VolumeAttachment, devices: Devices, hardware: Sequence[Any]) -> str:
@@ -158,10 +93,5 @@ def _replaced(
         else:
             at = volume_disk(added, wanted, source)
         plan.changes += added.changes
-        records = _in_place(records, address, at, added.volumes[at])
+        records = in_place(records, address, at, added.volumes[at])
     return taken, records
-
-
-def _in_place(records: Mapping[str, _R], old: str, now: str, record: _R) -> dict[str, _R]:
-    """Records with another one in the place of one."""
-    return {now if at == old else at: record if at == old else each for at, each in records.items()}

@@ -10,17 +10,17 @@ from pyVmomi import vim
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import StorageMigration
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
-from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, capacity_of, file_of
-from hvdrivers.vmware.lifecycle import VERSION, VmwareLifecycle
+from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.names import split_path
 from hvdrivers.vmware.record import DEVICES, devices_in, path_of
 
 _PATHS = (path_of(DEVICES), "config.hardware.device", VERSION)
 
 
-class VmwareRelocation(VmwareLifecycle, StorageMigration):
+class VmwareRelocation(Topic, StorageMigration):
     """Storage migration."""
 
     @timed
@@ -37,7 +37,7 @@ class VmwareRelocation(VmwareLifecycle, StorageMigration):
         was changed since it was made. The machine's own files (configuration, seed, log) stay in
         the instance's folder."""
         del timeout
-        found = self._checked("migrate_storage", uuid, *_PATHS)
+        found = self.machines.checked("migrate_storage", uuid, *_PATHS)
         store = self.places.surroundings().datastores.get(pool)
         if store is None or not store.get("summary.accessible"):
             raise errors.VolumeNotFound(f"there is no datastore {pool!r} on this cluster or host")
@@ -52,7 +52,7 @@ class VmwareRelocation(VmwareLifecycle, StorageMigration):
         locators = [
             vim.vm.RelocateSpec.DiskLocator(diskId=disk.key, datastore=store.obj) for disk in moving
         ]
-        self._remember_disks(found)
+        self.changes.remember_disks(found)
         _tell(progress, 0)
         self.tasks.run(
             lambda: found.obj.RelocateVM_Task(vim.vm.RelocateSpec(disk=locators), None),
@@ -61,7 +61,7 @@ class VmwareRelocation(VmwareLifecycle, StorageMigration):
         )
         _tell(progress, 100)
         # vCenter may refuse a part and say nothing of it
-        if _elsewhere(self._machine(uuid, *_PATHS), pool):
+        if _elsewhere(self.machines.get(uuid, *_PATHS), pool):
             raise errors.HypervisorFault("the server has not moved all disks", retryable=True)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import secrets
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 from pyVmomi import vim
@@ -16,36 +15,33 @@ from pyVmomi import vim
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.lifecycle import Rebuild, Rescue
-from hvdrivers.driverkit import Undo, undoing
+from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.own_disks import disc_of
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
-from hvdrivers.vmware.devices import adding, by_address, editing, file_of, removing
-from hvdrivers.vmware.images import Base
-from hvdrivers.vmware.lifecycle import SEED, VERSION, root_capacity
+from hvdrivers.vmware.devices import adding, by_address, file_of
+from hvdrivers.vmware.leaving_rescue import CONFIGURATION, boots, destroying, with_disc
+from hvdrivers.vmware.machines import VERSION, Machine
+from hvdrivers.vmware.moved import RESCUE, RESCUE_SEED, ROOT, SEED
 from hvdrivers.vmware.names import split_path
-from hvdrivers.vmware.power import VmwarePower
 from hvdrivers.vmware.record import (
     DEVICES,
     MARK,
     RECORD,
     devices_in,
     option,
-    path_of,
     record_in,
     root_disk,
 )
+from hvdrivers.vmware.seen_images import Base, root_capacity
 from hvdrivers.vmware.specs import Plan, cdrom, disk_at, own_disk
 
-_PATHS = (path_of(RECORD), path_of(DEVICES), "config.hardware.device", "snapshot", VERSION)
-_RESCUE, _RESCUE_SEED, _ROOT = "rescue", "rescue-seed", "root"
 
-
-class VmwareRescue(VmwarePower, Rescue, Rebuild):
+class VmwareRescue(Topic, Rescue, Rebuild):
     """Rescue and rebuild."""
 
     @provides(Capability.RESCUE_BOOT_FROM_VOLUME)
@@ -63,42 +59,42 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         running machine 1 read, 1 reconfiguration and the stop more; with a seed 1 request."""
         del timeout
         disc = disc_of(seed) if seed is not None else None
-        found = self._checked("rescue", uuid, *_PATHS)
-        self._host_for(record_in(found.row).flavor, self.places.surroundings())
-        base = self._base(image, progress) if image is not None else self._own_image(found)
-        path = f"{self._instance_folder(uuid)}/rescue-{secrets.token_hex(6)}.vmdk"
+        found = self.machines.checked("rescue", uuid, *CONFIGURATION)
+        self.room.host_for(record_in(found.row).flavor, self.places.surroundings())
+        base = self.images.bring(image, progress) if image is not None else self._own_image(found)
+        path = f"{self.folders.instance(uuid)}/rescue-{secrets.token_hex(6)}.vmdk"
         with undoing() as undo:
             undo.callback(self._discard, uuid, path)
             self.files.copy_disk(base.path, path, progress=progress)
             if disc is not None:
-                undo.callback(self.files.delete, self._rescue_seed(uuid))
-                self.files.upload(self._rescue_seed(uuid), disc, len(disc))
-            found = self._stopped(found, undo)
-            undo.callback(self._leave_rescue_of, uuid)
+                undo.callback(self.files.delete, self.rescues.seed_of(uuid))
+                self.files.upload(self.rescues.seed_of(uuid), disc, len(disc))
+            found = self.rescues.stopped(found, undo)
+            undo.callback(self.rescues.leave_of, uuid)
             enter = partial(self._enter_rescue, path=path, base=base, seed=disc is not None)
-            self._while_it_changes(found, enter, *_PATHS)
-            found = self._machine(uuid, *_PATHS)
+            self.changes.while_it_changes(found, enter, *CONFIGURATION)
+            found = self.machines.get(uuid, *CONFIGURATION)
             disks = by_address(found.row["config.hardware.device"]).values()
             added = next((each.key for each in disks if file_of(each) == path), None)
             if added is None:
                 raise errors.DeviceBusy("another client has ended the rescue", retryable=True)
-            self._reconfigure(found.obj, vim.vm.ConfigSpec(bootOptions=_boots(added)))
-            self._start(found.obj)
+            self.changes.reconfigure(found.obj, vim.vm.ConfigSpec(bootOptions=boots(added)))
+            self.power.on(found.obj)
 
     def _enter_rescue(self, found: Machine, *, path: str, base: Base, seed: bool) -> None:
         """Give a machine that is off the rescue disk, and write that down."""
         hardware = found.row.get("config.hardware.device") or ()
-        plan = Plan(self._slots(hardware))
-        own_disk(plan, _RESCUE, path, base.virtual_size, create=False)
+        plan = Plan(self.room.slots(hardware))
+        own_disk(plan, RESCUE, path, base.virtual_size, create=False)
         devices = devices_in(found.row)
         if seed:
-            disc = self._rescue_seed(found.uuid)
+            disc = self.rescues.seed_of(found.uuid)
             own = by_address(hardware)
             drives = [own[a] for a, role in devices.own.items() if role == SEED and a in own]
             if drives:
-                plan.changes.append(_with_disc(drives[0], disc))
+                plan.changes.append(with_disc(drives[0], disc))
             else:
-                cdrom(plan, _RESCUE_SEED, disc)
+                cdrom(plan, RESCUE_SEED, disc)
         changed = devices.model_copy(update={"own": {**devices.own, **plan.own}})
         record = record_in(found.row).model_copy(update={"rescue_image": base.key})
         mark = found.mark.model_copy(update={"rescued": True, "restart": False})
@@ -107,25 +103,25 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
             deviceChange=plan.device_changes(),
             extraConfig=[option(MARK, mark), option(DEVICES, changed), option(RECORD, record)],
         )
-        self._reconfigure(found.obj, config)
+        self.changes.reconfigure(found.obj, config)
 
     @timed
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 1 read; of a rescued machine 2 reads, 3 reconfigurations, stop and start
         more."""
         del timeout
-        found = self._checked("unrescue", uuid, *_PATHS)
+        found = self.machines.checked("unrescue", uuid, *CONFIGURATION)
         if not (found.mark.rescued or found.mark.restart):
             return
         starts = found.state is InstanceState.RESCUED or found.mark.restart
         if found.state is InstanceState.RESCUED:
-            found = self._stopped(found, None)
+            found = self.rescues.stopped(found, None)
         if found.state is InstanceState.STOPPED:
-            self._leave_rescue(found)
+            self.rescues.leave(found)
             if starts:
-                self._start(found.obj)
+                self.power.on(found.obj)
         if starts:
-            self._mark_started(uuid)
+            self.rescues.mark_started(uuid)
 
     @timed
     def rebuild(
@@ -141,7 +137,7 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
         that makes its disk a whole one. What vSphere deletes with a child's disk is not
         documented."""
         del timeout
-        found = self._checked("rebuild", uuid, *_PATHS)
+        found = self.machines.checked("rebuild", uuid, *CONFIGURATION)
         disk = root_disk(found.row)
         if found.row.get("snapshot") is not None:
             raise errors.DeviceBusy(
@@ -150,13 +146,13 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
                 retryable=False,
             )
         record = record_in(found.row)
-        base = self._base(image, progress, disk_gib=record.flavor.disk_gib)
+        base = self.images.bring(image, progress, disk_gib=record.flavor.disk_gib)
         capacity = root_capacity(record.flavor, base)
         # destroy() removes the instance's folder, whatever this call leaves there; after
         # migrate_storage() the copy is made beside the old disk
         folder = str(file_of(disk)).rpartition("/")[0]
         if split_path(folder)[0] == self.places.get().datastore:
-            home, folder = folder, self._instance_folder(uuid)
+            home, folder = folder, self.folders.instance(uuid)
             if home != folder:  # that of an adopted machine is not there
                 self.files.make_folder(folder, parents=True)
         path = f"{folder}/root-{secrets.token_hex(6)}.vmdk"
@@ -166,44 +162,44 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
             if capacity > base.virtual_size:
                 self.files.extend_disk(path, capacity)
             starts = found.state is InstanceState.RUNNING or found.mark.restart
-            found = self._stopped(found, undo)
+            found = self.rescues.stopped(found, undo)
             if found.mark.rescued:
-                self._leave_rescue(found)
+                self.rescues.leave(found)
             self._replace_root(uuid, disk_at_path=path, capacity=capacity, key=base.key)
             undo.forget_all()
         if starts:
-            self._start(found.obj)
-            self._mark_started(uuid)
+            self.power.on(found.obj)
+            self.rescues.mark_started(uuid)
 
     @rereading
     def _replace_root(self, uuid: UUID, *, disk_at_path: str, capacity: int, key: str) -> None:
         """Put another disk in the root disk's place, and delete that one. What others have written
         into the record since the operation began stays."""
-        found = self._machine(uuid, *_PATHS)
+        found = self.machines.get(uuid, *CONFIGURATION)
         old = root_disk(found.row)
-        if self._own_file(found.obj, old):
-            found = self._machine(uuid, *_PATHS)
+        if self.changes.make_whole(found.obj, old):
+            found = self.machines.get(uuid, *CONFIGURATION)
             old = root_disk(found.row)
         changes = [
-            _destroying(old),
+            destroying(old),
             adding(disk_at(disk_at_path, old.controllerKey, old.unitNumber, capacity)),
         ]
         record = record_in(found.row).model_copy(update={"image": key})
         devices = devices_in(found.row)
-        ids = {role: each for role, each in devices.ids.items() if role != _ROOT}
+        ids = {role: each for role, each in devices.ids.items() if role != ROOT}
         devices = devices.model_copy(update={"ids": ids})
         config = vim.vm.ConfigSpec(
             changeVersion=found.row.get(VERSION),
             deviceChange=changes,
             extraConfig=[option(RECORD, record), option(DEVICES, devices)],
         )
-        self._reconfigure(found.obj, config)
+        self.changes.reconfigure(found.obj, config)
 
     # ---- the parts ------------------------------------------------------------------------------
 
     def _own_image(self, found: Machine) -> Base:
         key = record_in(found.row).image
-        base = self._by_key(key) if key is not None else None
+        base = self.images.by_key(key) if key is not None else None
         if base is None:
             raise errors.InvalidRequest(
                 "the instance was made from no image, or that is not on the host any more",
@@ -211,108 +207,10 @@ class VmwareRescue(VmwarePower, Rescue, Rebuild):
             )
         return base
 
-    def _stopped(self, found: Machine, undo: Undo | None) -> Machine:
-        """The machine, off: a running one is stopped, and ``undo`` starts it again."""
-        if found.state is InstanceState.STOPPED:
-            return found
-        self._mark(found, restart=True)
-        if undo is not None:
-            undo.callback(self._start_again, found.uuid)
-        self._switched_off(found)
-        return self._machine(found.uuid, *_PATHS)
-
-    def _start_again(self, uuid: UUID) -> None:
-        found = self._machine(uuid)
-        if found.state is InstanceState.STOPPED:
-            self._start(found.obj)
-        self._mark_started(uuid)
-
-    def _mark_started(self, uuid: UUID) -> None:
-        found = self._machine(uuid, VERSION)
-        if found.mark.restart or found.mark.rescued:
-            self._mark(found, restart=False, rescued=False)
-
-    def _prepared(self, found: Machine) -> Machine:
-        """power_on() ends what rescue() and rebuild() have left."""
-        if not (found.mark.rescued or found.mark.restart):
-            return found
-        paths = tuple(found.row.values)
-        self._leave_rescue(self._machine(found.uuid, *_PATHS))
-        self._mark_started(found.uuid)
-        return self._machine(found.uuid, *paths)
-
-    def _leave_rescue_of(self, uuid: UUID) -> None:
-        found = self._machine(uuid, *_PATHS)
-        if found.state is InstanceState.RESCUED:
-            self._switched_off(found)
-        self._leave_rescue(found)
-        found = self._machine(uuid, VERSION)
-        if found.mark.rescued:
-            self._mark(found, rescued=False)
-
-    def _leave_rescue(self, found: Machine) -> None:
-        """Take the rescue disk away and boot the own one again. The mark stays as it is."""
-        self._while_it_changes(found, self._take_rescue_away, *_PATHS)
-
-    def _take_rescue_away(self, found: Machine) -> None:
-        devices = devices_in(found.row)
-        disks = by_address(found.row.get("config.hardware.device") or ())
-        rescue = [a for a, role in devices.own.items() if role == _RESCUE]
-        if not rescue:
-            return
-        own = {a: role for a, role in devices.own.items() if role not in (_RESCUE, _RESCUE_SEED)}
-        # what may be a disk of others is only taken away
-        changes = [
-            _destroying(disks[a]) if a in devices.sure else removing(disks[a])
-            for a in rescue
-            if a in disks
-        ]
-        seed = self._rescue_seed(found.uuid)
-        drives = {a: each for a, each in disks.items() if file_of(each) == seed}
-        for address, drive in drives.items():
-            if address in own:
-                changes.append(_with_disc(drive, f"{self._instance_folder(found.uuid)}/{SEED}.iso"))
-            else:
-                changes.append(removing(drive))
-        boot = [a for a, role in own.items() if role == _ROOT]
-        boot += [a for a, each in devices.volumes.items() if each.boot_index == 0]
-        keys = [disks[a].key for a in boot if a in disks]
-        left = devices.model_copy(update={"own": own})
-        record = record_in(found.row).model_copy(update={"rescue_image": None})
-        values = [option(DEVICES, left), option(RECORD, record)]
-        config = vim.vm.ConfigSpec(
-            changeVersion=found.row.get(VERSION), deviceChange=changes, extraConfig=values
-        )
-        if keys:
-            config.bootOptions = _boots(keys[0])
-        self._reconfigure(found.obj, config)
-        if drives:
-            self.files.delete(seed)
-
-    def _rescue_seed(self, uuid: UUID) -> str:
-        return f"{self._instance_folder(uuid)}/{_RESCUE_SEED}.iso"
-
     def _discard(self, uuid: UUID, path: str) -> None:
         """Delete a copy, unless the machine has got it."""
-        found = self._machine_if_there(uuid, "config.hardware.device")
+        found = self.machines.if_there(uuid, "config.hardware.device")
         row = found.row if isinstance(found, Machine) else None
         disks = by_address(row.get("config.hardware.device") or ()) if row is not None else {}
         if path not in {file_of(each) for each in disks.values()}:
             self.files.delete_disk(path)
-
-
-def _with_disc(drive: Any, path: str) -> Any:
-    """A device change that puts another disc into a drive."""
-    drive.backing = vim.vm.device.VirtualCdrom.IsoBackingInfo(fileName=path)
-    return editing(drive)
-
-
-def _destroying(disk: Any) -> Any:
-    change = removing(disk)
-    change.fileOperation = "destroy"
-    return change
-
-
-def _boots(key: int) -> Any:
-    disk = vim.vm.BootOptions.BootableDiskDevice(deviceKey=key)
-    return vim.vm.BootOptions(bootOrder=[disk])

@@ -11,10 +11,10 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.lifecycle import HotResizeCpu, HotResizeMemory, Resize
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.progress import ProgressCallback
-from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import capacity_of, editing
-from hvdrivers.vmware.lifecycle import VmwareLifecycle
+from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.record import DEVICES, RECORD, Record, option, own_disk, path_of, record_in
 from hvdrivers.vmware.specs import check_flavor, size
 
@@ -30,7 +30,7 @@ _PATHS = (
 )
 
 
-class VmwareReshape(VmwareLifecycle, Resize, HotResizeCpu, HotResizeMemory):
+class VmwareReshape(Topic, Resize, HotResizeCpu, HotResizeMemory):
     """CPUs, memory and root disk."""
 
     @timed
@@ -46,19 +46,19 @@ class VmwareReshape(VmwareLifecycle, Resize, HotResizeCpu, HotResizeMemory):
         """Budget: 2 reads and 1 reconfiguration, with the disk in it. The disk of a linked clone
         becomes a whole one before it grows: 1 read and the task more."""
         del timeout, progress
-        found = self._checked("resize", uuid, *_PATHS)
+        found = self.machines.checked("resize", uuid, *_PATHS)
         record = record_in(found.row)
         check_flavor(flavor)
         now = record.flavor
         if (flavor.ephemeral_gib, flavor.swap_mib) != (now.ephemeral_gib, now.swap_mib):
             raise errors.InvalidRequest("a resize does not change the ephemeral and the swap disk")
         surroundings = self.places.surroundings()
-        self._host_for(flavor, surroundings)
+        self.room.host_for(flavor, surroundings)
         disk = _grown(found, flavor)
         if disk is not None:
-            self._require_room(Flavor(vcpus=1, memory_mib=16), capacity_of(disk), surroundings)
-            if self._own_file(found.obj, disk):
-                found = self._checked("resize", uuid, *_PATHS)
+            self.room.require(Flavor(vcpus=1, memory_mib=16), capacity_of(disk), surroundings)
+            if self.changes.make_whole(found.obj, disk):
+                found = self.machines.checked("resize", uuid, *_PATHS)
                 record, disk = record_in(found.row), _grown(found, flavor)
         kept = flavor if flavor.disk_gib else flavor.model_copy(update={"disk_gib": now.disk_gib})
         config = _config(found, record.model_copy(update={"flavor": kept}))
@@ -66,24 +66,24 @@ class VmwareReshape(VmwareLifecycle, Resize, HotResizeCpu, HotResizeMemory):
         size(config, flavor)
         if disk is not None:
             config.deviceChange = [editing(disk)]
-        self._reconfigure(found.obj, config)
+        self.changes.reconfigure(found.obj, config)
 
     @timed
     @rereading
     def hot_resize_cpu(self, uuid: UUID, vcpus: int, *, timeout: float | None = None) -> None:
         """Budget: 2 reads and 1 reconfiguration."""
         del timeout
-        found = self._checked("hot_resize_cpu", uuid, *_PATHS)
+        found = self.machines.checked("hot_resize_cpu", uuid, *_PATHS)
         record = record_in(found.row)
         now = int(found.row.get("config.hardware.numCPU", record.flavor.vcpus))
         _check_growth("CPUs", now, vcpus, record.flavor.max_vcpus)
         flavor = record.flavor.model_copy(update={"vcpus": vcpus})
         if vcpus == now:
             return
-        self._host_for(flavor, self.places.surroundings())
+        self.room.host_for(flavor, self.places.surroundings())
         config = _config(found, record.model_copy(update={"flavor": flavor}))
         config.numCPUs = vcpus
-        self._reconfigure(found.obj, config)
+        self.changes.reconfigure(found.obj, config)
 
     @timed
     @rereading
@@ -92,7 +92,7 @@ class VmwareReshape(VmwareLifecycle, Resize, HotResizeCpu, HotResizeMemory):
     ) -> None:
         """Budget: 2 reads and 1 reconfiguration."""
         del timeout
-        found = self._checked("hot_resize_memory", uuid, *_PATHS)
+        found = self.machines.checked("hot_resize_memory", uuid, *_PATHS)
         record = record_in(found.row)
         now = int(found.row.get("config.hardware.memoryMB", record.flavor.memory_mib))
         _check_growth("memory", now, memory_mib, record.flavor.max_memory_mib)
@@ -100,10 +100,10 @@ class VmwareReshape(VmwareLifecycle, Resize, HotResizeCpu, HotResizeMemory):
         check_flavor(flavor)
         if memory_mib == now:
             return
-        self._host_for(flavor, self.places.surroundings())
+        self.room.host_for(flavor, self.places.surroundings())
         config = _config(found, record.model_copy(update={"flavor": flavor}))
         config.memoryMB = memory_mib
-        self._reconfigure(found.obj, config)
+        self.changes.reconfigure(found.obj, config)
 
 
 def _config(found: Machine, record: Record) -> Any:

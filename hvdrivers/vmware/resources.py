@@ -23,12 +23,12 @@ from hvdrivers.models.resources import (
 )
 from hvdrivers.models.vif import NicModel
 from hvdrivers.models.volume import DiskBus
-from hvdrivers.vmware.base import STATE, uuid_in
-from hvdrivers.vmware.connection import VmwareConnection
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.host_facts import host_info
+from hvdrivers.vmware.machines import STATE, uuid_in
 from hvdrivers.vmware.reader import IN_POOL, Row, step
 from hvdrivers.vmware.record import mark_in
-from hvdrivers.vmware.usage import Usage
 
 _log = logging.getLogger(__name__)
 _GIB = 1 << 30
@@ -57,7 +57,7 @@ _STEPS = [
 ]
 
 
-class VmwareResources(VmwareConnection, Usage, Resources):
+class VmwareResources(Topic, Resources):
     """The inventory."""
 
     @timed
@@ -80,7 +80,7 @@ class VmwareResources(VmwareConnection, Usage, Resources):
         total = sum(int(h["summary.hardware"].memorySize) for h in hosts) // _MIB
         used = sum(int(h.get("summary.quickStats.overallMemoryUsage") or 0) for h in hosts)
         return HostResources(
-            host=self._host_info(),
+            host=host_info(self.session, self.places),
             cpu=_cpu(hosts, sum(int(r.get("config.hardware.numCPU") or 0) for r in on)),
             memory=MemoryResources(
                 total_mib=total,

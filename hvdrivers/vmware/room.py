@@ -6,22 +6,27 @@ from collections.abc import Sequence
 from typing import Any
 
 from hvdrivers.contract import errors
-from hvdrivers.models.instance import Flavor
-from hvdrivers.vmware.base import Topic
+from hvdrivers.models.instance import Flavor, InstanceSpec
+from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.devices import Slots
-from hvdrivers.vmware.place import Surroundings
+from hvdrivers.vmware.place import Places, Surroundings
 
 _GIB = 1 << 30
 _MIB = 1 << 20
 
 
-class Room(Topic):
+class Room:
     """Says what there is room for."""
 
-    def _slots(self, devices: Sequence[Any] = ()) -> Slots:
-        return Slots(devices, scsi_controllers=self.config.scsi_controllers)
+    def __init__(self, config: VmwareConfig, places: Places) -> None:
+        self._config = config
+        self._places = places
 
-    def _host_for(self, flavor: Flavor, surroundings: Surroundings) -> Any:
+    def slots(self, devices: Sequence[Any] = ()) -> Slots:
+        """The units of a machine with these devices."""
+        return Slots(devices, scsi_controllers=self._config.scsi_controllers)
+
+    def host_for(self, flavor: Flavor, surroundings: Surroundings) -> Any:
         """The host to make a machine on; None where the cluster chooses. No call.
 
         Raises:
@@ -52,8 +57,23 @@ class Room(Topic):
 
         return max(fitting, key=free).obj
 
-    def _require_room(self, flavor: Flavor, capacity: int, surroundings: Surroundings) -> None:
-        store = surroundings.datastore(self.places.get().datastore)
+    def host_of(self, spec: InstanceSpec, surroundings: Surroundings) -> Any:
+        """The host to make a machine on; None where the cluster chooses. A machine that shall not
+        run needs none that is large enough."""
+        try:
+            return self.host_for(spec.flavor, surroundings)
+        except errors.InsufficientResources:
+            if spec.start:
+                raise
+            return None
+
+    def require(self, flavor: Flavor, capacity: int, surroundings: Surroundings) -> None:
+        """Refuse disks that the datastore could not hold if it were empty.
+
+        Args:
+            capacity: bytes of the disks beside those that the flavor names.
+        """
+        store = surroundings.datastore(self._places.get().datastore)
         room = int(store.get("summary.capacity") or 0)
         wanted = capacity + flavor.ephemeral_gib * _GIB + flavor.swap_mib * _MIB
         if wanted > room:

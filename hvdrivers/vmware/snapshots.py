@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -23,11 +22,10 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
 from hvdrivers.driverkit.undo import changed
-from hvdrivers.messages import shown_label
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
-from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import base_file_of, by_address
 from hvdrivers.vmware.differences import (
@@ -38,24 +36,15 @@ from hvdrivers.vmware.differences import (
     same_hardware,
     shuffled,
 )
-from hvdrivers.vmware.lifecycle import VmwareLifecycle
-from hvdrivers.vmware.names import unescaped
+from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, devices_in, path_of
+from hvdrivers.vmware.snapshot_tree import SNAPSHOT, Node, nodes
 
-_SNAPSHOT = "snapshot"
 _LIMIT = 80
 
 
-@dataclass(frozen=True)
-class Node:
-    """A snapshot and the object of the server."""
-
-    snapshot: Snapshot
-    obj: Any
-
-
-class VmwareSnapshots(VmwareLifecycle, Snapshots):
+class VmwareSnapshots(Topic, Snapshots):
     """Snapshots."""
 
     @provides(Capability.SNAPSHOT_MEMORY)
@@ -66,8 +55,8 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
         """Budget: 2 reads and the task; 1 task more where another client has made one of the name
         at the same moment."""
         del timeout
-        found = self._checked(
-            "create_snapshot", uuid, _SNAPSHOT, path_of(DEVICES), "config.hardware.device"
+        found = self.machines.checked(
+            "create_snapshot", uuid, SNAPSHOT, path_of(DEVICES), "config.hardware.device"
         )
         if any(each.snapshot.name == name for each in nodes(found.row)):
             raise errors.InvalidRequest("the instance has a snapshot of this name")
@@ -86,7 +75,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
             lambda: found.obj.CreateSnapshot_Task(_short(name), note, memory, False),
             entity=found.obj,
         )
-        row = self.reader.one(found.obj, _SNAPSHOT)
+        row = self.reader.one(found.obj, SNAPSHOT)
         tree = list(nodes(row))
         for each in tree:
             if each.obj == made:
@@ -103,7 +92,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
             gone = error.vendor_code == "ManagedObjectNotFound"
             if not gone and not isinstance(error, errors.InstanceNotFound):
                 raise
-            if _node(self._machine(uuid, _SNAPSHOT), snapshot_id) is not None:
+            if _node(self.machines.get(uuid, SNAPSHOT), snapshot_id) is not None:
                 raise
             raise errors.VolumeNotFound("another client has deleted the snapshot") from error
 
@@ -120,7 +109,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
         """Budget: as get_instance()."""
         del timeout
-        return [each.snapshot for each in nodes(self._machine(uuid, _SNAPSHOT).row)]
+        return [each.snapshot for each in nodes(self.machines.get(uuid, SNAPSHOT).row)]
 
     @timed
     def revert_snapshot(
@@ -129,7 +118,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
         """Budget: 2 reads, 1 request and the task; with memory 1 read more; if size,
         devices or metadata have changed since, 1 reconfiguration and 2 requests more."""
         del timeout
-        found = self._checked("revert_snapshot", uuid, _SNAPSHOT, *WATCHED)
+        found = self.machines.checked("revert_snapshot", uuid, SNAPSHOT, *WATCHED)
         node = _node(found, snapshot_id)
         if node is None:
             raise errors.VolumeNotFound("the instance has no such snapshot")
@@ -146,8 +135,8 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
             )
         memory = node.snapshot.with_memory
         if memory:
-            self._host_for(self._size_of(found), self.places.surroundings())
-        note = f"{self._instance_folder(uuid)}/revert.xml"
+            self.room.host_for(self._size_of(found), self.places.surroundings())
+        note = f"{self.folders.instance(uuid)}/revert.xml"
         begun = self.files.read(note)
         wanted = _begun(begun, found, node, then) if begun is not None else None
         if wanted is None:
@@ -164,7 +153,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
                 lambda: node.obj.RevertToSnapshot_Task(None, not memory), entity=found.obj
             )
         if wanted is not None:
-            self._reconfigure(found.obj, wanted)
+            self.changes.reconfigure(found.obj, wanted)
         if wanted is not None or begun is not None:
             self.files.delete(note)
 
@@ -186,7 +175,7 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
     ) -> None:
         """Budget: 1 read and the task."""
         del timeout
-        found = self._checked("delete_snapshot", uuid, _SNAPSHOT)
+        found = self.machines.checked("delete_snapshot", uuid, SNAPSHOT)
         node = _node(found, snapshot_id)
         if node is None:
             return
@@ -195,36 +184,6 @@ class VmwareSnapshots(VmwareLifecycle, Snapshots):
         except errors.HypervisorFault as error:
             if error.vendor_code != "ManagedObjectNotFound":
                 raise
-
-
-def nodes(row: Row) -> Iterator[Node]:
-    """The tree of a machine that was read with ``snapshot``, parents before children."""
-    info = row.get(_SNAPSHOT)
-    if info is None:
-        return
-    waiting: list[tuple[Any, str | None]] = [(each, None) for each in info.rootSnapshotList or ()]
-    while waiting:
-        item, parent = waiting.pop(0)
-        current = item.snapshot == info.currentSnapshot
-        yield Node(_model(item, parent, current=current), item.snapshot)
-        waiting += [(each, str(item.id)) for each in item.childSnapshotList or ()]
-
-
-def _model(item: Any, parent: str | None, *, current: bool) -> Snapshot:
-    try:
-        note = json.loads(item.description or "")
-        name, memory = str(note["name"]), bool(note["memory"])
-    except (ValueError, KeyError, TypeError):
-        # made by others
-        name, memory = unescaped(item.name), item.state == "poweredOn"
-    return Snapshot(
-        id=str(item.id),
-        name=shown_label(name),  # others name snapshots as they like, and edit descriptions
-        parent=parent,
-        created_at=item.createTime,
-        with_memory=memory,
-        current=current,
-    )
 
 
 def _node(found: Machine, snapshot_id: str) -> Node | None:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.storage import DiskQosControl, ExtendVolume, HostVolumes, Storage
 from hvdrivers.driverkit import undoing
 from hvdrivers.models.image import ImageFormat
@@ -29,27 +30,27 @@ from hvdrivers.models.volume import (
     VolumeSpec,
 )
 from hvdrivers.models.volume.host import VolumeName
-from hvdrivers.vmware.base import Machine
+from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, capacity_of, editing, file_of, removing
-from hvdrivers.vmware.lifecycle import VmwareLifecycle
 from hvdrivers.vmware.listing import attached_volume
+from hvdrivers.vmware.machines import HARDWARE, VERSION, Machine
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.names import is_part
 from hvdrivers.vmware.place import Surroundings
-from hvdrivers.vmware.record import DEVICES, devices_in, option, path_of, require_sure
+from hvdrivers.vmware.record import devices_in, require_sure
 from hvdrivers.vmware.specs import Plan, disk_limits, volume_disk
-from hvdrivers.vmware.volumes import exclusive
+from hvdrivers.vmware.volumes import VolumeSources, exclusive
 
 _DELETING = "hv-deleting-"
 """How the names of disks begin that are about to be deleted."""
 _NAME: TypeAdapter[str] = TypeAdapter(VolumeName)
-HARDWARE = (path_of(DEVICES), "config.hardware.device", "config.changeVersion")
 
 
-class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, HostVolumes):
+class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
     """Volumes."""
 
+    @provides(*declared(VolumeSources))
     @timed
     @rereading
     def attach_volume(
@@ -57,44 +58,32 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
     ) -> AttachedVolume:
         """Budget: 3 reads, 1 request for the volume, and 1 reconfiguration."""
         del timeout
-        found = self._checked("attach_volume", uuid, *HARDWARE)
+        found = self.machines.checked("attach_volume", uuid, *HARDWARE)
         devices, disks = _has(found)
         for address, volume in devices.volumes.items():
             if volume.id == attachment.volume_id and address in disks:
                 require_sure(devices, address, "the volume")
                 return attached_volume(address, devices, capacity_of(disks[address]))
-        source = self._volume_source(attachment, self.places.surroundings())
+        source = self.volumes.source(attachment, self.places.surroundings())
         running = found.state is InstanceState.RUNNING
         alone, shared = exclusive((attachment,), (source,))
-        self._require_free(uuid, volumes=alone, shared=shared)
+        self.usage.require_free(uuid, volumes=alone, shared=shared)
         if any(file_of(disk) == source.path for disk in disks.values()):
             raise errors.InvalidRequest("the instance has this disk already, as another volume")
-        plan = Plan(self._slots(found.row.get("config.hardware.device") or ()))
+        plan = Plan(self.room.slots(found.row.get("config.hardware.device") or ()))
         address = volume_disk(plan, attachment, source, hot=running)
         changed = devices.model_copy(
             update={"volumes": {**_there(devices.volumes, disks), **plan.volumes}}
         )
-        self._change_devices(found, plan.device_changes(), changed)
+        self.changes.change_devices(found, plan.device_changes(), changed)
         return attached_volume(address, changed, source.size)
-
-    def _change_devices(self, found: Machine, changes: Sequence[Any], devices: Devices) -> None:
-        """Change devices and the record of them in one request. It fails if another client has
-        changed the machine since it was read."""
-        self._reconfigure(
-            found.obj,
-            vim.vm.ConfigSpec(
-                changeVersion=found.row.get("config.changeVersion"),
-                deviceChange=list(changes),
-                extraConfig=[option(DEVICES, devices)],
-            ),
-        )
 
     @timed
     @rereading
     def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
         """Budget: 1 read and 1 reconfiguration."""
         del timeout
-        found = self._checked("detach_volume", uuid, *HARDWARE)
+        found = self.machines.checked("detach_volume", uuid, *HARDWARE)
         devices, disks = _has(found)
         address = _address(devices, volume_id)
         if address is None:
@@ -104,7 +93,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
         require_sure(devices, address, "the volume")
         changes = [removing(disks[address])] if address in disks else []
         volumes = {key: each for key, each in devices.volumes.items() if key != address}
-        self._change_devices(found, changes, devices.model_copy(update={"volumes": volumes}))
+        self.changes.change_devices(found, changes, devices.model_copy(update={"volumes": volumes}))
 
     @timed
     def get_volume_connector(
@@ -115,7 +104,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
         place = self.places.get()
         paths = ("name", "config.storageDevice.hostBusAdapter", "summary.hardware.uuid")
         if uuid is not None:
-            found = self._machine(uuid, "runtime.host")
+            found = self.machines.get(uuid, "runtime.host")
             row = self.reader.one(found.row["runtime.host"], *paths)
         else:
             hosts = self.reader.one(place.compute, "host").get("host") or []
@@ -142,7 +131,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
     ) -> None:
         """Budget: 1 read, 1 request for the descriptor, 1 reconfiguration."""
         del timeout
-        found = self._checked("extend_volume", uuid, *HARDWARE)
+        found = self.machines.checked("extend_volume", uuid, *HARDWARE)
         devices, disks = _has(found)
         address = _address(devices, volume_id)
         if address is None or address not in disks:
@@ -155,9 +144,9 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
             )
         disk.capacityInBytes, disk.capacityInKB = size_bytes, size_bytes // 1024
         config = vim.vm.ConfigSpec(
-            changeVersion=found.row.get("config.changeVersion"), deviceChange=[editing(disk)]
+            changeVersion=found.row.get(VERSION), deviceChange=[editing(disk)]
         )
-        self._reconfigure(found.obj, config)
+        self.changes.reconfigure(found.obj, config)
 
     @timed
     @rereading
@@ -166,7 +155,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
     ) -> None:
         """Budget: 2 reads and 1 reconfiguration."""
         del timeout
-        found = self._checked("set_disk_qos", uuid, *HARDWARE)
+        found = self.machines.checked("set_disk_qos", uuid, *HARDWARE)
         devices, disks = _has(found)
         address = _address(devices, volume_id)
         if address is None or address not in disks:
@@ -174,7 +163,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
         require_sure(devices, address, "the volume")
         disk = disks[address]
         disk.storageIOAllocation = disk_limits(qos)
-        self._change_devices(found, [editing(disk)], devices)
+        self.changes.change_devices(found, [editing(disk)], devices)
 
     # ---- the host's own volumes -----------------------------------------------------------------
 
@@ -198,10 +187,10 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
                 f"a disk of the name {name!r} would be a part of another one",
                 hint="choose a name with another ending",
             )
-        path = self._folder("volumes", f"{name}.vmdk", datastore=pool)
-        self._ensure_folders()
+        path = self.folders.path("volumes", f"{name}.vmdk", datastore=pool)
+        self.folders.ensure()
         if pool != self.places.get().datastore:
-            self.files.make_folder(self._folder("volumes", datastore=pool), parents=True)
+            self.files.make_folder(self.folders.path("volumes", datastore=pool), parents=True)
         with undoing() as undo:
             if spec.name is None:
                 # nobody could name it if the reply were lost; under the caller's name there may be
@@ -240,7 +229,7 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
             if only is None and not store.get("summary.accessible"):
                 continue
             surroundings.datastore(pool)
-            folder = self._folder("volumes", datastore=pool)
+            folder = self.folders.path("volumes", datastore=pool)
             files = {each.name: each for each in self.files.search(store["browser"], folder)}
             for name, file in files.items():
                 flat = files.get(f"{name.removesuffix('.vmdk')}-flat.vmdk")
@@ -286,14 +275,14 @@ class VmwareStorage(VmwareLifecycle, Storage, ExtendVolume, DiskQosControl, Host
             if "/" in name or not name or name.startswith(_DELETING) or is_part(name):
                 continue
             surroundings.datastore(pool)
-            path = self._folder("volumes", f"{name}.vmdk", datastore=pool)
+            path = self.folders.path("volumes", f"{name}.vmdk", datastore=pool)
             word = f"{_DELETING}{sha256(name.encode()).hexdigest()[:32]}"
-            aside = self._folder("volumes", f"{word}.vmdk", datastore=pool)
-            self._require_unattached(None, path)
+            aside = self.folders.path("volumes", f"{word}.vmdk", datastore=pool)
+            self.usage.require_unattached(None, path)
             with undoing() as undo:
                 undo.callback(self._put_disk_back, aside, path)
                 self._put_aside(path, aside)
-                self._require_unattached(None, path)
+                self.usage.require_unattached(None, path)
                 self.files.delete_disk(aside)
 
     def _put_aside(self, path: str, aside: str) -> None:

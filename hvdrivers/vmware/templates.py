@@ -12,9 +12,7 @@ somebody has unregistered is made again: its files are put away first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -23,14 +21,18 @@ from pyVmomi import vim
 from hvdrivers.contract import errors
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.volume import DiskBus
+from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.devices import Slots, adding, by_address, file_of
-from hvdrivers.vmware.images import Base, ImageStore
+from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.names import file_name
-from hvdrivers.vmware.place import Surroundings
-from hvdrivers.vmware.reader import Row
+from hvdrivers.vmware.place import Places, Surroundings
+from hvdrivers.vmware.reader import Reader, Row
 from hvdrivers.vmware.record import IMAGE, ImageMark, image_in, option, path_of
 from hvdrivers.vmware.room import Room
+from hvdrivers.vmware.seen_images import Base, SeenImages, Template
+from hvdrivers.vmware.session import Session
 from hvdrivers.vmware.specs import disk_at
+from hvdrivers.vmware.tasks import Tasks
 
 _SNAPSHOT = "hvdrivers"
 _PATHS = (
@@ -47,44 +49,42 @@ _MAKING = frozenset({"Folder.createVm"})
 _TAKEN = frozenset({"FileAlreadyExists", "AlreadyExists", "DuplicateName"})
 
 
-@dataclass(frozen=True)
-class Template:
-    """A template of ours."""
-
-    obj: Any
-    snapshot: Any
-    devices: Sequence[Any]
-    """Its hardware, with the keys that a clone's has too."""
-    address: str
-    """Of its disk."""
-
-    @property
-    def disk(self) -> Any:
-        """The disk that a clone's root disk comes of."""
-        return by_address(self.devices)[self.address]
-
-
-class Templates(ImageStore, Room):
+class Templates:
     """Find the template of an image, or make it."""
 
-    _templates: dict[str, Template]
-    """What this driver has seen. A clone of one that has gone fails, and it is then looked for
-    again."""
+    def __init__(
+        self,
+        config: VmwareConfig,
+        session: Session,
+        reader: Reader,
+        tasks: Tasks,
+        places: Places,
+        *,
+        files: Files,
+        room: Room,
+        seen: SeenImages,
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._reader = reader
+        self._tasks = tasks
+        self._places = places
+        self._files = files
+        self._room = room
+        self._seen = seen
 
-    def _template(self, base: Base, surroundings: Surroundings) -> Template | None:
+    def of(self, base: Base, surroundings: Surroundings) -> Template | None:
         """The template of a cached image. No call if it was seen before; 3 if another client has
         made it; 11 to make it, 12 more where somebody has unregistered one. None if something else
         has its place."""
-        with self._images_lock:
-            found = self._templates.get(base.path)
+        found = self._seen.template(base)
         if found is None:
             row = self._template_row(base.path)
             if row is None:
                 row = self._made(base, surroundings)
             found = self._completed(row, base) if row is not None else None
             if found is not None:
-                with self._images_lock:
-                    self._templates[base.path] = found
+                self._seen.put_template(base, found)
         return found
 
     def _made(self, base: Base, surroundings: Surroundings) -> Row | None:
@@ -103,43 +103,38 @@ class Templates(ImageStore, Room):
         Returns:
             False: another client is making the template, or a machine of others has its place.
         """
-        if self.tasks.under_way(_MAKING) or self._at_home(disk) is not None:
+        if self._tasks.under_way(_MAKING) or self._at_home(disk) is not None:
             return False
         home, aside = _home(disk), f"{_home(disk)}.gone"
         with suppress(errors.VolumeNotFound):  # another client has done it
             try:
-                self.files.move(home, aside)
+                self._files.move(home, aside)
             except errors.InvalidRequest as error:
                 if error.vendor_code not in _TAKEN:
                     raise
-                self.files.delete(aside)  # what a process that died has left
-                self.files.move(home, aside)
+                self._files.delete(aside)  # what a process that died has left
+                self._files.move(home, aside)
             if self._at_home(disk) is None:
-                self.files.delete(aside)
+                self._files.delete(aside)
             else:  # another client has made the template since the last look
-                self.files.move(aside, home)
+                self._files.move(aside, home)
         return True
 
     def _at_home(self, disk: str) -> Any:
         """The machine whose configuration is where that of the disk's template is."""
-        index = self.session.content.searchIndex
-        return index.FindByDatastorePath(self.places.get().datacenter, _vmx(disk))
-
-    def _forget(self, base: Base) -> None:
-        super()._forget(base)
-        with self._images_lock:
-            self._templates.pop(base.path, None)
+        index = self._session.content.searchIndex
+        return index.FindByDatastorePath(self._places.get().datacenter, _vmx(disk))
 
     def _template_row(self, disk: str) -> Row | None:
         """The template whose disk this is, also one that is half made. 2 calls, 1 if there is
         none."""
         found = self._at_home(disk)
-        rows = self.reader.many([found], *_PATHS) if found is not None else []
+        rows = self._reader.many([found], *_PATHS) if found is not None else []
         return next((row for row in rows if image_in(row) is not None), None)
 
     def _make_template(self, base: Base, surroundings: Surroundings) -> bool:
         """Make the machine; False if the server has files, or a machine, in its place."""
-        place = self.places.get()
+        place = self._places.get()
         uuid = uuid4()
         slots = Slots()
         controller, unit, _ = slots.disk(DiskBus.SCSI)
@@ -147,7 +142,7 @@ class Templates(ImageStore, Room):
         config = vim.vm.ConfigSpec(
             name=f"hvdrivers.image.{base.key[:24]}.{file_name(base.path)[:8]}",
             instanceUuid=str(uuid),
-            guestId=self.config.guest_id,
+            guestId=self._config.guest_id,
             numCPUs=_SMALL.vcpus,
             memoryMB=_SMALL.memory_mib,
             files=vim.vm.FileInfo(vmPathName=_vmx(base.path)),
@@ -156,10 +151,10 @@ class Templates(ImageStore, Room):
         )
         host = None
         with suppress(errors.InsufficientResources):  # in maintenance: a template does not run
-            host = self._host_for(_SMALL, surroundings)
-        self.files.make_folder(_home(base.path))
+            host = self._room.host_for(_SMALL, surroundings)
+        self._files.make_folder(_home(base.path))
         try:
-            self.tasks.run(
+            self._tasks.run(
                 lambda: place.vm_folder.CreateVM_Task(config, place.root_pool, host),
                 entity=place.vm_folder,
             )
@@ -177,7 +172,7 @@ class Templates(ImageStore, Room):
                 raise _started_by_hand(None)  # its guest writes to the image's disk
             # a template takes no snapshot: another client was faster
             with suppress(errors.NotSupported, errors.InvalidState):
-                self.tasks.run(
+                self._tasks.run(
                     lambda: obj.CreateSnapshot_Task(_SNAPSHOT, "", False, False), entity=obj
                 )
         if not row.get("config.template"):
@@ -185,20 +180,20 @@ class Templates(ImageStore, Room):
             with suppress(errors.NotSupported, errors.InvalidState):
                 obj.MarkAsTemplate()
         if row.get("snapshot") is None:
-            row = self.reader.one(obj, *_PATHS)
+            row = self._reader.one(obj, *_PATHS)
         info = row.get("snapshot")
         if info is None:
             return None
         # the oldest snapshot: of two clients that have completed it each may have made one
         snapshot = info.rootSnapshotList[0].snapshot
-        then = self.reader.one(snapshot, "config.hardware.device")
+        then = self._reader.one(snapshot, "config.hardware.device")
         devices = then.get("config.hardware.device") or ()
         for address, disk in by_address(devices).items():
             if file_of(disk) == base.path:
                 return Template(obj, snapshot, devices, address)
         return None
 
-    def _drop_template(self, disk: str) -> bool:
+    def drop(self, disk: str) -> bool:
         """Take the template of an image out of the inventory, so that another one can be made. The
         image's disk stays. 5 calls, 1 if there is none.
 
@@ -218,15 +213,7 @@ class Templates(ImageStore, Room):
         except errors.HypervisorFault as error:
             if error.vendor_code != "ManagedObjectNotFound":
                 raise
-        self.files.delete(_home(disk))
-        return True
-
-    def _own_file(self, obj: Any, disk: Any) -> bool:
-        """End that a linked clone's disk is a child of its image's: it becomes a whole disk, of a
-        machine that is off and has no snapshots. 2 calls; none, and False, if it is whole."""
-        if getattr(disk.backing, "parent", None) is None:
-            return False
-        self.tasks.run(lambda: obj.PromoteDisks_Task(True, [disk]), entity=obj)
+        self._files.delete(_home(disk))
         return True
 
 

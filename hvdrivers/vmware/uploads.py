@@ -9,14 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hvdrivers.driverkit.images import abandoned, refuse_alive, staged_key
-from hvdrivers.vmware.base import Topic
-from hvdrivers.vmware.files import Found
+from hvdrivers.vmware.files import Files, Found
+from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.place import Places
+from hvdrivers.vmware.session import Session
 
 
-class PartialUploads(Topic):
+class PartialUploads:
     """Folders of the cache that are not renamed yet."""
 
-    def _uploads(self, found: Sequence[Found]) -> dict[str, tuple[int, float | None]]:
+    def __init__(self, session: Session, places: Places, files: Files, folders: Folders) -> None:
+        self._session = session
+        self._places = places
+        self._files = files
+        self._folders = folders
+
+    @staticmethod
+    def among(found: Sequence[Found]) -> dict[str, tuple[int, float | None]]:
         """Bytes and last write of each upload that is not complete, by its staging name."""
         uploads: dict[str, tuple[int, float | None]] = {}
         for file in found:
@@ -30,27 +39,28 @@ class PartialUploads(Topic):
             uploads[name] = size + (0 if file.is_folder else file.size), latest
         return uploads
 
-    def _in_cache(self) -> list[Found]:
-        surroundings = self.places.surroundings()
-        browser = surroundings.datastore(self.places.get().datastore)["browser"]
-        return self.files.search(browser, self._folder("images"), below=True)
+    def in_cache(self) -> list[Found]:
+        """What is in the folders of the cache. 3 calls."""
+        surroundings = self._places.surroundings()
+        browser = surroundings.datastore(self._places.get().datastore)["browser"]
+        return self._files.search(browser, self._folders.path("images"), below=True)
 
     def _host_now(self) -> float:
         """The server's clock. vCenter's differs from its hosts' by what NTP leaves. One call."""
-        return self.session.host_now().timestamp()
+        return self._session.host_now().timestamp()
 
-    def _remove_abandoned(self) -> None:
+    def remove_abandoned(self) -> None:
         """Remove what dead clients have left, before another upload takes room. Three calls."""
-        uploads = self._uploads(self._in_cache())
+        uploads = self.among(self.in_cache())
         written = [(name, at) for name, (_, at) in uploads.items() if at is not None]
         if written:
             for name in abandoned(written, host_now=self._host_now()):
-                self.files.remove_quietly(self._folder("images", name))
+                self._files.remove_quietly(self._folders.path("images", name))
 
-    def _evict_partial(self, key: str) -> None:
+    def evict(self, key: str) -> None:
         """Remove an upload that nobody writes to. 5 calls."""
-        found = self._uploads(self._in_cache()).get(key)
+        found = self.among(self.in_cache()).get(key)
         if found is None:
             return
         refuse_alive(found[1], host_now=self._host_now())
-        self.files.delete(self._folder("images", key))
+        self._files.delete(self._folders.path("images", key))

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from pyVmomi import vim
-
 from hvdrivers.contract import errors
 from hvdrivers.models.vif import is_port_id
-from hvdrivers.vmware.base import STATE, Topic, uuid_in
 from hvdrivers.vmware.devices import by_address, chain_of
+from hvdrivers.vmware.machines import STATE, Machines, uuid_in
 from hvdrivers.vmware.moved import Devices
-from hvdrivers.vmware.reader import IN_FOLDERS, IN_POOL, ON_DATASTORES, Row
 from hvdrivers.vmware.record import DEVICES, devices_in, mark_in, path_of
+
+_DISKS = ("config.instanceUuid", "config.hardware.device")
 
 
 @dataclass(frozen=True)
@@ -28,29 +27,16 @@ class User:
     devices: Devices
 
 
-class Usage(Topic):
+class Usage:
     """What other machines have."""
 
-    def _rows(self, *paths: str, everywhere: bool = False, on_disks: bool = False) -> list[Row]:
-        """Every machine in the place. One call, and one for each page of 1,000.
-
-        Args:
-            everywhere: and in the whole inventory of the server.
-            on_disks: and those that have a file on a datastore of the place.
-        """
-        # a session that has ended shows only in the objects of an answer: the pool is always one
-        roots: list[tuple[Any, Sequence[Any]]] = [(self.places.get().root_pool, IN_POOL)]
-        if everywhere:
-            roots.append((self.session.content.rootFolder, IN_FOLDERS))
-        if on_disks and self.places.get().is_vcenter:
-            roots.append((self.places.get().compute, ON_DATASTORES))
-        rows = self.reader.read([(vim.VirtualMachine, paths), (vim.ResourcePool, ("name",))], roots)
-        return [self.known.restored(row) for row in rows if isinstance(row.obj, vim.VirtualMachine)]
+    def __init__(self, machines: Machines) -> None:
+        self._machines = machines
 
     def _users(self, without: UUID) -> list[User]:
         """The machines of ours beside one, also those of other clusters that share a datastore."""
         found = []
-        for row in self._rows(*STATE, path_of(DEVICES), on_disks=True):
+        for row in self._machines.rows(*STATE, path_of(DEVICES), on_disks=True):
             uuid = uuid_in(row)
             if uuid is None or uuid == without or mark_in(row, uuid) is None:
                 continue
@@ -59,7 +45,7 @@ class Usage(Topic):
                 found.append(User(uuid, on, devices_in(row)))
         return found
 
-    def _require_free(
+    def require_free(
         self,
         uuid: UUID,
         *,
@@ -97,11 +83,11 @@ class Usage(Topic):
                         hint="unplug it there, or stop that machine",
                     )
 
-    def _require_unattached(self, uuid: UUID | None, path: str) -> None:
+    def require_unattached(self, uuid: UUID | None, path: str) -> None:
         """Refuse a disk that any machine has, ours or not, powered on or off, also a template, one
         of another cluster, and one whose disk is a child of it (a snapshot, a linked clone).
         One call."""
-        for row in self._rows("config.instanceUuid", "config.hardware.device", on_disks=True):
+        for row in self._machines.rows(*_DISKS, on_disks=True):
             devices: Any = row.get("config.hardware.device") or ()
             if uuid_in(row) != uuid and any(
                 path in chain_of(each) for each in by_address(devices).values()
@@ -112,11 +98,11 @@ class Usage(Topic):
                     retryable=False,
                 )
 
-    def _require_nobodys(self, uuid: UUID | None, *folders: str) -> None:
+    def require_nobodys(self, uuid: UUID | None, *folders: str) -> None:
         """Refuse if another machine has a disk in one of these folders, or a child of one. One
         call."""
         begins = tuple(f"{each}/" for each in folders)
-        for row in self._rows("config.instanceUuid", "config.hardware.device", on_disks=True):
+        for row in self._machines.rows(*_DISKS, on_disks=True):
             if uuid_in(row) == uuid:
                 continue
             devices: Any = row.get("config.hardware.device") or ()

@@ -9,19 +9,37 @@ from pyVmomi import vim
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.models.volume import PoolVolume, VmdkVolume, Volume, VolumeAttachment
-from hvdrivers.vmware.base import Topic, uuid_in
 from hvdrivers.vmware.devices import bus_of, file_of
-from hvdrivers.vmware.names import is_part, split_path
-from hvdrivers.vmware.place import Surroundings
+from hvdrivers.vmware.files import Files
+from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.machines import uuid_in
+from hvdrivers.vmware.names import is_part
+from hvdrivers.vmware.place import Places, Surroundings
+from hvdrivers.vmware.reader import Reader
 from hvdrivers.vmware.record import IMAGE, MARK, image_in, mark_in, path_of
+from hvdrivers.vmware.session import Session
 from hvdrivers.vmware.specs import Source
 
 
-class VolumeSources(Topic):
+class VolumeSources:
     """Finds the file of a volume."""
 
+    def __init__(
+        self,
+        session: Session,
+        reader: Reader,
+        places: Places,
+        files: Files,
+        folders: Folders,
+    ) -> None:
+        self._session = session
+        self._reader = reader
+        self._places = places
+        self._files = files
+        self._folders = folders
+
     @provides(Capability.MULTI_ATTACH)
-    def _volume_source(self, attachment: VolumeAttachment, surroundings: Surroundings) -> Source:
+    def source(self, attachment: VolumeAttachment, surroundings: Surroundings) -> Source:
         """The file; it is there. One request for each volume.
 
         Raises:
@@ -38,7 +56,7 @@ class VolumeSources(Topic):
             raise errors.NotSupported(
                 f"this driver has no volumes of type {volume.driver_volume_type}"
             )
-        size = self.files.disk_size(path)
+        size = self._files.disk_size(path)
         if size is None:
             raise errors.VolumeNotFound(f"there is no disk {path}")
         return Source(path, size, self._native_id(volume))
@@ -47,23 +65,23 @@ class VolumeSources(Topic):
         """What list_volumes() calls it; a machine may have it under another id."""
         if not isinstance(volume, PoolVolume):
             return None
-        return f"{volume.data.pool or self.places.get().datastore}/{volume.data.name}"
+        return f"{volume.data.pool or self._places.get().datastore}/{volume.data.name}"
 
     @provides(Capability.VOLUME_POOL)
     def _pool_path(self, volume: PoolVolume, surroundings: Surroundings) -> str:
         pool = volume.data.pool
-        surroundings.datastore(pool or self.places.get().datastore)
+        surroundings.datastore(pool or self._places.get().datastore)
         if is_part(volume.data.name):
             raise errors.VolumeNotFound(f"{volume.data.name!r} is a part of a volume, and none")
-        return self._folder("volumes", f"{volume.data.name}.vmdk", datastore=pool)
+        return self._folders.path("volumes", f"{volume.data.name}.vmdk", datastore=pool)
 
     @provides(Capability.VOLUME_VMDK)
     def _shadow_path(self, volume: VmdkVolume) -> str:
         """The first disk of the machine in which Cinder keeps the volume. An instance, or the
         template of an image, is no such machine."""
-        shadow = self.session.object("VirtualMachine", volume.shadow_vm)
+        shadow = self._session.object("VirtualMachine", volume.shadow_vm)
         paths = ("config.instanceUuid", path_of(MARK), path_of(IMAGE), "config.hardware.device")
-        for row in self.reader.many([shadow], *paths):
+        for row in self._reader.many([shadow], *paths):
             if mark_in(row, uuid_in(row)) is not None or image_in(row) is not None:
                 break
             for device in row.get("config.hardware.device") or ():
@@ -74,8 +92,7 @@ class VolumeSources(Topic):
         )
 
     def _not_ours(self, path: str) -> str:
-        ours = tuple(f"{self.config.directory}/{kind}/" for kind in ("instances", "images"))
-        if split_path(path)[1].startswith(ours):
+        if self._folders.holds(path, "instances", "images"):
             raise errors.VolumeNotFound("the disk of an instance or of an image is no volume")
         return path
 

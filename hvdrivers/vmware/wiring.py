@@ -9,7 +9,6 @@ from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.models.vif import DvsVif, NetworkVif, Vif
-from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.names import escaped
 from hvdrivers.vmware.place import Surroundings
 from hvdrivers.vmware.reader import Row
@@ -19,23 +18,20 @@ _card = vim.vm.device.VirtualEthernetCard
 _PORT_GROUP = vim.dvs.DistributedVirtualPortgroup
 
 
-class Wiring(Topic):
-    """Finds networks."""
+def backings_of(vifs: Iterable[Vif], surroundings: Surroundings) -> dict[str, Any]:
+    """The backing of each NIC by its VIF's id. No call.
 
-    def _backings(self, vifs: Iterable[Vif], surroundings: Surroundings) -> dict[str, Any]:
-        """The backing of each NIC by its VIF's id. No call.
-
-        Raises:
-            NetworkNotFound: there is no such network.
-            NotSupported: another type of VIF, or a model that vSphere does not have.
-            InvalidRequest: a MAC address that vSphere keeps for itself.
-        """
-        found = {}
-        for vif in vifs:
-            model_of(vif)  # refuses a model that vSphere has not
-            check_mac(vif.mac)
-            found[vif.id] = _backing(vif, surroundings)
-        return found
+    Raises:
+        NetworkNotFound: there is no such network.
+        NotSupported: another type of VIF, or a model that vSphere does not have.
+        InvalidRequest: a MAC address that vSphere keeps for itself.
+    """
+    found = {}
+    for vif in vifs:
+        model_of(vif)  # refuses a model that vSphere has not
+        check_mac(vif.mac)
+        found[vif.id] = _backing(vif, surroundings)
+    return found
 
 
 def _backing(vif: Vif, surroundings: Surroundings) -> Any:

@@ -112,8 +112,8 @@ def cpu_is_taken(trial: Trial) -> None:
     cells = trial.driver.get_available_resource().numa_cells
     if not cells:
         raise PreconditionMissing("the host has no NUMA cell")
-    cell, other = cells[0], cells[-1]
-    mine = min(cell.cpus)
+    cell, other = next((each for each in cells if each.dedicated), cells[0]), cells[-1]
+    mine = min(cell.dedicated or cell.cpus)
     uuid = trial.spawn(**_placed(trial, cell.id, mine)).uuid
     with trial.unchanged(), trial.raises(errors.InsufficientResources):
         trial.spawn(**_placed(trial, cell.id, mine))

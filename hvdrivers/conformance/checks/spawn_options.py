@@ -63,9 +63,6 @@ _MOST_SLOTS = 26
 _GRAIN = 16 << 20
 _MOST_SLICES = 64
 _MOST_CPUS = 1024
-_SET_ASIDE = "vfio-pci"
-"""The host's driver of a device that is for guests. What has any other may be what the host itself
-lives on."""
 
 _SEEDS: dict[str, tuple[str, str, str]] = {
     "nocloud": ("meta-data", "local-hostname", "user-data"),
@@ -130,7 +127,8 @@ def disks_have_their_sizes(trial: Trial, update: dict[str, int]) -> None:
 @check(LIFE_020, needs=[Capability.PCI_PASSTHROUGH])
 def device_is_taken(trial: Trial) -> None:
     devices = trial.driver.get_available_resource().devices
-    addresses = [each.address for each in devices if each.driver == _SET_ASIDE]
+    addresses = [each.address for each in devices if each.is_aside]
+    # what is not set aside may be what the host itself lives on
     for address in addresses:
         wanted = (PciRequest(address=address),)
         try:
@@ -213,7 +211,7 @@ def _slices(device: PciDevice) -> dict[str, Any] | None:
 def whole_or_in_parts(trial: Trial, part_of: Callable[[PciDevice], dict[str, Any] | None]) -> None:
     for device in trial.driver.get_available_resource().devices:
         part = part_of(device)
-        if part is None or not (device.driver == _SET_ASIDE or not trial.target.guests_run):
+        if part is None or not (device.is_aside or not trial.target.guests_run):
             continue
         whole = {"pci_devices": (PciRequest(address=device.address),)}
         for first, second in ((part, whole), (whole, part)):

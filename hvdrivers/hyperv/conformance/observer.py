@@ -99,11 +99,24 @@ class HypervObserver(Observer):
                     f"drive {self._stable(drive.path)} of {who}"
                     for drive in machine.config.drives
                     # a disk of the instance's own is a file, and counted as one
-                    if f"\\{who}\\" not in drive.path.lower()
+                    if drive.path and f"\\{who}\\" not in drive.path.lower()
+                }
+                found |= {
+                    f"disk {drive.disk_unique_id} of {who}"
+                    for drive in machine.config.drives
+                    if drive.disk_number is not None
                 }
                 found |= {
                     f"snapshot {point.name} of {who}" for point in machine.checkpoints.values()
                 }
+            found |= {
+                f"device {each.location_path}: owner {each.owner and owners.get(each.owner)}"
+                f"{', dismounted' if each.dismounted else ''}"
+                for each in self._host.state.hardware.devices
+            }
+            storage = self._host.state.storage
+            found |= {f"iSCSI session to {each.target}" for each in storage.sessions.values()}
+            found |= {f"iSCSI portal {address}" for address, _ in storage.portals}
         for entry in self._folder.rglob("*"):
             path = entry.relative_to(self._folder)
             if path.parts[0] in {"images", "locks"} or entry.is_dir():
@@ -145,12 +158,22 @@ class HypervObserver(Observer):
 
     def _volumes(self, uuid: UUID) -> dict[str, Any]:
         """The drives that are volumes, by volume id."""
+        record = self._record(uuid)
         drives = {drive.path.lower(): drive for drive in self.machine(uuid).config.drives}
-        return {
-            unquote(line[1]): drives[unquote(line[2]).lower()]
-            for line in self._record(uuid)
-            if line[0] == "volume" and unquote(line[2]).lower() in drives
+        places = {
+            f"{drive.slot.bus} {drive.slot.controller} {drive.slot.location}": drive
+            for drive in self.machine(uuid).config.drives
+            if drive.disk_number is not None
         }
+        disks = {
+            line[1]: places[line[3]] for line in record if line[0] == "disk" and line[3] in places
+        }
+        found = {
+            line[1]: disks.get(line[1]) or drives.get(unquote(line[2]).lower())
+            for line in record
+            if line[0] == "volume"
+        }
+        return {unquote(name): drive for name, drive in found.items() if drive is not None}
 
     def _nics(self, uuid: UUID) -> dict[str, Any]:
         adapters = {adapter.name: adapter for adapter in self.machine(uuid).config.adapters}

@@ -25,7 +25,6 @@ from uuid import UUID, uuid4
 from hvdrivers.conformance.engine import image_files as imagefiles
 from hvdrivers.conformance.engine.observer import (
     FaultSeam,
-    NotShown,
     Observer,
     PreconditionMissing,
 )
@@ -36,9 +35,11 @@ from hvdrivers.driverkit.images import staging_name
 from hvdrivers.guard import guarded
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.conformance import marks
+from hvdrivers.hyperv.conformance.devices import lend_devices
 from hvdrivers.hyperv.conformance.observer import ROOT, HypervObserver
 from hvdrivers.hyperv.conformance.others import SWITCH, OtherHost, lent
 from hvdrivers.hyperv.conformance.seam import HypervSeam
+from hvdrivers.hyperv.conformance.served import Server
 from hvdrivers.hyperv.driver import HypervDriver
 from hvdrivers.hyperv.simulator.guests.played import Behaviour
 from hvdrivers.hyperv.simulator.host import SimulatedHost
@@ -81,6 +82,7 @@ class HypervTarget(Target):
         with self.host.world.lock:
             switch = Switch(SWITCH)
             self.host.state.switches[switch.id] = switch
+            lend_devices(self.host)
         self.service = WsmanServer(self.host, users={"operator": "hvct-secret"}, machine="HVCT")
         fields: dict[str, Any] = {
             "host": "127.0.0.1",
@@ -99,6 +101,7 @@ class HypervTarget(Target):
         self._there: HypervDriver | None = None
         """The connection that other_host() lends: each new one costs a process on the host."""
         self._folder = TemporaryDirectory(prefix="hvct-")
+        self._server = Server(self.host, Path(self._folder.name))
         self._image: ImageRef | None = None
         self._lock = threading.Lock()
 
@@ -339,10 +342,12 @@ class HypervTarget(Target):
 
     @contextmanager
     def served_volume(self, driver: ComputeDriver, kind: Capability) -> Iterator[Volume]:
-        raise NotShown("the PowerShell of the simulated host reaches no file server")
-        yield
+        with self._server.volume(kind) as volume:
+            yield volume
 
     def grow_volume(self, driver: ComputeDriver, volume_id: str, size_bytes: int) -> None:
+        if self._server.grow(volume_id, size_bytes):
+            return
         name = volume_id.partition("/")[2]
         file = self._observer.volume_files()[name]
         with self.host.world.lock:

@@ -81,12 +81,26 @@ function Wait-HvCalls {
     }
 }
 
+# Until the host has ended the calls that were at work at disks by now. A job does not surely name the disk
+# of every kind of call, so those of others are waited for too; those that begin later are not.
+function Wait-HvDiskCalls {
+    $first = $null
+    while ($true) {
+        $open = @(Get-CimInstance -Namespace 'root/virtualization/v2' -ClassName Msvm_StorageJob |
+            Where-Object { [int]$_.JobState -lt 7 } | ForEach-Object { "$($_.InstanceID)" })
+        if ($null -eq $first) { $first = $open }
+        if (@($open | Where-Object { $first -contains $_ }).Count -eq 0) { return }
+        Wait-Hv 50
+    }
+}
+
 # An instance, after the calls of a client that died in a change of it.
 function Find-HvSettled {
     param([string]$Uuid)
     $found = Find-Hv $Uuid
     if (-not (Test-HvLeft $Uuid)) { return $found }
     Wait-HvCalls $found.VM
+    Wait-HvDiskCalls
     [IO.File]::Delete((Get-HvBegun $Uuid))
     Find-Hv $Uuid
 }

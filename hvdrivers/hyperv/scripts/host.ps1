@@ -33,6 +33,7 @@ function Invoke-HvOpen {
     $HvShared.Facts.Pools = $Arguments.pools
     $HvShared.Facts.Disks = $Arguments.disks
     $HvShared.Facts.Nics = $Arguments.nics
+    $HvShared.Facts.Mmio = [long]$Arguments.mmio
     foreach ($name in 'index', 'instances', 'images', 'volumes', 'locks') {
         if (-not (Test-Path -LiteralPath "$root\$name")) {
             $null = New-Item -ItemType Directory -Force -Path "$root\$name"
@@ -41,7 +42,12 @@ function Invoke-HvOpen {
     $HvShared.Facts.Index = Convert-Path -LiteralPath "$root\index"
     $HvShared.Facts.Locks = Convert-Path -LiteralPath "$root\locks"
     $system = Get-CimInstance -ClassName Win32_OperatingSystem
+    $ports = Get-HvPorts
     @{
+        initiator = $ports.iscsi -gt 0
+        fibre = $ports.fibre -gt 0
+        assigns = Test-HvCommand 'Add-VMAssignableDevice'
+        gpus = @(Get-HvHostGpus).Count -gt 0
         root = $root
         computer = [string]$vmhost.ComputerName
         caption = [string]$system.Caption
@@ -49,6 +55,21 @@ function Invoke-HvOpen {
         engine = [string]$PSVersionTable.PSVersion
         processors = [int]$vmhost.LogicalProcessorCount
     }
+}
+
+# How many ports the host has to storage servers. The class needs no module.
+function Get-HvPorts {
+    $ports = @{ iscsi = 0; fibre = 0 }
+    try {
+        foreach ($port in Get-CimInstance -Namespace 'root/Microsoft/Windows/Storage' `
+            -ClassName MSFT_InitiatorPort) {
+            if ([int]$port.ConnectionType -eq 1) { $ports.fibre++ }
+            elseif ([int]$port.ConnectionType -eq 2) { $ports.iscsi++ }
+        }
+    }
+    # an administrator may see them, and nobody else may use them
+    catch { $null = $_ }
+    $ports
 }
 
 function Import-HvModule {

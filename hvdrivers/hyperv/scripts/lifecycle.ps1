@@ -90,13 +90,17 @@ function New-HvMachine {
         $processor.MaximumCountPerNumaNode = [int]($Arguments.cpus / $Arguments.numa)
     }
     Hyper-V\Set-VMProcessor -VM $vm @processor
-    $automatic = @{}
+    $automatic = @{ AutomaticStopAction = 'ShutDown' }
+    # Hyper-V starts no machine with a device of the host that has another stop action
+    if (@($Arguments.pci).Count + @($Arguments.vgpus).Count -gt 0) {
+        $automatic.AutomaticStopAction = 'TurnOff'
+    }
     # Windows Server 2016 has no automatic checkpoints, and no parameter for them
     if (Test-HvParameter 'Set-VM' 'AutomaticCheckpointsEnabled') {
         $automatic.AutomaticCheckpointsEnabled = $false
     }
     Hyper-V\Set-VM -VM $vm -NewVMName $Arguments.name -Notes $Arguments.notes `
-        -AutomaticStartAction StartIfRunning -AutomaticStopAction ShutDown `
+        -AutomaticStartAction StartIfRunning `
         -CheckpointType Standard @automatic
     foreach ($adapter in Hyper-V\Get-VMNetworkAdapter -VM $vm) {
         Hyper-V\Remove-VMNetworkAdapter -VMNetworkAdapter $adapter
@@ -110,6 +114,19 @@ function New-HvMachine {
     foreach ($disk in $disks) { $drive = Add-HvOwnDisk $vm $disk; if ($disk.boot) { $boot = $drive } }
     foreach ($volume in $Arguments.volumes) {
         Assert-HvBudget
+        $line = "volume $($volume.id) $($volume.word) $($volume.json)"
+        if ($volume.disk) {
+            $lock = Lock-HvDisks
+            try {
+                $save = { param($New) Set-HvRecord $folder $New }
+                $undo = New-Object System.Collections.ArrayList
+                $drive = Add-HvDisk $vm $volume ($lines + $line) $save $undo
+            }
+            finally { Unlock-Hv $lock }
+            $lines = Get-HvRecord $folder
+            if ($volume.boot) { $boot = $drive }
+            continue
+        }
         $lock = Lock-HvVolumes
         try {
             if (-not (Test-Path -LiteralPath $volume.path)) {
@@ -119,7 +136,7 @@ function New-HvMachine {
         }
         finally { Unlock-Hv $lock }
         Set-HvDriveLimit $drive $volume.iops
-        $lines += "volume $($volume.id) $($volume.word) $($volume.json)"
+        $lines += $line
         if ($volume.boot) { $boot = $drive }
     }
     foreach ($nic in $Arguments.nics) {
@@ -128,7 +145,7 @@ function New-HvMachine {
         $lines += "nic $($nic.word) $($adapter.Id) $($nic.json)"
     }
     Set-HvFirmware $vm $Arguments $boot
-    Set-HvRecord $folder $lines
+    Set-HvRecord $folder (Add-HvDevices $vm $Arguments $lines $folder)
     $vm
 }
 
@@ -234,10 +251,12 @@ function Invoke-HvGet {
 function Read-HvInstance {
     param($Found)
     $vm = $Found.VM
+    $record = Get-HvRecord $Found.Folder
     $drives = New-Object System.Collections.ArrayList
     foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $vm) {
         $path = "$($drive.Path)"
-        if ($path) { $path = Get-HvBase $path }
+        if (Test-HvPassed $drive) { $path = Get-HvVolumeAt $drive $record }
+        else { $path = Get-HvBase $path }
         [void]$drives.Add(@{
             path = $path
             bus = [string]$drive.ControllerType
@@ -263,7 +282,7 @@ function Read-HvInstance {
         memory = [long]$vm.MemoryStartup
         generation = [int]$vm.Generation
         created = $vm.CreationTime.ToUniversalTime().ToString('o')
-        record = Get-HvRecord $Found.Folder
+        record = $record
         drives = $drives.ToArray()
         nics = $nics.ToArray()
     }
@@ -385,6 +404,7 @@ function Remove-HvInstance {
         $volumes = Get-HvVolumePaths $lines
         foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $vm) {
             $path = "$($drive.Path)"
+            if ((Test-HvPassed $drive)) { continue }
             if ($volumes -notcontains $path -and (Test-HvOwn $Uuid $lines $path)) { $own += $path }
         }
     }
@@ -398,10 +418,24 @@ function Remove-HvInstance {
         $below = "$((Hyper-V\Get-VHD -Path $root).ParentPath)"
         Move-HvDisk $root $Keep $below.StartsWith("$folder\", 'OrdinalIgnoreCase')
     }
+    Remove-HvDevices $vm $lines
     if ($null -ne $vm) {
         Hyper-V\Remove-VM -VM $vm -Force -Confirm:$false
     }
     Remove-HvLate $Uuid
+    foreach ($line in $lines) {
+        $word = "$line".Split(' ')
+        if ($word[0] -cne 'volume') { continue }
+        $path = ConvertFrom-HvWord $word[2]
+        if (-not (Test-HvOfHost $path)) { continue }
+        # the machine is gone, and with it the drive: the host lets go of the target
+        $lock = Lock-HvDisks
+        try {
+            $lines = Remove-HvDisk $null $Uuid $lines $word[1] $path
+            Set-HvRecord $folder (Edit-HvLines $lines "volume $($word[1])" '')
+        }
+        finally { Unlock-Hv $lock }
+    }
     if ((Find-HvLine $lines 'adopted') -and $own.Count -gt 0) {
         $needed = Get-HvParents
         foreach ($path in $own) {

@@ -50,6 +50,11 @@ function Invoke-HvMoveLook {
     foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $vm) {
         $path = "$($drive.Path)"
         if (-not $path) { continue }
+        if (Test-HvPassed $drive) {
+            # it is behind this host's initiator, or somebody has attached it
+            $path = Get-HvVolumeAt $drive $lines
+            if (-not $path) { $path = "$($drive.Path)" }
+        }
         $file = Get-HvBase $path
         if ($volumes -contains $path -or -not (Test-HvOwn $Arguments.uuid $lines $file)) {
             if (-not $path.StartsWith('\\')) {

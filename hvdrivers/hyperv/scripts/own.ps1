@@ -36,7 +36,8 @@ function Get-HvStrangeDrives {
     foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $VM) {
         $path = "$($drive.Path)"
         if (-not $path -and $null -eq $drive.DiskNumber) { continue }
-        if ($path) { $path = Get-HvBase $path }
+        if (Test-HvPassed $drive) { $path = Get-HvVolumeAt $drive $Lines }
+        else { $path = Get-HvBase $path }
         if ($path -and $volumes -contains $path) { continue }
         if (-not (Test-HvOwn $Uuid $Lines $path)) { $drive }
     }

@@ -37,7 +37,12 @@ function Invoke-HvPower {
                 Wait-HvState $vm 'Running'
             }
             'suspend' {
-                if ($found.State -ne 'suspended') { Hyper-V\Save-VM -VM $vm -Confirm:$false }
+                if ($found.State -ne 'suspended') {
+                    if (Test-HvHasDevices $vm) {
+                        Stop-Hv 'Unsupported' 'Hyper-V saves no machine with a device of the host'
+                    }
+                    Hyper-V\Save-VM -VM $vm -Confirm:$false
+                }
                 Wait-HvState $vm 'Saved'
             }
             'resume' {
@@ -154,7 +159,8 @@ function Test-HvDeaf {
     $false
 }
 
-# Volumes and ports that another machine which is powered on has.
+# Volumes and ports that another machine which is powered on has. What stays is told the machine: the
+# numbers that its disks of the host have now.
 function Assert-HvStartable {
     param($Found)
     $lines = Get-HvRecord $Found.Folder
@@ -162,12 +168,14 @@ function Assert-HvStartable {
         $word = "$line".Split(' ')
         if ($word[0] -ceq 'volume' -and $word.Count -ge 4) {
             $path = ConvertFrom-HvWord $word[2]
+            if (Test-HvOfHost $path) { continue }
             if (-not (Test-Path -LiteralPath $path)) {
                 Stop-Hv 'VolumeNotFound' 'a volume of the instance is gone'
             }
             if ($line -notmatch '"multiattach":true') { Assert-HvDiskFree $path $Found.VM }
         }
     }
+    Repair-HvDisks $Found $lines
     foreach ($nic in Hyper-V\Get-VMNetworkAdapter -VM $Found.VM) {
         if (Find-HvLine $lines "nic $([Uri]::EscapeDataString($nic.Name))") {
             if (Test-HvSwitchGone $nic $lines) {

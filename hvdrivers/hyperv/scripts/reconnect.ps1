@@ -9,7 +9,8 @@
 #
 # Lines of that file; all words are percent-encoded:
 #
-#   drive BUS NUMBER LOCATION PATH LIMIT BOOTS
+#   drive BUS NUMBER LOCATION PATH LIMIT BOOTS   PATH: "disk:UNIQUEID" for a disk of the host
+#   target IQN                                a target that the host logs out of if nobody uses it then
 #   nic NAME MAC MODE TAGS LIMIT SWITCH       MAC "dynamic"; TAGS: VLAN, or NATIVE/ALLOWED of a trunk
 #   is LINE                                   a line of the record
 #   else LINE                                 one of the three for the new connections
@@ -32,25 +33,47 @@ function Invoke-HvReconnect {
     param($Arguments)
     $lock = Lock-Hv $Arguments.uuid
     $volumes = $null
+    $disks = $null
     $begun = $false
     $done = $false
     try {
         $found = Find-HvLegal $Arguments
-        $volumes = Lock-HvVolumes
         $lines = Get-HvRecord $found.Folder
+        Repair-HvDisks $found $lines
+        $volumes = Lock-HvVolumes
+        $targets = @(Get-HvTargets $lines $Arguments.volumes)
+        if (@($Arguments.volumes | Where-Object { $_.disk }).Count -gt 0) {
+            $disks = Lock-HvDisks
+        }
         $old = @()
         $new = @()
         $records = @()
         foreach ($volume in $Arguments.volumes) {
+            $null = Find-HvReconnected $found $lines $volume
+        }
+        if ($disks) {
+            # before the host logs in anywhere: who dies then has it log out again
+            Set-HvFile (Get-HvReconnecting $found.Uuid) ($targets -join "`n")
+            $begun = $true
+        }
+        foreach ($volume in $Arguments.volumes) {
             $line = Find-HvLine $lines "volume $($volume.id)"
-            $drive = Find-HvReconnected $found $line $volume
+            $drive = Find-HvReconnected $found $lines $volume
             $place = "drive $(Get-HvPlace $drive)"
             $boots = $line -match '"boot_index":0[,}]'
             $before = [long]$drive.MaximumIOPS
             $limit = $before
             if ($volume.limits) { $limit = [long]$volume.iops }
-            $old += "$place $([Uri]::EscapeDataString("$($drive.Path)")) $before $boots"
-            $new += "$place $([Uri]::EscapeDataString($volume.path)) $limit $boots"
+            $source = $volume.path
+            if ($volume.disk) {
+                $disk = Connect-HvDisk $volume.disk (New-Object System.Collections.ArrayList)
+                Set-HvDiskReady $disk $found.VM
+                $source = "disk:$($disk.UniqueId)"
+                $unique = [Uri]::EscapeDataString("$($disk.UniqueId)")
+                $records += "disk $($volume.id) $unique $(Get-HvPlace $drive)"
+            }
+            $old += "$place $([Uri]::EscapeDataString((Get-HvSource $drive))) $before $boots"
+            $new += "$place $([Uri]::EscapeDataString($source)) $limit $boots"
             $json = Copy-HvFields $volume.json $line @('boot_index', 'bus', 'qos')
             $records += "volume $($volume.id) $($volume.word) $json"
         }
@@ -69,44 +92,75 @@ function Invoke-HvReconnect {
             "is $(Find-HvLine $lines "$($word[0]) $($word[1])")"
         })
         Assert-HvBudget
-        $intent = $old + $was + @($new | ForEach-Object { "else $_" }) +
+        $intent = $old + $was + $targets + @($new | ForEach-Object { "else $_" }) +
             @($records | ForEach-Object { "else is $_" })
         Set-HvFile (Get-HvReconnecting $found.Uuid) ($intent -join "`n")
         $begun = $true
         Set-HvConnections $found $new
         Set-HvRecord $found.Folder (Set-HvLines $lines $records)
         Assert-HvBudget
+        if ($disks) { Disconnect-HvTargets $targets }
         [IO.File]::Delete((Get-HvReconnecting $found.Uuid))
         $done = $true
     }
     finally {
         if ($begun -and -not $done) {
             Undo-Hv {
-                if (Complete-HvReconnect $found) {
+                if (Complete-HvReconnect $found $disks) {
                     Stop-Hv 'NotUndone' 'a disk is gone that the instance had; it has the new ones'
                 }
             }
         }
+        Unlock-Hv $disks
         Unlock-Hv $volumes
         Unlock-Hv $lock
     }
 }
 
-# The drive of a volume, once it is certain that it can have the other file.
+# Lines for the targets that the volumes have, and are to have.
+function Get-HvTargets {
+    param([string[]]$Lines, $Volumes)
+    $names = @{}
+    foreach ($volume in $Volumes) {
+        $line = Find-HvLine $Lines "volume $($volume.id)"
+        if ($line) { $names[(Get-HvIqn (ConvertFrom-HvWord ($line.Split(' ')[2])))] = $true }
+        if (-not $volume.disk) { continue }
+        foreach ($target in $volume.disk.targets) { if ($target.iqn) { $names[$target.iqn] = $true } }
+    }
+    foreach ($name in $names.Keys) { if ($name) { "target $([Uri]::EscapeDataString($name))" } }
+}
+
+function Disconnect-HvTargets {
+    param([string[]]$Targets)
+    foreach ($line in $Targets) {
+        if ("$line".StartsWith('target ', 'Ordinal')) {
+            Disconnect-HvTarget (ConvertFrom-HvWord $line.Substring(7)) ''
+        }
+    }
+}
+
+# The drive of a volume, once it is certain that it can have the other disk.
 function Find-HvReconnected {
-    param($Found, [string]$Line, $Volume)
+    param($Found, [string[]]$Lines, $Volume)
     $drive = $null
-    if ($Line) { $drive = Find-HvDrive $Found.VM (ConvertFrom-HvWord ($Line.Split(' ')[2])) }
+    $line = Find-HvLine $Lines "volume $($Volume.id)"
+    if ($line) {
+        $path = ConvertFrom-HvWord ($line.Split(' ')[2])
+        $drive = Find-HvVolumeDrive $Found.VM $Lines $Volume.id $path
+    }
     if ($null -eq $drive) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
     Assert-HvVolume $Volume $Found.VM
     if ("$($drive.Path)" -match '\.avhdx?$') {
         # what was written since the checkpoint is in its file, and would be lost to the volume
         Stop-Hv 'HasSnapshots' 'a checkpoint that somebody has made contains the volume'
     }
+    if ((Test-HvOfHost $path) -ne (Test-HvOfHost $Volume.path)) {
+        Stop-Hv 'Unsupported' 'a volume that is a file stays one, and a disk of the host stays one'
+    }
     if ($Volume.bus -and $Volume.bus -ne $drive.ControllerType.ToString()) {
         Stop-Hv 'Unsupported' 'a volume stays on its controller: detach it, and attach it to the other'
     }
-    if ($Volume.indexed -and $Volume.boot -ne ($Line -match '"boot_index":0[,}]')) {
+    if ($Volume.indexed -and $Volume.boot -ne ($line -match '"boot_index":0[,}]')) {
         Stop-Hv 'Unsupported' 'the machine goes on booting from the disk that it boots from'
     }
     $drive
@@ -126,8 +180,9 @@ function Assert-HvOnce {
     }
     if ($paths.Count -eq 0) { return }
     foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $VM) {
-        if ($places[(Get-HvPlace $drive)] -or -not "$($drive.Path)") { continue }
-        if ($paths[(Get-HvBase "$($drive.Path)").ToLowerInvariant()]) {
+        $source = Get-HvSource $drive
+        if ($places[(Get-HvPlace $drive)] -or -not $source) { continue }
+        if ($paths[(Get-HvBase $source).ToLowerInvariant()]) {
             Stop-Hv 'Refused' 'the instance has this disk already, as another volume'
         }
     }
@@ -235,21 +290,23 @@ function Set-HvDrives {
     $paths = @($left | ForEach-Object { $_.Path })
     foreach ($each in $left) {
         $drive = $now[$each.Place]
-        if ($null -eq $drive -or "$($drive.Path)" -eq $each.Path -or $each.Boots) { continue }
-        if ($paths -contains "$($drive.Path)") {
+        if ($null -eq $drive -or $each.Boots) { continue }
+        $source = Get-HvSource $drive
+        if ($source -ne $each.Path -and $paths -contains $source) {
             Hyper-V\Remove-VMHardDiskDrive -VMHardDiskDrive $drive
             $now.Remove($each.Place)
         }
     }
     foreach ($each in @($left | Where-Object { $_.Boots }) + @($left | Where-Object { -not $_.Boots })) {
         $drive = $now[$each.Place]
+        $source = Get-HvSourceArgument $each.Path
         if ($null -eq $drive) {
             $drive = Hyper-V\Add-VMHardDiskDrive -VM $VM -ControllerType $each.Bus `
                 -ControllerNumber $each.Number -ControllerLocation $each.Location `
-                -Path $each.Path -Passthru
+                @source -Passthru
         }
-        elseif ("$($drive.Path)" -ne $each.Path) {
-            $drive = Hyper-V\Set-VMHardDiskDrive -VMHardDiskDrive $drive -Path $each.Path -Passthru
+        elseif ((Get-HvSource $drive) -ne $each.Path) {
+            $drive = Hyper-V\Set-VMHardDiskDrive -VMHardDiskDrive $drive @source -Passthru
         }
         Set-HvDriveLimit $drive $each.Limit
     }
@@ -301,7 +358,7 @@ function Disconnect-HvNics {
 # Makes the connections that a request or a migration which came to no end has left to be made. True:
 # they are the new ones, because a disk behind an old one is gone. The caller has the instance's lock.
 function Complete-HvReconnect {
-    param($Found)
+    param($Found, $Disks = $null)
     $file = Get-HvReconnecting $Found.Uuid
     if (-not [IO.File]::Exists($file)) { return $false }
     # somebody has started it by hand: its NICs and drives stay as they are until it is off
@@ -319,6 +376,12 @@ function Complete-HvReconnect {
     if ($lines.Count -gt 0) {
         Set-HvRecord $Found.Folder (Set-HvLines (Get-HvRecord $Found.Folder) $lines)
     }
+    if (@($intent | Where-Object { $_.StartsWith('target ', 'Ordinal') }).Count -gt 0) {
+        $lock = $null
+        if ($null -eq $Disks) { $lock = Lock-HvDisks }
+        try { Disconnect-HvTargets $intent }
+        finally { Unlock-Hv $lock }
+    }
     [IO.File]::Delete($file)
     $Found.VM = Get-HvMachine $Found.VM.Id.ToString()
     $forward
@@ -329,7 +392,7 @@ function Test-HvDrives {
     param([string[]]$Lines)
     foreach ($line in $Lines) {
         if ($line.StartsWith('drive ', 'Ordinal') -and
-            -not (Test-Path -LiteralPath (ConvertFrom-HvWord ($line.Split(' ')[4])))) { return $false }
+            -not (Test-HvSource (ConvertFrom-HvWord ($line.Split(' ')[4])))) { return $false }
     }
     $true
 }

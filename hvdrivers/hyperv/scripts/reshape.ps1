@@ -22,7 +22,8 @@ function Find-HvBootDrive {
     if ($null -ne $root) { return $root }
     foreach ($line in $Lines) {
         if ("$line".StartsWith('volume ', 'Ordinal') -and $line -match '"boot_index":0[,}]') {
-            return Find-HvDrive $Found.VM (ConvertFrom-HvWord ($line.Split(' ')[2]))
+            $word = $line.Split(' ')
+            return Find-HvVolumeDrive $Found.VM $Lines $word[1] (ConvertFrom-HvWord $word[2])
         }
     }
 }

@@ -46,6 +46,8 @@ function Invoke-HvHost {
         assigned = $memory
         instances = $ours
         cells = $cells.ToArray()
+        devices = @(Get-HvPciDevices)
+        gpus = @(Get-HvGpus)
         pools = @(foreach ($name in $Arguments.pools) { Get-HvSpace $name })
     }
 }
@@ -134,7 +136,7 @@ function Invoke-HvConnector {
     $result = @{ initiator = ''; wwpns = @(); wwnns = @(); host = [string]$env:COMPUTERNAME; ip = '' }
     foreach ($port in Get-InitiatorPort) {
         $type = "$($port.ConnectionType)"
-        if ($type -match 'iSCSI|^3$' -and -not $result.initiator) {
+        if ($type -match 'iSCSI|^2$' -and -not $result.initiator) {
             $result.initiator = [string]$port.NodeAddress
         }
         elseif ($type -match 'Fibre|^1$') {

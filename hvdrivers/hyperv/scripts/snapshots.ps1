@@ -135,11 +135,15 @@ function Invoke-HvSnapshot {
         $lines = Get-HvRecord $found.Folder
         foreach ($line in $lines) {
             if ("$line".StartsWith('volume ', 'Ordinal')) {
-                $drive = Find-HvDrive $vm (ConvertFrom-HvWord ($line.Split(' ')[2]))
+                $word = $line.Split(' ')
+                $drive = Find-HvVolumeDrive $vm $lines $word[1] (ConvertFrom-HvWord $word[2])
                 if ($null -ne $drive) {
                     Stop-Hv 'HasVolumes' 'Hyper-V cannot leave attached volumes out of a checkpoint'
                 }
             }
+        }
+        if (Test-HvHasDevices $vm) {
+            Stop-Hv 'Unsupported' 'a machine with a device of the host has no checkpoints'
         }
         if (@(Get-HvStrangeDrives $found.Uuid $vm $lines).Count -gt 0) {
             Stop-Hv 'HasVolumes' 'somebody has attached a disk, which a checkpoint would contain'

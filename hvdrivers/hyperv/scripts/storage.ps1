@@ -4,6 +4,8 @@
 function Assert-HvVolume {
     param($Volume, $VM = $null)
     if ($Volume.refused) { Stop-Hv 'Unsupported' $Volume.refused }
+    # it is looked for where the host logs in to its target
+    if ($Volume.disk) { return }
     Assert-HvOnOtherHost $Volume.path
     if (-not (Test-Path -LiteralPath $Volume.path)) {
         Stop-Hv 'VolumeNotFound' 'the host does not find the volume'
@@ -56,13 +58,14 @@ function Invoke-HvAttach {
     $volumes = $null
     $begun = $false
     $done = $false
+    $undo = New-Object System.Collections.ArrayList
     try {
         $found = Find-HvLegal $Arguments
         Begin-HvChange $lock $found.Uuid
-        $volumes = Lock-HvVolumes
         $volume = $Arguments.volume
         $lines = Get-HvRecord $found.Folder
-        $drive = Find-HvDrive $found.VM $volume.path
+        if ($volume.disk) { $volumes = Lock-HvDisks } else { $volumes = Lock-HvVolumes }
+        $drive = Find-HvVolumeDrive $found.VM $lines $volume.id $volume.path
         $line = Find-HvLine $lines "volume $($volume.id)"
         if ($null -eq $drive) {
             Assert-HvVolume $volume $found.VM
@@ -78,7 +81,25 @@ function Invoke-HvAttach {
             $new = "volume $($volume.id) $($volume.word) $($volume.json)"
             Set-HvRecord $found.Folder (Edit-HvLines $lines "volume $($volume.id)" $new)
         }
-        if ($begun) {
+        if ($volume.disk) {
+            if ($begun) {
+                $save = { param($New) Set-HvRecord $found.Folder $New }
+                $now = Get-HvRecord $found.Folder
+                $drive = Add-HvDisk $found.VM $volume $now $save $undo
+            }
+            else {
+                # the host may have lost its login since
+                $null = Connect-HvDisk $volume.disk $undo
+                if ($found.State -eq 'stopped') {
+                    Unlock-Hv $volumes
+                    $volumes = $null
+                    Repair-HvDisks $found $lines
+                }
+            }
+            Assert-HvBudget
+            if ($begun) { Write-HvDevice $found 'added' $volume.id }
+        }
+        elseif ($begun) {
             if ($volume.ide) {
                 $drive = Hyper-V\Add-VMHardDiskDrive -VM $found.VM -ControllerType IDE `
                     -Path $volume.path -Passthru
@@ -95,8 +116,16 @@ function Invoke-HvAttach {
     finally {
         if ($begun -and -not $done) {
             Undo-Hv {
-                $left = Find-HvDrive $found.VM $volume.path
-                if ($null -ne $left) { Hyper-V\Remove-VMHardDiskDrive -VMHardDiskDrive $left }
+                if ($volume.disk) {
+                    $now = Get-HvRecord $found.Folder
+                    $null = Remove-HvDisk $found.VM $found.Uuid $now $volume.id $volume.path
+                }
+                else {
+                    $left = Find-HvDrive $found.VM $volume.path
+                    if ($null -ne $left) {
+                        Hyper-V\Remove-VMHardDiskDrive -VMHardDiskDrive $left
+                    }
+                }
                 Set-HvRecord $found.Folder $lines
             }
         }
@@ -124,7 +153,13 @@ function Invoke-HvDiskQos {
         $lines = Get-HvRecord $found.Folder
         $start = "volume $($Arguments.id)"
         $line = Find-HvLine $lines $start
-        if ($line) { $drive = Find-HvDrive $found.VM (ConvertFrom-HvWord ($line.Split(' ')[2])) }
+        if ($line) {
+            $path = ConvertFrom-HvWord ($line.Split(' ')[2])
+            if (Test-HvOfHost $path) {
+                Stop-Hv 'Unsupported' 'Hyper-V limits no disk that it passes through'
+            }
+            $drive = Find-HvDrive $found.VM $path
+        }
         if ($null -eq $drive) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
         $before = [long]$drive.MaximumIOPS
         Set-HvDriveLimit $drive $Arguments.iops
@@ -144,6 +179,7 @@ function Invoke-HvDiskQos {
 function Invoke-HvDetach {
     param($Arguments)
     $lock = Lock-Hv $Arguments.uuid
+    $disks = $null
     try {
         $found = Find-HvLegal $Arguments
         Begin-HvChange $lock $found.Uuid
@@ -154,12 +190,20 @@ function Invoke-HvDetach {
         if ($line -match '"boot_index":0[,}]') {
             Stop-Hv 'BootVolume' 'the instance boots from this volume'
         }
-        $drive = Find-HvDrive $found.VM (ConvertFrom-HvWord ($line.Split(' ')[2]))
-        if ($null -ne $drive) { Hyper-V\Remove-VMHardDiskDrive -VMHardDiskDrive $drive }
+        $path = ConvertFrom-HvWord ($line.Split(' ')[2])
+        $drive = Find-HvVolumeDrive $found.VM $lines $Arguments.id $path
+        if (Test-HvOfHost $path) {
+            $disks = Lock-HvDisks
+            $lines = Remove-HvDisk $found.VM $found.Uuid $lines $Arguments.id $path
+        }
+        elseif ($null -ne $drive) { Hyper-V\Remove-VMHardDiskDrive -VMHardDiskDrive $drive }
         Set-HvRecord $found.Folder (Edit-HvLines $lines $start '')
         if ($null -ne $drive) { Write-HvDevice $found 'removed' $Arguments.id }
     }
-    finally { Unlock-Hv $lock }
+    finally {
+        Unlock-Hv $disks
+        Unlock-Hv $lock
+    }
 }
 
 function Invoke-HvExtend {
@@ -167,10 +211,21 @@ function Invoke-HvExtend {
     $lock = Lock-Hv $Arguments.uuid
     try {
         $found = Find-HvLegal $Arguments
-        $line = Find-HvLine (Get-HvRecord $found.Folder) "volume $($Arguments.id)"
+        Begin-HvChange $lock $found.Uuid
+        $lines = Get-HvRecord $found.Folder
+        $line = Find-HvLine $lines "volume $($Arguments.id)"
         if (-not $line) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
-        $drive = Find-HvDrive $found.VM (ConvertFrom-HvWord ($line.Split(' ')[2]))
+        $path = ConvertFrom-HvWord ($line.Split(' ')[2])
+        $drive = Find-HvVolumeDrive $found.VM $lines $Arguments.id $path
         if ($null -eq $drive) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
+        if (Test-HvOfHost $path) {
+            if ($found.State -eq 'stopped') {
+                Repair-HvDisks $found $lines
+                $drive = Find-HvVolumeDrive $found.VM $lines $Arguments.id $path
+            }
+            Sync-HvDiskSize $drive $Arguments.size
+            return
+        }
         $size = (Hyper-V\Get-VHD -Path $drive.Path).Size
         if ($Arguments.size -lt $size) { Stop-Hv 'TooSmall' "$size" }
         if ($Arguments.size -gt $size) {

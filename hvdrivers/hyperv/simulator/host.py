@@ -3,10 +3,12 @@
 import shutil
 import tempfile
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hvdrivers.hyperv.simulator.cmdlets.power import start
 from hvdrivers.hyperv.simulator.guests.played import PlayedGuests
 from hvdrivers.hyperv.simulator.modules.generate import write_modules
 from hvdrivers.hyperv.simulator.state.host import HostState
@@ -102,6 +104,22 @@ class SimulatedHost:
         for entry in self.drive.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         self.state.make_folders()
+
+    def restart(self) -> None:
+        """The host goes down and comes up: machines are off, and its disks have other numbers. A
+        machine that was on starts again if its settings say so."""
+        with self.world.lock:
+            was_on = [machine for machine in self.state.machines.values() if machine.on]
+            for machine in was_on:
+                if machine.guest is not None:
+                    machine.guest.power_off()
+                    machine.guest = None
+                machine.set_state("Off")
+            self.state.storage.restart()
+            self.state.booted = datetime.now(UTC)
+            for machine in was_on:
+                if machine.config.start_action != "Nothing":
+                    start(machine)
 
     def meet(self, other: "SimulatedHost") -> None:
         """Let this host and another one of the same world find each other by name."""

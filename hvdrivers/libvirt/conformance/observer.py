@@ -52,8 +52,10 @@ _SCRATCH = re.compile(r"([0-9a-f-]{36}\.backup)-[0-9]+-[0-9a-f]{8}(\.\w+)")
 class LibvirtObserver(Observer):
     """Domains, volumes, NVRAM, saved memory, secrets, ports: by libvirt's own lists."""
 
-    def __init__(self, host: RawHost) -> None:
+    def __init__(self, host: RawHost, *, aside: frozenset[int] = frozenset()) -> None:
         self._host = host
+        self._aside = aside
+        """CPUs that are set aside; a machine that shares CPUs runs on the others of its cell."""
 
     def states(self) -> dict[UUID, InstanceState]:
         return {
@@ -159,7 +161,7 @@ class LibvirtObserver(Observer):
             if cell is None:
                 continue
             vcpus = _cpus(node.get("cpus", ""))
-            own = all(pins[each] != of_cells[cell] for each in vcpus)
+            own = all(pins[each] != of_cells[cell] - self._aside for each in vcpus)
             yield NumaNode(
                 cell=int(cell),
                 vcpus=frozenset(vcpus),

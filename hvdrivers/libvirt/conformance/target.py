@@ -119,7 +119,7 @@ class LibvirtTarget(StorageGuest):
             pool=self._config.pool,
             served=served,
         )
-        self._observer = LibvirtObserver(self.raw)
+        self._observer = LibvirtObserver(self.raw, aside=self._config.aside)
         self._folder: TemporaryDirectory[str] | None = None
 
     def driver_class(self) -> type[Driver]:

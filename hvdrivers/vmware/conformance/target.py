@@ -201,7 +201,7 @@ class VmwareTarget(Target):
         simulator has it, has an old one."""
         name = staging_name(key)
         content, where = self._server.content, self._server.datacenter[0]
-        folder = _inner(driver)._folder("images", name)
+        folder = _inner(driver).folders.path("images", name)
         content.fileManager.MakeDirectory(folder, where, True)
         try:
             self._server.file(f"{folder}/disk-4096-flat.vmdk", b"half of it")

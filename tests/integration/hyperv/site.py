@@ -70,7 +70,7 @@ class Site:
         self.host.close()
 
 
-def spec(image: FileImage, **changes: object) -> InstanceSpec:
+def spec(image: FileImage | None, **changes: object) -> InstanceSpec:
     fields: dict[str, object] = {
         "name": "web-1",
         "flavor": Flavor(vcpus=1, memory_mib=64),

@@ -34,10 +34,11 @@ def late(site: Site, cmdlet: str, change: Callable[[], object], look: Callable[[
         with release():
             site.service.kill_shells()
             assert isinstance(doing.exception(), errors.HypervisorError)
-            asked = counts.get("Get-CimAssociatedInstance", 0)
+            asked = counts.get("Get-CimInstance", 0)
             looking = pool.submit(look)
+            # who waits for the host looks again and again
             wait_until(
-                lambda: looking.done() or counts.get("Get-CimAssociatedInstance", 0) > asked,
+                lambda: looking.done() or counts.get("Get-CimInstance", 0) > asked + 4,
                 timeout=120,
                 what="the next request has come as far as it can",
             )
@@ -138,6 +139,12 @@ class Machine:
     def resize(self, vcpus: int, memory_mib: int) -> None:
         self.driver.resize(self.uuid, Flavor(vcpus=vcpus, memory_mib=memory_mib))
 
+    def grow_root(self, disk_gib: int) -> None:
+        self.driver.resize(self.uuid, Flavor(vcpus=1, memory_mib=64, disk_gib=disk_gib))
+
+    def extend(self, mib: int) -> None:
+        self.driver.extend_volume(self.uuid, self.volumes[0].volume_id, mib << 20)
+
     def limit_nic(self, average: int) -> None:
         qos = VifQos(outbound=Bandwidth(average=average))
         self.driver.set_vif_qos(self.uuid, self.had.id, qos)
@@ -169,6 +176,12 @@ class Machine:
             config = machine_of(self.site, self.uuid).config
             nics = [each.maximum_bandwidth // 1000 for each in config.adapters]
             return nics, [each.maximum_iops for each in config.drives if "\\volumes\\" in each.path]
+
+    def disks(self) -> list[int]:
+        """Sizes of the root disk and of the volume in MiB."""
+        with self.site.host.world.lock:
+            drives = machine_of(self.site, self.uuid).config.drives
+            return [self.site.host.state.disks.look(each.path).size >> 20 for each in drives]
 
     def size(self) -> tuple[int, int]:
         with self.site.host.world.lock:
@@ -225,6 +238,20 @@ LATE: Final[Mapping[str, Late]] = {
         lambda m: m.resize(1, 128),
         Machine.size,
         (1, 128),
+    ),
+    "resize of the root disk": Late(
+        "Resize-VHD",
+        lambda m: m.grow_root(1),
+        lambda m: m.grow_root(2),
+        Machine.disks,
+        [2048, 4],
+    ),
+    "extend_volume": Late(
+        "Resize-VHD",
+        lambda m: m.extend(8),
+        lambda m: m.extend(12),
+        Machine.disks,
+        [3, 12],
     ),
     "rename": Late(
         "Set-VM",

@@ -126,6 +126,12 @@ def test_a_device_is_dismounted_assigned_and_given_back(
         engine(f"{NEW.format('d')}; Set-VM d -AutomaticStopAction TurnOff")
         with pytest.raises(PowerShellError):
             engine(f"Add-VMAssignableDevice -VMName d -LocationPath '{path}'")
+        with pytest.raises(PowerShellError):
+            engine(f"Dismount-VMHostAssignableDevice -Force -LocationPath '{path}'")
+        engine(
+            "Get-CimInstance Win32_PnPEntity | Where-Object DeviceID -like 'PCI*' |"
+            " Invoke-CimMethod -MethodName Disable"
+        )
         engine(f"Dismount-VMHostAssignableDevice -Force -LocationPath '{path}'")
         assert engine.one("(Get-VMHostAssignableDevice).LocationPath") == path
         engine(f"Add-VMAssignableDevice -VMName d -LocationPath '{path}'")

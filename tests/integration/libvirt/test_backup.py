@@ -21,6 +21,7 @@ from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.nbd import backups_elsewhere
 from hvdrivers.libvirt.points import MOST
 from hvdrivers.models.image import ImageFormat
+from hvdrivers.models.instance import Flavor
 from hvdrivers.models.snapshot import Backup
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
@@ -28,6 +29,7 @@ from tests.integration.libvirt.faults import Send
 from tests.integration.libvirt.machines import BOOT, Host, Machine
 from tests.integration.libvirt.test_budgets import calls, numbers
 from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.waiting import wait_until
 
 S = InstanceState
 
@@ -149,6 +151,30 @@ def test_a_host_that_loses_power_meanwhile(guest_image: Path, then: str) -> None
             assert not scratch.exists()
         own.driver.destroy(machine.uuid)
         assert not scratch.exists()
+
+
+def test_no_room_for_what_the_guest_overwrites(host: Host) -> None:
+    """QEMU stops the guest at that write. The end of the backup makes room, and it goes on."""
+    folder = "/var/lib/libvirt/small"
+    host.peer.inside("mkdir", "-p", folder)
+    write = "dd if=/dev/urandom of=/dev/vdb bs=1M count=60 conv=fsync"
+    with host.unchanged(), host.peer.small(folder, 120 << 20):
+        root = host.peer.host_root
+        small = Host(host.peer, host.image, pool="small", pool_path=folder, host_root=root)
+        flavor = Flavor(vcpus=1, memory_mib=192, ephemeral_gib=1)
+        with closing(small), small.machine(flavor=flavor) as machine:
+            machine.booted()
+            machine.run(write, timeout=BOOT)
+            small.driver.begin_backup(machine.uuid)
+            said = machine.said()
+            machine.type(f"{write}; echo hv-guest: wrote $?")
+            wait_until(lambda: machine.info.state is S.PAUSED, timeout=BOOT, what="it stops")
+            small.driver.end_backup(machine.uuid)
+            assert machine.state is S.PAUSED
+            small.driver.unpause(machine.uuid)
+            assert machine.console.expect(r"wrote (\d+)", timeout=BOOT, after=said)[1] == "0"
+        host.peer.virsh("pool-destroy", "small")
+        host.peer.virsh("pool-undefine", "small")
 
 
 def test_only_so_many_points_are_kept(empty: Machine) -> None:

@@ -51,7 +51,8 @@ def test_reads(driver: VmwareDriver, machine: Any) -> None:
     assert calls(driver, driver.get_metrics) == {READ: 1}
     assert calls(driver, driver.get_available_resource) == {READ: 1}
     assert calls(driver, driver.ping) == {"CurrentTime": 1}
-    driver.known.forget(machine)
+    assert calls(driver, driver.host) == {"CurrentTime": 1}
+    driver.machines.known.forget(machine)
     assert calls(driver, lambda: driver.get_instance(machine)) == {"FindAllByUuid": 1, READ: 1}
 
 

@@ -224,7 +224,7 @@ def test_destroy_leaves_the_disks_that_others_attached(
     """Destroy_Task deletes every disk of a machine; vSphere's client puts a new one into the folder
     of the machine."""
     uuid = driver.spawn(spec(start=False)).uuid
-    found = driver._machine(uuid, "config.hardware.device", "config.files.vmPathName")
+    found = driver.machines.get(uuid, "config.hardware.device", "config.files.vmPathName")
     home = str(found.row.get("config.files.vmPathName")).rpartition("/")[0]
     driver.files.make_folder("[LocalDS_0] theirs")
     for path in ("[LocalDS_0] theirs/far.vmdk", f"{home}/near.vmdk"):
@@ -249,8 +249,8 @@ def test_folder_of_another_spawn_stays_when_the_claim_is_lost(
     """Of a finished one, and of one that has just begun to fill its folder."""
     with closing(connected(peer)) as other:
         wanted = spec(start=True)
-        home = driver._instance_folder(wanted.uuid)
-        first = [lambda: other.spawn(wanted), lambda: other._claim(wanted.uuid, Undo())]
+        home = driver.folders.instance(wanted.uuid)
+        first = [lambda: other.spawn(wanted), lambda: other.claims.take(wanted.uuid, Undo())]
         for begin in first:
 
             def rival(name: str, send: Any, waiting: list[Any] = [begin]) -> Any:  # noqa: B006
@@ -304,7 +304,7 @@ def test_no_snapshot_is_about_a_disk_that_others_attached(
     """vSphere's client attaches a disk in dependent mode: a revert would take its data back. The
     mode of a volume can be changed by hand too."""
     uuid = driver.spawn(spec(start=False)).uuid
-    machine = driver._machine(uuid).obj
+    machine = driver.machines.get(uuid).obj
     before = driver.create_snapshot(uuid, "before")
     if volume:
         driver.create_volume(VolumeSpec(name="theirs", size_bytes=MIB))
@@ -364,7 +364,7 @@ def test_disks_that_somebody_has_moved_to_other_units(
     volume = driver.create_volume(VolumeSpec(name="mine", size_bytes=MIB))
     uuid = driver.spawn(spec(start=False)).uuid
     driver.attach_volume(uuid, named("mine"))
-    machine = driver._machine(uuid).obj
+    machine = driver.machines.get(uuid).obj
     disk = by_address(hardware(server, machine))[address]
     root = str(file_of(by_address(hardware(server, machine))["scsi0:0"]))
     moved_by_hand(server, machine, disk)
@@ -409,7 +409,7 @@ def test_root_disk_that_is_attached_nowhere(
     uuid = driver.spawn(spec(start=False, flavor=flavor)).uuid
     if known:  # the UUIDs of its disks are written with any change of its devices
         driver.unplug_vif(uuid, driver.plug_vif(uuid, NetworkVif(id="n", network="VM Network")).id)
-    found = driver._machine(uuid, "config.files.vmPathName")
+    found = driver.machines.get(uuid, "config.files.vmPathName")
     home = str(found.row.get("config.files.vmPathName")).rpartition("/")[0]
     path = f"{home if place == 'home' else place}/new.vmdk"
     driver.files.create_disk(path, MIB)
@@ -471,7 +471,7 @@ def test_volume_that_is_attached_nowhere(
     driver.attach_volume(uuid, named("gone"))
     if known:
         driver.unplug_vif(uuid, driver.plug_vif(uuid, NetworkVif(id="n", network="VM Network")).id)
-    machine = driver._machine(uuid).obj
+    machine = driver.machines.get(uuid).obj
     disk = by_address(hardware(server, machine))["scsi0:1"]
     replaced_by_hand(server, machine, disk, path)
 
@@ -511,7 +511,7 @@ def test_rescue_disk_that_is_attached_nowhere(
     uuid = driver.spawn(spec(start=True)).uuid
     driver.rescue(uuid, image)
     driver.power_off(uuid)
-    machine = driver._machine(uuid).obj
+    machine = driver.machines.get(uuid).obj
     disks = by_address(hardware(server, machine)).values()
     rescue = next(each for each in disks if "/rescue-" in str(file_of(each)))
     replaced_by_hand(server, machine, rescue, path)
@@ -526,7 +526,7 @@ def test_no_revert_puts_a_disk_back_that_somebody_has_moved(
     driver: VmwareDriver, server: RawServer, spec: SpecFactory
 ) -> None:
     uuid = driver.spawn(spec(start=False)).uuid
-    machine = driver._machine(uuid).obj
+    machine = driver.machines.get(uuid).obj
     snapshot = driver.create_snapshot(uuid, "before")
     disk = by_address(hardware(server, machine))["scsi0:0"]
     disk.unitNumber = 5

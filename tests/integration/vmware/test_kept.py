@@ -204,8 +204,8 @@ def test_remains_of_a_spawn_are_not_an_instance(
 ) -> None:
     monkeypatch.setattr(claim, "_LONGEST", 1.0)
     wanted = spec()
-    driver._ensure_folders()
-    driver.files.make_folder(driver._instance_folder(wanted.uuid))
+    driver.folders.ensure()
+    driver.files.make_folder(driver.folders.instance(wanted.uuid))
     with pytest.raises(errors.DeviceBusy) as caught:
         guarded_driver.spawn(wanted)
     assert not caught.value.retryable

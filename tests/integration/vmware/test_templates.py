@@ -54,6 +54,13 @@ def other(vcenter: VcsimPeer) -> Iterator[VmwareDriver]:
     made.close()
 
 
+def forget_images(client: VmwareDriver) -> None:
+    """Let a client be one that has seen nothing of the cache."""
+    for image in client.list_cached_images():
+        for base in client.images.entries(image.key):
+            client.seen.forget(base)
+
+
 @pytest.fixture
 def server(vcenter: VcsimPeer) -> Iterator[RawServer]:
     made = RawServer(VmwareConfig(**vcenter.options))
@@ -297,7 +304,7 @@ def test_unregistered_template_is_made_again_by_two_clients(
     """The second one has made it when the first one takes the remains away."""
     driver.destroy(driver.spawn(spec()).uuid)
     template_of(server).UnregisterVM()
-    driver._templates.clear()
+    forget_images(driver)
     late = before("MoveDatastoreFile_Task", lambda: other.spawn(spec()))
     with driver.session.seam.through(late):
         made = driver.spawn(spec(start=True))
@@ -316,11 +323,11 @@ def test_spawn_that_died_in_the_middle_leaves_what_destroy_removes(
     """The clone goes on at the server when its client is no more."""
     driver.destroy(driver.spawn(spec()).uuid)
     wanted = spec(start=True)
-    driver._claim(wanted.uuid, Undo())  # the process has died: nothing is taken back
+    driver.claims.take(wanted.uuid, Undo())  # the process has died: nothing is taken back
     surroundings = driver.places.surroundings()
     assert wanted.image is not None
-    base = driver._base(wanted.image, None)
-    template = driver._template(base, surroundings)
+    base = driver.images.bring(wanted.image, None)
+    template = driver.templates.of(base, surroundings)
     assert template is not None
     place = driver.places.get()
     mark = vim.option.OptionValue(
@@ -368,7 +375,7 @@ def test_image_below_a_linked_clone_of_others_stays(
     made: list[Any] = []
 
     def clone() -> None:
-        other._templates.clear()
+        forget_images(other)
         other.cache_image(image)  # the template may have gone already
         template = template_of(server)
         made.append(clone_of(server, driver, template))
@@ -394,14 +401,14 @@ def test_cached_disk_whose_description_was_deleted(
     """Its content and its template are there. No machine is made from it, and evicting it repairs
     it."""
     entry = driver.cache_image(image)
-    (base,) = driver._entries(entry.key)
+    (base,) = driver.images.entries(entry.key)
     driver.files.delete(base.path)
     if found:  # by the clone that fails
         with pytest.raises(errors.DeviceBusy) as gone:
             driver.spawn(spec())
         assert gone.value.retryable
     else:
-        driver._forget(base)
+        driver.seen.forget(base)
     with pytest.raises(errors.DeviceBusy, match="has lost the description") as half:
         driver.spawn(spec())
     assert entry.key in str(half.value.hint)
@@ -417,7 +424,7 @@ def test_template_made_again_before_the_renaming_goes_too(
     entry = driver.cache_image(image)
 
     def again() -> None:
-        other._templates.clear()
+        forget_images(other)
         other.cache_image(image)
 
     with driver.session.seam.through(before("MoveDatastoreFile_Task", again)):
@@ -435,15 +442,15 @@ def test_template_that_somebody_has_started(
     place = vim.ResourcePool(driver.places.get().root_pool._moId, server.instance._stub)
     template.MarkAsVirtualMachine(place, None)
     server.wait(template.PowerOnVM_Task())
-    (base,) = driver._entries(entry.key)
-    driver._forget(base)
+    (base,) = driver.images.entries(entry.key)
+    driver.seen.forget(base)
     uuid = driver.spawn(spec()).uuid
     assert root(server, uuid).backing.parent.fileName == base.path
     driver.destroy(uuid)
     with pytest.raises(errors.DeviceBusy, match="powered on"):
         driver.evict_image(entry.key)
     server.wait(template.RemoveAllSnapshots_Task(True))
-    driver._forget(base)
+    driver.seen.forget(base)
     with pytest.raises(errors.DeviceBusy, match="powered on"):
         driver.spawn(spec())  # its guest writes to the image's disk now
     server.wait(template.PowerOffVM_Task())

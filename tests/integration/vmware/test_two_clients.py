@@ -276,7 +276,7 @@ def test_spawn_takes_back_nothing_of_a_later_spawn(
         wanted = spec(start=start)
         made = "CloneVM_Task" if peer.mode == "vpx" else "CreateVM_Task"
         last = "ReconfigVM_Task" if start else made
-        home = driver._instance_folder(wanted.uuid)
+        home = driver.folders.instance(wanted.uuid)
         seen: list[str] = []
 
         def rival(name: str, send: Callable[[], Any]) -> Any:
@@ -308,7 +308,7 @@ def test_folder_that_a_spawn_left_is_another_clients_now(
     with closing(connected(peer)) as other:
         driver.destroy(driver.spawn(spec()).uuid)
         wanted = spec()
-        home = driver._instance_folder(wanted.uuid)
+        home = driver.folders.instance(wanted.uuid)
         made = "CloneVM_Task" if peer.mode == "vpx" else "CreateVM_Task"
         refused: list[str] = []
 
@@ -322,7 +322,7 @@ def test_folder_that_a_spawn_left_is_another_clients_now(
 
         with driver.session.seam.through(die), pytest.raises(errors.InsufficientResources):
             driver.spawn(wanted)
-        assert wanted.uuid in driver._unfinished
+        assert wanted.uuid in driver.claims.unfinished
         rest: list[str] = [again]
 
         def rival(name: str = "", send: Callable[[], Any] = bool) -> Any:
@@ -330,7 +330,7 @@ def test_folder_that_a_spawn_left_is_another_clients_now(
             if rest and name in ("", "MoveDatastoreFile_Task", "DeleteDatastoreFile_Task"):
                 rest.pop()
                 other.destroy(wanted.uuid)
-                other._claim(wanted.uuid, Undo())
+                other.claims.take(wanted.uuid, Undo())
                 other.files.upload(f"{home}/theirs", b"content", 7)
             return send()
 
@@ -351,7 +351,7 @@ def test_destroy_finds_what_a_spawn_was_about_to_delete(
     """Its process has died after it had renamed the folder."""
     uuid = driver.spawn(spec()).uuid
     driver.destroy(uuid)
-    left = f"{driver._instance_folder(uuid)}.undone"
+    left = f"{driver.folders.instance(uuid)}.undone"
     driver.files.make_folder(left)
     driver.files.upload(f"{left}/root.vmdk", b"content", 7)
     driver.destroy(uuid)
@@ -412,4 +412,4 @@ def test_instance_that_another_client_destroys_meanwhile(
     assert seen.count("WaitForUpdatesEx") < 5
     assert guarded_driver.list_instances() == []
     guarded_driver.destroy(uuid)  # what a copy has left
-    assert not driver.files.exists(driver._instance_folder(uuid))
+    assert not driver.files.exists(driver.folders.instance(uuid))

@@ -78,7 +78,7 @@ def test_zeros_at_the_end_are_not_sent(
     assert (sent[-1].done, sent[-1].total) == (most, most) if places else sent[-1].done <= most
     assert calls.count("ExtendVirtualDisk_Task") == (most < SIZE)
     assert entry.virtual_size_bytes == SIZE
-    path = driver._folder("images", entry.key, f"disk-{SIZE}")
+    path = driver.folders.path("images", entry.key, f"disk-{SIZE}")
     assert driver.files.disk_size(f"{path}.vmdk") == SIZE
     # the simulator grows the description of a disk, and not its file
     assert (server.file(f"{path}-flat.vmdk") or b"").ljust(SIZE, b"\0") == content

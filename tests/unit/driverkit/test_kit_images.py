@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import hvdrivers.images
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import (
     Deadline,
     ImageStore,
+    KnownKeys,
     ReplyLost,
     Taken,
     abandoned,
@@ -103,6 +108,44 @@ def test_a_file_that_was_read_need_not_be_read_again(host: Host, image: FileImag
     looks = host.looks
     host.store.get(image)
     assert host.looks == looks + 1
+
+
+def test_a_file_that_is_replaced_once_it_was_read_is_another(
+    image: FileImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key of what was read is not that of the file that stands there since."""
+    real = hvdrivers.images.open_image
+
+    @contextmanager
+    def replaced(*args: Any, **named: Any) -> Iterator[LocalImage]:
+        with real(*args, **named) as opened:
+            new = Path(image.path).with_suffix(".new")
+            new.write_bytes(b"another")
+            new.replace(image.path)
+            yield opened
+
+    keys = KnownKeys()
+    monkeypatch.setattr(hvdrivers.images, "open_image", replaced)
+    with keys.open(image, progress=None, timeout=LONG) as first:
+        pass
+    monkeypatch.undo()
+    assert keys.of(image) is None
+    with keys.open(image, progress=None, timeout=LONG) as second:
+        assert second.cache_key != first.cache_key
+    assert keys.of(image) == second.cache_key
+
+
+def test_only_the_last_keys_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hvdrivers.driverkit.images.REMEMBERED", 2)
+    keys = KnownKeys()
+    images = []
+    for number in range(3):
+        path = tmp_path / f"{number}.raw"
+        path.write_bytes(bytes([number]) * 512)
+        images.append(FileImage(path=path, format=ImageFormat.RAW))
+        with keys.open(images[-1], progress=None, timeout=LONG):
+            pass
+    assert [keys.of(each) is not None for each in images] == [False, True, True]
 
 
 def test_the_same_content_in_another_file_is_not_brought_again(

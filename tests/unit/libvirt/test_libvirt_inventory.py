@@ -9,6 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.resources import LibvirtResources, _device
 from hvdrivers.libvirt.xml import parse
 
@@ -27,7 +29,9 @@ class Inventory(LibvirtResources):
         self.asked: list[tuple[int, int]] = []
         self.silent = silent
         self.connection: Any = SimpleNamespace(remote=SimpleNamespace(getFreePages=self.answer))
+        self.config = LibvirtConfig()
         self.facts: Any = SimpleNamespace(capabilities=lambda: parse(CELLS))
+        self.huge_pages = HugePageStock(self.connection, self.facts)
 
     def answer(self, sizes: list[int], first: int, count: int, flags: int) -> Any:
         self.asked.append((first, count))

@@ -1,5 +1,6 @@
 """Cmdlets for CIM, and the methods that scripts for Hyper-V call."""
 
+import base64
 import re
 from collections.abc import Callable, Iterator
 from uuid import UUID
@@ -10,8 +11,11 @@ from hvdrivers.hyperv.simulator.cmdlets.cim_classes import CLASSES, VIRTUALIZATI
 from hvdrivers.hyperv.simulator.cmdlets.power import reset, save, start, turn_off
 from hvdrivers.hyperv.simulator.cmdlets.registry import cmdlet
 from hvdrivers.hyperv.simulator.errors import CIM_EXCEPTION, CmdletError
+from hvdrivers.hyperv.simulator.state.host import HostDevice
 from hvdrivers.hyperv.simulator.state.machine import Machine
-from hvdrivers.hyperv.simulator.wire import Thing, UInt32
+from hvdrivers.hyperv.simulator.wire import Thing, UInt32, Value
+
+_Method = Callable[[Call, dict[str, str], dict[str, object]], Row]
 
 
 def _cim_error(code: str, category: str, why: str) -> CmdletError:
@@ -202,11 +206,85 @@ def _type_text(call: Call, item: dict[str, str], arguments: dict[str, object]) -
     return {}
 
 
-_Method = Callable[[Call, dict[str, str], dict[str, object]], Row]
+def _target_mapping(call: Call, _: dict[str, str], arguments: dict[str, object]) -> Row:
+    """Which disk of the host each logical unit behind a port of the host is (WDK,
+    HBAFCPScsiEntry)."""
+    storage = call.host.storage
+    match arguments.get("HbaPortWWN"):
+        case {"base64": str(text)}:
+            wanted = base64.b64decode(text).hex()
+        case _:
+            return {"HBAStatus": UInt32(1), "Entry": None}
+    if all(port.lower() != wanted for _, port in storage.hba_ports):
+        return {"HBAStatus": UInt32(5), "Entry": None}
+    numbers = {disk.unique_id: disk.number for disk in storage.disks.values()}
+    entries: list[Value] = [
+        Thing(
+            (),
+            {
+                "FCPId": Thing((), {"PortWWN": bytes.fromhex(target.wwn), "Fcid": UInt32(1)}),
+                "ScsiId": Thing(
+                    (),
+                    {
+                        "OSDeviceName": f"\\\\.\\PhysicalDrive{numbers[unit.unique_id]}",
+                        "ScsiBusNumber": UInt32(0),
+                        "ScsiTargetNumber": UInt32(place),
+                        "ScsiOSLun": UInt32(unit.number),
+                    },
+                ),
+            },
+        )
+        for place, target in enumerate(storage.fabric.values())
+        for unit in target.luns
+        if unit.unique_id in numbers
+    ]
+    most = int(str(arguments.get("InEntryCount", 0)))
+    return {
+        "HBAStatus": UInt32(0 if len(entries) <= most else 7),
+        "TotalEntryCount": UInt32(len(entries)),
+        "OutEntryCount": UInt32(min(most, len(entries))),
+        "Entry": entries[:most],
+    }
+
+
+def _pnp_device(call: Call, item: dict[str, str]) -> HostDevice:
+    for device in call.host.hardware.devices:
+        if device.shown_id == item.get("DeviceID"):
+            return device
+    raise _cim_error("HRESULT 0x80041002", "ObjectNotFound", "Not found")
+
+
+def _device_properties(call: Call, item: dict[str, str], arguments: dict[str, object]) -> Row:
+    device = _pnp_device(call, item)
+    known: Row = {
+        "DEVPKEY_Device_LocationPaths": [device.location_path],
+        "DEVPKEY_Device_BusNumber": UInt32(device.bus),
+        "DEVPKEY_Device_Address": UInt32(device.slot << 16 | device.function),
+    }
+    wanted = arguments.get("devicePropertyKeys")
+    names = [str(each) for each in wanted] if isinstance(wanted, list) else list(known)
+    told: list[Value] = [
+        Thing((), {"KeyName": name, "Data": known[name]}) for name in names if name in known
+    ]
+    return {"deviceProperties": told}
+
+
+def _switch_device(enabled: bool) -> _Method:
+    def switch(call: Call, item: dict[str, str], _: dict[str, object]) -> Row:
+        _pnp_device(call, item).enabled = enabled
+        return {"RebootNeeded": False}
+
+    return switch
+
+
 _METHODS: dict[tuple[str, str], _Method] = {
     ("msvm_computersystem", "requeststatechange"): _request_state,
     ("msvm_shutdowncomponent", "initiateshutdown"): _initiate_shutdown,
     ("msvm_virtualsystemmanagementservice", "getvirtualsystemthumbnailimage"): _thumbnail,
     ("msvm_keyboard", "typetext"): _type_text,
     ("msvm_migrationjob", "requeststatechange"): _end_migration,
+    ("msfc_hbafcpinfo", "getfcptargetmapping"): _target_mapping,
+    ("win32_pnpentity", "getdeviceproperties"): _device_properties,
+    ("win32_pnpentity", "disable"): _switch_device(False),
+    ("win32_pnpentity", "enable"): _switch_device(True),
 }

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from xml.sax.saxutils import escape
 
-from hvdrivers.hyperv.simulator.state.host import HostState
+from hvdrivers.hyperv.simulator.state.host import HostState, StorageJob
 from hvdrivers.hyperv.simulator.state.machine import Machine
-from hvdrivers.hyperv.simulator.wire import UInt16, UInt32, UInt64, Value
+from hvdrivers.hyperv.simulator.wire import Thing, UInt16, UInt32, UInt64, Value
 
 VIRTUALIZATION = "root/virtualization/v2"
 Row = dict[str, Value]
@@ -78,6 +78,18 @@ def _shares(host: HostState) -> Iterator[Row]:
     for name, path in host.shares.items():
         kind = (2147483648 if name.endswith("$") else 0) + (0 if path else 3)
         yield {"Name": name, "Path": path, "Type": UInt32(kind), "Status": "OK"}
+
+
+def _plug_and_play(host: HostState) -> Iterator[Row]:
+    for device in host.hardware.devices:
+        yield {
+            "DeviceID": device.shown_id,
+            "Name": device.name + (" - Dismounted" if device.dismounted else ""),
+            "PNPClass": "System" if device.dismounted else "Net",
+            "CompatibleID": [f"PCI\\CC_{device.class_code}", f"PCI\\CC_{device.class_code[:4]}"],
+            "ConfigManagerErrorCode": UInt32(0 if device.enabled else 22),
+            "Present": True,
+        }
 
 
 def _guid(machine: Machine) -> str:
@@ -175,12 +187,68 @@ def _migrations(host: HostState) -> Iterator[Row]:
         }
 
 
+def _storage_jobs(host: HostState) -> Iterator[Row]:
+    for job in host.jobs:
+        if isinstance(job, StorageJob):
+            yield {
+                "InstanceID": str(job.id).upper(),
+                "Caption": "Storage Job",
+                "Description": job.caption,
+                "Child": job.path,
+                "JobState": UInt16(job.state),
+            }
+
+
 def _terminal(host: HostState) -> Iterator[Row]:
     yield {
         "InstanceID": f"Microsoft:{host.name}\\TerminalService",
         "ElementName": "Terminal Service Settings",
         "ListenerPort": UInt32(2179),
     }
+
+
+NO_DISK = 0xFFFFFFFF
+
+
+def _iscsi_sessions(host: HostState) -> Iterator[Row]:
+    storage = host.storage
+    numbers = {disk.unique_id: disk.number for disk in storage.disks.values()}
+    for session in storage.sessions.values():
+        target = storage.network.get(session.target)
+        devices: list[Value] = [
+            Thing(
+                (),
+                {
+                    "TargetName": session.target,
+                    "ScsiPathId": UInt32(0),
+                    "ScsiTargetId": UInt32(0),
+                    "ScsiLun": UInt32(unit.number),
+                    "DeviceNumber": UInt32(numbers.get(unit.unique_id, NO_DISK)),
+                },
+            )
+            for unit in (target.luns if target is not None else ())
+        ]
+        yield {
+            "SessionId": session.identifier,
+            "TargetName": session.target,
+            "InitiatorName": storage.initiator,
+            "Devices": devices,
+        }
+
+
+def _initiator_ports(host: HostState) -> Iterator[Row]:
+    if not host.administrator:
+        return
+    storage = host.storage
+    ports = [(2, storage.initiator, "ISCSI ANY PORT")]
+    ports += [(1, node, port) for node, port in storage.hba_ports]
+    for kind, node, port in ports:
+        yield {"NodeAddress": node, "PortAddress": port, "ConnectionType": UInt16(kind)}
+
+
+def _fibre_adapters(host: HostState) -> Iterator[Row]:
+    for index, (node, port) in enumerate(host.storage.hba_ports):
+        yield {"InstanceName": f"PCI\\FC_{index}", "Active": True, "Port": port, "Node": node}
 
 
 Rows = Callable[[HostState], Iterator[Row]]
@@ -193,7 +261,13 @@ CLASSES: dict[tuple[str, str], tuple[str, Rows]] = {
             "Win32_ComputerSystem": _computer,
             "Win32_LogicalDisk": _logical_disks,
             "Win32_Share": _shares,
+            "Win32_PnPEntity": _plug_and_play,
         },
+        "root/wmi": {
+            "MSiSCSIInitiator_SessionClass": _iscsi_sessions,
+            "MSFC_HBAFCPInfo": _fibre_adapters,
+        },
+        "root/microsoft/windows/storage": {"MSFT_InitiatorPort": _initiator_ports},
         VIRTUALIZATION: {
             "Msvm_ComputerSystem": _computer_systems,
             "Msvm_VirtualSystemSettingData": _settings,
@@ -203,6 +277,7 @@ CLASSES: dict[tuple[str, str], tuple[str, Rows]] = {
             "Msvm_VirtualSystemManagementService": _management,
             "Msvm_TerminalServiceSettingData": _terminal,
             "Msvm_MigrationJob": _migrations,
+            "Msvm_StorageJob": _storage_jobs,
         },
     }.items()
     for name, rows in classes.items()

@@ -15,7 +15,7 @@ def _device_view(device: HostDevice) -> Thing:
         "VMHostAssignableDevice",
         {
             "Name": device.name,
-            "InstanceID": device.instance_id,
+            "InstanceID": device.shown_id,
             "LocationPath": device.location_path,
             "FriendlyName": device.name,
             "ResourcePoolName": "Primordial",
@@ -52,6 +52,8 @@ def dismount(call: Call) -> None:
     for device in _find(call):
         if device.dismounted:
             raise failed("The device is dismounted already.", target=device.location_path)
+        if device.enabled:
+            raise failed("The host uses the device: disable it.", target=device.location_path)
         if not call.flag("Force"):
             raise failed("The device has no mitigation driver.", target=device.location_path)
         device.dismounted = True
@@ -169,9 +171,17 @@ def _used(call: Call, gpu: PartitionableGpu) -> int:
     )
 
 
+def _partitionable(call: Call) -> list[PartitionableGpu]:
+    """GPUs that the host itself has: not those that are dismounted, or whose driver is off."""
+    hardware = call.host.hardware
+    gone = [each.instance_id for each in hardware.devices if each.dismounted or not each.enabled]
+    names = ["\\\\?\\" + each.replace("\\", "#") + "#" for each in gone]
+    return [gpu for gpu in hardware.gpus if not gpu.name.startswith(tuple(names))]
+
+
 @cmdlet("Get-VMHostPartitionableGpu")
 def get_gpus(call: Call) -> None:
-    for gpu in call.host.hardware.gpus:
+    for gpu in _partitionable(call):
         if not call.has("Name") or call.text("Name") == gpu.name:
             call.write(_gpu_view(gpu, _used(call, gpu)))
 
@@ -229,7 +239,7 @@ def get_parts(call: Call) -> None:
 
 @cmdlet("Add-VMGpuPartitionAdapter")
 def add_part(call: Call) -> None:
-    gpus = call.host.hardware.gpus
+    gpus = _partitionable(call)
     path = call.text("InstancePath")
     if not gpus or (path and all(gpu.name != path for gpu in gpus)):
         raise failed("There is no partitionable GPU.", target=path)

@@ -8,6 +8,7 @@ from hvdrivers.hyperv.simulator.cmdlets.registry import cmdlet
 from hvdrivers.hyperv.simulator.cmdlets.settings import targets
 from hvdrivers.hyperv.simulator.errors import (
     E_SHARING_VIOLATION,
+    CmdletError,
     failed,
     file_error,
     invalid_parameter,
@@ -158,14 +159,26 @@ def _pass_through(machine: Machine, slot: Slot, number: int) -> HardDrive:
         raise failed(
             "The physical disk is online.", hresult=E_SHARING_VIOLATION, target=machine.name
         )
-    for other in host.machines.values():
-        if any(d.disk_number == number for d in other.config.drives):
-            raise failed(
-                "The physical disk is in use.", hresult=E_SHARING_VIOLATION, target=machine.name
-            )
+    claim_host_disk(machine, number)
+    if any(d.disk_number == number for d in machine.config.drives):
+        raise _in_use(machine)
     drive = HardDrive(slot, disk_number=number, disk_unique_id=disk.unique_id)
     machine.config.drives.append(drive)
+    if machine.config.generation == 2:
+        machine.config.firmware.order.append(drive.id)
     return drive
+
+
+def claim_host_disk(machine: Machine, number: int) -> None:
+    """Refuse a disk of the host that another machine which is on has."""
+    for other in machine.host.machines.values():
+        has = any(drive.disk_number == number for drive in other.config.drives)
+        if has and other is not machine and other.on:
+            raise _in_use(machine)
+
+
+def _in_use(machine: Machine) -> CmdletError:
+    return failed("The physical disk is in use.", hresult=E_SHARING_VIOLATION, target=machine.name)
 
 
 def _options(call: Call, drive: HardDrive) -> None:
@@ -251,8 +264,18 @@ def set_drive(call: Call) -> None:
             machine.host.disks.look(call.text("Path"))
             drive.path, drive.disk_number = call.text("Path"), None
         if call.has("DiskNumber"):
+            place = machine.config.drives.index(drive)
+            order = list(machine.config.firmware.order)
             machine.config.drives.remove(drive)
-            new = _pass_through(machine, drive.slot, call.integer("DiskNumber"))
+            try:
+                new = _pass_through(machine, drive.slot, call.integer("DiskNumber"))
+            except CmdletError:
+                machine.config.drives.insert(place, drive)
+                raise
+            # it stays the same drive
+            new.id, machine.config.firmware.order = drive.id, order
+            machine.config.drives.remove(new)
+            machine.config.drives.insert(place, new)
         else:
             new = drive
         _options(call, new)

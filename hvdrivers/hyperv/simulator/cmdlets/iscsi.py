@@ -12,7 +12,7 @@ from hvdrivers.hyperv.simulator.cmdlets.storage import (
     not_found,
 )
 from hvdrivers.hyperv.simulator.state.host import HostState
-from hvdrivers.hyperv.simulator.state.storage import HostDisk, IscsiSession, IscsiTarget
+from hvdrivers.hyperv.simulator.state.storage import IscsiSession, IscsiTarget
 from hvdrivers.hyperv.simulator.wire import Thing, UInt16, UInt32
 
 AUTHENTICATION_FAILED = "HRESULT 0xefff0009"
@@ -189,7 +189,7 @@ def connect(call: Call) -> None:
             call.text("AuthenticationType", "NONE"),
         )
         storage.sessions[session.identifier] = session
-        show_units(host, session)
+        storage.rescan()
         call.write(_session_view(host, session))
 
 
@@ -204,31 +204,6 @@ def _authenticate(call: Call, target: IscsiTarget) -> None:
         target.chap is None and kind != "NONE"
     ):
         raise cim_error(AUTHENTICATION_FAILED, "Authentication Failure.")
-
-
-def show_units(host: HostState, session: IscsiSession) -> None:
-    """Give the target's logical units disk numbers; new disks are offline, by Windows' policy."""
-    storage = host.storage
-    target = storage.network.get(session.target)
-    if target is None:
-        return
-    for unit in target.luns:
-        known = next((d for d in storage.disks.values() if d.unique_id == unit.unique_id), None)
-        if known is not None:
-            known.size = unit.size
-            continue
-        number = storage.free_number()
-        storage.disks[number] = HostDisk(
-            number,
-            unit.unique_id,
-            unit.serial,
-            unit.size,
-            bus="iSCSI",
-            offline=True,
-            session=session.identifier,
-            name="SIM iSCSI Disk",
-            location=f"Bus 0 : Target 0 : LUN {unit.number}",
-        )
 
 
 @cmdlet("Get-IscsiSession")

@@ -1,4 +1,5 @@
-"""Calls that change machines: Hyper-V shows them as jobs while they last, and for a time after."""
+"""Calls that change machines or virtual hard disks: Hyper-V shows them as jobs while they last, and
+for a time after."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,10 +7,11 @@ from typing import Final
 from uuid import UUID
 
 from hvdrivers.hyperv.simulator.cmdlets.call import Call
-from hvdrivers.hyperv.simulator.state.host import ConcreteJob, HostState
+from hvdrivers.hyperv.simulator.state.host import ConcreteJob, HostState, StorageJob
 from hvdrivers.hyperv.simulator.wire import UInt16, Value
 
 _KEPT: Final = 100
+_DISKS: Final = ("New-VHD", "Convert-VHD", "Resize-VHD", "Merge-VHD", "Optimize-VHD", "Set-VHD")
 _LOOKS: Final = ("Get-", "Measure-", "Test-", "Compare-", "Invoke-Cim")
 
 
@@ -28,11 +30,14 @@ def _affected(call: Call) -> Iterator[UUID]:
 
 @contextmanager
 def under_way(call: Call) -> Iterator[None]:
-    """A job for each machine that the call changes, for as long as it takes. Under the lock."""
+    """A job for each machine or disk that the call changes, for as long as it takes. Under the
+    lock."""
     host = call.host
-    made: list[ConcreteJob] = []
-    if not call.cmdlet.startswith(_LOOKS):
-        made = [ConcreteJob(each, call.cmdlet) for each in sorted(set(_affected(call)))]
+    made: list[ConcreteJob | StorageJob] = []
+    if call.cmdlet in _DISKS:
+        made += [StorageJob(path, call.cmdlet) for path in call.texts("Path")]
+    elif not call.cmdlet.startswith(_LOOKS):
+        made += [ConcreteJob(each, call.cmdlet) for each in sorted(set(_affected(call)))]
     host.jobs += made
     try:
         yield
@@ -47,7 +52,7 @@ def under_way(call: Call) -> Iterator[None]:
 def affecting(host: HostState, machine: str) -> Iterator[tuple[str, dict[str, Value]]]:
     """Class and properties of the jobs of a machine, as Msvm_AffectedJobElement leads to them."""
     for job in host.jobs:
-        if str(job.machine) == machine.lower():
+        if isinstance(job, ConcreteJob) and str(job.machine) == machine.lower():
             yield (
                 "Msvm_ConcreteJob",
                 {

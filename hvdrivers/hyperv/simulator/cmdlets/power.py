@@ -6,18 +6,20 @@ from contextlib import contextmanager
 from hvdrivers.hyperv.simulator.cmdlets import views
 from hvdrivers.hyperv.simulator.cmdlets.adapters import give_mac
 from hvdrivers.hyperv.simulator.cmdlets.call import Call
-from hvdrivers.hyperv.simulator.cmdlets.drives import claim_disk
+from hvdrivers.hyperv.simulator.cmdlets.drives import claim_disk, claim_host_disk
 from hvdrivers.hyperv.simulator.cmdlets.registry import cmdlet
 from hvdrivers.hyperv.simulator.errors import (
     E_CANCELLED,
     E_FAIL,
     E_FILE_NOT_FOUND,
     E_OUT_OF_MEMORY,
+    E_SHARING_VIOLATION,
     E_TIMEOUT,
     CmdletError,
     failed,
     invalid_state,
 )
+from hvdrivers.hyperv.simulator.state.devices import HardDrive
 from hvdrivers.hyperv.simulator.state.machine import Machine
 
 _CANCEL_SECONDS = 60.0
@@ -101,13 +103,7 @@ def _check_start(machine: Machine) -> None:
             name=machine.name,
         )
     for drive in config.drives:
-        if drive.path:
-            for path in _chain(machine, drive.path):
-                if not host.files.file(path).is_file():
-                    raise start_failed(machine, f"Attachment '{path}' not found.", E_FILE_NOT_FOUND)
-            claim_disk(machine, drive.path)
-        elif drive.disk_number is not None and drive.disk_number not in host.storage.disks:
-            raise start_failed(machine, f"Disk {drive.disk_number} not found.", E_FILE_NOT_FOUND)
+        _check_drive(machine, drive)
     for disc in config.dvds:
         if disc.path and not host.files.file(disc.path).is_file():
             raise start_failed(machine, f"Attachment '{disc.path}' not found.", E_FILE_NOT_FOUND)
@@ -118,6 +114,23 @@ def _check_start(machine: Machine) -> None:
         raise start_failed(
             machine, "A device is assigned, which these settings do not allow.", E_FAIL
         )
+
+
+def _check_drive(machine: Machine, drive: HardDrive) -> None:
+    host = machine.host
+    if drive.path:
+        for path in _chain(machine, drive.path):
+            if not host.files.file(path).is_file():
+                raise start_failed(machine, f"Attachment '{path}' not found.", E_FILE_NOT_FOUND)
+        claim_disk(machine, drive.path)
+    elif drive.disk_number is not None:
+        disk = host.storage.disks.get(drive.disk_number)
+        if disk is None:
+            why = f"Disk {drive.disk_number} not found."
+            raise start_failed(machine, why, E_FILE_NOT_FOUND)
+        if not disk.offline:
+            raise start_failed(machine, "The physical disk is online.", E_SHARING_VIOLATION)
+        claim_host_disk(machine, drive.disk_number)
 
 
 def _chain(machine: Machine, path: str) -> list[str]:

@@ -167,15 +167,7 @@ def initialize_disk(call: Call) -> None:
 @cmdlet("Update-HostStorageCache", "Update-Disk")
 def rescan(call: Call) -> None:
     need_administrator(call)
-    refresh(call.host)
-
-
-def refresh(host: HostState) -> None:
-    """See logical units that came or grew on the network."""
-    from hvdrivers.hyperv.simulator.cmdlets.iscsi import show_units
-
-    for session in host.storage.sessions.values():
-        show_units(host, session)
+    call.host.storage.rescan()
 
 
 @cmdlet("Get-PhysicalDisk")

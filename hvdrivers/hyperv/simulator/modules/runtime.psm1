@@ -7,7 +7,7 @@ $script:scalars = 'Id', 'VMId', 'Name', 'VMName', 'VMCheckpointId', 'ControllerT
     'ControllerLocation', 'Path', 'DiskNumber', 'Number', 'UniqueId', 'SerialNumber', 'NodeAddress',
     'TargetNodeAddress', 'TargetPortalAddress', 'SessionIdentifier', 'InstancePath', 'LocationPath',
     'InstanceID', 'SystemName', 'ObjectId', 'DevicePath', 'ImagePath', 'PartitionNumber', 'DriveLetter', 'ReportId',
-    'BootType', 'IsManagementOs', 'PSComputerName', '__CLASS'
+    'BootType', 'DeviceID', 'IsManagementOs', 'PSComputerName', '__CLASS'
 
 $script:keys = @{
     'Microsoft.HyperV.PowerShell.VirtualMachine' = 'Id', 'Name'

@@ -71,6 +71,18 @@ class HostDevice:
     name: str
     dismounted: bool = False
     owner: UUID | None = None
+    bus: int = 1
+    slot: int = 0
+    function: int = 0
+    class_code: str = "020000"
+    enabled: bool = True
+
+    @property
+    def shown_id(self) -> str:
+        """A dismounted device is one of another enumerator."""
+        return (
+            self.instance_id.replace("PCI\\", "PCIP\\", 1) if self.dismounted else self.instance_id
+        )
 
 
 @dataclass
@@ -91,6 +103,17 @@ class ConcreteJob:
     """A call that changes a machine, as Msvm_ConcreteJob shows it."""
 
     machine: UUID
+    caption: str
+    state: int = 4
+    """4 running, 7 completed."""
+    id: UUID = field(default_factory=uuid4)
+
+
+@dataclass
+class StorageJob:
+    """A call that works at a virtual hard disk, as Msvm_StorageJob shows it."""
+
+    path: str
     caption: str
     state: int = 4
     """4 running, 7 completed."""
@@ -164,7 +187,7 @@ class HostState:
         self.shares: dict[str, str] = {"ADMIN$": "C:\\Windows", "C$": "C:\\", "IPC$": ""}
         self.groups: dict[str, list[UUID]] = {}
         self.migrations: list[MigrationJob] = []
-        self.jobs: list[ConcreteJob] = []
+        self.jobs: list[ConcreteJob | StorageJob] = []
         self.make_folders()
 
     def make_folders(self) -> None:

@@ -1,6 +1,7 @@
 """Disks of the host as the Storage and iSCSI modules show them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import uuid4
 
 
@@ -24,13 +25,35 @@ class HostDisk:
 
 
 @dataclass
-class IscsiLun:
-    """A logical unit of an iSCSI target."""
+class LogicalUnit:
+    """A logical unit of a storage server: a file if it has one, which then says its size."""
 
     number: int
-    size: int
     unique_id: str
     serial: str
+    file: Path | None = None
+    capacity: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.file.stat().st_size if self.file is not None else self.capacity
+
+    def grow(self, size: int) -> None:
+        """As the server's administrator does."""
+        self.capacity = size
+        if self.file is not None:
+            with self.file.open("r+b") as stream:
+                stream.truncate(size)
+
+
+def new_unit(number: int, size: int, file: Path | None = None) -> LogicalUnit:
+    """A logical unit with names of its own. A file is made if it is not there."""
+    if file is not None and not file.exists():
+        with file.open("wb") as stream:
+            stream.truncate(size)
+    name = f"60003FF4{uuid4().hex[:24]}".upper()
+    return LogicalUnit(number, name, uuid4().hex[:16].upper(), file, size)
 
 
 @dataclass
@@ -41,8 +64,16 @@ class IscsiTarget:
     portal: str
     port: int = 3260
     chap: tuple[str, str] | None = None
-    luns: list[IscsiLun] = field(default_factory=list)
+    luns: list[LogicalUnit] = field(default_factory=list)
     reachable: bool = True
+
+
+@dataclass
+class FibreTarget:
+    """A port of a storage server on the Fibre Channel. ``wwn`` is sixteen hexadecimal digits."""
+
+    wwn: str
+    luns: list[LogicalUnit] = field(default_factory=list)
 
 
 @dataclass
@@ -69,6 +100,9 @@ class StorageState:
     sessions: dict[str, IscsiSession] = field(default_factory=dict)
     initiator: str = "iqn.1991-05.com.microsoft:simulated"
     hba_ports: list[tuple[str, str]] = field(default_factory=list)
+    """Node and port name of each Fibre Channel port of the host."""
+    fabric: dict[str, FibreTarget] = field(default_factory=dict)
+    """Target ports that the host's are zoned to."""
 
     def __post_init__(self) -> None:
         self.disks[0] = HostDisk(0, "SIMBOOT0", "SIMBOOT0", 1 << 40, boot=True, style="GPT")
@@ -88,11 +122,69 @@ class StorageState:
         luns: int = 1,
         size: int = 1 << 30,
         chap: tuple[str, str] | None = None,
+        files: tuple[Path, ...] = (),
     ) -> IscsiTarget:
-        """Put a target on the network, with logical units of one size."""
-        units = [
-            IscsiLun(n, size, f"60003FF4{uuid4().hex[:24]}".upper(), uuid4().hex[:16].upper())
-            for n in range(luns)
-        ]
+        """Put a target on the network, with logical units of one size, or one for each file."""
+        units = [new_unit(n, size, file) for n, file in enumerate(files or (None,) * luns)]
         target = self.network[name] = IscsiTarget(name, portal, chap=chap, luns=units)
         return target
+
+    def add_fibre_target(
+        self, wwn: str, *, luns: int = 1, size: int = 1 << 30, files: tuple[Path, ...] = ()
+    ) -> FibreTarget:
+        """Put a target port on the Fibre Channel. The host sees its units after a rescan."""
+        units = [new_unit(n, size, file) for n, file in enumerate(files or (None,) * luns)]
+        target = self.fabric[wwn.lower()] = FibreTarget(wwn.lower(), units)
+        return target
+
+    def units(self) -> dict[str, tuple[str | None, LogicalUnit]]:
+        """By unique id what the host can see now: the session that brings it, and the unit."""
+        seen: dict[str, tuple[str | None, LogicalUnit]] = {}
+        for session in self.sessions.values():
+            target = self.network.get(session.target)
+            for unit in target.luns if target is not None else ():
+                seen.setdefault(unit.unique_id, (session.identifier, unit))
+        for port in self.fabric.values() if self.hba_ports else ():
+            for unit in port.luns:
+                seen.setdefault(unit.unique_id, (None, unit))
+        return seen
+
+    def rescan(self) -> None:
+        """See units that came, went or grew. New disks are offline, by Windows' policy."""
+        seen = self.units()
+        for disk in list(self.disks.values()):
+            if disk.bus in {"iSCSI", "Fibre Channel"} and disk.unique_id not in seen:
+                del self.disks[disk.number]
+        known = {disk.unique_id: disk for disk in self.disks.values()}
+        for name, (session, unit) in seen.items():
+            if name in known:
+                known[name].size = unit.size
+                continue
+            bus = "iSCSI" if session is not None else "Fibre Channel"
+            number = self.free_number()
+            self.disks[number] = HostDisk(
+                number,
+                name,
+                unit.serial,
+                unit.size,
+                bus=bus,
+                offline=True,
+                session=session,
+                name=f"SIM {bus} Disk",
+                location=f"Bus 0 : Target 0 : LUN {unit.number}",
+            )
+
+    def restart(self) -> None:
+        """The host has started again: sessions that were not persistent are gone, and the disks
+        that are left are found in another order, with other numbers."""
+        self.sessions = {name: each for name, each in self.sessions.items() if each.persistent}
+        kept = self.units()
+        found = [
+            disk
+            for disk in self.disks.values()
+            if disk.number and (disk.session is None or disk.unique_id in kept)
+        ]
+        self.disks = {0: self.disks[0]}
+        for disk in reversed(found):
+            disk.number = self.free_number()
+            self.disks[disk.number] = disk
