@@ -17,6 +17,7 @@ from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.event_hub import EventHub
 from hvdrivers.libvirt.event_streams import EventStreams
 from hvdrivers.libvirt.host_facts import HostFacts
+from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.leaving_rescue import Rescues
 from hvdrivers.libvirt.listing import Listing
@@ -53,6 +54,7 @@ class Topic:
     event_streams: EventStreams
     turns: Turns
     """One client at a time at an instance's snapshots."""
+    huge_pages: HugePageStock
     dedicated: Dedicated
     """CPUs of the host that one machine has to itself."""
     claims: Claims

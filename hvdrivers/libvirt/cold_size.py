@@ -2,8 +2,8 @@
 
 To define the whole machine anew would undo what another client has changed since it was read, and
 would bring back a machine that destroy() has removed meanwhile. So memory and CPUs are set by calls
-of their own. libvirt has none for NUMA nodes, and a machine whose memory can grow has one: only
-such a machine is defined anew (:func:`reshape`).
+of their own. libvirt has none for NUMA nodes and huge pages, and a machine whose memory can grow
+has a node: only such a machine is defined anew (:func:`reshape`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hvdrivers.libvirt.event_hub import EventHub
 from hvdrivers.libvirt.metadata import FLAVOR_NAMESPACE, flavor_text, keep, kept, put
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.sizes import numa_element, resized
+from hvdrivers.libvirt.sizes import huge_page_of, numa_element, resized
 from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.instance import Flavor
 
@@ -58,8 +58,10 @@ def size_of(flavor: Flavor) -> Size:
 
 
 def has_nodes(domain: Element, flavor: Flavor) -> bool:
-    """Whether NUMA nodes, or memory that can grow, are there or would come."""
-    there = ("cpu/numa", "maxMemory", "devices/memory")
+    """Whether NUMA nodes, memory that can grow, or huge pages are there or would come."""
+    there = ("cpu/numa", "maxMemory", "devices/memory", "memoryBacking/hugepages")
+    if huge_page_of(flavor) is not None:
+        return True
     return any(domain.find(each) is not None for each in there) or numa_element(flavor) is not None
 
 

@@ -29,7 +29,7 @@ class LibvirtConnection(Topic, ConnectionContract):
 
     def narrowed(self) -> dict[Capability, str]:
         """What QEMU and the firmware packages on this host lack, and the caller's machine. Budget:
-        1 call, once; 3 where the usual machine type is not q35."""
+        2 calls, once; 3 where the usual machine type is not q35."""
         return self.facts.narrowed()
 
     def host_checks(self, *, timeout: float | None = None) -> Sequence[HostCheck]:

@@ -16,7 +16,7 @@ from hvdrivers.libvirt.hardware import fittings, topology_element, tpm, video
 from hvdrivers.libvirt.metadata import NAMESPACE, PREFIX, Record
 from hvdrivers.libvirt.naming import RESCUE, ROOT, domain_name
 from hvdrivers.libvirt.placement import placed_nodes
-from hvdrivers.libvirt.sizes import memory_elements, numa_element, vcpu_element
+from hvdrivers.libvirt.sizes import backing_element, memory_elements, numa_element, vcpu_element
 from hvdrivers.libvirt.xml import Element, attribute, el, text
 from hvdrivers.models.console import ConsoleKind
 from hvdrivers.models.hardware import Hardware, VideoModel
@@ -120,6 +120,7 @@ def domain_xml(
         el("metadata", record.qualified()),
         *memory_elements(flavor, placed=bool(spec.numa)),
         vcpu_element(flavor, placed=bool(spec.numa)),
+        backing_element(flavor),
         *placement,
         _os(spec, record.firmware, host, nvram_path),
         _features(spec, host),

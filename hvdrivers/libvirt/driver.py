@@ -33,6 +33,7 @@ from hvdrivers.libvirt.extend import LibvirtExtend
 from hvdrivers.libvirt.guest import LibvirtGuest
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.host_volumes import LibvirtHostVolumes
+from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.images import LibvirtImages
 from hvdrivers.libvirt.keeping import Keeping
@@ -143,6 +144,7 @@ class LibvirtDriver(
         self.listing = Listing(self.connection, self.domains)
         self.event_streams = EventStreams(self.connection, self.hub, self.listing)
         self.turns = Turns(self.connection, self.hub, self.domains, self.facts)
+        self.huge_pages = HugePageStock(self.connection, self.facts)
         self.dedicated = Dedicated(self.connection, self.hub, self.turns, self.facts)
         chains = Chains(self.connection, self.pools)
         self.uploads = PartialUploads(self.pools, chains)
@@ -173,9 +175,9 @@ class LibvirtDriver(
 
     @classmethod
     def connect(cls, config: DriverConfig) -> Self:
-        """Budget: 1 call for what ``narrowed()`` asks, 2 where the default machine type is not q35,
-        and 1 for what an interrupted spawn has left undone. The 7 calls for the events are made at
-        the same time, over a connection of their own."""
+        """Budget: 2 calls for what ``narrowed()`` asks, 3 where the default machine type is not
+        q35, and 1 for what an interrupted spawn has left undone. The 7 calls for the events are
+        made at the same time, over a connection of their own."""
         if not isinstance(config, LibvirtConfig):
             raise errors.InvalidRequest("the libvirt driver needs a LibvirtConfig")
         driver = cls(config)

@@ -26,6 +26,9 @@ _CONVERTED = (
     Capability.IMAGE_VDI,
     Capability.IMAGE_OVA,
 )
+_PAGE_KIB = 4
+_LEAST_KIB = 16 << 10
+"""The memory of the smallest machine."""
 _SCREENS = {
     ConsoleKind.VNC: Capability.CONSOLE_VNC,
     ConsoleKind.SPICE: Capability.CONSOLE_SPICE,
@@ -40,10 +43,11 @@ class HostFacts:
         self._config = connection.config
 
     def narrowed(self) -> dict[Capability, str]:
-        """What this host lacks, and the caller's machine. One call, once; three where the usual
+        """What this host lacks, and the caller's machine. Two calls, once; three where the usual
         machine type is not q35."""
         reasons = self._connection.fact("narrowed", lambda _: self.lacking()) | _not_converted()
         reasons |= self._connection.fact("narrowed-cpus", lambda _: self._lacking_cpus())
+        reasons |= self._connection.fact("narrowed-pages", lambda _: self._lacking_pages())
         reason = backups_elsewhere(self._config.uri, self._config.host_root)
         return reasons | ({Capability.INCREMENTAL_BACKUP: reason} if reason else {})
 
@@ -84,6 +88,15 @@ class HostFacts:
             Capability.CPU_PINNING: f"the host has no CPU {min(missing)}, which dedicated_cpus in"
             " the configuration names"
         }
+
+    def _lacking_pages(self) -> dict[Capability, str]:
+        """One call, once."""
+        cells = self.capabilities().iterfind("host/topology/cells/cell/pages")
+        pages = ((int(each.get("size", 0)), int(each.text or 0)) for each in cells)
+        if any(size > _PAGE_KIB and size * number >= _LEAST_KIB for size, number in pages):
+            return {}
+        reason = "the host had no huge pages for a machine when it was connected (vm.nr_hugepages)"
+        return {Capability.HUGEPAGES: reason}
 
     def _lacking_screens(self, capabilities: Element) -> dict[Capability, str]:
         if self._config.graphics == "none":

@@ -35,6 +35,7 @@ from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, vo
 from hvdrivers.libvirt.domain import domain_xml
 from hvdrivers.libvirt.domains import affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
+from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.metadata import (
     METADATA_NAMESPACE,
@@ -77,7 +78,9 @@ from hvdrivers.models.state import InstanceState, StartAs
 class LibvirtLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
 
-    @provides(*declared(ImageStore), *declared(OwnDisks), *declared(Dedicated))
+    @provides(
+        *declared(ImageStore), *declared(OwnDisks), *declared(Dedicated), *declared(HugePageStock)
+    )
     def spawn(
         self,
         spec: InstanceSpec,
@@ -97,6 +100,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         refuse_too_many(spec, discs=disc is not None)
         choice = self.facts.choice(spec.hardware.machine_type)
         placement = self._placement(spec)
+        self.huge_pages.require(spec.flavor, spec.numa, starts=spec.start)
         found, volumes = self._looked_up(spec)
         base = found
         if spec.image is not None and base is None:

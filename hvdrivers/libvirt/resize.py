@@ -18,10 +18,11 @@ from hvdrivers.libvirt.cold_size import Size, has_nodes, reshape, set_size, size
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, require_off, xml_of
+from hvdrivers.libvirt.huge_pages import pages_in
 from hvdrivers.libvirt.metadata import Record, record_in
 from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.sizes import MEMORY_BLOCK_MIB, plugged_memory, vcpus_of
+from hvdrivers.libvirt.sizes import MEMORY_BLOCK_MIB, huge_page_of, plugged_memory, vcpus_of
 from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.turns import Robbed, Turn
 from hvdrivers.libvirt.xml import Element, text
@@ -57,6 +58,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             _refuse_other_disks(record.flavor, flavor)
             _refuse_placed(record, flavor)
             self._require_memory(flavor.memory_mib)
+            if (size := huge_page_of(flavor)) is not None:
+                pages_in(flavor.memory_mib, size)
             with ExitStack() as turns, undoing() as undo:
                 root = own_disk(xml, ROOT)
                 if root is not None and flavor.disk_gib:
@@ -216,6 +219,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                     "the machine's memory is in several NUMA nodes, and one DIMM goes into one",
                     hint="power_off() and resize() it",
                 )
+            self.huge_pages.require_more(xml, more)
             # The caller says how much there shall be, and libvirt takes how much more. The name
             # of what is plugged in says what was there before it: of two clients that both saw
             # that, libvirt takes one, and the other finds out here.
@@ -257,10 +261,14 @@ def _require_headroom(now: int, wanted: int, most: int | None) -> None:
         )
 
 
+def _shape(flavor: Flavor) -> tuple[int, int, int | None]:
+    return flavor.vcpus, flavor.memory_mib, huge_page_of(flavor)
+
+
 def _refuse_placed(record: Record, after: Flavor) -> None:
     """Raise InvalidRequest where the caller has placed, or shaped, another size."""
     before = record.flavor
-    if record.numa and (before.vcpus, before.memory_mib) != (after.vcpus, after.memory_mib):
+    if record.numa and _shape(before) != _shape(after):
         raise errors.InvalidRequest(
             "the instance has a NUMA placement for the size that it has",
             hint="spawn() another one, placed anew",

@@ -110,7 +110,7 @@ class LibvirtResources(Topic, Resources):
         )
         known = host_cells(self.facts.capabilities())
         aside = self.config.aside
-        free = self._free_pages(sizes, [each.id for each in known]) if sizes else {}
+        free = self.huge_pages.free(sizes, [each.id for each in known]) if sizes else {}
         for each, cell in zip(known, cells, strict=True):
             totals = {
                 int(page.get("size", 0)): int(page.text or 0) for page in cell.iterfind("pages")
@@ -124,21 +124,6 @@ class LibvirtResources(Topic, Resources):
             found.append(each.model_copy(update=more))
         return found
 
-    def _free_pages(self, sizes: list[int], ids: list[int]) -> dict[tuple[int, int], int]:
-        """Free pages by NUMA cell and size; nothing for a cell that the host does not tell about.
-        One call for each run of cells with consecutive numbers: a host may have the cells 0 and
-        8."""
-        found: dict[tuple[int, int], int] = {}
-        for first, count in _runs(ids):
-            try:
-                free = self.connection.remote.getFreePages(sizes, first, count, 0)
-            except (errors.NotSupported, errors.HypervisorFault):
-                continue
-            for cell, by_size in free.items():
-                for size, number in by_size.items():
-                    found[int(cell), int(size)] = int(number)
-        return found
-
     def _devices(self) -> list[PciDevice]:
         remote = self.connection.remote
         try:
@@ -149,17 +134,6 @@ class LibvirtResources(Topic, Resources):
             readable(f"the device {node.name()}", partial(_read_device, node)) for node in nodes
         ]
         return [device for device in found if device is not None]
-
-
-def _runs(numbers: list[int]) -> list[tuple[int, int]]:
-    """First number and length of each run of consecutive numbers."""
-    runs: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if runs and number == sum(runs[-1]):
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((number, 1))
-    return runs
 
 
 def _number(stats: object, key: str, default: int) -> int:

@@ -14,6 +14,7 @@ from hvdrivers.models.instance import Flavor
 
 MEMORY_BLOCK_MIB = 128
 """What guests on x86_64 and AArch64 take at once, and in what they take it."""
+_ORDINARY_PAGE_KIB = 4
 _SLOTS = 64
 """How often memory can be added between two cold resizes; a slot that is empty costs nothing."""
 
@@ -23,6 +24,20 @@ def vcpu_element(flavor: Flavor, *, placed: bool = False) -> Element:
     not grow."""
     most = flavor.vcpus if placed else flavor.max_vcpus or flavor.vcpus
     return el("vcpu", str(most), current=flavor.vcpus if most != flavor.vcpus else None)
+
+
+def huge_page_of(flavor: Flavor) -> int | None:
+    """The size of the huge pages that a flavor asks for, KiB; None for ordinary pages."""
+    size = flavor.page_size_kib
+    return size if size is not None and size > _ORDINARY_PAGE_KIB else None
+
+
+def backing_element(flavor: Flavor) -> Element | None:
+    """``<memoryBacking>``: in huge pages; None for ordinary ones."""
+    size = huge_page_of(flavor)
+    if size is None:
+        return None
+    return el("memoryBacking", el("hugepages", el("page", size=size, unit="KiB")))
 
 
 def memory_elements(flavor: Flavor, *, placed: bool = False) -> list[Element]:
@@ -70,7 +85,7 @@ def grows(flavor: Flavor) -> bool:
 
 def resized(domain: Element, flavor: Flavor) -> Element:
     """The definition of a machine that is off, with the size of another flavor."""
-    for tag in ("memory", "currentMemory", "maxMemory", "vcpu", "vcpus"):
+    for tag in ("memory", "currentMemory", "maxMemory", "memoryBacking", "vcpu", "vcpus"):
         for element in domain.findall(tag):
             domain.remove(element)
     devices = domain.find("devices")
@@ -88,6 +103,9 @@ def resized(domain: Element, flavor: Flavor) -> Element:
             domain.append(cpu)
         cpu.append(numa)
     domain.extend([*memory_elements(flavor), vcpu_element(flavor)])
+    backing = backing_element(flavor)
+    if backing is not None:
+        domain.append(backing)
     return domain
 
 

@@ -16,6 +16,7 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import definable, used_sources
+from hvdrivers.libvirt.huge_pages import explained_pages, page_size_in
 from hvdrivers.libvirt.metadata import METADATA_NAMESPACE, kept, put
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.odd_files import odd_file
@@ -171,6 +172,7 @@ def explained(
             return missing
     reason = (
         _too_large(remote, xml)
+        or explained_pages(remote, xml)
         or _shared(remote, xml)
         or odd_file(remote, xml.iterfind("devices/disk"))
     )
@@ -182,6 +184,10 @@ def explained(
         return taken(error)
     caches = {attribute(disk, "driver", "cache") for disk in xml.iterfind("devices/disk")}
     # libvirt has one code for all that QEMU itself says; a log daemon that is away has another
+    size = page_size_in(xml)
+    if size is not None:
+        mount = f"huge pages of {size} KiB need a hugetlbfs mount that libvirtd knows of"
+        error.hint = f"{error.hint}; {mount}" if error.hint else mount
     if error.vendor_code == "VIR_ERR_INTERNAL_ERROR" and caches & {"none", "directsync"}:
         error.hint = f"{error.hint}; {_NO_DIRECT_IO}" if error.hint else _NO_DIRECT_IO
     return error

@@ -123,6 +123,8 @@ def _enter_namespace(binds: dict[str, str], *, network: bool) -> None:
             ["--rbind", "/mnt", "/sys/fs/cgroup"],
             ["--make-rprivate", "/"],
         ]
+    if "hugetlbfs" in Path("/proc/filesystems").read_text().split():
+        mounts += [["-t", "hugetlbfs", "hugetlbfs", "/mnt"]]  # where libvirt looks for huge pages
     for arguments in mounts:
         done = subprocess.run(["mount", *arguments], capture_output=True, check=False)
         if done.returncode:

@@ -10,6 +10,7 @@ from typing import Any
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.resources import LibvirtResources, _device
 from hvdrivers.libvirt.xml import parse
 
@@ -30,6 +31,7 @@ class Inventory(LibvirtResources):
         self.connection: Any = SimpleNamespace(remote=SimpleNamespace(getFreePages=self.answer))
         self.config = LibvirtConfig()
         self.facts: Any = SimpleNamespace(capabilities=lambda: parse(CELLS))
+        self.huge_pages = HugePageStock(self.connection, self.facts)
 
     def answer(self, sizes: list[int], first: int, count: int, flags: int) -> Any:
         self.asked.append((first, count))
