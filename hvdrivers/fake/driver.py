@@ -25,6 +25,7 @@ from hvdrivers.fake.guest import (
     FakeGuestPassword,
 )
 from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.image_store import Images
 from hvdrivers.fake.images import FakeImageCache
 from hvdrivers.fake.lifecycle import FakeAdopt, FakeLifecycle
 from hvdrivers.fake.link import Link
@@ -38,7 +39,10 @@ from hvdrivers.fake.migration import (
     FakeLiveMigrationForce,
 )
 from hvdrivers.fake.moves import FakeMoveInSteps
+from hvdrivers.fake.moving import Moving
 from hvdrivers.fake.network import FakeNetwork, FakeVifQos
+from hvdrivers.fake.own_disks import OwnDisks
+from hvdrivers.fake.ports import Ports
 from hvdrivers.fake.power import FakeCrashDump, FakePause, FakePower, FakeStartPaused, FakeSuspend
 from hvdrivers.fake.reconnect import FakeReconnect
 from hvdrivers.fake.reshape import (
@@ -50,7 +54,9 @@ from hvdrivers.fake.reshape import (
 )
 from hvdrivers.fake.resources import FakeResources
 from hvdrivers.fake.shares import FakeShares
+from hvdrivers.fake.showing import Showing
 from hvdrivers.fake.snapshots import FakeIncrementalBackup, FakeSnapshots, FakeSnapshotToImage
+from hvdrivers.fake.starting import Starting
 from hvdrivers.fake.storage import (
     FakeDiskQos,
     FakeExtendVolume,
@@ -59,6 +65,7 @@ from hvdrivers.fake.storage import (
     FakeStorageMigration,
     FakeSwapVolume,
 )
+from hvdrivers.fake.volumes import Volumes
 from hvdrivers.fake.world import default_world
 from hvdrivers.models.config import DriverConfig
 
@@ -116,12 +123,30 @@ class FakeDriver(
     config_model: ClassVar[type[DriverConfig]] = FakeConfig
     takes: ClassVar[Fields] = optional_fields()
 
+    # What the rooms of a driver are made from. A mutant of the conformance suite has a class of its
+    # own in place of one of them: `class volumes_type(Volumes): ...`
+    machines_type: ClassVar[type[Machines]] = Machines
+    ports_type: ClassVar[type[Ports]] = Ports
+    volumes_type: ClassVar[type[Volumes]] = Volumes
+    images_type: ClassVar[type[Images]] = Images
+    own_disks_type: ClassVar[type[OwnDisks]] = OwnDisks
+    starting_type: ClassVar[type[Starting]] = Starting
+    moving_type: ClassVar[type[Moving]] = Moving
+    showing_type: ClassVar[type[Showing]] = Showing
+
     def __init__(self, host: FakeHost, config: FakeConfig | None = None) -> None:
         config = config or FakeConfig()
         self.fake_host = host
         self.link = Link(host, config)
         self.without = config.without
-        self.machines = Machines(host, declared(type(self)), config.without)
+        self.machines = self.machines_type(host, declared(type(self)), config.without)
+        self.ports = self.ports_type(host, self.machines)
+        self.volumes = self.volumes_type(host, self.machines)
+        self.images = self.images_type(host, self.machines)
+        self.own_disks = self.own_disks_type(host, self.machines)
+        self.starting = self.starting_type(host, self.volumes, self.ports)
+        self.moving = self.moving_type(host, self.machines, self.ports)
+        self.showing = self.showing_type(self.ports)
 
     @classmethod
     def connect(cls, config: DriverConfig) -> Self:

@@ -10,13 +10,13 @@ from pydantic import SecretStr
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
-from hvdrivers.fake.port_steps import PortSteps
+from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.records import Machine
 from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
 from hvdrivers.models.vif import NetworkVif
 
 
-class _Agent(PortSteps):
+class _Agent(FakeBase):
     def _ask_agent(self, operation: str, uuid: UUID) -> Machine:
         """The machine, if its agent answers."""
         machine = self.machines.checked(operation, uuid)
@@ -124,7 +124,7 @@ class FakeGuestAddresses(_Agent, GuestAddresses):
         machine = self.machines.checked("guest_addresses", uuid)
         agent = self.fake_host.agent_answers(machine)
         found = []
-        for number, port in enumerate(self._ports_of(uuid)):
+        for number, port in enumerate(self.ports.of(uuid)):
             octets = [int(part, 16) for part in port.vif.mac.split(":")[3:]]
             address = IPv4Address(f"10.{octets[0]}.{octets[1]}.{octets[2]}")
             sources = [AddressSource.ARP]

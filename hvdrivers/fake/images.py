@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.images import ImageCache
 from hvdrivers.driverkit.images import partial_upload, refuse_alive
-from hvdrivers.fake.image_steps import ImageSteps
+from hvdrivers.fake.base import FakeBase
+from hvdrivers.fake.image_store import Images
 from hvdrivers.fake.records import ImageRecord
 from hvdrivers.models.image import CachedImage, HostImage, ImageRef
 from hvdrivers.models.progress import ProgressCallback
 
 
-class FakeImageCache(ImageSteps, ImageCache):
+class FakeImageCache(FakeBase, ImageCache):
     """Load, look, make room."""
 
+    @provides(*declared(Images))
     def cache_image(
         self,
         image: ImageRef,
@@ -29,7 +32,7 @@ class FakeImageCache(ImageSteps, ImageCache):
         with self.link.task(
             "cache_image", None, timeout, progress=progress, slow="upload-image"
         ) as task:
-            return self._cached(self._provide(task, image))
+            return self._cached(self.images.provide(task, image))
 
     def _cached(self, record: ImageRecord) -> CachedImage:
         with self.fake_host.world.lock:

@@ -9,15 +9,17 @@ from uuid import UUID
 from pydantic import TypeAdapter, ValidationError
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.lifecycle import Adopt, Lifecycle
 from hvdrivers.driverkit.checks import root_disk_bytes
+from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_device_free, check_power, find_slice
+from hvdrivers.fake.image_store import Images
 from hvdrivers.fake.own_disks import OwnDisks
-from hvdrivers.fake.port_steps import PortSteps
+from hvdrivers.fake.ports import Ports
 from hvdrivers.fake.records import POWERED_ON, Claim, ImageRecord, Machine
 from hvdrivers.fake.steps import Task
-from hvdrivers.fake.volume_steps import VolumeSteps, shown
+from hvdrivers.fake.volumes import Volumes
 from hvdrivers.models.base import Name
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.instance import (
@@ -32,33 +34,13 @@ from hvdrivers.models.instance import (
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState, StartAs
 
-_SEED_BYTES = 1 << 20
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
-class Showing(PortSteps, VolumeSteps):
-    """Shows a machine as get_instance() does."""
-
-    def _info(self, machine: Machine) -> InstanceInfo:
-        ports = self._ports_of(machine.uuid)
-        return InstanceInfo(
-            uuid=machine.uuid,
-            name=machine.name,
-            state=machine.state,
-            flavor=machine.flavor,
-            metadata=dict(machine.metadata),
-            volumes=tuple(shown(disk) for disk in machine.volumes.values()),
-            vifs=tuple(self._shown(machine, port) for port in ports),
-            firmware=machine.firmware,
-            created_at=machine.created_at,
-            image=machine.image_key,
-            move=None if machine.move is None else machine.move.phase,
-        )
-
-
-class FakeLifecycle(Showing, OwnDisks, Lifecycle):
+class FakeLifecycle(FakeBase, Lifecycle):
     """The lifecycle topic of Core."""
 
+    @provides(*declared(Images), *declared(OwnDisks), *declared(Volumes), *declared(Ports))
     def spawn(
         self,
         spec: InstanceSpec,
@@ -71,7 +53,7 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
         last = "start-machine" if spec.start else "finish-machine"
         with self.link.task("spawn", spec.uuid, timeout, progress=progress, slow=last) as task:
             task.call("check-request", lambda: self._check_spec(spec), changes=False)
-            image = None if spec.image is None else self._provide(task, spec.image)
+            image = None if spec.image is None else self.images.provide(task, spec.image)
             if image is not None:
                 root_disk_bytes(image.virtual_size_bytes, spec.flavor.disk_gib)
             task.call(
@@ -79,21 +61,21 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
                 lambda: self._define(task, spec, image),
                 undo=("undefine-machine", lambda: self._undefine(spec.uuid, task.token)),
             )
-            self._make_disks(task, spec, image)
+            self.own_disks.make(task, spec, image)
             for attachment in spec.volumes:
-                self._connect_volume(task, spec.uuid, attachment)
+                self.volumes.connect(task, spec.uuid, attachment)
             if spec.volumes:
                 task.call("add-volumes", lambda: self._add_volumes(task, spec), covered=True)
             for vif in spec.vifs:
-                self._create_port(task, spec.uuid, vif)
+                self.ports.create(task, spec.uuid, vif)
             return task.call(last, lambda: self._finish(task, spec))
 
     def _check_spec(self, spec: InstanceSpec) -> None:
         self._check_new(spec.uuid)
         for vif in spec.vifs:
-            self._check_port(spec.uuid, vif, starts=spec.start)
+            self.ports.check(spec.uuid, vif, starts=spec.start)
         for attachment in spec.volumes:
-            self._check_free(spec.uuid, attachment)
+            self.volumes.check_free(spec.uuid, attachment)
         if len(spec.volumes) > self.fake_host.size.disk_slots:
             raise errors.InsufficientResources("the machine has not that many slots for disks")
         if len(spec.vifs) > self.fake_host.size.nic_slots:
@@ -182,12 +164,12 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
 
     @provides(Capability.BOOT_FROM_VOLUME)
     def _add_volumes(self, task: Task, spec: InstanceSpec) -> None:
-        machine = self._building(task, spec.uuid)
+        machine = self.machines.building(spec.uuid, task.token)
         for attachment in spec.volumes:
-            self._add_disk(machine, attachment)
+            self.volumes.add(machine, attachment)
 
     def _finish(self, task: Task, spec: InstanceSpec) -> InstanceInfo:
-        machine = self._building(task, spec.uuid)
+        machine = self.machines.building(spec.uuid, task.token)
         for vif in spec.vifs:
             self.fake_host.ports[spec.uuid, vif.id].plugged = True
         if spec.start and spec.start_as is StartAs.PAUSED:
@@ -197,7 +179,7 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
             self.fake_host.boot(machine)
         else:
             self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
-        return self._info(machine)
+        return self.showing.info(machine)
 
     def destroy(
         self,
@@ -216,7 +198,7 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
                 "release-volumes": lambda: self._release_volumes(uuid),
                 "delete-ports": lambda: host.remove_ports(uuid),
                 "delete-secrets": lambda: host.remove_secrets(uuid),
-                "delete-disks": lambda: self._delete_disks(uuid, keep),
+                "delete-disks": lambda: self.own_disks.delete(uuid, keep),
                 "delete-firmware": lambda: self._delete_firmware(uuid),
                 "undefine-machine": lambda: self._forget(uuid),
             }
@@ -230,7 +212,7 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
         machine = host.machines.get(uuid)
         if machine is not None:
             self.machines.checked("destroy", uuid)  # a foreign machine is 'not found'
-        self._check_kept_names(uuid, keep)
+        self.own_disks.check_kept_names(uuid, keep)
         key = (host.name, uuid)
         found = {
             "stop-machine": machine is not None and machine.state in POWERED_ON,
@@ -272,7 +254,7 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
         """1 call."""
         with self.link.task("get_instance", uuid, timeout) as task:
             return task.call(
-                "read-machine", lambda: self._info(self.machines.find(uuid)), changes=False
+                "read-machine", lambda: self.showing.info(self.machines.find(uuid)), changes=False
             )
 
     def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
@@ -281,7 +263,7 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
             return task.call("list-machines", self._summaries, changes=False)
 
     def _summaries(self) -> list[InstanceSummary]:
-        return [self._info(machine).summary() for machine in self.fake_host.ours()]
+        return [self.showing.info(machine).summary() for machine in self.fake_host.ours()]
 
     def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
         """1 call."""
@@ -316,7 +298,7 @@ class FakeLifecycle(Showing, OwnDisks, Lifecycle):
         self.machines.checked("set_metadata", uuid).metadata = dict(metadata)
 
 
-class FakeAdopt(Showing, Adopt):
+class FakeAdopt(FakeBase, Adopt):
     """Machines of others become ours."""
 
     def adopt(
@@ -346,4 +328,4 @@ class FakeAdopt(Showing, Adopt):
             machine.metadata = dict(metadata or {})
             machine.ours = True
             self.fake_host.tell_lifecycle(machine, LifecycleKind.CREATED, machine.state)
-        return self._info(machine)
+        return self.showing.info(machine)

@@ -35,20 +35,29 @@ class Machines:
         capabilities: AbstractSet[Capability],
         without: Mapping[Capability, str],
     ) -> None:
-        self._host = host
+        self.host = host
         self._capabilities = capabilities
         self._without = without
 
     def find(self, uuid: UUID) -> Machine:
         """A machine of ours. The caller holds the world's lock."""
-        machine = self._host.machines.get(uuid)
+        machine = self.host.machines.get(uuid)
         if machine is None or not machine.ours:
             raise errors.InstanceNotFound(f"no instance {uuid} is on this host", instance=uuid)
         return machine
 
+    def building(self, uuid: UUID, token: int) -> Machine:
+        """The machine that a spawn() with this token has begun, and nobody has destroyed."""
+        machine = self.host.machines.get(uuid)
+        if machine is None or machine.token != token:
+            raise errors.InstanceNotFound(
+                "the instance was destroyed while it was built", instance=uuid
+            )
+        return machine
+
     def refuse_reserved(self, name: str) -> None:
         """An instance's own disks and the cache are in the same pools as volumes and images."""
-        for pool in self._host.pools.values():
+        for pool in self.host.pools.values():
             if name in {*pool.disks, *pool.images, *pool.uploads}:
                 raise errors.InvalidRequest(
                     f"{name!r} is a disk of an instance, or a cached image, and nothing to name"
@@ -84,7 +93,7 @@ class Machines:
 
     def asks(self, machine: Machine) -> bool:
         """Whether the guest is asked before a device of its machine is taken away."""
-        asks = Limit.DETACH_UNASKED not in self._host.size.limits
+        asks = Limit.DETACH_UNASKED not in self.host.size.limits
         return asks and machine.state is InstanceState.RUNNING
 
     def need(self, capability: Capability) -> None:

@@ -12,7 +12,6 @@ from hvdrivers.contract.migration import (
     LiveMigrationForce,
 )
 from hvdrivers.fake.base import FakeBase
-from hvdrivers.fake.moving import Moving
 from hvdrivers.fake.records import POWERED_ON, Machine, Migration
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.migration import (
@@ -29,7 +28,7 @@ _ROUND_SECONDS = 1.0
 _DOWNTIME_MS = 50
 
 
-class FakeLiveMigration(Moving, LiveMigration):
+class FakeLiveMigration(FakeBase, LiveMigration):
     """Running machines move."""
 
     def check_live_migration(
@@ -39,7 +38,7 @@ class FakeLiveMigration(Moving, LiveMigration):
         with self.link.task("check_live_migration", uuid, timeout) as task:
             return task.call(
                 "check-migration",
-                lambda: self._plan("check_live_migration", uuid, destination),
+                lambda: self.moving.plan("check_live_migration", uuid, destination),
                 changes=False,
             )
 
@@ -56,7 +55,7 @@ class FakeLiveMigration(Moving, LiveMigration):
         with self.link.task(
             "live_migrate", uuid, timeout, progress=progress, slow="between-the-calls"
         ) as task:
-            self._prepare(task, "live_migrate", uuid, destination)
+            self.moving.prepare(task, "live_migrate", uuid, destination)
             migration = task.call(
                 "start-migration",
                 lambda: self._start_copying(task, uuid),
@@ -66,7 +65,7 @@ class FakeLiveMigration(Moving, LiveMigration):
             migration.phase = MigrationPhase.SWITCHING
             task.call(
                 "switch-host",
-                lambda: self._switch_host("live_migrate", uuid, destination),
+                lambda: self.moving.switch_host("live_migrate", uuid, destination),
             )
 
     def _start_copying(self, task: Task, uuid: UUID) -> Migration:
@@ -149,7 +148,7 @@ class FakeLiveMigrationForce(FakeBase, LiveMigrationForce):
         migration.wake.set()
 
 
-class FakeColdMigration(Moving, ColdMigration):
+class FakeColdMigration(FakeBase, ColdMigration):
     """Stopped machines move."""
 
     def cold_migrate(
@@ -164,8 +163,8 @@ class FakeColdMigration(Moving, ColdMigration):
         with self.link.task(
             "cold_migrate", uuid, timeout, progress=progress, slow="switch-host"
         ) as task:
-            self._prepare(task, "cold_migrate", uuid, destination)
+            self.moving.prepare(task, "cold_migrate", uuid, destination)
             task.call(
                 "switch-host",
-                lambda: self._switch_host("cold_migrate", uuid, destination),
+                lambda: self.moving.switch_host("cold_migrate", uuid, destination),
             )

@@ -8,10 +8,10 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.contract.migration import MoveInSteps
 from hvdrivers.driverkit.checks import require_growth
+from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import Taken, check_fits, check_placement, check_room
 from hvdrivers.fake.host import FakeHost
-from hvdrivers.fake.lifecycle import Showing
-from hvdrivers.fake.moving import Moving, stand_alone
+from hvdrivers.fake.moving import stand_alone
 from hvdrivers.fake.reconnect import replace_connections, volumes_at
 from hvdrivers.fake.records import Lock, Machine, MoveRecord, Port
 from hvdrivers.models.events import LifecycleKind
@@ -24,7 +24,7 @@ _KEPT = "before-"
 """Role of the copy of a disk as it was before a move within the host."""
 
 
-class FakeMoveInSteps(Moving, Showing, MoveInSteps):
+class FakeMoveInSteps(FakeBase, MoveInSteps):
     """The source stays until the move is confirmed."""
 
     def prepare_move(
@@ -63,7 +63,7 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
             )
         self._check_size_of_move(machine, wanted)
         if destination is not None:
-            self._possible("prepare_move", uuid, destination)
+            self.moving.possible("prepare_move", uuid, destination)
         return None
 
     def _check_size_of_move(self, machine: Machine, flavor: Flavor) -> None:
@@ -92,7 +92,7 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
         record = MoveRecord(
             move=move,
             flavor=machine.flavor,
-            vifs=tuple(port.vif for port in self._ports_of(uuid)),
+            vifs=tuple(port.vif for port in self.ports.of(uuid)),
             secrets={k: v.value for k, v in self.fake_host.secrets.items() if v.owner == uuid},
             tpm=uuid in self.fake_host.tpm,
             nvram=uuid in self.fake_host.nvram,
@@ -107,13 +107,13 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
                 kept = replace(disk, role=f"{_KEPT}{disk.role}", token=token)
                 pool.disks[kept.name] = kept
         else:
-            target = self._possible("prepare_move", uuid, destination)
-            if any(not each.copies for each in self._moves(uuid, target, destination)):
+            target = self.moving.possible("prepare_move", uuid, destination)
+            if any(not each.copies for each in self.moving.moves(uuid, target, destination)):
                 raise errors.NotSupported(
                     "a disk is in a pool that both hosts have: it would change under the source",
                     hint="name another pool in Destination.storage",
                 )
-            for each in self._moves(uuid, target, destination):
+            for each in self.moving.moves(uuid, target, destination):
                 if each.target is not None and each.copies:
                     copy = replace(each.disk, token=token)
                     each.target.disks[copy.name] = copy
@@ -141,7 +141,7 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
                 return self._finish_here(machine, move)
             raise errors.InvalidRequest("this host is the source of the move")
         if machine is not None and machine.arrived == move.token:
-            return self._info(machine)
+            return self.showing.info(machine)
         incoming = self.fake_host.incoming.get(move.uuid)
         if incoming is None or incoming.move is None or incoming.move.move != move:
             raise errors.InstanceNotFound(
@@ -154,14 +154,14 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
             self._grow_root(self.fake_host, machine, move.flavor)
             machine.flavor = move.flavor
             machine.move.phase = MovePhase.FINISHED
-        return self._info(machine)
+        return self.showing.info(machine)
 
     def _arrive(self, machine: Machine, record: MoveRecord, move: Move) -> InstanceInfo:
         uuid, host = move.uuid, self.fake_host
         destination = move.destination or Destination(host=host.name)
         replaced = {each.id: each for each in destination.vifs}
         for vif in record.vifs:
-            self._check_wiring(replaced.get(vif.id, vif))
+            self.ports.check_wiring(replaced.get(vif.id, vif))
         self._grow_root(host, machine, move.flavor)
         stand_alone(host, uuid)
         del host.incoming[uuid]
@@ -174,14 +174,14 @@ class FakeMoveInSteps(Moving, Showing, MoveInSteps):
             lock = Lock(machine.token, shared, disk.attachment.volume_id)
             disk.record.locks[host.name, uuid] = lock
         for name, value in record.secrets.items():
-            volumes_at(host)._store(uuid, machine.token, {name: value})
+            volumes_at(host).store_secrets(uuid, machine.token, {name: value})
         if record.nvram:
             host.nvram[uuid] = machine.token
         if record.tpm:
             host.tpm[uuid] = machine.token
         replace_connections(host, machine, destination.volumes, destination.vifs)
         host.tell_lifecycle(machine, LifecycleKind.MIGRATED, InstanceState.STOPPED)
-        return self._info(machine)
+        return self.showing.info(machine)
 
     def _grow_root(self, host: FakeHost, machine: Machine, flavor: Flavor) -> None:
         root = host.disk(machine.uuid, "root")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.fake.capacity import check_power, check_room, claimed_by
-from hvdrivers.fake.host import FakeHost
-from hvdrivers.fake.port_steps import PortSteps, port_names
+from hvdrivers.fake.ports import port_names
 from hvdrivers.fake.reconnect import replace_connections, volumes_at
 from hvdrivers.fake.records import Disk, Machine, Pool
 from hvdrivers.fake.steps import Task
@@ -22,6 +22,11 @@ from hvdrivers.models.migration import (
     MigrationPlan,
 )
 from hvdrivers.models.state import InstanceState
+
+if TYPE_CHECKING:
+    from hvdrivers.fake.host import FakeHost
+    from hvdrivers.fake.machines import Machines
+    from hvdrivers.fake.ports import Ports
 
 
 @dataclass(frozen=True)
@@ -38,26 +43,31 @@ class _Move:
         return self.target is not self.source
 
 
-class Moving(PortSteps):
+class Moving:
     """Plan, prepare, switch."""
 
-    def _plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
+    def __init__(self, host: FakeHost, machines: Machines, ports: Ports) -> None:
+        self.host = host
+        self.machines = machines
+        self.ports = ports
+
+    def plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
         machine = self.machines.checked(operation, uuid)
-        target = self.fake_host.world.find(destination.host)
-        moves = [] if target is None else self._moves(uuid, target, destination)
+        target = self.host.world.find(destination.host)
+        moves = [] if target is None else self.moves(uuid, target, destination)
         return MigrationPlan(
             destination=destination,
             copy_storage=any(move.copies for move in moves),
-            blockers=tuple(self._blockers(machine, target, moves, destination)),
+            blockers=tuple(self.blockers(machine, target, moves, destination)),
         )
 
-    def _moves(self, uuid: UUID, target: FakeHost, destination: Destination) -> list[_Move]:
+    def moves(self, uuid: UUID, target: FakeHost, destination: Destination) -> list[_Move]:
         return [
             _Move(disk, pool, target.pools.get(destination.storage or pool.name))
-            for pool, disk in list(self.fake_host.disks_of(uuid))
+            for pool, disk in list(self.host.disks_of(uuid))
         ]
 
-    def _blockers(
+    def blockers(
         self,
         machine: Machine,
         target: FakeHost | None,
@@ -67,7 +77,7 @@ class Moving(PortSteps):
         if target is None or not target.reachable:
             yield Blocker(kind=BlockerKind.CONNECTION, reason="the destination does not answer")
             return
-        if target is self.fake_host:
+        if target is self.host:
             yield Blocker(kind=BlockerKind.STATE, reason="the instance is on that host already")
             return
         if machine.uuid in target.machines or machine.uuid in target.incoming:
@@ -75,7 +85,7 @@ class Moving(PortSteps):
         yield from self._hardware_blockers(machine, target)
         yield from self._storage_blockers(machine, moves)
         yield from self._volume_blockers(machine, target, destination)
-        yield from self._network_blockers(machine, target, destination)
+        yield from self.network_blockers(machine, target, destination)
         if target.maintenance:
             yield Blocker(kind=BlockerKind.RESOURCES, reason="the destination is in maintenance")
         if machine.takes_memory:
@@ -85,7 +95,7 @@ class Moving(PortSteps):
                 yield Blocker(kind=BlockerKind.RESOURCES, reason=error.message)
 
     def _hardware_blockers(self, machine: Machine, target: FakeHost) -> Iterator[Blocker]:
-        here, there = self.fake_host.size, target.size
+        here, there = self.host.size, target.size
         if there.product_version < here.product_version:
             yield Blocker(
                 kind=BlockerKind.VERSION,
@@ -102,7 +112,7 @@ class Moving(PortSteps):
                 reason=f"the destination's CPU lacks {', '.join(missing)}",
                 hint="choose a host with the same CPUs, or move it stopped",
             )
-        if claimed_by(self.fake_host, machine.uuid):
+        if claimed_by(self.host, machine.uuid):
             yield Blocker(kind=BlockerKind.DEVICE, reason="the instance has devices of this host")
         for share in machine.shares.values():
             yield Blocker(
@@ -136,12 +146,12 @@ class Moving(PortSteps):
             yield Blocker(
                 kind=BlockerKind.STORAGE, reason="it has no such volume", device=volume_id
             )
-        served = self.fake_host.world.volumes.values()
-        shared = [pool for pool in self.fake_host.pools.values() if pool.shared]
+        served = self.host.world.volumes.values()
+        shared = [pool for pool in self.host.pools.values() if pool.shared]
         for volume_id, disk in machine.volumes.items():
             if volume_id in replaced:
                 try:
-                    volumes_at(target)._check_free(machine.uuid, replaced[volume_id])
+                    volumes_at(target).check_free(machine.uuid, replaced[volume_id])
                 except (errors.VolumeNotFound, errors.DeviceBusy) as error:
                     yield Blocker(kind=BlockerKind.STORAGE, reason=error.message, device=volume_id)
                 continue
@@ -155,7 +165,7 @@ class Moving(PortSteps):
                     device=disk.attachment.volume_id,
                 )
 
-    def _network_blockers(
+    def network_blockers(
         self, machine: Machine, target: FakeHost, destination: Destination
     ) -> Iterator[Blocker]:
         replaced = {each.id: each for each in destination.vifs}
@@ -165,11 +175,11 @@ class Moving(PortSteps):
             if (other := target.machines.get(port.owner)) is not None and other.takes_memory
             for name in port_names(port.vif)
         }
-        for port in self.fake_host.ports.values():
+        for port in self.host.ports.values():
             if port.owner != machine.uuid:
                 continue
             try:
-                self._check_wiring(replaced.get(port.vif.id, port.vif), target)
+                self.ports.check_wiring(replaced.get(port.vif.id, port.vif), target)
             except errors.NetworkNotFound as error:
                 yield Blocker(kind=BlockerKind.NETWORK, reason=error.message, device=port.vif.id)
             if machine.takes_memory and taken & port_names(port.vif):
@@ -181,37 +191,37 @@ class Moving(PortSteps):
 
     # ---- doing it ------------------------------------------------------------------------------
 
-    def _prepare(self, task: Task, operation: str, uuid: UUID, destination: Destination) -> None:
+    def prepare(self, task: Task, operation: str, uuid: UUID, destination: Destination) -> None:
         """Check again, and make room at the destination: 2 calls."""
         task.call(
             "check-migration",
-            lambda: self._possible(operation, uuid, destination),
+            lambda: self.possible(operation, uuid, destination),
             changes=False,
         )
         task.call(
             "prepare-destination",
             lambda: self._receive(task, operation, uuid, destination),
-            undo=("cancel-incoming", lambda: self._cancel(task, uuid, destination)),
+            undo=("cancel-incoming", lambda: self.cancel(task, uuid, destination)),
         )
 
-    def _possible(self, operation: str, uuid: UUID, destination: Destination) -> FakeHost:
-        plan = self._plan(operation, uuid, destination)
-        target = self.fake_host.world.find(destination.host)
+    def possible(self, operation: str, uuid: UUID, destination: Destination) -> FakeHost:
+        plan = self.plan(operation, uuid, destination)
+        target = self.host.world.find(destination.host)
         if not plan.possible or target is None:
             reasons = "; ".join(f"{each.kind}: {each.reason}" for each in plan.blockers)
             raise errors.InvalidRequest(f"the instance cannot move: {reasons}", instance=uuid)
         return target
 
     def _receive(self, task: Task, operation: str, uuid: UUID, destination: Destination) -> None:
-        target = self._possible(operation, uuid, destination)
-        for move in self._moves(uuid, target, destination):
+        target = self.possible(operation, uuid, destination)
+        for move in self.moves(uuid, target, destination):
             if move.copies and move.target is not None:
                 copy = replace(move.disk, token=task.token)
                 move.target.disks[copy.name] = copy
         target.incoming[uuid] = replace(self.machines.find(uuid), token=task.token)
 
-    def _cancel(self, task: Task, uuid: UUID, destination: Destination) -> None:
-        target = self.fake_host.world.find(destination.host)
+    def cancel(self, task: Task, uuid: UUID, destination: Destination) -> None:
+        target = self.host.world.find(destination.host)
         if target is None:
             return
         there = target.incoming.get(uuid)
@@ -219,13 +229,13 @@ class Moving(PortSteps):
             del target.incoming[uuid]
             target.remove_disks(uuid, token=task.token)
 
-    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+    def switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
         """The instance is there now, and here no more: one moment for both hosts."""
         machine = self.machines.checked(operation, uuid)
-        here, there = self.fake_host, self.fake_host.world.find(destination.host)
+        here, there = self.host, self.host.world.find(destination.host)
         if there is None or not there.reachable or uuid not in there.incoming:
             raise errors.ConnectionFailed("the destination does not answer any more")
-        for move in self._moves(uuid, there, destination):
+        for move in self.moves(uuid, there, destination):
             if move.copies and move.target is not None:
                 del move.source.disks[move.disk.name]
                 move.target.disks[move.disk.name] = move.disk

@@ -5,33 +5,36 @@ from __future__ import annotations
 from uuid import UUID
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.network import Network, VifQosControl
-from hvdrivers.fake.port_steps import PortSteps
+from hvdrivers.fake.base import FakeBase
+from hvdrivers.fake.ports import Ports
 from hvdrivers.fake.records import Machine
 from hvdrivers.models.events import DeviceKind
 from hvdrivers.models.vif import AttachedVif, Vif, VifQos
 
 
-class FakeNetwork(PortSteps, Network):
+class FakeNetwork(FakeBase, Network):
     """The network topic of Core."""
 
+    @provides(*declared(Ports))
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """3 calls, 1 if it is there already."""
         with self.link.task("plug_vif", uuid, timeout, slow="plug-nic") as task:
             there = task.call("look-up", lambda: self._check_plug_nic(uuid, vif), changes=False)
             if there is not None:
                 return there
-            self._create_port(task, uuid, vif)
+            self.ports.create(task, uuid, vif)
             return task.call("plug-nic", lambda: self._plug_nic(uuid, vif))
 
     def _check_plug_nic(self, uuid: UUID, vif: Vif) -> AttachedVif | None:
         machine = self.machines.checked("plug_vif", uuid)
         port = self.fake_host.ports.get((uuid, vif.id))
         if port is not None and port.plugged:
-            return self._shown(machine, port)
-        self._check_port(uuid, vif)
+            return self.ports.shown(machine, port)
+        self.ports.check(uuid, vif)
         if port is None:
-            self._check_nic_slot(uuid)
+            self.ports.check_slot(uuid)
         return None
 
     def _plug_nic(self, uuid: UUID, vif: Vif) -> AttachedVif:
@@ -40,7 +43,7 @@ class FakeNetwork(PortSteps, Network):
         if not port.plugged:
             port.plugged = True
             self.fake_host.tell_device(machine, DeviceKind.ADDED, vif.id)
-        return self._shown(machine, port)
+        return self.ports.shown(machine, port)
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
         """2 calls, 4 while the machine runs."""
@@ -76,7 +79,7 @@ class FakeNetwork(PortSteps, Network):
             self.fake_host.tell_device(machine, DeviceKind.REMOVED, vif_id)
 
 
-class FakeVifQos(PortSteps, VifQosControl):
+class FakeVifQos(FakeBase, VifQosControl):
     """Limits of a NIC."""
 
     def set_vif_qos(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from pydantic import SecretBytes
@@ -15,11 +16,15 @@ from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.own_disks import wanted_disks
 from hvdrivers.fake.capacity import check_room
-from hvdrivers.fake.image_steps import ImageSteps, whole
-from hvdrivers.fake.records import Disk, ImageRecord, Machine
+from hvdrivers.fake.image_store import whole
+from hvdrivers.fake.records import Disk, ImageRecord
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.disk import DiskRole, OwnDisk
 from hvdrivers.models.instance import InstanceSpec, Keep
+
+if TYPE_CHECKING:
+    from hvdrivers.fake.host import FakeHost
+    from hvdrivers.fake.machines import Machines
 
 _SEED_BYTES = 1 << 20
 _KEPT_ROLES = {
@@ -41,8 +46,12 @@ def kept_roles(keep: AbstractSet[Keep]) -> set[DiskRole]:
     return {_KEPT_ROLES[each] for each in keep}
 
 
-class OwnDisks(ImageSteps):
-    """What spawn() does about disks."""
+class OwnDisks:
+    """What spawn() and destroy() do about disks."""
+
+    def __init__(self, host: FakeHost, machines: Machines) -> None:
+        self.host = host
+        self.machines = machines
 
     @provides(
         Capability.EPHEMERAL_DISK,
@@ -51,25 +60,25 @@ class OwnDisks(ImageSteps):
         Capability.USER_DATA,
         Capability.SEED_DISC,
     )
-    def _make_disks(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
-        for disk, wish in self._wanted_disks(task, spec, image):
+    def make(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
+        for disk, wish in self.wanted(task, spec, image):
             if wish is not None and wish.kept is not None:
                 self._take_kept(task, disk, wish.kept)
             else:
-                self._create_disk(task, disk)
+                self.create(task, disk)
         seed: dict[str, SecretBytes] = {}
         if spec.cloud_init is not None:
             files = cloudinit.seed_files(spec.cloud_init, uuid=spec.uuid, name=spec.name)
             seed = {path: SecretBytes(data) for path, data in files.items()}
             disk = Disk(spec.uuid, "seed", _SEED_BYTES, ("seed", *seed), task.token)
-            self._create_disk(task, disk, seed)
+            self.create(task, disk, seed)
         if spec.seed is not None:
             disc = whole(spec.seed)
             size = len(disc.read())
-            self._create_disk(task, Disk(spec.uuid, "seed", size, ("seed disc",), task.token))
-            self.fake_host.machines[spec.uuid].seed_disc = disc
+            self.create(task, Disk(spec.uuid, "seed", size, ("seed disc",), task.token))
+            self.host.machines[spec.uuid].seed_disc = disc
 
-    def _wanted_disks(
+    def wanted(
         self, task: Task, spec: InstanceSpec, image: ImageRecord | None
     ) -> Iterator[tuple[Disk, OwnDisk | None]]:
         for disk in wanted_disks(spec):
@@ -83,40 +92,38 @@ class OwnDisks(ImageSteps):
             made = Disk(spec.uuid, disk.name, size, content, task.token, base, wish=wish)
             yield made, wish
 
-    def _create_disk(
-        self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None = None
-    ) -> None:
+    def create(self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None = None) -> None:
         task.call(
             f"create-{disk.role}-disk",
-            lambda: self._place_disk(task, disk, seed),
+            lambda: self.place(task, disk, seed),
             undo=(
                 "delete-disk",
-                lambda: self.fake_host.remove_disks(disk.owner, disk.role, token=task.token),
+                lambda: self.host.remove_disks(disk.owner, disk.role, token=task.token),
             ),
         )
 
-    def _place_disk(self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None) -> None:
-        machine = self._building(task, disk.owner)
-        check_room(self.fake_host.default_pool, disk.size_bytes)
-        self.fake_host.default_pool.disks[disk.name] = disk
+    def place(self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None) -> None:
+        machine = self.machines.building(disk.owner, task.token)
+        check_room(self.host.default_pool, disk.size_bytes)
+        self.host.default_pool.disks[disk.name] = disk
         machine.seed = seed or machine.seed
-        used = self.fake_host.default_pool.images.get(disk.base or "")
+        used = self.host.default_pool.images.get(disk.base or "")
         if used is not None:
-            used.last_used = self.fake_host.clock.wall()
+            used.last_used = self.host.clock.wall()
 
     def _take_kept(self, task: Task, disk: Disk, volume_id: str) -> None:
         task.call(
             "take-kept-disk",
-            lambda: self._own_volume(task, disk, volume_id),
-            undo=("give-kept-disk-back", lambda: self._give_back(disk, volume_id, task.token)),
+            lambda: self.own_volume(task, disk, volume_id),
+            undo=("give-kept-disk-back", lambda: self.give_back(disk, volume_id, task.token)),
         )
 
-    def _own_volume(self, task: Task, disk: Disk, volume_id: str) -> None:
-        self._building(task, disk.owner)
-        for pool in self.fake_host.pools.values():
+    def own_volume(self, task: Task, disk: Disk, volume_id: str) -> None:
+        self.machines.building(disk.owner, task.token)
+        for pool in self.host.pools.values():
             for name, record in pool.volumes.items():
                 if record.volume_id == volume_id:
-                    self._check_kept(disk, volume_id)
+                    self.check_kept(disk, volume_id)
                     # a kept disk may grow, as at resize()
                     size = max(disk.size_bytes, record.size_bytes)
                     check_room(pool, size - record.size_bytes)
@@ -126,40 +133,32 @@ class OwnDisks(ImageSteps):
                     return
         raise errors.VolumeNotFound(f"the host has no volume {volume_id!r}")
 
-    def _check_kept(self, disk: Disk, volume_id: str) -> None:
-        record = next(each for each in self.fake_host.volumes() if each.volume_id == volume_id)
-        attached = any(volume_id in each.volumes for each in self.fake_host.machines.values())
+    def check_kept(self, disk: Disk, volume_id: str) -> None:
+        record = next(each for each in self.host.volumes() if each.volume_id == volume_id)
+        attached = any(volume_id in each.volumes for each in self.host.machines.values())
         if record.locks or attached:
             raise errors.DeviceBusy(f"volume {volume_id!r} is attached to a machine")
         if disk.size_bytes and disk.size_bytes < record.size_bytes:
             raise errors.InvalidRequest(f"volume {volume_id!r} is larger than the disk of the spec")
 
-    def _give_back(self, disk: Disk, volume_id: str, token: int) -> None:
+    def give_back(self, disk: Disk, volume_id: str, token: int) -> None:
         pool_name, _, name = volume_id.partition("/")
-        for pool, mine in list(self.fake_host.disks_of(disk.owner)):
+        for pool, mine in list(self.host.disks_of(disk.owner)):
             if mine.role == disk.role and mine.token == token and pool.name == pool_name:
-                self.fake_host.to_volume(pool, mine, name)
+                self.host.to_volume(pool, mine, name)
 
-    def _building(self, task: Task, uuid: UUID) -> Machine:
-        machine = self.fake_host.machines.get(uuid)
-        if machine is None or machine.token != task.token:
-            raise errors.InstanceNotFound(
-                "the instance was destroyed while it was built", instance=uuid
-            )
-        return machine
-
-    def _check_kept_names(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
+    def check_kept_names(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         """Raise VolumeExists if what destroy() is to keep has no name left."""
         roles = kept_roles(keep)
-        for _, disk in self.fake_host.disks_of(uuid):
+        for _, disk in self.host.disks_of(uuid):
             name = f"{uuid}-{disk.role}"
-            taken = any(name in pool.volumes for pool in self.fake_host.pools.values())
+            taken = any(name in pool.volumes for pool in self.host.pools.values())
             if role_of(disk.role) in roles and taken:
                 raise errors.VolumeExists(f"there is a volume {name} already", instance=uuid)
 
-    def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
+    def delete(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         roles = kept_roles(keep)
-        for pool, disk in list(self.fake_host.disks_of(uuid)):
+        for pool, disk in list(self.host.disks_of(uuid)):
             if role_of(disk.role) in roles:
-                self.fake_host.to_volume(pool, disk, f"{uuid}-{disk.role}")
-        self.fake_host.remove_disks(uuid)
+                self.host.to_volume(pool, disk, f"{uuid}-{disk.role}")
+        self.host.remove_disks(uuid)

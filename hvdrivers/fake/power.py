@@ -11,12 +11,11 @@ from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.host import FakeHost
 from hvdrivers.fake.records import Disk, Machine
-from hvdrivers.fake.starting import Starting
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.state import InstanceState
 
 
-class FakePower(Starting, Power):
+class FakePower(FakeBase, Power):
     """The power topic of Core."""
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
@@ -28,7 +27,7 @@ class FakePower(Starting, Power):
         machine = self.machines.checked("power_on", uuid)
         if machine.state is InstanceState.RUNNING:
             return
-        self._check_start(machine)
+        self.starting.check(machine)
         self.fake_host.remove_disks(uuid, "rescue")
         if machine.state is InstanceState.SUSPENDED:
             self.fake_host.remove_disks(uuid, "memory")
@@ -77,7 +76,7 @@ class FakePower(Starting, Power):
     def _reset(self, uuid: UUID, kind: RebootKind) -> None:
         machine = self.machines.checked("reboot", uuid, kind)
         outcome = self.machines.outcome("reboot", machine, kind).after(machine.state)
-        self._check_start(machine)
+        self.starting.check(machine)
         state = outcome if isinstance(outcome, InstanceState) else machine.state
         self.fake_host.set_state(machine, state, LifecycleKind.REBOOTED)
         self.fake_host.boot(machine)
@@ -119,7 +118,7 @@ def _take_nmi(host: FakeHost, machine: Machine) -> None:
         host.crash(machine.uuid)
 
 
-class FakeStartPaused(Starting, StartPaused):
+class FakeStartPaused(FakeBase, StartPaused):
     """On, and frozen."""
 
     def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
@@ -131,14 +130,14 @@ class FakeStartPaused(Starting, StartPaused):
         machine = self.machines.checked("start_paused", uuid)
         if machine.state is InstanceState.PAUSED:
             return
-        self._check_start(machine)
+        self.starting.check(machine)
         saved = machine.state is InstanceState.SUSPENDED
         self.fake_host.remove_disks(uuid, "rescue", "memory")
         self.fake_host.start_paused(machine)
         machine.waits = not saved  # a saved guest goes on, and does not start again
 
 
-class FakeSuspend(Starting, Suspend):
+class FakeSuspend(FakeBase, Suspend):
     """Machines to disk and back."""
 
     def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
@@ -159,7 +158,7 @@ class FakeSuspend(Starting, Suspend):
         machine = self.machines.checked("suspend", uuid)
         if machine.state is InstanceState.SUSPENDED:
             return False
-        self._needs_no_device(uuid)
+        self.starting.refuse_devices(uuid)
         size = machine.flavor.memory_mib << 20
         pool = self.fake_host.default_pool
         check_room(pool, size)
@@ -179,7 +178,7 @@ class FakeSuspend(Starting, Suspend):
     def _resume(self, uuid: UUID) -> None:
         machine = self.machines.checked("resume", uuid)
         if machine.state is not InstanceState.RUNNING:
-            self._check_start(machine)
+            self.starting.check(machine)
             self.fake_host.remove_disks(uuid, "memory")
             self.fake_host.set_state(machine, InstanceState.RUNNING, LifecycleKind.RESUMED)
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.storage import Reconnect
+from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.machines import Machines
-from hvdrivers.fake.port_steps import PortSteps
+from hvdrivers.fake.ports import Ports
 from hvdrivers.fake.records import AttachedDisk, Lock, Machine, Secret
-from hvdrivers.fake.volume_steps import VolumeSteps
+from hvdrivers.fake.volumes import Volumes
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import VolumeAttachment
 
@@ -19,23 +21,20 @@ if TYPE_CHECKING:
     from hvdrivers.fake.host import FakeHost
 
 
-def volumes_at(host: FakeHost) -> VolumeSteps:
-    """What finds volumes as this host sees them."""
-    steps = VolumeSteps()
-    steps.fake_host = host
-    steps.machines = Machines(host, frozenset(), {})
-    return steps
+def volumes_at(host: FakeHost) -> Volumes:
+    """Volumes as this host sees them, whichever driver asks."""
+    return Volumes(host, Machines(host, frozenset(), {}))
 
 
 def _replace_volume(host: FakeHost, machine: Machine, attachment: VolumeAttachment) -> None:
     token = machine.token
-    steps, volume_id = volumes_at(host), attachment.volume_id
-    record = steps._check_free(machine.uuid, attachment)
+    there, volume_id = volumes_at(host), attachment.volume_id
+    record = there.check_free(machine.uuid, attachment)
     old = machine.volumes[volume_id]
-    steps._disconnect(machine.uuid, volume_id)
+    there.disconnect(machine.uuid, volume_id)
     lock = Lock(token, attachment.volume.multiattach, volume_id)
     record.locks[host.name, machine.uuid] = lock
-    for name, value in steps._secrets_of(attachment).items():
+    for name, value in there.secrets_of(attachment).items():
         host.secrets[f"{machine.uuid}/{volume_id}/{name}"] = Secret(machine.uuid, token, value)
     if attachment.boot_index is None:
         boots = {"boot_index": old.attachment.boot_index}
@@ -64,9 +63,10 @@ def replace_connections(
         port.vif = vif.model_copy(update=kept)
 
 
-class FakeReconnect(PortSteps, VolumeSteps, Reconnect):
+class FakeReconnect(FakeBase, Reconnect):
     """Stopped machines."""
 
+    @provides(*declared(Volumes), *declared(Ports))
     def reconnect(
         self,
         uuid: UUID,
@@ -88,10 +88,10 @@ class FakeReconnect(PortSteps, VolumeSteps, Reconnect):
                 raise errors.VolumeNotFound(
                     f"the instance has no volume {attachment.volume_id!r}", instance=uuid
                 )
-            self._check_free(uuid, attachment)
+            self.volumes.check_free(uuid, attachment)
         for vif in vifs:
             port = self.fake_host.ports.get((uuid, vif.id))
             if port is None or not port.plugged:
                 raise errors.NetworkNotFound(f"the instance has no NIC {vif.id!r}", instance=uuid)
-            self._check_wiring(vif)
+            self.ports.check_wiring(vif)
         replace_connections(self.fake_host, machine, volumes, vifs)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from uuid import UUID
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.lifecycle import HotResizeCpu, HotResizeMemory, Rebuild, Rescue, Resize
 from hvdrivers.contract.limits import Limit
 from hvdrivers.driverkit.checks import require_growth, root_disk_bytes
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import Taken, check_fits, check_placement, check_power, check_room
-from hvdrivers.fake.image_steps import ImageSteps, whole
+from hvdrivers.fake.image_store import Images, whole
 from hvdrivers.fake.records import Disk, ImageRecord, Machine
-from hvdrivers.fake.starting import Starting
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import Flavor
@@ -22,9 +21,10 @@ from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.state import InstanceState
 
 
-class FakeRescue(Starting, ImageSteps, Rescue):
+class FakeRescue(FakeBase, Rescue):
     """Boot from another image."""
 
+    @provides(*declared(Images))
     def rescue(
         self,
         uuid: UUID,
@@ -39,7 +39,7 @@ class FakeRescue(Starting, ImageSteps, Rescue):
             "rescue", uuid, timeout, progress=progress, slow="start-rescue"
         ) as task:
             ref = task.call("look-up", lambda: self._rescue_image(uuid, image), changes=False)
-            record = self._provide(task, ref)
+            record = self.images.provide(task, ref)
             disk = Disk(
                 uuid, "rescue", record.virtual_size_bytes, record.content, task.token, record.key
             )
@@ -57,7 +57,7 @@ class FakeRescue(Starting, ImageSteps, Rescue):
         machine = self.machines.checked("rescue", uuid)
         if machine.image_key is None:
             self._check_rescue_of_volume()
-        self._check_start(machine)
+        self.starting.check(machine)
         found = image or machine.image
         if found is None:
             raise errors.InvalidRequest(
@@ -82,7 +82,7 @@ class FakeRescue(Starting, ImageSteps, Rescue):
 
     def _start_rescue(self, uuid: UUID) -> None:
         machine = self.machines.checked("rescue", uuid)
-        self._check_start(machine)
+        self.starting.check(machine)
         if machine.state is InstanceState.RUNNING:
             self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
         self.fake_host.set_state(machine, InstanceState.RESCUED, LifecycleKind.STARTED)
@@ -198,9 +198,10 @@ class FakeHotResizeMemory(_HotResize, HotResizeMemory):
             )
 
 
-class FakeRebuild(ImageSteps, Rebuild):
+class FakeRebuild(FakeBase, Rebuild):
     """A new root disk."""
 
+    @provides(*declared(Images))
     def rebuild(
         self,
         uuid: UUID,
@@ -214,7 +215,7 @@ class FakeRebuild(ImageSteps, Rebuild):
             "rebuild", uuid, timeout, progress=progress, slow="create-root-disk"
         ) as task:
             task.call("look-up", lambda: self._check_rebuild(uuid), changes=False)
-            record = self._provide(task, image)
+            record = self.images.provide(task, image)
             task.call(
                 "create-root-disk",
                 lambda: self._place_new(uuid, record, task.token),

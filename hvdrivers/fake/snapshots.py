@@ -21,7 +21,6 @@ from hvdrivers.fake.records import (
     Machine,
     SnapshotRecord,
 )
-from hvdrivers.fake.starting import Starting
 from hvdrivers.models.base import Name
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.image import ImageFormat, ImageInfo
@@ -33,7 +32,7 @@ _OVERHEAD = 1 << 20
 _EXTENT = 65536
 
 
-class FakeSnapshots(Starting, Snapshots):
+class FakeSnapshots(FakeBase, Snapshots):
     """A tree of snapshots."""
 
     @provides(Capability.SNAPSHOT_MEMORY)
@@ -105,7 +104,7 @@ class FakeSnapshots(Starting, Snapshots):
                 raise errors.InvalidRequest(
                     "flavor or devices differ from those of the snapshot's memory"
                 )
-            self._check_start(machine)
+            self.starting.check(machine)
         for _, disk in self.fake_host.disks_of(uuid):
             # a disk does not grow while it has snapshots: its size is that of the snapshot
             disk.content = record.contents.get(disk.role, disk.content)
@@ -114,7 +113,7 @@ class FakeSnapshots(Starting, Snapshots):
         self._continue(machine, record.state)
 
     def _devices(self, machine: Machine) -> frozenset[str]:
-        nics = {port.vif.id for port in self._ports_of(machine.uuid)}
+        nics = {port.vif.id for port in self.ports.of(machine.uuid)}
         return frozenset(machine.volumes.keys() | nics)
 
     def _continue(self, machine: Machine, state: InstanceState) -> None:

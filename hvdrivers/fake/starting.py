@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.fake.capacity import check_power
-from hvdrivers.fake.port_steps import PortSteps
-from hvdrivers.fake.records import Machine
-from hvdrivers.fake.volume_steps import VolumeSteps
+
+if TYPE_CHECKING:
+    from hvdrivers.fake.host import FakeHost
+    from hvdrivers.fake.ports import Ports
+    from hvdrivers.fake.records import Machine
+    from hvdrivers.fake.volumes import Volumes
 
 
-class Starting(PortSteps, VolumeSteps):
-    """Base of the topics that start machines."""
+class Starting:
+    """Look before a machine is started, or saved to be started later."""
 
-    def _check_start(self, machine: Machine) -> None:
+    def __init__(self, host: FakeHost, volumes: Volumes, ports: Ports) -> None:
+        self.host = host
+        self.volumes = volumes
+        self.ports = ports
+
+    def check(self, machine: Machine) -> None:
         """Raise unless the machine can be powered on.
 
         Raises:
@@ -23,21 +32,21 @@ class Starting(PortSteps, VolumeSteps):
             DeviceBusy: another powered-on machine has one of its volumes or ports.
         """
         if not machine.takes_memory:
-            if self.fake_host.maintenance:
+            if self.host.maintenance:
                 raise errors.InsufficientResources("the host is in maintenance: nothing is started")
-            check_power(self.fake_host, machine)
-        if machine.image_key is not None and self.fake_host.disk(machine.uuid, "root") is None:
+            check_power(self.host, machine)
+        if machine.image_key is not None and self.host.disk(machine.uuid, "root") is None:
             raise errors.VolumeNotFound("the root disk has gone: destroy() was interrupted")
-        for _, own in self.fake_host.disks_of(machine.uuid):
-            if not self.fake_host.has_image(own.base):
+        for _, own in self.host.disks_of(machine.uuid):
+            if not self.host.has_image(own.base):
                 raise errors.VolumeNotFound(f"the image has gone that disk {own.role} is based on")
         for disk in machine.volumes.values():
-            self._check_free(machine.uuid, disk.attachment)
-        for port in self._ports_of(machine.uuid):
-            self._check_wiring(port.vif)
-            self._check_free_port(machine.uuid, port.vif)
+            self.volumes.check_free(machine.uuid, disk.attachment)
+        for port in self.ports.of(machine.uuid):
+            self.ports.check_wiring(port.vif)
+            self.ports.check_free(machine.uuid, port.vif)
 
-    def _needs_no_device(self, uuid: UUID) -> None:
+    def refuse_devices(self, uuid: UUID) -> None:
         """Raise NotSupported if the machine has devices whose state nobody can save."""
-        if any(claim.owner == uuid for claim in self.fake_host.claims):
+        if any(claim.owner == uuid for claim in self.host.claims):
             raise errors.NotSupported("the instance has devices of the host: they cannot be saved")

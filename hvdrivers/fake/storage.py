@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.storage import (
     DiskQosControl,
     ExtendVolume,
@@ -16,10 +16,11 @@ from hvdrivers.contract.storage import (
     SwapVolume,
 )
 from hvdrivers.driverkit.checks import require_growth
+from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.records import AttachedDisk, Disk, Machine, VolumeRecord
 from hvdrivers.fake.steps import Task
-from hvdrivers.fake.volume_steps import VolumeSteps, shown
+from hvdrivers.fake.volumes import Volumes, shown
 from hvdrivers.models.events import DeviceKind
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.progress import ProgressCallback
@@ -36,9 +37,10 @@ from hvdrivers.models.volume import (
 _COPY = ".copy"
 
 
-class FakeStorage(VolumeSteps, Storage):
+class FakeStorage(FakeBase, Storage):
     """The storage topic of Core."""
 
+    @provides(*declared(Volumes))
     def attach_volume(
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
@@ -49,7 +51,7 @@ class FakeStorage(VolumeSteps, Storage):
             )
             if there is not None:
                 return there
-            self._connect_volume(task, uuid, attachment)
+            self.volumes.connect(task, uuid, attachment)
             return task.call("plug-disk", lambda: self._plug_disk(uuid, attachment))
 
     def _check_attach(self, uuid: UUID, attachment: VolumeAttachment) -> AttachedVolume | None:
@@ -57,15 +59,15 @@ class FakeStorage(VolumeSteps, Storage):
         disk = machine.volumes.get(attachment.volume_id)
         if disk is not None:
             return shown(disk)
-        self._check_free(uuid, attachment)
-        self._check_disk_slot(machine)
+        self.volumes.check_free(uuid, attachment)
+        self.volumes.check_slot(machine)
         return None
 
     def _plug_disk(self, uuid: UUID, attachment: VolumeAttachment) -> AttachedVolume:
         machine = self.machines.checked("attach_volume", uuid)
         if attachment.volume_id in machine.volumes:
             return shown(machine.volumes[attachment.volume_id])
-        attached = self._add_disk(machine, attachment)
+        attached = self.volumes.add(machine, attachment)
         self.fake_host.tell_device(machine, DeviceKind.ADDED, attachment.volume_id)
         return attached
 
@@ -80,7 +82,7 @@ class FakeStorage(VolumeSteps, Storage):
                 self._wait_for_guest(task, machine, volume_id)
             if volume_id in machine.volumes:
                 task.call("unplug-disk", lambda: self._unplug_disk(uuid, volume_id))
-            task.call("disconnect-volume", lambda: self._disconnect(uuid, volume_id))
+            task.call("disconnect-volume", lambda: self.volumes.disconnect(uuid, volume_id))
 
     @provides(Capability.DETACH_PAUSED)
     def _check_detach(self, uuid: UUID, volume_id: str) -> Machine:
@@ -128,7 +130,7 @@ class FakeStorage(VolumeSteps, Storage):
         )
 
 
-class _Attached(VolumeSteps):
+class _Attached(FakeBase):
     def _disk_of(self, operation: str, uuid: UUID, volume_id: str) -> AttachedDisk:
         machine = self.machines.checked(operation, uuid)
         if volume_id not in machine.volumes:
@@ -156,6 +158,7 @@ class FakeExtendVolume(_Attached, ExtendVolume):
 class FakeSwapVolume(_Attached, SwapVolume):
     """Another volume under a running guest."""
 
+    @provides(*declared(Volumes))
     def swap_volume(
         self,
         uuid: UUID,
@@ -172,7 +175,7 @@ class FakeSwapVolume(_Attached, SwapVolume):
             task.call(
                 "look-up", lambda: self._check_swap(uuid, volume_id, replacement), changes=False
             )
-            self._connect_volume(task, uuid, replacement)
+            self.volumes.connect(task, uuid, replacement)
             task.call(
                 "copy-volume", lambda: self._disk_of("swap_volume", uuid, volume_id), covered=True
             )
@@ -185,7 +188,7 @@ class FakeSwapVolume(_Attached, SwapVolume):
         disk = self._disk_of("swap_volume", uuid, volume_id)
         if replacement.volume_id in self.machines.find(uuid).volumes:
             raise errors.InvalidRequest("the replacement is attached to this instance already")
-        if self._check_free(uuid, replacement).size_bytes < disk.seen_bytes:
+        if self.volumes.check_free(uuid, replacement).size_bytes < disk.seen_bytes:
             raise errors.InvalidRequest("the replacement is smaller than the volume")
 
     def _switch_volume(
@@ -193,7 +196,7 @@ class FakeSwapVolume(_Attached, SwapVolume):
     ) -> AttachedVolume:
         old = self._disk_of("swap_volume", uuid, volume_id)
         machine = self.machines.find(uuid)
-        record = self._find_volume(replacement)
+        record = self.volumes.find(replacement)
         record.content = old.record.content
         new = AttachedDisk(
             # the guest's view stays: place, device name and boot order are those of the old one
@@ -209,7 +212,7 @@ class FakeSwapVolume(_Attached, SwapVolume):
             )
             for name, disk in machine.volumes.items()
         }
-        self._disconnect(uuid, volume_id)
+        self.volumes.disconnect(uuid, volume_id)
         return shown(new)
 
 
@@ -227,7 +230,7 @@ class FakeDiskQos(_Attached, DiskQosControl):
         self._disk_of("set_disk_qos", uuid, volume_id).qos = qos
 
 
-class FakeHostVolumes(VolumeSteps, HostVolumes):
+class FakeHostVolumes(FakeBase, HostVolumes):
     """Volumes of the host's own pools."""
 
     def create_volume(self, spec: VolumeSpec, *, timeout: float | None = None) -> Volume:
@@ -305,7 +308,7 @@ def _as_host_volume(record: VolumeRecord) -> HostVolume:
     )
 
 
-class FakeStorageMigration(VolumeSteps, StorageMigration):
+class FakeStorageMigration(FakeBase, StorageMigration):
     """The instance's own disks move to another pool."""
 
     def migrate_storage(

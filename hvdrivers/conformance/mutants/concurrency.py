@@ -14,7 +14,9 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.own_disks import OwnDisks
 from hvdrivers.fake.records import Machine
+from hvdrivers.fake.showing import Showing
 from hvdrivers.models.instance import (
     InstanceInfo,
     InstanceSpec,
@@ -93,9 +95,10 @@ class LastSpawnWins(FakeDriver):
         if machine is None or machine.state is not InstanceState.BUILDING:
             super()._check_new(uuid)
 
-    def _make_disks(self, *args: object) -> None:
-        time.sleep(0.02)
-        super()._make_disks(*args)  # type: ignore[arg-type]
+    class own_disks_type(OwnDisks):
+        def make(self, *args: object) -> None:
+            time.sleep(0.02)
+            super().make(*args)  # type: ignore[arg-type]
 
 
 @mutant("CONC-005")
@@ -140,11 +143,12 @@ class ArgumentsAreShared(FakeDriver):
 class BuildingLooksStopped(FakeDriver):
     """While it is built the instance is STOPPED to everybody."""
 
-    def _info(self, machine: Machine) -> InstanceInfo:
-        info = super()._info(machine)
-        if info.state is InstanceState.BUILDING:
-            return info.model_copy(update={"state": InstanceState.STOPPED})
-        return info
+    class showing_type(Showing):
+        def info(self, machine: Machine) -> InstanceInfo:
+            info = super().info(machine)
+            if info.state is InstanceState.BUILDING:
+                return info.model_copy(update={"state": InstanceState.STOPPED})
+            return info
 
 
 @mutant("CONC-010")

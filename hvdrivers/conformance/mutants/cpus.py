@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
@@ -9,6 +11,7 @@ from hvdrivers.contract import errors
 from hvdrivers.fake.capacity import taken
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Machine
+from hvdrivers.fake.starting import Starting
 from hvdrivers.models.instance import CpuPolicy, Flavor, InstanceInfo, InstanceSpec
 from hvdrivers.models.progress import ProgressCallback
 
@@ -25,39 +28,35 @@ class NoCpuIsShared(FakeDriver):
             raise errors.InsufficientResources("the host's threads are all given away")
 
 
-class _Unpinned(FakeDriver):
-    """Looks at dedicated CPUs as if they were shared."""
-
-    def _shared(self, machine: Machine) -> None:
-        if machine.flavor.cpu_policy is CpuPolicy.DEDICATED:
-            changes = {"cpu_policy": CpuPolicy.SHARED}
-            machine.flavor = machine.flavor.model_copy(update=changes)
+@contextmanager
+def _unpinned(machine: Machine) -> Iterator[None]:
+    """Look at dedicated CPUs as if they were shared."""
+    before = machine.flavor
+    if before.cpu_policy is CpuPolicy.DEDICATED:
+        machine.flavor = before.model_copy(update={"cpu_policy": CpuPolicy.SHARED})
+    try:
+        yield
+    finally:
+        machine.flavor = before
 
 
 @mutant("POWER-024")
-class PinnedCpusAreShared(_Unpinned):
+class PinnedCpusAreShared(FakeDriver):
     """power_on() pins a machine to threads that another has to itself."""
 
-    def _check_start(self, machine: Machine) -> None:
-        before = machine.flavor
-        self._shared(machine)
-        try:
-            super()._check_start(machine)
-        finally:
-            machine.flavor = before
+    class starting_type(Starting):
+        def check(self, machine: Machine) -> None:
+            with _unpinned(machine):
+                super().check(machine)
 
 
 @mutant("POWER-024")
-class SpawnPinsTwice(_Unpinned):
+class SpawnPinsTwice(FakeDriver):
     """spawn() pins a machine to threads that another has to itself."""
 
     def _check_size(self, machine: Machine, spec: InstanceSpec) -> None:
-        before = machine.flavor
-        self._shared(machine)
-        try:
+        with _unpinned(machine):
             super()._check_size(machine, spec)
-        finally:
-            machine.flavor = before
 
 
 @mutant("POWER-025")

@@ -7,6 +7,7 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.moving import Moving
 from hvdrivers.fake.records import ImageRecord, Machine
 from hvdrivers.models.events import DeviceKind
 from hvdrivers.models.image import ImageRef
@@ -62,12 +63,13 @@ class AdoptionIsNoEvent(FakeDriver):
 class MigrationIsNoEvent(FakeDriver):
     """An instance that has moved is still there to everybody who watches the source."""
 
-    def _switch_host(self, operation: str, uuid: UUID, destination: object) -> None:
-        waiting, self.fake_host.streams = self.fake_host.streams, set()
-        try:
-            super()._switch_host(operation, uuid, destination)  # type: ignore[arg-type]
-        finally:
-            self.fake_host.streams = waiting
+    class moving_type(Moving):
+        def switch_host(self, operation: str, uuid: UUID, destination: object) -> None:
+            waiting, self.host.streams = self.host.streams, set()
+            try:
+                super().switch_host(operation, uuid, destination)  # type: ignore[arg-type]
+            finally:
+                self.host.streams = waiting
 
 
 @mutant("EVENT-015")

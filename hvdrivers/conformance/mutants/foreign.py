@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from uuid import UUID
 
-from hvdrivers.conformance.mutants.own_machines import WithMachines
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.machines import Machines
+from hvdrivers.fake.own_disks import OwnDisks
 from hvdrivers.fake.records import Machine
 from hvdrivers.models.instance import (
     ForeignInstance,
@@ -74,12 +74,12 @@ class DestroyRemovesForeignDisks(FakeDriver):
 
 
 @mutant("FOREIGN-003")
-class ForeignIsForbidden(WithMachines):
+class ForeignIsForbidden(FakeDriver):
     """A foreign machine is PermissionDenied instead of InstanceNotFound."""
 
-    class look(Machines):
+    class machines_type(Machines):
         def find(self, uuid: UUID) -> Machine:
-            machine = self._host.machines.get(uuid)
+            machine = self.host.machines.get(uuid)
             if machine is not None and not machine.ours:
                 raise errors.PermissionDenied("that is somebody else's", instance=uuid)
             return super().find(uuid)
@@ -105,10 +105,10 @@ class AbsentIsOff(FakeDriver):
 
 
 @mutant("FOREIGN-005")
-class AbsentIsAnInvalidRequest(WithMachines):
+class AbsentIsAnInvalidRequest(FakeDriver):
     """A UUID that does not exist raises InvalidRequest: an error of the wrong class."""
 
-    class look(Machines):
+    class machines_type(Machines):
         def find(self, uuid: UUID) -> Machine:
             try:
                 return super().find(uuid)
@@ -172,7 +172,7 @@ class AdoptRenamesOurs(FakeDriver):
         info = super()._adopt(uuid, name, metadata)
         machine = self.machines.find(uuid)
         machine.name = name or info.name
-        return self._info(machine)
+        return self.showing.info(machine)
 
 
 @mutant("ADOPT-004")
@@ -189,9 +189,10 @@ class AdoptOfNothing(FakeDriver):
 class AdoptedKeepsItsDisks(FakeDriver):
     """destroy() of an adopted machine only forgets it."""
 
-    def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
-        if not any(disk.content == ("foreign",) for _, disk in self.fake_host.disks_of(uuid)):
-            super()._delete_disks(uuid, keep)
+    class own_disks_type(OwnDisks):
+        def delete(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
+            if not any(disk.content == ("foreign",) for _, disk in self.host.disks_of(uuid)):
+                super().delete(uuid, keep)
 
 
 @mutant("ADOPT-006")
@@ -224,5 +225,5 @@ class CopyIsTakenForOurs(FakeDriver):
 
     def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
         copies = [each for each in self.fake_host.machines.values() if each.copy_of is not None]
-        shown = [self._info(each).summary() for each in copies]
+        shown = [self.showing.info(each).summary() for each in copies]
         return [*super().list_instances(timeout=timeout), *shown]

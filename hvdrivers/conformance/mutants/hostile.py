@@ -8,9 +8,10 @@ from uuid import UUID
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.image_store import Images
 from hvdrivers.fake.records import ImageRecord, Machine
+from hvdrivers.fake.showing import Showing
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec, Metadata
@@ -87,13 +88,14 @@ class MetadataLoseNewline(FakeDriver):
 class MetadataLikeXml(FakeDriver):
     """A carriage return comes back as a line feed, as XML parsers do it."""
 
-    def _info(self, machine: Machine) -> InstanceInfo:
-        info = super()._info(machine)
-        seen = {
-            key: value.replace("\r\n", "\n").replace("\r", "\n")
-            for key, value in info.metadata.items()
-        }
-        return info.model_copy(update={"metadata": seen})
+    class showing_type(Showing):
+        def info(self, machine: Machine) -> InstanceInfo:
+            info = super().info(machine)
+            seen = {
+                key: value.replace("\r\n", "\n").replace("\r", "\n")
+                for key, value in info.metadata.items()
+            }
+            return info.model_copy(update={"metadata": seen})
 
 
 @mutant("HOSTILE-004")
@@ -137,11 +139,11 @@ class KeysIgnoreCase(FakeDriver):
 class ImageNameIsAPattern(FakeDriver):
     """The name of an image is a pattern."""
 
-    @provides(Capability.IMAGE_HOST)
-    def _host_image(self, ref: HostImage) -> ImageRecord:
-        if "*" in ref.name or "?" in ref.name:
-            ref = ref.model_copy(update={"name": self.fake_host.size.images[0].name})
-        return super()._host_image(ref)
+    class images_type(Images):
+        def host_image(self, ref: HostImage) -> ImageRecord:
+            if "*" in ref.name or "?" in ref.name:
+                ref = ref.model_copy(update={"name": self.host.size.images[0].name})
+            return super().host_image(ref)
 
 
 @mutant("HOSTILE-008")

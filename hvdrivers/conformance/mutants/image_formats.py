@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hvdrivers.conformance.mutants.images import uploads
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.image_store import Images
 from hvdrivers.fake.records import ImageRecord
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.image import FileImage, HttpImage, ImageFormat
@@ -14,42 +14,43 @@ from hvdrivers.models.image import FileImage, HttpImage, ImageFormat
 _OWN = (ImageFormat.RAW, ImageFormat.QCOW2)
 
 
-class _Changed(FakeDriver):
+class _Changed(Images):
     def converted(self, record: ImageRecord) -> ImageRecord:
         return record
 
-    @uploads
-    def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
-        record = super()._upload(task, ref)
+    def upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
+        record = super().upload(task, ref)
         if ref.format not in _OWN:
             record = self.converted(record)
-            self.fake_host.default_pool.images[record.key] = record
+            self.host.default_pool.images[record.key] = record
         return record
 
 
 @mutant("IMG-022")
-class TheFileIsTheDisk(_Changed):
+class TheFileIsTheDisk(FakeDriver):
     """The file is taken as it is, headers and all: a disk of another size."""
 
-    def converted(self, record: ImageRecord) -> ImageRecord:
-        return replace(record, virtual_size_bytes=record.size_bytes)
+    class images_type(_Changed):
+        def converted(self, record: ImageRecord) -> ImageRecord:
+            return replace(record, virtual_size_bytes=record.size_bytes)
 
 
 @mutant("IMG-022")
-class ConvertsToNothing(_Changed):
+class ConvertsToNothing(FakeDriver):
     """The disk has the right size and is empty."""
 
-    def converted(self, record: ImageRecord) -> ImageRecord:
-        return replace(record, content=())
+    class images_type(_Changed):
+        def converted(self, record: ImageRecord) -> ImageRecord:
+            return replace(record, content=())
 
 
 @mutant("IMG-023")
 class LooksAtTheSizeOfTheFile(FakeDriver):
     """Of a format that it converts it compares the file's size with the disk asked for."""
 
-    @uploads
-    def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
-        record = super()._upload(task, ref)
-        if ref.format in _OWN:
-            return record
-        return replace(record, virtual_size_bytes=record.size_bytes)
+    class images_type(Images):
+        def upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
+            record = super().upload(task, ref)
+            if ref.format in _OWN:
+                return record
+            return replace(record, virtual_size_bytes=record.size_bytes)

@@ -7,6 +7,7 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.image_store import Images
 from hvdrivers.fake.records import ImageRecord
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.image import FileImage, ImageRef
@@ -45,27 +46,30 @@ class RescueBootsTheOldImage(FakeDriver):
 class AnyCachedImageWillDo(FakeDriver):
     """An image that is named by its key is the first one in the cache."""
 
-    def _cached_by_key(self, key: str) -> ImageRecord:
-        super()._cached_by_key(key)
-        return next(iter(self.fake_host.default_pool.images.values()))
+    class images_type(Images):
+        def cached_by_key(self, key: str) -> ImageRecord:
+            super().cached_by_key(key)
+            return next(iter(self.host.default_pool.images.values()))
 
 
 @mutant("IMG-018")
 class AbsentKeyIsNoImage(FakeDriver):
     """A key that is not in the cache raises the wrong error."""
 
-    def _cached_by_key(self, key: str) -> ImageRecord:
-        try:
-            return super()._cached_by_key(key)
-        except errors.VolumeNotFound as error:
-            raise errors.HypervisorFault("no such image") from error
+    class images_type(Images):
+        def cached_by_key(self, key: str) -> ImageRecord:
+            try:
+                return super().cached_by_key(key)
+            except errors.VolumeNotFound as error:
+                raise errors.HypervisorFault("no such image") from error
 
 
 @mutant("IMG-019")
 class CachedImageIsReadAgain(FakeDriver):
     """spawn() reads the file of an image, also where the cache has it."""
 
-    def _provide(self, task: Task, ref: ImageRef) -> ImageRecord:
-        if isinstance(ref, FileImage) and not ref.path.exists():
-            raise errors.InvalidRequest(f"{ref.path} cannot be read")
-        return super()._provide(task, ref)
+    class images_type(Images):
+        def provide(self, task: Task, ref: ImageRef) -> ImageRecord:
+            if isinstance(ref, FileImage) and not ref.path.exists():
+                raise errors.InvalidRequest(f"{ref.path} cannot be read")
+            return super().provide(task, ref)

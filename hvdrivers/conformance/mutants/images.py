@@ -11,24 +11,14 @@ from uuid import UUID, uuid4
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.image_store import Images
 from hvdrivers.fake.records import ImageRecord, Machine
+from hvdrivers.fake.showing import Showing
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.image import CachedImage, FileImage, HostImage, HttpImage, ImageRef
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec, Keep
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
-
-uploads = provides(
-    Capability.IMAGE_RAW,
-    Capability.IMAGE_QCOW2,
-    Capability.IMAGE_VMDK,
-    Capability.IMAGE_VHD,
-    Capability.IMAGE_VHDX,
-    Capability.IMAGE_VDI,
-    Capability.IMAGE_OVA,
-    Capability.IMAGE_ISO,
-)
 
 
 @mutant("IMG-001")
@@ -76,19 +66,20 @@ class DiskSizeIsTheFiles(FakeDriver):
 class EachLoadUploads(FakeDriver):
     """An image that is in the cache is uploaded again."""
 
-    def _use(self, key: str) -> ImageRecord | None:
-        return None
+    class images_type(Images):
+        def find(self, key: str) -> ImageRecord | None:
+            return None
 
 
 @mutant("IMG-002")
 class LoadWithoutChecksumUploads(FakeDriver):
     """Only an image with a checksum is found in the cache; any other is uploaded each time."""
 
-    @uploads
-    def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
-        if ref.checksum is None:
-            task.report(Phase.UPLOAD, 1, 1)
-        return super()._upload(task, ref)
+    class images_type(Images):
+        def upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
+            if ref.checksum is None:
+                task.report(Phase.UPLOAD, 1, 1)
+            return super().upload(task, ref)
 
 
 @mutant("IMG-003")
@@ -120,82 +111,87 @@ class SecondCallerIsRefused(FakeDriver):
 class HalfAnImageStays(FakeDriver):
     """What was uploaded under a name of its own stays beside the image."""
 
-    def _finish_upload(self, name: str) -> ImageRecord:
-        record = self.fake_host.default_pool.uploads[name]
-        finished = super()._finish_upload(name)
-        self.fake_host.default_pool.uploads[name] = record
-        return finished
+    class images_type(Images):
+        def finish_upload(self, name: str) -> ImageRecord:
+            record = self.host.default_pool.uploads[name]
+            finished = super().finish_upload(name)
+            self.host.default_pool.uploads[name] = record
+            return finished
 
 
-class _Trusting(FakeDriver):
+class _Trusting(Images):
     """Uploads what it is given, without a look at it."""
 
-    @uploads
-    def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
+    def upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
         key = ref.cache_key() or f"{ref.format}-{uuid4().hex}"
         record = ImageRecord(key, ref.format, 1 << 20, 1 << 20, ("unseen",))
         task.call("upload-image", lambda: None, covered=True)
         return task.call(
             "finish-upload",
-            lambda: self.fake_host.default_pool.images.setdefault(key, record),
+            lambda: self.host.default_pool.images.setdefault(key, record),
             covered=True,
         )
 
 
 @mutant("IMG-004")
-class CacheTrustsImages(_Trusting):
+class CacheTrustsImages(FakeDriver):
     """cache_image() does not inspect what it loads."""
+
+    images_type = _Trusting
 
 
 @mutant("IMG-012")
-class SpawnTrustsImages(_Trusting):
+class SpawnTrustsImages(FakeDriver):
     """spawn() does not inspect what it boots."""
+
+    images_type = _Trusting
 
 
 @mutant("IMG-004")
 class RejectedImageIsCached(FakeDriver):
     """The right error for an unsafe image, after it was put into the cache."""
 
-    @uploads
-    def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
-        try:
-            return super()._upload(task, ref)
-        except errors.ImageRejected:
-            key = f"{ref.format}-{uuid4().hex}"
-            rejected = ImageRecord(key, ref.format, 512, 512, ("unsafe",))
-            self.fake_host.default_pool.images[key] = rejected
-            raise
+    class images_type(Images):
+        def upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
+            try:
+                return super().upload(task, ref)
+            except errors.ImageRejected:
+                key = f"{ref.format}-{uuid4().hex}"
+                rejected = ImageRecord(key, ref.format, 512, 512, ("unsafe",))
+                self.host.default_pool.images[key] = rejected
+                raise
 
 
 @mutant("IMG-004")
 class RejectionIsAFault(FakeDriver):
     """An unsafe image is a HypervisorFault, like a host that is broken."""
 
-    @uploads
-    def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
-        try:
-            return super()._upload(task, ref)
-        except errors.ImageRejected as error:
-            raise errors.HypervisorFault("the image cannot be read") from error
+    class images_type(Images):
+        def upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
+            try:
+                return super().upload(task, ref)
+            except errors.ImageRejected as error:
+                raise errors.HypervisorFault("the image cannot be read") from error
 
 
 @mutant("IMG-004")
 class ChecksumIsNotCompared(FakeDriver):
     """An image is loaded whose content is not what its checksum says."""
 
-    @uploads
-    def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
-        if isinstance(ref, FileImage) and ref.checksum is not None:
-            ref = ref.model_copy(update={"checksum": None})
-        return super()._upload(task, ref)
+    class images_type(Images):
+        def upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
+            if isinstance(ref, FileImage) and ref.checksum is not None:
+                ref = ref.model_copy(update={"checksum": None})
+            return super().upload(task, ref)
 
 
 @mutant("IMG-005")
 class RoomForImagesIsNotCounted(FakeDriver):
     """cache_image() overfills the pool."""
 
-    def _begin_upload(self, name: str, record: ImageRecord) -> None:
-        self.fake_host.default_pool.uploads[name] = record
+    class images_type(Images):
+        def begin_upload(self, name: str, record: ImageRecord) -> None:
+            self.host.default_pool.uploads[name] = record
 
 
 @mutant("IMG-006")
@@ -292,8 +288,9 @@ class DestroyEvictsTheImage(FakeDriver):
 class InstanceForgetsItsImage(FakeDriver):
     """get_instance() does not tell what an instance was made from."""
 
-    def _info(self, machine: Machine) -> InstanceInfo:
-        return super()._info(machine).model_copy(update={"image": None})
+    class showing_type(Showing):
+        def info(self, machine: Machine) -> InstanceInfo:
+            return super().info(machine).model_copy(update={"image": None})
 
 
 @mutant("IMG-011")
@@ -316,14 +313,14 @@ class EachSpawnUploads(FakeDriver):
 class RejectedSpawnLeavesAnUpload(FakeDriver):
     """The right error for an unsafe image, after it was uploaded."""
 
-    @uploads
-    def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
-        try:
-            return super()._upload(task, ref)
-        except errors.ImageRejected:
-            rejected = ImageRecord("unsafe", ref.format, 512, 512, ("unsafe",))
-            self.fake_host.default_pool.uploads[uuid4().hex] = rejected
-            raise
+    class images_type(Images):
+        def upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
+            try:
+                return super().upload(task, ref)
+            except errors.ImageRejected:
+                rejected = ImageRecord("unsafe", ref.format, 512, 512, ("unsafe",))
+                self.host.default_pool.uploads[uuid4().hex] = rejected
+                raise
 
 
 @mutant("IMG-013")
@@ -366,11 +363,11 @@ class TooLargeImageLacksResources(FakeDriver):
 class AbsentFileIsAnAbsentVolume(FakeDriver):
     """A file that is not there is reported as something that the host lacks."""
 
-    @uploads
-    def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
-        if isinstance(ref, FileImage) and not ref.path.exists():
-            raise errors.VolumeNotFound("no such image")
-        return super()._upload(task, ref)
+    class images_type(Images):
+        def upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
+            if isinstance(ref, FileImage) and not ref.path.exists():
+                raise errors.VolumeNotFound("no such image")
+            return super().upload(task, ref)
 
 
 @mutant("IMG-008")
@@ -395,5 +392,5 @@ class HostImagesAreCached(FakeDriver):
         progress: ProgressCallback | None = None,
     ) -> CachedImage:
         if isinstance(image, HostImage):
-            return self._cached(self._host_image(image))
+            return self._cached(self.images.host_image(image))
         return super().cache_image(image, timeout=timeout, progress=progress)

@@ -8,12 +8,12 @@ from typing import TypeVar
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
-from hvdrivers.conformance.mutants.own_machines import WithMachines
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.machines import Machines
 from hvdrivers.fake.records import Machine, VolumeRecord
+from hvdrivers.fake.volumes import Volumes
 from hvdrivers.models.instance import InstanceSummary, Metadata
 from hvdrivers.models.resources import HostResources
 from hvdrivers.models.snapshot import Snapshot
@@ -150,19 +150,20 @@ class SnapshotsResetTheGuest(_Restarting):
 class BusyIsForEver(FakeDriver):
     """A volume that another machine has is DeviceBusy, and not to be asked for again."""
 
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        try:
-            return super()._check_free(uuid, attachment)
-        except errors.DeviceBusy as error:
-            error.retryable = False
-            raise
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            try:
+                return super().check_free(uuid, attachment)
+            except errors.DeviceBusy as error:
+                error.retryable = False
+                raise
 
 
 @mutant("LAW-004")
-class AbsentMayComeBack(WithMachines):
+class AbsentMayComeBack(FakeDriver):
     """InstanceNotFound says that the same call may succeed later."""
 
-    class look(Machines):
+    class machines_type(Machines):
         def find(self, uuid: UUID) -> Machine:
             try:
                 return super().find(uuid)

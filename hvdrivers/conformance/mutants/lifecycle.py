@@ -9,15 +9,18 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from hvdrivers.conformance.mutants.own_machines import WithMachines
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.config import FakeConfig
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.image_store import Images
 from hvdrivers.fake.machines import Machines
+from hvdrivers.fake.own_disks import OwnDisks
 from hvdrivers.fake.records import ImageRecord, Machine, Secret, VolumeRecord
+from hvdrivers.fake.showing import Showing
 from hvdrivers.fake.steps import Task
+from hvdrivers.fake.volumes import Volumes
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec, Keep
@@ -37,10 +40,10 @@ class SpawnReturnsEarly(FakeDriver):
 
 
 @mutant("LIFE-001")
-class OthersSeeItLater(WithMachines):
+class OthersSeeItLater(FakeDriver):
     """What spawn() made is in the lists of its own connection alone."""
 
-    class look(Machines):
+    class machines_type(Machines):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             self.made: set[UUID] = set()
@@ -50,7 +53,7 @@ class OthersSeeItLater(WithMachines):
                 raise errors.InstanceNotFound(f"no instance {uuid} is on this host", instance=uuid)
             return super().find(uuid)
 
-    machines: look
+    machines: machines_type
 
     def _define(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
         self.machines.made.add(spec.uuid)
@@ -76,44 +79,46 @@ class StartsForAMoment(FakeDriver):
         return info
 
 
-class _Forgetful(FakeDriver):
+class _Forgetful(OwnDisks):
     _role = ""
 
-    def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
-        kept = [
-            (pool, disk) for pool, disk in self.fake_host.disks_of(uuid) if disk.role == self._role
-        ]
-        super()._delete_disks(uuid, keep)
+    def delete(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
+        kept = [(pool, disk) for pool, disk in self.host.disks_of(uuid) if disk.role == self._role]
+        super().delete(uuid, keep)
         for pool, disk in kept:
             pool.disks[disk.name] = disk
 
 
 @mutant("LIFE-003")
-class DestroyForgetsDisk(_Forgetful):
+class DestroyForgetsDisk(FakeDriver):
     """destroy() leaves the root disk."""
 
-    _role = "root"
+    class own_disks_type(_Forgetful):
+        _role = "root"
 
 
 @mutant("LIFE-003")
-class DestroyForgetsSeed(_Forgetful):
+class DestroyForgetsSeed(FakeDriver):
     """destroy() leaves the seed image."""
 
-    _role = "seed"
+    class own_disks_type(_Forgetful):
+        _role = "seed"
 
 
 @mutant("LIFE-003")
-class DestroyForgetsMemory(_Forgetful):
+class DestroyForgetsMemory(FakeDriver):
     """destroy() of a suspended machine leaves its saved memory."""
 
-    _role = "memory"
+    class own_disks_type(_Forgetful):
+        _role = "memory"
 
 
 @mutant("LIFE-003")
-class DestroyForgetsRescueDisk(_Forgetful):
+class DestroyForgetsRescueDisk(FakeDriver):
     """destroy() of a rescued machine leaves the rescue disk."""
 
-    _role = "rescue"
+    class own_disks_type(_Forgetful):
+        _role = "rescue"
 
 
 @mutant("LIFE-003")
@@ -219,29 +224,32 @@ class DestroyTwiceFails(FakeDriver):
 class SpawnSortsNics(FakeDriver):
     """NICs come in another order than they were asked for."""
 
-    def _info(self, machine: Machine) -> InstanceInfo:
-        info = super()._info(machine)
-        return info.model_copy(update={"vifs": info.vifs[::-1]})
+    class showing_type(Showing):
+        def info(self, machine: Machine) -> InstanceInfo:
+            info = super().info(machine)
+            return info.model_copy(update={"vifs": info.vifs[::-1]})
 
 
 @mutant("LIFE-006")
 class FirmwareIsBios(FakeDriver):
     """UEFI is asked for, BIOS is given."""
 
-    def _info(self, machine: Machine) -> InstanceInfo:
-        return super()._info(machine).model_copy(update={"firmware": "bios"})
+    class showing_type(Showing):
+        def info(self, machine: Machine) -> InstanceInfo:
+            return super().info(machine).model_copy(update={"firmware": "bios"})
 
 
 @mutant("LIFE-006")
 class ClockInLocalTime(FakeDriver):
     """created_at is hours off: local time, said to be UTC."""
 
-    def _info(self, machine: Machine) -> InstanceInfo:
-        info = super()._info(machine)
-        if info.created_at is None:
-            return info
-        hours = info.created_at.replace(hour=(info.created_at.hour + 5) % 24)
-        return info.model_copy(update={"created_at": hours})
+    class showing_type(Showing):
+        def info(self, machine: Machine) -> InstanceInfo:
+            info = super().info(machine)
+            if info.created_at is None:
+                return info
+            hours = info.created_at.replace(hour=(info.created_at.hour + 5) % 24)
+            return info.model_copy(update={"created_at": hours})
 
 
 @mutant("LIFE-007")
@@ -260,21 +268,23 @@ class DestroyDeletesVolumes(FakeDriver):
 class KeepKeepsNothing(FakeDriver):
     """destroy(keep={ROOT_DISK}) deletes the root disk."""
 
-    def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
-        super()._delete_disks(uuid, frozenset())
+    class own_disks_type(OwnDisks):
+        def delete(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
+            super().delete(uuid, frozenset())
 
 
 @mutant("LIFE-008")
 class KeepKeepsAll(FakeDriver):
     """destroy(keep={ROOT_DISK}) keeps the ephemeral and the swap disk too."""
 
-    def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
-        if keep:
-            for pool, disk in list(self.fake_host.disks_of(uuid)):
-                if disk.role == "root":
-                    self.fake_host.to_volume(pool, disk, f"{uuid}-root")
-        else:
-            super()._delete_disks(uuid, keep)
+    class own_disks_type(OwnDisks):
+        def delete(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
+            if keep:
+                for pool, disk in list(self.host.disks_of(uuid)):
+                    if disk.role == "root":
+                        self.host.to_volume(pool, disk, f"{uuid}-root")
+            else:
+                super().delete(uuid, keep)
 
 
 @mutant("LIFE-008")
@@ -341,11 +351,12 @@ class WrongErrorForVolume(FakeDriver):
 class AbsentImageIsIgnored(FakeDriver):
     """An image that the host has not is replaced by one that it has."""
 
-    def _provide(self, task: Task, ref: ImageRef) -> ImageRecord:
-        try:
-            return super()._provide(task, ref)
-        except errors.VolumeNotFound:
-            return super()._provide(task, ref.model_copy(update={"name": "cirros"}))
+    class images_type(Images):
+        def provide(self, task: Task, ref: ImageRef) -> ImageRecord:
+            try:
+                return super().provide(task, ref)
+            except errors.VolumeNotFound:
+                return super().provide(task, ref.model_copy(update={"name": "cirros"}))
 
 
 @mutant("LIFE-010")
@@ -400,8 +411,9 @@ class CallbackIsSwallowed(FakeDriver):
 class SpawnSharesVolumes(FakeDriver):
     """spawn() starts a second machine on a volume that a running one writes to."""
 
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        machine = self.fake_host.machines.get(uuid)
-        if machine is None or machine.state is InstanceState.BUILDING:
-            return self._find_volume(attachment)
-        return super()._check_free(uuid, attachment)
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            machine = self.host.machines.get(uuid)
+            if machine is None or machine.state is InstanceState.BUILDING:
+                return self.find(attachment)
+            return super().check_free(uuid, attachment)

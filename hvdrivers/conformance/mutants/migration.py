@@ -8,6 +8,7 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.moving import Moving
 from hvdrivers.fake.records import Disk, Machine, Migration
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.events import LifecycleKind
@@ -53,61 +54,67 @@ class CheckMakesRoom(FakeDriver):
 class OnlyTheFirstBlocker(FakeDriver):
     """The plan lists the first reason, and stops."""
 
-    def _plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
-        plan = super()._plan(operation, uuid, destination)
-        return plan.model_copy(update={"blockers": plan.blockers[:1]})
+    class moving_type(Moving):
+        def plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
+            plan = super().plan(operation, uuid, destination)
+            return plan.model_copy(update={"blockers": plan.blockers[:1]})
 
 
 @mutant("MIGR-003")
 class DeadDestinationIsAnError(FakeDriver):
     """The pre-check raises ConnectionFailed where the destination does not answer."""
 
-    def _plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
-        if self.fake_host.world.find(destination.host) is None:
-            raise errors.ConnectionFailed("the destination does not answer")
-        return super()._plan(operation, uuid, destination)
+    class moving_type(Moving):
+        def plan(self, operation: str, uuid: UUID, destination: Destination) -> MigrationPlan:
+            if self.host.world.find(destination.host) is None:
+                raise errors.ConnectionFailed("the destination does not answer")
+            return super().plan(operation, uuid, destination)
 
 
 @mutant("MIGR-004")
 class CopyStaysAtTheSource(FakeDriver):
     """A migration leaves the disk at the source."""
 
-    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        super()._switch_host(operation, uuid, destination)
-        disk = Disk(uuid, "root", 1 << 30, ("old",), token=0)
-        self.fake_host.default_pool.disks[disk.name] = disk
+    class moving_type(Moving):
+        def switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+            super().switch_host(operation, uuid, destination)
+            disk = Disk(uuid, "root", 1 << 30, ("old",), token=0)
+            self.host.default_pool.disks[disk.name] = disk
 
 
 @mutant("MIGR-004")
 class PausedRunsAfterwards(FakeDriver):
     """A paused machine runs when it has arrived."""
 
-    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        machine = self.machines.find(uuid)
-        super()._switch_host(operation, uuid, destination)
-        if machine.state is InstanceState.PAUSED:
-            machine.state = InstanceState.RUNNING
+    class moving_type(Moving):
+        def switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+            machine = self.machines.find(uuid)
+            super().switch_host(operation, uuid, destination)
+            if machine.state is InstanceState.PAUSED:
+                machine.state = InstanceState.RUNNING
 
 
 @mutant("MIGR-004")
 class MetadataStayBehind(FakeDriver):
     """The metadata do not move."""
 
-    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        machine = self.machines.find(uuid)
-        super()._switch_host(operation, uuid, destination)
-        machine.metadata = {}
+    class moving_type(Moving):
+        def switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+            machine = self.machines.find(uuid)
+            super().switch_host(operation, uuid, destination)
+            machine.metadata = {}
 
 
 @mutant("MIGR-004")
 class MachineStaysInBothPlaces(FakeDriver):
     """The definition stays at the source, stopped."""
 
-    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        machine = self.machines.find(uuid)
-        super()._switch_host(operation, uuid, destination)
-        if operation == "live_migrate":
-            self.fake_host.machines[uuid] = replace(machine, state=InstanceState.STOPPED)
+    class moving_type(Moving):
+        def switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+            machine = self.machines.find(uuid)
+            super().switch_host(operation, uuid, destination)
+            if operation == "live_migrate":
+                self.host.machines[uuid] = replace(machine, state=InstanceState.STOPPED)
 
 
 @mutant("MIGR-005")
@@ -128,14 +135,16 @@ class BlockersAreAFault(FakeDriver):
             raise errors.HypervisorFault(error.message) from error
 
 
-class _NoCancel(FakeDriver):
-    def _cancel(self, task: Task, uuid: UUID, destination: Destination) -> None:
+class _NoCancel(Moving):
+    def cancel(self, task: Task, uuid: UUID, destination: Destination) -> None:
         pass
 
 
 @mutant("MIGR-006")
-class TimeoutLeavesACopyThere(_NoCancel):
+class TimeoutLeavesACopyThere(FakeDriver):
     """A migration that fails leaves what it has prepared at the destination."""
+
+    moving_type = _NoCancel
 
 
 @mutant("MIGR-006")
@@ -242,23 +251,25 @@ class NothingToForceIsASuccess(FakeDriver):
 class ColdMigrationLosesTheNics(FakeDriver):
     """NICs stay at the source."""
 
-    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        if operation == "cold_migrate":
-            self.fake_host.remove_ports(uuid)
-        super()._switch_host(operation, uuid, destination)
+    class moving_type(Moving):
+        def switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+            if operation == "cold_migrate":
+                self.host.remove_ports(uuid)
+            super().switch_host(operation, uuid, destination)
 
 
 @mutant("MIGR-013")
 class ColdMigrationTriesFirst(FakeDriver):
     """cold_migrate() finds out at the end that the host is unfit, and names it a fault."""
 
-    def _prepare(self, task: Task, operation: str, uuid: UUID, destination: Destination) -> None:
-        try:
-            super()._prepare(task, operation, uuid, destination)
-        except errors.InvalidRequest as error:
-            if operation == "cold_migrate":
-                raise errors.ConnectionFailed(error.message) from error
-            raise
+    class moving_type(Moving):
+        def prepare(self, task: Task, operation: str, uuid: UUID, destination: Destination) -> None:
+            try:
+                super().prepare(task, operation, uuid, destination)
+            except errors.InvalidRequest as error:
+                if operation == "cold_migrate":
+                    raise errors.ConnectionFailed(error.message) from error
+                raise
 
 
 @mutant("MIGR-014")

@@ -60,6 +60,6 @@ class PowerOffWhilePausedLosesANic(FakeDriver):
         machine = self.fake_host.machines.get(uuid)
         paused = machine is not None and machine.state is InstanceState.PAUSED
         super().power_off(uuid, graceful=graceful, timeout=timeout)
-        ports = list(self._ports_of(uuid))
+        ports = list(self.ports.of(uuid))
         if paused and ports:
             self.fake_host.remove_ports(uuid, vif_id=ports[-1].vif.id)

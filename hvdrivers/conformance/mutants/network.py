@@ -8,6 +8,7 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.ports import Ports
 from hvdrivers.fake.records import Machine, Port
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec
@@ -67,7 +68,7 @@ class AddressChangesAtStart(FakeDriver):
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         super().power_on(uuid, timeout=timeout)
-        for port in self._ports_of(uuid):
+        for port in self.ports.of(uuid):
             port.vif = port.vif.model_copy(update={"address": "52:54:00:00:00:01"})
 
 
@@ -116,9 +117,10 @@ class PlugMakesUpAddresses(FakeDriver):
 class PlugIgnoresTheModel(FakeDriver):
     """Every NIC is a virtio one, whatever was asked for."""
 
-    def _shown(self, machine: Machine, port: Port) -> AttachedVif:
-        shown = super()._shown(machine, port)
-        return shown.model_copy(update={"model": NicModel.VIRTIO})
+    class ports_type(Ports):
+        def shown(self, machine: Machine, port: Port) -> AttachedVif:
+            shown = super().shown(machine, port)
+            return shown.model_copy(update={"model": NicModel.VIRTIO})
 
 
 @mutant("NET-005")
@@ -137,55 +139,60 @@ class AbsentNetworkLeavesAPort(FakeDriver):
 class AbsentNetworkIsInvalid(FakeDriver):
     """An absent network is an InvalidRequest."""
 
-    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
-        try:
-            super()._check_port(uuid, vif, starts=starts)
-        except errors.NetworkNotFound as error:
-            raise errors.InvalidRequest("no such network") from error
+    class ports_type(Ports):
+        def check(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
+            try:
+                super().check(uuid, vif, starts=starts)
+            except errors.NetworkNotFound as error:
+                raise errors.InvalidRequest("no such network") from error
 
 
 @mutant("NET-005")
 class AbsentNetworkIsFoundAtStart(FakeDriver):
     """A stopped machine gets a NIC on an absent network; it fails when it is started."""
 
-    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
-        machine = self.fake_host.machines.get(uuid)
-        if machine is None or machine.state is not InstanceState.STOPPED:
-            super()._check_port(uuid, vif, starts=starts)
+    class ports_type(Ports):
+        def check(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
+            machine = self.host.machines.get(uuid)
+            if machine is None or machine.state is not InstanceState.STOPPED:
+                super().check(uuid, vif, starts=starts)
 
 
 @mutant("NET-006")
 class PortIsTakenFromItsOwner(FakeDriver):
     """plug_vif() of a port that another machine has takes it away there."""
 
-    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
-        for port in list(self.fake_host.ports.values()):
-            if port.owner != uuid and port.vif.id == vif.id:
-                self.fake_host.remove_ports(port.owner, vif_id=vif.id)
-        super()._check_port(uuid, vif, starts=starts)
+    class ports_type(Ports):
+        def check(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
+            for port in list(self.host.ports.values()):
+                if port.owner != uuid and port.vif.id == vif.id:
+                    self.host.remove_ports(port.owner, vif_id=vif.id)
+            super().check(uuid, vif, starts=starts)
 
 
 @mutant("NET-008")
 class AddressesAreNotCompared(FakeDriver):
     """Two machines get the same MAC address on one network."""
 
-    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
-        other = vif.model_copy(update={"address": "52:54:00:00:00:03"})
-        super()._check_port(uuid, other, starts=starts)
+    class ports_type(Ports):
+        def check(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
+            other = vif.model_copy(update={"address": "52:54:00:00:00:03"})
+            super().check(uuid, other, starts=starts)
 
 
 @mutant("NET-007")
 class FullMachineLeavesAPort(FakeDriver):
     """The right error for a machine without a free slot, after the port was made."""
 
-    def _check_nic_slot(self, uuid: UUID) -> None:
-        try:
-            super()._check_nic_slot(uuid)
-        except errors.InsufficientResources:
-            vif = next(iter(self.fake_host.ports.values())).vif
-            extra = vif.model_copy(update={"id": "hvct-left-behind"})
-            self.fake_host.ports[uuid, extra.id] = Port(extra, uuid, 0)
-            raise
+    class ports_type(Ports):
+        def check_slot(self, uuid: UUID) -> None:
+            try:
+                super().check_slot(uuid)
+            except errors.InsufficientResources:
+                vif = next(iter(self.host.ports.values())).vif
+                extra = vif.model_copy(update={"id": "hvct-left-behind"})
+                self.host.ports[uuid, extra.id] = Port(extra, uuid, 0)
+                raise
 
 
 @mutant("NET-010")
@@ -212,7 +219,7 @@ class UnplugByPrefix(FakeDriver):
     """unplug_vif() takes every NIC away whose id begins like the one that is meant."""
 
     def _unplug_nic(self, uuid: UUID, vif_id: str) -> None:
-        for port in self._ports_of(uuid):
+        for port in self.ports.of(uuid):
             if port.vif.id.startswith(vif_id):
                 self.fake_host.remove_ports(uuid, vif_id=port.vif.id)
 
@@ -351,8 +358,9 @@ class VifQosOfAnothersPort(FakeDriver):
 class PlugIgnoresQos(FakeDriver):
     """A NIC is plugged without the limits that its VIF names."""
 
-    def _create_port(self, task: Task, uuid: UUID, vif: Vif) -> None:
-        super()._create_port(task, uuid, vif.model_copy(update={"qos": None}))
+    class ports_type(Ports):
+        def create(self, task: Task, uuid: UUID, vif: Vif) -> None:
+            super().create(task, uuid, vif.model_copy(update={"qos": None}))
 
 
 @mutant("NET-022")

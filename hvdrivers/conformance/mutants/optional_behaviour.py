@@ -10,6 +10,7 @@ from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.moving import Moving
 from hvdrivers.fake.records import Machine
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.instance import Flavor, InstanceInfo, InstanceSpec
@@ -105,37 +106,41 @@ class BuildingIsNotTold(FakeDriver):
 class ArrivesWithoutItsVolume(FakeDriver):
     """A volume is no reason against a move, and stays where it is."""
 
-    def _blockers(
-        self, machine: Machine, target: FakeHost | None, moves: list[Any], destination: Any
-    ) -> Iterator[Blocker]:
-        for each in super()._blockers(machine, target, moves, destination):
-            if each.kind is not BlockerKind.STORAGE or target is None:
-                yield each
+    class moving_type(Moving):
+        def blockers(
+            self, machine: Machine, target: FakeHost | None, moves: list[Any], destination: Any
+        ) -> Iterator[Blocker]:
+            for each in super().blockers(machine, target, moves, destination):
+                if each.kind is not BlockerKind.STORAGE or target is None:
+                    yield each
 
-    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        self._release_volumes(uuid)
-        super()._switch_host(operation, uuid, destination)
+        def switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+            self.host.unlock(uuid)
+            self.machines.find(uuid).volumes.clear()
+            super().switch_host(operation, uuid, destination)
 
 
 @mutant("MIGR-022")
 class ArrivesWithoutItsSnapshots(FakeDriver):
     """cold_migrate() of an instance with snapshots leaves them out."""
 
-    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        self.machines.find(uuid).snapshots.clear()
-        super()._switch_host(operation, uuid, destination)
+    class moving_type(Moving):
+        def switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+            self.machines.find(uuid).snapshots.clear()
+            super().switch_host(operation, uuid, destination)
 
 
 @mutant("EVENT-017")
 class SwitchOverComesLate(FakeDriver):
     """The source tells the switch-over when the instance has gone already."""
 
-    def _switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
-        machine = self.machines.find(uuid)
-        waiting, self.fake_host.streams = self.fake_host.streams, set()
-        try:
-            super()._switch_host(operation, uuid, destination)
-        finally:
-            self.fake_host.streams = waiting
-        self.fake_host.tell_lifecycle(machine, LifecycleKind.MIGRATED, None)
-        self.fake_host.tell_lifecycle(machine, LifecycleKind.SWITCHING, machine.state)
+    class moving_type(Moving):
+        def switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+            machine = self.machines.find(uuid)
+            waiting, self.host.streams = self.host.streams, set()
+            try:
+                super().switch_host(operation, uuid, destination)
+            finally:
+                self.host.streams = waiting
+            self.host.tell_lifecycle(machine, LifecycleKind.MIGRATED, None)
+            self.host.tell_lifecycle(machine, LifecycleKind.SWITCHING, machine.state)

@@ -8,6 +8,7 @@ from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Machine
+from hvdrivers.fake.starting import Starting
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.state import InstanceState
 
@@ -122,8 +123,9 @@ class ResumeOfRunningBoots(FakeDriver):
 class SuspendForgetsTheDevice(FakeDriver):
     """suspend() saves the memory of a machine with a GPU, and what was in the GPU is lost."""
 
-    def _needs_no_device(self, uuid: UUID) -> None:
-        pass
+    class starting_type(Starting):
+        def refuse_devices(self, uuid: UUID) -> None:
+            pass
 
 
 @mutant("POWER-019")

@@ -7,6 +7,7 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.ports import Ports
 from hvdrivers.models.vif import Vif, default_mac
 
 
@@ -14,41 +15,45 @@ from hvdrivers.models.vif import Vif, default_mac
 class FunctionsAreGivenTwice(FakeDriver):
     """Two machines get one virtual function."""
 
-    def _check_function(self, uuid: UUID, vif: Vif) -> None:
-        return None
+    class ports_type(Ports):
+        def check_function(self, uuid: UUID, vif: Vif) -> None:
+            return None
 
 
 @mutant("NET-023")
 class TakenFunctionIsBusy(FakeDriver):
     """A virtual function that another machine has is DeviceBusy, as if it were let go of soon."""
 
-    def _check_function(self, uuid: UUID, vif: Vif) -> None:
-        try:
-            super()._check_function(uuid, vif)
-        except errors.InsufficientResources as error:
-            raise errors.DeviceBusy(error.message) from error
+    class ports_type(Ports):
+        def check_function(self, uuid: UUID, vif: Vif) -> None:
+            try:
+                super().check_function(uuid, vif)
+            except errors.InsufficientResources as error:
+                raise errors.DeviceBusy(error.message) from error
 
 
 @mutant("NET-024")
 class PortsAreHeldForEver(FakeDriver):
     """The port of a machine that is powered off is refused to every other."""
 
-    def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
-        if any(
-            port.owner != uuid and port.vif.id == vif.id for port in self.fake_host.ports.values()
-        ):
-            raise errors.DeviceBusy("another machine has this port")
+    class ports_type(Ports):
+        def check_free(self, uuid: UUID, vif: Vif) -> None:
+            if any(
+                port.owner != uuid and port.vif.id == vif.id for port in self.host.ports.values()
+            ):
+                raise errors.DeviceBusy("another machine has this port")
 
 
 @mutant("NET-024")
 class PortIsTakenFromWhoIsOff(FakeDriver):
     """plug_vif() takes the port out of the definition of a machine that is powered off."""
 
-    def _make_port(self, uuid: UUID, vif: Vif, token: int) -> None:
-        super()._make_port(uuid, vif, token)
-        for owner, name in list(self.fake_host.ports):
-            if name == vif.id and owner != uuid:
-                self.fake_host.remove_ports(owner, vif_id=name)
+    class ports_type(Ports):
+        def make(self, uuid: UUID, vif: Vif, token: int) -> None:
+            super().make(uuid, vif, token)
+            for owner, name in list(self.host.ports):
+                if name == vif.id and owner != uuid:
+                    self.host.remove_ports(owner, vif_id=name)
 
 
 @mutant("NET-025")
@@ -56,7 +61,7 @@ class StartsOnATakenPort(FakeDriver):
     """power_on() looks at volumes and networks, and not at ports."""
 
     def _power_on(self, uuid: UUID) -> None:
-        mine = self._ports_of(uuid)
+        mine = self.ports.of(uuid)
         for port in mine:
             port.plugged = False
         try:
@@ -70,27 +75,30 @@ class StartsOnATakenPort(FakeDriver):
 class SpawnNeedsAFreePort(FakeDriver):
     """A machine that is not to be started is refused for a port that it does not use yet."""
 
-    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
-        super()._check_port(uuid, vif, starts=True)
+    class ports_type(Ports):
+        def check(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
+            super().check(uuid, vif, starts=True)
 
 
 @mutant("NET-027")
 class NamesOfNicsAreTheHosts(FakeDriver):
     """A NIC is refused because a NIC of another machine has the same name."""
 
-    def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
-        super()._check_free_port(uuid, vif)
-        for port in self.fake_host.ports.values():
-            if port.owner != uuid and port.vif.id == vif.id:
-                raise errors.DeviceBusy("another machine has a NIC of this name")
+    class ports_type(Ports):
+        def check_free(self, uuid: UUID, vif: Vif) -> None:
+            super().check_free(uuid, vif)
+            for port in self.host.ports.values():
+                if port.owner != uuid and port.vif.id == vif.id:
+                    raise errors.DeviceBusy("another machine has a NIC of this name")
 
 
 @mutant("NET-027")
 class AddressesComeFromTheNameAlone(FakeDriver):
     """Two NICs of one name have one MAC address, and one network gets both."""
 
-    def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
-        return None
+    class ports_type(Ports):
+        def check_free(self, uuid: UUID, vif: Vif) -> None:
+            return None
 
-    def _make_port(self, uuid: UUID, vif: Vif, token: int) -> None:
-        super()._make_port(uuid, vif.model_copy(update={"address": default_mac(vif.id)}), token)
+        def make(self, uuid: UUID, vif: Vif, token: int) -> None:
+            super().make(uuid, vif.model_copy(update={"address": default_mac(vif.id)}), token)

@@ -12,7 +12,11 @@ from hvdrivers.contract.power import RebootKind
 from hvdrivers.fake.config import FakeConfig
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.ports import Ports
 from hvdrivers.fake.records import Machine, VolumeRecord
+from hvdrivers.fake.showing import Showing
+from hvdrivers.fake.starting import Starting
+from hvdrivers.fake.volumes import Volumes
 from hvdrivers.models.instance import InstanceInfo
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import VolumeAttachment
@@ -48,7 +52,7 @@ class PowerOnLosesNics(FakeDriver):
 
     def _power_on(self, uuid: UUID) -> None:
         super()._power_on(uuid)
-        ports = self._ports_of(uuid)
+        ports = self.ports.of(uuid)
         if self.machines.find(uuid).boots > 1 and ports:
             self.fake_host.remove_ports(uuid, vif_id=ports[-1].vif.id)
 
@@ -201,46 +205,50 @@ class SoftRebootFallsBack(FakeDriver):
 class PowerOnOvercommits(FakeDriver):
     """power_on() starts what the host has no memory for."""
 
-    def _check_start(self, machine: Machine) -> None:
-        flavor = machine.flavor
-        machine.flavor = flavor.model_copy(update={"memory_mib": 16})
-        try:
-            super()._check_start(machine)
-        finally:
-            machine.flavor = flavor
+    class starting_type(Starting):
+        def check(self, machine: Machine) -> None:
+            flavor = machine.flavor
+            machine.flavor = flavor.model_copy(update={"memory_mib": 16})
+            try:
+                super().check(machine)
+            finally:
+                machine.flavor = flavor
 
 
 @mutant("POWER-012")
 class FullHostIsAFault(FakeDriver):
     """power_on() on a full host raises HypervisorFault."""
 
-    def _check_start(self, machine: Machine) -> None:
-        try:
-            super()._check_start(machine)
-        except errors.InsufficientResources as error:
-            raise errors.HypervisorFault("cannot allocate memory") from error
+    class starting_type(Starting):
+        def check(self, machine: Machine) -> None:
+            try:
+                super().check(machine)
+            except errors.InsufficientResources as error:
+                raise errors.HypervisorFault("cannot allocate memory") from error
 
 
 @mutant("POWER-013")
 class PowerOnSharesVolumes(FakeDriver):
     """power_on() does not look who has the volumes."""
 
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        return self._find_volume(attachment)
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            return self.find(attachment)
 
 
 @mutant("POWER-020")
 class PowerOnWithoutItsVolume(FakeDriver):
     """power_on() starts a machine whose volume has gone: its guest misses a disk."""
 
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        try:
-            return super()._check_free(uuid, attachment)
-        except errors.VolumeNotFound:
-            machine = self.fake_host.machines.get(uuid)
-            if machine is None or attachment.volume_id not in machine.volumes:
-                raise
-            return machine.volumes[attachment.volume_id].record
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            try:
+                return super().check_free(uuid, attachment)
+            except errors.VolumeNotFound:
+                machine = self.host.machines.get(uuid)
+                if machine is None or attachment.volume_id not in machine.volumes:
+                    raise
+                return machine.volumes[attachment.volume_id].record
 
 
 @mutant("POWER-020")
@@ -269,30 +277,34 @@ class PausedGuestIsAsked(FakeDriver):
 class StartsWithoutItsNetwork(FakeDriver):
     """power_on() does not look whether the network of a NIC is still there."""
 
-    def _check_start(self, machine: Machine) -> None:
-        with suppress(errors.NetworkNotFound):
-            super()._check_start(machine)
+    class starting_type(Starting):
+        def check(self, machine: Machine) -> None:
+            with suppress(errors.NetworkNotFound):
+                super().check(machine)
 
 
 @mutant("POWER-014")
 class RemembersTheState(FakeDriver):
     """get_instance() says RUNNING of what this connection has started, until it stops it."""
 
-    def __init__(self, host: FakeHost, config: FakeConfig | None = None) -> None:
-        super().__init__(host, config)
-        self._on: set[UUID] = set()
+    class showing_type(Showing):
+        def __init__(self, ports: Ports) -> None:
+            super().__init__(ports)
+            self.on: set[UUID] = set()
 
-    def _info(self, machine: Machine) -> InstanceInfo:
-        info = super()._info(machine)
-        if info.state is InstanceState.RUNNING:
-            self._on.add(machine.uuid)
-        if machine.uuid in self._on and info.state is InstanceState.STOPPED:
-            return info.model_copy(update={"state": InstanceState.RUNNING})
-        return info
+        def info(self, machine: Machine) -> InstanceInfo:
+            info = super().info(machine)
+            if info.state is InstanceState.RUNNING:
+                self.on.add(machine.uuid)
+            if machine.uuid in self.on and info.state is InstanceState.STOPPED:
+                return info.model_copy(update={"state": InstanceState.RUNNING})
+            return info
+
+    showing: showing_type
 
     def _power_off(self, uuid: UUID) -> None:
         super()._power_off(uuid)
-        self._on.discard(uuid)
+        self.showing.on.discard(uuid)
 
 
 @mutant("POWER-015")
@@ -329,16 +341,18 @@ def _half_destroyed(host: FakeHost, machine: Machine) -> bool:
 class StartsWithoutItsDisk(FakeDriver):
     """A machine whose root disk an interrupted destroy() has deleted is started, from nothing."""
 
-    def _check_start(self, machine: Machine) -> None:
-        if not _half_destroyed(self.fake_host, machine):
-            super()._check_start(machine)
+    class starting_type(Starting):
+        def check(self, machine: Machine) -> None:
+            if not _half_destroyed(self.host, machine):
+                super().check(machine)
 
 
 @mutant("POWER-027")
 class NoDiskIsAFault(FakeDriver):
     """That the root disk has gone is told in the hypervisor's own words, as a fault of it."""
 
-    def _check_start(self, machine: Machine) -> None:
-        if _half_destroyed(self.fake_host, machine):
-            raise errors.HypervisorFault("cannot open the file of the disk")
-        super()._check_start(machine)
+    class starting_type(Starting):
+        def check(self, machine: Machine) -> None:
+            if _half_destroyed(self.host, machine):
+                raise errors.HypervisorFault("cannot open the file of the disk")
+            super().check(machine)

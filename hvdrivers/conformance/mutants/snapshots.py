@@ -122,7 +122,7 @@ class RevertUnplugsNewNics(FakeDriver):
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
         super()._revert(uuid, snapshot_id)
         devices = self.machines.find(uuid).snapshots[snapshot_id].devices
-        for port in self._ports_of(uuid):
+        for port in self.ports.of(uuid):
             if port.vif.id not in devices:
                 self.fake_host.remove_ports(uuid, vif_id=port.vif.id)
 

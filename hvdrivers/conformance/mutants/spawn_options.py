@@ -10,8 +10,10 @@ from pydantic import SecretBytes
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.own_disks import OwnDisks
 from hvdrivers.fake.records import Disk, ImageRecord, Machine
 from hvdrivers.fake.steps import Task
+from hvdrivers.fake.volumes import Volumes
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.instance import CpuPolicy, Firmware, InstanceSpec, Keep
 from hvdrivers.models.state import InstanceState
@@ -21,63 +23,67 @@ from hvdrivers.models.state import InstanceState
 class DestroyForgetsSnapshots(FakeDriver):
     """destroy() leaves the files of snapshots."""
 
-    def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
-        kept = [each for each in self.fake_host.disks_of(uuid) if "snapshot" in each[1].role]
-        super()._delete_disks(uuid, keep)
-        for pool, disk in kept:
-            pool.disks[disk.name] = disk
+    class own_disks_type(OwnDisks):
+        def delete(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
+            kept = [each for each in self.host.disks_of(uuid) if "snapshot" in each[1].role]
+            super().delete(uuid, keep)
+            for pool, disk in kept:
+                pool.disks[disk.name] = disk
 
 
-class _Sparing(FakeDriver):
+class _Sparing(OwnDisks):
     _role = ""
 
-    def _create_disk(
-        self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None = None
-    ) -> None:
+    def create(self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None = None) -> None:
         if disk.role != self._role:
-            super()._create_disk(task, disk, seed)
+            super().create(task, disk, seed)
 
 
 @mutant("LIFE-018")
-class SpawnMakesNoEphemeralDisk(_Sparing):
+class SpawnMakesNoEphemeralDisk(FakeDriver):
     """The flavor shows an ephemeral disk, and the machine has none."""
 
-    _role = "ephemeral"
+    class own_disks_type(_Sparing):
+        _role = "ephemeral"
 
 
 @mutant("LIFE-018")
-class SpawnMakesNoSwapDisk(_Sparing):
+class SpawnMakesNoSwapDisk(FakeDriver):
     """The flavor shows a swap disk, and the machine has none."""
 
-    _role = "swap"
+    class own_disks_type(_Sparing):
+        _role = "swap"
 
 
 @mutant("LIFE-018")
-class SpawnMakesNoSeed(_Sparing):
+class SpawnMakesNoSeed(FakeDriver):
     """cloud-init in the guest finds nothing: the seed disk was not made."""
 
-    _role = "seed"
+    class own_disks_type(_Sparing):
+        _role = "seed"
 
 
 @mutant("LIFE-018")
 class EphemeralDisksAreAllAlike(FakeDriver):
     """An ephemeral disk has 1 GiB, whatever the flavor says."""
 
-    def _place_disk(self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None) -> None:
-        if disk.role == "ephemeral":
-            disk.size_bytes = 1 << 30
-        super()._place_disk(task, disk, seed)
+    class own_disks_type(OwnDisks):
+        def place(self, task: Task, disk: Disk, seed: dict[str, SecretBytes] | None) -> None:
+            if disk.role == "ephemeral":
+                disk.size_bytes = 1 << 30
+            super().place(task, disk, seed)
 
 
 @mutant("LIFE-008")
 class KeepKeepsAnEmptyDisk(FakeDriver):
     """destroy(keep={ROOT_DISK}) leaves a volume of that name and size, with nothing on it."""
 
-    def _delete_disks(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
-        super()._delete_disks(uuid, keep)
-        for pool in self.fake_host.pools.values():
-            if f"{uuid}-root" in pool.volumes:
-                pool.volumes[f"{uuid}-root"].content = ("empty",)
+    class own_disks_type(OwnDisks):
+        def delete(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
+            super().delete(uuid, keep)
+            for pool in self.host.pools.values():
+                if f"{uuid}-root" in pool.volumes:
+                    pool.volumes[f"{uuid}-root"].content = ("empty",)
 
 
 @mutant("LIFE-008")
@@ -281,9 +287,10 @@ class SpawnCountsNoVolumes(_Roomy):
 
     _field = "volumes"
 
-    def _check_disk_slot(self, machine: Machine) -> None:
-        if machine.state is not InstanceState.BUILDING:
-            super()._check_disk_slot(machine)
+    class volumes_type(Volumes):
+        def check_slot(self, machine: Machine) -> None:
+            if machine.state is not InstanceState.BUILDING:
+                super().check_slot(machine)
 
 
 @mutant("LIFE-021")
@@ -303,35 +310,42 @@ class HalfSpawnKeepsTheDevice(FakeDriver):
         self.fake_host.claims = claims
 
 
-class _OtherSeed(FakeDriver):
+class _OtherSeed(OwnDisks):
     def _seed(self, spec: InstanceSpec, seed: CloudInit) -> InstanceSpec:
         raise NotImplementedError
 
-    def _make_disks(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
+    def make(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
         if spec.cloud_init is not None:
             spec = self._seed(spec, spec.cloud_init)
-        super()._make_disks(task, spec, image)
+        super().make(task, spec, image)
 
 
 @mutant("LIFE-024")
-class HostNameIsTheUuid(_OtherSeed):
+class HostNameIsTheUuid(FakeDriver):
     """A guest whose spec has no host name is named after its UUID."""
 
-    def _seed(self, spec: InstanceSpec, seed: CloudInit) -> InstanceSpec:
-        return spec.model_copy(update={"name": str(spec.uuid)})
+    class own_disks_type(_OtherSeed):
+        def _seed(self, spec: InstanceSpec, seed: CloudInit) -> InstanceSpec:
+            return spec.model_copy(update={"name": str(spec.uuid)})
 
 
 @mutant("LIFE-024")
-class HostNameIsTheLabel(_OtherSeed):
+class HostNameIsTheLabel(FakeDriver):
     """The host name of the spec is not given to the guest, which gets one made from the label."""
 
-    def _seed(self, spec: InstanceSpec, seed: CloudInit) -> InstanceSpec:
-        return spec.model_copy(update={"cloud_init": seed.model_copy(update={"hostname": None})})
+    class own_disks_type(_OtherSeed):
+        def _seed(self, spec: InstanceSpec, seed: CloudInit) -> InstanceSpec:
+            return spec.model_copy(
+                update={"cloud_init": seed.model_copy(update={"hostname": None})}
+            )
 
 
 @mutant("LIFE-024")
-class UserDataAreLost(_OtherSeed):
+class UserDataAreLost(FakeDriver):
     """The seed has no user data: nothing of what the caller has asked for is run."""
 
-    def _seed(self, spec: InstanceSpec, seed: CloudInit) -> InstanceSpec:
-        return spec.model_copy(update={"cloud_init": seed.model_copy(update={"user_data": None})})
+    class own_disks_type(_OtherSeed):
+        def _seed(self, spec: InstanceSpec, seed: CloudInit) -> InstanceSpec:
+            return spec.model_copy(
+                update={"cloud_init": seed.model_copy(update={"user_data": None})}
+            )

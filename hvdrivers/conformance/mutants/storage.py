@@ -9,9 +9,9 @@ from pydantic import SecretStr
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Lock, Machine, Secret, VolumeRecord
+from hvdrivers.fake.volumes import Volumes
 from hvdrivers.models.instance import InstanceInfo
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import (
@@ -58,10 +58,11 @@ class AttachSeenByOneConnection(FakeDriver):
 class AttachedSizeIsTheDefault(FakeDriver):
     """A volume is shown with 1 GiB, whatever size it has."""
 
-    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
-        attached = super()._add_disk(machine, attachment)
-        machine.volumes[attachment.volume_id].seen_bytes = 1 << 30
-        return attached.model_copy(update={"size_bytes": 1 << 30})
+    class volumes_type(Volumes):
+        def add(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+            attached = super().add(machine, attachment)
+            machine.volumes[attachment.volume_id].seen_bytes = 1 << 30
+            return attached.model_copy(update={"size_bytes": 1 << 30})
 
 
 class ForgetsAtPowerOff(FakeDriver):
@@ -74,7 +75,7 @@ class ForgetsAtPowerOff(FakeDriver):
         for volume_id in self.lost.pop(uuid, set()):
             with self.fake_host.world.lock:
                 self.fake_host.machines[uuid].volumes.pop(volume_id, None)
-                self._disconnect(uuid, volume_id)
+                self.volumes.disconnect(uuid, volume_id)
 
 
 @mutant("STOR-002")
@@ -124,75 +125,78 @@ class SecondAttachChangesOptions(FakeDriver):
 class AttachIgnoresReadOnly(FakeDriver):
     """A volume asked for read-only can be written to."""
 
-    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
-        return super()._add_disk(machine, attachment.model_copy(update={"read_only": False}))
+    class volumes_type(Volumes):
+        def add(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+            return super().add(machine, attachment.model_copy(update={"read_only": False}))
 
 
 @mutant("STOR-004")
 class AttachReplacesBus(FakeDriver):
     """A bus that is not there is replaced silently instead of being refused."""
 
-    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
-        if attachment.bus in {DiskBus.IDE, DiskBus.NVME}:
-            attachment = attachment.model_copy(update={"bus": DiskBus.SATA})
-        return super()._add_disk(machine, attachment)
+    class volumes_type(Volumes):
+        def add(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+            if attachment.bus in {DiskBus.IDE, DiskBus.NVME}:
+                attachment = attachment.model_copy(update={"bus": DiskBus.SATA})
+            return super().add(machine, attachment)
 
 
 @mutant("STOR-004")
 class AttachForgetsBootOrder(FakeDriver):
     """attach_volume() returns the place in the boot order, and does not keep it."""
 
-    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
-        attached = super()._add_disk(machine, attachment)
-        if attachment.boot_index:
-            disk = machine.volumes[attachment.volume_id]
-            disk.attachment = attachment.model_copy(update={"boot_index": None})
-        return attached
+    class volumes_type(Volumes):
+        def add(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+            attached = super().add(machine, attachment)
+            if attachment.boot_index:
+                disk = machine.volumes[attachment.volume_id]
+                disk.attachment = attachment.model_copy(update={"boot_index": None})
+            return attached
 
 
 @mutant("STOR-005")
 class AttachMakesWhatIsAbsent(FakeDriver):
     """A volume that is not there is attached as an empty one."""
 
-    @provides(Capability.VOLUME_POOL)
-    def _pool_volume(self, volume: PoolVolume) -> VolumeRecord:
-        try:
-            return super()._pool_volume(volume)
-        except errors.VolumeNotFound:
-            return self._anything(volume.volume_id)
+    class volumes_type(Volumes):
+        def pool_volume(self, volume: PoolVolume) -> VolumeRecord:
+            try:
+                return super().pool_volume(volume)
+            except errors.VolumeNotFound:
+                return self.anything(volume.volume_id)
 
 
 @mutant("STOR-005")
 class AbsentVolumeIsInvalid(FakeDriver):
     """A volume that is not there is an InvalidRequest."""
 
-    @provides(Capability.VOLUME_POOL)
-    def _pool_volume(self, volume: PoolVolume) -> VolumeRecord:
-        try:
-            return super()._pool_volume(volume)
-        except errors.VolumeNotFound as error:
-            raise errors.InvalidRequest("no such volume") from error
+    class volumes_type(Volumes):
+        def pool_volume(self, volume: PoolVolume) -> VolumeRecord:
+            try:
+                return super().pool_volume(volume)
+            except errors.VolumeNotFound as error:
+                raise errors.InvalidRequest("no such volume") from error
 
 
 @mutant("STOR-005")
 class AnyPathWillDo(FakeDriver):
     """A path at which the host has nothing is attached all the same."""
 
-    @provides(Capability.VOLUME_LOCAL)
-    def _local_volume(self, volume: LocalVolume) -> VolumeRecord:
-        return self._anything(volume.volume_id)
+    class volumes_type(Volumes):
+        def local_volume(self, volume: LocalVolume) -> VolumeRecord:
+            return self.anything(volume.volume_id)
 
 
 @mutant("STOR-019")
 class PassphraseIsGuessed(FakeDriver):
     """An encrypted volume without its passphrase is attached as if it were none."""
 
-    @provides(Capability.ENCRYPTED_VOLUME)
-    def _passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
-        encryption = attachment.encryption
-        if encryption is not None and encryption.secret is None:
-            return None
-        return super()._passphrase(attachment)
+    class volumes_type(Volumes):
+        def passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
+            encryption = attachment.encryption
+            if encryption is not None and encryption.secret is None:
+                return None
+            return super().passphrase(attachment)
 
 
 @mutant("STOR-005")
@@ -212,103 +216,103 @@ class RefusedAttachLeavesCredentials(FakeDriver):
 class SharesWithAnybody(FakeDriver):
     """A volume in use is attached to a second machine, whose writes destroy it."""
 
-    @provides(Capability.MULTI_ATTACH)
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        return self._find_volume(attachment)
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            return self.find(attachment)
 
 
 @mutant("STOR-006")
 class PausedMachineLetsGo(FakeDriver):
     """Only RUNNING machines keep others from a volume; a PAUSED one writes on later."""
 
-    @provides(Capability.MULTI_ATTACH)
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        record = self._find_volume(attachment)
-        states = {
-            self.fake_host.machines[owner].state for _, owner in record.locks if owner != uuid
-        }
-        if InstanceState.RUNNING not in states:
-            return record
-        return super()._check_free(uuid, attachment)
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            record = self.find(attachment)
+            states = {self.host.machines[owner].state for _, owner in record.locks if owner != uuid}
+            if InstanceState.RUNNING not in states:
+                return record
+            return super().check_free(uuid, attachment)
 
 
 @mutant("STOR-006")
 class OneSideDecidesSharing(FakeDriver):
     """A volume is shared where only those who have it said multiattach."""
 
-    @provides(Capability.MULTI_ATTACH)
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        record = self._find_volume(attachment)
-        if record.locks and all(lock.multiattach for lock in record.locks.values()):
-            return record
-        return super()._check_free(uuid, attachment)
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            record = self.find(attachment)
+            if record.locks and all(lock.multiattach for lock in record.locks.values()):
+                return record
+            return super().check_free(uuid, attachment)
 
 
 @mutant("STOR-006")
 class NewcomerDecidesSharing(FakeDriver):
     """A volume is shared where only the one who asks for it said multiattach."""
 
-    @provides(Capability.MULTI_ATTACH)
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        if attachment.volume.multiattach:
-            return self._find_volume(attachment)
-        return super()._check_free(uuid, attachment)
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            if attachment.volume.multiattach:
+                return self.find(attachment)
+            return super().check_free(uuid, attachment)
 
 
 @mutant("STOR-006")
 class BusyVolumeIsLockedAllTheSame(FakeDriver):
     """The right error, but the machine that was refused holds the volume from then on."""
 
-    @provides(Capability.MULTI_ATTACH)
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        try:
-            return super()._check_free(uuid, attachment)
-        except errors.DeviceBusy:
-            record = self._find_volume(attachment)
-            record.locks[self.fake_host.name, uuid] = Lock(0, False, attachment.volume_id)
-            raise
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            try:
+                return super().check_free(uuid, attachment)
+            except errors.DeviceBusy:
+                record = self.find(attachment)
+                record.locks[self.host.name, uuid] = Lock(0, False, attachment.volume_id)
+                raise
 
 
 @mutant("STOR-007")
 class PoweredOffMachineHolds(FakeDriver):
     """A volume of a machine that is switched off cannot be attached to another."""
 
-    @provides(Capability.MULTI_ATTACH)
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        record = super()._check_free(uuid, attachment)
-        shared = attachment.volume.multiattach
-        if not shared and any(owner != uuid for _, owner in record.locks):
-            raise errors.DeviceBusy("the volume is in use")
-        return record
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            record = super().check_free(uuid, attachment)
+            shared = attachment.volume.multiattach
+            if not shared and any(owner != uuid for _, owner in record.locks):
+                raise errors.DeviceBusy("the volume is in use")
+            return record
 
 
 @mutant("STOR-008")
 class MultiattachIsOneByOne(FakeDriver):
     """A multiattach volume is refused while another machine has it."""
 
-    @provides(Capability.MULTI_ATTACH)
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        alone = attachment.volume.model_copy(update={"multiattach": False})
-        return super()._check_free(uuid, attachment.model_copy(update={"volume": alone}))
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            alone = attachment.volume.model_copy(update={"multiattach": False})
+            return super().check_free(uuid, attachment.model_copy(update={"volume": alone}))
 
 
 @mutant("STOR-008")
 class DetachFreesForAll(FakeDriver):
     """Detaching a shared volume from one machine takes the lock of the other too."""
 
-    def _disconnect(self, uuid: UUID, volume_id: str) -> None:
-        super()._disconnect(uuid, volume_id)
-        for volume in self.fake_host.volumes():
-            if volume.volume_id == volume_id:
-                volume.locks.clear()
+    class volumes_type(Volumes):
+        def disconnect(self, uuid: UUID, volume_id: str) -> None:
+            super().disconnect(uuid, volume_id)
+            for volume in self.host.volumes():
+                if volume.volume_id == volume_id:
+                    volume.locks.clear()
 
 
 @mutant("STOR-009")
 class FullMachineIsAFault(FakeDriver):
     """A machine without a free slot is a HypervisorFault, of which no caller can make anything."""
 
-    def _check_disk_slot(self, machine: Machine) -> None:
-        try:
-            super()._check_disk_slot(machine)
-        except errors.InsufficientResources as error:
-            raise errors.HypervisorFault("internal error") from error
+    class volumes_type(Volumes):
+        def check_slot(self, machine: Machine) -> None:
+            try:
+                super().check_slot(machine)
+            except errors.InsufficientResources as error:
+                raise errors.HypervisorFault("internal error") from error

@@ -14,7 +14,7 @@ from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import AttachedDisk, Machine
 from hvdrivers.fake.steps import Task
-from hvdrivers.fake.volume_steps import shown
+from hvdrivers.fake.volumes import Volumes, shown
 from hvdrivers.models.instance import InstanceInfo
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import VolumeAttachment
@@ -63,28 +63,31 @@ class DetachTakesAll(FakeDriver):
 class DetachKeepsTheLock(FakeDriver):
     """A detached volume stays locked for the machine that had it."""
 
-    def _disconnect(self, uuid: UUID, volume_id: str) -> None:
-        return
+    class volumes_type(Volumes):
+        def disconnect(self, uuid: UUID, volume_id: str) -> None:
+            return
 
 
 @mutant("STOR-011")
 class DetachKeepsTheSecret(FakeDriver):
     """The passphrase of a detached volume stays on the host."""
 
-    def _disconnect(self, uuid: UUID, volume_id: str) -> None:
-        self.fake_host.unlock(uuid, volume_id=volume_id)
+    class volumes_type(Volumes):
+        def disconnect(self, uuid: UUID, volume_id: str) -> None:
+            self.host.unlock(uuid, volume_id=volume_id)
 
 
 @mutant("STOR-011")
 class DetachDeletesTheVolume(FakeDriver):
     """A volume is deleted when it is detached."""
 
-    def _disconnect(self, uuid: UUID, volume_id: str) -> None:
-        super()._disconnect(uuid, volume_id)
-        for pool in self.fake_host.pools.values():
-            pool.volumes = {
-                name: each for name, each in pool.volumes.items() if each.volume_id != volume_id
-            }
+    class volumes_type(Volumes):
+        def disconnect(self, uuid: UUID, volume_id: str) -> None:
+            super().disconnect(uuid, volume_id)
+            for pool in self.host.pools.values():
+                pool.volumes = {
+                    name: each for name, each in pool.volumes.items() if each.volume_id != volume_id
+                }
 
 
 @mutant("STOR-012")
@@ -181,10 +184,11 @@ class DestroyWipesVolumes(FakeDriver):
 class BackEndNeedsAPassphrase(FakeDriver):
     """A volume that its storage decrypts is refused for want of a passphrase."""
 
-    def _passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
-        if attachment.encryption is not None and attachment.encryption.secret is None:
-            raise errors.InvalidRequest("the passphrase is not there")
-        return super()._passphrase(attachment)
+    class volumes_type(Volumes):
+        def passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
+            if attachment.encryption is not None and attachment.encryption.secret is None:
+                raise errors.InvalidRequest("the passphrase is not there")
+            return super().passphrase(attachment)
 
 
 class _RemembersWhatItAsked(FakeDriver):

@@ -9,54 +9,56 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.own_disks import OwnDisks
 from hvdrivers.fake.records import Disk, ImageRecord, Machine
 from hvdrivers.fake.steps import Task
 
 
-class _Overfull(FakeDriver):
-    @contextmanager
-    def _roomy(self) -> Iterator[None]:
-        pool = self.fake_host.default_pool
-        before, pool.total_bytes = pool.total_bytes, pool.total_bytes * 2
-        try:
-            yield
-        finally:
-            pool.total_bytes = before
+@contextmanager
+def _roomy(host: FakeHost) -> Iterator[None]:
+    pool = host.default_pool
+    before, pool.total_bytes = pool.total_bytes, pool.total_bytes * 2
+    try:
+        yield
+    finally:
+        pool.total_bytes = before
 
 
 @mutant("LIFE-023")
-class SpawnOverfills(_Overfull):
+class SpawnOverfills(FakeDriver):
     """spawn() makes a disk where there is no room for it."""
 
-    def _place_disk(self, task: Task, disk: Disk, seed: object) -> None:
-        with self._roomy():
-            super()._place_disk(task, disk, seed)  # type: ignore[arg-type]
+    class own_disks_type(OwnDisks):
+        def place(self, task: Task, disk: Disk, seed: object) -> None:
+            with _roomy(self.host):
+                super().place(task, disk, seed)  # type: ignore[arg-type]
 
 
 @mutant("RESCUE-007")
-class RescueOverfills(_Overfull):
+class RescueOverfills(FakeDriver):
     """rescue() makes a disk where there is no room for it."""
 
     def _place_rescue(self, disk: Disk) -> None:
-        with self._roomy():
+        with _roomy(self.fake_host):
             super()._place_rescue(disk)
 
 
 @mutant("RESIZE-008")
-class ResizeOverfills(_Overfull):
+class ResizeOverfills(FakeDriver):
     """resize() makes a disk larger where there is no room for it."""
 
     def _grow(self, machine: Machine, root: Disk, size: int) -> None:
-        with self._roomy():
+        with _roomy(self.fake_host):
             super()._grow(machine, root, size)
 
 
 @mutant("REBUILD-008")
-class RebuildOverfills(_Overfull):
+class RebuildOverfills(FakeDriver):
     """rebuild() makes a disk beside the old one where there is no room for it."""
 
     def _place_new(self, uuid: UUID, record: ImageRecord, token: int) -> None:
-        with self._roomy():
+        with _roomy(self.fake_host):
             super()._place_new(uuid, record, token)
 
 

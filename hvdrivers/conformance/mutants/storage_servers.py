@@ -8,12 +8,10 @@ from pydantic import SecretStr
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
-from hvdrivers.contract.requirements import SERVED_VOLUMES
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import AttachedDisk, VolumeRecord
 from hvdrivers.fake.steps import Task
-from hvdrivers.fake.volume_steps import Served
+from hvdrivers.fake.volumes import Served, Volumes
 from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.volume import VolumeAttachment
 
@@ -22,31 +20,32 @@ from hvdrivers.models.volume import VolumeAttachment
 class FailsOnEveryServer(FakeDriver):
     """No volume of a storage server can be attached, though every kind is declared."""
 
-    @provides(*SERVED_VOLUMES)
-    def _served_volume(self, volume: Served) -> VolumeRecord:
-        raise errors.HypervisorFault("the host cannot open it")
+    class volumes_type(Volumes):
+        def served_volume(self, volume: Served) -> VolumeRecord:
+            raise errors.HypervisorFault("the host cannot open it")
 
 
 @mutant("STOR-076")
 class ServedVolumeIsAnybodys(FakeDriver):
     """Two running machines get the same volume of a storage server."""
 
-    @provides(Capability.MULTI_ATTACH)
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        record = self._find_volume(attachment)
-        return record if record.pool is None else super()._check_free(uuid, attachment)
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            record = self.find(attachment)
+            return record if record.pool is None else super().check_free(uuid, attachment)
 
 
 @mutant("STOR-076")
 class DetachKeepsTheServersPassword(FakeDriver):
     """The password for a storage server stays on the host when the volume is detached."""
 
-    def _disconnect(self, uuid: UUID, volume_id: str) -> None:
-        kept = {
-            name: each for name, each in self.fake_host.secrets.items() if name.endswith("/chap")
-        }
-        super()._disconnect(uuid, volume_id)
-        self.fake_host.secrets |= kept
+    class volumes_type(Volumes):
+        def disconnect(self, uuid: UUID, volume_id: str) -> None:
+            kept = {
+                name: each for name, each in self.host.secrets.items() if name.endswith("/chap")
+            }
+            super().disconnect(uuid, volume_id)
+            self.host.secrets |= kept
 
 
 @mutant("STOR-076")
@@ -75,27 +74,28 @@ class ExtendKnowsTheHostsOwn(FakeDriver):
 class StoresAnotherPassphrase(FakeDriver):
     """The passphrase is stored as text, without what is no ASCII."""
 
-    @provides(Capability.ENCRYPTED_VOLUME)
-    def _passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
-        found = super()._passphrase(attachment)
-        if found is None:
-            return None
-        text = bytes.fromhex(found.get_secret_value()).decode("ascii", "ignore")
-        return SecretStr(text.encode().hex())
+    class volumes_type(Volumes):
+        def passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
+            found = super().passphrase(attachment)
+            if found is None:
+                return None
+            text = bytes.fromhex(found.get_secret_value()).decode("ascii", "ignore")
+            return SecretStr(text.encode().hex())
 
 
 @mutant("STOR-078")
 class OnePassphraseForAll(FakeDriver):
     """The passphrase of the first encrypted volume of an instance is taken for the others."""
 
-    def _store(self, uuid: UUID, token: int, secrets: dict[str, SecretStr]) -> None:
-        known = [
-            each.value
-            for name, each in self.fake_host.secrets.items()
-            if name.startswith(f"{uuid}/") and name.endswith("/luks")
-        ]
-        changed = {
-            name: known[0] if known and name.endswith("/luks") else value
-            for name, value in secrets.items()
-        }
-        super()._store(uuid, token, changed)
+    class volumes_type(Volumes):
+        def store_secrets(self, uuid: UUID, token: int, secrets: dict[str, SecretStr]) -> None:
+            known = [
+                each.value
+                for name, each in self.host.secrets.items()
+                if name.startswith(f"{uuid}/") and name.endswith("/luks")
+            ]
+            changed = {
+                name: known[0] if known and name.endswith("/luks") else value
+                for name, value in secrets.items()
+            }
+            super().store_secrets(uuid, token, changed)

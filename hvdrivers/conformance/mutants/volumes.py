@@ -12,7 +12,9 @@ from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import AttachedDisk, Lock, Machine, VolumeRecord
+from hvdrivers.fake.showing import Showing
 from hvdrivers.fake.steps import Task
+from hvdrivers.fake.volumes import Volumes
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState
@@ -96,39 +98,42 @@ class ExtendRefusesTheSame(FakeDriver):
         super()._extend(uuid, volume_id, size_bytes)
 
 
-class _Writable(FakeDriver):
+class _Writable(Volumes):
     _only_at_spawn = False
 
-    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+    def add(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
         if not self._only_at_spawn or machine.state is InstanceState.BUILDING:
             attachment = attachment.model_copy(update={"read_only": False})
-        return super()._add_disk(machine, attachment)
+        return super().add(machine, attachment)
 
 
 @mutant("STOR-018")
-class SpawnIgnoresReadOnly(_Writable):
+class SpawnIgnoresReadOnly(FakeDriver):
     """A volume that spawn() is to attach read-only can be written to, and is shown so."""
 
-    _only_at_spawn = True
+    class volumes_type(_Writable):
+        _only_at_spawn = True
 
 
 @mutant("STOR-018")
-class ReadOnlyIsOnlyShown(_Writable):
+class ReadOnlyIsOnlyShown(FakeDriver):
     """get_instance() repeats that a volume is read-only; the guest can write to it."""
 
-    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
-        asked: dict[str, bool] = self.fake_host.__dict__.setdefault("asked", {})
-        asked[attachment.volume_id] = attachment.read_only
-        return super()._add_disk(machine, attachment)
+    class volumes_type(_Writable):
+        def add(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+            asked: dict[str, bool] = self.host.__dict__.setdefault("asked", {})
+            asked[attachment.volume_id] = attachment.read_only
+            return super().add(machine, attachment)
 
-    def _info(self, machine: Machine) -> InstanceInfo:
-        info = super()._info(machine)
-        asked: dict[str, bool] = self.fake_host.__dict__.get("asked", {})
-        shown = [
-            each.model_copy(update={"read_only": asked.get(each.volume_id, False)})
-            for each in info.volumes
-        ]
-        return info.model_copy(update={"volumes": tuple(shown)})
+    class showing_type(Showing):
+        def info(self, machine: Machine) -> InstanceInfo:
+            info = super().info(machine)
+            asked: dict[str, bool] = self.ports.host.__dict__.get("asked", {})
+            shown = [
+                each.model_copy(update={"read_only": asked.get(each.volume_id, False)})
+                for each in info.volumes
+            ]
+            return info.model_copy(update={"volumes": tuple(shown)})
 
 
 class _Owned(FakeDriver):
@@ -184,7 +189,7 @@ class SwapAddsADisk(FakeDriver):
         self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
     ) -> AttachedVolume:
         self._disk_of("swap_volume", uuid, volume_id)
-        return self._add_disk(self.machines.find(uuid), replacement)
+        return self.volumes.add(self.machines.find(uuid), replacement)
 
 
 @mutant("STOR-030")
@@ -257,7 +262,7 @@ class RefusedSwapHoldsTheReplacement(FakeDriver):
         try:
             super()._check_swap(uuid, volume_id, replacement)
         except errors.InvalidRequest:
-            record = self._find_volume(replacement)
+            record = self.volumes.find(replacement)
             record.locks[self.fake_host.name, uuid] = Lock(0, False, replacement.volume_id)
             raise
 
@@ -275,11 +280,12 @@ class SwapMergesTwoVolumes(FakeDriver):
 class SwapTakesWhatIsInUse(FakeDriver):
     """swap_volume() copies over a volume that another machine writes to."""
 
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
-        try:
-            return super()._check_free(uuid, attachment)
-        except errors.DeviceBusy:
-            return self._find_volume(attachment)
+    class volumes_type(Volumes):
+        def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+            try:
+                return super().check_free(uuid, attachment)
+            except errors.DeviceBusy:
+                return self.find(attachment)
 
 
 @mutant("STOR-033")
@@ -289,9 +295,9 @@ class SwapDoesNotCopy(FakeDriver):
     def _switch_volume(
         self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
     ) -> AttachedVolume:
-        content = self._find_volume(replacement).content
+        content = self.volumes.find(replacement).content
         swapped = super()._switch_volume(uuid, volume_id, replacement)
-        self._find_volume(replacement).content = content
+        self.volumes.find(replacement).content = content
         return swapped
 
 
@@ -377,11 +383,12 @@ class DiskQosOfAbsentSucceeds(FakeDriver):
 class AttachIgnoresQos(FakeDriver):
     """A volume is attached without the limits that its attachment names."""
 
-    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
-        attached = super()._add_disk(machine, attachment)
-        disk = machine.volumes[attachment.volume_id]
-        machine.volumes[attachment.volume_id] = replace(disk, qos=None)
-        return attached
+    class volumes_type(Volumes):
+        def add(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+            attached = super().add(machine, attachment)
+            disk = machine.volumes[attachment.volume_id]
+            machine.volumes[attachment.volume_id] = replace(disk, qos=None)
+            return attached
 
 
 @mutant("STOR-042")
@@ -398,6 +405,7 @@ class SpawnIgnoresTheLimits(FakeDriver):
 class DetachForgetsAllSecrets(FakeDriver):
     """detach_volume() forgets the secrets of every volume of the instance."""
 
-    def _disconnect(self, uuid: UUID, volume_id: str) -> None:
-        super()._disconnect(uuid, volume_id)
-        self.fake_host.remove_secrets(uuid)
+    class volumes_type(Volumes):
+        def disconnect(self, uuid: UUID, volume_id: str) -> None:
+            super().disconnect(uuid, volume_id)
+            self.host.remove_secrets(uuid)

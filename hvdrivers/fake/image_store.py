@@ -12,7 +12,6 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit.images import abandoned, staging_name
 from hvdrivers.fake import diskfile
-from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.records import ImageRecord, Pool
 from hvdrivers.fake.steps import Task
@@ -22,30 +21,36 @@ from hvdrivers.models.progress import Phase
 from hvdrivers.models.seed import SeedDisc
 
 if TYPE_CHECKING:
+    from hvdrivers.fake.host import FakeHost
+    from hvdrivers.fake.machines import Machines
     from hvdrivers.images import LocalImage
 
 
-class ImageSteps(FakeBase):
+class Images:
     """What spawn, rebuild, rescue and the cache have in common."""
 
-    def _provide(self, task: Task, ref: ImageRef) -> ImageRecord:
+    def __init__(self, host: FakeHost, machines: Machines) -> None:
+        self.host = host
+        self.machines = machines
+
+    def provide(self, task: Task, ref: ImageRef) -> ImageRecord:
         """The image in the host's cache: 1 call if it is there, or the host's own; else 4."""
         if isinstance(ref, HostImage) and ref.cached:
-            return task.call("find-image", lambda: self._cached_by_key(ref.name), changes=False)
+            return task.call("find-image", lambda: self.cached_by_key(ref.name), changes=False)
         if isinstance(ref, HostImage):
-            return task.call("find-image", lambda: self._host_image(ref), changes=False)
+            return task.call("find-image", lambda: self.host_image(ref), changes=False)
         key = ref.cache_key()
         if key is not None:
-            found = task.call("find-image", lambda: self._use(key), changes=False)
+            found = task.call("find-image", lambda: self.find(key), changes=False)
             if found is not None:
                 return found
-        return self._upload(task, ref)
+        return self.upload(task, ref)
 
     @provides(Capability.IMAGE_HOST)
-    def _host_image(self, ref: HostImage) -> ImageRecord:
+    def host_image(self, ref: HostImage) -> ImageRecord:
         self.machines.refuse_reserved(ref.name)
-        cache = self.fake_host.default_pool.images
-        for image in self.fake_host.size.images:
+        cache = self.host.default_pool.images
+        for image in self.host.size.images:
             if image.name == ref.name and ref.format in {None, image.format}:
                 record = ImageRecord(
                     key=ref.cache_key(),
@@ -57,14 +62,14 @@ class ImageSteps(FakeBase):
                 return cache.setdefault(record.key, record)
         raise errors.VolumeNotFound(f"the host has no image {ref.name!r}")
 
-    def _cached_by_key(self, key: str) -> ImageRecord:
-        found = self._use(key)
+    def cached_by_key(self, key: str) -> ImageRecord:
+        found = self.find(key)
         if found is None:
             raise errors.VolumeNotFound(f"no image {key!r} is in the host's cache")
         return found
 
-    def _use(self, key: str) -> ImageRecord | None:
-        return self.fake_host.default_pool.images.get(key)
+    def find(self, key: str) -> ImageRecord | None:
+        return self.host.default_pool.images.get(key)
 
     @provides(
         Capability.IMAGE_RAW,
@@ -76,7 +81,7 @@ class ImageSteps(FakeBase):
         Capability.IMAGE_OVA,
         Capability.IMAGE_ISO,
     )
-    def _upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
+    def upload(self, task: Task, ref: FileImage | HttpImage) -> ImageRecord:
         try:
             from hvdrivers.images import open_image
         except ImportError as error:
@@ -93,32 +98,32 @@ class ImageSteps(FakeBase):
                 virtual_size_bytes=local.info.virtual_size_bytes,
                 size_bytes=local.info.file_size_bytes,
                 content=diskfile.read(local.descriptor, local.info.format)
-                or (f"image:{local.cache_key}", *self.fake_host.reads_image(local.descriptor)),
+                or (f"image:{local.cache_key}", *self.host.reads_image(local.descriptor)),
             )
-            there = task.call("find-image", lambda: self._use(record.key), changes=False)
+            there = task.call("find-image", lambda: self.find(record.key), changes=False)
             if there is not None:
                 return there
             name = staging_name(record.key)
             task.call(
                 "begin-upload",
-                lambda: self._begin_upload(name, record),
+                lambda: self.begin_upload(name, record),
                 undo=("drop-upload", lambda: self._drop_upload(name)),
             )
             task.call("upload-image", lambda: None, covered=True)
             task.report(Phase.UPLOAD, record.size_bytes, record.size_bytes)
-            self._verify_sent(local)
+            self.verify_sent(local)
         # once it is complete it stays, whatever becomes of the rest
-        return task.call("finish-upload", lambda: self._finish_upload(name), covered=True)
+        return task.call("finish-upload", lambda: self.finish_upload(name), covered=True)
 
-    def _verify_sent(self, local: LocalImage) -> None:
+    def verify_sent(self, local: LocalImage) -> None:
         """What was sent must be what was inspected, whoever wrote to the file meanwhile."""
         local.verify_content()
 
-    def _begin_upload(self, name: str, record: ImageRecord) -> None:
-        pool = self.fake_host.default_pool
+    def begin_upload(self, name: str, record: ImageRecord) -> None:
+        pool = self.host.default_pool
         self._remove_abandoned(pool)
         check_room(pool, record.size_bytes)
-        pool.uploads[name] = replace(record, last_written=self.fake_host.clock.wall())
+        pool.uploads[name] = replace(record, last_written=self.host.clock.wall())
 
     def _remove_abandoned(self, pool: Pool) -> None:
         """Remove what uploads have left whose clients died, each as soon as another begins."""
@@ -127,14 +132,14 @@ class ImageSteps(FakeBase):
             for name, each in pool.uploads.items()
             if each.last_written is not None
         ]
-        for name in abandoned(written, host_now=self.fake_host.clock.wall().timestamp()):
+        for name in abandoned(written, host_now=self.host.clock.wall().timestamp()):
             del pool.uploads[name]
 
     def _drop_upload(self, name: str) -> None:
-        self.fake_host.default_pool.uploads.pop(name, None)
+        self.host.default_pool.uploads.pop(name, None)
 
-    def _finish_upload(self, name: str) -> ImageRecord:
-        pool = self.fake_host.default_pool
+    def finish_upload(self, name: str) -> ImageRecord:
+        pool = self.host.default_pool
         # somebody else may have loaded the same image meanwhile: the second load is dropped
         record = pool.uploads.pop(name)
         return pool.images.setdefault(record.key, replace(record, last_written=None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -11,7 +12,6 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.requirements import SERVED_VOLUMES
 from hvdrivers.driverkit.checks import Holder, free_name, require_volume_free
-from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.records import AttachedDisk, Lock, Machine, Secret, VolumeRecord
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.volume import (
@@ -31,6 +31,10 @@ from hvdrivers.models.volume import (
     VolumeAttachment,
 )
 
+if TYPE_CHECKING:
+    from hvdrivers.fake.host import FakeHost
+    from hvdrivers.fake.machines import Machines
+
 Served = (
     IscsiVolume
     | RbdVolume
@@ -45,101 +49,106 @@ _GIB = 1 << 30
 _LETTERS = {DiskBus.VIRTIO: "vd", DiskBus.IDE: "hd"}
 
 
-class VolumeSteps(FakeBase):
-    """What spawn, attach and swap have in common."""
+class Volumes:
+    """What spawn, attach, swap and start have in common."""
 
-    def _find_volume(self, attachment: VolumeAttachment) -> VolumeRecord:
+    def __init__(self, host: FakeHost, machines: Machines) -> None:
+        self.host = host
+        self.machines = machines
+
+    def find(self, attachment: VolumeAttachment) -> VolumeRecord:
         """The volume itself.
 
         Raises:
             VolumeNotFound: the host cannot find it.
         """
         volume = attachment.volume
-        if volume.volume_id in self.fake_host.lost_volumes:
+        if volume.volume_id in self.host.lost_volumes:
             raise errors.VolumeNotFound(f"the host cannot open volume {volume.volume_id!r}")
         if isinstance(volume, PoolVolume):
-            return self._pool_volume(volume)
+            return self.pool_volume(volume)
         if isinstance(volume, LocalVolume):
-            return self._local_volume(volume)
-        return self._served_volume(volume)
+            return self.local_volume(volume)
+        return self.served_volume(volume)
 
     @provides(Capability.VOLUME_POOL)
-    def _pool_volume(self, volume: PoolVolume) -> VolumeRecord:
+    def pool_volume(self, volume: PoolVolume) -> VolumeRecord:
         self.machines.refuse_reserved(volume.data.name)
-        if self.fake_host.accept_any_volume and volume.data.pool not in {
+        if self.host.accept_any_volume and volume.data.pool not in {
             None,
-            *self.fake_host.pools,
+            *self.host.pools,
         }:
-            return self._anything(volume.volume_id)
-        found = self.fake_host.pool(volume.data.pool).volumes.get(volume.data.name)
+            return self.anything(volume.volume_id)
+        found = self.host.pool(volume.data.pool).volumes.get(volume.data.name)
         if found is not None:
             return found
-        if self.fake_host.accept_any_volume:
-            return self._anything(volume.volume_id)
+        if self.host.accept_any_volume:
+            return self.anything(volume.volume_id)
         raise errors.VolumeNotFound(f"the pool has no volume {volume.data.name!r}")
 
     @provides(Capability.VOLUME_LOCAL)
-    def _local_volume(self, volume: LocalVolume) -> VolumeRecord:
-        found = self.fake_host.local_volumes.get(volume.path)
+    def local_volume(self, volume: LocalVolume) -> VolumeRecord:
+        found = self.host.local_volumes.get(volume.path)
         if found is not None:
             return found
-        if self.fake_host.accept_any_volume:
-            return self._anything(volume.volume_id)
+        if self.host.accept_any_volume:
+            return self.anything(volume.volume_id)
         raise errors.VolumeNotFound(f"the host has no {volume.path!r}")
 
     @provides(*SERVED_VOLUMES)
-    def _served_volume(self, volume: Served) -> VolumeRecord:
-        return self._anything(volume.volume_id)
+    def served_volume(self, volume: Served) -> VolumeRecord:
+        return self.anything(volume.volume_id)
 
-    def _anything(self, volume_id: str) -> VolumeRecord:
+    def anything(self, volume_id: str) -> VolumeRecord:
         # a storage server of which nothing is known but the volume's name
         fresh = VolumeRecord(volume_id, _GIB, (f"volume:{volume_id}",))
-        return self.fake_host.world.volumes.setdefault(volume_id, fresh)
+        return self.host.world.volumes.setdefault(volume_id, fresh)
 
     @provides(Capability.MULTI_ATTACH)
-    def _check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
+    def check_free(self, uuid: UUID, attachment: VolumeAttachment) -> VolumeRecord:
         """The volume, if this machine may have it.
 
         Raises:
             VolumeNotFound: see above.
             DeviceBusy: another machine that is powered on has it.
         """
-        record = self._find_volume(attachment)
+        record = self.find(attachment)
         others = [
             Holder(machine, lock.multiattach)
             for (host, machine), lock in record.locks.items()
-            if (host, machine) != (self.fake_host.name, uuid)
-            and self.fake_host.world.has_open(host, machine)
+            if (host, machine) != (self.host.name, uuid) and self.host.world.has_open(host, machine)
         ]
         require_volume_free(attachment.volume_id, others, shares=attachment.volume.multiattach)
         return record
 
-    def _connect_volume(self, task: Task, uuid: UUID, attachment: VolumeAttachment) -> None:
+    def connect(self, task: Task, uuid: UUID, attachment: VolumeAttachment) -> None:
         """Lock a volume for a machine, and store its secrets: 1 call, 2 with secrets."""
         volume_id = attachment.volume_id
-        secrets = self._secrets_of(attachment)
+        secrets = self.secrets_of(attachment)
         if secrets:
             prefix = f"{uuid}/{volume_id}/"
             task.call(
                 "create-secrets",
-                lambda: self._store(uuid, task.token, {prefix + k: v for k, v in secrets.items()}),
+                lambda: self.store_secrets(
+                    uuid, task.token, {prefix + k: v for k, v in secrets.items()}
+                ),
                 undo=(
                     "delete-secrets",
-                    lambda: self.fake_host.remove_secrets(uuid, token=task.token),
+                    lambda: self.host.remove_secrets(uuid, token=task.token),
                 ),
             )
         task.call(
             "connect-volume",
-            lambda: self._lock_volume(uuid, attachment, task.token),
+            lambda: self._lock(uuid, attachment, task.token),
             undo=(
                 "disconnect-volume",
-                lambda: self.fake_host.unlock(uuid, volume_id=volume_id, token=task.token),
+                lambda: self.host.unlock(uuid, volume_id=volume_id, token=task.token),
             ),
         )
 
-    def _secrets_of(self, attachment: VolumeAttachment) -> dict[str, SecretStr]:
+    def secrets_of(self, attachment: VolumeAttachment) -> dict[str, SecretStr]:
         volume = attachment.volume
-        found: dict[str, SecretStr | None] = {"luks": self._passphrase(attachment)}
+        found: dict[str, SecretStr | None] = {"luks": self.passphrase(attachment)}
         if isinstance(volume, IscsiVolume) and volume.chap is not None:
             found["chap"] = volume.chap.password
         elif isinstance(volume, RbdVolume):
@@ -149,7 +158,7 @@ class VolumeSteps(FakeBase):
         return {name: value for name, value in found.items() if value is not None}
 
     @provides(Capability.ENCRYPTED_VOLUME)
-    def _passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
+    def passphrase(self, attachment: VolumeAttachment) -> SecretStr | None:
         encryption = attachment.encryption
         if encryption is None or not encryption.by_hypervisor:
             return None
@@ -160,21 +169,21 @@ class VolumeSteps(FakeBase):
             )
         return SecretStr(encryption.secret.get_secret_value().hex())
 
-    def _store(self, uuid: UUID, token: int, secrets: dict[str, SecretStr]) -> None:
+    def store_secrets(self, uuid: UUID, token: int, secrets: dict[str, SecretStr]) -> None:
         self.machines.find(uuid)
         for name, value in secrets.items():
-            self.fake_host.secrets[name] = Secret(uuid, token, value)
+            self.host.secrets[name] = Secret(uuid, token, value)
 
-    def _lock_volume(self, uuid: UUID, attachment: VolumeAttachment, token: int) -> None:
+    def _lock(self, uuid: UUID, attachment: VolumeAttachment, token: int) -> None:
         self.machines.find(uuid)
-        record = self._check_free(uuid, attachment)
+        record = self.check_free(uuid, attachment)
         lock = Lock(token, attachment.volume.multiattach, attachment.volume_id)
-        record.locks[self.fake_host.name, uuid] = lock
+        record.locks[self.host.name, uuid] = lock
 
-    def _add_disk(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+    def add(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
         """Put a locked volume into the machine's definition."""
-        record = self._find_volume(attachment)
-        self._check_disk_slot(machine)
+        record = self.find(attachment)
+        self.check_slot(machine)
         disk = AttachedDisk(
             attachment=attachment,
             record=record,
@@ -185,15 +194,15 @@ class VolumeSteps(FakeBase):
         machine.volumes[attachment.volume_id] = disk
         return shown(disk)
 
-    def _check_disk_slot(self, machine: Machine) -> None:
-        if len(machine.volumes) >= self.fake_host.size.disk_slots:
+    def check_slot(self, machine: Machine) -> None:
+        if len(machine.volumes) >= self.host.size.disk_slots:
             raise errors.InsufficientResources(
-                f"the machine has {self.fake_host.size.disk_slots} disks, and no slot for another"
+                f"the machine has {self.host.size.disk_slots} disks, and no slot for another"
             )
 
-    def _disconnect(self, uuid: UUID, volume_id: str) -> None:
+    def disconnect(self, uuid: UUID, volume_id: str) -> None:
         """Unlock a volume and forget its secrets."""
-        self.fake_host.forget_attachment(uuid, volume_id)
+        self.host.forget_attachment(uuid, volume_id)
 
 
 def bus_of(attachment: VolumeAttachment) -> DiskBus:

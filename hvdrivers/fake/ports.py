@@ -8,7 +8,6 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit.checks import Holder, require_port_free
-from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_device_free, device_at
 from hvdrivers.fake.records import POWERED_ON, Claim, Machine, Port
 from hvdrivers.fake.steps import Task
@@ -33,10 +32,15 @@ from hvdrivers.models.vif import (
 
 if TYPE_CHECKING:
     from hvdrivers.fake.host import FakeHost
+    from hvdrivers.fake.machines import Machines
 
 
-class PortSteps(FakeBase):
-    """What spawn and plug have in common."""
+class Ports:
+    """What spawn, plug and start have in common."""
+
+    def __init__(self, host: FakeHost, machines: Machines) -> None:
+        self.host = host
+        self.machines = machines
 
     @provides(
         Capability.VIF_NETWORK,
@@ -51,13 +55,13 @@ class PortSteps(FakeBase):
         Capability.VIF_HYPERV,
         Capability.VIF_USER,
     )
-    def _check_wiring(self, vif: Vif, host: FakeHost | None = None) -> None:
+    def check_wiring(self, vif: Vif, host: FakeHost | None = None) -> None:
         """Raise NetworkNotFound unless what the NIC is to be plugged into is there.
 
         Args:
             host: None: this one.
         """
-        host = host or self.fake_host
+        host = host or self.host
         match vif:
             case NetworkVif():
                 _check_network(host, "network", vif.network)
@@ -81,23 +85,23 @@ class PortSteps(FakeBase):
                         "a representor must be plugged on the host itself", hint="use os-vif there"
                     )
 
-    def _check_port(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
+    def check(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
         """Raise unless this machine can have this NIC now.
 
         Args:
             starts: False: spawn() leaves it off, so the port may still be another's.
         """
-        self._check_wiring(vif)
+        self.check_wiring(vif)
         if starts:
-            self._check_free_port(uuid, vif)
-        self._check_function(uuid, vif)
+            self.check_free(uuid, vif)
+        self.check_function(uuid, vif)
 
-    def _check_free_port(self, uuid: UUID, vif: Vif) -> None:
+    def check_free(self, uuid: UUID, vif: Vif) -> None:
         """Raise DeviceBusy if another machine that is powered on has this port, or its address."""
-        machines = self.fake_host.machines
+        machines = self.host.machines
         others = [
             Holder(port.owner)
-            for port in self.fake_host.ports.values()
+            for port in self.host.ports.values()
             if not port_names(vif).isdisjoint(port_names(port.vif))
             and port.owner != uuid
             and port.owner in machines
@@ -105,48 +109,48 @@ class PortSteps(FakeBase):
         ]
         require_port_free(vif.id, others)
 
-    def _check_function(self, uuid: UUID, vif: Vif) -> None:
+    def check_function(self, uuid: UUID, vif: Vif) -> None:
         """Raise InsufficientResources if another machine has the device behind the NIC."""
         address = _device_of(vif)
-        mine = any(claim.owner == uuid and claim.use == vif.id for claim in self.fake_host.claims)
+        mine = any(claim.owner == uuid and claim.use == vif.id for claim in self.host.claims)
         if address is not None and not mine:
-            check_device_free(self.fake_host, address)
+            check_device_free(self.host, address)
 
-    def _ports_of(self, uuid: UUID) -> list[Port]:
+    def of(self, uuid: UUID) -> list[Port]:
         """The NICs in a machine's definition, in their order."""
-        return [p for p in self.fake_host.ports.values() if p.owner == uuid and p.plugged]
+        return [p for p in self.host.ports.values() if p.owner == uuid and p.plugged]
 
-    def _check_nic_slot(self, uuid: UUID) -> None:
-        if len(self._ports_of(uuid)) >= self.fake_host.size.nic_slots:
+    def check_slot(self, uuid: UUID) -> None:
+        if len(self.of(uuid)) >= self.host.size.nic_slots:
             raise errors.InsufficientResources(
-                f"the machine has {self.fake_host.size.nic_slots} NICs, and no slot for another"
+                f"the machine has {self.host.size.nic_slots} NICs, and no slot for another"
             )
 
-    def _create_port(self, task: Task, uuid: UUID, vif: Vif) -> None:
+    def create(self, task: Task, uuid: UUID, vif: Vif) -> None:
         """Make a port: 1 call."""
         task.call(
             "create-port",
-            lambda: self._make_port(uuid, vif, task.token),
+            lambda: self.make(uuid, vif, task.token),
             undo=(
                 "delete-port",
-                lambda: self.fake_host.remove_ports(uuid, vif_id=vif.id, token=task.token),
+                lambda: self.host.remove_ports(uuid, vif_id=vif.id, token=task.token),
             ),
         )
 
-    def _make_port(self, uuid: UUID, vif: Vif, token: int) -> None:
+    def make(self, uuid: UUID, vif: Vif, token: int) -> None:
         machine = self.machines.find(uuid)
-        there = self.fake_host.ports.get((uuid, vif.id))
+        there = self.host.ports.get((uuid, vif.id))
         if there is not None and there.plugged:
             return  # another connection was faster
         building = machine.state is InstanceState.BUILDING
-        self._check_port(uuid, vif, starts=machine.claims or not building)
-        self.fake_host.ports[uuid, vif.id] = Port(vif, uuid, token)
+        self.check(uuid, vif, starts=machine.claims or not building)
+        self.host.ports[uuid, vif.id] = Port(vif, uuid, token)
         address = _device_of(vif)
         if address is not None and there is None:
-            device_at(self.fake_host, address)
-            self.fake_host.claims.append(Claim(uuid, address, None, token, use=vif.id))
+            device_at(self.host, address)
+            self.host.claims.append(Claim(uuid, address, None, token, use=vif.id))
 
-    def _shown(self, machine: Machine, port: Port) -> AttachedVif:
+    def shown(self, machine: Machine, port: Port) -> AttachedVif:
         """A NIC as get_instance() shows it."""
         vif = port.vif
         passthrough = isinstance(vif, HostdevVif | VdpaVif)
