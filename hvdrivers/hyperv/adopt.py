@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from uuid import UUID
 
 from hvdrivers.contract.lifecycle import Adopt
-from hvdrivers.contract.maintenance import Maintenance
+from hvdrivers.contract.maintenance import HostPower, Maintenance
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.instances import info_of
 from hvdrivers.hyperv.record import InstanceRecord, MetadataRecord, packed
+from hvdrivers.models.host import HostPowerAction
 from hvdrivers.models.instance import InstanceInfo
 
 
@@ -49,3 +50,13 @@ class HypervMaintenance(Topic, Maintenance):
     def in_maintenance(self, *, timeout: float | None = None) -> bool:
         """Budget: 1 call."""
         return bool(self.session.call("InMaintenance", {}, Deadline(timeout))["closed"])
+
+
+class HypervHostPower(Topic, HostPower):
+    """Windows goes down with all that runs on it, so no machine may be powered on, of ours or
+    not."""
+
+    def host_power(self, action: HostPowerAction, *, timeout: float | None = None) -> None:
+        """Budget: 1 call."""
+        arguments = {"reboot": action is HostPowerAction.REBOOT}
+        self.session.call("HostPower", arguments, Deadline(timeout))

@@ -11,7 +11,7 @@ from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import Driver
 from hvdrivers.contract.fields import Fields
 from hvdrivers.contract.limits import Limit
-from hvdrivers.hyperv.adopt import HypervAdopt, HypervMaintenance
+from hvdrivers.hyperv.adopt import HypervAdopt, HypervHostPower, HypervMaintenance
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.connection import HypervConnection
 from hvdrivers.hyperv.consoles import HypervConsoles
@@ -57,6 +57,7 @@ class HypervDriver(
     HypervRelocation,
     HypervAdopt,
     HypervMaintenance,
+    HypervHostPower,
     HypervConsoles,
     HypervEvents,
     HypervMetrics,

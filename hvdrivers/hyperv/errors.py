@@ -66,6 +66,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "HasVolumes": e.InvalidRequest,
         "Refused": e.InvalidRequest,
         "MachinesOn": e.InvalidState,
+        "NoRight": e.PermissionDenied,
         "NoPicture": e.HypervisorFault,
         "ImageMissing": e.VolumeNotFound,
         "ImageEvicted": e.DeviceBusy,

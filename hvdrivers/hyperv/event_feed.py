@@ -31,6 +31,8 @@ _K, _S = LifecycleKind, InstanceState
 _POLL: Final = 2.0
 """Seconds that a request waits on the host: as long as the end of a stream may take."""
 _LIMIT: Final = 30.0
+_BOOTS_APART: Final = 10 * 10**7
+"""Ticks: no host starts twice in so short a time."""
 
 KINDS: Final[Mapping[int, tuple[LifecycleKind, InstanceState]]] = {
     18500: (_K.STARTED, _S.RUNNING),
@@ -95,12 +97,14 @@ class Log:
         self._names: list[str] = []
         self._since: dict[str, int] = {}
         self._devices: dict[str, int] = {}
+        self._boot = 0
 
     def begin(self) -> None:
         """Go to the end of the logs."""
         found = self._session.call("EventsBegin", {}, Deadline(_LIMIT), counted=False)
         self._positions = found["positions"]
         self._devices = found["devices"]
+        self._boot = found["boot"]
         self._owners, self._since, self._names = {}, {}, []
         for _ in self._changed(found["index"]):
             pass
@@ -109,7 +113,8 @@ class Log:
         """What has happened since.
 
         Raises:
-            Missed: a log was cleared.
+            Missed: a log was cleared, or the host has started again: one that lost its power told
+                nobody what became of its machines.
         """
         arguments = {
             "positions": self._positions,
@@ -120,6 +125,9 @@ class Log:
         found = self._session.call("Events", arguments, Deadline(_LIMIT), counted=False)
         if found["missed"]:
             raise Missed("a log of the host was cleared")
+        # Windows reckons the time of its start from the clock, which somebody may set right
+        if abs(found["boot"] - self._boot) > _BOOTS_APART:
+            raise Missed("the host has started again")
         self._positions = found["positions"]
         self._devices = found["devices"]
         before = self._owners

@@ -55,6 +55,8 @@ from hvdrivers.models.volume import Volume
 
 _LONG: Final = 6 * 3600.0
 """Seconds after which no upload is alive any more."""
+_DOWN: Final = 10.0
+"""Seconds that a reboot takes beyond the time in which the driver tries to connect."""
 _SLOTS_OF_A_MACHINE: Final = 10
 """More than the suite plugs at once; what is full is full sooner."""
 _STARTS: Final = frozenset({18500, 18512, 18514})
@@ -339,6 +341,18 @@ class HypervTarget(Target):
 
     def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
         return text in self.written(driver, uuid)
+
+    @contextmanager
+    def expendable_host(self) -> Iterator[None]:
+        timing = self.host.state.timing
+        usual = timing.coming_up
+        # as long as a host takes: what reads is repeated while the driver tries to connect
+        timing.coming_up = self.config.connect_timeout + _DOWN
+        try:
+            yield
+        finally:
+            timing.coming_up = usual
+            self.host.power_up()
 
     @contextmanager
     def served_volume(self, driver: ComputeDriver, kind: Capability) -> Iterator[Volume]:

@@ -101,3 +101,21 @@ function Invoke-HvInMaintenance {
     param($Arguments)
     @{ closed = [IO.File]::Exists((Get-HvClosed)) }
 }
+
+# The host itself goes down, or down and up again. Its machines are not asked.
+function Invoke-HvHostPower {
+    param($Arguments)
+    foreach ($vm in Hyper-V\Get-VM) {
+        if (Test-HvPoweredOn $vm) { Stop-Hv 'MachinesOn' 'machines are powered on' }
+    }
+    Assert-HvBudget
+    # 6: reboot, 12: power off; both without asking the programs that run
+    $flags = 12
+    if ($Arguments.reboot) { $flags = 6 }
+    $system = Get-CimInstance -ClassName Win32_OperatingSystem
+    $done = Invoke-CimMethod -InputObject $system -MethodName Win32Shutdown `
+        -Arguments @{ Flags = [int]$flags; Reserved = [int]0 }
+    if ([int]$done.ReturnValue -ne 0) {
+        Stop-Hv 'NoRight' "Windows does not do it for this user ($($done.ReturnValue))"
+    }
+}

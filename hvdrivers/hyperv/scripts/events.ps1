@@ -11,7 +11,7 @@ function Invoke-HvEventsBegin {
     foreach ($log in Get-HvLogs) { $positions[$log] = Get-HvNewest $log }
     $devices = @{}
     foreach ($file in Get-HvDeviceFiles) { $devices[$file.Uuid] = $file.Number }
-    @{ positions = $positions; index = Get-HvIndex; devices = $devices }
+    @{ positions = $positions; index = Get-HvIndex; devices = $devices; boot = $HvShared.Facts.Boot }
 }
 
 function Get-HvNewest {
@@ -78,7 +78,7 @@ function Invoke-HvEvents {
             if ($changed) { $index = Get-HvIndex }
             return @{
                 records = $records.ToArray(); positions = $positions
-                index = $index; missed = $missed
+                index = $index; missed = $missed; boot = $HvShared.Facts.Boot
                 devices = $devices; changes = $changes.ToArray()
                 rescued = @((Get-HvRescued).Keys)
             }

@@ -42,6 +42,7 @@ function Invoke-HvOpen {
     $HvShared.Facts.Index = Convert-Path -LiteralPath "$root\index"
     $HvShared.Facts.Locks = Convert-Path -LiteralPath "$root\locks"
     $system = Get-CimInstance -ClassName Win32_OperatingSystem
+    $HvShared.Facts.Boot = $system.LastBootUpTime.ToUniversalTime().Ticks
     $ports = Get-HvPorts
     @{
         initiator = $ports.iscsi -gt 0

@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +51,10 @@ class SimulatedHost:
         self.state.guests = self.guests
         self._server = StateServer(self.state, self.folder / "s")
         self._endpoint: str | None = None
+        self.up = True
+        """False from the time when it has gone down until it is up again."""
+        self._told: list[Callable[[], None]] = []
+        self.state.power = self._power
 
     def start(self) -> None:
         """Write the modules and serve them."""
@@ -120,6 +125,33 @@ class SimulatedHost:
             for machine in was_on:
                 if machine.config.start_action != "Nothing":
                     start(machine)
+
+    def _power(self, again: bool) -> None:
+        """Go down a moment after the answer, and with ``again`` up."""
+        threading.Thread(target=self._go_down, args=(again,), daemon=True).start()
+
+    def _go_down(self, again: bool) -> None:
+        with self.world.lock:
+            self.state.pause(self.state.timing.going_down)
+            self.up = False
+            told = list(self._told)
+        for each in told:
+            each()
+        self.restart()
+        if again:
+            with self.world.lock:
+                self.state.pause(self.state.timing.coming_up)
+            self.power_up()
+
+    def power_up(self) -> None:
+        """What the button does to a host that is down."""
+        with self.world.lock:
+            self.up = True
+            self.world.notify()
+
+    def on_down(self, told: Callable[[], None]) -> None:
+        """Have a function called each time that the host goes down."""
+        self._told.append(told)
 
     def meet(self, other: "SimulatedHost") -> None:
         """Let this host and another one of the same world find each other by name."""

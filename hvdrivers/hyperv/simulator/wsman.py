@@ -110,6 +110,7 @@ class WsmanServer:
             target=self._http.serve_forever, args=(0.1,), name="hvsim-wsman", daemon=True
         )
         self._thread.start()
+        self.host.on_down(self.restart)
 
     def __enter__(self) -> Self:
         return self

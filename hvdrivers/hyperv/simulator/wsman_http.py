@@ -42,6 +42,10 @@ class Listener(ThreadingHTTPServer):
         self.service = service
         super().__init__(address, Handler)
 
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """A host that is down takes no connection."""
+        return self.service.host.up
+
     def finish_request(self, request: Any, client_address: Any) -> None:
         # in the connection's own thread: a client that never ends its handshake stops no other
         if self.tls is not None:

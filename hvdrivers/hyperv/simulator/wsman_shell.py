@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Protocol
@@ -33,6 +33,13 @@ class Host(Protocol):
     def prelude(self) -> str:
         """PowerShell text in front of each command's own."""
 
+    @property
+    def up(self) -> bool:
+        """Whether it answers anybody."""
+
+    def on_down(self, told: Callable[[], None]) -> None:
+        """Have a function called when it goes down."""
+
 
 class BareHost:
     """A host without Hyper-V: the engine as it is, for tests of the wire."""
@@ -44,6 +51,11 @@ class BareHost:
     def prelude(self) -> str:
         """Nothing."""
         return ""
+
+    up = True
+
+    def on_down(self, told: Callable[[], None]) -> None:
+        """It never does."""
 
 
 class NoEngine(RuntimeError):

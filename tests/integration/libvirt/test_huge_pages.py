@@ -67,11 +67,11 @@ def clauses(
     pages: None,
     libvirt_peer: LibvirtPeer,
     ovs_bridge: OvsBridge,
-    guest_image: Path,
+    agent_image: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Session]:
     folder = tmp_path_factory.mktemp("pages")
-    with running(libvirt_peer, guest_image, folder, ovs_bridge=ovs_bridge.name) as made:
+    with running(libvirt_peer, agent_image, folder, ovs_bridge=ovs_bridge.name) as made:
         yield made
 
 

@@ -51,12 +51,12 @@ def pinning(libvirt_peer: LibvirtPeer, guest_image: Path) -> Iterator[Host]:
 def clauses(
     libvirt_peer: LibvirtPeer,
     ovs_bridge: OvsBridge,
-    guest_image: Path,
+    agent_image: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Session]:
     folder = tmp_path_factory.mktemp("pinning")
     options = {"ovs_bridge": ovs_bridge.name, "dedicated_cpus": str(ASIDE)}
-    with running(libvirt_peer, guest_image, folder, **options) as made:
+    with running(libvirt_peer, agent_image, folder, **options) as made:
         yield made
 
 
@@ -152,6 +152,36 @@ def test_suspended_machine_comes_back_when_its_cpu_is_free(pinning: Host) -> Non
             assert pinning.driver.get_instance(one.uuid).state is InstanceState.SUSPENDED
         pinning.driver.resume(one.uuid)
         assert tune(pinning, one.uuid)["0"] == str(ASIDE)
+
+
+def test_every_start_gives_it_a_cpu(pinning: Host) -> None:
+    """Also those by a definition that is not stored, and those inside of another operation."""
+    driver, mine = pinning.driver, str(ASIDE)
+    image = pinning.empty().image
+    assert image is not None
+    with pinning.empty_machine(flavor=OWN) as one:
+        driver.reboot(one.uuid)
+        assert tune(pinning, one.uuid)["0"] == mine
+        driver.rescue(one.uuid, image)
+        assert tune(pinning, one.uuid)["0"] == mine
+        driver.unrescue(one.uuid)
+        assert tune(pinning, one.uuid)["0"] == mine
+        driver.rebuild(one.uuid, image)
+        assert tune(pinning, one.uuid)["0"] == mine
+        saved = driver.create_snapshot(one.uuid, "memory", memory=True).id
+        driver.power_off(one.uuid)
+        with pinning.empty_machine(flavor=OWN):
+            for start in (
+                lambda: driver.revert_snapshot(one.uuid, saved),
+                lambda: driver.rescue(one.uuid, image),
+                lambda: driver.start_paused(one.uuid),
+            ):
+                with pytest.raises(errors.InsufficientResources):
+                    start()
+                assert driver.get_instance(one.uuid).state is InstanceState.STOPPED
+        driver.revert_snapshot(one.uuid, saved)
+        assert driver.get_instance(one.uuid).state is InstanceState.RUNNING
+        assert tune(pinning, one.uuid)["0"] == mine
 
 
 def test_resize_changes_between_shared_and_own(pinning: Host) -> None:

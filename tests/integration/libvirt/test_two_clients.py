@@ -45,7 +45,7 @@ def test_a_start_that_is_under_way(own: Host, other: ComputeDriver) -> None:
         ) as starting:
             assert listed(machine, driver) is S.STOPPED
             with pytest.raises(errors.DeviceBusy) as busy:
-                driver.attach_volume(machine.uuid, attachment, timeout=1.5)
+                driver.attach_volume(machine.uuid, attachment, timeout=5)
             assert busy.value.retryable
             attaching = meanwhile(lambda: driver.attach_volume(machine.uuid, attachment))
             naming = meanwhile(lambda: other.set_metadata(machine.uuid, {"a": "b"}))
@@ -131,7 +131,7 @@ def test_a_spawn_that_is_under_way(own: Host, other: ComputeDriver, goes_on: boo
         with held_start(own.peer, str(spec.uuid), lambda: other.spawn(spec)) as spawning:
             assert listed(Machine(own, spec.uuid), driver) is S.BUILDING
             with pytest.raises(errors.DeviceBusy) as busy:
-                driver.spawn(spec, timeout=1.5)
+                driver.spawn(spec, timeout=5)
             assert busy.value.retryable
             second = meanwhile(lambda: driver.spawn(spec))
             if goes_on:
@@ -526,7 +526,7 @@ def test_a_client_has_died_in_a_deletion(own: Host, other: ComputeDriver) -> Non
 
         left_behind(8)
         with pytest.raises(errors.DeviceBusy) as busy:
-            other.attach_volume(machine.uuid, attachment, timeout=1.5)
+            other.attach_volume(machine.uuid, attachment, timeout=5)
         assert busy.value.retryable
         assert machine.has(volume.volume_id) == (False, False)
         left_behind(3)

@@ -269,6 +269,18 @@ def _device_properties(call: Call, item: dict[str, str], arguments: dict[str, ob
     return {"deviceProperties": told}
 
 
+def _win32_shutdown(call: Call, _: dict[str, str], arguments: dict[str, object]) -> Row:
+    flags = int(str(arguments.get("Flags", 0))) & ~4
+    if not call.host.administrator:
+        return {"ReturnValue": UInt32(1314)}
+    if flags not in (1, 2, 8):
+        return {"ReturnValue": UInt32(87)}
+    if call.host.power is None:
+        raise _cim_error("HRESULT 0x80041024", "NotImplemented", "This host stays up")
+    call.host.power(flags == 2)
+    return {}
+
+
 def _switch_device(enabled: bool) -> _Method:
     def switch(call: Call, item: dict[str, str], _: dict[str, object]) -> Row:
         _pnp_device(call, item).enabled = enabled
@@ -287,4 +299,5 @@ _METHODS: dict[tuple[str, str], _Method] = {
     ("win32_pnpentity", "getdeviceproperties"): _device_properties,
     ("win32_pnpentity", "disable"): _switch_device(False),
     ("win32_pnpentity", "enable"): _switch_device(True),
+    ("win32_operatingsystem", "win32shutdown"): _win32_shutdown,
 }

@@ -32,6 +32,9 @@ class Timing:
     restore: float = 0.0
     merge: float = 0.1
     migration: float = 0.1
+    going_down: float = 0.2
+    """Between the acceptance of a shutdown of the host and its end."""
+    coming_up: float = 0.5
     export: float = 0.0
     shutdown_limit: float = 300.0
 
@@ -187,6 +190,8 @@ class HostState:
         self.shares: dict[str, str] = {"ADMIN$": "C:\\Windows", "C$": "C:\\", "IPC$": ""}
         self.groups: dict[str, list[UUID]] = {}
         self.migrations: list[MigrationJob] = []
+        self.power: Callable[[bool], None] | None = None
+        """Lets the host go down, and with True up again."""
         self.jobs: list[ConcreteJob | StorageJob] = []
         self.make_folders()
 
