@@ -360,9 +360,10 @@ def test_killed_at_the_end(moved: Moved, away: bool, step: str) -> None:
 # ---- faults --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"cut-before"}))
 def test_a_preparation_that_fails_leaves_nothing(moved: Moved, kind: str) -> None:
-    """Calls on the source fail in turn; those within one host are the suite's."""
+    """Calls on the source fail in turn; those within one host are the suite's. A cut before the
+    last call may go unnoticed: the turn is given up by another connection."""
     info = moved.spawn()
     here, uuid = moved.here, moved.uuid
     calls = 0
