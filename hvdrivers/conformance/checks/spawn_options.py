@@ -204,7 +204,8 @@ def _slices(device: PciDevice) -> dict[str, Any] | None:
 @check(
     LIFE_022,
     cases=[
-        Case("functions", (_functions,)),
+        # who passes no function to a guest as its NIC lists none
+        Case("functions", (_functions,), needs=frozenset({Capability.VIF_HOSTDEV})),
         Case("slices", (_slices,), needs=frozenset({Capability.VGPU})),
     ],
 )
