@@ -15,6 +15,7 @@ from typing import Any
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.driver import LibvirtDriver
+from hvdrivers.libvirt.remote import changes_nothing
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import InstanceSpec
 
@@ -38,13 +39,20 @@ def _die() -> None:
 
 
 class _Killer:
-    """A seam in which the process dies at one call: before it, after it, or while it runs."""
+    """A seam in which the process dies at one call: before it, after it, or while it runs.
 
-    def __init__(self, at: int, when: str, pipe: Pipe) -> None:
-        self._at, self._when, self._pipe = at, when, pipe
+    Args:
+        reads: whether calls that change nothing count. How many of them there are may depend on
+            how long something takes.
+    """
+
+    def __init__(self, at: int, when: str, pipe: Pipe, *, reads: bool) -> None:
+        self._at, self._when, self._pipe, self._reads = at, when, pipe, reads
         self._number = 0
 
     def __call__(self, name: str, send: Any) -> Any:
+        if not self._reads and changes_nothing(name.partition(".")[2]):
+            return send()
         number, self._number = self._number, self._number + 1
         if number != self._at:
             return send()
@@ -60,10 +68,16 @@ class _Killer:
 
 
 def _begin_and_die(
-    uri: str, operation: str, arguments: tuple[Any, ...], at: int, when: str, pipe: Pipe
+    uri: str,
+    operation: str,
+    arguments: tuple[Any, ...],
+    at: int,
+    when: str,
+    pipe: Pipe,
+    reads: bool,
 ) -> None:
     driver = in_order(uri)
-    driver.connection.seam = _Killer(at, when, pipe)
+    driver.connection.seam = _Killer(at, when, pipe, reads=reads)
     getattr(driver, operation)(*arguments)
     pipe.send("")
 
@@ -101,12 +115,22 @@ def killed_at(uri: str, spec: InstanceSpec, at: int, when: str) -> str | None:
 
 
 def killed_in(
-    uri: str, operation: str, arguments: tuple[Any, ...], at: int, when: str
+    uri: str,
+    operation: str,
+    arguments: tuple[Any, ...],
+    at: int,
+    when: str,
+    *,
+    reads: bool = True,
 ) -> str | None:
-    """The same for any operation."""
+    """The same for any operation.
+
+    Args:
+        reads: whether calls that change nothing are counted.
+    """
     ours, theirs = context.Pipe()
     child = context.Process(
-        target=_begin_and_die, args=(uri, operation, arguments, at, when, theirs)
+        target=_begin_and_die, args=(uri, operation, arguments, at, when, theirs, reads)
     )
     child.start()
     theirs.close()

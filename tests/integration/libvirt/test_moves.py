@@ -255,11 +255,18 @@ def test_budgets(moved: Moved, away: bool) -> None:
 # ---- a client that dies --------------------------------------------------------------------------
 
 
-def _changes(peer: LibvirtPeer, operation: str, *arguments: Any) -> list[int]:
+def _changes(peer: LibvirtPeer, operation: str, *arguments: Any) -> range:
     """Numbers of the calls of an operation that are no reads; it is done."""
     held = Held(peer.uri, operation, arguments, -1)
     assert held.go_on() == "done"
-    return changes_in(held.calls)
+    return range(len(changes_in(held.calls)))
+
+
+def _killed(peer: LibvirtPeer, operation: str, arguments: tuple[Any, ...], number: int) -> str:
+    """A client dies after this one of the calls that are no reads."""
+    name = killed_in(peer.uri, operation, arguments, number, "after", reads=False)
+    assert name, number
+    return name
 
 
 @pytest.mark.parametrize("away", _AWAY)
@@ -272,8 +279,7 @@ def test_killed_while_it_prepares(moved: Moved, away: bool, on: bool) -> None:
     moved.here.revert_move(moved.uuid)
     seen: set[MovePhase | None] = set()
     for number in numbers:
-        name = killed_in(moved.peers[0].uri, what[0], what[1:], number, "after")
-        assert name, number
+        name = _killed(moved.peers[0], what[0], what[1:], number)
         now = moved.here.get_instance(moved.uuid)
         seen.add(now.move)
         assert _shown(now, move=None) == info, name
@@ -312,8 +318,7 @@ def test_killed_while_it_finishes(moved: Moved, away: bool, on: bool) -> None:
     back()
     for number in numbers:
         move = prepared()
-        name = killed_in(peer.uri, "finish_move", (move,), number, "after")
-        assert name, number
+        name = _killed(peer, "finish_move", (move,), number)
         if on:
             assert at.finish_move(move).flavor == _AFTER, name
             assert moved.content(away) == moved.original, name
@@ -340,8 +345,7 @@ def test_killed_at_the_end(moved: Moved, away: bool, step: str) -> None:
     moved.destroy()
     for number in numbers:
         info = begun()
-        name = killed_in(peer.uri, step, (moved.uuid,), number, "after")
-        assert name, number
+        name = _killed(peer, step, (moved.uuid,), number)
         if confirms and away and moved.here.domains.if_there(moved.uuid) is not None:
             moved.here.get_instance(moved.uuid)
             with pytest.raises(errors.InvalidState, match="at the destination"):
