@@ -9,7 +9,7 @@ Machines that share CPUs take no turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from uuid import UUID
@@ -35,15 +35,14 @@ from hvdrivers.libvirt.pinning import (
     put_pins,
 )
 from hvdrivers.libvirt.placement import host_cells
-from hvdrivers.libvirt.redefining import redefine
+from hvdrivers.libvirt.redefining import redefine, redefine_saved
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.turns import Turns
-from hvdrivers.libvirt.xml import Element, parse, text
+from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.numa import NumaNode
 
-_SECURE = libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE
 _BOTH = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
 
 
@@ -125,8 +124,7 @@ class Dedicated:
                 pins = pins_in(xml)
                 redefine(self._hub, uuid, domain, lambda found: put_pins(found, pins))
                 if saved:
-                    image = parse(domain.managedSaveGetXMLDesc(_SECURE))
-                    domain.managedSaveDefineXML(text(put_pins(image, pins)), 0)
+                    redefine_saved(domain, lambda image: put_pins(image, pins))
             yield
 
     @contextmanager
@@ -169,14 +167,10 @@ def _own_cpus(domain: Remote, aside: frozenset[int]) -> frozenset[int]:
 
 
 def _changed(xml: Element, before: Pins, pins: Pins) -> bool:
-    if _plain(before.vcpus) == _plain(pins.vcpus) and before.emulator == pins.emulator:
+    if before == pins:
         return False
     put_pins(xml, pins)
     return True
-
-
-def _plain(pins: Mapping[int, frozenset[int]]) -> dict[int, frozenset[int]]:
-    return dict(pins)
 
 
 def _map(cpus: frozenset[int] | set[int], size: int) -> tuple[bool, ...]:

@@ -71,8 +71,7 @@ class HugePageStock:
         wanted = pages_in(flavor.memory_mib, size)
         if not starts:
             return
-        cells = [each.id for each in host_cells(self._facts.capabilities())]
-        free = self.free([size], cells)
+        free = self._free_of(size)
         for cell, pages in parts.items():
             _refuse_more(pages, free.get((cell, size), 0), size, f"cell {cell}")
         _refuse_more(wanted, sum(free.values()), size, "the host")
@@ -81,9 +80,12 @@ class HugePageStock:
         """The same for memory that is plugged into a running machine."""
         size = page_size_in(xml)
         if size is not None:
-            cells = [each.id for each in host_cells(self._facts.capabilities())]
-            free = sum(self.free([size], cells).values())
+            free = sum(self._free_of(size).values())
             _refuse_more(pages_in(more_mib, size), free, size, "the host")
+
+    def _free_of(self, size: int) -> dict[tuple[int, int], int]:
+        """Free pages of one size, on all cells."""
+        return self.free([size], (each.id for each in host_cells(self._facts.capabilities())))
 
 
 def pages_in(memory_mib: int, size_kib: int) -> int:
@@ -111,7 +113,9 @@ def explained_pages(remote: Remote, xml: Element) -> errors.HypervisorError | No
     if attribute(xml, "memory", "unit") == "MiB":
         wanted <<= 10
     try:
-        found = cast("Mapping[int, Mapping[int, int]]", remote.getFreePages([size], -1, 1, 0))
+        found = cast(
+            "Mapping[int, Mapping[int, int]]", remote.getFreePages([size], _WHOLE_HOST, 1, 0)
+        )
         free = sum(int(each) for by_size in found.values() for each in by_size.values())
     except (errors.NotSupported, errors.HypervisorFault, errors.InvalidRequest):
         return None  # the host does not tell

@@ -55,12 +55,13 @@ from hvdrivers.libvirt.naming import (
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.own_disks import OwnDisks
 from hvdrivers.libvirt.placement import host_cells, placement_elements
+from hvdrivers.libvirt.redefining import redefine_saved
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shown import shown
 from hvdrivers.libvirt.slots import refuse_too_many
 from hvdrivers.libvirt.start import start_new
 from hvdrivers.libvirt.turns import is_helper
-from hvdrivers.libvirt.xml import Element, parse, text
+from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.instance import (
     Firmware,
     ForeignInstance,
@@ -290,19 +291,13 @@ class LibvirtLifecycle(Topic, Lifecycle):
 
         def act(domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.SUSPENDED:
-                self._write_saved(domain, content)
+                redefine_saved(domain, lambda saved: put(saved, METADATA_NAMESPACE, content))
             flags = affecting(domain, state)
             keep(domain, METADATA_NAMESPACE, content, flags)
             if not flags & libvirt.VIR_DOMAIN_AFFECT_LIVE:
                 require_off(domain)
 
         self.domains.change("set_metadata", uuid, Deadline(timeout), act)
-
-    @staticmethod
-    def _write_saved(domain: Remote, content: str) -> None:
-        # the image of a suspended machine has a definition of its own, which comes back with it
-        saved = parse(domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))
-        domain.managedSaveDefineXML(text(put(saved, METADATA_NAMESPACE, content)), 0)
 
 
 def _state_after(spec: InstanceSpec) -> InstanceState:

@@ -15,7 +15,7 @@ from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.metadata import kept
-from hvdrivers.libvirt.move_copies import prepared_there
+from hvdrivers.libvirt.move_copies import nothing_prepared, prepared_there
 from hvdrivers.libvirt.move_mark import ARRIVED_NAMESPACE, mark_in
 from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.network_checks import missing_network
@@ -84,10 +84,3 @@ def _undefine(here: Topic, uuid: UUID) -> None:
     domain = here.domains.if_there(uuid)
     if domain is not None:
         domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
-
-
-def nothing_prepared(uuid: UUID) -> errors.InstanceNotFound:
-    """There is no copy here for the move."""
-    return errors.InstanceNotFound(
-        "nothing has been prepared on this host for that move", instance=uuid
-    )

@@ -173,10 +173,16 @@ def prepared_there(there: Topic, uuid: UUID, token: str, deadline: Deadline) -> 
         data = read_stream(stream, size, deadline)
     with suppress(errors.HypervisorFault, UnicodeDecodeError):
         return parse(data.decode())
-    raise errors.InstanceNotFound(
-        "nothing has been prepared on this host for that move",
-        instance=uuid,
+    raise nothing_prepared(
+        uuid,
         hint="if Destination.storage names a pool, this driver has to have that pool: pool=",
+    )
+
+
+def nothing_prepared(uuid: UUID, *, hint: str | None = None) -> errors.InstanceNotFound:
+    """There is no copy here for the move."""
+    return errors.InstanceNotFound(
+        "nothing has been prepared on this host for that move", instance=uuid, hint=hint
     )
 
 

@@ -21,10 +21,10 @@ from hvdrivers.libvirt.moving import carry
 from hvdrivers.libvirt.naming import NVRAM, disk_name, domain_name, is_moving, is_root, label_of
 from hvdrivers.libvirt.other_host import reached
 from hvdrivers.libvirt.pools import refresh
-from hvdrivers.libvirt.redefining import redefine
+from hvdrivers.libvirt.redefining import redefine, redefine_saved
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.turns import remove_helper
-from hvdrivers.libvirt.xml import Element, parse, text
+from hvdrivers.libvirt.xml import Element, parse
 from hvdrivers.models.migration import Blocker
 from hvdrivers.models.state import InstanceState
 
@@ -199,9 +199,7 @@ class Source:
         files = {each.name(): each for each in here.removal.disks_of(uuid)}
         here.removal.delete({name: files[name] for name in sorted(old & files.keys())})
         if state is InstanceState.SUSPENDED:
-            # the image of a suspended machine has a definition of its own, which comes back with it
-            saved = parse(domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))
-            domain.managedSaveDefineXML(text(without(saved, MOVE_NAMESPACE)), 0)
+            redefine_saved(domain, lambda saved: without(saved, MOVE_NAMESPACE))
         keep(domain, MOVE_NAMESPACE, None, affecting(domain, state))
 
 

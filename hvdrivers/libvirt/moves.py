@@ -29,8 +29,8 @@ from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.metadata import kept, record_in
-from hvdrivers.libvirt.move_arrival import arrive, grow, nothing_prepared, require_arrived
-from hvdrivers.libvirt.move_copies import Copying, clear, drop_beside
+from hvdrivers.libvirt.move_arrival import arrive, grow, require_arrived
+from hvdrivers.libvirt.move_copies import Copying, clear, drop_beside, nothing_prepared
 from hvdrivers.libvirt.move_mark import (
     ARRIVED_NAMESPACE,
     Mark,

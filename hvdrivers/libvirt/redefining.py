@@ -48,3 +48,10 @@ def redefine(
         if isinstance(event, Lifecycle) and event.detail == libvirt.VIR_DOMAIN_EVENT_DEFINED_ADDED:
             undefine(made)
             raise errors.InstanceNotFound("the instance was destroyed meanwhile", instance=uuid)
+
+
+def redefine_saved(domain: Remote, change: Callable[[Element], Element]) -> None:
+    """The same for the image of a suspended machine: it has a definition of its own, which comes
+    back with it. Two calls."""
+    xml = domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+    domain.managedSaveDefineXML(text(change(parse(xml))), 0)
