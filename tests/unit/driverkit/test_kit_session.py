@@ -242,8 +242,11 @@ def test_an_attempt_that_succeeds_late_is_used(host: Host) -> None:
     link = host.link(limit=0.001)
     with pytest.raises(errors.ConnectionFailed):
         used(link)
+    (attempt,) = link._attempts
     host.hang.set()
-    assert used(link, Deadline(LONG)).closed == 0
+    attempt.future.result(LONG)  # a new attempt would have only its 0.001 seconds
+    assert used(link).closed == 0
+    assert host.tries == 1
 
 
 def test_attempts_slow_down_while_the_host_is_away() -> None:
@@ -295,6 +298,7 @@ def test_a_session_that_comes_after_close_is_closed(host: Host) -> None:
     link = host.link(limit=0.001)
     with pytest.raises(errors.ConnectionFailed):
         used(link)
+    assert host.hangs.acquire(timeout=LONG)  # close() before it would keep it from opening one
     closed = threading.Event()
     link._close = lambda _session: closed.set()
     link.close()
