@@ -46,6 +46,7 @@ from hvdrivers.libvirt.moving import place
 from hvdrivers.libvirt.moving_plan import MovingPlan, Own, own_files
 from hvdrivers.libvirt.naming import ROOT, is_moving, label_of
 from hvdrivers.libvirt.other_host import reached
+from hvdrivers.libvirt.pinning import without_own_pins
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.resize import refuse_other_disks, refuse_placed
 from hvdrivers.libvirt.shown import flavor_now, shown
@@ -181,6 +182,8 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
                 )
             _require_memory(there, mark.flavor)
             place(xml, uuid, self, there)
+            if self.config.aside:
+                without_own_pins(xml)
             document = text(arriving(xml, uuid, label_of(domain.name(), uuid) or "", mark))
             with undoing() as undo:
                 free = undo.callback(source.free)
@@ -219,7 +222,7 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> InstanceInfo:
-        """Budget: 15 calls at another host, 14 within one; 1 more where the root disk grows, 1 for
+        """Budget: 17 calls at another host, 14 within one; 1 more where the root disk grows, 1 for
         each volume of the host, those of attaching for each connection of the move. 8 where it is
         there already, 7 within one host."""
         del timeout, progress
@@ -385,10 +388,11 @@ def _refuse_blocked(blockers: list[Blocker], *, lacks_room: bool) -> None:
     if not blockers:
         return
     reasons = "; ".join(each.reason for each in blockers)
+    hint = "; ".join(each.hint for each in blockers if each.hint is not None) or None
     full = {BlockerKind.RESOURCES} | ({BlockerKind.STORAGE} if lacks_room else set())
     if {each.kind for each in blockers} <= full:
         raise errors.InsufficientResources(reasons, hint="choose another host, or free room there")
-    raise errors.InvalidRequest(reasons)
+    raise errors.InvalidRequest(reasons, hint=hint)
 
 
 def _require_memory(host: Topic, flavor: Flavor) -> None:
