@@ -85,7 +85,9 @@ class HypervTarget(Target):
             switch = Switch(SWITCH)
             self.host.state.switches[switch.id] = switch
             lend_devices(self.host)
-        self.service = WsmanServer(self.host, users={"operator": "hvct-secret"}, machine="HVCT")
+        self.service = WsmanServer(
+            self.host, users={"operator": "hvct-secret"}, machine="HVCT", warm=True
+        )
         fields: dict[str, Any] = {
             "host": "127.0.0.1",
             "port": self.service.port,

@@ -27,10 +27,18 @@ from typing import Any, Self
 from xml.sax.saxutils import escape
 
 from hvdrivers.hyperv.simulator import wsman_soap as soap
+from hvdrivers.hyperv.simulator.warm import WarmEngines
 from hvdrivers.hyperv.simulator.wsman_auth import Accounts, Authentication, Unauthorised
 from hvdrivers.hyperv.simulator.wsman_faults import FaultRule, FaultRules, Strike
 from hvdrivers.hyperv.simulator.wsman_http import Cut, Listener, Raw
-from hvdrivers.hyperv.simulator.wsman_shell import AnyCommand, BareHost, Host, Shell, find_engine
+from hvdrivers.hyperv.simulator.wsman_shell import (
+    AnyCommand,
+    BareHost,
+    Host,
+    Shell,
+    find_engine,
+    start_process,
+)
 
 _log = logging.getLogger("hvdrivers.hyperv.simulator")
 _DONE = f"{soap.RSP}/CommandState/Done"
@@ -67,6 +75,7 @@ class WsmanServer:
         basic: allow Basic; over HTTP that is ``AllowUnencrypted``.
         ntlm: allow NTLM; over HTTP its messages must be sealed.
         tls: None: HTTP.
+        warm: keep the engines of the driver's shells for later ones (see ``warm``).
 
     Raises:
         NoEngine: there is no PowerShell on this machine.
@@ -84,6 +93,7 @@ class WsmanServer:
         tls: Tls | None = None,
         quotas: Quotas | None = None,
         machine: str = "HVSIM",
+        warm: bool = False,
     ) -> None:
         find_engine()  # a server without one is refused here, and not at the first command
         self.host = host or BareHost()
@@ -93,6 +103,7 @@ class WsmanServer:
         self._accounts = Accounts(dict(users or {"Administrator": "hvsim"}), machine)
         self._offer = {"basic": basic, "ntlm": ntlm}
         self._tls = tls
+        self._engines = WarmEngines() if warm else None
         self._lock = threading.Lock()
         self._shells: dict[str, Shell] = {}
         self._operations: dict[str, int] = {}
@@ -169,6 +180,8 @@ class WsmanServer:
         self.restart()
         self._http.server_close()
         self._thread.join(10)
+        if self._engines is not None:
+            self._engines.close()
         self._accounts.close()
 
     # ---- one message ----------------------------------------------------------------------------
@@ -283,7 +296,8 @@ class WsmanServer:
             each.get("Name", ""): each.text or ""
             for each in message.elements("Shell/Environment/Variable")
         }
-        shell = Shell(self.host, variables, owner=user, idle_timeout=idle)
+        start = self._engines.start if self._engines is not None else start_process
+        shell = Shell(self.host, variables, owner=user, idle_timeout=idle, start=start)
         with self._lock:
             allowed = self.quotas.max_shells_per_user
             if sum(each.owner == user for each in self._shells.values()) >= allowed:
