@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
+from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
 from hvdrivers.driverkit.deadline import Deadline
@@ -65,7 +66,7 @@ def extracted_disk(
     """The disk of an archive that was inspected, in an unnamed temporary file: its descriptor, and
     what its own inspection found."""
     ova = _Ova(VerifiedReader(descriptor, archive), archive.size, deadline)
-    name = _disk_name(ova.text(".ovf"))
+    name = ova.named(_disk_name(ova.text(".ovf")))
     checksum = ova.manifest(name)
     with contextlib.ExitStack() as stack:
         with spool_errors():
@@ -124,9 +125,16 @@ class _Ova:
             reject(f"the OVA has {_shown(member.name)}, which is no plain file")
         if member.size < 0 or member.offset_data + member.size > size:
             reject("the OVA is truncated", "transfer it again, and give a checksum")
-        if member.name in self._members or len(self._members) == _MEMBERS:
+        name = _within(member.name)
+        if name in self._members or len(self._members) == _MEMBERS:
             reject("the OVA has one file twice, or too many files")
-        self._members[member.name] = member
+        self._members[name] = member
+
+    def named(self, reference: str) -> str:
+        """The name of the file that a description refers to. It is a URL there (DSP0243), and some
+        programs write the name as it is."""
+        name = _within(reference)
+        return name if name in self._members else _within(unquote(reference))
 
     def content(self, name: str) -> Iterator[bytes]:
         """The bytes of a file, in pieces."""
@@ -160,7 +168,7 @@ class _Ova:
         for line in self.text(".mf").splitlines():
             match = _MANIFEST_LINE.fullmatch(line.strip())
             if match is not None:
-                said[match[2]] = match[1].lower(), match[3].lower()
+                said[_within(match[2])] = match[1].lower(), match[3].lower()
         if disk not in said:
             reject(f"the manifest of the OVA says nothing of its disk {_shown(disk)}")
         found = None
@@ -204,6 +212,11 @@ def _disk_name(description: str) -> str:
     if _attribute(files[0], "chunkSize") is not None:
         reject("the disk of the OVA is cut in several files", _UNPACK)
     return _attribute(files[0], "href") or ""
+
+
+def _within(name: str) -> str:
+    """The name of a file in the archive, as ``tar`` may write it with the folder before it."""
+    return name.removeprefix("./")
 
 
 def _shown(name: str) -> str:

@@ -142,7 +142,7 @@ class Claims:
         return found == {f"{_CLAIM}{token}"}
 
     def _inside(self, folder: str) -> list[Found]:
-        store = self._places.surroundings().datastore(self._places.get().datastore)
+        store = self._places.datastores().datastore(self._places.get().datastore)
         return self._files.search(store["browser"], folder)
 
     def _is_nobodys(self, uuid: UUID) -> bool:

@@ -213,7 +213,7 @@ class Removal:
         """Delete the disks in the folder of a clone that are attached nowhere: vSphere's Destroy
         leaves them. What lies in the instance's folder goes with that."""
         home = _home(found)
-        store = self._places.surroundings().datastores.get(split_path(home)[0])
+        store = self._places.datastores().datastores.get(split_path(home)[0])
         if (
             store is None
             or str(found.uuid) not in home

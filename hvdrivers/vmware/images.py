@@ -104,8 +104,8 @@ class ImageStore:
     def by_key(self, key: str) -> Base | None:
         """The image that an instance was made from; None if it is not there any more."""
         if key.startswith("host-"):
-            surroundings = self._places.surroundings()
-            browser = surroundings.datastore(self._places.get().datastore)["browser"]
+            stores = self._places.datastores()
+            browser = stores.datastore(self._places.get().datastore)["browser"]
             for file in self._files.search(browser, self._folders.path("host-images")):
                 try:
                     image = HostImage(name=file.name.removesuffix(".vmdk"))
@@ -131,8 +131,8 @@ class ImageStore:
 
     def entries(self, key: str) -> list[Base]:
         """The disks of a cached image that are on the datastore: one, or none. 3 calls."""
-        surroundings = self._places.surroundings()
-        browser = surroundings.datastore(self._places.get().datastore)["browser"]
+        stores = self._places.datastores()
+        browser = stores.datastore(self._places.get().datastore)["browser"]
         return complete_in(self._files.search(browser, self._folders.path("images", key)))
 
     @provides(Capability.IMAGE_HOST)

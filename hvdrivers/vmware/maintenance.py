@@ -6,7 +6,7 @@ from typing import Any
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.maintenance import Maintenance
-from hvdrivers.driverkit import undoing
+from hvdrivers.driverkit import Undo, undoing
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.reader import Row
@@ -29,8 +29,7 @@ class VmwareMaintenance(Topic, Maintenance):
         with undoing() as undo:
             for host in self._hosts():
                 if not host.get(_IN):
-                    undo.callback(self._leave, host.obj)
-                    self._enter(host.obj)
+                    self._enter(host.obj, undo)
 
     @timed
     def exit_maintenance(self, *, timeout: float | None = None) -> None:
@@ -51,8 +50,18 @@ class VmwareMaintenance(Topic, Maintenance):
         hosts = self.reader.one(self.places.get().compute, "host").get("host") or []
         return self.reader.many(hosts, _IN)
 
-    def _enter(self, host: Any) -> None:
-        self.tasks.run(lambda: host.EnterMaintenanceMode_Task(0, False, None), entity=host)
+    def _enter(self, host: Any, undo: Undo) -> None:
+        """One task; 1 read more where another client was faster, whose host it is to leave then."""
+        undo.callback(self._leave, host)
+        try:
+            self.tasks.run(lambda: host.EnterMaintenanceMode_Task(0, False, None), entity=host)
+        except errors.HypervisorError as error:
+            if error.vendor_code is None:
+                raise
+            undo.forget()  # the server has refused: if the host is in maintenance, by another
+            refused = isinstance(error, (errors.InvalidState, errors.DeviceBusy))
+            if not (refused and self.reader.one(host, _IN).get(_IN)):
+                raise
 
     def _leave(self, host: Any) -> None:
         try:

@@ -60,26 +60,10 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """Hosts, datastores and networks, as they are now."""
+class Datastores:
+    """The datastores of the cluster or host, as they are now."""
 
-    hosts: tuple[Row, ...]
     datastores: Mapping[str, Row]
-    networks: tuple[Row, ...]
-    switches: Mapping[str, str]
-    """UUID of a distributed switch by its id."""
-    drs: bool
-    """Whether the cluster chooses the host of a new machine itself."""
-
-    @property
-    def usable_hosts(self) -> tuple[Row, ...]:
-        """Hosts that take a machine now."""
-        return tuple(
-            host
-            for host in self.hosts
-            if host.get("runtime.connectionState") == "connected"
-            and not host.get("runtime.inMaintenanceMode")
-        )
 
     def datastore(self, name: str) -> Row:
         """A datastore that can be used now. No call.
@@ -99,6 +83,28 @@ class Surroundings:
                 f"the datastore {name!r} is not accessible", hint="what it has is there when it is"
             )
         return found
+
+
+@dataclass(frozen=True)
+class Surroundings(Datastores):
+    """Hosts, datastores and networks, as they are now."""
+
+    hosts: tuple[Row, ...]
+    networks: tuple[Row, ...]
+    switches: Mapping[str, str]
+    """UUID of a distributed switch by its id."""
+    drs: bool
+    """Whether the cluster chooses the host of a new machine itself."""
+
+    @property
+    def usable_hosts(self) -> tuple[Row, ...]:
+        """Hosts that take a machine now."""
+        return tuple(
+            host
+            for host in self.hosts
+            if host.get("runtime.connectionState") == "connected"
+            and not host.get("runtime.inMaintenanceMode")
+        )
 
 
 class Places:
@@ -232,6 +238,15 @@ class Places:
         return _chosen(
             "resource_pool", self._config.resource_pool, {r["name"]: r for r in rows}
         ).obj
+
+    def datastores(self) -> Datastores:
+        """The datastores now. One call, which tells less than that of ``surroundings()``."""
+        compute = self.get().compute
+        steps = [step(vim.ComputeResource, "datastore")]
+        # a session that has ended shows only in the objects of an answer: the compute is always one
+        wanted = [(vim.Datastore, DATASTORE), (vim.ComputeResource, ("name",))]
+        rows = self._reader.read(wanted, [(compute, steps)])
+        return Datastores({r["name"]: r for r in rows if isinstance(r.obj, vim.Datastore)})
 
     def surroundings(self) -> Surroundings:
         """Hosts, datastores and networks now. One call."""

@@ -77,7 +77,7 @@ def _replaced(
     disks = by_address(hardware)
     places = [_place_of(each, devices, hardware) for each in volumes]
     others = {file_of(disk) for address, disk in disks.items() if address not in places}
-    records = dict(devices.volumes)
+    replaced: dict[str, tuple[str, VolumeRecord]] = {}
     taken = []
     for attachment, source, address in zip(volumes, sources, places, strict=True):
         if source.path in others:
@@ -93,5 +93,5 @@ def _replaced(
         else:
             at = volume_disk(added, wanted, source)
         plan.changes += added.changes
-        records = in_place(records, address, at, added.volumes[at])
-    return taken, records
+        replaced[address] = at, added.volumes[at]
+    return taken, in_place(devices.volumes, replaced)

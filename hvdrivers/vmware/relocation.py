@@ -38,7 +38,7 @@ class VmwareRelocation(Topic, StorageMigration):
         the instance's folder."""
         del timeout
         found = self.machines.checked("migrate_storage", uuid, *_PATHS)
-        store = self.places.surroundings().datastores.get(pool)
+        store = self.places.datastores().datastores.get(pool)
         if store is None or not store.get("summary.accessible"):
             raise errors.VolumeNotFound(f"there is no datastore {pool!r} on this cluster or host")
         moving = _elsewhere(found, pool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,29 +36,22 @@ def rewiring(
     plan: Plan,
 ) -> Rewiring:
     """Plug NICs that a machine has into other networks. A NIC keeps its address and its model,
-    unless the VIF names others.
+    unless the VIF names others. NICs may take the addresses of each other.
 
     Raises:
         NetworkNotFound: the machine has no such NIC.
-        DeviceBusy: another NIC of the machine has the address.
+        DeviceBusy: another NIC of the machine has the address, and keeps it.
     """
     cards = by_mac(hardware)
     places = {each.id: mac for mac, each in devices.vifs.items() if mac in cards}
-    records = dict(devices.vifs)
+    addresses = _addresses(places, cards.keys(), vifs)
+    replaced: dict[str, tuple[str, VifRecord]] = {}
     removed: list[Any] = []
-    changed: list[Any] = []
+    edited: list[Any] = []
+    added: list[Any] = []
     keys = set()
-    given = set()
     for vif in vifs:
-        old = places.get(vif.id)
-        if old is None:
-            raise errors.NetworkNotFound(f"the instance has no VIF {vif.id}")
-        mac = vif.mac.lower() if vif.address else old
-        if (mac != old and mac in cards) or mac in given:
-            raise errors.DeviceBusy(
-                f"the instance has a NIC with the MAC address {mac} already", retryable=False
-            )
-        given.add(mac)
+        old, mac = places[vif.id], addresses[vif.id]
         card, model = cards[old], devices.vifs[old].model
         keys.add(card.key)
         if vif.model in (None, model):
@@ -67,18 +60,41 @@ def rewiring(
             card.connectable.startConnected = vif.active
             if vif.qos is not None:
                 card.resourceAllocation = nic_limits(vif.qos)
-            changed.append(editing(card))
+            edited.append(editing(card))
         else:
             removed.append(removing(card))
             other = Plan(plan.slots)
             nic(other, vif.model_copy(update={"address": mac}), backings[vif.id], replaces=True)
-            changed += other.changes
-        record = VifRecord(id=vif.id, type=vif.type, model=vif.model or model)
-        # in its place: the order of NICs is the guest's
-        records = in_place(records, old, mac, record)
-    return Rewiring(removed, changed, records, frozenset(keys))
+            added += other.changes
+        replaced[old] = mac, VifRecord(id=vif.id, type=vif.type, model=vif.model or model)
+    records = in_place(devices.vifs, replaced)
+    return Rewiring(removed, [*edited, *added], records, frozenset(keys))
 
 
-def in_place(records: Mapping[str, _R], old: str, now: str, record: _R) -> dict[str, _R]:
-    """Records with another one in the place of one."""
-    return {now if at == old else at: record if at == old else each for at, each in records.items()}
+def _addresses(
+    places: Mapping[str, str], taken: Collection[str], vifs: Sequence[Vif]
+) -> dict[str, str]:
+    """The address that each NIC has afterwards, by its VIF's id."""
+    found: dict[str, str] = {}
+    for vif in vifs:
+        if vif.id not in places:
+            raise errors.NetworkNotFound(f"the instance has no VIF {vif.id}")
+        found[vif.id] = vif.mac.lower() if vif.address else places[vif.id]
+    kept = set(taken) - {places[each] for each in found}
+    for mac in found.values():
+        if mac in kept:
+            raise errors.DeviceBusy(
+                f"the instance has a NIC with the MAC address {mac} already", retryable=False
+            )
+        kept.add(mac)
+    return found
+
+
+def in_place(records: Mapping[str, _R], replaced: Mapping[str, tuple[str, _R]]) -> dict[str, _R]:
+    """Records with others in the places of some: the order of NICs and disks is the guest's. All
+    at once, as two may change places.
+
+    Args:
+        replaced: by the old address, the new one and the record that it has.
+    """
+    return dict(replaced.get(at, (at, each)) for at, each in records.items())

@@ -37,7 +37,7 @@ from hvdrivers.vmware.listing import attached_volume
 from hvdrivers.vmware.machines import HARDWARE, VERSION, Machine
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.names import is_part
-from hvdrivers.vmware.place import Surroundings
+from hvdrivers.vmware.place import Datastores
 from hvdrivers.vmware.record import devices_in, require_sure
 from hvdrivers.vmware.specs import Plan, disk_limits, volume_disk
 from hvdrivers.vmware.volumes import VolumeSources, exclusive
@@ -173,9 +173,8 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         del timeout
         if spec.format not in (None, ImageFormat.VMDK):
             raise errors.NotSupported("volumes of vSphere are VMDKs")
-        surroundings = self.places.surroundings()
         pool = spec.pool or self.places.get().datastore
-        store = surroundings.datastore(pool)
+        store = self.places.datastores().datastore(pool)
         room = int(store.get("summary.freeSpace") or 0)
         if spec.capacity_bytes > room:
             raise errors.InsufficientResources(f"the datastore has {room} bytes free")
@@ -211,24 +210,24 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
     def list_volumes(self, *, timeout: float | None = None) -> Sequence[HostVolume]:
         """Budget: 1 call, 2 for each datastore, 1 for each volume."""
         del timeout
-        return self._volumes(self.places.surroundings())
+        return self._volumes(self.places.datastores())
 
     @timed
     def get_volume(self, volume_id: str, *, timeout: float | None = None) -> HostVolume:
         """Budget: 1 call, 2 for the datastore that the id names, and 1 for the volume."""
         del timeout
-        for volume in self._volumes(self.places.surroundings(), only=volume_id):
+        for volume in self._volumes(self.places.datastores(), only=volume_id):
             return volume
         raise errors.VolumeNotFound(f"there is no volume {volume_id!r} on this cluster or host")
 
-    def _volumes(self, surroundings: Surroundings, only: str | None = None) -> list[HostVolume]:
+    def _volumes(self, stores: Datastores, only: str | None = None) -> list[HostVolume]:
         found = []
-        for pool, store in surroundings.datastores.items():
+        for pool, store in stores.datastores.items():
             if only is not None and not only.startswith(f"{pool}/"):
                 continue
             if only is None and not store.get("summary.accessible"):
                 continue
-            surroundings.datastore(pool)
+            stores.datastore(pool)
             folder = self.folders.path("volumes", datastore=pool)
             files = {each.name: each for each in self.files.search(store["browser"], folder)}
             for name, file in files.items():
@@ -268,13 +267,13 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         or with the next volume of that name.
         """
         del timeout
-        surroundings = self.places.surroundings()
-        pools = [p for p in surroundings.datastores if volume_id.startswith(f"{p}/")]
+        stores = self.places.datastores()
+        pools = [p for p in stores.datastores if volume_id.startswith(f"{p}/")]
         for pool in pools:
             name = volume_id.removeprefix(f"{pool}/")
             if "/" in name or not name or name.startswith(_DELETING) or is_part(name):
                 continue
-            surroundings.datastore(pool)
+            stores.datastore(pool)
             path = self.folders.path("volumes", f"{name}.vmdk", datastore=pool)
             word = f"{_DELETING}{sha256(name.encode()).hexdigest()[:32]}"
             aside = self.folders.path("volumes", f"{word}.vmdk", datastore=pool)

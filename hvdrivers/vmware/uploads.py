@@ -41,8 +41,8 @@ class PartialUploads:
 
     def in_cache(self) -> list[Found]:
         """What is in the folders of the cache. 3 calls."""
-        surroundings = self._places.surroundings()
-        browser = surroundings.datastore(self._places.get().datastore)["browser"]
+        stores = self._places.datastores()
+        browser = stores.datastore(self._places.get().datastore)["browser"]
         return self._files.search(browser, self._folders.path("images"), below=True)
 
     def _host_now(self) -> float:

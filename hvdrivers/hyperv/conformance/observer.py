@@ -156,7 +156,7 @@ class HypervObserver(Observer):
         text = (self._folder / "instances" / str(uuid) / "record").read_text()
         return [line.split(" ", 3) for line in text.splitlines()]
 
-    def _volumes(self, uuid: UUID) -> dict[str, Any]:
+    def volumes(self, uuid: UUID) -> dict[str, Any]:
         """The drives that are volumes, by volume id."""
         record = self._record(uuid)
         drives = {drive.path.lower(): drive for drive in self.machine(uuid).config.drives}
@@ -185,13 +185,13 @@ class HypervObserver(Observer):
 
     def devices(self, uuid: UUID) -> frozenset[str]:
         with self._host.world.lock:
-            return frozenset(self._volumes(uuid)) | frozenset(self._nics(uuid))
+            return frozenset(self.volumes(uuid)) | frozenset(self._nics(uuid))
 
     def disk_limits(self, uuid: UUID) -> Mapping[str, Mapping[str, int]]:
         with self._host.world.lock:
             return {
                 name: {"total_iops_sec": drive.maximum_iops} if drive.maximum_iops else {}
-                for name, drive in self._volumes(uuid).items()
+                for name, drive in self.volumes(uuid).items()
             }
 
     def vif_limits(self, uuid: UUID) -> Mapping[str, VifQos | None]:
@@ -206,7 +206,7 @@ class HypervObserver(Observer):
     def options(self, uuid: UUID) -> Mapping[str, Mapping[str, object]]:
         with self._host.world.lock:
             disks: dict[str, Mapping[str, object]] = {
-                name: {"bus": drive.slot.bus.lower()} for name, drive in self._volumes(uuid).items()
+                name: {"bus": drive.slot.bus.lower()} for name, drive in self.volumes(uuid).items()
             }
             return disks | {
                 name: {

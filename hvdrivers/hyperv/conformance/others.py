@@ -33,7 +33,9 @@ class OtherHost:
                 self.host.state.switches[switch.id] = switch
             else:
                 self.host.state.hardware.memory = self.host.state.hardware.reserved = 8 << 20
-        self.service = WsmanServer(self.host, users={"operator": "hvct-secret"}, machine=name)
+        self.service = WsmanServer(
+            self.host, users={"operator": "hvct-secret"}, machine=name, warm=True
+        )
         self.observer = HypervObserver(self.host)
 
     def close(self) -> None:

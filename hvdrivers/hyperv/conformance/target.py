@@ -15,7 +15,7 @@ import copy
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -85,7 +85,9 @@ class HypervTarget(Target):
             switch = Switch(SWITCH)
             self.host.state.switches[switch.id] = switch
             lend_devices(self.host)
-        self.service = WsmanServer(self.host, users={"operator": "hvct-secret"}, machine="HVCT")
+        self.service = WsmanServer(
+            self.host, users={"operator": "hvct-secret"}, machine="HVCT", warm=True
+        )
         fields: dict[str, Any] = {
             "host": "127.0.0.1",
             "port": self.service.port,
@@ -227,27 +229,8 @@ class HypervTarget(Target):
         with self._behaving(uuid, Behaviour(addresses=False)):
             yield
 
-    @contextmanager
-    def _behaving(self, uuid: UUID, behaviour: Behaviour) -> Iterator[None]:
-        machine = self._looking(uuid).machine(uuid)
-        guests = self.host.guests
-        with self.host.world.lock:
-            before = guests.of.get(machine.id)
-            guests.of[machine.id] = behaviour
-            guest: Any = machine.guest
-            usual = getattr(guest, "_behaviour", None)
-            if guest is not None:
-                guest._behaviour = behaviour
-        try:
-            yield
-        finally:
-            with self.host.world.lock:
-                if before is None:
-                    guests.of.pop(machine.id, None)
-                else:
-                    guests.of[machine.id] = before
-                if guest is not None:
-                    guest._behaviour = usual
+    def _behaving(self, uuid: UUID, behaviour: Behaviour) -> AbstractContextManager[None]:
+        return self.host.guests.acting(self._looking(uuid).machine(uuid), behaviour)
 
     @contextmanager
     def keeping_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
@@ -324,7 +307,7 @@ class HypervTarget(Target):
             if disk == "root" and drives:
                 return drives[0].path  # it boots from a volume
             return f"{found}.vhdx"
-        return str(self._looking(uuid)._volumes(uuid)[disk].path)
+        return str(self._looking(uuid).volumes(uuid)[disk].path)
 
     def _file(self, uuid: UUID, disk: str) -> Path:
         host = self._looking(uuid).machine(uuid).host

@@ -24,17 +24,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from xml.sax.saxutils import escape
 
+from hvdrivers.hyperv.simulator import wsman_answers as answers
 from hvdrivers.hyperv.simulator import wsman_soap as soap
+from hvdrivers.hyperv.simulator.warm import WarmEngines
 from hvdrivers.hyperv.simulator.wsman_auth import Accounts, Authentication, Unauthorised
 from hvdrivers.hyperv.simulator.wsman_faults import FaultRule, FaultRules, Strike
 from hvdrivers.hyperv.simulator.wsman_http import Cut, Listener, Raw
-from hvdrivers.hyperv.simulator.wsman_shell import AnyCommand, BareHost, Host, Shell, find_engine
+from hvdrivers.hyperv.simulator.wsman_shell import (
+    AnyCommand,
+    BareHost,
+    Host,
+    Shell,
+    find_engine,
+    start_process,
+)
 
 _log = logging.getLogger("hvdrivers.hyperv.simulator")
-_DONE = f"{soap.RSP}/CommandState/Done"
-_RUNNING = f"{soap.RSP}/CommandState/Running"
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class WsmanServer:
         basic: allow Basic; over HTTP that is ``AllowUnencrypted``.
         ntlm: allow NTLM; over HTTP its messages must be sealed.
         tls: None: HTTP.
+        warm: keep the engines of the driver's shells for later ones (see ``warm``).
 
     Raises:
         NoEngine: there is no PowerShell on this machine.
@@ -84,6 +91,7 @@ class WsmanServer:
         tls: Tls | None = None,
         quotas: Quotas | None = None,
         machine: str = "HVSIM",
+        warm: bool = False,
     ) -> None:
         find_engine()  # a server without one is refused here, and not at the first command
         self.host = host or BareHost()
@@ -93,6 +101,7 @@ class WsmanServer:
         self._accounts = Accounts(dict(users or {"Administrator": "hvsim"}), machine)
         self._offer = {"basic": basic, "ntlm": ntlm}
         self._tls = tls
+        self._engines = WarmEngines() if warm else None
         self._lock = threading.Lock()
         self._shells: dict[str, Shell] = {}
         self._operations: dict[str, int] = {}
@@ -169,6 +178,8 @@ class WsmanServer:
         self.restart()
         self._http.server_close()
         self._thread.join(10)
+        if self._engines is not None:
+            self._engines.close()
         self._accounts.close()
 
     # ---- one message ----------------------------------------------------------------------------
@@ -283,27 +294,15 @@ class WsmanServer:
             each.get("Name", ""): each.text or ""
             for each in message.elements("Shell/Environment/Variable")
         }
-        shell = Shell(self.host, variables, owner=user, idle_timeout=idle)
+        start = self._engines.start if self._engines is not None else start_process
+        shell = Shell(self.host, variables, owner=user, idle_timeout=idle, start=start)
         with self._lock:
             allowed = self.quotas.max_shells_per_user
             if sum(each.owner == user for each in self._shells.values()) >= allowed:
                 raise soap.too_many_shells(allowed)
             self._shells[shell.id] = shell
-        streams = escape(message.text("Shell/OutputStreams") or "stdout stderr")
-        return (
-            f"<x:ResourceCreated><a:Address>{self.endpoint}</a:Address><a:ReferenceParameters>"
-            f"<w:ResourceURI>{soap.CMD_SHELL}</w:ResourceURI><w:SelectorSet>"
-            f'<w:Selector Name="ShellId">{shell.id}</w:Selector></w:SelectorSet>'
-            "</a:ReferenceParameters></x:ResourceCreated>"
-            f"<rsp:Shell><rsp:ShellId>{shell.id}</rsp:ShellId>"
-            f"<rsp:ResourceUri>{soap.CMD_SHELL}</rsp:ResourceUri>"
-            f"<rsp:Owner>{escape(user)}</rsp:Owner><rsp:ClientIP>127.0.0.1</rsp:ClientIP>"
-            f"<rsp:IdleTimeOut>PT{idle:.3f}S</rsp:IdleTimeOut>"
-            f"<rsp:InputStreams>stdin</rsp:InputStreams>"
-            f"<rsp:OutputStreams>{streams}</rsp:OutputStreams>"
-            "<rsp:ShellRunTime>P0DT0H0M0S</rsp:ShellRunTime>"
-            "<rsp:ShellInactivity>P0DT0H0M0S</rsp:ShellInactivity></rsp:Shell>"
-        )
+        streams = message.text("Shell/OutputStreams") or "stdout stderr"
+        return answers.created(shell, self.endpoint, streams)
 
     def _command(self, message: soap.Message, user: str) -> str:
         shell = self._shell(message)
@@ -324,10 +323,7 @@ class WsmanServer:
         words = [word for each in arguments for word in each.split(" ") if word]
         skip = message.options.get("WINRS_SKIP_CMD_SHELL", "").upper() == "TRUE"
         started = shell.run(command.strip('"'), words, skip_cmd=skip)
-        return (
-            "<rsp:CommandResponse>"
-            f"<rsp:CommandId>{started.id}</rsp:CommandId></rsp:CommandResponse>"
-        )
+        return answers.started(started.id)
 
     def _running(self, shell: Shell, command_id: str | None) -> AnyCommand:
         with shell.lock:
@@ -359,25 +355,7 @@ class WsmanServer:
             rule = self.faults.on(message, carried) if carried else None
             if rule is not None:
                 self._strike_after(rule, message)
-        parts = [
-            f'<rsp:Stream Name="{name}" CommandId="{command.id}">'
-            f"{base64.b64encode(data).decode()}</rsp:Stream>"
-            for name, data in streams.items()
-        ]
-        if code is None:
-            parts.append(
-                f'<rsp:CommandState CommandId="{command.id}" State="{_RUNNING}"></rsp:CommandState>'
-            )
-        else:
-            parts += [
-                f'<rsp:Stream Name="{name}" CommandId="{command.id}" End="true"></rsp:Stream>'
-                for name in ("stdout", "stderr")
-            ]
-            parts.append(
-                f'<rsp:CommandState CommandId="{command.id}" State="{_DONE}">'
-                f"<rsp:ExitCode>{code}</rsp:ExitCode></rsp:CommandState>"
-            )
-        return f"<rsp:ReceiveResponse>{''.join(parts)}</rsp:ReceiveResponse>"
+        return answers.received(command.id, streams, code)
 
     def _signal(self, message: soap.Message, user: str) -> str:
         shell = self._shell(message)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from hvdrivers.hyperv.simulator.wsman_auth import Unauthorised
+from hvdrivers.hyperv.simulator.wsman_auth import Authentication, Unauthorised
 
 if TYPE_CHECKING:
     from hvdrivers.hyperv.simulator.wsman import WsmanServer
@@ -74,6 +74,8 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1
     server: Listener
     raw_requestline: bytes
+    _who: Authentication
+    """Of this connection."""
 
     def setup(self) -> None:
         super().setup()

@@ -82,14 +82,54 @@ def find_engine() -> str:
     raise NoEngine("no PowerShell engine: install PowerShell (pwsh) or name one in HVDRIVERS_PWSH")
 
 
-class Command:
-    """One process, its streams, and how it ended."""
+class Output:
+    """What a command has written and nobody has taken so far, and how it ended."""
 
-    def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
         self.id = str(uuid4()).upper()
         self.condition = threading.Condition()
         self.exit_code: int | None = None
         self._streams: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+
+    def came(self, name: str, data: bytes) -> None:
+        """It has written this."""
+        with self.condition:
+            if len(self._streams[name]) < _BUFFER_LIMIT:
+                self._streams[name] += data
+            self.condition.notify_all()
+
+    def ended(self, code: int) -> None:
+        """It writes no more."""
+        with self.condition:
+            self.exit_code = code
+            self.condition.notify_all()
+
+    def wait(self, timeout: float) -> bool:
+        """Whether there is output, or the end, within ``timeout`` seconds."""
+        with self.condition:
+            return self.condition.wait_for(
+                lambda: self.exit_code is not None or any(self._streams.values()), timeout
+            )
+
+    def take(self, limit: int) -> tuple[dict[str, bytes], int | None]:
+        """Output so far, at most ``limit`` bytes, and the exit code once all of it was taken."""
+        with self.condition:
+            taken: dict[str, bytes] = {}
+            for name, data in self._streams.items():
+                part = bytes(data[:limit])
+                del data[: len(part)]
+                limit -= len(part)
+                if part:
+                    taken[name] = part
+            done = self.exit_code is not None and not any(self._streams.values())
+            return taken, self.exit_code if done else None
+
+
+class Command(Output):
+    """One process and its streams."""
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
+        super().__init__()
         self._open = 2
         self._input = threading.Lock()
         self._process = subprocess.Popen(  # noqa: S603 - the engine
@@ -113,18 +153,13 @@ class Command:
     def _pump(self, name: str, stream: IO[bytes] | None) -> None:
         assert stream is not None  # noqa: S101 - it was asked for
         while data := os.read(stream.fileno(), 1 << 16):
-            with self.condition:
-                if len(self._streams[name]) < _BUFFER_LIMIT:
-                    self._streams[name] += data
-                self.condition.notify_all()
+            self.came(name, data)
         with self.condition:
             self._open -= 1
             last = self._open == 0
         if last:
             code = self._process.wait()
-            with self.condition:
-                self.exit_code = code if code >= 0 else 1
-                self.condition.notify_all()
+            self.ended(code if code >= 0 else 1)
 
     def write(self, data: bytes, *, end: bool) -> None:
         """To standard input; a process that does not read any more loses it."""
@@ -138,26 +173,6 @@ class Command:
             if end:
                 with suppress(BrokenPipeError, OSError):
                     stream.close()
-
-    def wait(self, timeout: float) -> bool:
-        """Whether there is output, or the end, within ``timeout`` seconds."""
-        with self.condition:
-            return self.condition.wait_for(
-                lambda: self.exit_code is not None or any(self._streams.values()), timeout
-            )
-
-    def take(self, limit: int) -> tuple[dict[str, bytes], int | None]:
-        """Output so far, at most ``limit`` bytes, and the exit code once all of it was taken."""
-        with self.condition:
-            taken: dict[str, bytes] = {}
-            for name, data in self._streams.items():
-                part = bytes(data[:limit])
-                del data[: len(part)]
-                limit -= len(part)
-                if part:
-                    taken[name] = part
-            done = self.exit_code is not None and not any(self._streams.values())
-            return taken, self.exit_code if done else None
 
     @property
     def pid(self) -> int:
@@ -200,14 +215,48 @@ class Refused:
         """Nothing runs."""
 
 
-AnyCommand = Command | Refused
+class AnyCommand(Protocol):
+    """A command of a shell."""
+
+    id: str
+
+    def write(self, data: bytes, *, end: bool) -> None:
+        """To its standard input."""
+
+    def wait(self, timeout: float) -> bool:
+        """Whether there is output, or the end, within ``timeout`` seconds."""
+
+    def take(self, limit: int) -> tuple[dict[str, bytes], int | None]:
+        """Output so far, and the exit code once all of it was taken."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+Start = Callable[[list[str], Mapping[str, str]], AnyCommand]
+"""Starts an engine with arguments and an environment."""
+
+
+def start_process(arguments: list[str], environment: Mapping[str, str]) -> AnyCommand:
+    """A process of its own."""
+    return Command([find_engine(), *arguments], environment)
 
 
 class Shell:
-    """One shell of one user."""
+    """One shell of one user.
+
+    Args:
+        start: starts the engines of its commands.
+    """
 
     def __init__(
-        self, host: Host, environment: Mapping[str, str], *, owner: str, idle_timeout: float
+        self,
+        host: Host,
+        environment: Mapping[str, str],
+        *,
+        owner: str,
+        idle_timeout: float,
+        start: Start = start_process,
     ) -> None:
         self.id = str(uuid4()).upper()
         self.owner = owner
@@ -219,6 +268,7 @@ class Shell:
         self.dead = False
         self._host = host
         self._environment = dict(environment)
+        self._start_engine = start
 
     def run(self, command: str, arguments: list[str], *, skip_cmd: bool) -> AnyCommand:
         """Start a command."""
@@ -246,8 +296,8 @@ class Shell:
                 f"'{words[0] if words else ''}' is not recognized as an internal or external"
                 " command,\r\noperable program or batch file.\r\n"
             )
-        return Command(
-            [find_engine(), *with_prelude(words[1:], self._host.prelude())],
+        return self._start_engine(
+            with_prelude(words[1:], self._host.prelude()),
             process_environment(self._host, self._environment),
         )
 

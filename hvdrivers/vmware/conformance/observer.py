@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import Any
 from uuid import UUID
 
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from hvdrivers.conformance.engine.observer import Observer
 from hvdrivers.conformance.engine.residue import numbered
@@ -21,12 +21,15 @@ from hvdrivers.contract.capabilities import Capability
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import Bandwidth, NicModel, VifQos
 from hvdrivers.models.volume import DiskBus
+from hvdrivers.vmware.conformance import stored
 from hvdrivers.vmware.conformance.raw_server import RawServer
 
 _NUMBER = re.compile(r"-([0-9]{6}|[0-9a-f]{12})(?=\.vmdk$)|(?<=/claim-)[0-9a-f]{16}$")
 """What tells the files of one disk apart: snapshots and rebuilds make new ones. And what tells two
 spawns apart."""
 _HOME = re.compile(r"(.*\.)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.DOTALL)
+_KEY = "config.extraConfig["
+_KEYS = frozenset(f'{_KEY}"hvdrivers.{each}"]' for each in ("image", "mark", "devices"))
 _POWER = {
     "poweredOn": InstanceState.RUNNING,
     "poweredOff": InstanceState.STOPPED,
@@ -51,30 +54,31 @@ class VmwareObserver(Observer):
     def states(self) -> dict[UUID, InstanceState]:
         return {
             uuid: state
-            for uuid, _, state, ours, values in self._machines()
+            for uuid, _, state, ours, values in self._machines(self._look())
             if ours and not values["away"]
         }
 
     def foreign(self) -> Mapping[UUID, tuple[str, InstanceState]]:
         return {
             uuid: (name, state)
-            for uuid, name, state, ours, values in self._machines()
+            for uuid, name, state, ours, values in self._machines(self._look())
             if not ours and not values["away"]
         }
 
+    def _look(self) -> list[tuple[Any, dict[str, Any]]]:
+        """The machines, the hosts and the datastores, in one request."""
+        known = ("name", "config.instanceUuid", "runtime.powerState", "runtime.host")
+        return self._server.read_all(
+            {
+                vim.VirtualMachine: (*known, *_KEYS),
+                vim.ComputeResource: ("name", "host"),
+                vim.Datastore: stored.WANTED,
+            }
+        )
+
     def _machines(
-        self, *paths: str
+        self, rows: Sequence[tuple[Any, dict[str, Any]]]
     ) -> Iterator[tuple[UUID, str, InstanceState, bool, dict[str, Any]]]:
-        known = (
-            "name",
-            "config.instanceUuid",
-            "config.extraConfig",
-            "runtime.powerState",
-            "runtime.host",
-        )
-        rows = self._server.read_all(
-            {vim.VirtualMachine: (*known, *paths), vim.ComputeResource: ("name", "host")}
-        )
         # the hosts that the driver works on; a vCenter may have others
         hosts = [
             host
@@ -82,11 +86,11 @@ class VmwareObserver(Observer):
             if "host" in values and self._compute in (None, values["name"])
             for host in values["host"]
         ]
-        for _, values in rows:
+        for obj, values in rows:
             if not values.get("config.instanceUuid"):
                 continue
             uuid = UUID(values["config.instanceUuid"])
-            extra = {each.key: each.value for each in values.get("config.extraConfig") or ()}
+            extra = {path[len(_KEY) + 1 : -2]: values[path].value for path in _KEYS & values.keys()}
             if json.loads(extra.get("hvdrivers.image") or "{}").get("uuid") == str(uuid):
                 continue  # a template: a part of the cache
             mark = json.loads(extra.get("hvdrivers.mark") or "{}")
@@ -97,13 +101,15 @@ class VmwareObserver(Observer):
             if ours and mark.get("building") and state is InstanceState.STOPPED:
                 state = InstanceState.BUILDING
             away = values.get("runtime.host") not in hosts
-            yield uuid, values["name"], state, ours, {**values, "extra": extra, "away": away}
+            row = {**values, "obj": obj, "extra": extra, "away": away}
+            yield uuid, values["name"], state, ours, row
 
     def residue(self) -> frozenset[str]:
         found = set()
         machines: set[str] = set()
         elsewhere: set[str] = set()
-        for uuid, name, state, ours, values in self._machines("config.hardware.device", "snapshot"):
+        seen = self._look()
+        for uuid, name, state, ours, values in self._machines(seen):
             if not ours:
                 continue
             if values["away"]:
@@ -114,10 +120,14 @@ class VmwareObserver(Observer):
             devices = devices_in(values["extra"])
             found |= {f"volume {each['id']} in {uuid}" for each in devices["volumes"].values()}
             found |= {f"nic {each['id']} in {uuid}" for each in devices["vifs"].values()}
-            hardware = values.get("config.hardware.device") or ()
+            try:
+                more = self._server.of(values["obj"], "config.hardware.device", "snapshot")
+            except vmodl.fault.ManagedObjectNotFound:
+                continue  # it has gone since
+            hardware = more.get("config.hardware.device") or ()
             cards = [each for each in hardware if isinstance(each, _Device.VirtualEthernetCard)]
             found |= {f"port {each.macAddress} of {uuid}" for each in cards}
-            snapshot = values.get("snapshot")
+            snapshot = more.get("snapshot")
             trees = list(snapshot.rootSnapshotList) if snapshot is not None else []
             while trees:
                 tree = trees.pop()
@@ -127,7 +137,7 @@ class VmwareObserver(Observer):
         logs = {f"/{uuid}/console.log" for uuid in machines}
         files = (
             _NUMBER.sub("", each)
-            for each in self._files()
+            for each in self._files(seen)
             if not any(each.endswith(log) for log in logs)
             and not any(uuid in each for uuid in elsewhere)
         )
@@ -137,7 +147,8 @@ class VmwareObserver(Observer):
         extra, _ = self._hardware(uuid)
         image = json.loads(extra["hvdrivers.record"]).get("image")
         found = set()
-        for path in self._files(images=True):
+        rows = self._server.read(vim.Datastore, *stored.WANTED)
+        for path in self._files(rows, images=True):
             inside = path.partition("] ")[2]
             home = f"/instances/{uuid}/" in path or f"{uuid}/" in path
             if home or (image and f"/images/{image}/" in path):
@@ -147,33 +158,22 @@ class VmwareObserver(Observer):
                 found |= {path.removeprefix("file "), inside, name, stem, f"../{below}"}
         return frozenset(found)
 
-    def _files(self, *, images: bool = False) -> set[str]:
+    def _files(
+        self, rows: Sequence[tuple[Any, dict[str, Any]]], *, images: bool = False
+    ) -> set[str]:
         found = set()
-        spec = vim.host.DatastoreBrowser.SearchSpec(matchPattern=["*"])
-        for _, values in self._server.read(vim.Datastore, "name", "browser", "summary.accessible"):
-            if not values.get("summary.accessible"):
+        for datastore, inside, name in stored.everything(self._server, rows):
+            parts = inside.split("/")
+            if parts[0] != self._directory and not _HOME.fullmatch(parts[0]):
+                continue  # of others. The server names the folder of a clone after the machine,
+                # and Storage vMotion one after the machine's own
+            if parts[1:2] == ["images"] and not images:
                 continue
-            root = f"[{values['name']}]"
-            try:
-                task = values["browser"].SearchDatastoreSubFolders_Task(root, spec)
-                result = self._server.wait(task)
-            except vim.fault.FileNotFound:
-                continue
-            for folder in result:
-                inside = folder.folderPath.partition("]")[2].strip(" /")
-                parts = inside.split("/")
-                if parts[0] != self._directory and not _HOME.fullmatch(parts[0]):
-                    continue  # of others. The server names the folder of a clone after the machine,
-                    # and Storage vMotion one after the machine's own
-                if parts[1:2] == ["images"] and not images:
-                    continue
-                for each in folder.file:
-                    # a disk is one thing, with its extent; logs come and go with the server; the
-                    # folders of a kind stay
-                    extent = each.path.endswith("-flat.vmdk")
-                    deep = len(parts) > 1 or parts[0] != self._directory
-                    if deep and each.path != "vmware.log" and not extent:
-                        found.add(f"file [{values['name']}] {inside}/{each.path}")
+            # a disk is one thing, with its extent; logs come and go with the server; the
+            # folders of a kind stay
+            deep = len(parts) > 1 or parts[0] != self._directory
+            if deep and name != "vmware.log" and not name.endswith("-flat.vmdk"):
+                found.add(f"file [{datastore}] {inside}/{name}")
         return found
 
     def devices(self, uuid: UUID) -> frozenset[str]:

@@ -260,6 +260,22 @@ func finished(ctx *simulator.Context, ref types.ManagedObjectReference) (types.A
 	return task.Info.Result, nil
 }
 
+// letEnd gives a task a moment before a client's look at it. Most tasks here take less than that; a
+// client that finds one still running sets up a wait of its own, which is six calls.
+func letEnd(ctx *simulator.Context, method *simulator.Method) {
+	request, ok := method.Body.(*types.RetrievePropertiesEx)
+	if !ok || ctx.Session == nil || len(request.SpecSet) != 1 || len(request.SpecSet[0].ObjectSet) != 1 {
+		return
+	}
+	if task, ok := ctx.Map.Get(request.SpecSet[0].ObjectSet[0].Obj).(*simulator.Task); ok {
+		for end := time.Now().Add(moment); !ended(ctx, task) && time.Now().Before(end); {
+			time.Sleep(200 * time.Microsecond)
+		}
+	}
+}
+
+const moment = 20 * time.Millisecond
+
 func ended(ctx *simulator.Context, task *simulator.Task) (done bool) {
 	ctx.Map.WithLock(&simulator.Context{}, task, func() {
 		state := task.Info.State
@@ -308,6 +324,7 @@ func (c *control) handle(ctx *simulator.Context, method *simulator.Method) (mo.R
 	}
 	c.mu.Unlock()
 	time.Sleep(delay)
+	letEnd(ctx, method)
 	if vm, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachine); ok && played[method.Name] {
 		self := types.ManagedObjectReference{Type: "PlayedMachine", Value: vm.Self.Value}
 		if ctx.Session != nil && ctx.Map.Get(self) == nil {

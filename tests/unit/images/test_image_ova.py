@@ -189,6 +189,31 @@ def test_old_manifests_and_other_files_are_fine(vmdk: Path, tmp_path: Path) -> N
             assert image.info.format is ImageFormat.VMDK
 
 
+@pytest.mark.parametrize(
+    ("href", "name"),
+    [
+        ("my%20disk.vmdk", "my disk.vmdk"),  # a URL, by DSP0243
+        ("100%25.vmdk", "100%.vmdk"),
+        ("a%20b.vmdk", "a%20b.vmdk"),  # and as it is, by programs that do not know that
+        ("m.vmdk", "./m.vmdk"),  # tar -cf m.ova ./m.ovf ./m.vmdk
+        ("./m.vmdk", "m.vmdk"),
+    ],
+)
+def test_names_of_the_disk(vmdk: Path, tmp_path: Path, href: str, name: str) -> None:
+    disk = vmdk.read_bytes()
+    digest = hashlib.sha256(disk).hexdigest()
+    said = f"SHA256({name})= {digest}\n"
+    members = [
+        _plain("./m.ovf", _ONE.replace('href="m.vmdk"', f'href="{href}"').encode()),
+        _plain(name, disk),
+        _plain("./m.mf", said.encode()),
+    ]
+    with open_image(_image(_archive(tmp_path / "a.ova", members))) as image:
+        assert image.info.subformat == "streamOptimized"
+    members[-1] = _plain("m.mf", said.replace(digest, "0" * 64).encode())
+    assert "checksum" in _refused(_archive(tmp_path / "b.ova", members))
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices(vmdk: Path, tmp_path: Path, kind: bytes) -> None:
     link = tarfile.TarInfo("m.vmdk")

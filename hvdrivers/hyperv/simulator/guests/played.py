@@ -1,5 +1,7 @@
 """Played guests: they boot, tell addresses, answer or ignore a shutdown, and print marks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -35,13 +37,34 @@ class PlayedGuests:
     def __call__(self, machine: Machine, saved: object) -> "PlayedGuest":
         return PlayedGuest(machine, self.of.get(machine.id, self.default), saved)
 
+    @contextmanager
+    def acting(self, machine: Machine, behaviour: Behaviour) -> Iterator[None]:
+        """A machine's guest, the one that runs now and those after it, acts so during the block."""
+        with self.host.world.lock:
+            before = self.of.get(machine.id)
+            self.of[machine.id] = behaviour
+            guest = machine.guest if isinstance(machine.guest, PlayedGuest) else None
+            usual = guest.behaviour if guest is not None else behaviour
+            if guest is not None:
+                guest.behaviour = behaviour
+        try:
+            yield
+        finally:
+            with self.host.world.lock:
+                if before is None:
+                    self.of.pop(machine.id, None)
+                else:
+                    self.of[machine.id] = before
+                if guest is not None:
+                    guest.behaviour = usual
+
 
 class PlayedGuest:
     """One run of a guest, from power on to power off."""
 
     def __init__(self, machine: Machine, behaviour: Behaviour, saved: object) -> None:
         self._machine = machine
-        self._behaviour = behaviour
+        self.behaviour = behaviour
         self._host = machine.host
         self._serial = SerialPipes(machine)
         self._boots = saved if isinstance(saved, int) else 0
@@ -63,7 +86,7 @@ class PlayedGuest:
                 self._booted = True
                 self._serial.write(f"guest: boot {turn} complete\r\n")
 
-        self._host.world.after(self._behaviour.boot, ready)
+        self._host.world.after(self.behaviour.boot, ready)
 
     def power_off(self) -> None:
         self._gone = True
@@ -86,11 +109,11 @@ class PlayedGuest:
         return self._boots
 
     def request_shutdown(self) -> None:
-        if not (self._booted and self._behaviour.services and self._behaviour.obeys_shutdown):
+        if not (self._booted and self.behaviour.services and self.behaviour.obeys_shutdown):
             return
         self._serial.write("guest: shutting down\r\n")
         self._host.world.after(
-            self._behaviour.shutdown, lambda: guest_stopped(self._machine, self, asked=True)
+            self.behaviour.shutdown, lambda: guest_stopped(self._machine, self, asked=True)
         )
 
     def stop_itself(self) -> None:
@@ -101,10 +124,10 @@ class PlayedGuest:
         self._serial.write("guest: NMI received\r\n")
 
     def heartbeat(self) -> bool:
-        return self._booted and self._behaviour.services and not self._gone
+        return self._booted and self.behaviour.services and not self._gone
 
     def addresses(self, adapter: UUID) -> list[str]:
-        if not (self.heartbeat() and self._behaviour.addresses):
+        if not (self.heartbeat() and self.behaviour.addresses):
             return []
         low = adapter.int
         return [
@@ -127,7 +150,7 @@ class PlayedGuest:
 
     def restless(self) -> bool:
         """Whether a live migration comes to no end."""
-        return self._behaviour.restless
+        return self.behaviour.restless
 
     def moved(self) -> None:
         """The machine has come to another host, and the guest has noticed nothing."""
