@@ -23,7 +23,6 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.migration import MoveInSteps
-from hvdrivers.driverkit.checks import require_growth
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.base import Topic
@@ -40,6 +39,13 @@ from hvdrivers.libvirt.move_mark import (
     document_name,
     mark_in,
 )
+from hvdrivers.libvirt.move_refusals import (
+    refuse_blocked,
+    refuse_confirmed,
+    refuse_unfit,
+    require_memory,
+    unfinished,
+)
 from hvdrivers.libvirt.move_shapes import arriving, notes_on_roots
 from hvdrivers.libvirt.move_source import Source
 from hvdrivers.libvirt.moving import place
@@ -48,17 +54,14 @@ from hvdrivers.libvirt.naming import ROOT, is_moving, label_of
 from hvdrivers.libvirt.other_host import reached
 from hvdrivers.libvirt.pinning import without_own_pins
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.resize import refuse_other_disks, refuse_placed
 from hvdrivers.libvirt.shown import flavor_now, shown
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.flavor import Flavor
 from hvdrivers.models.instance import InstanceInfo
-from hvdrivers.models.migration import Blocker, BlockerKind, Destination, Move
+from hvdrivers.models.migration import Blocker, Destination, Move
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
-
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,12 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
                 if mark.step is not Step.PREPARING:
                     return mark.move(uuid, destination)
             elif mark is not None:
-                _refuse_confirmed(uuid, mark)
+                refuse_confirmed(uuid, mark)
                 source.free()  # what is left of an earlier one
                 domain, xml = source.read()
                 mark = None
             own = list(own_files(self.connection.remote, xml))
-            _refuse(domain, xml, wanted, own)
+            refuse_unfit(domain, xml, wanted, own)
             again = mark is not None
             if mark is None:
                 mark = self._new_mark(destination, xml, wanted, own)
@@ -155,7 +158,7 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
 
     def _copy_beside(self, begun: _Begun, own: list[Own]) -> None:
         source, mark = begun.source, begun.mark
-        _require_memory(self, mark.flavor)
+        require_memory(self, mark.flavor)
         if begun.again:
             drop_beside(self, source.uuid, mark.token)  # a dead client's
         with undoing() as undo:
@@ -173,14 +176,14 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
             if begun.again:
                 clear(there, uuid, mark.token, current_deadline())  # a dead client's
             plan = MovingPlan(self, there).made(uuid, domain, destination, running=False)
-            _refuse_blocked(plan.blockers, lacks_room=plan.lacks_room)
+            refuse_blocked(plan.blockers, lacks_room=plan.lacks_room)
             if plan.shared or plan.log_shared:
                 raise errors.NotSupported(
                     "both hosts have its disks, or its console's log, in one pool: they would"
                     " change under the source",
                     hint="name another pool in Destination.storage, or cold_migrate() it",
                 )
-            _require_memory(there, mark.flavor)
+            require_memory(there, mark.flavor)
             place(xml, uuid, self, there)
             if self.config.aside:
                 without_own_pins(xml)
@@ -296,11 +299,11 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
         """That the destination has the instance. Calls of a connection, and two there."""
         destination = mark.destination(uuid, self.secrets)
         if destination is None or mark.step is Step.PREPARING:
-            raise _unfinished(uuid)
+            raise unfinished(uuid)
         with self._destination(destination, errors.ConnectionFailed) as there:
             arrived = there.domains.if_there(uuid)
             if arrived is None or kept(xml_of(arrived), ARRIVED_NAMESPACE) != mark.token:
-                raise _unfinished(uuid)
+                raise unfinished(uuid)
 
     def revert_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 12 calls; there those of a connection, and 8 with 1 for each file. Within one
@@ -315,7 +318,7 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
             domain, xml = source.read()
             mark = mark_in(xml)
             if mark is not None:
-                _refuse_confirmed(uuid, mark)
+                refuse_confirmed(uuid, mark)
                 if mark.step is Step.FINISHED:
                     source.give_back(domain, mark)
                 elif is_moving(domain.name(), uuid):
@@ -349,57 +352,3 @@ class _Told:
         self._done += copied
         if self._progress is not None:
             self._progress(Progress(phase=Phase.MIGRATE, done=self._done))
-
-
-def _unfinished(uuid: UUID) -> errors.InvalidState:
-    return errors.InvalidState(
-        "the move is not finished", instance=uuid, hint="finish_move() at the destination first"
-    )
-
-
-def _refuse_confirmed(uuid: UUID, mark: Mark) -> None:
-    if mark.step is Step.ENDED and mark.where is not None:
-        raise errors.InvalidState(
-            "the instance is at the destination, and what it was here is being removed",
-            instance=uuid,
-            hint="a confirm_move() was interrupted: confirm_move() again",
-        )
-
-
-def _refuse(domain: Remote, xml: Element, wanted: Flavor, own: list[Own]) -> None:
-    """Refuse what cannot be, before anything is done. Two calls."""
-    record = record_in(xml)
-    refuse_other_disks(record.flavor, wanted)
-    refuse_placed(record, wanted)
-    if xml.find("devices/tpm") is not None:
-        raise errors.InvalidRequest(
-            "it has a TPM, whose state libvirt copies nowhere",
-            hint="cold_migrate() hands it to another host; resize() it on this one",
-        )
-    if domain.snapshotNum(0):
-        raise errors.InvalidRequest("it has snapshots", hint="delete them first")
-    for each in own:
-        if each.role == ROOT and wanted.disk_gib:
-            now = int(each.volume.info()[1])
-            require_growth("the root disk", now, wanted.disk_gib * _GIB)
-
-
-def _refuse_blocked(blockers: list[Blocker], *, lacks_room: bool) -> None:
-    if not blockers:
-        return
-    reasons = "; ".join(each.reason for each in blockers)
-    hint = "; ".join(each.hint for each in blockers if each.hint is not None) or None
-    full = {BlockerKind.RESOURCES} | ({BlockerKind.STORAGE} if lacks_room else set())
-    if {each.kind for each in blockers} <= full:
-        raise errors.InsufficientResources(reasons, hint="choose another host, or free room there")
-    raise errors.InvalidRequest(reasons, hint=hint)
-
-
-def _require_memory(host: Topic, flavor: Flavor) -> None:
-    """One call."""
-    total = int(host.connection.remote.getInfo()[1])
-    if flavor.memory_mib > total:
-        raise errors.InsufficientResources(
-            f"the machine would have {flavor.memory_mib} MiB of memory, the host has {total} MiB",
-            hint="choose a smaller flavor, or another host",
-        )
