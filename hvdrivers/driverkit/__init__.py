@@ -4,6 +4,8 @@ The modules are independent objects and functions; a driver takes the ones that 
 them is a base class, and none calls the driver's operations: the flow of ``spawn`` stays in the
 driver.
 
+``backoff``
+    The pace of attempts while a host is away.
 ``checks``
     Checks before a change, as pure functions: sizes, room, slots, what other machines have.
 ``deadline``
@@ -41,6 +43,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hvdrivers.driverkit.backoff import Backoff
     from hvdrivers.driverkit.checks import (
         Holder,
         Stock,
@@ -88,7 +91,7 @@ if TYPE_CHECKING:
         hang_for,
     )
     from hvdrivers.driverkit.serial import SerialLine, SerialLines
-    from hvdrivers.driverkit.session import Backoff, Reconnecting, exchange
+    from hvdrivers.driverkit.session import Reconnecting, exchange
     from hvdrivers.driverkit.undo import (
         Step,
         Undo,
@@ -176,6 +179,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "hvdrivers.driverkit.backoff": ("Backoff",),
     "hvdrivers.driverkit.checks": (
         "Holder",
         "Stock",
@@ -261,7 +265,6 @@ _HOMES = {
         "SerialLines",
     ),
     "hvdrivers.driverkit.session": (
-        "Backoff",
         "Reconnecting",
         "exchange",
     ),

@@ -23,10 +23,10 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.events import EventStream
+from hvdrivers.driverkit.backoff import Backoff
 from hvdrivers.driverkit.deadline import Deadline, bounding, waitable
 from hvdrivers.driverkit.feeds import Feed
 from hvdrivers.driverkit.hub import Back, Hub, Inbox, Lost
-from hvdrivers.driverkit.session import Backoff
 from hvdrivers.models.events import (
     DeviceEvent,
     DeviceKind,

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 from hvdrivers.contract import errors
+from hvdrivers.driverkit.backoff import Backoff
 from hvdrivers.driverkit.hub import Hub
-from hvdrivers.driverkit.session import Backoff
 
 __all__ = ["Feed", "Journal", "Missed"]
 

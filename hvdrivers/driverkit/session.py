@@ -27,12 +27,13 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
 from hvdrivers.contract import errors
+from hvdrivers.driverkit.backoff import Backoff
 from hvdrivers.driverkit.deadline import Deadline, current_deadline, waitable
 from hvdrivers.driverkit.seam import NotSent, ReplyLost, Seam, SessionExpired
 from hvdrivers.driverkit.undo import note_change
 from hvdrivers.workers import Workers
 
-__all__ = ["Backoff", "Reconnecting", "exchange"]
+__all__ = ["Reconnecting", "exchange"]
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -40,36 +41,6 @@ _MOST_ATTEMPTS = 4
 """Attempts to connect that may hang at the same time. Each keeps a thread."""
 _MOST_SENDINGS = 3
 """How often one call is sent, at most, while sessions break below it."""
-
-
-class Backoff:
-    """How long to wait before the next attempt, while attempts fail.
-
-    Args:
-        first: seconds after the first failure; each further failure doubles them.
-        longest: seconds that are never exceeded.
-    """
-
-    def __init__(self, first: float = 0.1, longest: float = 2.0) -> None:
-        self._first = first
-        self._longest = longest
-        self._failures = 0
-
-    def failed(self) -> None:
-        """An attempt has failed."""
-        self._failures += 1
-
-    def succeeded(self) -> None:
-        """An attempt has succeeded: the next failure is the first again."""
-        self._failures = 0
-
-    @property
-    def delay(self) -> float:
-        """Seconds to wait now."""
-        if self._failures == 0:
-            return 0.0
-        # the exponent is bounded: a host may be away for a year
-        return min(self._longest, self._first * 2.0 ** min(self._failures - 1, 32))
 
 
 class _Held(Generic[_S]):

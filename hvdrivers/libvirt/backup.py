@@ -63,7 +63,8 @@ class LibvirtBackup(Topic, IncrementalBackup):
     ) -> Backup:
         """Budget: 12 calls, 2 more with ``since``, and 1 where old points go. It waits for what
         another client does with the snapshots, as a disk with points goes back to none."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> Backup:
             turn.check()
@@ -130,7 +131,8 @@ class LibvirtBackup(Topic, IncrementalBackup):
     ) -> None:
         """Budget: 3 calls where none is open; else 6, and one for each further look at the job,
         which ends at once. 3 for a machine that is off."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
 
         def act(domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.STOPPED:

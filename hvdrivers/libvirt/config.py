@@ -100,7 +100,8 @@ class LibvirtConfig(DriverConfig):
     ) = None
     """CPUs of the host that are set aside for dedicated virtual ones: ``2-15,18``. Machines that
     share CPUs, and QEMU's own threads, run on the others. None: no machine gets CPUs to itself.
-    Each client of the host must name the same."""
+    Each client of the host must name the same; and so must those of a host that running machines
+    migrate to, where they keep the CPUs that they share."""
 
     storage_address: Annotated[PrintableText, AfterValidator(_address)] | None = None
     """IP address of the host on the storage network, for ``get_volume_connector()``. None: that of

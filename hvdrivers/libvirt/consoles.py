@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.consoles import Consoles, InteractiveConsole, ScreenCapture
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.naming import console_name
@@ -52,7 +52,8 @@ class LibvirtScreen(Topic, InteractiveConsole, ScreenCapture):
         eight; SPICE's has 32.
         SERIAL: ``path`` is the pty on the host; ``open_serial()`` carries the line to the caller.
         """
-        domain, _ = self.domains.checked("get_console", uuid, Deadline(timeout))
+        del timeout
+        domain, _ = self.domains.checked("get_console", uuid, current_deadline())
         if kind is ConsoleKind.SERIAL:
             return self._serial_console(domain)
         if kind not in _RANDOM:
@@ -88,7 +89,8 @@ class LibvirtScreen(Topic, InteractiveConsole, ScreenCapture):
 
     def screenshot(self, uuid: UUID, *, timeout: float | None = None) -> Screenshot:
         """Budget: 4 calls. PNG, whatever QEMU makes."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         domain, _ = self.domains.checked("screenshot", uuid, deadline)
         stream = self.connection.remote.newStream(0)
         try:
@@ -139,7 +141,8 @@ class LibvirtConsoles(Topic, Consoles):
     ) -> ConsoleLog:
         """Budget: 6 calls; 2 more if the log is shorter than ``max_bytes``, and 4 for each older
         file that is read."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         self.domains.checked("get_console_log", uuid, deadline)
         pool = self.pools.consoles()
         name = console_name(uuid)

@@ -19,7 +19,7 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.snapshots import SnapshotToImage
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.files import new_file
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.backup_job import Backup, backup_target
@@ -88,7 +88,8 @@ class LibvirtCopying(Topic, SnapshotToImage):
         """Budget: 12 calls, those of the stream, and, for a machine that is on, one more and one
         for each look at the job, about one a second; two with ``progress``. One more for each copy
         that a dead process has left, and one for all of them."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         with ExitStack() as stack:
             file: BinaryIO | None = None
 

@@ -266,6 +266,15 @@ def _screen(hardware: Hardware, host: HostChoice) -> list[Element]:
     ]
 
 
+def own_disks_in(domain: Element) -> list[Element]:
+    """The ``<disk>`` of each disk that belongs to the instance."""
+    return [
+        disk
+        for disk in domain.iterfind("devices/disk")
+        if (attribute(disk, "alias", "name") or "").startswith(OWN_ALIAS)
+    ]
+
+
 def own_disk(domain: Element, role: str) -> Element | None:
     """The ``<disk>`` of a disk that belongs to the instance."""
     return next(

@@ -10,7 +10,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import ExtendVolume
 from hvdrivers.driverkit.checks import require_growth
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.domains import LookAgain, xml_of
@@ -31,6 +31,7 @@ class LibvirtExtend(Topic, ExtendVolume):
         A qcow2 volume grows here: while a machine has it nobody else can make it larger. QEMU is
         told the new size of a volume of any other kind; a machine that is off sees it when it
         starts."""
+        del timeout
 
         def act(domain: Remote, state: InstanceState) -> None:
             stopped = state is InstanceState.STOPPED
@@ -65,7 +66,7 @@ class LibvirtExtend(Topic, ExtendVolume):
                     self._explain(domain, disk, size_bytes, error, running=not stopped)
                 raise
 
-        self.domains.change("extend_volume", uuid, Deadline(timeout), act)
+        self.domains.change("extend_volume", uuid, current_deadline(), act)
 
     def _explain(
         self,

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.libvirt.agent import ask, field, require
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import vifs_of
@@ -49,7 +49,8 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
     ) -> Sequence[GuestAddress]:
         """Budget: 7 calls; 6 without an agent. Only addresses of the instance's own NICs: a guest
         may name any."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         domain, _ = self.domains.checked("guest_addresses", uuid, deadline)
         own = {
             str(attribute(element, "mac", "address")).lower()
@@ -83,8 +84,9 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         timeout: float | None = None,
     ) -> None:
         """Budget: 4 calls."""
+        del timeout
         _refuse_account(credentials)
-        deadline = Deadline(timeout)
+        deadline = current_deadline()
         domain, _ = self.domains.checked("set_guest_password", uuid, deadline)
         require(domain)
         try:
@@ -119,13 +121,15 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
 
     def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 4 calls, 3 if they are frozen."""
-        domain, _ = self.domains.checked("freeze", uuid, Deadline(timeout))
+        del timeout
+        domain, _ = self.domains.checked("freeze", uuid, current_deadline())
         if not self._frozen(domain):
             domain.fsFreeze(None, 0)
 
     def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 4 calls."""
-        domain, _ = self.domains.checked("thaw", uuid, Deadline(timeout))
+        del timeout
+        domain, _ = self.domains.checked("thaw", uuid, current_deadline())
         require(domain)
         domain.fsThaw(None, 0)
 
@@ -144,6 +148,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
     ) -> ExecResult:
         """Budget: 4 calls, and one each time that the agent is asked whether the program has
         ended: after 20 ms, and then ever less often, at least once a second."""
+        del timeout
         _refuse_account(credentials)
         if not command:
             raise errors.InvalidRequest("no program is named")
@@ -152,7 +157,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
                 f"{len(stdin)} bytes of input are more than {_MOST_INPUT}",
                 hint="put them onto a volume, or let the program fetch them",
             )
-        deadline = Deadline(timeout)
+        deadline = current_deadline()
         domain, _ = self.domains.checked("guest_exec", uuid, deadline)
         require(domain)
         pid = self._started_program(domain, command, stdin, deadline)

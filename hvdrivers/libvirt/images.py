@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.images import ImageCache
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.image_store import record_xml, recorded
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
@@ -32,9 +32,10 @@ class LibvirtImages(Topic, ImageCache):
         progress: ProgressCallback | None = None,
     ) -> CachedImage:
         """Budget: 4 calls if it is in the cache; else 8, and those of the upload's stream."""
+        del timeout
         if isinstance(image, HostImage):
             raise errors.InvalidRequest("a host image is on the host already")
-        deadline = Deadline(timeout)
+        deadline = current_deadline()
         base = self.images.base(image, deadline, progress)
         try:
             return self._entry(base)

@@ -23,9 +23,9 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
+from hvdrivers.driverkit.backoff import Backoff
 from hvdrivers.driverkit.deadline import Deadline, bounding
 from hvdrivers.driverkit.hub import Back, Lost
-from hvdrivers.driverkit.session import Backoff
 from hvdrivers.libvirt.event_hub import Device, EventHub, Lifecycle, RawEvent
 from hvdrivers.workers import Workers
 

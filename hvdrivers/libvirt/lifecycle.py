@@ -25,7 +25,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.lifecycle import Lifecycle
 from hvdrivers.driverkit.checks import root_disk_bytes
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.undo import Undo, changed
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.claim import is_made
@@ -92,7 +92,8 @@ class LibvirtLifecycle(Topic, Lifecycle):
         each local volume, 4 for one of a pool; for a kept disk those of three delete_volume(), for
         a file that the driver has not made those that attach_volume() names, for such an image once
         for each connection. 7 of the 9 are made in sequence, the others beside them."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         refuse_hardware(spec, self.facts.domain_capabilities())
         spec = wished(spec)
         disc = self.own_disks.seed_of(spec)
@@ -268,6 +269,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
 
     def rename(self, uuid: UUID, name: str, *, timeout: float | None = None) -> None:
         """Budget: 4 calls. The label is in the domain's name (see ``naming.py``)."""
+        del timeout
 
         def act(domain: Remote, state: InstanceState) -> None:
             if label_of(domain.name(), uuid) == name:
@@ -280,13 +282,14 @@ class LibvirtLifecycle(Topic, Lifecycle):
             rescued = is_rescued(domain.name(), uuid)  # it went off, and the disk is there still
             domain.rename(domain_name(name, uuid, rescued=rescued), 0)
 
-        self.domains.change("rename", uuid, Deadline(timeout), act)
+        self.domains.change("rename", uuid, current_deadline(), act)
 
     def set_metadata(
         self, uuid: UUID, metadata: Mapping[str, str], *, timeout: float | None = None
     ) -> None:
         """Budget: 3 calls for a machine that is on, 5 for one that is off, 7 for a suspended
         one."""
+        del timeout
         content = metadata_text(metadata)
 
         def act(domain: Remote, state: InstanceState) -> None:
@@ -297,7 +300,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
             if not flags & libvirt.VIR_DOMAIN_AFFECT_LIVE:
                 require_off(domain)
 
-        self.domains.change("set_metadata", uuid, Deadline(timeout), act)
+        self.domains.change("set_metadata", uuid, current_deadline(), act)
 
 
 def _state_after(spec: InstanceSpec) -> InstanceState:

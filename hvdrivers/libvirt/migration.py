@@ -21,7 +21,7 @@ from hvdrivers.contract.migration import (
     LiveMigrationAbort,
     LiveMigrationForce,
 )
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domains import xml_of
@@ -51,7 +51,8 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
     ) -> MigrationPlan:
         """Budget: 6 calls and 3 for each disk here; there those of a connection, 10, and 2 for each
         disk and NIC."""
-        domain, _ = self.domains.checked("check_live_migration", uuid, Deadline(timeout))
+        del timeout
+        domain, _ = self.domains.checked("check_live_migration", uuid, current_deadline())
         with reached(self, destination) as there:
             if isinstance(there, Blocker):
                 found = Plan(xml_of(domain), blockers=[there])
@@ -73,7 +74,8 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
     ) -> None:
         """Budget: that of check_live_migration() and 5 calls, and 2 for each disk that is copied;
         one more for each half second that it takes."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         domain, _ = self.domains.checked("live_migrate", uuid, deadline)
         self._moved(Call(uuid, domain, destination, running=True), deadline, progress)
 
@@ -87,7 +89,8 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
     ) -> None:
         """Budget: that of live_migrate() and 3 calls. Both hosts need room for the machine's
         memory: it is PAUSED meanwhile."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         domain, _ = self.domains.checked("cold_migrate", uuid, deadline)
         self.rescues.leave(uuid, domain)
         self._moved(Call(uuid, domain, destination, running=False), deadline, progress)
@@ -110,14 +113,16 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
 
     def abort_migration(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 4 calls, 3 without a migration."""
-        domain, _ = self.domains.checked("abort_migration", uuid, Deadline(timeout))
+        del timeout
+        domain, _ = self.domains.checked("abort_migration", uuid, current_deadline())
         if job_of(domain):
             abort(domain)
 
     def force_migration(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 5 calls. The guest may stand still for a minute, and the speed has no limit any
         more; a copy of disks that is under way keeps the speed that it began with."""
-        domain, _ = self.domains.checked("force_migration", uuid, Deadline(timeout))
+        del timeout
+        domain, _ = self.domains.checked("force_migration", uuid, current_deadline())
         if not job_of(domain):
             raise errors.InvalidState("no migration of this instance runs")
         domain.migrateSetMaxDowntime(_STANDSTILL, 0)

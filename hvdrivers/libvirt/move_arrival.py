@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from uuid import UUID
 
 import libvirt
@@ -12,16 +13,18 @@ from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import define
 from hvdrivers.libvirt.devices import source_of, volumes_of
-from hvdrivers.libvirt.domain import own_disk
+from hvdrivers.libvirt.domain import own_disk, own_disks_in
 from hvdrivers.libvirt.domains import xml_of
-from hvdrivers.libvirt.metadata import kept
+from hvdrivers.libvirt.metadata import kept, record_in
 from hvdrivers.libvirt.move_copies import nothing_prepared, prepared_there
 from hvdrivers.libvirt.move_mark import ARRIVED_NAMESPACE, mark_in
 from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.network_checks import missing_network
+from hvdrivers.libvirt.pinning import has_own
+from hvdrivers.libvirt.pools import refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.xml import attribute, text
+from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.flavor import Flavor
 from hvdrivers.models.migration import Destination, Move
 
@@ -39,10 +42,12 @@ def require_arrived(domain: Remote, move: Move) -> None:
 
 
 def arrive(here: Topic, move: Move, destination: Destination, deadline: Deadline) -> Remote:
-    """Define the instance over the copies that are there. Seven calls, and those that
+    """Define the instance over the copies that are there. Nine calls, and those that
     finish_move() names."""
     uuid = move.uuid
     xml = prepared_there(here, uuid, move.token, deadline)
+    _require_all(here, uuid, xml)
+    _require_cpus(here, xml)
     rewiring = here.rewirings.find(uuid, xml, destination.volumes, destination.vifs)
     for interface in xml.iterfind("devices/interface"):
         if attribute(interface, "alias", "name") not in rewiring.devices:
@@ -68,6 +73,34 @@ def arrive(here: Topic, move: Move, destination: Destination, deadline: Deadline
         for attachment in destination.volumes:
             here.deletions.require_kept(attachment.volume, deadline)
     return domain
+
+
+def _require_all(here: Topic, uuid: UUID, xml: Element) -> None:
+    """That all files of the copy are there: confirm_move() removes the ones that they were made
+    from. The folder is looked at, as others may have deleted one behind the pool. Two calls."""
+    paths = {source_of(each) for each in own_disks_in(xml)}
+    if nvram := xml.findtext("os/nvram"):
+        paths.add(nvram)
+    refresh(here.pools.disks())
+    there = {volume.name() for volume in here.removal.disks_of(uuid)}
+    missing = sorted({PurePosixPath(each).name for each in paths} - there)
+    if missing:
+        raise nothing_prepared(
+            uuid,
+            hint=f"of its copy, {', '.join(missing)} has been deleted: revert_move() at the source,"
+            " and prepare_move() again",
+        )
+
+
+def _require_cpus(here: Topic, xml: Element) -> None:
+    """That a machine with CPUs to itself can have some here. No call: the others may go off before
+    it starts."""
+    record = record_in(xml)
+    if has_own(record.flavor, record.numa) and not here.config.aside:
+        raise errors.InsufficientResources(
+            "the machine wants dedicated CPUs, and this host sets none aside",
+            hint="connect(dedicated_cpus=) names those of this host; or choose another flavor",
+        )
 
 
 def grow(here: Topic, path: str, flavor: Flavor) -> None:

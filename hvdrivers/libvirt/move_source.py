@@ -8,7 +8,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import undefine
@@ -205,13 +205,17 @@ class Source:
 
 def leave_destination(here: Topic, uuid: UUID, domain: Remote) -> None:
     """Remove what a move has prepared at the destination of a source that is destroyed. A host
-    that does not answer keeps it. One call; those of a connection, and nine there."""
+    that does not answer keeps it until destroy() is called there. One call; those of a connection,
+    and nine there."""
     mark = mark_in(xml_of(domain))
     if mark is None or mark.step is Step.ENDED:
         return
     destination = mark.destination(uuid, here.secrets)
     if destination is None:
         return
-    with reached(here, destination) as there:
+    unreachable = (errors.ConnectionFailed, errors.OperationTimeout, errors.OutcomeUnknown)
+    # half the time: the rest is for the source, which goes whatever that host does
+    patience = Deadline(current_deadline().left / 2)
+    with suppress(*unreachable), bounding(patience), reached(here, destination) as there:
         if not isinstance(there, Blocker):
-            clear(there, uuid, mark.token, current_deadline())
+            clear(there, uuid, mark.token, patience)

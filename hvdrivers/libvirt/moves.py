@@ -24,7 +24,7 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.contract.migration import MoveInSteps
 from hvdrivers.driverkit.checks import require_growth
-from hvdrivers.driverkit.deadline import Deadline, current_deadline
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domains import xml_of
@@ -46,6 +46,7 @@ from hvdrivers.libvirt.moving import place
 from hvdrivers.libvirt.moving_plan import MovingPlan, Own, own_files
 from hvdrivers.libvirt.naming import ROOT, is_moving, label_of
 from hvdrivers.libvirt.other_host import reached
+from hvdrivers.libvirt.pinning import without_own_pins
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.resize import refuse_other_disks, refuse_placed
 from hvdrivers.libvirt.shown import flavor_now, shown
@@ -90,7 +91,8 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
         connection, about 20, and 4 for each disk. 1 more for the size of a root disk, 5 for UEFI's
         variables, 2 for a password, and those of leaving a rescue. 7
         where it has begun."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         told = _Told(progress)
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> Move:
@@ -180,6 +182,8 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
                 )
             _require_memory(there, mark.flavor)
             place(xml, uuid, self, there)
+            if self.config.aside:
+                without_own_pins(xml)
             document = text(arriving(xml, uuid, label_of(domain.name(), uuid) or "", mark))
             with undoing() as undo:
                 free = undo.callback(source.free)
@@ -218,11 +222,11 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> InstanceInfo:
-        """Budget: 15 calls at another host, 14 within one; 1 more where the root disk grows, 1 for
+        """Budget: 17 calls at another host, 14 within one; 1 more where the root disk grows, 1 for
         each volume of the host, those of attaching for each connection of the move. 8 where it is
         there already, 7 within one host."""
-        del progress
-        uuid, deadline = move.uuid, Deadline(timeout)
+        del timeout, progress
+        uuid, deadline = move.uuid, current_deadline()
         with self.turns.take(uuid, deadline):
             if move.destination is None:
                 return self._finish_here(move)
@@ -261,7 +265,8 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
         """Budget: 17 calls and 1 for each file of the instance; there those of a connection, and
         2. Within one host 10, and 1 for each disk; 3 more for a suspended instance. 8 for one that
         has not moved, 1 for one that is not there."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         if self.domains.if_there(uuid) is None:
             return  # confirmed already
 
@@ -301,6 +306,7 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
         """Budget: 12 calls; there those of a connection, and 8 with 1 for each file. Within one
         host 19, and 2 for each disk; before finish_move() 12, and 1 for each disk. 7 more for
         UEFI's variables. 7 for one that has not moved."""
+        del timeout
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
             del turn, state
@@ -316,7 +322,7 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
                     self._clear_destination(uuid, mark)
                 source.free()
 
-        self.turns.change("revert_move", uuid, Deadline(timeout), act)
+        self.turns.change("revert_move", uuid, current_deadline(), act)
 
     def _clear_destination(self, uuid: UUID, mark: Mark) -> None:
         destination = mark.destination(uuid, self.secrets)
@@ -382,10 +388,11 @@ def _refuse_blocked(blockers: list[Blocker], *, lacks_room: bool) -> None:
     if not blockers:
         return
     reasons = "; ".join(each.reason for each in blockers)
+    hint = "; ".join(each.hint for each in blockers if each.hint is not None) or None
     full = {BlockerKind.RESOURCES} | ({BlockerKind.STORAGE} if lacks_room else set())
     if {each.kind for each in blockers} <= full:
         raise errors.InsufficientResources(reasons, hint="choose another host, or free room there")
-    raise errors.InvalidRequest(reasons)
+    raise errors.InvalidRequest(reasons, hint=hint)
 
 
 def _require_memory(host: Topic, flavor: Flavor) -> None:

@@ -21,6 +21,7 @@ from hvdrivers.libvirt.devices import vifs_of
 from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.moving_plan import Plan
 from hvdrivers.libvirt.naming import console_name, disk_name
+from hvdrivers.libvirt.pinning import without_own_pins
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
@@ -124,6 +125,8 @@ class Move:
         live = parse(domain.XMLDesc(secure))
         stored = parse(domain.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE))
         for each in (live, stored):
+            if self._here.config.aside and not call.running:
+                without_own_pins(each)
             plan.rewiring.on(each)
             place(each, self._call.uuid, self._here, self._there)
         parameters: dict[str, Any] = {
@@ -139,14 +142,18 @@ class Move:
 
     def _start_frozen(self) -> None:
         """Start a machine for its move, with its CPUs frozen. What a NIC is wired to here may be
-        gone where it has another wiring there: it gets a device that leads nowhere. This start
-        alone knows of that, the definition does not."""
+        gone where it has another wiring there: it gets a device that leads nowhere. A machine with
+        CPUs to itself gets none, as it does not run. This start alone knows of that, the definition
+        does not."""
         call = self._call
-        if not call.destination.vifs:
+        pinned = bool(self._here.config.aside)
+        if not call.destination.vifs and not pinned:
             call.domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
             return
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
         xml = definable(parse(call.domain.XMLDesc(flags)))
+        if pinned:
+            without_own_pins(xml)
         nics = vifs_of(xml)
         for vif in call.destination.vifs:
             _, interface = nics[vif.id]

@@ -14,7 +14,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.network import Network, VifQosControl
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import (
@@ -59,8 +59,9 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network,
         3 if it is there already; for a stopped one 8, 7, 9 and 4."""
+        del timeout
         return self.domains.change(
-            "plug_vif", uuid, Deadline(timeout), lambda *at: self._plugged(uuid, vif, *at)
+            "plug_vif", uuid, current_deadline(), lambda *at: self._plugged(uuid, vif, *at)
         )
 
     def _plugged(self, uuid: UUID, vif: Vif, domain: Remote, state: InstanceState) -> AttachedVif:
@@ -126,7 +127,8 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
 
     def unplug_vif(self, uuid: UUID, vif_id: str, *, timeout: float | None = None) -> None:
         """Budget: as detach_volume()."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
 
         def act(domain: Remote, state: InstanceState) -> None:
             stored = vifs_of(xml_of(domain, inactive=True)).get(vif_id)
@@ -146,8 +148,9 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         self, uuid: UUID, vif_id: str, qos: VifQos | None, *, timeout: float | None = None
     ) -> None:
         """Budget: 4 calls, 5 for a machine that is on, 6 for a stopped one."""
+        del timeout
         self.domains.change(
-            "set_vif_qos", uuid, Deadline(timeout), lambda *at: self._limit(vif_id, qos, *at)
+            "set_vif_qos", uuid, current_deadline(), lambda *at: self._limit(vif_id, qos, *at)
         )
 
     def _limit(self, vif_id: str, qos: VifQos | None, domain: Remote, state: InstanceState) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.instance import CpuPolicy, Flavor
 from hvdrivers.models.numa import NumaNode
@@ -72,6 +73,16 @@ def put_pins(domain: Element, pins: Pins) -> Element:
     made = pins.element()
     if made is not None:
         domain.append(made)
+    return domain
+
+
+def without_own_pins(domain: Element) -> Element:
+    """The XML of a machine that goes to another host without its CPUs: it gets some of that host's
+    when it starts there. A machine that its caller has placed on cells, and that shares their CPUs,
+    keeps its pins."""
+    record = record_in(domain)
+    if has_own(record.flavor, record.numa) or not record.numa:
+        put_pins(domain, Pins())
     return domain
 
 

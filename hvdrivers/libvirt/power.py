@@ -9,7 +9,7 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, StartPaused, Suspend
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.base import Topic
@@ -40,12 +40,14 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls if it runs, 4 if it is stopped, 6 if it has crashed, 7 if it is
         suspended; 5 more if it went off while it was rescued."""
-        self._power_on("power_on", uuid, Deadline(timeout), InstanceState.RUNNING)
+        del timeout
+        self._power_on("power_on", uuid, current_deadline(), InstanceState.RUNNING)
 
     def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls if it is paused, 4 if it is stopped or suspended, 6 if it has crashed; 5
         more if it went off while it was rescued."""
-        self._power_on("start_paused", uuid, Deadline(timeout), InstanceState.PAUSED)
+        del timeout
+        self._power_on("start_paused", uuid, current_deadline(), InstanceState.PAUSED)
 
     def _power_on(
         self, operation: str, uuid: UUID, deadline: Deadline, wanted: InstanceState
@@ -85,7 +87,8 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
         """Budget: 5 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is
         off; 7 if it was suspended, 8 if it has crashed. Up to 3 more for a device that the guest
         did not let go of when it was asked."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         grace = Deadline(graceful)
 
         def act(domain: Remote, state: InstanceState) -> None:
@@ -157,7 +160,8 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
     ) -> None:
         """Budget: 4 calls for HARD (5 from PAUSED, 7 if the guest had put itself to sleep, 6 to 8
         from CRASHED), 4 for SOFT and one for each press of the button after the first."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
 
         def act(domain: Remote, state: InstanceState) -> None:
             if not domain.isPersistent():
@@ -207,16 +211,18 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
 
     def pause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls."""
+        del timeout
 
         def act(domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.RUNNING:
                 domain.suspend()
 
-        self.domains.change("pause", uuid, Deadline(timeout), act)
+        self.domains.change("pause", uuid, current_deadline(), act)
 
     def unpause(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls, 4 if the guest had put itself to sleep."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
 
         def act(domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.PAUSED:
@@ -253,6 +259,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
 
         It waits for what another client does with the snapshots: a machine that is being brought
         back to one looks paused."""
+        del timeout
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.SUSPENDED:
@@ -263,10 +270,11 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
             except errors.HypervisorFault as error:
                 raise explained_save(domain, error) from error
 
-        self.turns.change("suspend", uuid, Deadline(timeout), act)
+        self.turns.change("suspend", uuid, current_deadline(), act)
 
     def resume(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 7 calls, 3 if it runs."""
+        del timeout
 
         def act(domain: Remote, state: InstanceState) -> None:
             if state is not InstanceState.SUSPENDED:
@@ -277,10 +285,11 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
                 if not began:
                     raise LookAgain
 
-        self.domains.change("resume", uuid, Deadline(timeout), act)
+        self.domains.change("resume", uuid, current_deadline(), act)
 
     def inject_nmi(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls."""
+        del timeout
         self.domains.change(
-            "inject_nmi", uuid, Deadline(timeout), lambda domain, _: domain.injectNMI(0)
+            "inject_nmi", uuid, current_deadline(), lambda domain, _: domain.injectNMI(0)
         )

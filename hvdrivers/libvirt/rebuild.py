@@ -27,7 +27,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.lifecycle import Rebuild
 from hvdrivers.driverkit.checks import root_disk_bytes
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of
@@ -74,7 +74,8 @@ class LibvirtRebuild(Topic, Rebuild):
         """Budget from a cached image: 26 calls; 3 more where a rebuild() has made the disk before
         it. It waits for what another client does with the snapshots, as those are in the disk that
         goes."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         domain, _ = self.domains.checked("rebuild", uuid, deadline)
         if own_disk(xml_of(domain, inactive=True), ROOT) is None:
             raise errors.InvalidRequest("the instance boots from a volume: there is no root disk")

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import Reconnect
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import volumes_of
@@ -36,7 +36,8 @@ class LibvirtReconnect(Topic, Reconnect):
         """Budget: 7 calls, 1 for each bridge, 2 for each libvirt network, 3 for each volume of a
         pool, 2 for each secret; 1 for each file or device of the host, 2 if create_volume() has
         made it."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
 
         def act(domain: Remote, state: InstanceState) -> None:
             del state

@@ -24,7 +24,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.lifecycle import Rescue
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.own_disks import disc_of
 from hvdrivers.driverkit.undo import Undo, changed, undoing
 from hvdrivers.libvirt.base import Topic
@@ -104,7 +104,8 @@ class LibvirtRescue(Topic, Rescue):
         """Budget from a cached image: 18 calls; 3 more for a seed, and 2 for each disk that an
         interrupted rescue has left. It waits for what another client does with the snapshots:
         qemu-img may be at the disks."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         disc = disc_of(seed) if seed is not None else None
         domain, _ = self.domains.checked("rescue", uuid, deadline)
         xml = xml_of(domain, inactive=True)
@@ -248,6 +249,7 @@ class LibvirtRescue(Topic, Rescue):
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 14 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
         it is off; 2 more for a rescue's seed. It waits as rescue() does."""
+        del timeout
 
         def act(_: Turn, domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.RESCUED:
@@ -271,7 +273,7 @@ class LibvirtRescue(Topic, Rescue):
                             start(domain)
                     keep(domain, STATE_NAMESPACE, None, _CONFIG)
 
-        self.turns.change("unrescue", uuid, Deadline(timeout), act)
+        self.turns.change("unrescue", uuid, current_deadline(), act)
 
 
 def _name_of(xml: Element) -> Element:

@@ -11,7 +11,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.lifecycle import HotResizeCpu, HotResizeMemory, Resize
 from hvdrivers.driverkit.checks import require_growth
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import Undo, undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.cold_size import Size, has_nodes, reshape, set_size, size_in, size_of
@@ -49,8 +49,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
         """Budget: 7 calls for the same size, 9 for other CPUs or other memory, 8 for fewer CPUs, 11
         for both; 7 more for a larger disk, so 15 with fewer CPUs. 8 where there are NUMA nodes, or
         memory that can grow. A disk grows when no other client is at the snapshots in it."""
-        del progress
-        deadline = Deadline(timeout)
+        del timeout, progress
+        deadline = current_deadline()
 
         def act(domain: Remote, state: InstanceState) -> None:
             xml = xml_of(domain, inactive=True)
@@ -167,6 +167,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
 
     def hot_resize_cpu(self, uuid: UUID, vcpus: int, *, timeout: float | None = None) -> None:
         """Budget: 4 calls. QEMU gives the CPUs to the guest whether or not it takes them."""
+        del timeout
 
         def act(domain: Remote, state: InstanceState) -> None:
             del state
@@ -189,12 +190,13 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                 self._refuse_moved(domain, vcpus_of, now, error)
                 raise
 
-        self.domains.change("hot_resize_cpu", uuid, Deadline(timeout), act)
+        self.domains.change("hot_resize_cpu", uuid, current_deadline(), act)
 
     def hot_resize_memory(
         self, uuid: UUID, memory_mib: int, *, timeout: float | None = None
     ) -> None:
         """Budget: 5 calls. QEMU gives the memory to the guest whether or not it takes it."""
+        del timeout
 
         def act(domain: Remote, state: InstanceState) -> None:
             del state
@@ -229,7 +231,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                 self._refuse_moved(domain, _memory_mib, now, error)
                 raise
 
-        self.domains.change("hot_resize_memory", uuid, Deadline(timeout), act)
+        self.domains.change("hot_resize_memory", uuid, current_deadline(), act)
 
     def _refuse_moved(
         self,

@@ -12,7 +12,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.serial import SerialLine, SerialLines
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.config import LibvirtConfig
@@ -35,7 +35,7 @@ class LibvirtSerial(Topic, SerialLines):
     ) -> SerialLine:
         """See :class:`hvdrivers.driverkit.serial.SerialLines`."""
         with self.connection.operation(timeout):
-            self.domains.checked("get_console", uuid, Deadline(timeout))
+            self.domains.checked("get_console", uuid, current_deadline())
         return _Line(self.config, uuid, force=force)
 
 

@@ -71,8 +71,11 @@ class Calls(Counter[str]):
 class _Operation:
     """One operation, or a branch of one, and the link that it has."""
 
-    def __init__(self, connection: Connection, link: Link | None = None) -> None:
+    def __init__(
+        self, connection: Connection, deadline: Deadline, link: Link | None = None
+    ) -> None:
         self.connection = connection
+        self.deadline = deadline
         self.in_sequence = 0
         self._link = link
 
@@ -134,10 +137,11 @@ class Connection:
         if outer is not None and outer.connection is self:
             yield
             return
-        operation = _Operation(self)
+        deadline = current_deadline() if timeout is None else Deadline(timeout)
+        operation = _Operation(self, deadline)
         token = _operation.set(operation)
         try:
-            with bounding(current_deadline() if timeout is None else Deadline(timeout)):
+            with bounding(deadline):
                 yield
         finally:
             _operation.reset(token)
@@ -159,6 +163,13 @@ class Connection:
         return self.links.shared(current_deadline().at)
 
     @property
+    def deadline(self) -> Deadline:
+        """That of the operation that this thread is in, also while it takes back what it has begun,
+        which has a time of its own."""
+        operation = self._current()
+        return operation.deadline if operation is not None else current_deadline()
+
+    @property
     def remote(self) -> Remote:
         """A live connection, made again if it was lost."""
         link = self._link()
@@ -178,9 +189,9 @@ class Connection:
         branches = []
         for number, call in enumerate(calls[1:], 1):
             link = self.links.spare() if operation is not None else None
-            if link is None:
+            if operation is None or link is None:
                 continue
-            branch = _Operation(self, link)
+            branch = _Operation(self, operation.deadline, link)
             branch.in_sequence = first
 
             def run(branch: _Operation = branch, call: Callable[[], _T] = call) -> _T:

@@ -22,7 +22,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt import points
 from hvdrivers.libvirt.base import Topic
@@ -67,7 +67,8 @@ class LibvirtSnapshots(Topic, Snapshots):
     ) -> Snapshot:
         """Budget: 12 calls for a machine that is on, 14 with its memory, and one more for each look
         at QEMU's job; 12 for one that is off. Where there are snapshots 1 more, and 1 for each."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> Snapshot:
             if memory and state is InstanceState.STOPPED:
@@ -169,7 +170,8 @@ class LibvirtSnapshots(Topic, Snapshots):
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
         """Budget: 4 calls, 5 for a machine that is off, and 1 for each snapshot; 1 less where there
         is none: libvirt tells of one at a time."""
-        domain, _ = self.domains.checked("list_snapshots", uuid, Deadline(timeout))
+        del timeout
+        domain, _ = self.domains.checked("list_snapshots", uuid, current_deadline())
         return tree_of(domain).shown()
 
     def revert_snapshot(
@@ -177,7 +179,8 @@ class LibvirtSnapshots(Topic, Snapshots):
     ) -> None:
         """Budget: 13 calls, 17 for a machine that is on, 13 with memory and one more for each look
         at QEMU's job, and 1 for each snapshot; 6 more with the memory of one that is off."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
             xml = xml_of(domain)
@@ -297,7 +300,8 @@ class LibvirtSnapshots(Topic, Snapshots):
         """Budget: 16 calls for a machine that is off, 14 for one that is on, and 1 for each
         snapshot; with children 4 more for each of them, and of one that is on 2 for each further
         disk."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
             xml = xml_of(domain)

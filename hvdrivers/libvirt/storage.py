@@ -10,7 +10,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.storage import DiskQosControl, Storage
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import (
@@ -69,7 +69,8 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
         already; for a stopped one 8, 10 and 5. 2 more for each secret of a volume. A file that
         create_volume() has not made is compared with the instances' disks: 5 more, 1 for each disk
         and image in the driver's pool, and 1 or 2 for each instance."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
         return self.domains.change(
             "attach_volume",
             uuid,
@@ -192,7 +193,8 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
         """Budget: 7 calls and one for each repetition of the request; 7 for a stopped machine, 5
         if it is not attached; 1 more for each secret of the volume, and 1, or 2 for a stopped
         machine, after a swap_volume()."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
 
         def act(domain: Remote, state: InstanceState) -> None:
             definition = xml_of(domain, inactive=True)
@@ -220,6 +222,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
         self, uuid: UUID, volume_id: str, qos: DiskQos | None, *, timeout: float | None = None
     ) -> None:
         """Budget: 4 calls, 6 for a stopped machine."""
+        del timeout
 
         def act(domain: Remote, state: InstanceState) -> None:
             stopped = state is InstanceState.STOPPED
@@ -241,7 +244,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
             if stopped:
                 require_off(domain)
 
-        self.domains.change("set_disk_qos", uuid, Deadline(timeout), act)
+        self.domains.change("set_disk_qos", uuid, current_deadline(), act)
 
     def get_volume_connector(
         self, uuid: UUID | None = None, *, timeout: float | None = None

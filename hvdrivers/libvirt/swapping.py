@@ -20,7 +20,7 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import SwapVolume
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import Undo, changed, undoing
 from hvdrivers.libvirt.base import Topic
@@ -78,7 +78,8 @@ class LibvirtSwap(Topic, SwapVolume):
 
         QEMU copies only to a disk of the same size: of a larger replacement the guest sees the rest
         at its next start."""
-        deadline = Deadline(timeout)
+        del timeout
+        deadline = current_deadline()
 
         def act(domain: Remote, state: InstanceState) -> AttachedVolume:
             del state

@@ -29,6 +29,7 @@ from hvdrivers.models.state import InstanceState
 from tests.soak.errors import Violation
 from tests.soak.hosts import uuid_of
 from tests.soak.measuring import descriptors, malloc, now, patiently, rss
+from tests.soak.mover import Mover, mover_uuid
 from tests.soak.worker import Worker
 
 SLACK = 30.0
@@ -163,7 +164,9 @@ class Client:
         """What watch() has told of the instances of this client is what list_instances() shows, in
         the end."""
         threads = range(self.config["threads"])
-        own = {uuid_of(self.config["seed"], self.number, thread, index) for thread in threads}
+        seed = self.config["seed"]
+        own = {uuid_of(seed, self.number, thread, index) for thread in threads}
+        own |= {mover_uuid(seed, self.number, thread) for thread in threads}
         end = time.monotonic() + SETTLED
         while True:
             told = {
@@ -186,10 +189,12 @@ class Client:
 
     def _guarded(self, thread: int) -> None:
         rng = random.Random(f"{self.config['seed']}-{self.number}-{thread}-{time.time_ns()}")
-        workers = [
+        workers: list[Worker | Mover] = [
             Worker(self, host, index, thread, rng)
             for index, host in enumerate(self.config["hosts"])
         ]
+        if self.moves:
+            workers += [Mover(self, thread, rng)] * len(workers)  # as often as all others
         while not self.stopping.is_set():
             worker = rng.choice(workers)
             try:
@@ -197,8 +202,20 @@ class Client:
             except Exception:  # noqa: BLE001 - else a thread ends, and the soak goes on without it
                 self.violated(f"the soak itself failed:\n{traceback.format_exc()}", worker.uuid)
 
-    def call(self, uuid: UUID, operation: str, work: Callable[[float], Any]) -> Any:
-        """One operation: within its deadline, and with a typed error or none."""
+    @property
+    def moves(self) -> bool:
+        """Whether instances move between the hosts."""
+        hosts = self.config["hosts"]
+        return len(hosts) == 2 and all(each["destination"] is not None for each in hosts)
+
+    def call(
+        self, uuid: UUID, operation: str, work: Callable[[float], Any], host: int | None = None
+    ) -> Any:
+        """One operation: within its deadline, and with a typed error or none.
+
+        Args:
+            host: where, of an instance that moves: for the journal.
+        """
         timeout: float = self.config["timeout"]
         began = time.monotonic()
         outcome = "ok"
@@ -222,6 +239,7 @@ class Client:
                 outcome=outcome,
                 seconds=round(seconds, 3),
                 **({} if shown is None else {"state": shown}),
+                **({} if host is None else {"host": host}),
             )
             if seconds > timeout + TOLERANCE + SLACK:
                 self.violated(f"{operation}() took {seconds:.1f} s, timeout {timeout:g} s", uuid)

@@ -15,6 +15,7 @@ from hvdrivers.fake.faults import FaultKind, FaultRule
 from hvdrivers.fake.observer import FakeObserver
 from hvdrivers.fake.world import default_world
 from hvdrivers.models.image import HostImage, ImageRef
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.volume import PoolVolume
 from tests.soak.hosts import Fault, SoakHost, pattern
 
@@ -38,6 +39,9 @@ class FakeSoakHost(SoakHost):
 
     def direct(self) -> ComputeDriver:
         return self.host.connect()
+
+    def destination(self) -> Destination:
+        return Destination(host=self.name)
 
     def image(self) -> ImageRef:
         return HostImage(name="cirros")

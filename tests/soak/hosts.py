@@ -12,8 +12,9 @@ from typing import Any
 from uuid import UUID
 
 from hvdrivers.contract.driver import ComputeDriver
-from hvdrivers.models.image import ImageFormat, ImageRef
+from hvdrivers.models.image import FileImage, HostImage, ImageFormat, ImageRef
 from hvdrivers.models.instance import Flavor
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import PoolVolume
 
@@ -75,6 +76,16 @@ class SoakHost(ABC):
     def residue(self) -> set[str]:
         """Everything on the host that a driver could leave, by an independent observer."""
 
+    def destination(self) -> Destination | None:
+        """Where the instances of another host go that move here, as clients and faults have it;
+        None: nothing moves here."""
+        return None
+
+    def conflicts(self) -> list[str]:
+        """What two machines have that only one may have, at this moment; nothing where the host
+        does not answer."""
+        return []
+
     def vif(self, vif_id: str) -> Vif | None:
         """A NIC that can be plugged; None if there is no network."""
         return None
@@ -131,6 +142,15 @@ def _make(name: str, index: int) -> SoakHost:
 
         return VmwareSoakHost(index)
     raise SystemExit(f"no soak host for {name!r}")
+
+
+_IMAGES: Mapping[str, type[FileImage | HostImage]] = {"file": FileImage, "host": HostImage}
+
+
+def image_of(host: Mapping[str, Any]) -> ImageRef:
+    """What a host's machines are made from, as its client's configuration tells it."""
+    fields = dict(host["image"])
+    return _IMAGES[fields["source"]].model_validate(fields)
 
 
 def uuid_of(seed: int, *parts: object) -> UUID:

@@ -8,8 +8,8 @@ import re
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,13 @@ import libvirt
 
 from hvdrivers import connect
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.states import is_starting
+from hvdrivers.libvirt.xml import parse
 from hvdrivers.models.image import FileImage, ImageFormat, ImageRef
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.volume import PoolVolume
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
@@ -33,10 +38,11 @@ _ROOM = 128 << 20
 _POOLS = "/var/lib/libvirt/hvdrivers"
 _ROOM_FOR_DISKS = 384 << 20
 """Bytes for the volumes and disks that a host of the soak has, several times."""
-_OF_NOBODY = re.compile(r"hv-image-|proxy|^file lib/qemu/(channel/target/)?domain-\d+-")
-"""What is no residue: the cached image; the proxy's socket; and the folder of a running machine,
-which libvirtd makes for each start and forgets where it is killed before it has noted the start.
-No remote call removes that."""
+_OF_NOBODY = re.compile(r"hv-image-|proxy|^tap |^file lib/qemu/(channel/target/)?domain-\d+-")
+"""What is no residue: the cached image; the proxy's socket; taps, which are others' here,
+as no machine of the soak has a NIC; and the folder of a running machine, which libvirtd makes for
+each start and forgets where it is killed before it has noted the start. No remote call removes
+that."""
 
 
 class LibvirtSoakHost(SoakHost):
@@ -49,6 +55,9 @@ class LibvirtSoakHost(SoakHost):
 
     def __init__(self, index: int) -> None:
         self.peer = LibvirtPeer()
+        cpus = sorted(os.sched_getaffinity(0))
+        self._aside = str(cpus[0]) if index % 2 and len(cpus) > 1 else None
+        """A CPU that every second host sets aside."""
         self._socket = self.peer.root / "proxy"
         self.proxy = Proxy(self._to_daemon, self._socket)
         self._image = self.peer.root / "empty.raw"
@@ -70,12 +79,20 @@ class LibvirtSoakHost(SoakHost):
             raise
         return made
 
-    def options(self) -> Mapping[str, Any]:
+    def options(self) -> dict[str, Any]:
         mode = "system" if self.peer.privileged else "session"
-        return {"uri": f"qemu+unix:///{mode}?socket={self._socket}", "virt_type": "qemu"}
+        return {
+            "uri": f"qemu+unix:///{mode}?socket={self._socket}",
+            "virt_type": "qemu",
+            "dedicated_cpus": self._aside,
+            "host_root": str(self.peer.host_root),
+        }
+
+    def destination(self) -> Destination:
+        return Destination(host=self.options()["uri"], address="127.0.0.1")
 
     def direct(self) -> ComputeDriver:
-        return connect("libvirt", uri=self.peer.uri, virt_type="qemu")
+        return connect("libvirt", **(self.options() | {"uri": self.peer.uri}))
 
     def image(self) -> ImageRef:
         return FileImage(path=self._image, format=ImageFormat.RAW)
@@ -143,6 +160,30 @@ class LibvirtSoakHost(SoakHost):
 
     # -- the observer -----------------------------------------------------------------------------
 
+    def conflicts(self) -> list[str]:
+        """CPUs that two machines have to themselves. One that runs keeps the CPUs that it has, so
+        two that ran before the look at their CPUs, and run after it, had them at the same time."""
+        if not self._aside:
+            return []
+        owners: dict[str, list[str]] = {}
+        try:
+            with libvirt.open(self.peer.uri) as raw:
+                before = {each.UUIDString(): each.ID() for each in raw.listAllDomains(1)}
+                for uuid in before:
+                    xml = parse(raw.lookupByUUIDString(uuid).XMLDesc(0))
+                    for pin in xml.iterfind("cputune/vcpupin"):
+                        if (cpu := pin.get("cpuset") or "") == self._aside:
+                            owners.setdefault(cpu, []).append(uuid)
+                after = {each.UUIDString(): each.ID() for each in raw.listAllDomains(1)}
+        except libvirt.libvirtError:
+            return []
+        found = []
+        for cpu, uuids in owners.items():
+            ran = [each for each in uuids if before[each] == after.get(each)]
+            if len(ran) > 1:
+                found.append(f"CPU {cpu} belongs to {sorted(ran)} at the same time")
+        return found
+
     def residue(self) -> set[str]:
         return {each for each in self.peer.residue() if not _OF_NOBODY.search(each)}
 
@@ -168,6 +209,16 @@ class LibvirtSoakHost(SoakHost):
                     os.kill(pid, signal.SIGCONT)
         self.peer.start()
         wait_until(lambda: driver.ping() is None, timeout=60, what="the host answers")
+        if self._aside is not None:
+            # a client that was killed has left its turn at the host's CPUs: the next one that wants
+            # a CPU takes over
+            fields = {name: value for name, value in self.options().items() if name != "uri"}
+            config = LibvirtConfig(uri=self.peer.uri, **fields)
+            with (
+                closing(LibvirtDriver.connect(config)) as late,
+                late.turns.take_host(Deadline(120)),
+            ):
+                pass
         try:
             wait_until(self._quiet, timeout=120, what="no machine is being started any more")
         except AssertionError:

@@ -26,7 +26,9 @@ _ALIVE = frozenset(
 )
 _DEAD = frozenset({InstanceState.CRASHED, InstanceState.STOPPED})
 
-_BEGINS = frozenset({"power_on", "resume", "reboot", "rebuild", "rescue", "unrescue"})
+_BEGINS = frozenset({"power_on", "resume", "reboot", "rebuild", "rescue", "unrescue"}) | {
+    "start_paused"
+}
 _DEFINES = frozenset(
     {"spawn", "destroy", "power_off", "set_metadata", "attach_volume", "snapshot_to_image"}
     | {"rename", "rebuild", "resize", "hot_resize_cpu", "hot_resize_memory"}

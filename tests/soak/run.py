@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -18,13 +19,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.models.instance import InstanceSpec
+from hvdrivers.models.migration import Destination, MovePhase
 from hvdrivers.models.volume import PoolVolume, VolumeSpec
 from tests.soak.client import Client
+from tests.soak.further import SCRATCH
 from tests.soak.hosts import SoakHost, hosts, pattern, uuid_of
+from tests.soak.mover import mover_uuid
 
 SETTLED = 120.0
 """Seconds that clients have to end once they are told to."""
@@ -59,6 +64,7 @@ class Soak:
         self._inside: list[threading.Thread] = []
         self._volumes: list[list[list[str]]] = []
         self._references: list[dict[str, Any]] = []
+        self._spares: set[str] = set()
 
     # -- the run ----------------------------------------------------------------------------------
 
@@ -73,6 +79,9 @@ class Soak:
                 self._start(number, fresh=True)
             self._disturb(time.monotonic() + seconds)
             self._stop()
+            for host, driver in zip(self.hosts, drivers, strict=True):
+                host.healthy(driver)
+            self._judge_moves(drivers)
             for host, driver, there in zip(self.hosts, drivers, before, strict=True):
                 self._judge(host, driver, there)
             self._judge_sizes()
@@ -94,12 +103,13 @@ class Soak:
         references: dict[str, Any] = {}
         for _ in range(self.clients * self.threads):
             own = []
-            for _ in range(2):
-                made = driver.create_volume(
-                    VolumeSpec(size_bytes=8 << 20, format=host.volume_format)
-                )
+            for size in (8 << 20, 8 << 20, 16 << 20):
+                made = driver.create_volume(VolumeSpec(size_bytes=size, format=host.volume_format))
                 assert isinstance(made, PoolVolume)
-                host.write(made, pattern(made.volume_id))
+                if len(own) < 2:
+                    host.write(made, pattern(made.volume_id))
+                else:  # the spare one: what is in it is a copy, or nothing
+                    self._spares.add(made.volume_id)
                 references[made.volume_id] = made.model_dump(mode="json")
                 own.append(made.volume_id)
             volumes.append(own)
@@ -128,6 +138,7 @@ class Soak:
                     "forgets_crashes": host.forgets_crashes,
                     "runs_to_the_end": host.runs_to_the_end,
                     "options": dict(host.options()),
+                    "destination": _dumped(host.destination()),
                     "image": host.image().model_dump(mode="json"),
                     "flavor": host.flavor.model_dump(mode="json"),
                     "volumes": volumes[number * self.threads : (number + 1) * self.threads],
@@ -170,6 +181,8 @@ class Soak:
             finally:
                 fault.heal()
             self._note("healed", self.hosts.index(host))
+            for each in self.hosts:
+                self.violations += each.conflicts()
 
     def _dies(self, uuid: object) -> None:
         with (self.folder / "killed").open("a") as file:
@@ -236,6 +249,31 @@ class Soak:
 
     # -- the judgement ----------------------------------------------------------------------------
 
+    def _movers(self) -> list[UUID]:
+        numbers = itertools.product(range(self.clients), range(self.threads))
+        return [mover_uuid(self.seed, client, thread) for client, thread in numbers]
+
+    def _judge_moves(self, drivers: Sequence[ComputeDriver]) -> None:
+        """Each instance that moves is whole on one host at most; and where one host keeps the
+        source of a move, it is whole after confirm_move() or revert_move()."""
+        for uuid in self._movers():
+            found = {each: _moving(each, uuid) for each in drivers}
+            kept = [each for each, phases in found.items() if MovePhase.PREPARED in phases]
+            whole = [each for each, phases in found.items() if phases and each not in kept]
+            if len(whole) > 1:
+                self.violations.append(f"{uuid} is on {len(whole)} hosts")
+                continue
+            # two keep it where one that has arrived was about to move within its new host
+            for each in kept:
+                try:
+                    _ended(each, uuid)
+                except errors.HypervisorError as error:
+                    self.violations.append(f"there is no way on with {uuid}: {error}")
+            at_its_end = ([None], [MovePhase.FINISHED])
+            after = [each for each in drivers if _moving(each, uuid) in at_its_end]
+            if len(after) != (1 if whole or kept else 0):
+                self.violations.append(f"{uuid} is whole on {len(after)} hosts")
+
     def _judge(self, host: SoakHost, driver: ComputeDriver, before: set[str]) -> None:
         index = self.hosts.index(host)
         host.healthy(driver)
@@ -245,7 +283,7 @@ class Soak:
                 uuid_of(self.seed, client, thread, index)
                 for client in range(self.clients)
                 for thread in range(self.threads)
-            ]
+            ] + self._movers()
             for uuid in uuids:
                 try:
                     state = late.get_instance(uuid).state
@@ -259,14 +297,20 @@ class Soak:
                 self.violations.append(f"host {index}: nobody made {sorted(map(str, strange))}")
             for uuid in uuids:
                 late.destroy(uuid)
+            for each in late.list_volumes():
+                if each.name.startswith(SCRATCH):
+                    late.delete_volume(each.volume_id)
             left = late.list_instances()
             if left:
                 self.violations.append(f"host {index}: after destroy() of all there is {left}")
+        self.violations += host.conflicts()
         if residue := host.residue() - before:
             self.violations.append(f"host {index}: left behind: {sorted(residue)}")
         if missing := before - host.residue():
             self.violations.append(f"host {index}: lost: {sorted(missing)}")
         for volume_id, fields in self._references[index].items():
+            if volume_id in self._spares:
+                continue
             wanted = pattern(volume_id)
             if host.read(PoolVolume.model_validate(fields), len(wanted)) != wanted:
                 self.violations.append(f"host {index}: the data of {volume_id} has changed")
@@ -343,6 +387,26 @@ class Soak:
                     )
                 )
         return "\n".join(lines)
+
+
+def _dumped(destination: Destination | None) -> object:
+    return None if destination is None else destination.model_dump(mode="json")
+
+
+def _ended(driver: ComputeDriver, uuid: UUID) -> None:
+    """Confirm a move, or revert one that is not finished."""
+    try:
+        driver.confirm_move(uuid)
+    except errors.InvalidState:
+        driver.revert_move(uuid)
+
+
+def _moving(driver: ComputeDriver, uuid: UUID) -> list[MovePhase | None]:
+    """How far a move of the instance has come here; nothing where it is not here."""
+    try:
+        return [driver.get_instance(uuid).move]
+    except errors.InstanceNotFound:
+        return []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,20 +13,17 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import OPERATIONS
 from hvdrivers.contract.power import RebootKind
-from hvdrivers.models.image import FileImage, HostImage, ImageRef
-from hvdrivers.models.instance import Flavor, InstanceSpec
+from hvdrivers.models.instance import CpuPolicy, Flavor, InstanceSpec
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import PoolVolume, VolumeAttachment
 from tests.soak.errors import Violation
-from tests.soak.hosts import uuid_of
+from tests.soak.further import Further
+from tests.soak.hosts import image_of, uuid_of
 from tests.soak.model import Expected
 
 if TYPE_CHECKING:
     from tests.soak.client import Client
-
-_IMAGES = {"file": FileImage, "host": HostImage}
-
 
 _MOST_CPUS = 3
 _MOST_SNAPSHOTS = 4
@@ -61,7 +58,10 @@ class Worker:
         self.driver = client.drivers[index]
         self.rng = rng
         self.uuid = uuid_of(client.config["seed"], client.number, thread, index)
-        self.volumes: list[str] = host["volumes"][thread]
+        self.volumes: list[str] = host["volumes"][thread][:2]
+        self.spare: str = host["volumes"][thread][2]
+        """To which the content of the first one may be moved."""
+        self._further = Further(self)
         self.flavor = Flavor.model_validate(host["flavor"])
         self.model = self._expected(known=client.config["fresh"])
 
@@ -82,9 +82,10 @@ class Worker:
             runs_to_the_end=self.host["runs_to_the_end"],
             capabilities=self.driver.capabilities,
         )
-        model.attached = dict.fromkeys(self.volumes, False if known else None)
+        volumes = [*self.volumes, self.spare]
+        model.attached = dict.fromkeys(volumes, False if known else None)
         if not known:
-            model.taken_over(self.volumes)
+            model.taken_over(volumes)
         return model
 
     # -- changes ----------------------------------------------------------------------------------
@@ -93,20 +94,20 @@ class Worker:
         if None in self.model.possible and self.rng.random() < 0.8:
             self._spawn()
             return
-        actions: list[tuple[float, Callable[[], None]]] = [
-            (3, lambda: self._plain("power_on")),
-            (2, lambda: self._plain("power_off")),
-            (1, lambda: self._plain("reboot", RebootKind.HARD)),
+        actions: list[tuple[float, Callable[[], object]]] = [
+            (3, lambda: self.plain("power_on")),
+            (2, lambda: self.plain("power_off")),
+            (1, lambda: self.plain("reboot", RebootKind.HARD)),
             (4, self._attach),
             (4, self._detach),
             (2, self._metadata),
-            (1.5, lambda: self._plain("destroy")),
+            (1.5, lambda: self.plain("destroy")),
             (0.5, self._spawn),
             (1, self._bulk),
         ]
         for operation, weight in (("pause", 1), ("unpause", 2), ("suspend", 1), ("resume", 2)):
             if self.driver.why_not(OPERATIONS[operation].capability) is None:  # type: ignore[arg-type]
-                actions.append((weight, lambda operation=operation: self._plain(operation)))  # type: ignore[misc]
+                actions.append((weight, lambda operation=operation: self.plain(operation)))  # type: ignore[misc]
         for operation, weight, act in (
             ("rename", 0.7, self._rename),
             ("resize", 1, self._resize),
@@ -119,7 +120,8 @@ class Worker:
             ("revert_snapshot", 0.5, self._revert),
             ("delete_snapshot", 0.6, self._forget),
             ("rescue", 0.5, self._rescue),
-            ("unrescue", 0.5, lambda: self._plain("unrescue")),
+            ("unrescue", 0.5, lambda: self.plain("unrescue")),
+            *self._further.actions(),
         ):
             if self._can(OPERATIONS[operation].capability):
                 actions.append((weight, act))
@@ -131,7 +133,7 @@ class Worker:
 
     def _flavor(self, *, disks: bool) -> Flavor:
         """The host's flavor, or one with room to grow, or one with more disks."""
-        changes: dict[str, int] = {}
+        changes: dict[str, object] = {}
         base = Flavor.model_validate(self.host["flavor"])
         if self._can(Capability.HOT_RESIZE_CPU) and self.rng.random() < 0.5:
             changes["max_vcpus"] = _MOST_CPUS
@@ -141,11 +143,11 @@ class Worker:
             changes["ephemeral_gib"] = 1
         if disks and self._can(Capability.SWAP_DISK) and self.rng.random() < 0.3:
             changes["swap_mib"] = 8
+        if self._can(Capability.CPU_PINNING) and self.rng.random() < 0.4:
+            changes["cpu_policy"] = CpuPolicy.DEDICATED
+        if self._can(Capability.HUGEPAGES) and self.rng.random() < 0.3:
+            changes["page_size_kib"] = 2048
         return base.model_copy(update=changes)
-
-    def _image(self) -> ImageRef:
-        fields = dict(self.host["image"])
-        return _IMAGES[fields["source"]].model_validate(fields)
 
     def _spawn(self) -> None:
         started = self.rng.random() < 0.8
@@ -154,7 +156,7 @@ class Worker:
             uuid=self.uuid,
             name=f"soak-{self.client.number}",
             flavor=self.flavor,
-            image=self._image(),
+            image=image_of(self.host),
             start=started,
         )
         try:
@@ -176,40 +178,40 @@ class Worker:
 
     def _rename(self) -> None:
         name = f"soak-{self.client.number} <{self.rng.randrange(1 << 16)}>"
-        self._changing("rename", name, values={"name": name})
+        self.changing("rename", name, values={"name": name})
 
     def _resize(self) -> None:
         wanted = self._flavor(disks=False).model_copy(
             update={"vcpus": self.rng.choice((1, 2)), **_own_disks(self.flavor)}
         )
         values = {"vcpus": wanted.vcpus, "memory_mib": wanted.memory_mib}
-        if self._changing("resize", wanted, values=values):
+        if self.changing("resize", wanted, values=values):
             self.flavor = wanted
 
     def _hot_cpu(self) -> None:
         vcpus = self.rng.randint(1, _MOST_CPUS)
-        self._changing("hot_resize_cpu", vcpus, values={"vcpus": vcpus})
+        self.changing("hot_resize_cpu", vcpus, values={"vcpus": vcpus})
 
     def _hot_memory(self) -> None:
         memory = self.flavor.memory_mib + self.rng.choice((0, 1, 2)) * _BLOCK_MIB
-        self._changing("hot_resize_memory", memory, values={"memory_mib": memory})
+        self.changing("hot_resize_memory", memory, values={"memory_mib": memory})
 
     def _rebuild(self) -> None:
-        self._changing("rebuild", self._image())
+        self.changing("rebuild", image_of(self.host))
 
     def _copy_out(self) -> None:
         target = self.client.folder / f"image-{self.uuid}"
         try:
-            self._changing("snapshot_to_image", target)
+            self.changing("snapshot_to_image", target)
         finally:
             target.unlink(missing_ok=True)
 
     def _extend(self) -> None:
         size = (8 << 20) + 4096 * self.rng.randint(1, 64)
-        self._changing("extend_volume", self.rng.choice(self.volumes), size)
+        self.changing("extend_volume", self.rng.choice(self.volumes), size)
 
     def _rescue(self) -> None:
-        self._changing("rescue", self._image())
+        self.changing("rescue", image_of(self.host))
 
     # -- snapshots --------------------------------------------------------------------------------
 
@@ -219,13 +221,13 @@ class Worker:
             return
         memory = self._can(Capability.SNAPSHOT_MEMORY) and self.rng.random() < 0.5
         name = f"point <{self.rng.randrange(1 << 16)}>"
-        done = self._changing("create_snapshot", name, keywords={"memory": memory})
+        done = self.changing("create_snapshot", name, keywords={"memory": memory})
         self.model.snapshots.made(name, done)
 
     def _revert(self) -> None:
         if found := self._snapshots():
             point = self.rng.choice(found)
-            done = self._changing("revert_snapshot", point.id)
+            done = self.changing("revert_snapshot", point.id)
             if done and not self.client.has_died(self.uuid):
                 self.model.reverted(with_memory=point.with_memory)
 
@@ -234,7 +236,7 @@ class Worker:
             point = self.rng.choice(found)
             children = self.rng.random() < 0.3
             gone = {point.name} | (_descendants(point, found) if children else set())
-            done = self._changing("delete_snapshot", point.id, keywords={"children": children})
+            done = self.changing("delete_snapshot", point.id, keywords={"children": children})
             self.model.snapshots.deleted(gone, done)
 
     def _snapshots(self) -> Sequence[Snapshot] | None:
@@ -250,24 +252,31 @@ class Worker:
         self.model.snapshots.seen({each.name for each in found})
         return found
 
-    def _changing(
+    def changing(
         self,
         operation: str,
         *arguments: object,
         values: Mapping[str, object] | None = None,
         keywords: Mapping[str, object] | None = None,
+        keep: Callable[[Any], object] = lambda _: None,
     ) -> bool | None:
         """One change, after which get_instance() shows these values. True: it succeeded; False:
-        nothing has changed; None: nobody knows."""
+        nothing has changed; None: nobody knows.
+
+        Args:
+            keep: gets what it returns.
+        """
         before = self.model.possible
         values = values or {}
         try:
-            self.client.call(
-                self.uuid,
-                operation,
-                lambda timeout: getattr(self.driver, operation)(
-                    self.uuid, *arguments, **(keywords or {}), timeout=timeout
-                ),
+            keep(
+                self.client.call(
+                    self.uuid,
+                    operation,
+                    lambda timeout: getattr(self.driver, operation)(
+                        self.uuid, *arguments, **(keywords or {}), timeout=timeout
+                    ),
+                )
             )
         except errors.HypervisorError as error:
             self._with_deaths(before, partial(self._failed, operation, error))
@@ -281,7 +290,7 @@ class Worker:
             self.model.value_set(what, value, sure=True)
         return True
 
-    def _plain(self, operation: str, variant: Enum | None = None) -> None:
+    def plain(self, operation: str, variant: Enum | None = None) -> None:
         before = self.model.possible
         arguments = (self.uuid,) if variant is None else (self.uuid, variant)
         try:
@@ -311,19 +320,21 @@ class Worker:
             self.model.possible = before | {InstanceState.CRASHED, InstanceState.STOPPED}
             settle()
 
+    def attachment(self, volume: str) -> VolumeAttachment:
+        """One of this worker's volumes."""
+        fields = self.host["pool_volumes"][volume]
+        return VolumeAttachment(volume=PoolVolume.model_validate(fields))
+
     def _attach(self) -> None:
         self._device("attach_volume", self.rng.choice(self.volumes), attached=True)
 
     def _detach(self) -> None:
-        self._device("detach_volume", self.rng.choice(self.volumes), attached=False)
+        volume = self.rng.choice([*self.volumes, self.spare])
+        self._device("detach_volume", volume, attached=False)
 
     def _device(self, operation: str, volume: str, *, attached: bool) -> None:
         before = self.model.possible
-        argument = (
-            VolumeAttachment(volume=PoolVolume.model_validate(self.host["pool_volumes"][volume]))
-            if attached
-            else volume
-        )
+        argument = self.attachment(volume) if attached else volume
         # a machine without an operating system lets go of nothing: that is DeviceBusy in the end
         seconds = 3.0 if not attached else None
         try:

@@ -3,12 +3,9 @@ and deleted there, and instances' disks that move from one pool to another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from uuid import UUID
 
 from hvdrivers.conformance.checks.storage import expect_volume
-from hvdrivers.conformance.engine.assertions import larger
 from hvdrivers.conformance.engine.clauses import Case, Level, check, clause
 from hvdrivers.conformance.engine.cutting import named, striking
 from hvdrivers.conformance.engine.observer import PreconditionMissing
@@ -69,28 +66,6 @@ STOR_058 = clause(
     " the name as it was, and takes nothing away",
     operation="create_volume",
 )
-STOR_060 = clause(
-    "STOR-060",
-    "migrate_storage() moves the instance's own disks and leaves nothing behind and the instance"
-    " as it was; a repeated one changes nothing",
-    operation="migrate_storage",
-)
-STOR_061 = clause(
-    "STOR-061",
-    "migrate_storage() to a pool that is not there raises VolumeNotFound and changes nothing",
-    operation="migrate_storage",
-)
-STOR_062 = clause(
-    "STOR-062",
-    "migrate_storage() to a pool without room raises InsufficientResources and changes nothing",
-    operation="migrate_storage",
-    level=Level.SHOULD,
-)
-STOR_063 = clause(
-    "STOR-063",
-    "the guest finds its data on the disks that migrate_storage() has moved",
-    operation="migrate_storage",
-)
 STOR_064 = clause(
     "STOR-064",
     "after migrate_storage() the instance lives in that pool: resize() and rebuild() take room"
@@ -101,14 +76,14 @@ STOR_064 = clause(
 
 _SIZE = 64 << 20
 _GIB = 1 << 30
-_ABSENT_POOL = "hvct-no-such-pool"
-_ON_AND_OFF = [
+ABSENT_POOL = "hvct-no-such-pool"
+ON_AND_OFF = [
     Case("running", (InstanceState.RUNNING,)),
     Case("stopped", (InstanceState.STOPPED,)),
 ]
 
 
-def _pools(trial: Trial) -> list[str]:
+def pools_of(trial: Trial) -> list[str]:
     return [pool.name for pool in trial.driver.get_available_resource().storage]
 
 
@@ -143,7 +118,7 @@ def pool_and_format_are_kept(trial: Trial) -> None:
     volume = trial.volume(pool=like.pool, format=like.format)
     shown = _listed(trial)[volume.volume_id]
     trial.equal((shown.pool, shown.format), (like.pool, like.format), "pool and format")
-    for pool in _pools(trial):
+    for pool in pools_of(trial):
         volume = trial.volume(pool=pool)
         trial.equal(_listed(trial)[volume.volume_id].pool, pool, "the pool that it was made in")
 
@@ -199,7 +174,7 @@ def taken_name_that_is_cut(trial: Trial, kind: str) -> None:
 @check(STOR_052)
 def absent_pool_is_refused(trial: Trial) -> None:
     with trial.unchanged(), trial.raises(errors.VolumeNotFound):
-        trial.volume(pool=_ABSENT_POOL)
+        trial.volume(pool=ABSENT_POOL)
 
 
 @check(STOR_053)
@@ -265,7 +240,7 @@ def is_deleted_alone(trial: Trial) -> None:
 @check(
     STOR_056,
     cases=[
-        *_ON_AND_OFF,
+        *ON_AND_OFF,
         Case("suspended", (InstanceState.SUSPENDED,), needs=frozenset({Capability.SUSPEND})),
     ],
 )
@@ -298,110 +273,6 @@ def is_shown_as_the_list_shows_it(trial: Trial) -> None:
             trial.driver.get_volume(absent)
 
 
-def _residue(trial: Trial) -> frozenset[str]:
-    return trial.observer.residue() if trial.observer is not None else frozenset()
-
-
-def _two_pools(trial: Trial) -> tuple[str, str]:
-    pools = _pools(trial)
-    if len(pools) < 2:
-        raise PreconditionMissing("the host has one storage pool: there is nowhere to move to")
-    return pools[0], pools[1]
-
-
-def _move(trial: Trial, uuid: UUID, pool: str) -> frozenset[str]:
-    before = trial.driver.get_instance(uuid)
-    trial.driver.migrate_storage(uuid, pool)
-    trial.equal(trial.other.get_instance(uuid), before, f"the instance after moving to {pool}")
-    with trial.unchanged():
-        trial.driver.migrate_storage(uuid, pool)
-    return _residue(trial)
-
-
-@check(STOR_060, cases=_ON_AND_OFF)
-def disks_move(trial: Trial, state: InstanceState) -> None:
-    first, second = _two_pools(trial)
-    uuid = trial.in_state(state)
-    here = _move(trial, uuid, first)
-    there = _move(trial, uuid, second)
-    if trial.observer is not None:
-        trial.check(here != there, "nothing has moved")
-        trial.equal(len(there), len(here), "how many things there are on the host")
-    trial.equal(_move(trial, uuid, first), here, "what is on the host after moving there and back")
-
-
-@check(STOR_060, needs=[Capability.EPHEMERAL_DISK])
-def every_disk_moves(trial: Trial) -> None:
-    if trial.observer is None:
-        raise PreconditionMissing("no observer")
-    first, second = _two_pools(trial)
-    moved = []
-    for ephemeral_gib in (0, 1):
-        flavor = larger(trial.target.flavor, ephemeral_gib=ephemeral_gib)
-        uuid = trial.spawn(start=False, flavor=flavor).uuid
-        moved.append(len(_move(trial, uuid, first) - _move(trial, uuid, second)))
-    trial.equal(moved[1], moved[0] + 1, "things that move, if there is an ephemeral disk too")
-
-
-@check(STOR_063)
-def data_moves_along(trial: Trial) -> None:
-    first, second = _two_pools(trial)
-    uuid = trial.spawn().uuid
-    trial.target.wait_booted(trial.driver, uuid)
-    wanted: list[str] = []
-    for pool in (first, second, first):
-        trial.target.write_disk(trial.driver, uuid, f"hvct before {pool}")
-        wanted.append(f"hvct before {pool}")
-        trial.driver.migrate_storage(uuid, pool)
-        found = list(trial.target.written(trial.driver, uuid))
-        trial.equal(found, wanted, f"what is on the root disk in {pool}")
-
-
-@check(STOR_061)
-def absent_destination_is_refused(trial: Trial) -> None:
-    uuid = trial.spawn(start=False).uuid
-    with trial.unchanged(), trial.raises(errors.VolumeNotFound):
-        trial.driver.migrate_storage(uuid, _ABSENT_POOL)
-
-
-@check(STOR_062, needs=[Capability.HOST_VOLUMES])
-def full_destination_is_refused(trial: Trial) -> None:
-    first, second = _two_pools(trial)
-    uuid = trial.spawn(start=False).uuid
-    trial.driver.migrate_storage(uuid, first)
-    fill(trial, second)
-    with trial.unchanged(), trial.raises(errors.InsufficientResources):
-        trial.driver.migrate_storage(uuid, second)
-
-
-def _grow(trial: Trial, uuid: UUID) -> None:
-    flavor = trial.driver.get_instance(uuid).flavor
-    trial.driver.resize(uuid, larger(flavor, disk_gib=flavor.disk_gib + 1))
-
-
-def _rebuild(trial: Trial, uuid: UUID) -> None:
-    trial.driver.rebuild(uuid, trial.target.image())
-
-
-@check(
-    STOR_064,
-    needs=[Capability.HOST_VOLUMES],
-    cases=[
-        Case("resize", (_grow,), needs=frozenset({Capability.RESIZE})),
-        Case("rebuild", (_rebuild,), needs=frozenset({Capability.REBUILD})),
-    ],
-)
-def lives_where_it_was_moved(trial: Trial, call: Callable[[Trial, UUID], None]) -> None:
-    first, second = _two_pools(trial)
-    uuid = trial.spawn(start=False).uuid
-    trial.driver.migrate_storage(uuid, second)
-    fill(trial, first)
-    call(trial, uuid)
-    fill(trial, second)
-    with trial.unchanged(), trial.raises(errors.InsufficientResources):
-        call(trial, uuid)
-
-
 def fill(trial: Trial, name: str, leaving: int = 0) -> None:
     """Leave ``leaving`` bytes, and less than 1 MiB more, free in a pool. Only where nobody else
     needs it."""
@@ -417,5 +288,5 @@ def fill(trial: Trial, name: str, leaving: int = 0) -> None:
 
 def fill_all(trial: Trial, leaving: int = 0) -> None:
     """Leave ``leaving`` bytes, and less than 1 MiB more, free in every pool."""
-    for name in _pools(trial):
+    for name in pools_of(trial):
         fill(trial, name, leaving)

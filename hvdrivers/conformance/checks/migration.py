@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -13,8 +12,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.models.instance import Firmware
-from hvdrivers.models.migration import BlockerKind, Destination, MigrationPhase
-from hvdrivers.models.progress import Progress
+from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.resources import HostResources
 from hvdrivers.models.state import InstanceState
 
@@ -44,39 +42,6 @@ MIGR_005 = clause(
     "live_migrate() against a blocker raises InvalidRequest and changes nothing on either host",
     operation="live_migrate",
 )
-MIGR_006 = clause(
-    "MIGR-006",
-    "live_migrate() that does not converge raises OperationTimeout; the machine runs at the source"
-    " and nothing is at the destination",
-    operation="live_migrate",
-)
-MIGR_007 = clause(
-    "MIGR-007",
-    "migration_progress() is NONE before a migration, shows it while it runs, and then what became"
-    " of it",
-    operation="migration_progress",
-)
-MIGR_008 = clause(
-    "MIGR-008",
-    "abort_migration() makes live_migrate() raise HypervisorFault; the machine runs at the"
-    " source and nothing is at the destination",
-    operation="abort_migration",
-)
-MIGR_009 = clause(
-    "MIGR-009",
-    "abort_migration() without a migration succeeds and changes nothing",
-    operation="abort_migration",
-)
-MIGR_010 = clause(
-    "MIGR-010",
-    "force_migration() brings a migration that does not converge to its end",
-    operation="force_migration",
-)
-MIGR_011 = clause(
-    "MIGR-011",
-    "force_migration() without a migration raises InvalidState and changes nothing",
-    operation="force_migration",
-)
 MIGR_012 = clause(
     "MIGR-012",
     "after cold_migrate() the stopped instance is at the destination with all that it had, and"
@@ -87,12 +52,6 @@ MIGR_013 = clause(
     "MIGR-013",
     "cold_migrate() against a blocker raises InvalidRequest and changes nothing on either host",
     operation="cold_migrate",
-)
-MIGR_014 = clause(
-    "MIGR-014",
-    "what a migration's progress callback raises comes back, and stops it: the machine is at the"
-    " source alone",
-    operation="live_migrate",
 )
 
 _Move = Callable[[Trial, UUID, Destination], object]
@@ -250,127 +209,6 @@ def unfit_host_is_refused(trial: Trial) -> None:
     _refused(trial, InstanceState.RUNNING, _live)
 
 
-@check(MIGR_006)
-def does_not_converge(trial: Trial) -> None:
-    there = Elsewhere(trial)
-    uuid = movable(trial)
-    there.expect(uuid)
-    before = there.picture()
-    with trial.target.restless_guest(trial.driver, uuid):
-        with trial.unchanged(), trial.raises(errors.OperationTimeout):
-            timeout = trial.deadline(1 if trial.target.immediate else 10)
-            trial.driver.live_migrate(uuid, there.destination, timeout=timeout)
-        trial.equal(there.picture(), before, "the destination after a migration that failed")
-    trial.equal(trial.state(uuid), InstanceState.RUNNING, "state at the source")
-    trial.driver.live_migrate(uuid, there.destination)
-    trial.check(has(there.driver, uuid), "a later attempt does not arrive")
-
-
-class UnderWay:
-    """A migration in a thread of its own, that does not end by itself."""
-
-    def __init__(self, trial: Trial, uuid: UUID, destination: Destination) -> None:
-        self.error: BaseException | None = None
-        self._trial = trial
-        self._thread = threading.Thread(target=self._run, args=(uuid, destination), daemon=True)
-        self._thread.start()
-        trial.eventually(
-            lambda: trial.driver.migration_progress(uuid).phase is MigrationPhase.COPYING,
-            "migration_progress() does not show a migration that runs",
-            timeout=60,
-        )
-
-    def _run(self, uuid: UUID, destination: Destination) -> None:
-        try:
-            self._trial.driver.live_migrate(uuid, destination)
-        except BaseException as error:  # noqa: BLE001 - the thread that waits looks at it
-            self.error = error
-
-    def ended(self) -> BaseException | None:
-        """Wait for its end; the error."""
-        self._thread.join(self._trial.patience(120) + 3)
-        self._trial.check(not self._thread.is_alive(), "live_migrate() does not come back")
-        return self.error
-
-
-@check(MIGR_007)
-def shows_where_it_stands(trial: Trial) -> None:
-    there = Elsewhere(trial)
-    uuid = movable(trial)
-    there.expect(uuid)
-    phase = trial.driver.migration_progress(uuid).phase
-    trial.equal(phase, MigrationPhase.NONE, "phase before any migration")
-    trial.need(Capability.LIVE_MIGRATION_ABORT)
-    with trial.target.restless_guest(trial.driver, uuid):
-        move = UnderWay(trial, uuid, there.destination)
-        found = trial.driver.migration_progress(uuid)
-        trial.driver.abort_migration(uuid)
-        move.ended()
-    trial.check(
-        found.percent is not None or found.total_bytes,
-        "the progress tells neither bytes nor percent",
-    )
-    if found.total_bytes is not None and found.remaining_bytes is not None:
-        within = 0 <= found.remaining_bytes <= found.total_bytes
-        trial.check(within, f"{found.remaining_bytes} of {found.total_bytes} bytes remain")
-    phase = trial.driver.migration_progress(uuid).phase
-    over = {MigrationPhase.ABORTED, MigrationPhase.FAILED, MigrationPhase.NONE}
-    trial.check(phase in over, f"phase after the abort: {phase}")
-
-
-@check(MIGR_008)
-def abort_keeps_it_here(trial: Trial) -> None:
-    there = Elsewhere(trial)
-    uuid = movable(trial)
-    there.expect(uuid)
-    before = there.picture()
-    with trial.target.restless_guest(trial.driver, uuid):
-        with trial.unchanged():
-            move = UnderWay(trial, uuid, there.destination)
-            trial.driver.abort_migration(uuid)
-            error = move.ended()
-        trial.check(
-            isinstance(error, errors.HypervisorFault), f"live_migrate() ended with {error!r}"
-        )
-    trial.equal(trial.state(uuid), InstanceState.RUNNING, "state at the source")
-    if trial.observer is not None:
-        observed = trial.observer.states().get(uuid)
-        trial.equal(observed, InstanceState.RUNNING, "observed state at the source")
-    trial.equal(there.picture(), before, "the destination after the abort")
-    trial.driver.live_migrate(uuid, there.destination)
-    trial.check(has(there.driver, uuid), "a later attempt does not arrive")
-
-
-@check(MIGR_009)
-def nothing_to_abort(trial: Trial) -> None:
-    uuid = trial.spawn().uuid
-    with trial.unchanged():
-        trial.driver.abort_migration(uuid)
-        trial.driver.abort_migration(uuid)
-
-
-@check(MIGR_010)
-def force_brings_it_to_an_end(trial: Trial) -> None:
-    there = Elsewhere(trial)
-    uuid = movable(trial)
-    there.expect(uuid)
-    with trial.target.restless_guest(trial.driver, uuid):
-        move = UnderWay(trial, uuid, there.destination)
-        trial.driver.force_migration(uuid)
-        error = move.ended()
-        trial.equal(error, None, "error of a migration that was forced")
-    trial.check(not has(trial.driver, uuid), "the instance is still at the source")
-    state = there.driver.get_instance(uuid).state
-    trial.equal(state, InstanceState.RUNNING, "state at the destination")
-
-
-@check(MIGR_011)
-def nothing_to_force(trial: Trial) -> None:
-    uuid = trial.spawn().uuid
-    with trial.unchanged(), trial.raises(errors.InvalidState):
-        trial.driver.force_migration(uuid)
-
-
 @check(MIGR_012)
 def arrives_stopped(trial: Trial) -> None:
     _arrives(trial, InstanceState.STOPPED, _cold)
@@ -386,30 +224,3 @@ def unfit_host_is_refused_when_stopped(trial: Trial) -> None:
     with trial.unchanged(), trial.raises(errors.InvalidRequest):
         trial.driver.cold_migrate(uuid, trial.target.unfit_host()[0])
     trial.equal(there.picture(), before, "the other host")
-
-
-class _Enough(Exception):
-    pass
-
-
-@check(MIGR_014)
-def callback_stops_it(trial: Trial) -> None:
-    there = Elsewhere(trial)
-    uuid = movable(trial)
-    there.expect(uuid)
-    before = there.picture()
-
-    def stop(_progress: Progress) -> None:
-        raise _Enough
-
-    try:
-        with trial.unchanged():
-            try:
-                trial.driver.live_migrate(uuid, there.destination, progress=stop)
-            except _Enough:
-                came_back = True
-            else:
-                came_back = False
-    finally:
-        trial.equal(there.picture(), before, "the destination")
-    trial.check(came_back, "the callback's own exception did not come back")

@@ -10,7 +10,6 @@ import faulthandler
 import logging
 import os
 import random
-import statistics
 import sys
 import time
 import traceback
@@ -24,12 +23,12 @@ from typing import Any, Self
 
 from hvdrivers.conformance.engine.clauses import CONTRACT_VERSION, Check, Level, Tier, catalogue
 from hvdrivers.conformance.engine.journal import PREFIX, Journal, is_suites
+from hvdrivers.conformance.engine.latencies import Latencies
 from hvdrivers.conformance.engine.observer import NotShown, PreconditionMissing
 from hvdrivers.conformance.engine.refusals import refuse
 from hvdrivers.conformance.engine.report import (
     GOOD,
     CheckResult,
-    Latency,
     Report,
     Status,
     judge,
@@ -61,31 +60,6 @@ class LeftoversFound(Exception):
     """The host has instances of an earlier run: reap them first."""
 
 
-class _Latencies(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__(logging.DEBUG)
-        self.seconds: dict[str, list[float]] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        fields = getattr(record, "hvdrivers", None)
-        if fields is not None:
-            self.seconds.setdefault(fields["operation"], []).append(fields["seconds"])
-
-    def table(self) -> tuple[Latency, ...]:
-        rows = []
-        for operation, seconds in sorted(self.seconds.items()):
-            cuts = statistics.quantiles([*seconds, seconds[-1]], n=20, method="inclusive")
-            rows.append(
-                Latency(
-                    operation=operation,
-                    calls=len(seconds),
-                    p50=round(cuts[9], 6),
-                    p95=round(cuts[18], 6),
-                )
-            )
-        return tuple(rows)
-
-
 class Session:
     """One run: one connection, opened late and kept, one journal, one fingerprint of what was on
     the host before."""
@@ -110,7 +84,7 @@ class Session:
         self._foreign: object = None
         self._began = datetime.now(UTC)
         self._clock = time.monotonic()
-        self._latencies = _Latencies()
+        self._latencies = Latencies()
 
     def __enter__(self) -> Self:
         log = logging.getLogger("hvdrivers.operations")

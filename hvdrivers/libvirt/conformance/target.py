@@ -13,8 +13,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import stat
-import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +34,7 @@ from hvdrivers.libvirt.conformance.guest import in_time
 from hvdrivers.libvirt.conformance.observer import LibvirtObserver
 from hvdrivers.libvirt.conformance.raw_host import RawHost
 from hvdrivers.libvirt.conformance.seam import LibvirtSeam, Send
+from hvdrivers.libvirt.conformance.sockets import servers, to_daemon
 from hvdrivers.libvirt.conformance.storage import StorageGuest
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
@@ -184,7 +183,7 @@ class LibvirtTarget(StorageGuest):
         return next((name for name in found if name), "hvct-type")
 
     def faults(self, driver: ComputeDriver) -> FaultSeam:
-        self._to_daemon()  # what cannot be cut is known before anything is tried
+        to_daemon(self._config.uri)  # what cannot be cut is known before anything is tried
         return LibvirtSeam(_inner(driver).connection, self._cut)
 
     @contextmanager
@@ -347,7 +346,7 @@ class LibvirtTarget(StorageGuest):
     def _cut(self, connection: Connection) -> None:
         """Shut every socket from this process to the daemon, and wait until the driver knows."""
         links = connection.links.links
-        found = self._to_daemon()
+        found = to_daemon(self._config.uri)
         for descriptor in found:
             with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as each:
                 each.shutdown(socket.SHUT_RDWR)
@@ -356,28 +355,10 @@ class LibvirtTarget(StorageGuest):
 
     def _seen_by_the_daemon(self, path: str) -> Path:
         """A file as a daemon on this machine sees it, which may have mounts of its own."""
-        pid = next((each for each in self._servers()[0] if isinstance(each, int)), None)
+        pid = next((each for each in servers(self._config.uri)[0] if isinstance(each, int)), None)
         if pid is None:
             raise PreconditionMissing("the daemon is on another machine")
         return Path(f"/proc/{pid}/root") / path.lstrip("/")
-
-    def _to_daemon(self) -> list[int]:
-        """The descriptors of this process's sockets to the daemon."""
-        servers, now = self._servers()
-        found = [each for each, server in now.items() if server in servers]
-        if not found:
-            raise PreconditionMissing("the connection is not a socket of this process (ssh?)")
-        return [descriptor for descriptor, _ in found]
-
-    def _servers(self) -> tuple[set[object], dict[tuple[int, int], object]]:
-        """Who the daemon is, and all sockets of this process."""
-        known = set(_sockets())
-        # the socket of a new connection shows who the server is
-        probe = libvirt.open(self._config.uri)
-        now = _sockets()
-        servers = {now[each] for each in now.keys() - known}
-        probe.close()
-        return servers, now
 
 
 def _inner(driver: ComputeDriver) -> LibvirtDriver:
@@ -385,26 +366,3 @@ def _inner(driver: ComputeDriver) -> LibvirtDriver:
     if not isinstance(inner, LibvirtDriver):
         raise PreconditionMissing("there is a seam only in the driver of this package")
     return inner
-
-
-def _sockets() -> dict[tuple[int, int], object]:
-    """The connected sockets of this process, by descriptor and inode, as descriptors are used
-    again; and the server of each: the process behind a Unix socket, an address."""
-    found: dict[tuple[int, int], object] = {}
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # the listing's own descriptor, one that was closed meanwhile
-            status = os.fstat(int(name))
-            if not stat.S_ISSOCK(status.st_mode):
-                continue
-            key = int(name), status.st_ino
-            with socket.socket(fileno=os.dup(int(name))) as each:
-                if each.family == socket.AF_UNIX:
-                    raw = each.getsockopt(
-                        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-                    )
-                    pid = struct.unpack("3i", raw)[0]
-                    if pid not in (0, os.getpid()):
-                        found[key] = pid
-                else:
-                    found[key] = each.getpeername()
-    return found

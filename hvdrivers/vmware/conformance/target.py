@@ -24,24 +24,22 @@ from pyVmomi import vim, vmodl
 
 from hvdrivers.conformance.engine import image_files
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
-from hvdrivers.conformance.engine.target import Target
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.driverkit import staging_name
 from hvdrivers.guard import guarded
-from hvdrivers.images.sparse import iter_chunks
 from hvdrivers.models.image import ImageFormat, ImageRef
 from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.vif import DvsVif, NetworkVif, Vif
 from hvdrivers.models.volume import Volume
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.conformance import served
-from hvdrivers.vmware.conformance.observer import VmwareObserver, addresses, devices_in
+from hvdrivers.vmware.conformance.guest import PlayedGuest
+from hvdrivers.vmware.conformance.observer import VmwareObserver, addresses
 from hvdrivers.vmware.conformance.raw_server import RawServer
 from hvdrivers.vmware.conformance.seam import VmwareSeam, end_sessions
 from hvdrivers.vmware.devices import file_of
 from hvdrivers.vmware.driver import VmwareDriver
-from hvdrivers.vmware.names import split_path
 
 _T = TypeVar("_T")
 _LONG = 6 * 3600.0
@@ -67,7 +65,7 @@ class _Slow:
         return send()
 
 
-class VmwareTarget(Target):
+class VmwareTarget(PlayedGuest):
     """One vCenter cluster or ESXi host.
 
     Args:
@@ -97,7 +95,7 @@ class VmwareTarget(Target):
         **options: Any,
     ) -> None:
         self._driver = driver
-        self._config = VmwareConfig(**{"scsi_controllers": 1} | options)
+        self.config = VmwareConfig(**{"scsi_controllers": 1} | options)
         self._slow = _Slow()
         self._layers = ExitStack()
         self._image = image
@@ -105,8 +103,8 @@ class VmwareTarget(Target):
         self._thorough = thorough
         self._other, self._unfit = other, unfit
         self._wake = wake
-        self._server = RawServer(self._config)
-        self._observer = VmwareObserver(self._server, self._config.directory, self._config.compute)
+        super().__init__(RawServer(self.config), self.config)
+        self._observer = VmwareObserver(self.server, self.config.directory, self.config.compute)
         self._folder: TemporaryDirectory[str] | None = None
 
     @property
@@ -117,7 +115,7 @@ class VmwareTarget(Target):
         return self._driver
 
     def connect(self) -> ComputeDriver:
-        driver = self._driver.connect(self._config)
+        driver = self._driver.connect(self.config)
         # for as long as the driver lives: slowed() counts for whoever calls
         self._layers.enter_context(driver.session.seam.through(self._slow))
         return guarded(driver)
@@ -154,21 +152,21 @@ class VmwareTarget(Target):
     def passing_network(self, vif_id: str) -> Iterator[Vif]:
         """A distributed port group on vCenter, a standard one on ESXi."""
         name = f"hvct-{uuid4().hex[:8]}"
-        switches = self._server.read(vim.DistributedVirtualSwitch, "name")
+        switches = self.server.read(vim.DistributedVirtualSwitch, "name")
         if switches:
             spec = vim.dvs.DistributedVirtualPortgroup.ConfigSpec(
                 name=name, numPorts=8, type="earlyBinding"
             )
-            self._server.wait(switches[0][0].AddDVPortgroup_Task([spec]))
-            groups = self._server.read(vim.dvs.DistributedVirtualPortgroup, "name")
+            self.server.wait(switches[0][0].AddDVPortgroup_Task([spec]))
+            groups = self.server.read(vim.dvs.DistributedVirtualPortgroup, "name")
             group = next(obj for obj, values in groups if values["name"] == name)
             try:
                 yield DvsVif(id=vif_id, port_group=name)
             finally:
-                self._server.wait(group.Destroy_Task())
+                self.server.wait(group.Destroy_Task())
             return
-        host, _ = self._server.read(vim.HostSystem, "name")[0]
-        system = self._server.of(host, "configManager.networkSystem")
+        host, _ = self.server.read(vim.HostSystem, "name")[0]
+        system = self.server.of(host, "configManager.networkSystem")
         network_system = system["configManager.networkSystem"]
         network_system.AddPortGroup(
             vim.host.PortGroup.Specification(
@@ -184,13 +182,13 @@ class VmwareTarget(Target):
         return self._observer
 
     def faults(self, driver: ComputeDriver) -> FaultSeam:
-        return VmwareSeam(_inner(driver), self._server)
+        return VmwareSeam(_inner(driver), self.server)
 
     @contextmanager
     def broken_connection(self, driver: ComputeDriver) -> Iterator[None]:
         """The sessions end, as with a server that was started anew, and the connections break."""
         inner = _inner(driver)
-        end_sessions(self._server)
+        end_sessions(self.server)
         inner.session.transport.cut()
         inner.listener.transport.cut()
         yield
@@ -200,28 +198,20 @@ class VmwareTarget(Target):
         """A folder as an upload makes it. Only a datastore in a folder of this machine, as the
         simulator has it, has an old one."""
         name = staging_name(key)
-        content, where = self._server.content, self._server.datacenter[0]
+        content, where = self.server.content, self.server.datacenter[0]
         folder = _inner(driver).folders.path("images", name)
         content.fileManager.MakeDirectory(folder, where, True)
         try:
-            self._server.file(f"{folder}/disk-4096-flat.vmdk", b"half of it")
+            self.server.file(f"{folder}/disk-4096-flat.vmdk", b"half of it")
             if quiet:
                 self._age(folder)
             yield name
         finally:
             with suppress(vim.fault.FileNotFound):  # the driver has removed it
-                self._server.wait(content.fileManager.DeleteDatastoreFile_Task(folder, where))
-
-    def _local(self, path: str) -> Path:
-        """Where a path of a datastore is, if that is a folder of this machine: else nothing is
-        there."""
-        datastore, inside = split_path(path)
-        found = self._server.read(vim.Datastore, "name", "summary.url")
-        url = next(values["summary.url"] for _, values in found if values["name"] == datastore)
-        return Path(str(url).removeprefix("file://")) / inside
+                self.server.wait(content.fileManager.DeleteDatastoreFile_Task(folder, where))
 
     def _age(self, folder: str) -> None:
-        root = self._local(folder)
+        root = self.local_path(folder)
         if not root.is_dir():
             raise PreconditionMissing("the datastore is not a folder of this machine")
         for file in (*root.iterdir(), root):
@@ -234,10 +224,10 @@ class VmwareTarget(Target):
     @contextmanager
     def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
         uuid = uuid4()
-        datacenter, _ = self._server.datacenter
-        folder = self._server.of(datacenter, "vmFolder")["vmFolder"]
+        datacenter, _ = self.server.datacenter
+        folder = self.server.of(datacenter, "vmFolder")["vmFolder"]
         label = name or f"foreign-{uuid.hex[:8]}"
-        home = f"[{self._config.datastore}] foreign-{uuid}"
+        home = f"[{self.config.datastore}] foreign-{uuid}"
         log = vim.vm.device.VirtualSerialPort.FileBackingInfo(fileName=f"{home}/console.log")
         port = vim.vm.device.VirtualSerialPort(key=-1, backing=log, yieldOnPoll=True)
         config = vim.vm.ConfigSpec(
@@ -249,31 +239,31 @@ class VmwareTarget(Target):
             files=vim.vm.FileInfo(vmPathName=f"{home}/vm.vmx"),
             deviceChange=[vim.vm.device.VirtualDeviceSpec(device=port, operation="add")],
         )
-        obj = self._server.wait(folder.CreateVM_Task(config, self._pool(), None))
+        obj = self.server.wait(folder.CreateVM_Task(config, self._pool(), None))
         try:
-            self._server.wait(obj.PowerOnVM_Task(None))
+            self.server.wait(obj.PowerOnVM_Task(None))
             yield uuid
         finally:
             with suppress(vmodl.fault.ManagedObjectNotFound):
-                if self._server.of(obj, "runtime.powerState")["runtime.powerState"] != "poweredOff":
-                    self._server.wait(obj.PowerOffVM_Task())
-                self._server.wait(obj.Destroy_Task())
+                if self.server.of(obj, "runtime.powerState")["runtime.powerState"] != "poweredOff":
+                    self.server.wait(obj.PowerOffVM_Task())
+                self.server.wait(obj.Destroy_Task())
 
     @contextmanager
     def copied_machine(self, driver: ComputeDriver, uuid: UUID) -> Iterator[UUID]:
         """What a clone is on vCenter: another machine with the extraConfig and a copy of the disk,
         and an instance UUID of its own."""
         copy = uuid4()
-        config = self._server.of(self._server.machine(uuid), "config")["config"]
-        datacenter, _ = self._server.datacenter
-        folder = self._server.of(datacenter, "vmFolder")["vmFolder"]
-        home = f"[{self._config.datastore}] foreign-{copy}"
-        content = self._server.content
+        config = self.server.of(self.server.machine(uuid), "config")["config"]
+        datacenter, _ = self.server.datacenter
+        folder = self.server.of(datacenter, "vmFolder")["vmFolder"]
+        home = f"[{self.config.datastore}] foreign-{copy}"
+        content = self.server.content
         content.fileManager.MakeDirectory(home, datacenter, False)
         root = next(path for path in map(file_of, addresses(config.hardware.device).values()))
         disks = content.virtualDiskManager
         task = disks.CopyVirtualDisk_Task(root, datacenter, f"{home}/root.vmdk", datacenter)
-        self._server.wait(task)
+        self.server.wait(task)
         spec = vim.vm.ConfigSpec(
             name=f"copy-{copy}",
             instanceUuid=str(copy),
@@ -283,116 +273,30 @@ class VmwareTarget(Target):
             files=vim.vm.FileInfo(vmPathName=f"{home}/vm.vmx"),
             extraConfig=[each for each in config.extraConfig if each.value],
         )
-        obj = self._server.wait(folder.CreateVM_Task(spec, self._pool(), None))
+        obj = self.server.wait(folder.CreateVM_Task(spec, self._pool(), None))
         try:
             yield copy
         finally:
             with suppress(vmodl.fault.ManagedObjectNotFound):
-                self._server.wait(obj.Destroy_Task())
+                self.server.wait(obj.Destroy_Task())
             with suppress(vim.fault.FileNotFound):
-                self._server.wait(content.fileManager.DeleteDatastoreFile_Task(home, datacenter))
+                self.server.wait(content.fileManager.DeleteDatastoreFile_Task(home, datacenter))
 
     def _pool(self) -> Any:
-        computes = self._server.read(vim.ComputeResource, "name", "resourcePool")
-        wanted = self._config.compute
+        computes = self.server.read(vim.ComputeResource, "name", "resourcePool")
+        wanted = self.config.compute
         return next(v["resourcePool"] for _, v in computes if wanted in (None, v["name"]))
-
-    # ---- what a guest would write ---------------------------------------------------------------
-
-    def _flat_file(self, uuid: UUID, disk: str) -> str:
-        obj = self._server.machine(uuid)
-        config = self._server.of(obj, "config")["config"]
-        extra = {each.key: each.value for each in config.extraConfig}
-        devices = devices_in(extra)
-        for address, found in addresses(config.hardware.device).items():
-            volume = devices["volumes"].get(address, {})
-            boots = volume.get("boot_index") == 0
-            names = (devices["own"].get(address), volume.get("id"), "root" if boots else None)
-            if disk in names:
-                return str(found.backing.fileName).replace(".vmdk", "-flat.vmdk")
-        raise PreconditionMissing(f"the machine has no disk {disk}")
-
-    def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
-        path = self._flat_file(uuid, disk)
-        line = f"\nhvct:{text}\n".encode()
-        here = self._local(path)
-        if here.is_file():
-            with here.open("ab") as file:
-                file.write(line)
-        else:
-            self._server.file(path, (self._server.file(path) or b"") + line)
-
-    def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
-        lines = self._data(self._flat_file(uuid, disk)).split(b"\n")
-        return [line[5:].decode() for line in lines if line.startswith(b"hvct:")]
-
-    def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
-        return text.encode() in self._data(self._flat_file(uuid, "root"))
-
-    def _data(self, path: str) -> bytes:
-        """What is in a file, without the holes of one that is on this machine: a disk has gigabytes
-        of them."""
-        here = self._local(path)
-        if not here.is_file():
-            return self._server.file(path) or b""
-        with here.open("rb") as file:
-            return b"".join(data for _, data in iter_chunks(file.fileno()))
-
-    boot_mark = b"hv-guest: starts"
-    """What each guest of the simulator writes to its serial port when it starts."""
-
-    def wait_booted(self, driver: ComputeDriver, uuid: UUID) -> None:
-        """The guest's VMware Tools run: the server is told so, as no guest would say it."""
-        self._set(uuid, "SET.guest.toolsRunningStatus", "guestToolsRunning")
-
-    @contextmanager
-    def deaf_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
-        """A guest that ignores requests of its VMware Tools to shut down and to reboot."""
-        self.wait_booted(driver, uuid)
-        self._set(uuid, "hvct.stubborn", "yes")
-        try:
-            yield
-        finally:
-            with suppress(PreconditionMissing):
-                self._set(uuid, "hvct.stubborn", "")
-
-    def boots(self, driver: ComputeDriver, uuid: UUID) -> int:
-        config = self._server.of(self._server.machine(uuid), "config")["config"]
-        for port in config.hardware.device:
-            if isinstance(port, vim.vm.device.VirtualSerialPort):
-                log = self._server.file(port.backing.fileName) or b""
-                return log.count(self.boot_mark)
-        raise PreconditionMissing("the machine has no serial port")
 
     def crash(self, driver: ComputeDriver, uuid: UUID) -> None:
         """The machine's process ends: vSphere shows that as powered off."""
         self._observer.power_off(uuid)
-
-    @contextmanager
-    def keeping_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
-        """A guest that uses its devices. vSphere does not ask it."""
-        self.wait_booted(driver, uuid)
-        yield
-
-    @contextmanager
-    def silent_agent(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
-        """VMware Tools end; the server keeps what they have told."""
-        self._set(uuid, "SET.guest.toolsRunningStatus", "guestToolsNotRunning")
-        try:
-            yield
-        finally:
-            self.wait_booted(driver, uuid)
-
-    def _set(self, uuid: UUID, key: str, value: str) -> None:
-        spec = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key=key, value=value)])
-        self._server.wait(self._server.machine(uuid).ReconfigVM_Task(spec))
 
     # ---- other hosts ----------------------------------------------------------------------------
 
     def other_host(self) -> tuple[Destination, ComputeDriver]:
         if self._other is None:
             raise PreconditionMissing("the target names no other host (other=)")
-        config = self._config.model_copy(update={"compute": self._other})
+        config = self.config.model_copy(update={"compute": self._other})
         return Destination(host=self._other), guarded(self._driver.connect(config))
 
     def unfit_host(self) -> tuple[Destination, frozenset[BlockerKind]]:
@@ -414,39 +318,39 @@ class VmwareTarget(Target):
     @contextmanager
     def restless_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
         """A guest whose migration comes to no end."""
-        self._set(uuid, "hvct.restless", "yes")
+        self.set_extra(uuid, "hvct.restless", "yes")
         try:
             yield
         finally:
             with suppress(PreconditionMissing):
-                self._set(uuid, "hvct.restless", "")
+                self.set_extra(uuid, "hvct.restless", "")
 
     @contextmanager
     def served_volume(self, driver: ComputeDriver, kind: Capability) -> Iterator[Volume]:
-        datastore = self._config.datastore
+        datastore = self.config.datastore
         if kind is not Capability.VOLUME_VMDK or datastore is None:
             raise PreconditionMissing(f"the target has no server for {kind} (served_volume)")
-        with served.in_a_shadow(self._server, datastore, self._pool()) as volume:
+        with served.in_a_shadow(self.server, datastore, self._pool()) as volume:
             yield volume
 
     def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
         path = next(each.path for each in driver.list_volumes() if each.volume_id == volume_id)
-        datacenter, _ = self._server.datacenter
-        manager = self._server.content.virtualDiskManager
-        self._server.wait(manager.DeleteVirtualDisk_Task(path, datacenter))
+        datacenter, _ = self.server.datacenter
+        manager = self.server.content.virtualDiskManager
+        self.server.wait(manager.DeleteVirtualDisk_Task(path, datacenter))
 
     def grow_volume(self, driver: ComputeDriver, volume_id: str, size_bytes: int) -> None:
         paths = (each.path for each in driver.list_volumes() if each.volume_id == volume_id)
-        path = next(paths, None) or served.path_of(self._server, volume_id)
-        datacenter, _ = self._server.datacenter
-        manager = self._server.content.virtualDiskManager
-        self._server.wait(
+        path = next(paths, None) or served.path_of(self.server, volume_id)
+        datacenter, _ = self.server.datacenter
+        manager = self.server.content.virtualDiskManager
+        self.server.wait(
             manager.ExtendVirtualDisk_Task(path, datacenter, size_bytes // 1024, False)
         )
 
     def close(self) -> None:
         self._layers.close()
-        self._server.drop()
+        self.server.drop()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None

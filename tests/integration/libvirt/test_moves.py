@@ -241,7 +241,7 @@ def test_budgets(moved: Moved, away: bool) -> None:
     counted("revert_move", 7, here, uuid)
     counted("confirm_move", 8, here, uuid)
     counted(*prepare)
-    counted("finish_move", 15 if away else 14, at, made[-1])
+    counted("finish_move", 17 if away else 14, at, made[-1])
     counted("finish_move", 8 if away else 7, at, made[-1])
     if away:
         moved.there.destroy(uuid)

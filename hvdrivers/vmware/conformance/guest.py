@@ -1,0 +1,120 @@
+"""The guests of vSphere's simulator, which are played: what a guest would write to its disk the
+target writes into the disk's file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import UUID
+
+from pyVmomi import vim
+
+from hvdrivers.conformance.engine.observer import PreconditionMissing
+from hvdrivers.conformance.engine.target import Target
+from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.images.sparse import iter_chunks
+from hvdrivers.vmware.config import VmwareConfig
+from hvdrivers.vmware.conformance.observer import addresses, devices_in
+from hvdrivers.vmware.conformance.raw_server import RawServer
+from hvdrivers.vmware.names import split_path
+
+
+class PlayedGuest(Target):
+    """The half of the vSphere target that does what a guest would do."""
+
+    def __init__(self, server: RawServer, config: VmwareConfig) -> None:
+        self.server = server
+        self.config = config
+
+    def _flat_file(self, uuid: UUID, disk: str) -> str:
+        obj = self.server.machine(uuid)
+        config = self.server.of(obj, "config")["config"]
+        extra = {each.key: each.value for each in config.extraConfig}
+        devices = devices_in(extra)
+        for address, found in addresses(config.hardware.device).items():
+            volume = devices["volumes"].get(address, {})
+            boots = volume.get("boot_index") == 0
+            names = (devices["own"].get(address), volume.get("id"), "root" if boots else None)
+            if disk in names:
+                return str(found.backing.fileName).replace(".vmdk", "-flat.vmdk")
+        raise PreconditionMissing(f"the machine has no disk {disk}")
+
+    def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
+        path = self._flat_file(uuid, disk)
+        line = f"\nhvct:{text}\n".encode()
+        here = self.local_path(path)
+        if here.is_file():
+            with here.open("ab") as file:
+                file.write(line)
+        else:
+            self.server.file(path, (self.server.file(path) or b"") + line)
+
+    def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
+        lines = self._data(self._flat_file(uuid, disk)).split(b"\n")
+        return [line[5:].decode() for line in lines if line.startswith(b"hvct:")]
+
+    def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
+        return text.encode() in self._data(self._flat_file(uuid, "root"))
+
+    def _data(self, path: str) -> bytes:
+        """What is in a file, without the holes of one that is on this machine: a disk has gigabytes
+        of them."""
+        here = self.local_path(path)
+        if not here.is_file():
+            return self.server.file(path) or b""
+        with here.open("rb") as file:
+            return b"".join(data for _, data in iter_chunks(file.fileno()))
+
+    boot_mark = b"hv-guest: starts"
+    """What each guest of the simulator writes to its serial port when it starts."""
+
+    def wait_booted(self, driver: ComputeDriver, uuid: UUID) -> None:
+        """The guest's VMware Tools run: the server is told so, as no guest would say it."""
+        self.set_extra(uuid, "SET.guest.toolsRunningStatus", "guestToolsRunning")
+
+    @contextmanager
+    def deaf_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """A guest that ignores requests of its VMware Tools to shut down and to reboot."""
+        self.wait_booted(driver, uuid)
+        self.set_extra(uuid, "hvct.stubborn", "yes")
+        try:
+            yield
+        finally:
+            with suppress(PreconditionMissing):
+                self.set_extra(uuid, "hvct.stubborn", "")
+
+    def boots(self, driver: ComputeDriver, uuid: UUID) -> int:
+        config = self.server.of(self.server.machine(uuid), "config")["config"]
+        for port in config.hardware.device:
+            if isinstance(port, vim.vm.device.VirtualSerialPort):
+                log = self.server.file(port.backing.fileName) or b""
+                return log.count(self.boot_mark)
+        raise PreconditionMissing("the machine has no serial port")
+
+    @contextmanager
+    def keeping_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """A guest that uses its devices. vSphere does not ask it."""
+        self.wait_booted(driver, uuid)
+        yield
+
+    @contextmanager
+    def silent_agent(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """VMware Tools end; the server keeps what they have told."""
+        self.set_extra(uuid, "SET.guest.toolsRunningStatus", "guestToolsNotRunning")
+        try:
+            yield
+        finally:
+            self.wait_booted(driver, uuid)
+
+    def set_extra(self, uuid: UUID, key: str, value: str) -> None:
+        spec = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key=key, value=value)])
+        self.server.wait(self.server.machine(uuid).ReconfigVM_Task(spec))
+
+    def local_path(self, path: str) -> Path:
+        """Where a path of a datastore is, if that is a folder of this machine: else nothing is
+        there."""
+        datastore, inside = split_path(path)
+        found = self.server.read(vim.Datastore, "name", "summary.url")
+        url = next(values["summary.url"] for _, values in found if values["name"] == datastore)
+        return Path(str(url).removeprefix("file://")) / inside
