@@ -175,6 +175,8 @@ class Move:
             config = HypervConfig(**(source.config.model_dump() | options))
             driver = cast(type[Driver], type(source)).connect(config)
         except (ValidationError, errors.HypervisorError) as error:
+            # the caller gave it no more time: that says nothing about the destination
+            self._deadline.check("the destination was asked")
             reason = error.message if isinstance(error, errors.HypervisorError) else "no such host"
             return Blocker(
                 kind=BlockerKind.CONNECTION,

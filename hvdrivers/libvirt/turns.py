@@ -195,14 +195,17 @@ class Turns:
         made = uuid4()
         try:
             turn = self._take(uuid, made, deadline)
+        except (errors.ConnectionFailed, errors.OperationTimeout, errors.DeviceBusy):
+            raise  # there is no helper: one that may be there is an OutcomeUnknown
+        except BaseException as original:
+            self._give_up_after(original, made)
+            raise
+        try:
+            if turn.after is not None:
+                self._end_half_loaded(uuid, turn.after)
             yield turn
         except BaseException as original:
-            try:
-                self._give_up(made)
-            except errors.HypervisorError as failed:
-                original.add_note(f"the turn at the snapshots could not be given up: {failed}")
-                with changed():  # for other clients something has
-                    raise original from failed
+            self._give_up_after(original, made)
             raise
         with changed():
             try:
@@ -210,6 +213,14 @@ class Turns:
                     undefine(turn.helper)
             except (errors.ConnectionFailed, errors.OutcomeUnknown):
                 self._give_up(made)  # by another connection
+
+    def _give_up_after(self, original: BaseException, made: UUID) -> None:
+        try:
+            self._give_up(made)
+        except errors.HypervisorError as failed:
+            original.add_note(f"the turn at the snapshots could not be given up: {failed}")
+            with changed():  # for other clients something has
+                raise original from failed
 
     def _give_up(self, made: UUID) -> None:
         """Undo the beginning of a turn, wherever it has come to."""
@@ -249,10 +260,7 @@ class Turns:
                 if isinstance(dead, Remote):
                     after = dead.UUIDString()
                     inherited = self._end_of(dead)
-        turn = Turn(uuid, helper, inherited=inherited, after=after)
-        if after is not None:
-            self._end_half_loaded(uuid, after)
-        return turn
+        return Turn(uuid, helper, inherited=inherited, after=after)
 
     def _helper_type(self) -> str:
         """A domain type that this host defines. No call; one, once, where the caller did not name

@@ -95,6 +95,24 @@ function Test-HvHasDevices {
         @(Hyper-V\Get-VMGpuPartitionAdapter -VM $VM).Count -gt 0
 }
 
+# The host's own id of a device that the driver has taken from it for an instance which is still in its
+# books: a client died before the machine got it, or the machine has lost it. Empty for any other device.
+function Find-HvTakenFromHost {
+    param([string]$Path)
+    $start = "pci $([Uri]::EscapeDataString($Path)) "
+    foreach ($folder in [IO.Directory]::GetDirectories((Convert-Path -LiteralPath `
+        "$($HvShared.Facts.Root)\instances"))) {
+        try { $lines = @([IO.File]::ReadAllLines([IO.Path]::Combine($folder, 'record'))) }
+        catch [IO.IOException] { continue }
+        foreach ($line in $lines) {
+            if ($line.StartsWith($start, 'Ordinal') -and $line.EndsWith(' yes', 'Ordinal')) {
+                return ConvertFrom-HvWord ($line.Split(' ')[2])
+            }
+        }
+    }
+    ''
+}
+
 function Stop-HvNoDevice { Stop-Hv 'InsufficientResources' 'the host has no such device that is free' }
 
 # Gives a machine that is off its devices. Returns the record's lines.
@@ -112,9 +130,14 @@ function Add-HvDevices {
             $gpu = @(Get-HvGpus | Where-Object { $_.instance -eq $device[0].instance })
             if ($gpu.Count -gt 0 -and $gpu[0].free -lt $gpu[0].total) { Stop-HvNoDevice }
             $own = 'yes'
-            if ($device[0].aside) { $own = 'no' }
+            $instance = $device[0].instance
+            if ($device[0].aside) {
+                $taken = Find-HvTakenFromHost $device[0].path
+                # the host has another id for a device that is set aside
+                if ($taken) { $instance = $taken } else { $own = 'no' }
+            }
             $Lines += "pci $([Uri]::EscapeDataString($device[0].path))" +
-                " $([Uri]::EscapeDataString($device[0].instance)) $own"
+                " $([Uri]::EscapeDataString($instance)) $own"
             # before the host loses it: who dies then has it given back
             Set-HvRecord $Folder $Lines
             if (-not $device[0].aside) { Remove-HvFromHost $device[0] }

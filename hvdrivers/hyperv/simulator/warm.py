@@ -171,8 +171,10 @@ class _Engine:
 
     def kill(self) -> None:
         """End the process at once. Twice is allowed."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        # the number of a process that was waited for may be another's by now
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def join(self) -> None:

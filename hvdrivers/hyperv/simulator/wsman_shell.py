@@ -181,8 +181,10 @@ class Command(Output):
 
     def kill(self) -> None:
         """End the process and what it has started, and wait for it."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        # the number of a process that was waited for may be another's by now
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for thread in self._threads:
             thread.join(10)

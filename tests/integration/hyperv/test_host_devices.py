@@ -13,6 +13,8 @@ from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.guard import guarded
 from hvdrivers.hyperv.driver import HypervDriver
+from hvdrivers.hyperv.simulator.errors import CmdletError
+from hvdrivers.hyperv.simulator.faults import Rule
 from hvdrivers.hyperv.simulator.state.host import HostDevice, PartitionableGpu
 from hvdrivers.models.image import FileImage
 from hvdrivers.models.instance import PciRequest, VgpuRequest
@@ -21,6 +23,7 @@ from hvdrivers.models.resources import PciDevice
 from hvdrivers.models.state import InstanceState
 from tests.integration.hyperv.site import Site, held, spec
 from tests.integration.hyperv.test_operations import machine_of
+from tests.peers.waiting import wait_until
 
 NIC, ASIDE, GPU = (PciAddress(f"0000:0{bus}:00.0") for bus in (3, 4, 5))
 _GPU_ID = "PCI\\VEN_10DE&DEV_25B6&SUBSYS_14A910DE&REV_A1\\4&2F2E5D3&0&0008"
@@ -179,6 +182,35 @@ def test_a_spawn_that_fails_gives_the_device_back(
         site.host.state.faults.clear()
     devices.as_before()
     driver.destroy(driver.spawn(wanted).uuid)
+    devices.as_before()
+
+
+@pytest.mark.parametrize("first", ["dead", "next"])
+def test_a_device_that_a_dead_client_has_taken_from_the_host_goes_back_to_it(
+    site: Site, image: FileImage, devices: Devices, first: str
+) -> None:
+    """Another instance gets it before the dead one is removed: whoever is last gives it back."""
+    driver = devices.driver
+    driver.destroy(driver.spawn(spec(image)).uuid)
+    dead, following = (spec(image, pci_devices=(PciRequest(address=NIC),)) for _ in range(2))
+    # the client dies before Hyper-V is asked, so the call itself does nothing late
+    error = CmdletError("OperationFailed", "NotSpecified", "injected", why="nobody asked for it")
+    rule = Rule("Add-VMAssignableDevice", frozenset({1}), before=3600.0, error=error)
+    site.host.state.faults.add(rule)
+    with ThreadPoolExecutor(1) as pool:
+        doing = pool.submit(driver.spawn, dead)
+        wait_until(lambda: rule.seen > 0, timeout=120, what="the device is about to be given")
+        site.service.kill_shells()
+        assert isinstance(doing.exception(), errors.HypervisorError)
+    rule.over = True
+    site.host.world.notify()
+    site.host.state.faults.clear()
+    assert devices.nic.dismounted
+    driver.spawn(following)
+    assert devices.nic.owner is not None
+    order = [dead, following] if first == "dead" else [following, dead]
+    driver.destroy(order[0].uuid)
+    driver.destroy(order[1].uuid)
     devices.as_before()
 
 

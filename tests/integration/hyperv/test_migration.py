@@ -124,6 +124,21 @@ def test_reasons_name_their_cause(site: Site, second: Site, image: FileImage) ->
     assert site.left() == second.left() == []
 
 
+def test_a_deadline_that_passes_before_the_destination_answers_is_no_reason_against_it(
+    site: Site, second: Site, image: FileImage
+) -> None:
+    uuid = site.driver.spawn(spec(image)).uuid
+    silent = FaultRule(Strike.STALL, nth=None, seconds=3600.0)
+    with second.service.faults.add(silent):
+        for ask in (site.driver.live_migrate, site.driver.check_live_migration):
+            with pytest.raises(errors.OperationTimeout):
+                ask(uuid, there(second), timeout=3.0)
+        silent.over.set()
+    assert site.driver.get_instance(uuid).state is InstanceState.RUNNING
+    site.driver.destroy(uuid)
+    assert site.left() == second.left() == []
+
+
 @pytest.mark.parametrize("dies", ["on the way", "in the end"])
 def test_a_shell_that_dies_leaves_one_whole_machine(
     site: Site, second: Site, image: FileImage, dies: str

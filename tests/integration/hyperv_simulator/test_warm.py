@@ -4,6 +4,7 @@ a shell is at when it is killed ends there."""
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hvdrivers.hyperv.simulator.wsman_shell import (
     NoEngine,
     find_engine,
     process_environment,
+    start_process,
 )
 from tests.peers.precondition import missing
 
@@ -97,6 +99,22 @@ def test_shell_that_is_at_something_dies_with_its_process(
     assert not Path("/proc", process).exists()
     assert asked(second, 2, "$PID") != process
     assert not ended.exists(), "a process that was killed has cleaned up"
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_process_that_has_ended_is_not_killed_again(
+    engines: WarmEngines, monkeypatch: pytest.MonkeyPatch, warm: bool
+) -> None:
+    """Its number may be that of somebody else's process by then."""
+    command = (
+        started(engines) if warm else start_process(["-Help"], process_environment(BareHost(), {}))
+    )
+    command.write(b"1 run [Threading.Thread]::Sleep(60000) .\n", end=False)
+    command.kill()
+    killed: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda process, _signal: killed.append(process))
+    command.kill()
+    assert killed == []
 
 
 def test_every_process_ends_with_the_server(engines: WarmEngines) -> None:

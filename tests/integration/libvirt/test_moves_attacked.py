@@ -94,6 +94,26 @@ def test_destroy_of_a_source_whose_destination_does_not_answer(moved: Moved, dea
         moved.there.finish_move(move)
 
 
+def test_a_source_that_is_gone_has_done_nothing(moved: Moved) -> None:
+    """So the errors say: not even the turn could be taken, and there is none to give up."""
+    info = moved.spawn()
+    here, uuid = moved.here, moved.uuid
+    moved.peers[0].stop()
+    try:
+        with pytest.raises(errors.ConnectionFailed):
+            here.ping()  # so the driver knows it
+        for step in (
+            lambda: here.prepare_move(uuid, flavor=_AFTER),
+            lambda: here.revert_move(uuid),
+            lambda: here.create_snapshot(uuid, "s"),
+        ):
+            with pytest.raises(errors.ConnectionFailed):
+                step()
+    finally:
+        moved.peers[0].start()
+    moved.is_source(info)
+
+
 def test_confirmed_while_it_is_suspended(moved: Moved) -> None:
     """The mark beside the saved memory goes too: the machine would come back with it."""
     moved.spawn()
