@@ -25,7 +25,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.image import HostImage
-from hvdrivers.models.instance import InstanceInfo, InstanceSpec, Keep
+from hvdrivers.models.instance import Firmware, InstanceInfo, InstanceSpec, Keep
 from hvdrivers.models.progress import Progress
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import VolumeAttachment
@@ -114,6 +114,13 @@ def leaves_nothing(trial: Trial, state: InstanceState) -> None:
     trial.equal(trial.picture(), before, "the host after spawn() and destroy()")
     with trial.raises(errors.InstanceNotFound):
         trial.other.get_instance(uuid)
+
+
+@check(LIFE_003, needs=[Capability.UEFI])
+def leaves_no_variables(trial: Trial) -> None:
+    with trial.unchanged():
+        uuid = trial.spawn(firmware=Firmware.UEFI).uuid
+        trial.driver.destroy(uuid)
 
 
 @check(LIFE_003)

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from hvdrivers.conformance.checks.migration import Elsewhere, has, movable
-from hvdrivers.conformance.engine.assertions import larger
+from hvdrivers.conformance.engine.assertions import IMPOSSIBLE_MEMORY_MIB, larger
 from hvdrivers.conformance.engine.clauses import Case, check, clause
 from hvdrivers.conformance.engine.trial import Trial
 from hvdrivers.contract import errors
@@ -52,6 +52,13 @@ MOVE_006 = clause(
 MOVE_007 = clause(
     "MOVE-007",
     "destroy() of the source of a move leaves nothing of it, at the destination either",
+    operation="prepare_move",
+)
+
+MOVE_008 = clause(
+    "MOVE-008",
+    "prepare_move() with a flavor that the host can never take, or with a smaller disk, is refused"
+    " and changes nothing",
     operation="prepare_move",
 )
 
@@ -110,6 +117,18 @@ def arrives_whole(trial: Trial) -> None:
     there.driver.power_on(uuid)
     content = list(trial.target.written(there.driver, uuid))
     trial.equal(content, ["hvct before"], "what the guest finds at the destination")
+
+
+@check(MOVE_002)
+def zero_leaves_the_disk(trial: Trial) -> None:
+    uuid = movable(trial, start=False)
+    _written(trial, uuid, "hvct before")
+    wanted = larger(trial.target.flavor, disk_gib=0)
+    trial.driver.finish_move(trial.driver.prepare_move(uuid, flavor=wanted))
+    trial.driver.power_on(uuid)
+    trial.target.wait_booted(trial.driver, uuid)
+    content = list(trial.target.written(trial.driver, uuid))
+    trial.equal(content, ["hvct before"], "what the guest finds after a move with disk_gib=0")
 
 
 @check(MOVE_003)
@@ -236,3 +255,18 @@ def destroyed_on_the_way(trial: Trial) -> None:
         trial.driver.prepare_move(uuid, destination)
         trial.driver.destroy(uuid)
         trial.equal(_picture(trial, there), before, "both hosts after destroy()")
+
+
+@check(MOVE_008)
+def host_has_not_that_much(trial: Trial) -> None:
+    uuid = movable(trial, start=False)
+    wanted = larger(trial.target.flavor, memory_mib=IMPOSSIBLE_MEMORY_MIB)
+    with trial.unchanged(), trial.raises(errors.InsufficientResources):
+        trial.driver.prepare_move(uuid, flavor=wanted)
+
+
+@check(MOVE_008)
+def disk_does_not_shrink(trial: Trial) -> None:
+    uuid = movable(trial, start=False, flavor=_bigger(trial))
+    with trial.unchanged(), trial.raises(errors.InvalidRequest):
+        trial.driver.prepare_move(uuid, flavor=trial.target.flavor)

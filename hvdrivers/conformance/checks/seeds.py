@@ -115,6 +115,10 @@ def guest_waits(trial: Trial, by_spawn: bool) -> None:
     trial.driver.unpause(uuid)
     expect_state(trial, uuid, InstanceState.RUNNING, "after unpause()")
     expect_boots(trial, uuid, 1, "after unpause()")
+    trial.driver.pause(uuid)
+    trial.driver.unpause(uuid)
+    trial.target.wait_booted(trial.driver, uuid)
+    expect_boots(trial, uuid, 1, "after a second unpause()")
 
 
 @check(START_002)

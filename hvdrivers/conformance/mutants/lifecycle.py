@@ -124,6 +124,15 @@ class DestroyForgetsNvram(FakeDriver):
 
 
 @mutant("LIFE-003")
+class DestroyForgetsNvramWithoutTpm(FakeDriver):
+    """destroy() removes the firmware's variables only of a machine that has a TPM."""
+
+    def _leftovers(self, uuid: UUID, keep: AbstractSet[Keep]) -> set[str]:
+        steps = super()._leftovers(uuid, keep)
+        return steps if uuid in self.fake_host.tpm else steps - {"delete-firmware"}
+
+
+@mutant("LIFE-003")
 class DestroyForgetsTpm(FakeDriver):
     """destroy() leaves the TPM's state."""
 

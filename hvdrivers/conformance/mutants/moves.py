@@ -142,3 +142,52 @@ class DestroyLeavesWhatWasPrepared(FakeDriver):
         if machine is not None:
             machine.move = None
         super()._forget(uuid)
+
+
+@mutant("MOVE-002")
+class ZeroEmptiesTheDisk(FakeDriver):
+    """finish_move() with disk_gib=0 makes a new root disk, instead of leaving it as it is."""
+
+    def finish_move(
+        self,
+        move: Move,
+        *,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> InstanceInfo:
+        info = super().finish_move(move, timeout=timeout, progress=progress)
+        root = self.fake_host.disk(move.uuid, "root")
+        if root is not None and info.flavor.disk_gib == 0:
+            root.content = ()
+        return info
+
+
+@mutant("MOVE-008")
+class PreparesWhatNeverFits(FakeDriver):
+    """prepare_move() does not look whether the host has that much."""
+
+    def prepare_move(
+        self,
+        uuid: UUID,
+        destination: Destination | None = None,
+        *,
+        flavor: Flavor | None = None,
+        timeout: float | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> Move:
+        size = self.fake_host.size
+        self.fake_host.size = size.model_copy(update={"memory_mib": 1 << 40})
+        try:
+            return super().prepare_move(
+                uuid, destination, flavor=flavor, timeout=timeout, progress=progress
+            )
+        finally:
+            self.fake_host.size = size
+
+
+@mutant("MOVE-008")
+class PreparesASmallerDisk(FakeDriver):
+    """prepare_move() takes a flavor with a smaller disk."""
+
+    def _check_size_of_move(self, machine: Machine, flavor: Flavor) -> None:
+        super()._check_size_of_move(machine, flavor.model_copy(update={"disk_gib": 0}))

@@ -171,6 +171,17 @@ class PausesAfterItRan(FakeDriver):
         super().start_paused(uuid, timeout=timeout)
 
 
+@mutant("START-001")
+class StartsAtEachUnpause(FakeDriver):
+    """A machine that was started paused starts anew at each unpause()."""
+
+    def unpause(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        machine = self.fake_host.machines.get(uuid)
+        if machine is not None and machine.state is InstanceState.PAUSED:
+            machine.waits = True
+        super().unpause(uuid, timeout=timeout)
+
+
 @mutant("START-002")
 class SavedGuestStartsAnew(FakeDriver):
     """start_paused() drops what a suspended machine has saved."""
