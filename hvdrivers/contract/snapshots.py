@@ -98,7 +98,8 @@ class SnapshotToImage(Interface, capability=Capability.SNAPSHOT_TO_IMAGE):
             target: the file to write; it must not exist. After a failure it does not.
 
         Raises:
-            InvalidRequest: the target exists or cannot be written.
+            InvalidRequest: the target exists or cannot be written; or the instance boots from a
+                volume, and has no root disk of its own.
             NotSupported: not this format here.
         """
 

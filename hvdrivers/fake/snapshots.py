@@ -218,14 +218,11 @@ class FakeSnapshotToImage(FakeBase, SnapshotToImage):
                 raise
 
     def _view(self, uuid: UUID) -> tuple[int, Content]:
-        machine = self.machines.checked("snapshot_to_image", uuid)
+        self.machines.checked("snapshot_to_image", uuid)
         root = self.fake_host.disk(uuid, "root")
-        if root is not None:
-            return root.size_bytes, root.content
-        for disk in machine.volumes.values():
-            if disk.attachment.boot_index == 0:
-                return disk.record.size_bytes, disk.record.content
-        raise errors.InvalidRequest("the instance has no root disk")
+        if root is None:
+            raise errors.InvalidRequest("the instance boots from a volume: it has no root disk")
+        return root.size_bytes, root.content
 
 
 class FakeIncrementalBackup(FakeBase, IncrementalBackup):

@@ -18,6 +18,7 @@ from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.progress import Progress
 from hvdrivers.models.snapshot import Backup, ChangedExtent
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import VolumeAttachment
 
 COPY_001 = clause(
     "COPY-001",
@@ -50,6 +51,13 @@ COPY_006 = clause(
     " goes on where it was",
     operation="snapshot_to_image",
     needs=[Capability.SUSPEND],
+)
+COPY_007 = clause(
+    "COPY-007",
+    "snapshot_to_image() of an instance that boots from a volume raises InvalidRequest, as there is"
+    " no root disk, and writes nothing",
+    operation="snapshot_to_image",
+    needs=[Capability.HOST_VOLUMES, Capability.BOOT_FROM_VOLUME],
 )
 BACK_001 = clause(
     "BACK-001",
@@ -143,6 +151,16 @@ def writes_over_nothing(trial: Trial) -> None:
 
 class _Enough(Exception):
     pass
+
+
+@check(COPY_007)
+def copies_no_volume(trial: Trial) -> None:
+    boots = VolumeAttachment(volume=trial.volume(1 << 30), boot_index=0)
+    uuid = trial.spawn(trial.spec(volumes=(boots,), start=False)).uuid
+    with _folder() as folder, trial.unchanged():
+        with trial.raises(errors.InvalidRequest):
+            trial.driver.snapshot_to_image(uuid, folder / "image")
+        trial.equal(list(folder.iterdir()), [], "what was written")
 
 
 @check(COPY_003)

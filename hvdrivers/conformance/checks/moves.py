@@ -11,9 +11,11 @@ from hvdrivers.conformance.engine.assertions import IMPOSSIBLE_MEMORY_MIB, large
 from hvdrivers.conformance.engine.clauses import Case, check, clause
 from hvdrivers.conformance.engine.trial import Trial
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
 from hvdrivers.models.instance import Flavor, InstanceInfo
 from hvdrivers.models.migration import MovePhase
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import VolumeAttachment
 
 MOVE_001 = clause(
     "MOVE-001",
@@ -129,6 +131,19 @@ def zero_leaves_the_disk(trial: Trial) -> None:
     trial.target.wait_booted(trial.driver, uuid)
     content = list(trial.target.written(trial.driver, uuid))
     trial.equal(content, ["hvct before"], "what the guest finds after a move with disk_gib=0")
+
+
+@check(MOVE_002, needs=[Capability.HOST_VOLUMES, Capability.BOOT_FROM_VOLUME])
+def boots_from_its_volume(trial: Trial) -> None:
+    boots = VolumeAttachment(volume=trial.volume(1 << 30), boot_index=0)
+    uuid = movable(trial, start=False, volumes=(boots,))
+    wanted = larger(trial.target.flavor, vcpus=trial.target.flavor.vcpus + 1)
+    found = trial.driver.finish_move(trial.driver.prepare_move(uuid, flavor=wanted))
+    trial.equal(found.flavor, wanted, "flavor")
+    trial.equal([each.boot_index for each in found.volumes], [0], "volumes that it boots from")
+    trial.driver.power_on(uuid)
+    trial.driver.confirm_move(uuid)
+    trial.equal(trial.state(uuid), InstanceState.RUNNING, "state after confirm_move()")
 
 
 @check(MOVE_003)

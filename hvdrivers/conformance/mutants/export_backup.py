@@ -101,6 +101,17 @@ class ImageHasABackingFile(_Copies):
         return info
 
 
+@mutant("COPY-007")
+class CopiesTheVolume(FakeDriver):
+    """snapshot_to_image() of an instance that boots from a volume copies that volume."""
+
+    def _view(self, uuid: UUID) -> tuple[int, Content]:
+        for disk in self.machines.checked("snapshot_to_image", uuid).volumes.values():
+            if disk.attachment.boot_index == 0:
+                return disk.record.size_bytes, disk.record.content
+        return super()._view(uuid)
+
+
 @mutant("BACK-001")
 class FullBackupForgetsTheRoot(FakeDriver):
     """A backup covers attached volumes only."""

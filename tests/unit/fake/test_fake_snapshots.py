@@ -169,9 +169,11 @@ def test_a_callback_that_raises_stops_it_and_leaves_no_file(host, driver, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_boot_volume_becomes_an_image(host, driver, tmp_path):
+def test_a_boot_volume_becomes_no_image(host, driver, tmp_path):
     uuid = build(host, driver, R, volumes=(rbd("root", boot_index=0),))
-    driver.snapshot_to_image(uuid, tmp_path / "out")
+    with pytest.raises(errors.InvalidRequest, match="boots from a volume"):
+        driver.snapshot_to_image(uuid, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("size", [512, 65536, 1 << 20, 3 << 30, 40 << 40])
