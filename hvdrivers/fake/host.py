@@ -13,7 +13,7 @@ from hvdrivers.fake.behaviour import GuestBehaviour
 from hvdrivers.fake.clock import Clock, RealClock
 from hvdrivers.fake.config import HostSize, Latency
 from hvdrivers.fake.controls import Controls
-from hvdrivers.fake.events import Change, FakeEventStream, device, lifecycle
+from hvdrivers.fake.event_streams import Change, FakeEventStream, device, lifecycle
 from hvdrivers.fake.faults import Faults
 from hvdrivers.fake.records import (
     POWERED_ON,

@@ -13,7 +13,7 @@ from hvdrivers.fake.steps import Call, Task
 from hvdrivers.models.progress import ProgressCallback
 
 if TYPE_CHECKING:
-    from hvdrivers.fake.events import FakeEventStream
+    from hvdrivers.fake.event_streams import FakeEventStream
     from hvdrivers.fake.host import FakeHost
 
 _T = TypeVar("_T")

@@ -10,9 +10,9 @@ from hvdrivers.contract.migration import MoveInSteps
 from hvdrivers.driverkit.checks import require_growth
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import Taken, check_fits, check_placement, check_room
+from hvdrivers.fake.connections import replace_connections, volumes_at
 from hvdrivers.fake.host import FakeHost
 from hvdrivers.fake.moving import stand_alone
-from hvdrivers.fake.reconnect import replace_connections, volumes_at
 from hvdrivers.fake.records import Lock, Machine, MoveRecord, Port
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.instance import Flavor, InstanceInfo

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.fake.capacity import check_power, check_room, claimed_by
+from hvdrivers.fake.connections import replace_connections, volumes_at
 from hvdrivers.fake.ports import port_names
-from hvdrivers.fake.reconnect import replace_connections, volumes_at
 from hvdrivers.fake.records import Disk, Machine, Pool
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.events import LifecycleKind

@@ -6,13 +6,13 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.connection import Connection
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.hyperv.examine import HypervExamine
-from hvdrivers.hyperv.session import HostFacts
+from hvdrivers.hyperv.base import Topic
+from hvdrivers.hyperv.host_info import host_info
 from hvdrivers.images.convert import find_qemu_img
 from hvdrivers.models.host import HostInfo
 
 
-class HypervConnection(HypervExamine, Connection):
+class HypervConnection(Topic, Connection):
     """Connection topic of the contract."""
 
     def ping(self, *, timeout: float | None = None) -> None:
@@ -58,16 +58,3 @@ class HypervConnection(HypervExamine, Connection):
             )
             lacking |= dict.fromkeys(formats, error.message)
         return lacking
-
-
-def host_info(facts: HostFacts) -> HostInfo:
-    """What the host said of itself, as the contract has it."""
-    return HostInfo(
-        driver="hyperv",
-        product="Microsoft Hyper-V",
-        product_version=facts.version,
-        api_version=f"WinRM, PowerShell {facts.engine}",
-        architecture="x86_64",
-        hostname=facts.computer,
-        accelerated=True,
-    )

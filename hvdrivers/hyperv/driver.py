@@ -17,6 +17,7 @@ from hvdrivers.hyperv.connection import HypervConnection
 from hvdrivers.hyperv.consoles import HypervConsoles
 from hvdrivers.hyperv.event_feed import EventFeed
 from hvdrivers.hyperv.events import HypervEvents
+from hvdrivers.hyperv.examine import HypervExamine
 from hvdrivers.hyperv.export import HypervExport
 from hvdrivers.hyperv.image_store import ImageStore
 from hvdrivers.hyperv.images import HypervImages
@@ -43,6 +44,7 @@ from hvdrivers.models.volume import DiskQos, VolumeAttachment
 
 class HypervDriver(
     HypervConnection,
+    HypervExamine,
     HypervResources,
     HypervLifecycle,
     HypervPower,

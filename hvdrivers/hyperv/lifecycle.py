@@ -24,12 +24,12 @@ from hvdrivers.hyperv.instances import GIB, MIB, info_of
 from hvdrivers.hyperv.library import Json
 from hvdrivers.hyperv.naming import volume_file
 from hvdrivers.hyperv.record import InstanceRecord, MetadataRecord, packed
+from hvdrivers.hyperv.sizes import check_size
 from hvdrivers.hyperv.volume_sources import VolumeSources
 from hvdrivers.hyperv.wiring import Wiring
 from hvdrivers.messages import shown_label
 from hvdrivers.models.instance import (
     Firmware,
-    Flavor,
     ForeignInstance,
     InstanceInfo,
     InstanceSpec,
@@ -41,11 +41,6 @@ from hvdrivers.models.state import InstanceState
 
 LINUX_TEMPLATE: Final = "MicrosoftUEFICertificateAuthority"
 """Secure boot for what Microsoft has signed for others: boot loaders of Linux distributions."""
-_LEAST_MIB: Final = 32
-_MOST_MIB: Final = 240 << 20
-"""A machine of generation 2 on Windows Server 2025. Older hosts refuse more than 12 TiB."""
-_MOST_GIB: Final = 64 << 10
-"""The largest VHDX."""
 
 
 class HypervLifecycle(Topic, Lifecycle):
@@ -183,22 +178,3 @@ class HypervLifecycle(Topic, Lifecycle):
 def serial_pipe(uuid: UUID) -> str:
     """The pipe on the host that the first serial port of an instance is connected to."""
     return f"\\\\.\\pipe\\hvdrivers-{uuid}"
-
-
-def check_size(flavor: Flavor) -> None:
-    """Refuse what Hyper-V would.
-
-    Raises:
-        InvalidRequest: the memory is no multiple of 2 MiB, or too little.
-        InsufficientResources: more memory, or a larger disk, than any host has.
-    """
-    if flavor.memory_mib % 2 or flavor.memory_mib < _LEAST_MIB:
-        raise errors.InvalidRequest(
-            f"Hyper-V gives memory in steps of 2 MiB, and at least {_LEAST_MIB} MiB",
-            hint="choose an even number of MiB",
-        )
-    if flavor.memory_mib > _MOST_MIB:
-        raise errors.InsufficientResources("Hyper-V gives no machine so much memory")
-    largest = max(flavor.disk_gib, flavor.ephemeral_gib, flavor.swap_mib >> 10)
-    if largest > _MOST_GIB:
-        raise errors.InsufficientResources("no virtual disk of Hyper-V is larger than 64 TiB")

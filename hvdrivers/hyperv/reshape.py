@@ -13,8 +13,8 @@ from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.image_store import ImageStore, is_brought
 from hvdrivers.hyperv.instances import GIB, MIB
 from hvdrivers.hyperv.library import Json
-from hvdrivers.hyperv.lifecycle import check_size
 from hvdrivers.hyperv.record import packed
+from hvdrivers.hyperv.sizes import check_size
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.progress import ProgressCallback

@@ -8,7 +8,7 @@ from typing import Any
 from hvdrivers.contract.resources import Resources
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.hyperv.base import Topic
-from hvdrivers.hyperv.connection import host_info
+from hvdrivers.hyperv.host_info import host_info
 from hvdrivers.hyperv.instances import GIB, MIB
 from hvdrivers.messages import shown_text
 from hvdrivers.models.pci import PciAddress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from uuid import UUID
@@ -21,11 +20,9 @@ from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.pictures import png_of_ppm
 from hvdrivers.libvirt.pools import refresh
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.streams import read_stream
 from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.console import ConsoleAccess, ConsoleKind, ConsoleLog, Screenshot
-
-_CHUNK = 240 * 1024
-
 
 _KEPT = 3
 """Older files that virtlogd keeps by default; with another setting the oldest are not read."""
@@ -116,21 +113,6 @@ def _no_screen(what: str, lacks: str = "screen") -> errors.NotSupported:
         f"{what} has no {lacks}",
         hint="it was made with another value of graphics in the configuration",
     )
-
-
-def read_stream(stream: Remote, limit: int, deadline: Deadline) -> bytes:
-    """What comes through a stream, at most ``limit`` bytes."""
-    data = bytearray()
-    try:
-        while len(data) < limit and (chunk := stream.recv(_CHUNK)):
-            data += chunk
-            deadline.check("data was read from the host")
-    except BaseException:
-        with suppress(errors.HypervisorError):
-            stream.abort()
-        raise
-    stream.finish()
-    return bytes(data)
 
 
 class LibvirtConsoles(Topic, Consoles):

@@ -21,7 +21,6 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.consoles import read_stream
 from hvdrivers.libvirt.move_mark import copy_name, document_name, nvram_name
 from hvdrivers.libvirt.moving import carry
 from hvdrivers.libvirt.moving_plan import Own
@@ -29,6 +28,7 @@ from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name
 from hvdrivers.libvirt.pools import backing_of, refresh, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.streams import read_stream
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.xml import Element, parse
 

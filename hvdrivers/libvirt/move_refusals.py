@@ -15,7 +15,7 @@ from hvdrivers.libvirt.move_mark import (
 from hvdrivers.libvirt.moving_plan import Own
 from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.resize import refuse_other_disks, refuse_placed
+from hvdrivers.libvirt.size_refusals import refuse_other_disks, refuse_placed
 from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.flavor import Flavor
 from hvdrivers.models.migration import Blocker, BlockerKind

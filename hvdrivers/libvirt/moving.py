@@ -16,7 +16,6 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Undo, changed, undoing
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.consoles import read_stream
 from hvdrivers.libvirt.devices import vifs_of
 from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.moving_plan import Plan
@@ -26,6 +25,7 @@ from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
 from hvdrivers.libvirt.start import cut
+from hvdrivers.libvirt.streams import read_stream
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback

@@ -19,9 +19,10 @@ from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, require_off, xml_of
 from hvdrivers.libvirt.huge_pages import pages_in
-from hvdrivers.libvirt.metadata import Record, record_in
+from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.size_refusals import refuse_other_disks, refuse_placed
 from hvdrivers.libvirt.sizes import MEMORY_BLOCK_MIB, huge_page_of, plugged_memory, vcpus_of
 from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.turns import Robbed, Turn
@@ -261,28 +262,3 @@ def _require_headroom(now: int, wanted: int, most: int | None) -> None:
         raise errors.InvalidRequest(
             "a running machine gives nothing back here", hint="power_off() and resize() it"
         )
-
-
-def _shape(flavor: Flavor) -> tuple[int, int, int | None]:
-    return flavor.vcpus, flavor.memory_mib, huge_page_of(flavor)
-
-
-def refuse_placed(record: Record, after: Flavor) -> None:
-    """Raise InvalidRequest where the caller has placed, or shaped, another size."""
-    before = record.flavor
-    if record.numa and _shape(before) != _shape(after):
-        raise errors.InvalidRequest(
-            "the instance has a NUMA placement for the size that it has",
-            hint="spawn() another one, placed anew",
-        )
-    topology = record.hardware.cpu_topology
-    if topology is not None and topology.cpus != (after.max_vcpus or after.vcpus):
-        raise errors.InvalidRequest(
-            f"the instance has a CPU topology for {topology.cpus} CPUs",
-            hint="choose a flavor with as many",
-        )
-
-
-def refuse_other_disks(before: Flavor, after: Flavor) -> None:
-    if (before.ephemeral_gib, before.swap_mib) != (after.ephemeral_gib, after.swap_mib):
-        raise errors.InvalidRequest("the ephemeral or swap disk would change")
