@@ -89,23 +89,34 @@ def history_has_an_order(trial: Trial) -> None:
 
 @check(CONC_002)
 def others_go_on(trial: Trial) -> None:
-    slow = trial.spawn().uuid
+    slow, quick = trial.spawn().uuid, trial.spawn().uuid
     with trial.target.deaf_guest(trial.driver, slow):
-        quick = trial.spawn().uuid
-        grace = 1.0 * trial.target.time_scale
-        waiting = threading.Thread(
-            target=trial.driver.power_off, args=(slow,), kwargs={"graceful": grace}, daemon=True
-        )
-        waiting.start()
-        waiting.join(0.2 * grace)  # so that it is under way; if it is over, it was not slow
-        trial.driver.set_metadata(quick, {"hvct.a": "b"})
-        trial.driver.power_off(quick)
-        trial.state(quick)
-        still = waiting.is_alive()
-        waiting.join(60.0 * trial.target.time_scale)
-        trial.check(still, f"it took as long as the other, which waits {grace:.2f} s for its guest")
+        # on a busy machine the slow call may begin after the quick ones: it gets a longer start
+        for start, grace in ((0.2, 1.0), (2.0, 6.0)):
+            if _goes_on(trial, slow, quick, start, grace * trial.target.time_scale):
+                return
+            trial.driver.power_on(slow)
+            trial.driver.power_on(quick)
+
+
+def _goes_on(trial: Trial, slow: UUID, quick: UUID, start: float, grace: float) -> bool:
+    """Whether the slow call was surely under way before the quick ones began."""
+    waiting = threading.Thread(
+        target=trial.driver.power_off, args=(slow,), kwargs={"graceful": grace}, daemon=True
+    )
+    waiting.start()
+    waiting.join(start * trial.target.time_scale)  # if it is over, it was not slow
+    began = time.monotonic()
+    trial.driver.set_metadata(quick, {"hvct.a": "b"})
+    trial.driver.power_off(quick)
+    trial.state(quick)
+    still = waiting.is_alive()
+    waiting.join(60.0 * trial.target.time_scale)
+    ended = time.monotonic()
+    trial.check(still, f"it took as long as the other, which waits {grace:.2f} s for its guest")
     expect_state(trial, slow, STOPPED, "after its grace")
     expect_state(trial, quick, STOPPED, "meanwhile")
+    return ended - began < grace
 
 
 @check(CONC_003)
