@@ -13,14 +13,7 @@ from hvdrivers.fake import diskfile
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.own_disks import role_of
-from hvdrivers.fake.records import (
-    POWERED_ON,
-    BackupRecord,
-    Content,
-    Disk,
-    Machine,
-    SnapshotRecord,
-)
+from hvdrivers.fake.records import POWERED_ON, BackupRecord, Content, Disk, Machine, SnapshotRecord
 from hvdrivers.models.base import Name
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.image import ImageFormat, ImageInfo

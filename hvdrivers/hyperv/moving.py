@@ -20,11 +20,7 @@ from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.library import Json
 from hvdrivers.hyperv.session import Session
 from hvdrivers.hyperv.watching import watched
-from hvdrivers.models.migration import (
-    Blocker,
-    BlockerKind,
-    Destination,
-)
+from hvdrivers.models.migration import Blocker, BlockerKind, Destination
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
 

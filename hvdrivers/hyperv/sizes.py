@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from hvdrivers.contract import errors
-from hvdrivers.models.instance import (
-    Flavor,
-)
+from hvdrivers.models.instance import Flavor
 
 _LEAST_MIB: Final = 32
 _MOST_MIB: Final = 240 << 20

@@ -19,7 +19,7 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.devices import source_of
-from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.files import Times, base_path, clean, is_within, paths_in, times_of
 from hvdrivers.libvirt.naming import label_of
 from hvdrivers.libvirt.pools import LOOK, Pools, refresh
@@ -230,9 +230,8 @@ class Chains:
                 continue
             for flags in (libvirt.VIR_DOMAIN_XML_INACTIVE, *((0,) if domain.ID() >= 0 else ())):
                 xml = _xml_of(domain, flags)
-                for disk in xml.iterfind("devices/disk") if xml is not None else ():
-                    if (attribute(disk, "alias", "name") or "").startswith(OWN_ALIAS):
-                        found |= self._down_to_own(source_of(disk))
+                for disk in own_disks_in(xml).values() if xml is not None else ():
+                    found |= self._down_to_own(source_of(disk))
         return found
 
     def _down_to_own(self, path: str) -> set[str]:

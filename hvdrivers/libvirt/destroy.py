@@ -17,7 +17,7 @@ from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.chains import Chains
 from hvdrivers.libvirt.definition import undefine
 from hvdrivers.libvirt.devices import source_of
-from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.domains import Domains, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.files import clean
@@ -30,7 +30,7 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.turns import remove_helper
-from hvdrivers.libvirt.xml import attribute, readable
+from hvdrivers.libvirt.xml import readable
 from hvdrivers.models.instance import Keep
 
 _SETTLING = 1.0
@@ -164,12 +164,8 @@ class Removal:
     def _found(self, domain: Remote, own: dict[str, Remote]) -> _Found:
         """What the definition tells. One call; more if there is any snapshot."""
         xml = readable(f"the machine {domain.UUIDString()}", partial(xml_of, domain))
-        tops = {
-            source_of(disk)
-            for disk in (xml.iterfind("devices/disk") if xml is not None else ())
-            if (attribute(disk, "alias", "name") or "").startswith(OWN_ALIAS)
-        }
-        tops = {clean(top) for top in tops}
+        disks = own_disks_in(xml).values() if xml is not None else ()
+        tops = {clean(source_of(disk)) for disk in disks}
         paths = {clean(self._pools.disk_path(name)) for name in own}
         backed_up = xml is not None and kept_in(xml, BACKUP_NAMESPACE) is not None
         found = _Found({}, own_names(xml, own), backed_up)

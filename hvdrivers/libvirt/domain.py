@@ -266,25 +266,19 @@ def _screen(hardware: Hardware, host: HostChoice) -> list[Element]:
     ]
 
 
-def own_disks_in(domain: Element) -> list[Element]:
-    """The ``<disk>`` of each disk that belongs to the instance."""
-    return [
-        disk
-        for disk in domain.iterfind("devices/disk")
-        if (attribute(disk, "alias", "name") or "").startswith(OWN_ALIAS)
-    ]
+def own_disks_in(domain: Element) -> dict[str, Element]:
+    """The ``<disk>`` of each disk that belongs to the instance, by role."""
+    found = {}
+    for disk in domain.iterfind("devices/disk"):
+        alias = attribute(disk, "alias", "name") or ""
+        if alias.startswith(OWN_ALIAS):
+            found[alias.removeprefix(OWN_ALIAS)] = disk
+    return found
 
 
 def own_disk(domain: Element, role: str) -> Element | None:
     """The ``<disk>`` of a disk that belongs to the instance."""
-    return next(
-        (
-            disk
-            for disk in domain.iterfind("devices/disk")
-            if attribute(disk, "alias", "name") == f"{OWN_ALIAS}{role}"
-        ),
-        None,
-    )
+    return own_disks_in(domain).get(role)
 
 
 def next_target(prefix: str, *domains: Element) -> str:

@@ -17,12 +17,12 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.own_disks import keeps
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.devices import source_of
-from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.naming import ROOT, VOLUME_PREFIX, disk_name, is_copy, is_root
 from hvdrivers.libvirt.pools import Pools, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.xml import Element, attribute
+from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.instance import Keep
 
 _BEGUN, _DONE = "keeping", "kept"
@@ -59,11 +59,10 @@ class KeptDisk:
 def own_names(domain: Element | None, own: Mapping[str, Remote]) -> dict[str, str]:
     """Names of the own disks that a machine has, by role."""
     found = {}
-    for disk in domain.iterfind("devices/disk") if domain is not None else ():
-        alias = attribute(disk, "alias", "name") or ""
+    for role, disk in own_disks_in(domain).items() if domain is not None else ():
         name = PurePosixPath(source_of(disk)).name
-        if alias.startswith(OWN_ALIAS) and name in own:
-            found[alias.removeprefix(OWN_ALIAS)] = name
+        if name in own:
+            found[role] = name
     return found
 
 

@@ -36,13 +36,7 @@ from hvdrivers.libvirt.domains import affecting, require_off
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
 from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.image_store import ImageStore
-from hvdrivers.libvirt.metadata import (
-    METADATA_NAMESPACE,
-    Record,
-    keep,
-    metadata_text,
-    put,
-)
+from hvdrivers.libvirt.metadata import METADATA_NAMESPACE, Record, keep, metadata_text, put
 from hvdrivers.libvirt.move_source import leave_destination
 from hvdrivers.libvirt.naming import (
     NVRAM,

@@ -78,7 +78,7 @@ def arrive(here: Topic, move: Move, destination: Destination, deadline: Deadline
 def _require_all(here: Topic, uuid: UUID, xml: Element) -> None:
     """That all files of the copy are there: confirm_move() removes the ones that they were made
     from. The folder is looked at, as others may have deleted one behind the pool. Two calls."""
-    paths = {source_of(each) for each in own_disks_in(xml)}
+    paths = {source_of(each) for each in own_disks_in(xml).values()}
     if nvram := xml.findtext("os/nvram"):
         paths.add(nvram)
     refresh(here.pools.disks())

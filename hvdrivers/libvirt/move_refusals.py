@@ -8,10 +8,7 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.checks import require_growth
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.metadata import record_in
-from hvdrivers.libvirt.move_mark import (
-    Mark,
-    Step,
-)
+from hvdrivers.libvirt.move_mark import Mark, Step
 from hvdrivers.libvirt.moving_plan import Own
 from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.remote import Remote

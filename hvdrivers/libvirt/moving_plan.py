@@ -17,7 +17,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, volumes_of
-from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.move_mark import Step, mark_in
 from hvdrivers.libvirt.naming import console_name
@@ -277,19 +277,17 @@ class MovingPlan:
 
 def own_files(remote: Remote, xml: Element) -> Iterator[Own]:
     """The files of a machine's own. One call for each."""
-    for disk in xml.iterfind("devices/disk"):
-        alias = attribute(disk, "alias", "name") or ""
-        if alias.startswith(OWN_ALIAS):
-            path = source_of(disk)
-            yield Own(
-                role=alias.removeprefix(OWN_ALIAS),
-                name=PurePosixPath(path).name,
-                path=path,
-                volume=remote.storageVolLookupByPath(path),
-                target=attribute(disk, "target", "dev") or "",
-                read_only=disk.find("readonly") is not None,
-                format=attribute(disk, "driver", "type") or "raw",
-            )
+    for role, disk in own_disks_in(xml).items():
+        path = source_of(disk)
+        yield Own(
+            role=role,
+            name=PurePosixPath(path).name,
+            path=path,
+            volume=remote.storageVolLookupByPath(path),
+            target=attribute(disk, "target", "dev") or "",
+            read_only=disk.find("readonly") is not None,
+            format=attribute(disk, "driver", "type") or "raw",
+        )
 
 
 def _devices_in_use(connection: Connection) -> set[str]:

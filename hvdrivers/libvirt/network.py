@@ -35,12 +35,7 @@ from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.start import taken
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.vif import (
-    AttachedVif,
-    Bandwidth,
-    Vif,
-    VifQos,
-)
+from hvdrivers.models.vif import AttachedVif, Bandwidth, Vif, VifQos
 
 _REFUSALS = (
     errors.InvalidState,

@@ -23,11 +23,7 @@ from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.images import KnownKeys, staging_name
-from hvdrivers.models.image import (
-    HostImage,
-    ImageFormat,
-    ImageRef,
-)
+from hvdrivers.models.image import HostImage, ImageFormat, ImageRef
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.vmware.files import Files, Found
 from hvdrivers.vmware.folders import Folders

@@ -6,12 +6,7 @@ from contextlib import ExitStack
 from uuid import UUID, uuid4
 
 from hvdrivers.conformance.checks.host_volumes import fill_all
-from hvdrivers.conformance.checks.migration import (
-    Elsewhere,
-    firmware,
-    has,
-    movable,
-)
+from hvdrivers.conformance.checks.migration import Elsewhere, firmware, has, movable
 from hvdrivers.conformance.checks.migration_effects import TAG
 from hvdrivers.conformance.checks.migration_under_way import UnderWay
 from hvdrivers.conformance.engine.assertions import booted, expect_no_boot

@@ -6,13 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hvdrivers.conformance.checks.migration import (
-    MIGR_004,
-    MIGR_012,
-    Elsewhere,
-    has,
-    movable,
-)
+from hvdrivers.conformance.checks.migration import MIGR_004, MIGR_012, Elsewhere, has, movable
 from hvdrivers.conformance.engine.assertions import booted, some_slice
 from hvdrivers.conformance.engine.clauses import Case, check, clause
 from hvdrivers.conformance.engine.cutting import named, striking

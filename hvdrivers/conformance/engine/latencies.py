@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 
-from hvdrivers.conformance.engine.report import (
-    Latency,
-)
+from hvdrivers.conformance.engine.report import Latency
 
 
 class Latencies(logging.Handler):

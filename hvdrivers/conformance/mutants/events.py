@@ -8,13 +8,7 @@ from uuid import UUID
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.event_streams import Change, FakeEventStream, lifecycle
-from hvdrivers.models.events import (
-    DeviceEvent,
-    Event,
-    LifecycleEvent,
-    LifecycleKind,
-    ResyncEvent,
-)
+from hvdrivers.models.events import DeviceEvent, Event, LifecycleEvent, LifecycleKind, ResyncEvent
 from hvdrivers.models.state import InstanceState
 
 

@@ -49,10 +49,7 @@ class SourceHasTheNewFlavor(_Prepares):
             machine.flavor = machine.move.move.flavor
 
 
-@mutant("MOVE-002")
-class ArrivesWithTheOldFlavor(FakeDriver):
-    """finish_move() makes the instance with the flavor that it had."""
-
+class _Finishes(FakeDriver):
     def finish_move(
         self,
         move: Move,
@@ -60,10 +57,31 @@ class ArrivesWithTheOldFlavor(FakeDriver):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> InstanceInfo:
-        info = super().finish_move(move, timeout=timeout, progress=progress)
-        machine = self.fake_host.machines[move.uuid]
-        machine.flavor = machine.flavor.model_copy(update={"vcpus": info.flavor.vcpus - 1})
+        super().finish_move(move, timeout=timeout, progress=progress)
+        self.afterwards(self.fake_host.machines[move.uuid])
         return self.get_instance(move.uuid)
+
+    def afterwards(self, machine: Machine) -> None:
+        raise NotImplementedError
+
+
+@mutant("MOVE-002")
+class ArrivesWithTheOldFlavor(_Finishes):
+    """finish_move() makes the instance with the flavor that it had."""
+
+    def afterwards(self, machine: Machine) -> None:
+        vcpus = machine.flavor.vcpus - 1
+        machine.flavor = machine.flavor.model_copy(update={"vcpus": vcpus})
+
+
+@mutant("MOVE-002")
+class ZeroEmptiesTheDisk(_Finishes):
+    """finish_move() with disk_gib=0 makes a new root disk, instead of leaving it as it is."""
+
+    def afterwards(self, machine: Machine) -> None:
+        root = self.fake_host.disk(machine.uuid, "root")
+        if root is not None and machine.flavor.disk_gib == 0:
+            root.content = ()
 
 
 @mutant("MOVE-003")
@@ -144,43 +162,17 @@ class DestroyLeavesWhatWasPrepared(FakeDriver):
         super()._forget(uuid)
 
 
-@mutant("MOVE-002")
-class ZeroEmptiesTheDisk(FakeDriver):
-    """finish_move() with disk_gib=0 makes a new root disk, instead of leaving it as it is."""
-
-    def finish_move(
-        self,
-        move: Move,
-        *,
-        timeout: float | None = None,
-        progress: ProgressCallback | None = None,
-    ) -> InstanceInfo:
-        info = super().finish_move(move, timeout=timeout, progress=progress)
-        root = self.fake_host.disk(move.uuid, "root")
-        if root is not None and info.flavor.disk_gib == 0:
-            root.content = ()
-        return info
-
-
 @mutant("MOVE-008")
 class PreparesWhatNeverFits(FakeDriver):
     """prepare_move() does not look whether the host has that much."""
 
-    def prepare_move(
-        self,
-        uuid: UUID,
-        destination: Destination | None = None,
-        *,
-        flavor: Flavor | None = None,
-        timeout: float | None = None,
-        progress: ProgressCallback | None = None,
+    def _copy_machine(
+        self, uuid: UUID, destination: Destination | None, flavor: Flavor | None, token: int
     ) -> Move:
         size = self.fake_host.size
         self.fake_host.size = size.model_copy(update={"memory_mib": 1 << 40})
         try:
-            return super().prepare_move(
-                uuid, destination, flavor=flavor, timeout=timeout, progress=progress
-            )
+            return super()._copy_machine(uuid, destination, flavor, token)
         finally:
             self.fake_host.size = size
 

@@ -11,10 +11,7 @@ from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.records import Lock, VolumeRecord
 from hvdrivers.fake.volumes import Volumes
 from hvdrivers.models.progress import ProgressCallback
-from hvdrivers.models.volume import (
-    AttachedVolume,
-    VolumeAttachment,
-)
+from hvdrivers.models.volume import AttachedVolume, VolumeAttachment
 
 
 @mutant("STOR-030")

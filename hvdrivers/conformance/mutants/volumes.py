@@ -16,12 +16,7 @@ from hvdrivers.fake.steps import Task
 from hvdrivers.fake.volumes import Volumes
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.volume import (
-    AttachedVolume,
-    DiskQos,
-    VolumeAttachment,
-    VolumeConnector,
-)
+from hvdrivers.models.volume import AttachedVolume, DiskQos, VolumeAttachment, VolumeConnector
 
 _NUMBERS = count(1)
 

@@ -23,11 +23,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from hvdrivers.conformance.engine import image_files as imagefiles
-from hvdrivers.conformance.engine.observer import (
-    FaultSeam,
-    Observer,
-    PreconditionMissing,
-)
+from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
 from hvdrivers.conformance.engine.target import Target
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver

@@ -26,12 +26,7 @@ from importlib import resources
 from pathlib import Path
 from typing import IO
 
-from hvdrivers.hyperv.simulator.wsman_shell import (
-    AnyCommand,
-    Output,
-    find_engine,
-    start_process,
-)
+from hvdrivers.hyperv.simulator.wsman_shell import AnyCommand, Output, find_engine, start_process
 
 _MOST_COMMANDS = 40
 """Of one engine: what a command has compiled stays in the process."""

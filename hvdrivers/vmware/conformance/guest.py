@@ -17,6 +17,7 @@ from hvdrivers.images.sparse import iter_chunks
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.conformance.observer import addresses, devices_in
 from hvdrivers.vmware.conformance.raw_server import RawServer
+from hvdrivers.vmware.conformance.stored import folder_of
 from hvdrivers.vmware.names import split_path
 
 
@@ -44,7 +45,7 @@ class PlayedGuest(Target):
         path = self._flat_file(uuid, disk)
         line = f"\nhvct:{text}\n".encode()
         here = self.local_path(path)
-        if here.is_file():
+        if here is not None and here.is_file():
             with here.open("ab") as file:
                 file.write(line)
         else:
@@ -61,7 +62,7 @@ class PlayedGuest(Target):
         """What is in a file, without the holes of one that is on this machine: a disk has gigabytes
         of them."""
         here = self.local_path(path)
-        if not here.is_file():
+        if here is None or not here.is_file():
             return self.server.file(path) or b""
         with here.open("rb") as file:
             return b"".join(data for _, data in iter_chunks(file.fileno()))
@@ -111,10 +112,10 @@ class PlayedGuest(Target):
         spec = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key=key, value=value)])
         self.server.wait(self.server.machine(uuid).ReconfigVM_Task(spec))
 
-    def local_path(self, path: str) -> Path:
-        """Where a path of a datastore is, if that is a folder of this machine: else nothing is
-        there."""
+    def local_path(self, path: str) -> Path | None:
+        """Where a path of a datastore is; None: the datastore is no folder of this machine."""
         datastore, inside = split_path(path)
         found = self.server.read(vim.Datastore, "name", "summary.url")
         url = next(values["summary.url"] for _, values in found if values["name"] == datastore)
-        return Path(str(url).removeprefix("file://")) / inside
+        folder = folder_of(str(url))
+        return folder / inside if folder is not None else None

@@ -212,7 +212,7 @@ class VmwareTarget(PlayedGuest):
 
     def _age(self, folder: str) -> None:
         root = self.local_path(folder)
-        if not root.is_dir():
+        if root is None or not root.is_dir():
             raise PreconditionMissing("the datastore is not a folder of this machine")
         for file in (*root.iterdir(), root):
             long_ago = file.stat().st_mtime - _LONG
