@@ -52,6 +52,7 @@ from hvdrivers.workers import Workers
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_D = TypeVar("_D")
 
 TOLERANCE = 5.0
 """Seconds that an operation may overrun its deadline, to undo what it began."""
@@ -325,6 +326,19 @@ def serial_lines(driver: ComputeDriver) -> SerialLines | None:
     not, as it is no part of the contract."""
     found = driver._driver if isinstance(driver, _Guard) else driver
     return found if isinstance(found, SerialLines) else None
+
+
+def unguarded(driver: object, kind: type[_D]) -> _D:
+    """The driver behind the guard, for what needs to look into it: a conformance target cuts its
+    connection. Operations are called in front of the guard.
+
+    Raises:
+        TypeError: it is no ``kind``.
+    """
+    found = driver._driver if isinstance(driver, _Guard) else driver
+    if not isinstance(found, kind):
+        raise TypeError(f"{driver!r} is no {kind.__name__}")
+    return found
 
 
 def guarded(

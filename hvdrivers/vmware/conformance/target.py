@@ -27,7 +27,7 @@ from hvdrivers.conformance.engine.observer import FaultSeam, Observer, Precondit
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.driverkit import staging_name
-from hvdrivers.guard import guarded
+from hvdrivers.guard import guarded, unguarded
 from hvdrivers.models.guest import GuestCredentials
 from hvdrivers.models.image import ImageFormat, ImageRef
 from hvdrivers.models.migration import BlockerKind, Destination
@@ -190,12 +190,12 @@ class VmwareTarget(PlayedGuest):
         return self._observer
 
     def faults(self, driver: ComputeDriver) -> FaultSeam:
-        return VmwareSeam(_inner(driver), self.server)
+        return VmwareSeam(unguarded(driver, VmwareDriver), self.server)
 
     @contextmanager
     def broken_connection(self, driver: ComputeDriver) -> Iterator[None]:
         """The sessions end, as with a server that was started anew, and the connections break."""
-        inner = _inner(driver)
+        inner = unguarded(driver, VmwareDriver)
         end_sessions(self.server)
         inner.session.transport.cut()
         inner.listener.transport.cut()
@@ -207,7 +207,7 @@ class VmwareTarget(PlayedGuest):
         simulator has it, has an old one."""
         name = staging_name(key)
         content, where = self.server.content, self.server.datacenter[0]
-        folder = _inner(driver).folders.path("images", name)
+        folder = unguarded(driver, VmwareDriver).folders.path("images", name)
         content.fileManager.MakeDirectory(folder, where, True)
         try:
             self.server.file(f"{folder}/disk-4096-flat.vmdk", b"half of it")
@@ -362,10 +362,3 @@ class VmwareTarget(PlayedGuest):
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
-
-
-def _inner(driver: ComputeDriver) -> VmwareDriver:
-    inner = getattr(driver, "_driver", driver)
-    if not isinstance(inner, VmwareDriver):
-        raise PreconditionMissing("there is a seam only in the driver of this package")
-    return inner
