@@ -14,6 +14,7 @@ from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.destroy import Removal
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.guest_programs import Programs
 from hvdrivers.vmware.images import ImageStore
 from hvdrivers.vmware.leaving_rescue import Rescues
 from hvdrivers.vmware.listing import Listing
@@ -86,3 +87,6 @@ class Topic:
     """What other machines have."""
     volumes: VolumeSources
     """Volumes as files."""
+
+    programs: Programs
+    """Programs in guests."""

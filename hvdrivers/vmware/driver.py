@@ -35,6 +35,8 @@ from hvdrivers.vmware.export import VmwareExport
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
 from hvdrivers.vmware.guest import VmwareGuest
+from hvdrivers.vmware.guest_inside import Insides
+from hvdrivers.vmware.guest_programs import Programs
 from hvdrivers.vmware.hostpower import VmwareHostPower
 from hvdrivers.vmware.images import ImageStore
 from hvdrivers.vmware.lacking import LACKING
@@ -180,6 +182,8 @@ class VmwareDriver(
             folders=self.folders,
         )
         self.rescues = Rescues(self.machines, self.changes, self.power, self.files, self.folders)
+        self.insides = Insides(self.session, self.reader, self.places)
+        self.programs = Programs(self.insides)
         self.listener = Session(config, background=True)
         """The session of the event stream: it is opened when the first stream is."""
         self.hub: Hub[Raw] = Hub()
@@ -214,4 +218,5 @@ class VmwareDriver(
         """End the streams, log out. Budget: 1 call, 3 more if there was a stream."""
         self.streams.close()
         self.listener.close()
+        self.insides.close()
         super().close(timeout=timeout)

@@ -27,6 +27,7 @@ _COMPUTE = [
     step(vim.ComputeResource, "network"),
     step(vim.ComputeResource, "host"),
 ]
+_Guests = vim.vm.guest.GuestOperationsManager
 HOST = (
     "name",
     "runtime.connectionState",
@@ -57,6 +58,8 @@ class Place:
     pool: Any
     datastore: str
     """Name of the datastore for disks and images."""
+    guests: Row | None
+    """The managers of guests' files and processes; None: the server has none."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,12 @@ class Places:
                 (vim.Datacenter, ("name", "parent", "vmFolder")),
                 (vim.ComputeResource, ("name", "parent", "resourcePool", "host")),
                 (vim.Datastore, ("name", "summary.freeSpace")),
+                (_Guests, ("fileManager", "processManager")),
             ],
-            [(content.rootFolder, [*_INVENTORY, *_COMPUTE_DATASTORES])],
+            [
+                (content.rootFolder, [*_INVENTORY, *_COMPUTE_DATASTORES]),
+                *((each, ()) for each in (content.guestOperationsManager,) if each is not None),
+            ],
         )
         by_object = {row.obj: row for row in rows}
         config = self._config
@@ -185,6 +192,7 @@ class Places:
             root_pool=compute["resourcePool"],
             pool=self._pool(compute["resourcePool"]),
             datastore=self._datastore(datacenter.obj, compute.obj, stores),
+            guests=next((row for row in rows if isinstance(row.obj, _Guests)), None),
         )
 
     def _datastore(self, datacenter: Any, compute: Any, stores: list[Row]) -> str:
