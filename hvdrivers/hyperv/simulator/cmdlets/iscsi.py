@@ -31,7 +31,7 @@ ALREADY_CONNECTED = "HRESULT 0xefff003f"
 """``ISDSC_TARGET_ALREADY_LOGGED_IN``"""
 IN_USE = "HRESULT 0xefff0040"
 """``ISDSC_DEVICE_BUSY_ON_SESSION``"""
-INVALID_SECRET = "HRESULT 0xefff004a"
+BAD_CHAP = "HRESULT 0xefff004a"
 """``ISDSC_INVALID_CHAP_SECRET``"""
 
 
@@ -212,7 +212,7 @@ def _authenticate(call: Call, target: IscsiTarget) -> None:
         raise cim_error("HRESULT 0x80070057", "The parameter is incorrect.")
     given = (call.text("ChapUsername"), call.text("ChapSecret"))
     if kind != "NONE" and not 12 <= len(given[1]) <= 16:
-        raise cim_error(INVALID_SECRET, "The CHAP secret must be 12 to 16 characters long.")
+        raise cim_error(BAD_CHAP, "The CHAP secret must be 12 to 16 characters long.")
     if (target.chap is not None and (kind == "NONE" or given != target.chap)) or (
         target.chap is None and kind != "NONE"
     ):
@@ -311,4 +311,4 @@ def persist(call: Call) -> None:
 @cmdlet("Set-IscsiChapSecret")
 def set_secret(call: Call) -> None:
     if not re.fullmatch(".{12,16}", call.text("ChapSecret")):
-        raise cim_error(INVALID_SECRET, "The CHAP secret must be 12 to 16 characters long.")
+        raise cim_error(BAD_CHAP, "The CHAP secret must be 12 to 16 characters long.")
