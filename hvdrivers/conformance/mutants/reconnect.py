@@ -52,6 +52,16 @@ class ReconnectForgetsTheBootVolume(_Reconnects):
             disk.attachment = disk.attachment.model_copy(update={"boot_index": None})
 
 
+@mutant("RECON-005")
+class KeepsTheOldPassphrase(_Reconnects):
+    """A volume behind a new connection is opened with the passphrase of the old one."""
+
+    def instead(self, uuid: UUID, volumes: Any, vifs: Any, usual: Any) -> None:
+        before = dict(self.fake_host.secrets)
+        usual(uuid, volumes=volumes, vifs=vifs)
+        self.fake_host.secrets |= before
+
+
 @mutant("RECON-002")
 class NicsStay(_Reconnects):
     """reconnect() passes over NICs."""

@@ -28,6 +28,7 @@ from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.driverkit import staging_name
 from hvdrivers.guard import guarded, unguarded
+from hvdrivers.models.guest import GuestCredentials
 from hvdrivers.models.image import ImageFormat, ImageRef
 from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.vif import DvsVif, NetworkVif, Vif
@@ -74,6 +75,8 @@ class VmwareTarget(PlayedGuest):
         network: a network of the host for NICs.
         other: name of another cluster or host of the vCenter, that machines can move to.
         unfit: name of one that is in maintenance and reaches no datastore and no network.
+        guest_user: an account of the image that may do everything in it, as root.
+        guest_password: its password.
         wake: what starts an ESXi host again that was shut down. None: it must stay up.
         thorough: False: of each change a few calls are cut, by the seed, instead of all.
         options: fields of VmwareConfig.
@@ -91,6 +94,8 @@ class VmwareTarget(PlayedGuest):
         thorough: bool = True,
         other: str | None = None,
         unfit: str | None = None,
+        guest_user: str | None = None,
+        guest_password: str = "",
         wake: Callable[[], object] | None = None,
         **options: Any,
     ) -> None:
@@ -103,7 +108,10 @@ class VmwareTarget(PlayedGuest):
         self._thorough = thorough
         self._other, self._unfit = other, unfit
         self._wake = wake
-        super().__init__(RawServer(self.config), self.config)
+        account = None
+        if guest_user is not None:
+            account = GuestCredentials(user=guest_user, password=guest_password)
+        super().__init__(RawServer(self.config), self.config, account)
         self._observer = VmwareObserver(self.server, self.config.directory, self.config.compute)
         self._folder: TemporaryDirectory[str] | None = None
 

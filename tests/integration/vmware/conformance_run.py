@@ -13,7 +13,7 @@ from hvdrivers.conformance.engine.runner import Session
 from hvdrivers.vmware.conformance.target import VmwareTarget
 from tests.integration.part_of_suite import SEED, ends_well
 from tests.peers.fixtures import started
-from tests.peers.vcsim import VcsimPeer
+from tests.peers.vcsim import GUEST_PASSWORD, GUEST_USER, VcsimPeer
 
 UNTRIED = (
     "a volume takes no room before it is written to",
@@ -56,6 +56,8 @@ def running(mode: str, folder: Path) -> Iterator[Run]:
             **peer.options,
             other=other,
             unfit=unfit,
+            guest_user=GUEST_USER,
+            guest_password=GUEST_PASSWORD,
             wake=lambda: peer.ask("/up", "POST"),
             thorough=False,
         )
