@@ -59,6 +59,7 @@ from hvdrivers.libvirt.rewiring import Rewirings
 from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.serial_line import LibvirtSerial
 from hvdrivers.libvirt.session import Connection
+from hvdrivers.libvirt.shares import LibvirtShares
 from hvdrivers.libvirt.snapshot_data import SnapshotData
 from hvdrivers.libvirt.snapshots import LibvirtSnapshots
 from hvdrivers.libvirt.storage import LibvirtStorage
@@ -102,6 +103,7 @@ class LibvirtDriver(
     LibvirtGuest,
     LibvirtMigration,
     LibvirtMoveInSteps,
+    LibvirtShares,
     LibvirtEvents,
     LibvirtMetrics,
     Driver,
