@@ -63,7 +63,8 @@ class Signature:
                 return f"{name}: {in_words(error, most=5)}"
             if _converted(value, checked):
                 return f"{name}: {type(value).__name__} is not what the contract says"
-            arguments[name] = checked
+            # a driver gets no list that its caller may change meanwhile
+            arguments[name] = tuple(checked) if isinstance(checked, list) else checked
         several = [
             each for value in arguments.values() if isinstance(value, tuple) for each in value
         ]
