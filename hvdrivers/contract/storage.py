@@ -158,8 +158,8 @@ class Reconnect(Interface, capability=Capability.RECONNECT):
         self,
         uuid: UUID,
         *,
-        volumes: tuple[VolumeAttachment, ...] = (),
-        vifs: tuple[Vif, ...] = (),
+        volumes: Sequence[VolumeAttachment] = (),
+        vifs: Sequence[Vif] = (),
         timeout: float | None = None,
     ) -> None:
         """Replace the connection of volumes and NICs of a stopped instance: all of them or none.

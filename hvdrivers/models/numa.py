@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,17 @@ class NumaNode(Model):
     cpus: Mapping[_Number, _Number] = {}
     """The host CPU of ``NumaCell.cpus`` that each of ``vcpus`` has to itself. Empty: any of the
     cell."""
+
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            cell: int,
+            vcpus: Iterable[int],
+            memory_mib: int,
+            cpus: Mapping[int, int] = ...,
+        ) -> None: ...
 
     @model_validator(mode="after")
     def _pins(self) -> Self:

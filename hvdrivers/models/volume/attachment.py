@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretBytes, field_validator, model_validator
 
@@ -83,6 +83,19 @@ class VolumeEncryption(Model):
     encryption_key_id: Identifier | None = None
     secret: Annotated[SecretBytes, BeforeValidator(unveil)] | None = None
     """The passphrase, as LUKS takes it."""
+
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            provider: str,
+            control_location: Literal["front-end", "back-end"] = "front-end",
+            cipher: str | None = None,
+            key_size: int | None = None,
+            encryption_key_id: str | None = None,
+            secret: SecretBytes | bytes | str | None = None,
+        ) -> None: ...
 
     @model_validator(mode="before")
     @classmethod
