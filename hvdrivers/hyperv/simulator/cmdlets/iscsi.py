@@ -5,6 +5,7 @@ https://learn.microsoft.com/windows-hardware/drivers/storage/iscsi-status-qualif
 """
 
 import re
+from collections.abc import Mapping
 from uuid import uuid4
 
 from hvdrivers.hyperv.simulator.cmdlets.call import Call, like
@@ -178,7 +179,7 @@ def connect(call: Call) -> None:
     host = call.host
     storage = host.storage
     for name in call.texts("NodeAddress") or [t["NodeAddress"] for t in call.things("InputObject")]:
-        target = storage.discovered.get(name)
+        target = _known(storage.discovered, name)
         if target is None:
             raise cim_error(
                 TARGET_NOT_FOUND, "The target name is not found or is marked as hidden."
@@ -188,13 +189,13 @@ def connect(call: Call) -> None:
         _authenticate(call, target)
         portal = call.text("TargetPortalAddress", target.portal)
         multipath = call.flag("IsMultipathEnabled")
-        if not multipath and any(s.target == name for s in storage.sessions.values()):
+        if not multipath and any(s.target == target.name for s in storage.sessions.values()):
             raise cim_error(
                 ALREADY_CONNECTED, "The target has already been logged in via an iSCSI session."
             )
         session = IscsiSession(
             f"{uuid4().hex[:16]}-{uuid4().hex[:16]}",
-            name,
+            target.name,
             portal,
             target.port,
             call.flag("IsPersistent"),
@@ -204,6 +205,11 @@ def connect(call: Call) -> None:
         storage.sessions[session.identifier] = session
         storage.rescan()
         call.write(_session_view(host, session))
+
+
+def _known(targets: Mapping[str, IscsiTarget], name: str) -> IscsiTarget | None:
+    """Names of targets are compared without case."""
+    return next((each for each in targets.values() if each.name.lower() == name.lower()), None)
 
 
 def _authenticate(call: Call, target: IscsiTarget) -> None:
@@ -270,7 +276,8 @@ def disconnect(call: Call) -> None:
     storage = call.host.storage
     names = call.texts("NodeAddress") or [t["NodeAddress"] for t in call.things("InputObject")]
     every = list(storage.sessions.values())
-    doomed = [s for s in every if not names or s.target in names]
+    wanted = {each.lower() for each in names}
+    doomed = [s for s in every if not names or s.target.lower() in wanted]
     for identifier in call.texts("SessionIdentifier"):
         doomed = [s for s in doomed if s.identifier == identifier]
     if names and not doomed:
