@@ -196,12 +196,9 @@ def volume_name(uuid: UUID) -> str:
 
 
 def plug(driver: hvdrivers.ComputeDriver, uuid: UUID) -> Vif | None:
+    usual = {"vmware": "VM Network", "hyperv": "lan"}.get(driver.driver_name, "default")
     bridge = os.environ.get("HVDRIVERS_DEMO_BRIDGE")
-    candidates: list[Vif] = [
-        NetworkVif(id="demo-nic", network="default"),
-        NetworkVif(id="demo-nic", network="VM Network"),
-        NetworkVif(id="demo-nic", network="lan"),
-    ]
+    candidates: list[Vif] = [NetworkVif(id="demo-nic", network=usual)]
     if bridge:
         candidates.insert(0, BridgeVif(id="demo-nic", bridge=bridge))
     for vif in candidates:
@@ -210,9 +207,10 @@ def plug(driver: hvdrivers.ComputeDriver, uuid: UUID) -> Vif | None:
         except NetworkNotFound as error:
             print(f"cannot plug into it: {error.message}")
             continue
-        print(f"NIC {plugged.id} with MAC {plugged.address} is {plugged.device} on the host")
+        where = f", {plugged.device} on the host" if plugged.device else ""
+        print(f"NIC {plugged.id} has MAC {plugged.address}{where}")
         return vif
-    print("no NIC: this host has neither a bridge for us nor an active network 'default'")
+    print(f"no NIC: this host has neither a bridge for us nor an active network {usual!r}")
     return None
 
 

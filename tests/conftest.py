@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.peers.fixtures import agent_image, guest_image, libvirt_peer, linux_bridge, ovs_bridge
+from tests.peers.fixtures import (
+    agent_image,
+    guest_image,
+    libvirt_peer,
+    linux_bridge,
+    ovn,
+    ovs_bridge,
+)
 
 # No deadline by the clock: a busy machine is no reason to fail. The same examples in each run, so
 # that what was green stays so; HVDRIVERS_FUZZ=1 looks for others.
@@ -77,4 +84,4 @@ def _has_its_turn(item: pytest.Item, here: Path) -> bool:
     return zlib.crc32(item.nodeid.encode()) % TURNS == int(TURN) % TURNS
 
 
-__all__ = ["agent_image", "guest_image", "libvirt_peer", "linux_bridge", "ovs_bridge"]
+__all__ = ["agent_image", "guest_image", "libvirt_peer", "linux_bridge", "ovn", "ovs_bridge"]

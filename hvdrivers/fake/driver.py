@@ -67,6 +67,7 @@ from hvdrivers.fake.storage import (
 )
 from hvdrivers.fake.volumes import Volumes
 from hvdrivers.fake.world import default_world
+from hvdrivers.guard import unguarded
 from hvdrivers.models.config import DriverConfig
 
 
@@ -184,9 +185,4 @@ def host_of(driver: object) -> FakeHost:
     Raises:
         TypeError: it is not a fake driver.
     """
-    inner = driver
-    while inner is not None and not isinstance(inner, FakeDriver):
-        inner = getattr(inner, "_driver", None)
-    if inner is None:
-        raise TypeError(f"{driver!r} is not a fake driver")
-    return inner.fake_host
+    return unguarded(driver, FakeDriver).fake_host

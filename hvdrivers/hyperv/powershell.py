@@ -99,6 +99,7 @@ class PowerShell:
                     raise errors.ConnectionFailed(
                         f"no PowerShell on the host: {error.message}",
                         vendor_code=error.vendor_code,
+                        hint=f"it said: {said}" if (said := shell._last_words()) else None,
                     ) from error
             except BaseException:
                 shell.close()

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, Valida
 from hvdrivers.addresses import bracketed
 from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.invalid import in_words
-from hvdrivers.libvirt.pinning import cpus_in
+from hvdrivers.libvirt.cpu_sets import cpus_in
 from hvdrivers.limits import WAIT_SECONDS
 from hvdrivers.models.base import PrintableText
 from hvdrivers.models.config import DriverConfig

@@ -15,6 +15,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.cpu_sets import cpus_in, numbers_of
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.instance import CpuPolicy, Flavor
@@ -228,23 +229,3 @@ def _some(cpus: frozenset[int]) -> frozenset[int]:
             hint="leave some out of dedicated_cpus, or ask for dedicated CPUs",
         )
     return cpus
-
-
-def cpus_in(numbers: str) -> frozenset[int]:
-    """``0-2,7`` as numbers.
-
-    Raises:
-        ValueError: it is no such list.
-    """
-    found: set[int] = set()
-    for part in numbers.split(","):
-        first, _, last = part.partition("-")
-        if last and int(last) < int(first):
-            raise ValueError(f"{part} begins after its end")
-        found |= set(range(int(first), int(last or first) + 1))
-    return frozenset(found)
-
-
-def numbers_of(cpus: Iterable[int]) -> str:
-    """Numbers as libvirt reads them."""
-    return ",".join(map(str, sorted(cpus)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.pinning import cpus_in, numbers_of
+from hvdrivers.libvirt.cpu_sets import cpus_in, numbers_of
 from hvdrivers.libvirt.sizes import numa_of
 from hvdrivers.libvirt.xml import Element, el
 from hvdrivers.models.numa import NumaNode

@@ -9,14 +9,11 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import libvirt
 
 from hvdrivers.libvirt.link import Link
-
-if TYPE_CHECKING:
-    from hvdrivers.libvirt.session import Connection
 
 _KINDS = {
     libvirt.virConnect: "Connect",
@@ -51,12 +48,21 @@ _NO_MATTER = frozenset(
 """Calls after which an operation that failed has still changed nothing that a caller sees."""
 
 
+class Caller(Protocol):
+    """What makes the calls: the connection."""
+
+    def call(
+        self, link: Link, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """One remote call."""
+
+
 class Remote:
     """A libvirt object whose remote methods go through the seam."""
 
     __slots__ = ("_connection", "_kind", "_link", "_object")
 
-    def __init__(self, connection: Connection, link: Link, wrapped: Any) -> None:
+    def __init__(self, connection: Caller, link: Link, wrapped: Any) -> None:
         self._connection = connection
         self._link = link
         self._object = wrapped
@@ -79,7 +85,7 @@ class Remote:
         return f"<Remote {self._kind}>"
 
 
-def wrapped(connection: Connection, link: Link, value: Any) -> Any:
+def wrapped(connection: Caller, link: Link, value: Any) -> Any:
     """A result with proxies in the place of libvirt's objects."""
     if type(value) in _KINDS:
         return Remote(connection, link, value)

@@ -10,7 +10,8 @@ A client that dies leaves its helper. The client counts in the helper's metadata
 client that waits takes over after it has looked so often, with a pause after each look, and found
 the same count and nothing that the daemon does for the machine. No clocks are compared. A client
 that was only slow finds its helper gone, and fails: it works through the helper, or asks for it
-before each change.
+before each change. A client that lost the host leaves its helper too. Its own process knows that,
+and waits for the host's last calls alone.
 
 The host has such a turn too (``HOST``), for what it gives to one machine alone (``dedicated.py``).
 
@@ -59,10 +60,17 @@ JOB = "hv-"
 """In front of the names of QEMU's jobs that are a turn's."""
 _LOOKS = 20
 """At so many in a row nothing has moved: the client is dead."""
+_LOOKS_AT_OWN = 2
+"""Enough where the client is this process, whose operation has ended without reaching the host:
+what it had sent before is done, or seen to be under way."""
 _APART = 2.0
 """Seconds between two looks."""
 _REFUSALS = 3
 """Times that libvirt may refuse the helper and show none: then it has another reason."""
+
+
+_left: set[str] = set()
+"""Turns of this process, by UUID, that it could not give up."""
 
 
 class Robbed(Exception):
@@ -233,8 +241,10 @@ class Turns:
 
     def _give_up(self, made: UUID) -> None:
         """Undo the beginning of a turn, wherever it has come to."""
+        _left.add(str(made))
         with suppress(errors.InstanceNotFound), unnoticed(), last_calls():
             undefine(self._connection.remote.lookupByUUIDString(str(made)))
+        _left.discard(str(made))
 
     def _take(self, uuid: UUID, made: UUID, deadline: Deadline) -> Turn:
         """Take the turn. One call; while another client has it, four for each look."""
@@ -268,6 +278,7 @@ class Turns:
                 refused = 0
                 if isinstance(dead, Remote):
                     after = dead.UUIDString()
+                    _left.discard(after)
                     inherited = self._end_of(dead)
         return Turn(uuid, helper, inherited=inherited, after=after)
 
@@ -305,7 +316,7 @@ class Turns:
                     return None if seen is None else True
                 still = still + 1 if now == seen and not self._works(uuid) else 0
                 seen = now
-                if still >= _LOOKS:
+                if still >= (_LOOKS_AT_OWN if now[0] in _left else _LOOKS):
                     return cast(Remote, helper)
                 if deadline.passed:
                     raise errors.DeviceBusy(

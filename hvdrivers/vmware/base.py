@@ -14,12 +14,14 @@ from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.destroy import Removal
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.guest_programs import Programs
 from hvdrivers.vmware.images import ImageStore
 from hvdrivers.vmware.leaving_rescue import Rescues
 from hvdrivers.vmware.listing import Listing
 from hvdrivers.vmware.machines import Machines
 from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.own_disks import KeptDisks
+from hvdrivers.vmware.passthrough import Passthrough
 from hvdrivers.vmware.place import Places
 from hvdrivers.vmware.power_switch import PowerSwitch
 from hvdrivers.vmware.reader import Reader
@@ -82,7 +84,12 @@ class Topic:
 
     room: Room
     """What there is room for."""
+    passthrough: Passthrough
+    """Devices of the host for machines."""
     usage: Usage
     """What other machines have."""
     volumes: VolumeSources
     """Volumes as files."""
+
+    programs: Programs
+    """Programs in guests."""

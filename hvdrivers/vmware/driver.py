@@ -35,6 +35,8 @@ from hvdrivers.vmware.export import VmwareExport
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
 from hvdrivers.vmware.guest import VmwareGuest
+from hvdrivers.vmware.guest_inside import Insides
+from hvdrivers.vmware.guest_programs import Programs
 from hvdrivers.vmware.hostpower import VmwareHostPower
 from hvdrivers.vmware.images import ImageStore
 from hvdrivers.vmware.lacking import LACKING
@@ -48,6 +50,7 @@ from hvdrivers.vmware.migration import VmwareMigration
 from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.network import VmwareNetwork
 from hvdrivers.vmware.own_disks import KeptDisks
+from hvdrivers.vmware.passthrough import Passthrough
 from hvdrivers.vmware.place import Places
 from hvdrivers.vmware.power import VmwarePower
 from hvdrivers.vmware.power_switch import PowerSwitch
@@ -132,6 +135,7 @@ class VmwareDriver(
         self.moves = Moves(self.session, self.reader)
         self.power = PowerSwitch(self.reader, self.tasks, self.moves)
         self.room = Room(config, self.places)
+        self.passthrough = Passthrough(config, self.reader, self.places, self.machines)
         self.usage = Usage(self.machines)
         self.listing = Listing(self.machines)
         self.volumes = VolumeSources(
@@ -180,6 +184,8 @@ class VmwareDriver(
             folders=self.folders,
         )
         self.rescues = Rescues(self.machines, self.changes, self.power, self.files, self.folders)
+        self.insides = Insides(self.session, self.reader, self.places)
+        self.programs = Programs(self.insides)
         self.listener = Session(config, background=True)
         """The session of the event stream: it is opened when the first stream is."""
         self.hub: Hub[Raw] = Hub()
@@ -214,4 +220,5 @@ class VmwareDriver(
         """End the streams, log out. Budget: 1 call, 3 more if there was a stream."""
         self.streams.close()
         self.listener.close()
+        self.insides.close()
         super().close(timeout=timeout)

@@ -49,7 +49,6 @@ LACKING: Mapping[C, str] = MappingProxyType(
         C.ENCRYPTED_VOLUME: "vSphere encrypts by storage policies, not LUKS",
         C.VOLUME_RBD: "ESXi has no Ceph client",
         C.SWAP_VOLUME: "vSphere moves a disk to another datastore, not onto a volume that is given",
-        C.GUEST_PASSWORD: "no call of vSphere sets a password without the guest's credentials",
         C.GUEST_FREEZE: "vSphere freezes file systems only within a snapshot",
         C.LIVE_MIGRATION_FORCE: "vMotion decides by itself when a machine goes over",
     }

@@ -27,6 +27,7 @@ _COMPUTE = [
     step(vim.ComputeResource, "network"),
     step(vim.ComputeResource, "host"),
 ]
+_Guests = vim.vm.guest.GuestOperationsManager
 HOST = (
     "name",
     "runtime.connectionState",
@@ -53,10 +54,14 @@ class Place:
     compute: Any
     compute_name: str
     is_cluster: bool
+    only_host: Any
+    """The one host of ``compute``; None: it has several."""
     root_pool: Any
     pool: Any
     datastore: str
     """Name of the datastore for disks and images."""
+    guests: Row | None
+    """The managers of guests' files and processes; None: the server has none."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +158,12 @@ class Places:
                 (vim.Datacenter, ("name", "parent", "vmFolder")),
                 (vim.ComputeResource, ("name", "parent", "resourcePool", "host")),
                 (vim.Datastore, ("name", "summary.freeSpace")),
+                (_Guests, ("fileManager", "processManager")),
             ],
-            [(content.rootFolder, [*_INVENTORY, *_COMPUTE_DATASTORES])],
+            [
+                (content.rootFolder, [*_INVENTORY, *_COMPUTE_DATASTORES]),
+                *((each, ()) for each in (content.guestOperationsManager,) if each is not None),
+            ],
         )
         by_object = {row.obj: row for row in rows}
         config = self._config
@@ -182,9 +191,11 @@ class Places:
             compute=compute.obj,
             compute_name=compute["name"],
             is_cluster=isinstance(compute.obj, vim.ClusterComputeResource),
+            only_host=next(iter(self._hosts)) if len(self._hosts) == 1 else None,
             root_pool=compute["resourcePool"],
             pool=self._pool(compute["resourcePool"]),
             datastore=self._datastore(datacenter.obj, compute.obj, stores),
+            guests=next((row for row in rows if isinstance(row.obj, _Guests)), None),
         )
 
     def _datastore(self, datacenter: Any, compute: Any, stores: list[Row]) -> str:

@@ -47,10 +47,14 @@ _READS = frozenset(
         "CreateCollectorForEvents",
         "DestroyCollector",
         "ListProcessesInGuest",
+        "ListFilesInGuest",
+        "InitiateFileTransferFromGuest",
+        "InitiateFileTransferToGuest",
         "RetrieveVStorageObject",
     }
 )
-"""Methods that may be sent again: they change nothing that outlives the session."""
+"""Methods that may be sent again: they change nothing that outlives the session. A transfer that is
+initiated again only has another address."""
 _ONCE = frozenset({"WaitForUpdatesEx"})
 """Reads that may not be sent again: an answer that was lost had news in it that do not come twice.
 They raise OutcomeUnknown, and the waiting code looks for itself."""
@@ -282,6 +286,16 @@ class Session:
         return self._translated(
             lambda: self._exchanged(name, send, changes=method not in {"GET", "HEAD", "PUT"})
         )
+
+    def elsewhere(self, transport: Transport, request: Request) -> Reply:
+        """A request to an address that the server has given, of a file that is read, or written as
+        a whole. No session goes along."""
+        name = f"{request.method} /{request.path.split('/')[1].partition('?')[0]}"
+
+        def send(_: Login) -> Reply:
+            return transport.send(request)
+
+        return self._exchanged(name, send, changes=False)
 
     def close(self) -> None:
         """Log out and close the connections."""

@@ -11,9 +11,16 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+)
 from typing import Protocol
 
 from hvdrivers.contract import errors
@@ -95,6 +102,7 @@ class Transport:
             ReplyLost: it was sent and no reply came.
         """
         connection = self._take(self._seconds(request.timeout))
+        until = time.monotonic() + current_deadline().left + _GRACE
         sent = False
         try:
             headers = dict(request.headers)
@@ -102,7 +110,7 @@ class Transport:
             sent = True
             # an answer that ends its connection holds the socket itself
             with connection.getresponse() as response:
-                content = _content(response, request.sink)
+                content = _content(response, request.sink, until)
         except _Stopped as stopped:
             self._discard(connection)
             raise stopped.error from None
@@ -235,19 +243,44 @@ class _Stopped(Exception):
         self.error = error
 
 
-def _content(response: HTTPResponse, sink: Sink | None) -> bytes:
+def _content(response: HTTPResponse, sink: Sink | None, until: float) -> bytes:
     if sink is None or response.status != 200:
-        return response.read()
+        return b"".join(_pieces(response, until))
     try:
         sink.begin()
     except Exception as error:
         raise _Stopped(error) from error
-    while data := response.read(_CHUNK):
+    for data in _chunks(_pieces(response, until)):
         try:
             sink.write(data)
         except Exception as error:
             raise _Stopped(error) from error
     return b""
+
+
+def _chunks(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Larger pieces: what comes at once is as much as one TLS record holds."""
+    waiting: list[bytes] = []
+    size = 0
+    for data in pieces:
+        waiting.append(data)
+        size += len(data)
+        if size >= _CHUNK:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _pieces(response: HTTPResponse, until: float) -> Iterator[bytes]:
+    """An answer as it comes. The timeout of a socket bounds each wait for a byte, not all of them
+    together; and http.client does not say that less has come than was promised."""
+    while data := response.read1(_CHUNK):
+        yield data
+        if time.monotonic() > until:
+            raise TimeoutError("the answer did not come to its end in time")
+    if response.length:
+        raise IncompleteRead(b"", response.length)
 
 
 def _has_ended(sock: socket.socket) -> bool:

@@ -13,6 +13,7 @@ from hvdrivers.testing.guestimage import GuestImageUnavailable, build_guest_imag
 from tests.peers.bridge import LinuxBridge
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.openvswitch import OvsBridge
+from tests.peers.ovn import Ovn
 from tests.peers.precondition import PreconditionMissing, missing
 
 P = TypeVar("P")
@@ -50,6 +51,13 @@ def linux_bridge() -> Iterator[LinuxBridge]:
 def ovs_bridge() -> Iterator[OvsBridge]:
     """A bridge of Open vSwitch with DHCP; see `tests.peers.openvswitch`."""
     with started(OvsBridge) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def ovn() -> Iterator[Ovn]:
+    """A logical switch of OVN with DHCP, and the chassis that serves it; see `tests.peers.ovn`."""
+    with started(Ovn) as peer:
         yield peer
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
 from pydantic import SecretStr
@@ -14,7 +16,7 @@ from hvdrivers.conformance.engine.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.power import RebootKind
-from hvdrivers.models.guest import AddressSource, GuestCredentials
+from hvdrivers.models.guest import AddressSource, ExecResult, GuestCredentials
 
 GUEST_001 = clause(
     "GUEST-001",
@@ -82,13 +84,13 @@ _PASSWORD = "hvct-Secret-1"  # noqa: S105 - of a machine that lives for a moment
 _ASKS: dict[str, tuple[Capability, Callable[[Trial, UUID], object]]] = {
     "set_guest_password": (
         Capability.GUEST_PASSWORD,
-        lambda t, uuid: t.driver.set_guest_password(uuid, "root", SecretStr(_PASSWORD)),
+        lambda t, uuid: _set_password(t, uuid, "root", _PASSWORD),
     ),
     "freeze": (Capability.GUEST_FREEZE, lambda t, uuid: t.driver.freeze(uuid)),
     "thaw": (Capability.GUEST_FREEZE, lambda t, uuid: t.driver.thaw(uuid)),
     "guest_exec": (
         Capability.GUEST_EXEC,
-        lambda t, uuid: t.driver.guest_exec(uuid, ["/bin/true"]),
+        lambda t, uuid: _run(t, uuid, ["/bin/true"]),
     ),
 }
 
@@ -100,11 +102,21 @@ def booted(trial: Trial) -> UUID:
     return uuid
 
 
+def _set_password(trial: Trial, uuid: UUID, user: str, password: str) -> None:
+    account = trial.target.guest_account(trial.driver, uuid)
+    trial.driver.set_guest_password(uuid, user, SecretStr(password), credentials=account)
+
+
+def _run(trial: Trial, uuid: UUID, command: Sequence[str], **options: Any) -> ExecResult:
+    account = trial.target.guest_account(trial.driver, uuid)
+    return trial.driver.guest_exec(uuid, command, credentials=account, **options)
+
+
 @check(GUEST_001)
 def password_is_taken(trial: Trial) -> None:
     uuid, other = booted(trial), booted(trial)
     for password in (_PASSWORD, f"{_PASSWORD} 'second\" \\"):
-        trial.driver.set_guest_password(uuid, "root", SecretStr(password))
+        _set_password(trial, uuid, "root", password)
         accepts = trial.target.accepts_password(trial.driver, uuid, "root", password)
         trial.check(accepts, "the guest does not take the password that was set")
     old = trial.target.accepts_password(trial.driver, uuid, "root", _PASSWORD)
@@ -117,7 +129,7 @@ def password_is_taken(trial: Trial) -> None:
 def user_is_unknown(trial: Trial) -> None:
     uuid = booted(trial)
     with trial.unchanged(), trial.raises(errors.InvalidRequest):
-        trial.driver.set_guest_password(uuid, "hvct-nobody", SecretStr(_PASSWORD))
+        _set_password(trial, uuid, "hvct-nobody", _PASSWORD)
 
 
 @check(GUEST_003)
@@ -164,7 +176,7 @@ def thawing_twice_is_a_success(trial: Trial) -> None:
 @check(GUEST_006)
 def runs_a_program(trial: Trial) -> None:
     uuid = booted(trial)
-    run = trial.driver.guest_exec
+    run = partial(_run, trial)
     hostile = ["a b", "$(id)", "; false", "'\"\\", "*"]
     echoed = run(uuid, ["/bin/echo", *hostile])
     expected = (0, " ".join(hostile).encode() + b"\n", b"")
@@ -181,7 +193,7 @@ def runs_a_program(trial: Trial) -> None:
 def program_is_unknown(trial: Trial) -> None:
     uuid = booted(trial)
     with trial.unchanged(), trial.raises(errors.InvalidRequest):
-        trial.driver.guest_exec(uuid, ["/hvct/no-such-program"])
+        _run(trial, uuid, ["/hvct/no-such-program"])
 
 
 @check(GUEST_008)
@@ -190,7 +202,7 @@ def program_outlives_the_deadline(trial: Trial) -> None:
     with trial.target.endless_program(trial.driver, uuid) as command:
         began = time.monotonic()
         with trial.raises(errors.OutcomeUnknown):
-            trial.driver.guest_exec(uuid, command, timeout=0.5 * trial.target.time_scale)
+            _run(trial, uuid, command, timeout=0.5 * trial.target.time_scale)
         took = time.monotonic() - began
         trial.check(took < 0.5 * trial.target.time_scale + 60, f"it took {took:.1f} seconds")
 

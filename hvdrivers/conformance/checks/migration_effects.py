@@ -4,10 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
+from uuid import UUID
 
-from hvdrivers.conformance.checks.migration import MIGR_004, MIGR_012, Elsewhere, has, movable
-from hvdrivers.conformance.engine.assertions import booted, some_slice
+from pydantic import SecretBytes
+
+from hvdrivers.conformance.checks.migration import (
+    MIGR_004,
+    MIGR_012,
+    Elsewhere,
+    firmware,
+    has,
+    movable,
+)
+from hvdrivers.conformance.engine.assertions import booted, expect_state, some_slice
 from hvdrivers.conformance.engine.clauses import Case, check, clause
 from hvdrivers.conformance.engine.cutting import named, striking
 from hvdrivers.conformance.engine.trial import Trial
@@ -15,6 +26,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.models.migration import BlockerKind
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import VolumeAttachment, VolumeEncryption
 
 MIGR_015 = clause(
     "MIGR-015",
@@ -38,6 +50,12 @@ MIGR_018 = clause(
     "MIGR-018",
     "cold_migrate() to the host that the instance is on already raises InvalidRequest and changes"
     " nothing",
+    operation="cold_migrate",
+)
+MIGR_029 = clause(
+    "MIGR-029",
+    "a machine that moves takes nothing of the host's other machines along: what those have, the"
+    " secret of an encrypted volume too, is there, and they start with it",
     operation="cold_migrate",
 )
 TAG = "hvct"
@@ -180,3 +198,39 @@ def is_there_already_when_stopped(trial: Trial) -> None:
     with trial.raises(errors.InvalidRequest):
         there.driver.cold_migrate(uuid, there.destination)
     trial.equal(there.picture(), before, "the host that it is on")
+
+
+@check(MIGR_029)
+def others_keep_what_they_have(trial: Trial) -> None:
+    driver, target = trial.driver, trial.target
+    with ExitStack() as stack:
+        volumes: tuple[VolumeAttachment, ...] = ()
+        if trial.has(Capability.ENCRYPTED_VOLUME):
+            volume = stack.enter_context(target.locked_volume(driver, b"hvct-passphrase"))
+            secret = VolumeEncryption(provider="luks", secret=SecretBytes(b"hvct-passphrase"))
+            volumes = (VolumeAttachment(volume=volume, encryption=secret),)
+        elif trial.has(Capability.HOST_VOLUMES):
+            volumes = (VolumeAttachment(volume=trial.volume()),)
+        vifs = (target.vif("hvct-stays"),)
+        stays = trial.spawn(start=False, volumes=volumes, vifs=vifs, **firmware(trial)).uuid
+        there = Elsewhere(trial)
+        moves = movable(trial, start=False)
+        there.expect(moves)
+        before = driver.get_instance(stays)
+        residue = _of(trial, stays)
+        driver.cold_migrate(moves, there.destination)
+        trial.equal(driver.get_instance(stays), before, "the other machine")
+        trial.equal(_of(trial, stays), residue, "what the host has of the other machine")
+        driver.power_on(stays)
+        expect_state(trial, stays, InstanceState.RUNNING, "started after another one has moved")
+        if trial.has(Capability.ENCRYPTED_VOLUME):
+            opened = target.opened(driver, stays, volumes[0].volume_id)
+            trial.check(opened, "the other machine has lost the passphrase of its volume")
+        driver.power_off(stays)
+        for each in volumes:
+            driver.detach_volume(stays, each.volume_id)
+
+
+def _of(trial: Trial, uuid: UUID) -> set[str]:
+    found = trial.observer.residue() if trial.observer is not None else ()
+    return {each for each in found if str(uuid) in each}

@@ -10,6 +10,7 @@ from hvdrivers.conformance.engine.clauses import check, clause
 from hvdrivers.conformance.engine.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.models.migration import Destination, MigrationPhase
 from hvdrivers.models.progress import Progress
 from hvdrivers.models.state import InstanceState
@@ -53,6 +54,13 @@ MIGR_014 = clause(
     "MIGR-014",
     "what a migration's progress callback raises comes back, and stops it: the machine is at the"
     " source alone",
+    operation="live_migrate",
+)
+MIGR_030 = clause(
+    "MIGR-030",
+    "what another connection changes while a live migration runs holds wherever the instance is"
+    " afterwards, or raises DeviceBusy, InvalidState or OperationTimeout and changes nothing; only"
+    " OutcomeUnknown leaves open which",
     operation="live_migrate",
 )
 
@@ -203,3 +211,69 @@ def callback_stops_it(trial: Trial) -> None:
     finally:
         trial.equal(there.picture(), before, "the destination")
     trial.check(came_back, "the callback's own exception did not come back")
+
+
+_REFUSED = (errors.DeviceBusy, errors.InvalidState, errors.OperationTimeout)
+
+
+class _Told:
+    """Metadata that another connection sets while a migration runs."""
+
+    def __init__(self, trial: Trial, uuid: UUID, before: dict[str, str]) -> None:
+        told = {**before, "hvct": "meanwhile"}
+        self._trial = trial
+        self._uuid = uuid
+        try:
+            trial.other.set_metadata(uuid, told, timeout=trial.deadline(5))
+            self.may_be = [told]
+        except (*_REFUSED, errors.InstanceNotFound):
+            self.may_be = [before]
+        except errors.OutcomeUnknown:
+            self.may_be = [before, told]
+
+    def expect(self, host: ComputeDriver) -> None:
+        for when in ("after the migration", "after a restart"):
+            found = dict(host.get_instance(self._uuid).metadata)
+            allowed = found in self.may_be
+            self._trial.check(allowed, f"metadata {when}: {found}, not {self.may_be}")
+            host.power_off(self._uuid)
+            host.power_on(self._uuid)
+
+
+@check(MIGR_030, needs=[Capability.LIVE_MIGRATION_ABORT])
+def change_before_an_abort(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial)
+    there.expect(uuid)
+    before = dict(trial.driver.get_instance(uuid).metadata)
+    with trial.target.restless_guest(trial.driver, uuid):
+        move = UnderWay(trial, uuid, there.destination)
+        told = _Told(trial, uuid, before)
+        trial.driver.abort_migration(uuid)
+        move.ended()
+    told.expect(trial.driver)
+
+
+@check(MIGR_030)
+def change_before_the_switch(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial)
+    there.expect(uuid)
+    before = dict(trial.driver.get_instance(uuid).metadata)
+    error: list[BaseException] = []
+
+    def move() -> None:
+        try:
+            trial.driver.live_migrate(uuid, there.destination)
+        except errors.DeviceBusy:
+            pass  # the change was first: the instance has not moved
+        except BaseException as found:  # noqa: BLE001 - the thread that waits looks at it
+            error.append(found)
+
+    thread = threading.Thread(target=move, daemon=True)
+    thread.start()
+    told = _Told(trial, uuid, before)
+    thread.join(trial.patience(120) + 3)
+    trial.check(not thread.is_alive(), "live_migrate() does not come back")
+    trial.equal(error, [], "errors of a migration meanwhile")
+    told.expect(there.driver if has(there.driver, uuid) else trial.driver)

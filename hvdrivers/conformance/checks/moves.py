@@ -7,8 +7,9 @@ from typing import Any
 from uuid import UUID
 
 from hvdrivers.conformance.checks.migration import Elsewhere, has, movable
+from hvdrivers.conformance.checks.storage_servers import served_kinds
 from hvdrivers.conformance.engine.assertions import IMPOSSIBLE_MEMORY_MIB, larger
-from hvdrivers.conformance.engine.clauses import Case, check, clause
+from hvdrivers.conformance.engine.clauses import Case, Level, check, clause
 from hvdrivers.conformance.engine.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
@@ -55,6 +56,14 @@ MOVE_007 = clause(
     "MOVE-007",
     "destroy() of the source of a move leaves nothing of it, at the destination either",
     operation="prepare_move",
+)
+
+MOVE_009 = clause(
+    "MOVE-009",
+    "what a storage server asks for goes along with a machine that moves: after confirm_move() the"
+    " source has nothing of it, after revert_move() the destination",
+    operation="prepare_move",
+    level=Level.SHOULD,
 )
 
 MOVE_008 = clause(
@@ -158,6 +167,27 @@ def nothing_stays_behind(trial: Trial) -> None:
     there.driver.power_on(uuid)
     state = there.driver.get_instance(uuid).state
     trial.equal(state, InstanceState.RUNNING, "state at the destination")
+
+
+@check(MOVE_009, cases=served_kinds())
+def secrets_go_along(trial: Trial, kind: Capability) -> None:
+    there = Elsewhere(trial)
+    before = _picture(trial, there)
+    with trial.target.served_volume(trial.driver, kind) as volume:
+        attachment = VolumeAttachment(volume=volume)
+        uuid = movable(trial, start=False, volumes=(attachment,))
+        there.expect(uuid)
+        mine = trial.picture()
+        to = there.destination.model_copy(update={"volumes": (attachment,)})
+        there.driver.finish_move(trial.driver.prepare_move(uuid, to))
+        there.driver.destroy(uuid)
+        trial.driver.revert_move(uuid)
+        trial.equal(_picture(trial, there), [mine, before[1]], "both hosts after revert_move()")
+        there.driver.finish_move(trial.driver.prepare_move(uuid, to))
+        trial.driver.confirm_move(uuid)
+        trial.equal(trial.picture(), before[0], "the source after confirm_move()")
+        there.driver.destroy(uuid)
+        trial.equal(_picture(trial, there), before, "both hosts after destroy()")
 
 
 @check(MOVE_003)

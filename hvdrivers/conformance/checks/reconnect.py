@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import SecretBytes
+
 from hvdrivers.conformance.checks.migration import Elsewhere, movable
 from hvdrivers.conformance.checks.storage import shown_volume
 from hvdrivers.conformance.engine.assertions import expect_state
@@ -10,7 +12,7 @@ from hvdrivers.conformance.engine.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.volume import VolumeAttachment
+from hvdrivers.models.volume import Volume, VolumeAttachment, VolumeEncryption
 
 RECON_001 = clause(
     "RECON-001",
@@ -37,6 +39,12 @@ RECON_004 = clause(
     " were",
     operation="cold_migrate",
     needs=[Capability.RECONNECT],
+)
+RECON_005 = clause(
+    "RECON-005",
+    "after reconnect() an encrypted volume is opened with the passphrase of the new attachment",
+    operation="reconnect",
+    needs=[Capability.ENCRYPTED_VOLUME],
 )
 _NIC, _OTHER = "hvct-nic", "hvct-other"
 
@@ -84,6 +92,24 @@ def volume_is_the_other(trial: Trial, boot_index: int | None) -> None:
         trial.driver.delete_volume(other.volume_id)
 
 
+@check(RECON_005)
+def new_passphrase_opens_it(trial: Trial) -> None:
+    driver, target = trial.driver, trial.target
+
+    def attachment(volume: Volume, word: bytes) -> VolumeAttachment:
+        secret = VolumeEncryption(provider="luks", secret=SecretBytes(word))
+        return VolumeAttachment(volume=volume, encryption=secret)
+
+    with target.locked_volume(driver, b"hvct-right") as volume:
+        wrong = attachment(volume, b"hvct-wrong")
+        uuid = trial.spawn(start=False, volumes=(wrong,)).uuid
+        driver.reconnect(uuid, volumes=(attachment(volume, b"hvct-right"),))
+        driver.power_on(uuid)
+        trial.check(target.opened(driver, uuid, volume.volume_id), "the new one did not open it")
+        driver.power_off(uuid)
+        driver.detach_volume(uuid, volume.volume_id)
+
+
 @check(RECON_002)
 def nic_is_wired_anew(trial: Trial) -> None:
     with trial.target.passing_network(_NIC) as gone:
@@ -126,11 +152,11 @@ def unknown_volume_changes_nothing(trial: Trial) -> None:
 def has_them_at_the_destination(trial: Trial) -> None:
     there = Elsewhere(trial)
     with trial.target.passing_network(_NIC) as gone:
-        uuid = movable(trial, start=False, vifs=(gone, trial.target.vif(_OTHER)))
+        uuid = movable(trial, start=False, vifs=(gone, trial.target.movable_vif(_OTHER)))
         there.expect(uuid)
     with trial.unchanged(), trial.raises(errors.InvalidRequest):
         trial.driver.cold_migrate(uuid, there.destination)
-    wired = there.destination.model_copy(update={"vifs": (trial.target.vif(_NIC),)})
+    wired = there.destination.model_copy(update={"vifs": (trial.target.movable_vif(_NIC),)})
     trial.driver.cold_migrate(uuid, wired)
     found = [each.id for each in there.driver.get_instance(uuid).vifs]
     trial.equal(found, [_NIC, _OTHER], "NICs at the destination")

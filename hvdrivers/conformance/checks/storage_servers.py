@@ -30,12 +30,13 @@ STOR_077 = clause(
 )
 
 
-def _kinds() -> Iterator[Case]:
+def served_kinds() -> Iterator[Case]:
+    """A case for each kind of storage server."""
     for kind in SERVED_VOLUMES:
         yield Case(kind.value.removeprefix("volume-"), (kind,), needs=frozenset({kind}))
 
 
-@check(STOR_076, cases=_kinds())
+@check(STOR_076, cases=served_kinds())
 def is_a_volume_as_any(trial: Trial, kind: Capability) -> None:
     driver = trial.driver
     with trial.target.served_volume(driver, kind) as volume:
@@ -65,7 +66,7 @@ def is_a_volume_as_any(trial: Trial, kind: Capability) -> None:
             driver.detach_volume(other, volume.volume_id)
 
 
-@check(STOR_077, cases=_kinds())
+@check(STOR_077, cases=served_kinds())
 def grows_at_its_server(trial: Trial, kind: Capability) -> None:
     driver = trial.driver
     with trial.target.served_volume(driver, kind) as volume:

@@ -116,11 +116,11 @@ PLANS: dict[str, Plan] = {
     "begin_backup": Plan(steps.op("begin_backup"), steps.running, refused=(errors.DeviceBusy,)),
     "end_backup": Plan(steps.op("end_backup"), steps.then(steps.running, "begin_backup")),
     "set_guest_password": Plan(
-        steps.op("set_guest_password", "root", SecretStr("hvct-secret")), steps.agent
+        steps.guest_op("set_guest_password", "root", SecretStr("hvct-secret")), steps.agent
     ),
     "freeze": Plan(steps.op("freeze"), steps.agent),
     "thaw": Plan(steps.op("thaw"), steps.then(steps.agent, "freeze")),
-    "guest_exec": Plan(steps.op("guest_exec", ["/bin/true"]), steps.agent),
+    "guest_exec": Plan(steps.guest_op("guest_exec", ["/bin/true"]), steps.agent),
     "enter_maintenance": Plan(
         lambda t, _, s: t.driver.enter_maintenance(timeout=s),
         steps.empty_host,

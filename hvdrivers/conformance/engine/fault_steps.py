@@ -44,6 +44,13 @@ def op(name: str, *args: Any, **kwargs: Any) -> Call:
     )
 
 
+def guest_op(name: str, *args: Any) -> Call:
+    """An operation of the guest's agent, with an account if it always asks for one."""
+    return lambda trial, uuid, timeout: getattr(trial.driver, name)(
+        uuid, *args, credentials=trial.target.guest_account(trial.driver, uuid), timeout=timeout
+    )
+
+
 def everything(trial: Trial) -> dict[str, Any]:
     changes = {**trial.everything(), "start": False}
     if trial.has(Capability.VGPU) and (wanted := free_slice(trial)) is not None:

@@ -20,7 +20,7 @@ import pytest
 
 from hvdrivers.conformance.engine.clauses import Check, Level, Tier, catalogue
 from hvdrivers.conformance.engine.known import read_known_issues
-from hvdrivers.conformance.engine.pytest_plugin import COLLECTED, RESULT
+from hvdrivers.conformance.engine.pytest_keys import COLLECTED, RESULT
 from hvdrivers.conformance.engine.report import BAD, GOOD, CheckResult, Report, Status
 from hvdrivers.conformance.engine.runner import KnownIssue, Session, selected
 from hvdrivers.conformance.engine.summary import sentence

@@ -17,19 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hvdrivers.conformance.engine.pytest_keys import COLLECTED, RESULT
+
 if TYPE_CHECKING:
-    from hvdrivers.conformance.engine.items import Checks
-    from hvdrivers.conformance.engine.report import CheckResult
     from hvdrivers.fake.faults import Faults
     from hvdrivers.fake.host import FakeHost
 
 _HERE = Path(__file__).parents[1]
 _SUITE = "hvdrivers.conformance"
-
-RESULT: pytest.StashKey[CheckResult] = pytest.StashKey()
-"""Of an item: what its check found."""
-COLLECTED: pytest.StashKey[list[Checks]] = pytest.StashKey()
-"""Of the configuration: the suites that have run."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -194,6 +194,11 @@ class Target(ABC):
         """Whether the guest takes this password for this user."""
         raise PreconditionMissing("the target cannot log in to a guest (accepts_password)")
 
+    def guest_account(self, driver: ComputeDriver, uuid: UUID) -> GuestCredentials | None:
+        """An account that may do everything in the guest, where its agent always asks for one
+        (VMware Tools do). No check changes its password. None: the agent asks for none."""
+        return None
+
     @contextmanager
     def account_needed(self, driver: ComputeDriver, uuid: UUID) -> Iterator[GuestCredentials]:
         """Make the guest's agent ask for this account meanwhile."""

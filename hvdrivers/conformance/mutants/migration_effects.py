@@ -16,6 +16,7 @@ from hvdrivers.fake.moving import Moving
 from hvdrivers.fake.records import Machine, Migration
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.events import LifecycleKind
+from hvdrivers.models.instance import Metadata
 from hvdrivers.models.migration import Blocker, BlockerKind, Destination, MigrationPlan
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState
@@ -320,3 +321,34 @@ class NeighboursNicsBlock(FakeDriver):
         ) -> Iterator[Blocker]:
             for each in self.host.ours():
                 yield from super().network_blockers(each, target, destination)
+
+
+@mutant("MIGR-029")
+class TakesTheSecretsOfOthers(FakeDriver):
+    """All secrets of the host move with the first machine that does."""
+
+    class moving_type(Moving):
+        def switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+            super().switch_host(operation, uuid, destination)
+            self.host.secrets.clear()
+
+
+@mutant("MIGR-029")
+class TakesTheVariablesOfOthers(FakeDriver):
+    """So do the firmware variables."""
+
+    class moving_type(Moving):
+        def switch_host(self, operation: str, uuid: UUID, destination: Destination) -> None:
+            super().switch_host(operation, uuid, destination)
+            self.host.nvram.clear()
+
+
+@mutant("MIGR-030")
+class LosesWhatIsChangedMeanwhile(FakeDriver):
+    """What is written to the source while its machine leaves is told as done, and gone."""
+
+    def set_metadata(self, uuid: UUID, metadata: Metadata, *, timeout: float | None = None) -> None:
+        machine = self.fake_host.machines.get(uuid)
+        leaves = machine is not None and machine.migration is not None and machine.migration.active
+        if not leaves:
+            super().set_metadata(uuid, metadata, timeout=timeout)

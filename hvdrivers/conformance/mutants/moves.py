@@ -183,3 +183,13 @@ class PreparesASmallerDisk(FakeDriver):
 
     def _check_size_of_move(self, machine: Machine, flavor: Flavor) -> None:
         super()._check_size_of_move(machine, flavor.model_copy(update={"disk_gib": 0}))
+
+
+@mutant("MOVE-009")
+class ConfirmedLeavesSecrets(FakeDriver):
+    """The passwords for storage servers stay on the host that the machine has left."""
+
+    def confirm_move(self, uuid: UUID, *, timeout: float | None = None) -> None:
+        before = dict(self.fake_host.secrets)
+        super().confirm_move(uuid, timeout=timeout)
+        self.fake_host.secrets |= before

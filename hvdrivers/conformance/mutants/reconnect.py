@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -24,8 +25,8 @@ class _Reconnects(FakeDriver):
         self,
         uuid: UUID,
         *,
-        volumes: tuple[VolumeAttachment, ...] = (),
-        vifs: tuple[Vif, ...] = (),
+        volumes: Sequence[VolumeAttachment] = (),
+        vifs: Sequence[Vif] = (),
         timeout: float | None = None,
     ) -> None:
         self.instead(uuid, volumes, vifs, super().reconnect)
@@ -50,6 +51,16 @@ class ReconnectForgetsTheBootVolume(_Reconnects):
         usual(uuid, volumes=volumes, vifs=vifs)
         for disk in self.fake_host.machines[uuid].volumes.values():
             disk.attachment = disk.attachment.model_copy(update={"boot_index": None})
+
+
+@mutant("RECON-005")
+class KeepsTheOldPassphrase(_Reconnects):
+    """A volume behind a new connection is opened with the passphrase of the old one."""
+
+    def instead(self, uuid: UUID, volumes: Any, vifs: Any, usual: Any) -> None:
+        before = dict(self.fake_host.secrets)
+        usual(uuid, volumes=volumes, vifs=vifs)
+        self.fake_host.secrets |= before
 
 
 @mutant("RECON-002")

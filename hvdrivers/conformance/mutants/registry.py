@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from hvdrivers.contract.driver import Driver
@@ -55,8 +56,6 @@ def mutant(killed_by: str) -> Callable[[_D], _D]:
 
 def mutants() -> list[Mutant]:
     """All of them, by topic and name."""
-    import hvdrivers.conformance.mutants as package
-
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{__package__}.{module.name}")
     return sorted(_MUTANTS.values(), key=lambda each: (each.topic, each.name))

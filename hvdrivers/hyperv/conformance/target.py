@@ -28,7 +28,7 @@ from hvdrivers.conformance.engine.target import Target
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.driverkit.images import staging_name
-from hvdrivers.guard import guarded
+from hvdrivers.guard import guarded, unguarded
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.conformance import marks
 from hvdrivers.hyperv.conformance.devices import lend_devices
@@ -182,7 +182,7 @@ class HypervTarget(Target):
         return self._observer
 
     def faults(self, driver: ComputeDriver) -> FaultSeam:
-        return HypervSeam(_inner(driver).session.seam, self.service.faults)
+        return HypervSeam(unguarded(driver, HypervDriver).session.seam, self.service.faults)
 
     @contextmanager
     def broken_connection(self, driver: ComputeDriver) -> Iterator[None]:
@@ -375,10 +375,3 @@ class HypervTarget(Target):
         self.service.close()
         self.host.close()
         self._folder.cleanup()
-
-
-def _inner(driver: ComputeDriver) -> HypervDriver:
-    inner = getattr(driver, "_driver", driver)
-    if not isinstance(inner, HypervDriver):
-        raise PreconditionMissing("there is a seam only in the driver of this package")
-    return inner

@@ -7,12 +7,9 @@ import socket
 import ssl
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from hvdrivers.hyperv.simulator.wsman_auth import Authentication, Unauthorised
-
-if TYPE_CHECKING:
-    from hvdrivers.hyperv.simulator.wsman import WsmanServer
 
 _log = logging.getLogger("hvdrivers.hyperv.simulator")
 _LINE = 65536
@@ -33,12 +30,39 @@ class Raw(Exception):
         self.body = body
 
 
+class Machine(Protocol):
+    """What the service runs on."""
+
+    @property
+    def up(self) -> bool:
+        """Whether it is switched on."""
+
+
+class Service(Protocol):
+    """What answers the messages that come by HTTP."""
+
+    @property
+    def host(self) -> Machine: ...
+
+    def opened(self, connection: socket.socket) -> None:
+        """A client has connected."""
+
+    def closed(self, connection: socket.socket) -> None:
+        """It has gone, or is sent away."""
+
+    def authentication(self, connection: socket.socket) -> Authentication:
+        """The state of a new connection."""
+
+    def answer(self, data: bytes, user: str) -> tuple[int, bytes]:
+        """Status and body for a message."""
+
+
 class Listener(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
     tls: ssl.SSLContext | None = None
 
-    def __init__(self, address: tuple[str, int], service: WsmanServer) -> None:
+    def __init__(self, address: tuple[str, int], service: Service) -> None:
         self.service = service
         super().__init__(address, Handler)
 

@@ -28,7 +28,7 @@ from hvdrivers.conformance.engine import image_files as imagefiles
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.driverkit.images import staging_name
-from hvdrivers.guard import guarded
+from hvdrivers.guard import guarded, unguarded
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.conformance.guest import in_time
 from hvdrivers.libvirt.conformance.observer import LibvirtObserver
@@ -185,7 +185,7 @@ class LibvirtTarget(StorageGuest):
 
     def faults(self, driver: ComputeDriver) -> FaultSeam:
         to_daemon(self._config.uri)  # what cannot be cut is known before anything is tried
-        return LibvirtSeam(_inner(driver).connection, self._cut)
+        return LibvirtSeam(unguarded(driver, LibvirtDriver).connection, self._cut)
 
     @contextmanager
     def slowed(self, operation: str, seconds: float) -> Iterator[None]:
@@ -343,7 +343,7 @@ class LibvirtTarget(StorageGuest):
 
     @contextmanager
     def broken_connection(self, driver: ComputeDriver) -> Iterator[None]:
-        self._cut(_inner(driver).connection)
+        self._cut(unguarded(driver, LibvirtDriver).connection)
         yield
 
     def _cut(self, connection: Connection) -> None:
@@ -362,10 +362,3 @@ class LibvirtTarget(StorageGuest):
         if pid is None:
             raise PreconditionMissing("the daemon is on another machine")
         return Path(f"/proc/{pid}/root") / path.lstrip("/")
-
-
-def _inner(driver: ComputeDriver) -> LibvirtDriver:
-    inner = getattr(driver, "_driver", driver)
-    if not isinstance(inner, LibvirtDriver):
-        raise PreconditionMissing("there is a seam only in the driver of this package")
-    return inner

@@ -14,6 +14,7 @@ from hvdrivers.conformance.engine.observer import PreconditionMissing
 from hvdrivers.conformance.engine.target import Target
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.images.sparse import iter_chunks
+from hvdrivers.models.guest import GuestCredentials
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.conformance.observer import addresses, devices_in
 from hvdrivers.vmware.conformance.raw_server import RawServer
@@ -24,9 +25,12 @@ from hvdrivers.vmware.names import split_path
 class PlayedGuest(Target):
     """The half of the vSphere target that does what a guest would do."""
 
-    def __init__(self, server: RawServer, config: VmwareConfig) -> None:
+    def __init__(
+        self, server: RawServer, config: VmwareConfig, account: GuestCredentials | None = None
+    ) -> None:
         self.server = server
         self.config = config
+        self._account = account
 
     def _flat_file(self, uuid: UUID, disk: str) -> str:
         obj = self.server.machine(uuid)
@@ -107,6 +111,34 @@ class PlayedGuest(Target):
             yield
         finally:
             self.wait_booted(driver, uuid)
+
+    def guest_account(self, driver: ComputeDriver, uuid: UUID) -> GuestCredentials:
+        if self._account is None:
+            raise PreconditionMissing(
+                "the target names no account of its guest (guest_user=, guest_password=)"
+            )
+        return self._account
+
+    @contextmanager
+    def account_needed(self, driver: ComputeDriver, uuid: UUID) -> Iterator[GuestCredentials]:
+        """VMware Tools always ask for one."""
+        yield self.guest_account(driver, uuid)
+
+    def accepts_password(self, driver: ComputeDriver, uuid: UUID, user: str, password: str) -> bool:
+        account = vim.vm.guest.NamePasswordAuthentication(
+            username=user, password=password, interactiveSession=False
+        )
+        manager = self.server.content.guestOperationsManager
+        processes = self.server.of(manager, "processManager")["processManager"]
+        try:
+            processes.ListProcessesInGuest(self.server.machine(uuid), account, [])
+        except vim.fault.InvalidGuestLogin:
+            return False
+        return True
+
+    @contextmanager
+    def endless_program(self, driver: ComputeDriver, uuid: UUID) -> Iterator[Sequence[str]]:
+        yield ["/bin/sleep", "3600"]
 
     def set_extra(self, uuid: UUID, key: str, value: str) -> None:
         spec = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key=key, value=value)])

@@ -27,7 +27,8 @@ from hvdrivers.conformance.engine.observer import FaultSeam, Observer, Precondit
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.driverkit import staging_name
-from hvdrivers.guard import guarded
+from hvdrivers.guard import guarded, unguarded
+from hvdrivers.models.guest import GuestCredentials
 from hvdrivers.models.image import ImageFormat, ImageRef
 from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.vif import DvsVif, NetworkVif, Vif
@@ -74,6 +75,8 @@ class VmwareTarget(PlayedGuest):
         network: a network of the host for NICs.
         other: name of another cluster or host of the vCenter, that machines can move to.
         unfit: name of one that is in maintenance and reaches no datastore and no network.
+        guest_user: an account of the image that may do everything in it, as root.
+        guest_password: its password.
         wake: what starts an ESXi host again that was shut down. None: it must stay up.
         thorough: False: of each change a few calls are cut, by the seed, instead of all.
         options: fields of VmwareConfig.
@@ -91,6 +94,8 @@ class VmwareTarget(PlayedGuest):
         thorough: bool = True,
         other: str | None = None,
         unfit: str | None = None,
+        guest_user: str | None = None,
+        guest_password: str = "",
         wake: Callable[[], object] | None = None,
         **options: Any,
     ) -> None:
@@ -103,7 +108,10 @@ class VmwareTarget(PlayedGuest):
         self._thorough = thorough
         self._other, self._unfit = other, unfit
         self._wake = wake
-        super().__init__(RawServer(self.config), self.config)
+        account = None
+        if guest_user is not None:
+            account = GuestCredentials(user=guest_user, password=guest_password)
+        super().__init__(RawServer(self.config), self.config, account)
         self._observer = VmwareObserver(self.server, self.config.directory, self.config.compute)
         self._folder: TemporaryDirectory[str] | None = None
 
@@ -182,12 +190,12 @@ class VmwareTarget(PlayedGuest):
         return self._observer
 
     def faults(self, driver: ComputeDriver) -> FaultSeam:
-        return VmwareSeam(_inner(driver), self.server)
+        return VmwareSeam(unguarded(driver, VmwareDriver), self.server)
 
     @contextmanager
     def broken_connection(self, driver: ComputeDriver) -> Iterator[None]:
         """The sessions end, as with a server that was started anew, and the connections break."""
-        inner = _inner(driver)
+        inner = unguarded(driver, VmwareDriver)
         end_sessions(self.server)
         inner.session.transport.cut()
         inner.listener.transport.cut()
@@ -199,7 +207,7 @@ class VmwareTarget(PlayedGuest):
         simulator has it, has an old one."""
         name = staging_name(key)
         content, where = self.server.content, self.server.datacenter[0]
-        folder = _inner(driver).folders.path("images", name)
+        folder = unguarded(driver, VmwareDriver).folders.path("images", name)
         content.fileManager.MakeDirectory(folder, where, True)
         try:
             self.server.file(f"{folder}/disk-4096-flat.vmdk", b"half of it")
@@ -354,10 +362,3 @@ class VmwareTarget(PlayedGuest):
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
-
-
-def _inner(driver: ComputeDriver) -> VmwareDriver:
-    inner = getattr(driver, "_driver", driver)
-    if not isinstance(inner, VmwareDriver):
-        raise PreconditionMissing("there is a seam only in the driver of this package")
-    return inner

@@ -350,6 +350,20 @@ def test_a_user_and_a_password_of_other_letters(
     PowerShell.open(config(**given), 60).close()
 
 
+def test_what_powershell_says_before_it_ends_is_told(
+    config: Callable[..., HypervConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "pwsh"
+    broken.write_text("#!/bin/sh\necho 'libicu is missing' >&2\nexit 2\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("HVDRIVERS_PWSH", str(broken))
+    with WsmanServer(users={"Administrator": "pw"}) as server:
+        there = config(port=server.port, password="pw")
+        with pytest.raises(errors.ConnectionFailed) as caught:
+            PowerShell.open(there, 60)
+    assert "libicu is missing" in (caught.value.hint or "")
+
+
 def test_a_wrong_password_is_authentication_failed(config: Callable[..., HypervConfig]) -> None:
     for authentication in ("basic", "ntlm"):
         with pytest.raises(errors.AuthenticationFailed):

@@ -40,7 +40,11 @@ UNTRIED = {
     "GUEST-003/account_is_asked_for_by_exec": "nor here",
     **{
         f"{check}[{kind}]": "the host of this run reaches no storage server"
-        for check in ("STOR-076/is_a_volume_as_any", "STOR-077/grows_at_its_server")
+        for check in (
+            "STOR-076/is_a_volume_as_any",
+            "STOR-077/grows_at_its_server",
+            "MOVE-009/secrets_go_along",
+        )
         for kind in ("iscsi", "rbd", "nfs")
     },
     "MIGR-025/has_no_room_there": "nor here",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.models.console import ConsoleKind
@@ -14,13 +15,21 @@ from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.vif import NetworkVif
 from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
+from hvdrivers.vmware.conformance.target import VmwareTarget
 from hvdrivers.vmware.driver import VmwareDriver
 from tests.integration.vmware.conftest import SpecFactory
-from tests.peers.vcsim import VcsimPeer
+from tests.peers.vcsim import GUEST_PASSWORD, GUEST_USER, VcsimPeer
 
 READ = "RetrievePropertiesEx"
 WAITS = frozenset({"CreatePropertyCollector", "CreateFilter", "WaitForUpdatesEx"})
 """Calls of a task that was not finished at the first look."""
+
+
+@pytest.fixture
+def target(peer: VcsimPeer) -> Iterator[VmwareTarget]:
+    made = VmwareTarget(**peer.options, guest_user=GUEST_USER, guest_password=GUEST_PASSWORD)
+    yield made
+    made.close()
 
 
 def calls(driver: VmwareDriver, operation: Callable[[], Any]) -> Counter[str]:
@@ -212,6 +221,35 @@ def test_screen_and_guest(driver: VmwareDriver, machine: Any) -> None:
     }
     assert calls(driver, lambda: driver.inject_nmi(machine)) == {READ: 1, "SendNMI": 1}
     assert calls(driver, lambda: driver.guest_addresses(machine)) == {READ: 1}
+
+
+def test_inside_the_guest(driver: VmwareDriver, target: VmwareTarget, machine: Any) -> None:
+    driver.power_on(machine)
+    target.wait_booted(driver, machine)
+    account = target.guest_account(driver, machine)
+    silent = {
+        READ: 1,
+        "CreateTemporaryDirectoryInGuest": 1,
+        "InitiateFileTransferToGuest": 1,
+        "PUT /guestFile": 1,
+        "StartProgramInGuest": 1,
+        "ListProcessesInGuest": 1,
+        "InitiateFileTransferFromGuest": 2,
+        "DeleteDirectoryInGuest": 1,
+    }
+
+    def run(*command: str) -> Counter[str]:
+        return calls(driver, lambda: driver.guest_exec(machine, command, credentials=account))
+
+    assert run("/bin/true") == silent
+    assert run("/bin/echo", "x") == {**silent, "GET /guestFile": 1}
+    assert run("/hvct/flood", "9") == {**silent, "GET /guestFile": 2}
+    password = SecretStr("hvct-Budget-1")
+    changed = calls(
+        driver,
+        lambda: driver.set_guest_password(machine, "root", password, credentials=account),
+    )
+    assert changed == silent
 
 
 def test_disks_move_in_one_task(peer: VcsimPeer, driver: VmwareDriver, machine: Any) -> None:

@@ -38,6 +38,8 @@ from tests.peers.precondition import PreconditionMissing
 SOURCE = Path(__file__).parent
 USER = "administrator@vsphere.local"
 PASSWORD = "vcsim-secret"
+GUEST_USER, GUEST_PASSWORD = "hvct-admin", "hvct-admin-secret"
+"""An account of each guest that is played, beside root."""
 
 
 def find_go() -> str:

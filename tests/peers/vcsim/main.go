@@ -14,6 +14,8 @@
 //	GET    /objects          how many objects of each kind the server has
 //	POST   /datastore        ?name=&accessible=      0: the hosts cannot reach it; 1: they can again
 //	POST   /question         ?text=                  the next machine that is switched on asks so
+//	GET    /guests           files and folders in the guests, a line each
+//	POST   /esx              ?port=                  where a vCenter says that its hosts are, for guests' files
 //	POST   /up               a host that was shut down starts
 //	POST   /kill             the process ends at once, as after a panic
 //
@@ -87,6 +89,7 @@ func (m *machine) isOff() types.BaseMethodFault {
 }
 
 func (m *machine) count(ctx *simulator.Context) {
+	insideOf(m.vm.Self).startAnew()
 	m.say(ctx, "hv-guest: starts\r\n")
 }
 
@@ -164,7 +167,11 @@ func (m *machine) RebootGuest(ctx *simulator.Context, r *types.RebootGuest) (don
 const guestBoots = time.Second
 
 func (m *machine) tools(ctx *simulator.Context, status types.VirtualMachineToolsRunningStatus) {
-	ctx.Update(m.vm, []types.PropertyChange{{Name: "guest.toolsRunningStatus", Val: string(status)}})
+	m.vm.Guest.GuestOperationsReady = types.NewBool(status == tools)
+	ctx.Update(m.vm, []types.PropertyChange{
+		{Name: "guest.toolsRunningStatus", Val: string(status)},
+		{Name: "guest.guestFamily", Val: string(types.VirtualMachineGuestOsFamilyLinuxGuest)},
+	})
 }
 
 func (m *machine) ShutdownGuest(ctx *simulator.Context, r *types.ShutdownGuest) (done soap.HasFault) {
@@ -181,6 +188,12 @@ func (m *machine) ShutdownGuest(ctx *simulator.Context, r *types.ShutdownGuest) 
 func (m *machine) PowerOnVMTask(ctx *simulator.Context, r *types.PowerOnVM_Task) (done soap.HasFault) {
 	if text := m.question(); text != "" {
 		return m.startAsking(ctx, text)
+	}
+	if fault := m.cannotStart(ctx); fault != nil {
+		task := simulator.CreateTask(m.vm, "powerOn", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+			return nil, fault
+		})
+		return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: task.Run(ctx)}}
 	}
 	ctx.WithLock(m.vm, func() {
 		if m.vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff {
@@ -212,6 +225,7 @@ func (m *machine) DestroyTask(ctx *simulator.Context, r *types.Destroy_Task) soa
 		putting(names, aside, folder)
 		_ = os.Remove(aside)
 		forgetHistory(ctx, m.vm)
+		insides.Delete(m.vm.Self)
 		return nil, fault
 	})
 	return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{Returnval: task.Run(ctx)}}
@@ -336,6 +350,13 @@ func (c *control) handle(ctx *simulator.Context, method *simulator.Method) (mo.R
 		self := types.ManagedObjectReference{Type: "PlayedIndex", Value: "index"}
 		if ctx.Session != nil && ctx.Map.Get(self) == nil {
 			ctx.Map.Put(&index{self: self})
+		}
+		method.This = self
+	}
+	if inGuest[method.Name] && ctx.Session != nil {
+		self := types.ManagedObjectReference{Type: "PlayedGuests", Value: "guests"}
+		if ctx.Map.Get(self) == nil {
+			ctx.Map.Put(&managers{self: self})
 		}
 		method.This = self
 	}
@@ -490,6 +511,7 @@ func main() {
 		hardware.NumCpuPkgs, hardware.NumCpuCores, hardware.NumCpuThreads = 2, 16, 16
 		host.Summary.Hardware = &hardware
 	}
+	equip(registry)
 	if *mode == "vpx" && *standalone > 1 {
 		unfit(registry, fmt.Sprintf("DC0_H%d", *standalone-1))
 	}
@@ -506,7 +528,10 @@ func main() {
 		configs: map[types.ManagedObjectReference]types.VirtualMachineConfigInfo{},
 	}
 	registry.Handler = state.handle
+	service.HandleFunc(guestWeb, serveGuest)
 	server := service.NewServer()
+	esxPort.Store(server.URL.Port())
+	certified(registry, server.TLS.Certificates[0].Certificate[0])
 	state.power.registry, state.power.cut = registry, server.CloseClientConnections
 
 	mux := http.NewServeMux()
@@ -517,6 +542,8 @@ func main() {
 	mux.HandleFunc("/objects", state.serveObjects(registry))
 	mux.HandleFunc("/datastore", state.serveDatastore(model.Service.Context))
 	mux.HandleFunc("/question", serveQuestion)
+	mux.HandleFunc("/guests", serveGuests)
+	mux.HandleFunc("/esx", func(_ http.ResponseWriter, r *http.Request) { esxPort.Store(r.URL.Query().Get("port")) })
 	mux.HandleFunc("/up", func(http.ResponseWriter, *http.Request) { state.power.down.Store(false) })
 	mux.HandleFunc("/kill", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	port, err := net.Listen("tcp", "127.0.0.1:0")

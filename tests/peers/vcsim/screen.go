@@ -71,7 +71,11 @@ func (m *machine) SendNMI(ctx *simulator.Context, _ *types.SendNMI) soap.HasFaul
 func (m *machine) addresses(ctx *simulator.Context, extra []types.BaseOptionValue) {
 	for _, each := range extra {
 		option := each.GetOptionValue()
-		if option.Key != "SET.guest.toolsRunningStatus" || option.Value != "guestToolsRunning" {
+		if option.Key != "SET.guest.toolsRunningStatus" {
+			continue
+		}
+		m.tools(ctx, types.VirtualMachineToolsRunningStatus(option.Value.(string)))
+		if option.Value != "guestToolsRunning" {
 			continue
 		}
 		found := m.vm.Guest.Net[:0:0]

@@ -141,12 +141,21 @@ def test_the_tutorial_reaches_core(followed: Followed) -> None:
     [
         ("lifecycle.py", "if uuid not in host.machines:", "if uuid in host.machines:", "LIFE-005"),
         ("lifecycle.py", "host.put(uuid, None)", "pass", "LIFE-003"),
-        ("power.py", 'self._change("power_off", lambda: self._power_off(uuid), until', "str(until",
-         "POWER-003"),
-        ("devices.py", "if not self._change(operation, remove, timeout):", "if False:", "NET-010"),
+        (
+            "power.py",
+            'self.link.change("power_off", lambda: self._power_off(uuid), until',
+            "str(until",
+            "POWER-003",
+        ),
+        (
+            "devices.py",
+            "if not self._link.change(operation, remove, timeout):",
+            "if False:",
+            "NET-010",
+        ),
     ],
     ids=["destroy raises", "destroy leaves it", "power_off does nothing", "nothing lets go"],
-)  # fmt: skip
+)
 def test_with_one_operation_broken_it_does_not(
     followed: Followed, tmp_path: Path, path: str, before: str, after: str, clause: str
 ) -> None:

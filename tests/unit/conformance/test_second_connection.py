@@ -14,6 +14,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.fake.conformance import FakeTarget
 from hvdrivers.fake.driver import FakeDriver
+from hvdrivers.guard import unguarded
 from hvdrivers.models.instance import InstanceInfo
 
 _SEEN = ["STOR-001", "LIFE-001", "NET-003", "POWER-002"]
@@ -73,7 +74,7 @@ def test_a_check_that_fails_spoils_it_for_no_other() -> None:
 
         def connect(self) -> ComputeDriver:
             driver = super().connect()
-            self.unwrapped.append(getattr(driver, "_driver", driver))
+            self.unwrapped.append(unguarded(driver, FakeDriver))
             return driver
 
     target = Target()

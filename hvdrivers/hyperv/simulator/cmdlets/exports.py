@@ -12,7 +12,9 @@ from uuid import UUID, uuid4
 
 from hvdrivers.hyperv.simulator.cmdlets import views
 from hvdrivers.hyperv.simulator.cmdlets.call import Call
+from hvdrivers.hyperv.simulator.cmdlets.compatibility import write_report
 from hvdrivers.hyperv.simulator.cmdlets.machinefiles import write_files
+from hvdrivers.hyperv.simulator.cmdlets.migration import compare_move
 from hvdrivers.hyperv.simulator.cmdlets.registry import cmdlet
 from hvdrivers.hyperv.simulator.errors import failed, file_error, invalid_parameter, invalid_state
 from hvdrivers.hyperv.simulator.state.devices import Config
@@ -140,56 +142,10 @@ def _incompatible(call: Call, told: Exported) -> list[tuple[str, int, str, str]]
 @cmdlet("Compare-VM")
 def compare(call: Call) -> None:
     if not call.has("Path"):
-        from hvdrivers.hyperv.simulator.cmdlets.migration import compare_move
-
         compare_move(call)
         return
     told = _read(call, call.text("Path"))
     write_report(call, told.id, told.config.name, _incompatible(call, told))
-
-
-def write_report(
-    call: Call, identity: UUID, name: str, reasons: list[tuple[str, int, str, str]]
-) -> None:
-    """Write a compatibility report; an empty list of incompatibilities means that it would work.
-
-    Each reason is a text, the id of its message (0 where Microsoft documents none), the class of
-    the part of the machine that it is about, and that part's file, or a NIC's name.
-    """
-    call.write(
-        views.thing(
-            "VMCompatibilityReport",
-            {
-                "VM": None,
-                "VMId": identity,
-                "VMName": name,
-                "OperationType": "ImportVirtualMachine"
-                if call.has("Path")
-                else "MoveVirtualMachine",
-                "Destination": call.text("DestinationHost", call.host.name),
-                "Path": call.text("Path"),
-                "Incompatibilities": [
-                    views.thing(
-                        "VMCompatibilityReportError",
-                        {
-                            "Message": text,
-                            "MessageId": number,
-                            "Source": views.thing(
-                                part,
-                                {
-                                    "VMId": identity,
-                                    "VMName": name,
-                                    "Name" if part == "VMNetworkAdapter" else "Path": where,
-                                },
-                            ),
-                        },
-                    )
-                    for text, number, part, where in reasons
-                ],
-                "ReportId": str(identity),
-            },
-        )
-    )
 
 
 @cmdlet("Import-VM")

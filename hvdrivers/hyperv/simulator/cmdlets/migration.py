@@ -4,6 +4,7 @@ import shutil
 
 from hvdrivers.hyperv.simulator.cmdlets import views
 from hvdrivers.hyperv.simulator.cmdlets.call import Call
+from hvdrivers.hyperv.simulator.cmdlets.compatibility import write_report
 from hvdrivers.hyperv.simulator.cmdlets.machinefiles import remove_files, write_files
 from hvdrivers.hyperv.simulator.cmdlets.registry import cmdlet
 from hvdrivers.hyperv.simulator.errors import (
@@ -105,8 +106,6 @@ def _with_storage(call: Call) -> bool:
 
 def compare_move(call: Call) -> None:
     """Compare-VM for a move: the reasons that speak against it."""
-    from hvdrivers.hyperv.simulator.cmdlets.exports import write_report
-
     other = _destination(call)
     for machine in call.machines("Name"):
         write_report(call, machine.id, machine.name, _blockers(call, machine, other))
