@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter, ValidationError
 
 from hvdrivers.contract.driver import ComputeDriver
-from hvdrivers.invalid import in_words
+from hvdrivers.invalid import field_of, in_words, plain
 from hvdrivers.models._once import named_twice
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import VolumeAttachment
@@ -21,6 +21,8 @@ _CONFIG = ConfigDict(
     arbitrary_types_allowed=True,
     hide_input_in_errors=True,  # what is wrong may be a secret in the wrong place
 )
+
+_ABOUT_TYPE = frozenset({"missing", "extra_forbidden", "enum", "literal_error", "timezone_aware"})
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
@@ -61,7 +63,8 @@ class Signature:
                 return f"{name}: {in_words(error, most=5)}"
             if _converted(value, checked):
                 return f"{name}: {type(value).__name__} is not what the contract says"
-            arguments[name] = checked
+            # a driver gets no list that its caller may change meanwhile
+            arguments[name] = tuple(checked) if isinstance(checked, list) else checked
         several = [
             each for value in arguments.values() if isinstance(value, tuple) for each in value
         ]
@@ -78,7 +81,7 @@ class Signature:
             return f"{type(result).__name__}: {in_words(error, most=5)}"
         if _converted(result, checked):
             return f"{type(result).__name__} in place of a model"
-        return None
+        return unkept(result)
 
 
 @functools.cache
@@ -98,6 +101,36 @@ def lacking_arguments(method: Callable[..., object], optional: frozenset[str]) -
     if any(each.kind is each.VAR_KEYWORD for each in parameters):
         return frozenset()
     return optional - {each.name for each in parameters}
+
+
+def unkept(value: Any) -> str | None:
+    """What a model that a driver made has in a field that is not of its type, without the value.
+
+    pydantic takes a model for valid because it is one; but ``model_copy(update=...)`` and
+    ``model_construct()`` check nothing. A value that is out of its field's bounds is no fault: a
+    host shows what others have made of a machine.
+    """
+    if isinstance(value, BaseModel):
+        model = type(value)
+        try:
+            model.model_validate(vars(value), strict=True)
+        except ValidationError as error:
+            wrong = [each for each in error.errors() if _is_about_type(each["type"])]
+            if wrong:
+                return "; ".join(
+                    f"{model.__name__}.{field_of(each['loc'])}: {plain(each['msg'])}"
+                    for each in wrong[:5]
+                )
+        value = vars(value).values()
+    elif isinstance(value, Mapping):
+        value = value.values()
+    elif not isinstance(value, list | tuple | frozenset):
+        return None
+    return next(filter(None, map(unkept, value)), None)
+
+
+def _is_about_type(kind: str) -> bool:
+    return kind.endswith(("_type", "_instance_of", "_attributes")) or kind in _ABOUT_TYPE
 
 
 def _converted(before: Any, after: Any) -> bool:

@@ -14,9 +14,12 @@
    is left to itself in its thread; the caller gets OperationTimeout for a read and OutcomeUnknown
    for a change, and the instance stays locked until the driver comes back. The same holds for a
    caller who is interrupted (KeyboardInterrupt): the driver goes on;
-5. has its result checked against the contract (ContractViolation), and its errors completed with
-   operation, host and instance, anything that is not of the error tree made a ContractViolation.
-   What the caller's own ``progress`` callback raises comes back as it is;
+5. has its result checked against the contract (ContractViolation): its type, the types of the
+   fields of each model in it, and whether it is about the instance or the device that was asked
+   for. Its errors are completed with operation, host and instance, and anything that is not of the
+   error tree becomes a ContractViolation. The same holds for the events and the errors of a stream
+   that watch() has returned. What the caller's own ``progress`` callback raises comes back as it
+   is;
 6. leaves one line in the log ``hvdrivers.operations``, without secrets.
 
 The guard knows nothing of any hypervisor and sends nothing by itself: it costs no round trip.
@@ -47,6 +50,7 @@ from hvdrivers.driverkit.serial import SerialLines
 from hvdrivers.guarded_call import GuardedCall
 from hvdrivers.locks import KeyLocks
 from hvdrivers.models.host import HostCheck
+from hvdrivers.raised import in_words, is_whole
 from hvdrivers.redact import blot
 from hvdrivers.workers import Workers
 
@@ -119,7 +123,17 @@ class _Guard:
         return dict(self._narrowed)
 
     def host_checks(self, *, timeout: float | None = None) -> Sequence[HostCheck]:
-        return tuple(self._driver.host_checks(timeout=timeout))
+        self._check_process()
+        name = f"{self.driver_name}: host_checks()"
+        try:
+            found = tuple(self._driver.host_checks(timeout=timeout))
+        except Exception as error:
+            if isinstance(error, errors.HypervisorError) and is_whole(error):
+                raise
+            raise errors.ContractViolation(f"{name} raised {in_words(error)}") from error
+        if not all(isinstance(each, HostCheck) for each in found):
+            raise errors.ContractViolation(f"{name} returned something else than host checks")
+        return found
 
     def why_not(self, capability: Capability) -> str | None:
         if capability not in self._declared:

@@ -15,11 +15,14 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.events import EventStream
 from hvdrivers.contract.operation import Operation
 from hvdrivers.driverkit.deadline import waitable
+from hvdrivers.guarded_stream import GuardedStream
 from hvdrivers.locks import KeyLocks
-from hvdrivers.models.instance import InstanceSpec
+from hvdrivers.models.instance import InstanceInfo, InstanceSpec
 from hvdrivers.models.migration import Move
 from hvdrivers.models.progress import Progress, ProgressCallback
-from hvdrivers.models.vif import VifBase
+from hvdrivers.models.vif import AttachedVif, VifBase
+from hvdrivers.models.volume import AttachedVolume, HostVolume
+from hvdrivers.raised import in_words, is_whole
 from hvdrivers.redact import blot_error, secrets_in
 from hvdrivers.workers import Job, Workers
 
@@ -194,16 +197,48 @@ class GuardedCall:
             error = future.exception()
             if isinstance(error, Exception | None):
                 result = future.result()
-                violation = self.contract.violation(result)
-                if violation is None:
-                    return result
-                raise self._violation(f"returned what the contract does not allow: {violation}")
+                violation = self.contract.violation(result) or self._of_another(result)
+                if violation is not None:
+                    raise self._violation(f"returned what the contract does not allow: {violation}")
+                return self._guarded(result)
             # an exit or an interrupt in a worker's thread is no reason to end the program
-            raise self._violation(f"raised {_in_words(error)}") from error
+            raise self._violation(f"raised {in_words(error)}") from error
         message = "the host did not answer within the deadline"
         if self.rules.changes:
             raise errors.OutcomeUnknown(message)
         raise errors.OperationTimeout(message)
+
+    def _of_another(self, result: Any) -> str | None:
+        """Whose result it is, if it is not about what was asked for."""
+        asked = self.arguments
+        attachment = asked.get("replacement") or asked.get("attachment")
+        found: object
+        expected: object
+        match result:
+            case InstanceInfo() | Move():
+                found, expected = result.uuid, self._uuid
+            case AttachedVif():
+                found, expected = result.id, getattr(asked.get("vif"), "id", None)
+            case AttachedVolume():
+                found, expected = result.volume_id, getattr(attachment, "volume_id", None)
+            case HostVolume():
+                found, expected = result.volume_id, asked.get("volume_id")
+            case _:
+                return None
+        if expected in {None, found}:
+            return None
+        return f"{type(result).__name__} of {found}, and not of {expected}"
+
+    def _guarded(self, result: Any) -> Any:
+        if not isinstance(result, EventStream):
+            return result
+        guard, name = self._guard, self.rules.name
+
+        def complete(error: errors.HypervisorError) -> None:
+            blot_error(error, guard._secrets)
+            error.locate(operation=name, host=guard.host_label)
+
+        return GuardedStream(result, guard.driver_name, complete)
 
     def _violation(self, what: str) -> errors.ContractViolation:
         return errors.ContractViolation(f"{self._guard.driver_name}: {self.rules.name}() {what}")
@@ -234,7 +269,7 @@ class GuardedCall:
         if isinstance(error, Exception):
             if raised is not None:
                 return raised
-            if isinstance(error, errors.HypervisorError):
+            if isinstance(error, errors.HypervisorError) and is_whole(error):
                 return error
             return self._of_the_tree(error)
         if error is not None or raised is None:
@@ -255,7 +290,7 @@ class GuardedCall:
                 retryable=True,
             )
         else:
-            made = self._violation(f"raised {_in_words(error)}")
+            made = self._violation(f"raised {in_words(error)}")
         made.__cause__ = error
         return made
 
@@ -319,7 +354,3 @@ def _subject(arguments: Mapping[str, Any]) -> UUID | None:
         return move.uuid
     spec = arguments.get("spec")
     return spec.uuid if isinstance(spec, InstanceSpec) else None
-
-
-def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

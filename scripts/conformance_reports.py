@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from hvdrivers.conformance.engine.report import GOOD, CheckResult
 from hvdrivers.conformance.engine.runner import Session, selected
 from hvdrivers.conformance.engine.target import Target
 from hvdrivers.conformance.engine.verifying import read_report
@@ -27,9 +28,14 @@ FOLDER = Path(__file__).parent.parent / "docs" / "reports"
 
 
 def report_on(target: Target, name: str | None = None) -> None:
-    """A driver's report."""
+    """A driver's report; what is found on the way stands in a line of its own."""
+
+    def told(result: CheckResult) -> None:
+        if result.status not in GOOD:
+            print(f"{result.status}: {result.check}: {result.message}", flush=True)
+
     with Session(target, seed=1) as session:
-        session.run(selected())
+        session.run(selected(), on_result=told)
         report = session.report(complete=True)
     write(report, FOLDER / f"{name or target.name}.json")
 
@@ -39,18 +45,24 @@ def libvirt() -> None:
     sys.path.insert(0, str(FOLDER.parent.parent))
     from hvdrivers.libvirt.conformance.target import LibvirtTarget
     from tests.integration.libvirt.conformance_run import other_hosts
+    from tests.integration.libvirt.test_remote_volumes import iscsi
     from tests.peers.bridge import LinuxBridge
     from tests.peers.libvirtd import LibvirtPeer
     from tests.peers.openvswitch import OvsBridge
+    from tests.peers.tgt import IscsiServer
 
     with (
         LibvirtPeer() as peer,
         OvsBridge() as bridge,
         LinuxBridge(dhcp=False) as shared,
+        IscsiServer() as san,
         other_hosts(shared.name) as others,
     ):
         options = {"virt_type": "qemu", "ovs_bridge": bridge.name, **others}
-        report_on(LibvirtTarget(uri=peer.uri, **options))
+        target = LibvirtTarget(
+            uri=peer.uri, host_root=peer.host_root, served=[iscsi(san).volume], **options
+        )
+        report_on(target)
 
 
 def vmware(mode: str, name: str) -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 from uuid import UUID
 
 from pydantic import Field, model_validator
@@ -53,6 +53,9 @@ class FaultKind(StrEnum):
     """Nothing goes wrong, it only takes ``delay`` seconds longer."""
 
 
+FaultWord = Literal["before", "after", "mid", "timeout", "auth-expired", "crash", "delay"]
+"""The same as a word."""
+
 ErrorFactory = Callable[[], errors.HypervisorError]
 
 
@@ -85,6 +88,25 @@ class FaultRule(Model):
     undo: bool = False
     """Also hit the calls with which a driver undoes. Without it a driver that reconnects can
     clear up; with it what was begun stays behind."""
+
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            operation: str = "*",
+            when: FaultKind | FaultWord = FaultKind.BEFORE,
+            step: int | None = None,
+            instance: UUID | None = None,
+            nth: int | None = None,
+            every: int | None = None,
+            probability: float | None = None,
+            seed: int = 0,
+            times: int | None = None,
+            delay: float = 0.0,
+            error: ErrorFactory | None = None,
+            undo: bool = False,
+        ) -> None: ...
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

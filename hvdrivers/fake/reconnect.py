@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -27,8 +28,8 @@ class FakeReconnect(FakeBase, Reconnect):
         self,
         uuid: UUID,
         *,
-        volumes: tuple[VolumeAttachment, ...] = (),
-        vifs: tuple[Vif, ...] = (),
+        volumes: Sequence[VolumeAttachment] = (),
+        vifs: Sequence[Vif] = (),
         timeout: float | None = None,
     ) -> None:
         """1 call."""
@@ -36,7 +37,7 @@ class FakeReconnect(FakeBase, Reconnect):
             task.call("reconnect-machine", lambda: self._reconnect(uuid, volumes, vifs))
 
     def _reconnect(
-        self, uuid: UUID, volumes: tuple[VolumeAttachment, ...], vifs: tuple[Vif, ...]
+        self, uuid: UUID, volumes: Sequence[VolumeAttachment], vifs: Sequence[Vif]
     ) -> None:
         machine = self.machines.checked("reconnect", uuid)
         for attachment in volumes:

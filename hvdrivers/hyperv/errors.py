@@ -4,8 +4,9 @@ Messages are localised and never read. What decides is the FullyQualifiedErrorId
 where that says nothing (``OperationFailed``, ``Unspecified``), the HResult of the exception or of
 one inside it. Ids that begin with ``Hv.`` are those of the driver's own scripts.
 
-Sources: https://learn.microsoft.com/windows/win32/seccrypto/common-hresult-values, and reports of
-users of public drivers for what Hyper-V's cmdlets raise.
+Sources: https://learn.microsoft.com/windows/win32/seccrypto/common-hresult-values; for the codes of
+the iSCSI initiator, 0xEFFFxxxx, https://learn.microsoft.com/windows-hardware/drivers/storage/iscsi-status-qualifiers;
+and reports of users of public drivers for what Hyper-V's cmdlets raise.
 """
 
 from __future__ import annotations
@@ -104,13 +105,25 @@ BY_ID: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "PathNotFound": e.VolumeNotFound,
         "FileNotFound": e.VolumeNotFound,
         # the initiator's codes, as CIM cmdlets give them
-        "HRESULT 0xefff0002": e.VolumeNotFound,  # the login failed
-        "HRESULT 0xefff0003": e.VolumeNotFound,  # the portal does not answer
-        "HRESULT 0xefff0009": e.VolumeNotFound,  # the target refuses the credentials
-        "HRESULT 0xefff000a": e.VolumeNotFound,  # or the initiator
-        "HRESULT 0xefff0013": e.VolumeNotFound,  # the target is out of service
-        "HRESULT 0xefff0015": e.VolumeNotFound,  # the portal has no such target
-        "HRESULT 0xefff0020": e.DeviceBusy,  # somebody has a disk of the session open
+        "HRESULT 0xefff0002": e.VolumeNotFound,  # ISDSC_LOGIN_FAILED
+        "HRESULT 0xefff0003": e.VolumeNotFound,  # ISDSC_CONNECTION_FAILED
+        "HRESULT 0xefff0009": e.VolumeNotFound,  # ISDSC_AUTHENTICATION_FAILURE
+        "HRESULT 0xefff000a": e.VolumeNotFound,  # ISDSC_AUTHORIZATION_FAILURE
+        "HRESULT 0xefff000b": e.VolumeNotFound,  # ISDSC_NOT_FOUND: of the login's answer
+        "HRESULT 0xefff000c": e.VolumeNotFound,  # ISDSC_TARGET_REMOVED
+        "HRESULT 0xefff0013": e.VolumeNotFound,  # ISDSC_SERVICE_UNAVAILABLE
+        "HRESULT 0xefff0014": e.InsufficientResources,  # ISDSC_OUT_OF_RESOURCES
+        "HRESULT 0xefff001e": e.InsufficientResources,  # ISDSC_TOO_MANY_SESSIONS
+        "HRESULT 0xefff001f": e.DeviceBusy,  # ISDSC_SESSION_BUSY
+        "HRESULT 0xefff0029": e.VolumeNotFound,  # ISDSC_TARGET_NOT_FOUND
+        "HRESULT 0xefff0038": e.VolumeNotFound,  # ISDSC_TARGET_OUT_OF_RESORCES
+        "HRESULT 0xefff003e": e.NotSupported,  # ISDSC_SERVICE_NOT_RUNNING
+        "HRESULT 0xefff0040": e.DeviceBusy,  # ISDSC_DEVICE_BUSY_ON_SESSION
+        "HRESULT 0xefff0043": e.VolumeNotFound,  # ISDSC_PORTAL_NOT_FOUND
+        "HRESULT 0xefff004a": e.InvalidRequest,  # ISDSC_INVALID_CHAP_SECRET
+        "HRESULT 0xefff004d": e.InvalidRequest,  # ISDSC_INVALID_CHAP_USER_NAME
+        "HRESULT 0xefff0051": e.InvalidRequest,  # ISDSC_INVALID_ISCSI_NAME
+        "HRESULT 0xefff005f": e.VolumeNotFound,  # ISDSC_DNS_NAME_UNRESOLVED
         "StorageWMI 40001": e.PermissionDenied,
         # the host's PowerShell or its Hyper-V module lacks something
         "CommandNotFoundException": e.NotSupported,

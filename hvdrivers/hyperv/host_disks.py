@@ -7,9 +7,20 @@ repeats when it starts.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+from typing import Final
+
 from hvdrivers.contract import errors
 from hvdrivers.hyperv.library import Json
 from hvdrivers.models.volume import ChapCredentials, FibreChannelVolume, IscsiVolume, Volume
+
+_PATTERN: Final = re.compile(r"[*?\[\]`]")
+"""What PowerShell reads as a pattern, and no iSCSI name has (RFC 3722)."""
+_USER_BYTES: Final = 255
+"""Of a CHAP name: the longest text that an iSCSI login carries (RFC 7143, 6.1)."""
+_LUNS: Final = 1 << 32
+"""Windows numbers logical units with 32 bits at most."""
 
 
 def disk_path(volume: IscsiVolume | FibreChannelVolume) -> str:
@@ -29,6 +40,13 @@ def disk_of(volume: Volume) -> dict[str, Json] | None:
     if isinstance(volume, IscsiVolume):
         if volume.driver_volume_type != "iscsi":
             raise errors.NotSupported("the initiator of Windows has no iSER")
+        for each in volume.targets:
+            if _PATTERN.search(each.iqn):
+                raise errors.InvalidRequest(
+                    "the name of the target has a character that no iSCSI name has",
+                    hint="give target_iqn as the storage server shows it",
+                )
+        _check_luns(each.lun for each in volume.targets)
         return {
             "kind": "iscsi",
             "targets": [
@@ -39,11 +57,20 @@ def disk_of(volume: Volume) -> dict[str, Json] | None:
             "discovery": _chap(volume.discovery_chap),
         }
     if isinstance(volume, FibreChannelVolume):
+        _check_luns(each.lun for each in volume.targets)
         return {
             "kind": "fc",
             "targets": [{"wwn": each.wwn, "lun": each.lun} for each in volume.targets],
         }
     return None
+
+
+def _check_luns(luns: Iterable[int]) -> None:
+    if any(lun >= _LUNS for lun in luns):
+        raise errors.VolumeNotFound(
+            "Windows sees no logical unit with so high a number",
+            hint="give target_lun as the storage server shows it",
+        )
 
 
 def _chap(credentials: ChapCredentials | None) -> dict[str, Json] | None:
@@ -52,6 +79,12 @@ def _chap(credentials: ChapCredentials | None) -> dict[str, Json] | None:
     secret = credentials.password.get_secret_value()
     if not 12 <= len(secret) <= 16:
         raise errors.InvalidRequest(
-            "the initiator of Windows takes CHAP secrets of 12 to 16 characters"
+            "the initiator of Windows takes CHAP secrets of 12 to 16 characters",
+            hint="set such a secret at the storage server, and give it as auth_password",
+        )
+    if len(credentials.username.encode()) > _USER_BYTES:
+        raise errors.InvalidRequest(
+            f"a CHAP user has at most {_USER_BYTES} bytes",
+            hint="give auth_username as the storage server knows it",
         )
     return {"user": credentials.username, "secret": secret}

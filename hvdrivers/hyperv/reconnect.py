@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from hvdrivers.contract.storage import Reconnect
@@ -18,8 +19,8 @@ class HypervReconnect(Topic, Reconnect):
         self,
         uuid: UUID,
         *,
-        volumes: tuple[VolumeAttachment, ...] = (),
-        vifs: tuple[Vif, ...] = (),
+        volumes: Sequence[VolumeAttachment] = (),
+        vifs: Sequence[Vif] = (),
         timeout: float | None = None,
     ) -> None:
         """Budget: 1 call."""

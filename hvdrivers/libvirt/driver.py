@@ -52,6 +52,7 @@ from hvdrivers.libvirt.pools import Pools
 from hvdrivers.libvirt.power import LibvirtPower
 from hvdrivers.libvirt.rebuild import LibvirtRebuild
 from hvdrivers.libvirt.reconnecting import LibvirtReconnect
+from hvdrivers.libvirt.relocation import LibvirtRelocation
 from hvdrivers.libvirt.rescue import LibvirtRescue
 from hvdrivers.libvirt.resize import LibvirtResize
 from hvdrivers.libvirt.resources import LibvirtResources
@@ -91,6 +92,7 @@ class LibvirtDriver(
     LibvirtHostVolumes,
     LibvirtExtend,
     LibvirtSwap,
+    LibvirtRelocation,
     LibvirtNetwork,
     LibvirtReconnect,
     LibvirtImages,

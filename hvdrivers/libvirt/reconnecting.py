@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from uuid import UUID
 
@@ -29,8 +30,8 @@ class LibvirtReconnect(Topic, Reconnect):
         self,
         uuid: UUID,
         *,
-        volumes: tuple[VolumeAttachment, ...] = (),
-        vifs: tuple[Vif, ...] = (),
+        volumes: Sequence[VolumeAttachment] = (),
+        vifs: Sequence[Vif] = (),
         timeout: float | None = None,
     ) -> None:
         """Budget: 7 calls, 1 for each bridge, 2 for each libvirt network, 3 for each volume of a

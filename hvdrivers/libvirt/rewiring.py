@@ -6,7 +6,7 @@ A device keeps its id, its place and what the guest sees of it. Only what is beh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from uuid import UUID
@@ -69,8 +69,8 @@ class Rewirings:
         self,
         uuid: UUID,
         xml: Element,
-        volumes: tuple[VolumeAttachment, ...],
-        vifs: tuple[Vif, ...],
+        volumes: Sequence[VolumeAttachment],
+        vifs: Sequence[Vif],
     ) -> Rewiring:
         """Calls as for attaching each of them.
 

@@ -66,6 +66,17 @@ def lacking_room(
     )
 
 
+def require_room(pool: Remote, size: int) -> None:
+    """Raise InsufficientResources if a pool has less room than this. Two calls."""
+    free = _free(pool)
+    if free is not None and free < size:
+        raise errors.InsufficientResources(
+            f"storage pool '{pool.name()}' has {free / _MIB:.1f} MiB of room left, and"
+            f" {size / _MIB:.1f} MiB are needed",
+            hint="free room in the pool, or choose another one",
+        )
+
+
 def refuse_larger(pool: Remote, capacity: int, error: errors.HypervisorFault) -> None:
     """After a failure: raise InsufficientResources if the pool could never hold so many bytes. One
     call."""

@@ -10,7 +10,8 @@ A client that dies leaves its helper. The client counts in the helper's metadata
 client that waits takes over after it has looked so often, with a pause after each look, and found
 the same count and nothing that the daemon does for the machine. No clocks are compared. A client
 that was only slow finds its helper gone, and fails: it works through the helper, or asks for it
-before each change.
+before each change. A client that lost the host leaves its helper too. Its own process knows that,
+and waits for the host's last calls alone.
 
 The host has such a turn too (``HOST``), for what it gives to one machine alone (``dedicated.py``).
 
@@ -37,6 +38,7 @@ from hvdrivers.libvirt.definition import define, undefine
 from hvdrivers.libvirt.domains import Domains, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.host_facts import HostFacts
+from hvdrivers.libvirt.left_files import end_copies, noted_in
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection, last_calls, unnoticed
@@ -58,10 +60,17 @@ JOB = "hv-"
 """In front of the names of QEMU's jobs that are a turn's."""
 _LOOKS = 20
 """At so many in a row nothing has moved: the client is dead."""
+_LOOKS_AT_OWN = 2
+"""Enough where the client is this process, whose operation has ended without reaching the host:
+what it had sent before is done, or seen to be under way."""
 _APART = 2.0
 """Seconds between two looks."""
 _REFUSALS = 3
 """Times that libvirt may refuse the helper and show none: then it has another reason."""
+
+
+_left: set[str] = set()
+"""Turns of this process, by UUID, that it could not give up."""
 
 
 class Robbed(Exception):
@@ -111,6 +120,13 @@ class Turn:
         self._count += 1
         with self.own(), unnoticed():
             keep(self.helper, _COUNT_NAMESPACE, str(self._count), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def show(self, remote: Remote) -> None:
+        """The same over another connection, beside a long call. Two calls."""
+        self._count += 1
+        with self.own(), unnoticed():
+            helper = remote.lookupByUUIDString(str(self.id))
+            keep(helper, _COUNT_NAMESPACE, str(self._count), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     @contextmanager
     def own(self) -> Iterator[None]:
@@ -203,6 +219,7 @@ class Turns:
         try:
             if turn.after is not None:
                 self._end_half_loaded(uuid, turn.after)
+                self._end_copies(uuid)
             yield turn
         except BaseException as original:
             self._give_up_after(original, made)
@@ -224,8 +241,10 @@ class Turns:
 
     def _give_up(self, made: UUID) -> None:
         """Undo the beginning of a turn, wherever it has come to."""
+        _left.add(str(made))
         with suppress(errors.InstanceNotFound), unnoticed(), last_calls():
             undefine(self._connection.remote.lookupByUUIDString(str(made)))
+        _left.discard(str(made))
 
     def _take(self, uuid: UUID, made: UUID, deadline: Deadline) -> Turn:
         """Take the turn. One call; while another client has it, four for each look."""
@@ -259,6 +278,7 @@ class Turns:
                 refused = 0
                 if isinstance(dead, Remote):
                     after = dead.UUIDString()
+                    _left.discard(after)
                     inherited = self._end_of(dead)
         return Turn(uuid, helper, inherited=inherited, after=after)
 
@@ -296,7 +316,7 @@ class Turns:
                     return None if seen is None else True
                 still = still + 1 if now == seen and not self._works(uuid) else 0
                 seen = now
-                if still >= _LOOKS:
+                if still >= (_LOOKS_AT_OWN if now[0] in _left else _LOOKS):
                     return cast(Remote, helper)
                 if deadline.passed:
                     raise errors.DeviceBusy(
@@ -332,6 +352,14 @@ class Turns:
             current = dead.snapshotCurrent(0).getName()
         with unnoticed():
             return current if undefine(dead) else None
+
+    def _end_copies(self, uuid: UUID) -> None:
+        """End the copies of disks that a dead client has left in a running machine: while they
+        run, libvirt refuses snapshots and more."""
+        with suppress(errors.InstanceNotFound, errors.InvalidState):
+            domain = self._domains.find(uuid)
+            xml = parse(domain.XMLDesc(0))
+            end_copies(domain, xml, noted_in(uuid, xml))
 
     def _end_half_loaded(self, uuid: UUID, after: str) -> None:
         """Switch a machine off that a dead client has started for a snapshot's memory, and that

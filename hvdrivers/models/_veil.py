@@ -7,6 +7,7 @@ wrong field, so the error of a model never keeps it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, get_args
 
@@ -28,14 +29,34 @@ def veiled(value: Any, validate: Any, model: type[BaseModel] | None = None) -> A
 
     Args:
         model: the values of its secret fields are blotted out of messages too: a validator of the
-            model's author may quote them.
+            model's author may quote them. A secret of ten asterisks is refused.
     """
     try:
-        return validate(value)
+        made = validate(value)
+        if model is not None:
+            _refuse_masked(made, model)
+        return made
     except ValidationError as error:
         safe = without_input(error, set(_secrets(value, model)) if model is not None else ())
     # Here, not above: an error raised there would carry the first one as its context.
     raise safe
+
+
+def _refuse_masked(made: Any, model: type[BaseModel]) -> None:
+    """Refuse what ``model_dump_json()`` writes in place of a secret. It would be used as one."""
+    for name in _secret_fields(model):
+        if VEIL in _texts(getattr(made, name, None)):
+            raise PydanticCustomError(
+                "masked",
+                "{field} is masked, as model_dump_json() writes it: give the secret itself",
+                {"field": name},
+            )
+
+
+@functools.cache
+def _secret_fields(model: type[BaseModel]) -> tuple[str, ...]:
+    fields = model.model_fields.items()
+    return tuple(name for name, field in fields if holds_secret(field.annotation))
 
 
 VEILED = WrapValidator(lambda value, validate: veiled(value, validate))  # noqa: PLW0108 - two arguments
@@ -77,23 +98,24 @@ def _blotted(message: str, secrets: Collection[str]) -> str:
 def _secrets(value: Any, model: type[BaseModel]) -> Iterator[str]:
     if not isinstance(value, Mapping):
         return
-    for name, field in model.model_fields.items():
-        if holds_secret(field.annotation):
-            for key in {name, field.alias or name}:
-                yield from _texts(value.get(key))
+    for name in _secret_fields(model):
+        for key in {name, model.model_fields[name].alias or name}:
+            yield from _texts(value.get(key))
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: Any, levels: int = 32) -> Iterator[str]:
+    if not levels:  # what holds itself has no end
+        return
     if isinstance(value, SecretStr | SecretBytes):
         value = value.get_secret_value()
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     if isinstance(value, Mapping):
         for item in value.values():
-            yield from _texts(item)
+            yield from _texts(item, levels - 1)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _texts(item)
+            yield from _texts(item, levels - 1)
     elif isinstance(value, str) and len(value) >= _SHORTEST:
         yield value
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from pydantic import SecretStr, model_validator
@@ -34,6 +35,20 @@ class Destination(Model):
     vifs: tuple[Vif, ...] = ()
     """The same for NICs, by ``id``."""
 
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            host: str,
+            storage: str | None = None,
+            address: str | None = None,
+            user: str | None = None,
+            password: SecretStr | str | None = None,
+            volumes: Sequence[VolumeAttachment] = (),
+            vifs: Sequence[Vif] = (),
+        ) -> None: ...
+
     @model_validator(mode="after")
     def _named_once(self) -> Self:
         twice = named_twice(self.volumes, self.vifs)
@@ -53,8 +68,15 @@ class MovePhase(StrEnum):
 
 
 class Move(Model):
-    """A move in steps that has begun: what finish_move() takes. It has no secrets but those of its
-    destination, and may be stored."""
+    """A move in steps that has begun: what finish_move() takes.
+
+    It may be stored as JSON. Only its destination can have secrets, in place of which JSON has a
+    mask, and a mask is refused when it is read. So a caller whose destination has a password, or
+    volumes with secrets, stores the move without it::
+
+        text = move.model_dump_json(exclude={"destination"})
+        move = Move.model_validate({**json.loads(text), "destination": destination})
+    """
 
     uuid: UUID
     source: PrintableText

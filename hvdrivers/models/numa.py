@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
+from hvdrivers.limits import MOST_MIB
 from hvdrivers.models.base import Model
 
 _Number = Annotated[int, Field(ge=0, le=65535)]
@@ -19,11 +20,22 @@ class NumaNode(Model):
     """``NumaCell.id`` of the host's cell."""
     vcpus: Annotated[frozenset[_Number], Field(min_length=1)]
     """The guest's CPUs in it, from 0."""
-    memory_mib: Annotated[int, Field(ge=1)]
+    memory_mib: Annotated[int, Field(ge=1, lt=MOST_MIB)]
     """MiB, all of that cell."""
     cpus: Mapping[_Number, _Number] = {}
     """The host CPU of ``NumaCell.cpus`` that each of ``vcpus`` has to itself. Empty: any of the
     cell."""
+
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            cell: int,
+            vcpus: Iterable[int],
+            memory_mib: int,
+            cpus: Mapping[int, int] = ...,
+        ) -> None: ...
 
     @model_validator(mode="after")
     def _pins(self) -> Self:

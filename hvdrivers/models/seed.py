@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, SecretBytes, StringConstraints, model_validator
 
@@ -32,6 +32,18 @@ class SeedDisc(Model):
     """None: what the driver prefers."""
     device_type: DeviceType = DeviceType.CDROM
     """``cdrom`` or ``disk``."""
+
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            content: SecretBytes | bytes | None = None,
+            path: Path | str | None = None,
+            label: str = "config-2",
+            bus: DiskBus | None = None,
+            device_type: DeviceType = DeviceType.CDROM,
+        ) -> None: ...
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

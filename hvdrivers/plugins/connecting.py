@@ -23,6 +23,7 @@ from hvdrivers.plugins.discovery import (
     load_driver,
     registered,
 )
+from hvdrivers.raised import in_words, is_whole
 from hvdrivers.redact import blot_error, secrets_in
 
 _log = logging.getLogger("hvdrivers")
@@ -151,11 +152,11 @@ def _reported(cls: type[Driver], host: str | None, secrets: Iterable[str]) -> It
     try:
         try:
             yield
-        except HypervisorError:
-            raise
         except Exception as error:
+            if isinstance(error, HypervisorError) and is_whole(error):
+                raise
             raise ContractViolation(
-                f"{cls.driver_name} raised {type(error).__name__} from connect(): {error}"
+                f"{cls.driver_name} raised {in_words(error)} from connect()"
             ) from error
     except BaseException as error:
         blot_error(error, secrets)

@@ -21,6 +21,7 @@ from hvdrivers.vmware.listing import Listing
 from hvdrivers.vmware.machines import Machines
 from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.own_disks import KeptDisks
+from hvdrivers.vmware.passthrough import Passthrough
 from hvdrivers.vmware.place import Places
 from hvdrivers.vmware.power_switch import PowerSwitch
 from hvdrivers.vmware.reader import Reader
@@ -83,6 +84,8 @@ class Topic:
 
     room: Room
     """What there is room for."""
+    passthrough: Passthrough
+    """Devices of the host for machines."""
     usage: Usage
     """What other machines have."""
     volumes: VolumeSources

@@ -64,6 +64,9 @@ class VmwareConfig(DriverConfig):
     """vSphere's guest operating system identifier of new machines."""
     scsi_controllers: Annotated[int, Field(ge=1, le=4)] = 4
     """SCSI controllers that a machine may have; each takes 15 disks."""
+    gpu_mmio_gib: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Address space above 4 GiB that a machine with UEFI gets for each GPU passed to it, in GiB: at
+    least the GPU's memory, and a power of two."""
     request_timeout: Annotated[float, Field(gt=0, le=WAIT_SECONDS)] = 60.0
     """Seconds that the server may take for one request, where the operation has not less left."""
     connect_timeout: Annotated[float, Field(gt=0, le=WAIT_SECONDS)] = 15.0

@@ -37,9 +37,21 @@ class VmwareConnection(Topic, Connection):
     def narrowed(self) -> dict[Capability, str]:
         """What an ESXi host has not without vCenter, and a vCenter not. Budget: none beyond
         connect()."""
-        if self.places.get().is_vcenter:
-            return {Capability.HOST_POWER: "a vCenter is no host: connect to the ESXi host itself"}
-        return {each: why for each, why in _NEEDS_VCENTER.items() if each in declared(type(self))}
+        place = self.places.get()
+        lacking: dict[Capability, str] = {}
+        if place.only_host is None:
+            lacking |= dict.fromkeys(
+                (Capability.PCI_PASSTHROUGH, Capability.VGPU),
+                "an address names a device of one host, and this cluster has several: connect to a"
+                " single host",
+            )
+        if place.is_vcenter:
+            lacking[Capability.HOST_POWER] = "a vCenter is no host: connect to the ESXi host itself"
+        else:
+            lacking |= {
+                each: why for each, why in _NEEDS_VCENTER.items() if each in declared(type(self))
+            }
+        return lacking
 
     def close(self, *, timeout: float | None = None) -> None:
         """Budget: 1 call, which logs out."""

@@ -50,6 +50,7 @@ from hvdrivers.vmware.migration import VmwareMigration
 from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.network import VmwareNetwork
 from hvdrivers.vmware.own_disks import KeptDisks
+from hvdrivers.vmware.passthrough import Passthrough
 from hvdrivers.vmware.place import Places
 from hvdrivers.vmware.power import VmwarePower
 from hvdrivers.vmware.power_switch import PowerSwitch
@@ -134,6 +135,7 @@ class VmwareDriver(
         self.moves = Moves(self.session, self.reader)
         self.power = PowerSwitch(self.reader, self.tasks, self.moves)
         self.room = Room(config, self.places)
+        self.passthrough = Passthrough(config, self.reader, self.places, self.machines)
         self.usage = Usage(self.machines)
         self.listing = Listing(self.machines)
         self.volumes = VolumeSources(

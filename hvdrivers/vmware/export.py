@@ -28,6 +28,7 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import capacity_of, file_of
+from hvdrivers.vmware.host_devices import refuse_with_devices
 from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, path_of, root_disk
@@ -36,6 +37,7 @@ from hvdrivers.vmware.snapshot_tree import SNAPSHOT, nodes
 _PATHS = (path_of(DEVICES), "config.hardware.device")
 _FORMATS = (ImageFormat.RAW, ImageFormat.QCOW2, ImageFormat.VMDK, ImageFormat.VHDX)
 _CHUNK = 1 << 20
+_AT_REST = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
 
 
 class VmwareExport(Topic, SnapshotToImage):
@@ -63,6 +65,9 @@ class VmwareExport(Topic, SnapshotToImage):
             known = ", ".join(each.value for each in _FORMATS)
             raise errors.NotSupported(f"no image in the format {format.value}", hint=f"use {known}")
         root_disk(found.row)
+        if found.state not in _AT_REST:
+            # a running machine's disk is copied below a snapshot
+            refuse_with_devices(found.row.get("config.hardware.device"), "makes snapshots of")
         copy = f"{self.folders.instance(uuid)}/export-{secrets.token_hex(6)}.vmdk"
         with _beside(target) as folder, undoing() as undo:
             undo.callback(self.files.delete_disk, copy)
@@ -81,7 +86,7 @@ class VmwareExport(Topic, SnapshotToImage):
     def _copy(self, found: Machine, copy: str, progress: ProgressCallback | None) -> int:
         """One disk with what the root disk has at this moment; its size."""
         disk = root_disk(found.row)
-        if found.state in (InstanceState.STOPPED, InstanceState.SUSPENDED):
+        if found.state in _AT_REST:
             self.files.copy_disk(str(file_of(disk)), copy, progress=progress)
             return capacity_of(disk)
         name = f"hvdrivers.export-{secrets.token_hex(6)}"

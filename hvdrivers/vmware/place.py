@@ -54,6 +54,8 @@ class Place:
     compute: Any
     compute_name: str
     is_cluster: bool
+    only_host: Any
+    """The one host of ``compute``; None: it has several."""
     root_pool: Any
     pool: Any
     datastore: str
@@ -189,6 +191,7 @@ class Places:
             compute=compute.obj,
             compute_name=compute["name"],
             is_cluster=isinstance(compute.obj, vim.ClusterComputeResource),
+            only_host=next(iter(self._hosts)) if len(self._hosts) == 1 else None,
             root_pool=compute["resourcePool"],
             pool=self._pool(compute["resourcePool"]),
             datastore=self._datastore(datacenter.obj, compute.obj, stores),

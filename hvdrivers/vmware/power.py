@@ -17,6 +17,7 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed, unbounded
 from hvdrivers.vmware.devices import by_address, file_of
+from hvdrivers.vmware.host_devices import refuse_with_devices
 from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.questions import PENDING
 from hvdrivers.vmware.reader import filter_spec
@@ -160,8 +161,9 @@ class VmwarePower(Topic, Power, Suspend):
     def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 1 read and the task."""
         del timeout
-        found = self.machines.checked("suspend", uuid)
+        found = self.machines.checked("suspend", uuid, "config.hardware.device")
         if found.state is not InstanceState.SUSPENDED:
+            refuse_with_devices(found.row.get("config.hardware.device"), "suspends")
             suspend = partial(self.tasks.run, found.obj.SuspendVM_Task, entity=found.obj)
             self._powered(found, suspend, "suspended")
 

@@ -31,8 +31,8 @@ class VmwareReconnect(Topic, Reconnect):
         self,
         uuid: UUID,
         *,
-        volumes: tuple[VolumeAttachment, ...] = (),
-        vifs: tuple[Vif, ...] = (),
+        volumes: Sequence[VolumeAttachment] = (),
+        vifs: Sequence[Vif] = (),
         timeout: float | None = None,
     ) -> None:
         """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes, 1

@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from typing import Any
 
 from pyVmomi import vim
 
 from hvdrivers.contract.resources import Resources
 from hvdrivers.models.instance import Firmware
-from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import (
     CpuResources,
     HostResources,
     LargestMachine,
     MachineChoices,
     MemoryResources,
-    NumaCell,
-    PciDevice,
     StorageResources,
 )
 from hvdrivers.models.vif import NicModel
 from hvdrivers.models.volume import DiskBus
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.host_devices import DEVICES_OF_A_HOST, cells_of, devices_of
 from hvdrivers.vmware.host_facts import host_info
 from hvdrivers.vmware.machines import STATE, uuid_in
+from hvdrivers.vmware.passthrough import BROWSER, TYPES
 from hvdrivers.vmware.reader import IN_POOL, Row, step
 from hvdrivers.vmware.record import mark_in
 
-_log = logging.getLogger(__name__)
 _GIB = 1 << 30
 _MIB = 1 << 20
 _HOST = (
@@ -38,8 +34,8 @@ _HOST = (
     "runtime.connectionState",
     "summary.hardware",
     "summary.quickStats.overallMemoryUsage",
-    "hardware.numaInfo",
-    "hardware.pciDevice",
+    *DEVICES_OF_A_HOST,
+    TYPES,
 )
 _STORE = (
     "name",
@@ -62,20 +58,27 @@ class VmwareResources(Topic, Resources):
 
     @timed
     def get_available_resource(self, *, timeout: float | None = None) -> HostResources:
-        """Budget: 1 call, and 1 for each 1,000 machines beyond the first."""
+        """Budget: 1 call, and 1 for each 1,000 machines beyond the first; 1 more, once for a
+        connection, where a single host has GPUs for slices."""
         del timeout
         place = self.places.get()
         rows = self.reader.read(
             [
                 (vim.HostSystem, _HOST),
+                (vim.ComputeResource, (BROWSER,)),
                 (vim.Datastore, _STORE),
-                (vim.VirtualMachine, (*STATE, *_SIZE)),
+                (vim.VirtualMachine, (*STATE, *_SIZE, *self.passthrough.paths)),
             ],
             [(place.compute, _STEPS)],
         )
-        hosts = [r for r in rows if isinstance(r.obj, vim.HostSystem)]
-        hosts = [r for r in hosts if r.get("runtime.connectionState") == "connected"]
+        every = [r for r in rows if isinstance(r.obj, vim.HostSystem)]
+        hosts = [r for r in every if r.get("runtime.connectionState") == "connected"]
+        alone = hosts[0] if len(hosts) == len(every) == 1 else None
         machines = [r for r in rows if isinstance(r.obj, vim.VirtualMachine)]
+        slices = {}
+        if alone is not None:
+            compute = next(r for r in rows if isinstance(r.obj, vim.ComputeResource))
+            slices = self.passthrough.slices(alone, compute, machines)
         on = [r for r in machines if r.get("runtime.powerState") == "poweredOn"]
         total = sum(int(h["summary.hardware"].memorySize) for h in hosts) // _MIB
         used = sum(int(h.get("summary.quickStats.overallMemoryUsage") or 0) for h in hosts)
@@ -92,8 +95,8 @@ class VmwareResources(Topic, Resources):
                 for r in rows
                 if isinstance(r.obj, vim.Datastore) and r.get("summary.accessible")
             ),
-            numa_cells=_cells(hosts),
-            devices=_devices(hosts),
+            numa_cells=cells_of(alone) if alone is not None else (),
+            devices=devices_of(alone, slices) if alone is not None else (),
             largest_machine=_largest(hosts),
             choices=MachineChoices(
                 firmwares=frozenset({Firmware.BIOS, Firmware.UEFI}),
@@ -137,42 +140,4 @@ def _storage(row: Row) -> StorageResources:
         total_gib=capacity / _GIB,
         used_gib=max(0, capacity - int(row.get("summary.freeSpace") or 0)) / _GIB,
         shared=bool(row.get("summary.multipleHostAccess")),
-    )
-
-
-def _cells(hosts: Sequence[Row]) -> tuple[NumaCell, ...]:
-    """The cells of a single host. A cluster has none of its own: they are inside its hosts."""
-    if len(hosts) != 1:
-        return ()
-    info = hosts[0].get("hardware.numaInfo")
-    return tuple(
-        NumaCell(
-            id=int(node.typeId),
-            cpus=frozenset(int(cpu) for cpu in node.cpuID or ()),
-            memory_mib=int(node.memoryRangeLength) // _MIB,
-        )
-        for node in (info.numaNode if info is not None else None) or ()
-    )
-
-
-def _devices(hosts: Sequence[Row]) -> tuple[PciDevice, ...]:
-    """The PCI devices of a single host: an address names nothing in a cluster."""
-    if len(hosts) != 1:
-        return ()
-    found = []
-    for each in hosts[0].get("hardware.pciDevice") or ():
-        try:
-            found.append(_device(each))
-        except ValueError as error:
-            _log.warning("a PCI device of the host cannot be read: %s", error)
-    return tuple(found)
-
-
-def _device(device: Any) -> PciDevice:
-    return PciDevice(
-        address=PciAddress(device.id),
-        vendor_id=f"{device.vendorId & 0xFFFF:04x}",
-        product_id=f"{device.deviceId & 0xFFFF:04x}",
-        class_code=f"{device.classId & 0xFFFF:04x}00",
-        label=f"{device.vendorName} {device.deviceName}".strip(),
     )

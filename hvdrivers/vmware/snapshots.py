@@ -36,6 +36,7 @@ from hvdrivers.vmware.differences import (
     same_hardware,
     shuffled,
 )
+from hvdrivers.vmware.host_devices import refuse_with_devices
 from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, devices_in, path_of
@@ -60,6 +61,7 @@ class VmwareSnapshots(Topic, Snapshots):
         )
         if any(each.snapshot.name == name for each in nodes(found.row)):
             raise errors.InvalidRequest("the instance has a snapshot of this name")
+        refuse_with_devices(found.row.get("config.hardware.device"), "makes snapshots of")
         if memory and found.state is InstanceState.STOPPED:
             raise errors.InvalidRequest("a stopped machine has no memory to keep")
         devices = devices_in(found.row)

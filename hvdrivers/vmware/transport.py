@@ -250,12 +250,26 @@ def _content(response: HTTPResponse, sink: Sink | None, until: float) -> bytes:
         sink.begin()
     except Exception as error:
         raise _Stopped(error) from error
-    for data in _pieces(response, until):
+    for data in _chunks(_pieces(response, until)):
         try:
             sink.write(data)
         except Exception as error:
             raise _Stopped(error) from error
     return b""
+
+
+def _chunks(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Larger pieces: what comes at once is as much as one TLS record holds."""
+    waiting: list[bytes] = []
+    size = 0
+    for data in pieces:
+        waiting.append(data)
+        size += len(data)
+        if size >= _CHUNK:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
 
 
 def _pieces(response: HTTPResponse, until: float) -> Iterator[bytes]:

@@ -20,16 +20,18 @@ from pydantic import SecretStr
 from hvdrivers import guard as guard_module
 from hvdrivers import guarded_call
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability
+from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.driver import OPERATIONS, ComputeDriver
 from hvdrivers.contract.guest import GuestPassword
 from hvdrivers.contract.power import Pause, RebootKind
 from hvdrivers.contract.snapshots import Snapshots
+from hvdrivers.contract.storage import Reconnect
 from hvdrivers.models.console import ConsoleKind
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import Firmware, InstanceSummary
 from hvdrivers.models.progress import Phase, Progress
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.vif import NetworkVif
 
 HALF = Progress(phase=Phase.UPLOAD, done=1, total=2)
 
@@ -155,6 +157,24 @@ def test_a_wrong_argument_is_refused_before_the_driver_is_called(call, message) 
     with pytest.raises(errors.InvalidRequest, match=message) as caught:
         call(driver)
     assert caught.value.operation
+
+
+class Reconnecting(LeastDriver, Reconnect):
+    """Remembers what it was given."""
+
+    @provides(Capability.VIF_NETWORK)
+    def reconnect(self, uuid, *, volumes=(), vifs=(), timeout=None):
+        self.given = volumes, vifs
+
+
+def test_a_list_is_taken_and_a_driver_gets_a_tuple() -> None:
+    """Its caller may change a list while the driver works."""
+    driver, behind = make(like=Reconnecting)
+    nic = NetworkVif(id="eth0", network="default")
+    driver.reconnect(uuid4(), volumes=[], vifs=[nic])
+    assert behind.given == ((), (nic,))
+    with pytest.raises(errors.InvalidRequest, match="named twice"):
+        driver.reconnect(uuid4(), vifs=[nic, nic])
 
 
 def test_a_call_that_python_would_refuse_is_a_type_error() -> None:

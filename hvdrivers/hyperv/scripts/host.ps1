@@ -12,7 +12,7 @@
 #   ROOT\index\UUID.revert        a checkpoint is being applied (snapshots.ps1)
 #   ROOT\index\UUID.begun         a request is in a change that a late call of the host would undo, or its
 #                                 client has died in it (abandoned.ps1)
-#   ROOT\index\maintenance        nothing is started
+#   ROOT\index\maintenance, down  nothing is started (maintenance.ps1)
 #   ROOT\instances\UUID\          the machine's files and disks, and "record"
 #   ROOT\index\UUID.storage       its disks go to another pool (relocation.ps1)
 #   POOL\UUID\                   its disks, if they are in another pool

@@ -32,6 +32,7 @@ function Invoke-HvSpawn {
     $done = $false
     try {
         Assert-HvFree $uuid $lock
+        if ($Arguments.start) { Assert-HvMayStart }
         # the lock is ours: nobody works at a claim that is there, and it is not complete. Its
         # client died in the middle of a spawn
         if ([IO.File]::Exists($claim)) { Remove-HvInstance $uuid }

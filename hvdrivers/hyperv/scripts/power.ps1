@@ -21,6 +21,7 @@ function Invoke-HvPower {
                 Wait-HvState $vm 'Running'
             }
             'reboot' {
+                Assert-HvMayStart
                 $answer = Wait-HvShutDown $vm 0
                 if ($answer -eq 'deaf') { Stop-Hv 'NoAgent' 'the guest has no shutdown service' }
                 if ($answer -ne 'off') {

@@ -172,6 +172,7 @@ function Invoke-HvRebuild {
         $new = ''
         if ($Arguments.key) { $new = "image $($Arguments.key)" }
         $was = $found.State
+        if ($was -eq 'running') { Assert-HvMayStart }
         Set-HvFile $file $new
         if ($was -eq 'running') { Stop-HvMachine $found.VM 0 }
         Move-Item -LiteralPath $path -Destination $aside
@@ -413,7 +414,10 @@ function Invoke-HvUnrescue {
         $found = Find-HvLegal $Arguments
         if (-not $found.Rescued) { return }
         $on = $found.State -ne 'stopped'
-        if ($on) { Stop-HvMachine $found.VM 0 }
+        if ($on) {
+            Assert-HvMayStart
+            Stop-HvMachine $found.VM 0
+        }
         Exit-HvRescue $found
         if ($on) { Start-HvMachine $found.VM }
     }

@@ -27,11 +27,18 @@ function Get-HvIscsiSessions {
     @(Get-IscsiSession | Where-Object { "$($_.TargetNodeAddress)" -eq $Iqn })
 }
 
-# The initiator's word for a failure: the target or its portal does not answer.
+# The initiator's words for a failure: the target or its portal does not answer. ISDSC_CONNECTION_FAILED,
+# ISDSC_SERVICE_UNAVAILABLE, ISDSC_DNS_NAME_UNRESOLVED.
 function Test-HvUnreachable {
     param($Problem)
-    $code = $Problem.FullyQualifiedErrorId.Split(',')[0]
-    $code -eq 'HRESULT 0xefff0003' -or $code -eq 'HRESULT 0xefff0013'
+    @('HRESULT 0xefff0003', 'HRESULT 0xefff0013', 'HRESULT 0xefff005f') -contains
+        $Problem.FullyQualifiedErrorId.Split(',')[0]
+}
+
+# ISDSC_TARGET_ALREADY_LOGGED_IN
+function Test-HvLoggedIn {
+    param($Problem)
+    $Problem.FullyQualifiedErrorId.Split(',')[0] -eq 'HRESULT 0xefff003f'
 }
 
 # Logs in, unless the host is logged in already. True: it was not.
@@ -62,7 +69,13 @@ function Connect-HvTarget {
         $chap = @{ AuthenticationType = 'ONEWAYCHAP'; ChapUsername = $Disk.chap.user
             ChapSecret = $Disk.chap.secret }
     }
-    $null = Connect-IscsiTarget -NodeAddress $Target.iqn @portal -IsPersistent $true @chap
+    try { $null = Connect-IscsiTarget -NodeAddress $Target.iqn @portal -IsPersistent $true @chap }
+    catch {
+        if (-not (Test-HvLoggedIn $_)) { throw }
+        # somebody else has meanwhile, and logs out
+        [IO.File]::Delete($mark)
+        return $false
+    }
     $true
 }
 

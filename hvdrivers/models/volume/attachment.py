@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretBytes, field_validator, model_validator
 
@@ -84,6 +84,19 @@ class VolumeEncryption(Model):
     secret: Annotated[SecretBytes, BeforeValidator(unveil)] | None = None
     """The passphrase, as LUKS takes it."""
 
+    if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
+
+        def __init__(
+            self,
+            *,
+            provider: str,
+            control_location: Literal["front-end", "back-end"] = "front-end",
+            cipher: str | None = None,
+            key_size: int | None = None,
+            encryption_key_id: str | None = None,
+            secret: SecretBytes | bytes | str | None = None,
+        ) -> None: ...
+
     @model_validator(mode="before")
     @classmethod
     def _veil(cls, value: object) -> object:
@@ -126,7 +139,7 @@ class VolumeAttachment(Model):
     device: str | None = None
     """Hint: ``vdb``. The guest's kernel names devices in the order it finds them, so nothing
     relies on it. ``/dev/vdb`` is understood."""
-    boot_index: Annotated[int, Field(ge=0)] | None = None
+    boot_index: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
     """Place in the boot order; 0 boots. Nova's -1 is None."""
     read_only: bool = False
     device_type: DeviceType = DeviceType.DISK
@@ -217,4 +230,4 @@ class AttachedVolume(Model):
     read_only: bool = False
     size_bytes: Annotated[int, Field(ge=0)] | None = None
     """None: the hypervisor does not say."""
-    boot_index: Annotated[int, Field(ge=0)] | None = None
+    boot_index: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None

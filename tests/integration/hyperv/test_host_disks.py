@@ -501,3 +501,25 @@ def test_who_is_no_administrator_has_no_disks(site: Site) -> None:
     assert Capability.VOLUME_ISCSI not in driver.capabilities
     assert "administrator" in (driver.why_not(Capability.VOLUME_ISCSI) or "")
     driver.close()
+
+
+def test_somebody_logs_in_meanwhile(site: Site, image: FileImage, server: Server) -> None:
+    """The login is the administrator's then, and stays when the volume goes."""
+    driver, storage = site.driver, server.storage
+    uuid = driver.spawn(spec(image)).uuid
+    with held(site, "Connect-IscsiTarget") as release, ThreadPoolExecutor(1) as pool:
+        doing = pool.submit(driver.attach_volume, uuid, server.attachment())
+        with release(), site.host.world.lock:
+            session = IscsiSession("s-1", server.target.name, PORTAL, 3260, True, False)
+            storage.sessions[session.identifier] = session
+            storage.rescan()
+        assert doing.result(60).volume_id == "iscsi-0"
+    assert server.disks(uuid) == [server.unit(0)]
+    driver.detach_volume(uuid, "iscsi-0")
+    assert list(storage.sessions) == ["s-1"]
+    with site.host.world.lock:
+        storage.sessions.clear()
+        storage.portals.clear()
+        storage.rescan()
+    driver.destroy(uuid)
+    server.nothing_left()

@@ -101,7 +101,7 @@ def test_an_iscsi_disk_is_offline_until_a_machine_has_it(
     engine("Start-VM i")
     with pytest.raises(PowerShellError) as caught:
         engine(f"Disconnect-IscsiTarget -NodeAddress {TARGET} -Confirm:$false")
-    assert caught.value.code == "HRESULT 0xefff0020"
+    assert caught.value.code == "HRESULT 0xefff0040"
     engine("Stop-VM i -TurnOff -Force; Get-VMHardDiskDrive -VMName i | Remove-VMHardDiskDrive")
     engine(f"Disconnect-IscsiTarget -NodeAddress {TARGET} -Confirm:$false")
     assert list(host.state.storage.disks) == [0]

@@ -366,6 +366,31 @@ def test_a_client_waits_within_its_own_deadline(own: Host, prepared: Any) -> Non
     assert seen(own, machine) == found.model.after(*CREATE)[1]
 
 
+def test_a_client_waits_not_long_for_itself(own: Host, prepared: Any, impatient: None) -> None:
+    """The host was lost in the middle of an operation, and so was the end of its turn."""
+    found: Prepared = prepared(False)
+    uuid = found.machine.uuid
+    connection, calls = own.raw.connection, list[str]()
+
+    def lost(name: str, send: Any) -> Any:
+        calls.append(name)
+        if "Domain.setMetadata" in calls:  # it has the turn, and shows that it lives
+            raise errors.ConnectionFailed("the host is away")
+        return send()
+
+    connection.seam = lost
+    try:
+        with pytest.raises(errors.HypervisorError):
+            own.driver.delete_snapshot(uuid, found.ids["first"])
+    finally:
+        connection.seam = None
+    assert "Domain.setMetadata" in calls
+    with connection.counting() as made:
+        own.driver.delete_snapshot(uuid, found.ids["first"])
+    assert made["Connect.lookupByName"] <= turns._LOOKS_AT_OWN + 2
+    assert made["Connect.lookupByName"] > 0, "the turn was given up: nothing was tried"
+
+
 def image_of(own: Host, value: int) -> FileImage:
     """An image that is full of bytes of this value; it is in the cache."""
     path = own.peer.root / f"full-of-{value}.raw"

@@ -189,6 +189,12 @@ func (m *machine) PowerOnVMTask(ctx *simulator.Context, r *types.PowerOnVM_Task)
 	if text := m.question(); text != "" {
 		return m.startAsking(ctx, text)
 	}
+	if fault := m.cannotStart(ctx); fault != nil {
+		task := simulator.CreateTask(m.vm, "powerOn", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+			return nil, fault
+		})
+		return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: task.Run(ctx)}}
+	}
 	ctx.WithLock(m.vm, func() {
 		if m.vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOff {
 			m.count(ctx)
@@ -505,6 +511,7 @@ func main() {
 		hardware.NumCpuPkgs, hardware.NumCpuCores, hardware.NumCpuThreads = 2, 16, 16
 		host.Summary.Hardware = &hardware
 	}
+	equip(registry)
 	if *mode == "vpx" && *standalone > 1 {
 		unfit(registry, fmt.Sprintf("DC0_H%d", *standalone-1))
 	}

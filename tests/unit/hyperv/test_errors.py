@@ -57,6 +57,14 @@ def test_a_long_message_keeps_its_end() -> None:
         ("SomethingNew,X", (), e.HypervisorFault),
         ("NamedParameterNotFound,Get-VM", (), e.NotSupported),
         ("Hv.InstanceExists", (), e.InstanceExists),
+        # https://learn.microsoft.com/windows-hardware/drivers/storage/iscsi-status-qualifiers
+        ("HRESULT 0xefff0009,Connect-IscsiTarget", (), e.VolumeNotFound),
+        ("HRESULT 0xefff0029,Connect-IscsiTarget", (), e.VolumeNotFound),
+        ("HRESULT 0xefff0040,Disconnect-IscsiTarget", (), e.DeviceBusy),
+        ("HRESULT 0xefff004a,Connect-IscsiTarget", (), e.InvalidRequest),
+        # ISDSC_CONNECTION_ALREADY_EXISTS and ISDSC_TARGET_MAPPING_UNAVAILABLE say nothing of these
+        ("HRESULT 0xefff0015,Connect-IscsiTarget", (), e.HypervisorFault),
+        ("HRESULT 0xefff0020,Disconnect-IscsiTarget", (), e.HypervisorFault),
         ("Hv.Stopped", (), e.OperationTimeout),
         ("Hv.NotUndone", (), e.OutcomeUnknown),
     ],

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from xml.sax.saxutils import escape
 
-from hvdrivers.hyperv.simulator.state.host import HostState, StorageJob
+from hvdrivers.hyperv.simulator.state.host import ConcreteJob, HostState, StorageJob
 from hvdrivers.hyperv.simulator.state.machine import Machine
 from hvdrivers.hyperv.simulator.wire import Thing, UInt16, UInt32, UInt64, Value
 
@@ -187,6 +187,16 @@ def _migrations(host: HostState) -> Iterator[Row]:
         }
 
 
+def _concrete_jobs(host: HostState) -> Iterator[Row]:
+    for job in host.jobs:
+        if isinstance(job, ConcreteJob):
+            yield {
+                "InstanceID": str(job.id).upper(),
+                "Caption": job.caption,
+                "JobState": UInt16(job.state),
+            }
+
+
 def _storage_jobs(host: HostState) -> Iterator[Row]:
     for job in host.jobs:
         if isinstance(job, StorageJob):
@@ -277,6 +287,7 @@ CLASSES: dict[tuple[str, str], tuple[str, Rows]] = {
             "Msvm_VirtualSystemManagementService": _management,
             "Msvm_TerminalServiceSettingData": _terminal,
             "Msvm_MigrationJob": _migrations,
+            "Msvm_ConcreteJob": _concrete_jobs,
             "Msvm_StorageJob": _storage_jobs,
         },
     }.items()

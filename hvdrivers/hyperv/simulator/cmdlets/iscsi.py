@@ -1,6 +1,11 @@
-"""The iSCSI initiator of the host: portals, targets, sessions, and the disks that they bring."""
+"""The iSCSI initiator of the host: portals, targets, sessions, and the disks that they bring.
+
+Its error codes are those of ``iscsierr.h``, documented in
+https://learn.microsoft.com/windows-hardware/drivers/storage/iscsi-status-qualifiers.
+"""
 
 import re
+from collections.abc import Mapping
 from uuid import uuid4
 
 from hvdrivers.hyperv.simulator.cmdlets.call import Call, like
@@ -15,11 +20,20 @@ from hvdrivers.hyperv.simulator.state.host import HostState
 from hvdrivers.hyperv.simulator.state.storage import IscsiSession, IscsiTarget
 from hvdrivers.hyperv.simulator.wire import Thing, UInt16, UInt32
 
-AUTHENTICATION_FAILED = "HRESULT 0xefff0009"
 CONNECTION_FAILED = "HRESULT 0xefff0003"
+"""``ISDSC_CONNECTION_FAILED``"""
+AUTHENTICATION_FAILED = "HRESULT 0xefff0009"
+"""``ISDSC_AUTHENTICATION_FAILURE``"""
+NO_SUCH_SESSION = "HRESULT 0xefff001c"
+"""``ISDSC_INVALID_SESSION_ID``"""
+TARGET_NOT_FOUND = "HRESULT 0xefff0029"
+"""``ISDSC_TARGET_NOT_FOUND``"""
 ALREADY_CONNECTED = "HRESULT 0xefff003f"
-TARGET_NOT_FOUND = "HRESULT 0xefff0015"
-IN_USE = "HRESULT 0xefff0020"
+"""``ISDSC_TARGET_ALREADY_LOGGED_IN``"""
+IN_USE = "HRESULT 0xefff0040"
+"""``ISDSC_DEVICE_BUSY_ON_SESSION``"""
+BAD_CHAP = "HRESULT 0xefff004a"
+"""``ISDSC_INVALID_CHAP_SECRET``"""
 
 
 def _target_view(host: HostState, target: IscsiTarget) -> Thing:
@@ -165,7 +179,7 @@ def connect(call: Call) -> None:
     host = call.host
     storage = host.storage
     for name in call.texts("NodeAddress") or [t["NodeAddress"] for t in call.things("InputObject")]:
-        target = storage.discovered.get(name)
+        target = _known(storage.discovered, name)
         if target is None:
             raise cim_error(
                 TARGET_NOT_FOUND, "The target name is not found or is marked as hidden."
@@ -175,13 +189,13 @@ def connect(call: Call) -> None:
         _authenticate(call, target)
         portal = call.text("TargetPortalAddress", target.portal)
         multipath = call.flag("IsMultipathEnabled")
-        if not multipath and any(s.target == name for s in storage.sessions.values()):
+        if not multipath and any(s.target == target.name for s in storage.sessions.values()):
             raise cim_error(
                 ALREADY_CONNECTED, "The target has already been logged in via an iSCSI session."
             )
         session = IscsiSession(
             f"{uuid4().hex[:16]}-{uuid4().hex[:16]}",
-            name,
+            target.name,
             portal,
             target.port,
             call.flag("IsPersistent"),
@@ -193,13 +207,18 @@ def connect(call: Call) -> None:
         call.write(_session_view(host, session))
 
 
+def _known(targets: Mapping[str, IscsiTarget], name: str) -> IscsiTarget | None:
+    """Names of targets are compared without case."""
+    return next((each for each in targets.values() if each.name.lower() == name.lower()), None)
+
+
 def _authenticate(call: Call, target: IscsiTarget) -> None:
     kind = call.text("AuthenticationType", "NONE").upper()
     if kind not in ("NONE", "ONEWAYCHAP", "MUTUALCHAP"):
         raise cim_error("HRESULT 0x80070057", "The parameter is incorrect.")
     given = (call.text("ChapUsername"), call.text("ChapSecret"))
     if kind != "NONE" and not 12 <= len(given[1]) <= 16:
-        raise cim_error("HRESULT 0xefff0014", "The CHAP secret must be 12 to 16 characters long.")
+        raise cim_error(BAD_CHAP, "The CHAP secret must be 12 to 16 characters long.")
     if (target.chap is not None and (kind == "NONE" or given != target.chap)) or (
         target.chap is None and kind != "NONE"
     ):
@@ -257,11 +276,12 @@ def disconnect(call: Call) -> None:
     storage = call.host.storage
     names = call.texts("NodeAddress") or [t["NodeAddress"] for t in call.things("InputObject")]
     every = list(storage.sessions.values())
-    doomed = [s for s in every if not names or s.target in names]
+    wanted = {each.lower() for each in names}
+    doomed = [s for s in every if not names or s.target.lower() in wanted]
     for identifier in call.texts("SessionIdentifier"):
         doomed = [s for s in doomed if s.identifier == identifier]
     if names and not doomed:
-        raise cim_error(TARGET_NOT_FOUND, "The target is not connected.")
+        raise cim_error(NO_SUCH_SESSION, "The specified session id is not valid.")
     for session in doomed:
         end_session(call.host, session)
 
@@ -298,4 +318,4 @@ def persist(call: Call) -> None:
 @cmdlet("Set-IscsiChapSecret")
 def set_secret(call: Call) -> None:
     if not re.fullmatch(".{12,16}", call.text("ChapSecret")):
-        raise cim_error("HRESULT 0xefff0014", "The CHAP secret must be 12 to 16 characters long.")
+        raise cim_error(BAD_CHAP, "The CHAP secret must be 12 to 16 characters long.")
