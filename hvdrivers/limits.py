@@ -48,6 +48,13 @@ COMMAND_FILE_BYTES = 16 * MIB
 COMMAND_NUMBER_DIGITS = 20
 """Digits of a number on the command line; 2**64 has 20."""
 
+MOST_BYTES, MOST_KIB, MOST_MIB, MOST_GIB = 1 << 63, 1 << 53, 1 << 43, 1 << 33
+"""A size that a caller asks for is less: in bytes it is a signed number of 64 bits, which is what
+libvirt, vSphere and PowerShell take."""
+
+MOST_KBIT = 1 << 53
+"""Kilobits per second, and kilobits, that a caller asks for are less, for the same reason."""
+
 WAIT_SECONDS = 366 * 24 * 3600.0
 """Seconds that a time span of a configuration may last: a year. Infinity is no time span."""
 
@@ -59,6 +66,11 @@ __all__ = [
     "IMAGE_FILE_BYTES",
     "IMAGE_HEADERS",
     "IMAGE_HEADER_CHARACTERS",
+    "MOST_BYTES",
+    "MOST_GIB",
+    "MOST_KBIT",
+    "MOST_KIB",
+    "MOST_MIB",
     "SECRET_CHARACTERS",
     "SEED_CONFIGURATION_BYTES",
     "SEED_CONFIGURATION_DEPTH",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from pydantic import PositiveInt
-
 from hvdrivers.aio.running import Running
+from hvdrivers.models.base import PositiveBytes
 from hvdrivers.models.console import ConsoleAccess, ConsoleKind, ConsoleLog, Screenshot
 
 
@@ -14,7 +13,7 @@ class AsyncConsoles(Running):
     """The console log. It is not Core: Hyper-V does not store the guest's serial output."""
 
     async def get_console_log(
-        self, uuid: UUID, *, max_bytes: PositiveInt = 65536, timeout: float | None = None
+        self, uuid: UUID, *, max_bytes: PositiveBytes = 65536, timeout: float | None = None
     ) -> ConsoleLog:
         """The end of what the guest wrote to its first serial port, since spawn and over reboots,
         as far as the hypervisor keeps it: logs are bounded, so that a guest cannot fill the host.

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from uuid import UUID
 
-from pydantic import PositiveInt
-
 from hvdrivers.aio.running import Running
-from hvdrivers.models.base import Name
+from hvdrivers.models.base import Name, PositiveCount, PositiveMib
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import (
     Flavor,
@@ -200,7 +198,7 @@ class AsyncHotResizeCpu(Running):
     """Other CPUs while the guest runs."""
 
     async def hot_resize_cpu(
-        self, uuid: UUID, vcpus: PositiveInt, *, timeout: float | None = None
+        self, uuid: UUID, vcpus: PositiveCount, *, timeout: float | None = None
     ) -> None:
         """Change the number of virtual CPUs of a running instance, and of its flavor.
 
@@ -216,7 +214,7 @@ class AsyncHotResizeMemory(Running):
     """Other memory while the guest runs."""
 
     async def hot_resize_memory(
-        self, uuid: UUID, memory_mib: PositiveInt, *, timeout: float | None = None
+        self, uuid: UUID, memory_mib: PositiveMib, *, timeout: float | None = None
     ) -> None:
         """Change the memory (MiB) of a running instance, and of its flavor.
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from pydantic import PositiveInt
-
 from hvdrivers.aio.running import Running
+from hvdrivers.models.base import PositiveBytes
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import (
@@ -78,7 +77,7 @@ class AsyncExtendVolume(Running):
     """A volume has grown at its server."""
 
     async def extend_volume(
-        self, uuid: UUID, volume_id: str, size_bytes: PositiveInt, *, timeout: float | None = None
+        self, uuid: UUID, volume_id: str, size_bytes: PositiveBytes, *, timeout: float | None = None
     ) -> None:
         """Let the machine see the new size of an attached volume.
 

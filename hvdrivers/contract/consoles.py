@@ -5,11 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from uuid import UUID
 
-from pydantic import PositiveInt
-
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.operation import Interface, Repeat, operation
 from hvdrivers.contract.states import C, P, R, S, U, X, row
+from hvdrivers.models.base import PositiveBytes
 from hvdrivers.models.console import ConsoleAccess, ConsoleKind, ConsoleLog, Screenshot
 
 
@@ -19,7 +18,7 @@ class Consoles(Interface, capability=Capability.CONSOLE_LOG):
     @operation(changes=False, states=row(same=(R, P, U, S, X, C)), timeout=30)
     @abstractmethod
     def get_console_log(
-        self, uuid: UUID, *, max_bytes: PositiveInt = 65536, timeout: float | None = None
+        self, uuid: UUID, *, max_bytes: PositiveBytes = 65536, timeout: float | None = None
     ) -> ConsoleLog:
         """The end of what the guest wrote to its first serial port, since spawn and over reboots,
         as far as the hypervisor keeps it: logs are bounded, so that a guest cannot fill the host.

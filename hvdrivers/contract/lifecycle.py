@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from uuid import UUID
 
-from pydantic import PositiveInt
-
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.operation import Interface, Repeat, Scope, operation
 from hvdrivers.contract.states import ANY_STATE, B, C, End, P, R, S, U, X, row
-from hvdrivers.models.base import Name
+from hvdrivers.models.base import Name, PositiveCount, PositiveMib
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import (
     Flavor,
@@ -227,7 +225,7 @@ class HotResizeCpu(Interface, capability=Capability.HOT_RESIZE_CPU):
     @operation(states=row(same=(R,)), timeout=120)
     @abstractmethod
     def hot_resize_cpu(
-        self, uuid: UUID, vcpus: PositiveInt, *, timeout: float | None = None
+        self, uuid: UUID, vcpus: PositiveCount, *, timeout: float | None = None
     ) -> None:
         """Change the number of virtual CPUs of a running instance, and of its flavor.
 
@@ -244,7 +242,7 @@ class HotResizeMemory(Interface, capability=Capability.HOT_RESIZE_MEMORY):
     @operation(states=row(same=(R,)), timeout=120)
     @abstractmethod
     def hot_resize_memory(
-        self, uuid: UUID, memory_mib: PositiveInt, *, timeout: float | None = None
+        self, uuid: UUID, memory_mib: PositiveMib, *, timeout: float | None = None
     ) -> None:
         """Change the memory (MiB) of a running instance, and of its flavor.
 

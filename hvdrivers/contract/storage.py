@@ -11,11 +11,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from uuid import UUID
 
-from pydantic import PositiveInt
-
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.operation import Interface, Repeat, Scope, operation
 from hvdrivers.contract.states import P, R, S, row
+from hvdrivers.models.base import PositiveBytes
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import (
@@ -93,7 +92,7 @@ class ExtendVolume(Interface, capability=Capability.EXTEND_VOLUME):
     @operation(states=row(same=(R, P, S)))
     @abstractmethod
     def extend_volume(
-        self, uuid: UUID, volume_id: str, size_bytes: PositiveInt, *, timeout: float | None = None
+        self, uuid: UUID, volume_id: str, size_bytes: PositiveBytes, *, timeout: float | None = None
     ) -> None:
         """Let the machine see the new size of an attached volume.
 

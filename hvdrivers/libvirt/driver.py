@@ -52,6 +52,7 @@ from hvdrivers.libvirt.pools import Pools
 from hvdrivers.libvirt.power import LibvirtPower
 from hvdrivers.libvirt.rebuild import LibvirtRebuild
 from hvdrivers.libvirt.reconnecting import LibvirtReconnect
+from hvdrivers.libvirt.relocation import LibvirtRelocation
 from hvdrivers.libvirt.rescue import LibvirtRescue
 from hvdrivers.libvirt.resize import LibvirtResize
 from hvdrivers.libvirt.resources import LibvirtResources
@@ -59,6 +60,7 @@ from hvdrivers.libvirt.rewiring import Rewirings
 from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.serial_line import LibvirtSerial
 from hvdrivers.libvirt.session import Connection
+from hvdrivers.libvirt.shares import LibvirtShares
 from hvdrivers.libvirt.snapshot_data import SnapshotData
 from hvdrivers.libvirt.snapshots import LibvirtSnapshots
 from hvdrivers.libvirt.storage import LibvirtStorage
@@ -90,6 +92,7 @@ class LibvirtDriver(
     LibvirtHostVolumes,
     LibvirtExtend,
     LibvirtSwap,
+    LibvirtRelocation,
     LibvirtNetwork,
     LibvirtReconnect,
     LibvirtImages,
@@ -102,6 +105,7 @@ class LibvirtDriver(
     LibvirtGuest,
     LibvirtMigration,
     LibvirtMoveInSteps,
+    LibvirtShares,
     LibvirtEvents,
     LibvirtMetrics,
     Driver,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import libvirt
@@ -42,8 +42,8 @@ class LibvirtResources(Topic, Resources):
     """The inventory."""
 
     def get_available_resource(self, *, timeout: float | None = None) -> HostResources:
-        """Budget: 12 calls, and 1 for each PCI device of the host; with NUMA cells whose numbers
-        have gaps 1 more for each gap."""
+        """Budget: 13 calls, and 1 for each PCI device of the host, and for each further storage
+        pool; with NUMA cells whose numbers have gaps 1 more for each gap."""
         del timeout
         machines = self.listing.machines()
         used_cpus = used_mib = 0
@@ -78,24 +78,33 @@ class LibvirtResources(Topic, Resources):
                 free_mib=int(memory["free"]) // 1024,
                 hugepages=_sum_pages(cells),
             ),
-            storage=(self._storage(),),
+            storage=tuple(self._storage()),
             numa_cells=tuple(cells),
             devices=tuple(self._devices()),
             choices=choices(self.facts.domain_capabilities()),
             instances=sum(label_of(name, uuid) is not None for uuid, name, _, _ in machines),
         )
 
-    def _storage(self) -> StorageResources:
-        pool = self.pools.disks()
-        _, capacity, allocation, _ = pool.info()
-        return StorageResources(
-            name=pool.name(),
-            total_gib=capacity / _GIB,
-            used_gib=allocation / _GIB,
-            shared=self.connection.fact(
-                "pool-shared", lambda _: parse(pool.XMLDesc(0)).get("type") == "netfs"
-            ),
-        )
+    def _storage(self) -> Iterator[StorageResources]:
+        """The disk pool first."""
+        disks = self.config.pool
+        for pool in self.pools.for_disks():
+            try:
+                _, capacity, allocation, _ = pool.info()
+                shared = self.connection.fact(
+                    f"pool-shared:{pool.name()}", partial(_is_shared, pool)
+                )
+            except (errors.VolumeNotFound, errors.HypervisorFault):
+                if pool.name() == disks:
+                    raise
+                continue  # it has been stopped meanwhile
+            yield StorageResources(
+                name=pool.name(),
+                total_gib=capacity / _GIB,
+                used_gib=allocation / _GIB,
+                shared=shared,
+                for_new=pool.name() == disks,
+            )
 
     def _cells(self) -> list[NumaCell]:
         found = []
@@ -134,6 +143,10 @@ class LibvirtResources(Topic, Resources):
             readable(f"the device {node.name()}", partial(_read_device, node)) for node in nodes
         ]
         return [device for device in found if device is not None]
+
+
+def _is_shared(pool: Remote, _: Remote) -> bool:
+    return parse(pool.XMLDesc(0)).get("type") == "netfs"
 
 
 def _number(stats: object, key: str, default: int) -> int:

@@ -21,6 +21,7 @@ from hvdrivers.libvirt.metadata import METADATA_NAMESPACE, kept, put
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.odd_files import odd_file
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.shared_directories import missing_directory
 from hvdrivers.libvirt.states import state_of
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
 from hvdrivers.models.state import InstanceState
@@ -175,6 +176,7 @@ def explained(
         or explained_pages(remote, xml)
         or _shared(remote, xml)
         or odd_file(remote, xml.iterfind("devices/disk"))
+        or missing_directory(remote, xml)
     )
     if reason is not None:
         return reason

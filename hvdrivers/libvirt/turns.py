@@ -38,6 +38,7 @@ from hvdrivers.libvirt.definition import define, undefine
 from hvdrivers.libvirt.domains import Domains, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.host_facts import HostFacts
+from hvdrivers.libvirt.left_files import end_copies, noted_in
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection, last_calls, unnoticed
@@ -119,6 +120,13 @@ class Turn:
         self._count += 1
         with self.own(), unnoticed():
             keep(self.helper, _COUNT_NAMESPACE, str(self._count), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def show(self, remote: Remote) -> None:
+        """The same over another connection, beside a long call. Two calls."""
+        self._count += 1
+        with self.own(), unnoticed():
+            helper = remote.lookupByUUIDString(str(self.id))
+            keep(helper, _COUNT_NAMESPACE, str(self._count), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     @contextmanager
     def own(self) -> Iterator[None]:
@@ -211,6 +219,7 @@ class Turns:
         try:
             if turn.after is not None:
                 self._end_half_loaded(uuid, turn.after)
+                self._end_copies(uuid)
             yield turn
         except BaseException as original:
             self._give_up_after(original, made)
@@ -343,6 +352,14 @@ class Turns:
             current = dead.snapshotCurrent(0).getName()
         with unnoticed():
             return current if undefine(dead) else None
+
+    def _end_copies(self, uuid: UUID) -> None:
+        """End the copies of disks that a dead client has left in a running machine: while they
+        run, libvirt refuses snapshots and more."""
+        with suppress(errors.InstanceNotFound, errors.InvalidState):
+            domain = self._domains.find(uuid)
+            xml = parse(domain.XMLDesc(0))
+            end_copies(domain, xml, noted_in(uuid, xml))
 
     def _end_half_loaded(self, uuid: UUID, after: str) -> None:
         """Switch a machine off that a dead client has started for a snapshot's memory, and that

@@ -103,17 +103,19 @@ def _secrets(value: Any, model: type[BaseModel]) -> Iterator[str]:
             yield from _texts(value.get(key))
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: Any, levels: int = 32) -> Iterator[str]:
+    if not levels:  # what holds itself has no end
+        return
     if isinstance(value, SecretStr | SecretBytes):
         value = value.get_secret_value()
     if isinstance(value, bytes):
         value = value.decode("utf-8", errors="replace")
     if isinstance(value, Mapping):
         for item in value.values():
-            yield from _texts(item)
+            yield from _texts(item, levels - 1)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _texts(item)
+            yield from _texts(item, levels - 1)
     elif isinstance(value, str) and len(value) >= _SHORTEST:
         yield value
 

@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     StringConstraints,
@@ -19,7 +20,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from hvdrivers.limits import TEXT_CHARACTERS
+from hvdrivers.limits import MOST_BYTES, MOST_MIB, TEXT_CHARACTERS
 from hvdrivers.models._veil import veiled
 
 # A program imports all models and uses a few of them, so pydantic makes the validator of each when
@@ -154,3 +155,12 @@ Identifier = Annotated[
     str, StringConstraints(min_length=1, max_length=255), AfterValidator(_printable)
 ]
 """An identifier chosen by another system (a Cinder volume id, a Neutron port id): opaque text."""
+
+PositiveBytes = Annotated[int, Field(ge=1, lt=MOST_BYTES)]
+"""A size in bytes that a caller asks for."""
+
+PositiveMib = Annotated[int, Field(ge=1, lt=MOST_MIB)]
+"""A size in MiB that a caller asks for."""
+
+PositiveCount = Annotated[int, Field(ge=1, lt=1 << 31)]
+"""A number of things that a caller asks for."""

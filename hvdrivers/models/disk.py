@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from hvdrivers.limits import MOST_MIB
 from hvdrivers.models.base import Identifier, Model
 from hvdrivers.models.volume.attachment import DiskBus
 
@@ -36,7 +37,7 @@ class OwnDisk(Model):
     """
 
     role: DiskRole
-    size_mib: Annotated[int, Field(ge=1)] | None = None
+    size_mib: Annotated[int, Field(ge=1, lt=MOST_MIB)] | None = None
     """Of an ephemeral disk, MiB; together they have the flavor's ``ephemeral_gib``. None: all of
     that, for the only one. The flavor has the sizes of root and swap."""
     file_system: FileSystem | None = None

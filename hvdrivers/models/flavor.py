@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from hvdrivers.limits import MOST_GIB, MOST_KIB, MOST_MIB
 from hvdrivers.models.base import Model
 
 
@@ -27,22 +28,22 @@ class Flavor(Model):
 
     vcpus: Annotated[int, Field(ge=1, le=1024)]
     """Virtual CPUs at start."""
-    memory_mib: Annotated[int, Field(ge=16)]
+    memory_mib: Annotated[int, Field(ge=16, lt=MOST_MIB)]
     """Memory at start, MiB."""
-    disk_gib: Annotated[int, Field(ge=0)] = 0
+    disk_gib: Annotated[int, Field(ge=0, lt=MOST_GIB)] = 0
     """Size of the root disk, GiB. 0: as large as the image. Never smaller than the image."""
-    ephemeral_gib: Annotated[int, Field(ge=0)] = 0
+    ephemeral_gib: Annotated[int, Field(ge=0, lt=MOST_GIB)] = 0
     """Size of an additional empty disk that lives and dies with the instance, GiB."""
-    swap_mib: Annotated[int, Field(ge=0)] = 0
+    swap_mib: Annotated[int, Field(ge=0, lt=MOST_MIB)] = 0
     """Size of a swap disk, MiB."""
     max_vcpus: Annotated[int, Field(ge=1, le=1024)] | None = None
     """How far CPUs can be added while running. None: they cannot."""
-    max_memory_mib: Annotated[int, Field(ge=16)] | None = None
+    max_memory_mib: Annotated[int, Field(ge=16, lt=MOST_MIB)] | None = None
     """How far memory can be added while running, MiB. None: it cannot."""
     cpu_policy: CpuPolicy = CpuPolicy.SHARED
     numa_nodes: Annotated[int, Field(ge=1, le=64)] | None = None
     """Virtual NUMA nodes, CPUs and memory split evenly. None: the hypervisor's default."""
-    page_size_kib: Annotated[int, Field(ge=4)] | None = None
+    page_size_kib: Annotated[int, Field(ge=4, lt=MOST_KIB)] | None = None
     """Back the memory by huge pages of this size, KiB (2048, 1048576). None: ordinary pages."""
 
     @model_validator(mode="after")

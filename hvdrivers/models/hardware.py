@@ -47,9 +47,9 @@ class TpmModel(StrEnum):
 class CpuTopology(Model):
     """How the guest sees its CPUs. The product is ``Flavor.vcpus``, or ``max_vcpus`` if given."""
 
-    sockets: Annotated[int, Field(ge=1)] = 1
-    cores: Annotated[int, Field(ge=1)] = 1
-    threads: Annotated[int, Field(ge=1)] = 1
+    sockets: Annotated[int, Field(ge=1, le=1024)] = 1
+    cores: Annotated[int, Field(ge=1, le=1024)] = 1
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
 
     @property
     def cpus(self) -> int:

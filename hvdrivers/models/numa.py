@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, model_validator
 
+from hvdrivers.limits import MOST_MIB
 from hvdrivers.models.base import Model
 
 _Number = Annotated[int, Field(ge=0, le=65535)]
@@ -19,7 +20,7 @@ class NumaNode(Model):
     """``NumaCell.id`` of the host's cell."""
     vcpus: Annotated[frozenset[_Number], Field(min_length=1)]
     """The guest's CPUs in it, from 0."""
-    memory_mib: Annotated[int, Field(ge=1)]
+    memory_mib: Annotated[int, Field(ge=1, lt=MOST_MIB)]
     """MiB, all of that cell."""
     cpus: Mapping[_Number, _Number] = {}
     """The host CPU of ``NumaCell.cpus`` that each of ``vcpus`` has to itself. Empty: any of the

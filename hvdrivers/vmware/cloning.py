@@ -73,6 +73,7 @@ class Cloning:
             or root.bus is not DiskBus.SCSI
             or spec.vtpm
             or spec.pci_devices
+            or spec.vgpus
             or base.key.startswith(_HOST_IMAGE)
             or not self._places.get().is_vcenter
         ):

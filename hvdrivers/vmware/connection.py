@@ -40,9 +40,10 @@ class VmwareConnection(Topic, Connection):
         place = self.places.get()
         lacking: dict[Capability, str] = {}
         if place.only_host is None:
-            lacking[Capability.PCI_PASSTHROUGH] = (
+            lacking |= dict.fromkeys(
+                (Capability.PCI_PASSTHROUGH, Capability.VGPU),
                 "an address names a device of one host, and this cluster has several: connect to a"
-                " single host"
+                " single host",
             )
         if place.is_vcenter:
             lacking[Capability.HOST_POWER] = "a vCenter is no host: connect to the ESXi host itself"

@@ -6,21 +6,22 @@ A cluster has none of its own: they are inside its hosts, and an address names n
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.models.pci import PciAddress
-from hvdrivers.models.resources import NumaCell, PciDevice
+from hvdrivers.models.resources import MediatedType, NumaCell, PciDevice
 from hvdrivers.vmware.reader import Row
 
 _log = logging.getLogger(__name__)
 _MIB = 1 << 20
-_PCI, _PASSTHROUGH = "hardware.pciDevice", "config.pciPassthruInfo"
-_NUMA, _GRAPHICS = "hardware.numaInfo", "config.graphicsInfo"
-DEVICES_OF_A_HOST = (_PCI, _PASSTHROUGH, _NUMA, _GRAPHICS)
+PCI, _PASSTHROUGH = "hardware.pciDevice", "config.pciPassthruInfo"
+_NUMA, GRAPHICS = "hardware.numaInfo", "config.graphicsInfo"
+DEVICES_OF_A_HOST = (PCI, _PASSTHROUGH, _NUMA, GRAPHICS)
 """What is read of a host."""
 
 
@@ -42,18 +43,26 @@ def _nodes(host: Row) -> Sequence[Any]:
     return (info.numaNode if info is not None else None) or ()
 
 
-def devices_of(host: Row) -> tuple[PciDevice, ...]:
+def devices_of(
+    host: Row, slices: Mapping[str, tuple[MediatedType, ...]] = MappingProxyType({})
+) -> tuple[PciDevice, ...]:
     """Its PCI devices. Those for machines have been passed through by the administrator, and the
-    host has been started since."""
+    host has been started since.
+
+    Args:
+        slices: what GPUs can be cut into, by the server's ids of the devices.
+    """
     cells = {text: int(node.typeId) for node in _nodes(host) for text in node.pciId or ()}
     passed = {each.id: each for each in host.get(_PASSTHROUGH) or ()}
-    cards = {each.pciId: each for each in host.get(_GRAPHICS) or ()}
+    cards = {each.pciId: each for each in host.get(GRAPHICS) or ()}
     found = []
-    for each in host.get(_PCI) or ():
+    for each in host.get(PCI) or ():
         try:
-            found.append(_device(each, passed.get(each.id), cards.get(each.id), cells.get(each.id)))
+            made = _device(each, passed.get(each.id), cards.get(each.id), cells.get(each.id))
         except ValueError as error:
             _log.warning("a PCI device of the host cannot be read: %s", error)
+            continue
+        found.append(made.model_copy(update={"mediated_types": slices.get(each.id, ())}))
     return tuple(found)
 
 
@@ -79,7 +88,7 @@ def is_passed(info: Any) -> bool:
 
 def device_at(host: Row, address: PciAddress) -> tuple[Any, Any]:
     """A PCI device and what the host says of its passthrough; None where there is none."""
-    for each in host.get(_PCI) or ():
+    for each in host.get(PCI) or ():
         try:
             matches = PciAddress(each.id) == address
         except ValueError:

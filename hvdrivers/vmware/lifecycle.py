@@ -74,7 +74,7 @@ APPEND = vim.option.OptionValue(key="answer.msg.serial.file.open", value="Append
 class VmwareLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
 
-    @provides(*declared(ImageStore), Capability.PCI_PASSTHROUGH)
+    @provides(*declared(ImageStore), Capability.PCI_PASSTHROUGH, Capability.VGPU)
     @timed
     def spawn(
         self,
@@ -86,8 +86,8 @@ class VmwareLifecycle(Topic, Lifecycle):
         """Budget from a cached image on vCenter: 7 calls, of which the clone is 1 and 1 reads what
         came of it; 2 more to start it. Elsewhere, and for a disk that no template has: 13 calls, 9
         without starting it; 2 more where the disk is larger than the image. On both 1 more for a
-        seed and for each volume, 1 if there are volumes or NICs, 4 if there are PCI devices; 8 for
-        each kept disk."""
+        seed and for each volume, 1 if there are volumes or NICs, 4 if there are PCI devices or
+        slices of GPUs; 8 for each kept disk."""
         del timeout
         self.claims.refuse_existing(spec.uuid)
         check_flavor(spec.flavor)
@@ -135,7 +135,7 @@ class VmwareLifecycle(Topic, Lifecycle):
                 )
             else:
                 obj = self._make_machine(spec, config, host)
-                self.passthrough.require_alone(spec)
+                self.passthrough.require_alone(spec, passed)
             found = self._started(spec, obj, cloned=template is not None)
             current_deadline().check("the machine was made")
             self.kept_disks.take_over(kept, undo)

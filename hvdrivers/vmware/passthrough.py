@@ -1,4 +1,4 @@
-"""PCI devices of a host that a new machine gets.
+"""PCI devices of a host, and slices of its GPUs, that a new machine gets.
 
 An address names a device of one host, so this is for a single host: ESXi, or a vCenter's host that
 is in no cluster, or alone in one.
@@ -6,7 +6,8 @@ is in no cluster, or alone in one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,10 +15,12 @@ from uuid import UUID
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
-from hvdrivers.models.instance import Firmware, InstanceSpec
+from hvdrivers.models.instance import Firmware, InstanceSpec, VgpuRequest
 from hvdrivers.models.pci import PciAddress
+from hvdrivers.models.resources import MediatedType
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.devices import adding
+from hvdrivers.vmware.gpu_slices import Gpu, Profiles, gpus_of, profiles_in, slices_in
 from hvdrivers.vmware.host_devices import (
     DEVICES_OF_A_HOST,
     device_at,
@@ -26,22 +29,36 @@ from hvdrivers.vmware.host_devices import (
 )
 from hvdrivers.vmware.machines import Machines, uuid_in
 from hvdrivers.vmware.place import Places
-from hvdrivers.vmware.reader import Reader
+from hvdrivers.vmware.reader import Reader, Row
 from hvdrivers.vmware.specs import Plan
 
-_MOST = 16
-"""PCI devices of one machine ("Configuration Maximums", 7.0 and later)."""
+_MOST, _MOST_SLICES = 16, 8
+"""PCI devices of one machine, and slices of GPUs ("Configuration Maximums", 8.0)."""
 _DISPLAY = frozenset({0x03, 0x12})
 """PCI base classes of GPUs: display controllers, processing accelerators."""
 _Pci = vim.vm.device.VirtualPCIPassthrough
 
 
+TYPES, BROWSER = "config.sharedPassthruGpuTypes", "environmentBrowser"
+"""What slices() is told of a host, and of what it is alone in."""
+_HARDWARE = "config.hardware.device"
+
+
 @dataclass(frozen=True)
 class Passed:
-    """A device that a machine gets."""
+    """A device, or a slice of one, that a machine gets."""
 
     backing: Any
     is_gpu: bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a new machine gets, and the host that has it."""
+
+    devices: tuple[Passed, ...] = ()
+    host: Row | None = None
+    profiles: Profiles | None = None
 
 
 class Passthrough:
@@ -54,16 +71,47 @@ class Passthrough:
         self._reader = reader
         self._places = places
         self._machines = machines
+        self._types: frozenset[str] | None = None
+        """The profiles that the host had when they were asked for; None: nobody has asked."""
+        self._profiles = Profiles({}, {})
 
-    def find(self, spec: InstanceSpec) -> Sequence[Passed]:
-        """The devices that a spec names. 3 calls; none if it names none.
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """What slices() wants to know of each machine."""
+        wanted = self._places.get().only_host is not None and self._types != frozenset()
+        return (_HARDWARE,) if wanted else ()
+
+    def slices(
+        self, host: Row, compute: Row, machines: Sequence[Row]
+    ) -> dict[str, tuple[MediatedType, ...]]:
+        """What the GPUs of a single host can be cut into, by the server's ids of the devices. No
+        call; 1 when the host has other profiles than before.
+
+        Args:
+            host: has ``TYPES`` and ``DEVICES_OF_A_HOST``.
+            compute: has ``BROWSER``.
+            machines: all machines, with ``paths``.
+        """
+        types = frozenset(host.get(TYPES) or ())
+        if types and types != self._types:
+            self._profiles = profiles_in(compute[BROWSER].QueryConfigTarget(host.obj))
+            if self._types == frozenset():
+                machines = self._machines.rows(_HARDWARE)  # there was no reason to read it before
+        self._types = types
+        if not types:
+            return {}
+        gpus = gpus_of(host, self._profiles, _holders(machines))
+        return {each.id: each.types() for each in gpus}
+
+    def find(self, spec: InstanceSpec) -> Found:
+        """The devices and slices that a spec names. 3 calls; none if it names none.
 
         Raises:
             InsufficientResources: one is not there, not for machines, or another machine's.
             NotSupported: the machine is to have what vSphere does not give beside one.
         """
-        if not spec.pci_devices:
-            return ()
+        if not spec.pci_devices and not spec.vgpus:
+            return Found()
         if spec.flavor.max_memory_mib is not None:
             raise errors.NotSupported(
                 "vSphere adds no memory to a running machine that has a PCI device of its host",
@@ -73,27 +121,36 @@ class Passthrough:
         for address in addresses:
             if addresses.count(address) > 1:
                 raise errors.InsufficientResources(f"the PCI device {address} is asked for twice")
-        if len(spec.pci_devices) > _MOST:
-            raise errors.InsufficientResources(f"a machine has at most {_MOST} PCI devices")
+        if len(addresses) > _MOST or len(spec.vgpus) > _MOST_SLICES:
+            raise errors.InsufficientResources(
+                f"a machine has at most {_MOST} PCI devices, and {_MOST_SLICES} slices of GPUs"
+            )
         place = self._places.get()
-        host, compute = place.only_host, place.compute
-        if host is None:
-            raise errors.NotSupported("an address names no device of a cluster")
+        only, compute = place.only_host, place.compute
+        if only is None:
+            raise errors.NotSupported("a cluster of several hosts shows no devices of theirs")
         rows = self._reader.read(
-            [(vim.HostSystem, DEVICES_OF_A_HOST), (vim.ComputeResource, ("environmentBrowser",))],
-            [(host, ()), (compute, ())],
+            [(vim.HostSystem, DEVICES_OF_A_HOST), (vim.ComputeResource, (BROWSER,))],
+            [(only, ()), (compute, ())],
         )
-        hardware = next(row for row in rows if isinstance(row.obj, vim.HostSystem))
+        host = next(row for row in rows if isinstance(row.obj, vim.HostSystem))
         browser = next(row for row in rows if isinstance(row.obj, vim.ComputeResource))
-        target = browser["environmentBrowser"].QueryConfigTarget(host)
-        systems = {
-            each.pciDevice.id: each.systemId
-            for each in (target.pciPassthrough if target is not None else None) or ()
-        }
-        taken = self._taken(spec.uuid)
-        found = []
+        target = browser[BROWSER].QueryConfigTarget(only)
+        others = self._others(spec.uuid)
+        profiles = profiles_in(target)
+        devices = [
+            *self._whole(addresses, host, target, _addresses(others)),
+            *_slices(spec.vgpus, gpus_of(host, profiles, _holders(others))),
+        ]
+        return Found(tuple(devices), host, profiles)
+
+    def _whole(
+        self, addresses: Sequence[PciAddress], host: Row, target: Any, taken: set[PciAddress]
+    ) -> Iterator[Passed]:
+        infos = (target.pciPassthrough if target is not None else None) or ()
+        systems = {each.pciDevice.id: each.systemId for each in infos}
         for address in addresses:
-            device, info = device_at(hardware, address)
+            device, info = device_at(host, address)
             if device is None:
                 raise errors.InsufficientResources(f"the host has no PCI device {address}")
             if not is_passed(info) or device.id not in systems:
@@ -103,47 +160,39 @@ class Passthrough:
                 )
             if address in taken:
                 raise errors.InsufficientResources(f"another machine has the PCI device {address}")
-            found.append(_passed(device, systems[device.id]))
-        return found
+            yield _passed(device, systems[device.id])
 
-    def require_alone(self, spec: InstanceSpec) -> None:
+    def require_alone(self, spec: InstanceSpec, found: Found) -> None:
         """Look once more, when the machine is there: of two spawns at the same moment, each may
         have found a device free. 1 call; none without devices.
 
         Raises:
             InsufficientResources: another machine has one of its devices now.
         """
-        if not spec.pci_devices:
+        if found.host is None or found.profiles is None:
             return
-        twice = self._taken(spec.uuid) & {each.address for each in spec.pci_devices}
-        if twice:
+        others = self._others(spec.uuid)
+        if _addresses(others) & {each.address for each in spec.pci_devices}:
             raise errors.InsufficientResources(
-                f"another machine has got the PCI device {min(twice)} at the same moment"
+                "another machine has got a PCI device of this one at the same moment"
             )
+        _slices(spec.vgpus, gpus_of(found.host, found.profiles, _holders(others)))
 
-    def _taken(self, without: UUID) -> set[PciAddress]:
-        """The addresses of devices that other machines have, also those that are off. One call."""
-        taken = set()
-        for row in self._machines.rows("config.instanceUuid", "config.hardware.device"):
-            if uuid_in(row) == without:
-                continue
-            for each in passed_devices(row.get("config.hardware.device")):
-                try:
-                    taken.add(PciAddress(getattr(each.backing, "id", None) or ""))
-                except ValueError:
-                    continue  # a device that the server chooses at each start
-        return taken
+    def _others(self, uuid: UUID) -> list[Row]:
+        """The other machines, also those that are off. One call."""
+        rows = self._machines.rows("config.instanceUuid", _HARDWARE)
+        return [row for row in rows if uuid_in(row) != uuid]
 
-    def fit(self, config: Any, plan: Plan, spec: InstanceSpec, devices: Sequence[Passed]) -> None:
+    def fit(self, config: Any, plan: Plan, spec: InstanceSpec, found: Found) -> None:
         """Give the devices to a machine that is to be made. vSphere starts it only with all of its
         memory reserved."""
-        if not devices:
+        if not found.devices:
             return
-        for each in devices:
+        for each in found.devices:
             config.deviceChange.append(adding(_Pci(key=plan.slots.key(), backing=each.backing)))
         config.memoryReservationLockedToMax = True
         config.memoryAllocation = vim.ResourceAllocationInfo(reservation=spec.flavor.memory_mib)
-        gpus = sum(each.is_gpu for each in devices)
+        gpus = sum(each.is_gpu for each in found.devices)
         if gpus and spec.firmware is Firmware.UEFI:
             # a GPU's memory does not fit below 4 GiB (VMware's guides for compute accelerators)
             size = gpus * self._config.gpu_mmio_gib
@@ -151,6 +200,47 @@ class Passthrough:
                 vim.option.OptionValue(key="pciPassthru.use64bitMMIO", value="TRUE"),
                 vim.option.OptionValue(key="pciPassthru.64bitMMIOSizeGB", value=str(size)),
             ]
+
+
+def _addresses(machines: Sequence[Row]) -> set[PciAddress]:
+    """The addresses of the devices that machines have."""
+    found = set()
+    for row in machines:
+        for each in passed_devices(row.get(_HARDWARE) or ()):
+            with suppress(ValueError):  # one that the server chooses at each start
+                found.add(PciAddress(getattr(each.backing, "id", None) or ""))
+    return found
+
+
+def _holders(machines: Sequence[Row]) -> Iterator[tuple[str, list[str]]]:
+    """The machines that have slices, with the profiles."""
+    for row in machines:
+        if names := slices_in(row.get(_HARDWARE) or ()):
+            yield row.moid, names
+
+
+def _slices(wanted: Sequence[VgpuRequest], gpus: Sequence[Gpu]) -> list[Passed]:
+    """The slices that a machine gets.
+
+    Raises:
+        InsufficientResources: there is none left.
+        NotSupported: the GPU is named, where the server chooses among several.
+    """
+    found = []
+    for each in wanted:
+        able = [gpu for gpu in gpus if each.type in gpu.sizes]
+        if each.parent is not None:
+            there = [gpu for gpu in able if gpu.address == each.parent]
+            if there and len(able) > 1:
+                raise errors.NotSupported(
+                    "vSphere chooses the GPU of a slice itself, and the host has several for it",
+                    hint="leave parent= out",
+                )
+            able = there
+        if not any(gpu.take(each.type) for gpu in able):
+            raise errors.InsufficientResources(f"no GPU has a slice of the type {each.type} left")
+        found.append(Passed(_Pci.VmiopBackingInfo(vgpu=each.type), is_gpu=True))
+    return found
 
 
 def _passed(device: Any, system: str) -> Passed:

@@ -23,6 +23,7 @@ from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.host_devices import DEVICES_OF_A_HOST, cells_of, devices_of
 from hvdrivers.vmware.host_facts import host_info
 from hvdrivers.vmware.machines import STATE, uuid_in
+from hvdrivers.vmware.passthrough import BROWSER, TYPES
 from hvdrivers.vmware.reader import IN_POOL, Row, step
 from hvdrivers.vmware.record import mark_in
 
@@ -34,6 +35,7 @@ _HOST = (
     "summary.hardware",
     "summary.quickStats.overallMemoryUsage",
     *DEVICES_OF_A_HOST,
+    TYPES,
 )
 _STORE = (
     "name",
@@ -56,14 +58,16 @@ class VmwareResources(Topic, Resources):
 
     @timed
     def get_available_resource(self, *, timeout: float | None = None) -> HostResources:
-        """Budget: 1 call, and 1 for each 1,000 machines beyond the first."""
+        """Budget: 1 call, and 1 for each 1,000 machines beyond the first; 1 more, once for a
+        connection, where a single host has GPUs for slices."""
         del timeout
         place = self.places.get()
         rows = self.reader.read(
             [
                 (vim.HostSystem, _HOST),
+                (vim.ComputeResource, (BROWSER,)),
                 (vim.Datastore, _STORE),
-                (vim.VirtualMachine, (*STATE, *_SIZE)),
+                (vim.VirtualMachine, (*STATE, *_SIZE, *self.passthrough.paths)),
             ],
             [(place.compute, _STEPS)],
         )
@@ -71,6 +75,10 @@ class VmwareResources(Topic, Resources):
         hosts = [r for r in every if r.get("runtime.connectionState") == "connected"]
         alone = hosts[0] if len(hosts) == len(every) == 1 else None
         machines = [r for r in rows if isinstance(r.obj, vim.VirtualMachine)]
+        slices = {}
+        if alone is not None:
+            compute = next(r for r in rows if isinstance(r.obj, vim.ComputeResource))
+            slices = self.passthrough.slices(alone, compute, machines)
         on = [r for r in machines if r.get("runtime.powerState") == "poweredOn"]
         total = sum(int(h["summary.hardware"].memorySize) for h in hosts) // _MIB
         used = sum(int(h.get("summary.quickStats.overallMemoryUsage") or 0) for h in hosts)
@@ -88,7 +96,7 @@ class VmwareResources(Topic, Resources):
                 if isinstance(r.obj, vim.Datastore) and r.get("summary.accessible")
             ),
             numa_cells=cells_of(alone) if alone is not None else (),
-            devices=devices_of(alone) if alone is not None else (),
+            devices=devices_of(alone, slices) if alone is not None else (),
             largest_machine=_largest(hosts),
             choices=MachineChoices(
                 firmwares=frozenset({Firmware.BIOS, Firmware.UEFI}),

@@ -215,6 +215,10 @@ def whole_or_in_parts(trial: Trial, part_of: Callable[[PciDevice], dict[str, Any
         if part is None or not (device.is_aside or not trial.target.guests_run):
             continue
         whole = {"pci_devices": (PciRequest(address=device.address),)}
+        try:
+            trial.driver.destroy(trial.spawn(None, **whole).uuid)
+        except errors.InsufficientResources:
+            continue  # the administrator has set it aside for parts alone
         for first, second in ((part, whole), (whole, part)):
             uuid = trial.spawn(None, **first).uuid
             with trial.unchanged(), trial.raises(errors.InsufficientResources):

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
+from hvdrivers.limits import MOST_KBIT
 from hvdrivers.models.base import Identifier, Model, PrintableText
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.vif._text import (
@@ -41,11 +42,11 @@ class NicModel(StrEnum):
 class Bandwidth(Model):
     """Limits of one direction."""
 
-    average: Annotated[int, Field(ge=1)]
+    average: Annotated[int, Field(ge=1, lt=MOST_KBIT)]
     """kbit/s over time."""
-    peak: Annotated[int, Field(ge=1)] | None = None
+    peak: Annotated[int, Field(ge=1, lt=MOST_KBIT)] | None = None
     """kbit/s in a burst."""
-    burst: Annotated[int, Field(ge=1)] | None = None
+    burst: Annotated[int, Field(ge=1, lt=MOST_KBIT)] | None = None
     """kbit that may pass at ``peak``."""
 
     @model_validator(mode="after")

@@ -126,9 +126,9 @@ class VolumeData(Model):
     """The storage takes discard (unmap) requests."""
     cacheable: bool = False
     """The host may cache it (os-brick's volume cache)."""
-    logical_block_size: Annotated[int, Field(ge=512)] | None = None
+    logical_block_size: Annotated[int, Field(ge=512, lt=1 << 31)] | None = None
     """Bytes."""
-    physical_block_size: Annotated[int, Field(ge=512)] | None = None
+    physical_block_size: Annotated[int, Field(ge=512, lt=1 << 31)] | None = None
     """Bytes."""
     device_path: AbsolutePath | None = None
     """Block device on the host, once os-brick or another tool has connected it."""

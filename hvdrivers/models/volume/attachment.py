@@ -139,7 +139,7 @@ class VolumeAttachment(Model):
     device: str | None = None
     """Hint: ``vdb``. The guest's kernel names devices in the order it finds them, so nothing
     relies on it. ``/dev/vdb`` is understood."""
-    boot_index: Annotated[int, Field(ge=0)] | None = None
+    boot_index: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None
     """Place in the boot order; 0 boots. Nova's -1 is None."""
     read_only: bool = False
     device_type: DeviceType = DeviceType.DISK
@@ -230,4 +230,4 @@ class AttachedVolume(Model):
     read_only: bool = False
     size_bytes: Annotated[int, Field(ge=0)] | None = None
     """None: the hypervisor does not say."""
-    boot_index: Annotated[int, Field(ge=0)] | None = None
+    boot_index: Annotated[int, Field(ge=0, lt=1 << 31)] | None = None

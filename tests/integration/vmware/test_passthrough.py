@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pyVmomi import vim
@@ -15,7 +15,7 @@ from hvdrivers.contract.capabilities import Capability
 from hvdrivers.driverkit import cut_after, cut_before
 from hvdrivers.guard import guarded
 from hvdrivers.models.image import ImageFormat
-from hvdrivers.models.instance import Firmware, Flavor, PciRequest
+from hvdrivers.models.instance import Firmware, Flavor, PciRequest, VgpuRequest
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.vmware.driver import VmwareDriver
 from tests.integration.vmware.conftest import SpecFactory, connected
@@ -50,9 +50,12 @@ def wanting(*addresses: PciAddress, **changes: Any) -> dict[str, Any]:
 
 
 def test_the_devices_of_a_host(alone: VmwareDriver) -> None:
+    with alone.session.seam.counting() as first:
+        alone.get_available_resource()
     with alone.session.seam.counting() as calls:
         found = alone.get_available_resource()
     assert list(calls) == ["RetrievePropertiesEx"]
+    assert list(first) == ["RetrievePropertiesEx", "QueryConfigTarget"]
     cells = {each.id: each for each in found.numa_cells}
     assert (cells[0].cpus, cells[1].cpus) == (frozenset(range(8)), frozenset(range(8, 16)))
     assert [cells[each].memory_mib for each in (0, 1)] == [2048, 2048]
@@ -64,6 +67,7 @@ def test_the_devices_of_a_host(alone: VmwareDriver) -> None:
     assert (gpu.vendor_id, gpu.product_id, gpu.class_code) == ("10de", "1eb8", "030200")
     assert gpu.label == "NVIDIA Corporation Tesla T4"
     assert own.product_id == "9bb6"
+    assert not gpu.mediated_types
     assert (
         own.label == "NVIDIA Corporation NVIDIA A2"
     )  # the graphics card has a name, not the device
@@ -77,6 +81,11 @@ def test_what_placement_is_told(alone: VmwareDriver) -> None:
     assert set(found[f"{root}_{ADAPTER}"].inventories) == {"CUSTOM_PCI_8086_1572"}
     assert set(found[f"{root}_{GPU}"].inventories) == {"PGPU"}
     assert f"{root}_{WAITING}" not in found
+    own = found[f"{root}_{OWN}"]
+    assert (own.inventories["VGPU"].total, own.traits) == (
+        4,
+        {"CUSTOM_VGPU_NVIDIA_A2_4Q", "CUSTOM_VGPU_NVIDIA_A2_8Q"},
+    )
 
 
 def test_a_cluster_has_none(peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory) -> None:
@@ -205,6 +214,105 @@ def test_a_spawn_that_is_cut_gives_the_device_back(
         assert cut.struck, name
         alone.destroy(wanted.uuid)
         alone.destroy(alone.spawn(spec(**wanting(ADAPTER))).uuid)
+
+
+SMALL, LARGE = "nvidia_a2-4q", "nvidia_a2-8q"
+
+
+def slices(*names: str, parent: PciAddress | None = None, **changes: Any) -> dict[str, Any]:
+    return {"vgpus": tuple(VgpuRequest(type=each, parent=parent) for each in names), **changes}
+
+
+def left(driver: VmwareDriver) -> dict[str, int]:
+    return {
+        kind.name: kind.available
+        for device in driver.get_available_resource().devices
+        for kind in device.mediated_types
+    }
+
+
+def test_slices_of_one_size(alone: VmwareDriver, spec: SpecFactory) -> None:
+    assert left(alone) == {SMALL: 4, LARGE: 2}
+    first = alone.spawn(spec(**slices(SMALL, start=True))).uuid
+    assert left(alone) == {SMALL: 3, LARGE: 0}
+    row = hardware(alone, first)
+    assert row["config.memoryReservationLockedToMax"] is True
+    with pytest.raises(errors.InsufficientResources):
+        alone.spawn(spec(**slices(LARGE)))
+    alone.spawn(spec(**slices(SMALL, SMALL, start=True)))
+    assert left(alone) == {SMALL: 1, LARGE: 0}
+    with pytest.raises(errors.InsufficientResources):
+        alone.spawn(spec(**slices(SMALL, SMALL)))
+    with pytest.raises(errors.NotSupported):
+        alone.suspend(first)
+    for each in alone.list_instances():
+        alone.destroy(each.uuid)
+    assert left(alone) == {SMALL: 4, LARGE: 2}
+    alone.spawn(spec(**slices(LARGE, parent=OWN, start=True)))
+    assert left(alone) == {SMALL: 0, LARGE: 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        slices("nvidia_a2-2q"),
+        slices("nvidia' OR 1"),
+        slices(SMALL, parent=GPU),
+        slices(*[SMALL] * 9),
+        slices(SMALL, LARGE),
+    ],
+)
+def test_slices_that_cannot_be_had(
+    alone: VmwareDriver, spec: SpecFactory, changes: dict[str, Any]
+) -> None:
+    alone.destroy(alone.spawn(spec()).uuid)
+    with (
+        alone.session.seam.counting() as calls,
+        pytest.raises(errors.InsufficientResources),
+    ):
+        alone.spawn(spec(**changes))
+    assert "MakeDirectory" not in calls
+
+
+def test_a_host_whose_gpus_come_later(alone: VmwareDriver, spec: SpecFactory) -> None:
+    """Its administrator has installed the vendor's driver since the first look."""
+    read = alone.reader.read
+
+    def without(wanted: Any, roots: Any) -> Any:
+        rows = read(wanted, roots)
+        for row in rows:
+            if isinstance(row.obj, vim.HostSystem):
+                cast("dict[str, Any]", row.values).pop("config.sharedPassthruGpuTypes", None)
+        return rows
+
+    alone.spawn(spec(**slices(SMALL)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alone.reader, "read", without)
+        for _ in range(2):
+            with alone.session.seam.counting() as calls:
+                assert left(alone) == {}
+            assert list(calls) == ["RetrievePropertiesEx"]
+    assert left(alone) == {SMALL: 3, LARGE: 0}
+    with alone.session.seam.counting() as calls:
+        assert left(alone) == {SMALL: 3, LARGE: 0}
+    assert list(calls) == ["RetrievePropertiesEx"]
+
+
+def test_two_spawns_of_the_last_slice(
+    alone: VmwareDriver, alone_peer: VcsimPeer, spec: SpecFactory
+) -> None:
+    with closing(connected(alone_peer, compute=alone.config.compute)) as other:
+        alone.spawn(spec(**slices(LARGE)))
+        first, second = spec(**slices(LARGE)), spec(**slices(LARGE))
+
+        def between(name: str, send: Callable[[], Any], /) -> Any:
+            if name == "CreateVM_Task":
+                other.spawn(second)
+            return send()
+
+        with alone.session.seam.through(between), pytest.raises(errors.InsufficientResources):
+            alone.spawn(first)
+        assert first.uuid not in {each.uuid for each in alone.list_instances()}
 
 
 def test_what_vsphere_does_not_do_with_such_a_machine(

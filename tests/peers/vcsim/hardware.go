@@ -3,7 +3,8 @@ package main
 // What the simulator's hosts lack: NUMA cells, devices for machines, a GPU.
 //
 // Each host has two cells; a network adapter and a GPU that its administrator has passed through, an
-// adapter whose passthrough waits for a start of the host, and a GPU that the host itself uses.
+// adapter whose passthrough waits for a start of the host, and a GPU of 16 GiB that is cut into slices of
+// one size.
 
 import (
 	"fmt"
@@ -20,6 +21,9 @@ const (
 	own     = "0000:d8:00.0"
 	gib     = int64(1) << 30
 )
+
+// profiles are the slices that the shared GPU can be cut into, with their GiB.
+var profiles = map[string]int64{"nvidia_a2-4q": 4, "nvidia_a2-8q": 8}
 
 func device(id string, class, vendor, product int16, maker, name string) types.HostPciDevice {
 	var domain, bus, slot, function int
@@ -74,12 +78,24 @@ func equip(registry *simulator.Registry) {
 			info(waiting, true, false), info(passed, true, true), info(own, false, false),
 		}
 		config.GraphicsInfo = []types.HostGraphicsInfo{{
-			DeviceName: "NVIDIA A2", VendorName: "NVIDIA Corporation", PciId: own, GraphicsType: "shared",
-			MemorySizeInKB: 16 << 20,
+			DeviceName: "NVIDIA A2", VendorName: "NVIDIA Corporation", PciId: own, GraphicsType: "sharedDirect",
+			MemorySizeInKB: 15 << 20, // what error correction leaves
 		}}
+		for name := range profiles {
+			config.SharedPassthruGpuTypes = append(config.SharedPassthruGpuTypes, name)
+		}
 		host.Config = &config
 
 		target := &types.ConfigTarget{SmcPresent: types.NewBool(false)}
+		target.VgpuDeviceInfo = []types.VirtualMachineVgpuDeviceInfo{{
+			DeviceName: "NVIDIA A2", DeviceVendorId: 0x9bb6_10de, MaxFbSizeInGib: 16, TimeSlicedCapable: true,
+		}}
+		for name, size := range profiles {
+			target.VgpuProfileInfo = append(target.VgpuProfileInfo, types.VirtualMachineVgpuProfileInfo{
+				ProfileName: name, DeviceVendorId: 0x9bb6_10de, FbSizeInGib: size, ProfileSharing: "timeSliced",
+				ProfileClass: "quadro",
+			})
+		}
 		for at := range devices {
 			if devices[at].Id == adapter || devices[at].Id == passed {
 				target.PciPassthrough = append(target.PciPassthrough, &types.VirtualMachinePciPassthroughInfo{
@@ -112,11 +128,53 @@ func devicesOf(vm *simulator.VirtualMachine) map[string]*types.VirtualPCIPassthr
 	return found
 }
 
+// slicesOf are the profiles of a machine's slices of GPUs.
+func slicesOf(vm *simulator.VirtualMachine) (found []string) {
+	for _, each := range vm.Config.Hardware.Device {
+		if card, ok := each.(*types.VirtualPCIPassthrough); ok {
+			if backing, ok := card.Backing.(*types.VirtualPCIPassthroughVmiopBackingInfo); ok {
+				found = append(found, backing.Vgpu)
+			}
+		}
+	}
+	return found
+}
+
+// noSlice is why a machine's slices cannot be had: the GPU takes those of one size, up to its memory.
+func (m *machine) noSlice(ctx *simulator.Context) types.BaseMethodFault {
+	taken, size := int64(0), int64(0)
+	for _, each := range ctx.Map.All("VirtualMachine") {
+		other := each.(*simulator.VirtualMachine)
+		if other.Self != m.vm.Self && other.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
+			continue
+		}
+		if *other.Runtime.Host != *m.vm.Runtime.Host {
+			continue
+		}
+		for _, name := range slicesOf(other) {
+			each, known := profiles[name]
+			if !known || (size != 0 && size != each) {
+				return new(types.InvalidDeviceBacking)
+			}
+			size = each
+			taken += each
+		}
+	}
+	if taken > 16 {
+		return new(types.InsufficientGraphicsResourcesFault)
+	}
+	return nil
+}
+
 // cannotStart is why a machine with devices of its host does not start: another machine that runs has
 // one, the host does not have it so, or not all of its memory is reserved.
 func (m *machine) cannotStart(ctx *simulator.Context) types.BaseMethodFault {
 	mine := devicesOf(m.vm)
-	if len(mine) == 0 {
+	if slices := slicesOf(m.vm); len(slices) > 0 {
+		if fault := m.noSlice(ctx); fault != nil {
+			return fault
+		}
+	} else if len(mine) == 0 {
 		return nil
 	}
 	host, ok := ctx.Map.Get(*m.vm.Runtime.Host).(*simulator.HostSystem)

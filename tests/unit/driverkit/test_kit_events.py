@@ -128,6 +128,14 @@ def test_an_event_that_comes_later_than_the_reply_changes_nothing_in_that() -> N
     assert rig.all() == [(K.STOPPED, S.STOPPED)]
 
 
+def test_more_than_the_buffer_holds_before_the_first_one_is_one_resync() -> None:
+    rig = Rig(limit=1)
+    rig.happens(K.STOPPED, S.STOPPED)
+    rig.happens(K.STARTED, S.RUNNING)
+    rig.happens(K.STOPPED, S.STOPPED)
+    assert rig.all() == [{rig.uuid: S.STOPPED}]
+
+
 def test_without_a_count_of_calls_the_first_resync_is_read_again() -> None:
     rig = Rig()
     stream = InstanceStream(rig.hub, rig.read, lambda: translate)

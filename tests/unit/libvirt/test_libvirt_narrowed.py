@@ -21,12 +21,22 @@ RECORDED = (Path(__file__).parent / "domain_capabilities.xml").read_text()
 class Host(HostFacts):
     """A host that says what the test lets it say."""
 
-    def __init__(self, xml: str, graphics: Literal["vnc", "spice", "both", "none"]) -> None:
-        super().__init__(Connection(LibvirtConfig(graphics=graphics)))
+    def __init__(
+        self,
+        xml: str,
+        graphics: Literal["vnc", "spice", "both", "none"],
+        uri: str = "qemu:///system",
+    ) -> None:
+        super().__init__(Connection(LibvirtConfig(graphics=graphics, uri=uri)))
         self._document = ET.fromstring(xml)
 
     def domain_capabilities(self) -> Any:
         return self._document
+
+
+def test_a_session_daemon_shares_no_directories() -> None:
+    facts = Host(RECORDED, "both", uri="qemu:///session")
+    assert "session" in facts.lacking()[Capability.SHARES]
 
 
 def without(pattern: str) -> str:
@@ -49,11 +59,15 @@ C = Capability
             {C.VTPM},
         ),
         (without(r"<value>emulator</value>"), {C.VTPM}),
+        (without(r"<value>virtiofs</value>"), {C.SHARES}),
         (without(r"<value>vnc</value>"), {C.CONSOLE_VNC}),
         (without(r"<value>spice</value>"), {C.CONSOLE_SPICE}),
         (
             "<domainCapabilities/>",
-            {C.UEFI, C.SECURE_BOOT, C.VTPM, C.CONSOLE_VNC, C.CONSOLE_SPICE, C.SCREENSHOT},
+            {
+                *(C.UEFI, C.SECURE_BOOT, C.VTPM, C.SHARES),
+                *(C.CONSOLE_VNC, C.CONSOLE_SPICE, C.SCREENSHOT),
+            },
         ),
     ],
 )
