@@ -21,7 +21,7 @@ from hvdrivers.contract import errors
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.files import Times, base_path, clean, is_within, paths_in, times_of
-from hvdrivers.libvirt.naming import label_of
+from hvdrivers.libvirt.naming import IMAGE_PREFIX, disk_name, label_of
 from hvdrivers.libvirt.pools import LOOK, Pools, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.reserved import is_of_the_driver, is_reserved, not_free
@@ -247,23 +247,32 @@ class Chains:
             path = base_path(description) if description is not None else ""
         return found
 
-    def above(self, path: str, own: set[str]) -> list[Remote]:
-        """The volumes over a machine's own disk, from the top file to the first that is its own;
-        only the top if the chain leads to none of its own: what is below may be others'. Two calls
-        for each."""
+    def above(self, path: str, own: set[str], uuid: UUID) -> list[Remote]:
+        """The volumes over a machine's own disk, from the top file to the first that is its own; of
+        one that migrate_storage() has moved with that one; only the top if the chain leads to none
+        of its own: what is below may be others'. Two calls for each.
+
+        Args:
+            own: its own files in the disk pool.
+        """
         found: list[Remote] = []
         seen: set[str] = set()
         path = clean(path)
         while path and path not in own:
             if path in seen:
                 return found[:1]
+            if posixpath.basename(path).startswith(IMAGE_PREFIX):
+                # others' disks stand on it, whoever has merged a disk into it
+                return found[:1]
             seen.add(path)
             try:
                 volume = self._connection.remote.storageVolLookupByPath(path)
             except errors.VolumeNotFound:
                 return found[:1]  # in no pool: libvirt gives no access to it
-            description = described(volume)
             found.append(volume)
+            if posixpath.basename(path).startswith(disk_name(uuid, "")):
+                return found
+            description = described(volume)
             path = base_path(description) if description is not None else ""
         return found if path else found[:1]
 

@@ -6,11 +6,14 @@ UUID over the remains of an interrupted destroy().
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
+
+import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import changed
@@ -22,6 +25,7 @@ from hvdrivers.libvirt.domains import Domains, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.keeping import Keeping, is_mark, kept_disks, own_names
+from hvdrivers.libvirt.left_files import noted_in
 from hvdrivers.libvirt.metadata import BACKUP_NAMESPACE
 from hvdrivers.libvirt.metadata import kept as kept_in
 from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name, is_moving, is_root
@@ -30,7 +34,7 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.turns import remove_helper
-from hvdrivers.libvirt.xml import readable
+from hvdrivers.libvirt.xml import parse, readable
 from hvdrivers.models.instance import Keep
 
 _SETTLING = 1.0
@@ -43,6 +47,9 @@ class _Found:
 
     overlays: dict[str, Remote]
     """What snapshots have put over its own disks, by name."""
+    away: dict[str, Remote] = field(default_factory=dict)
+    """What migrate_storage() has put into other pools, by name. Nothing but the definition names
+    it: so it goes before that."""
     in_use: Mapping[str, str] = field(default_factory=dict)
     """Names of the own disks by role; another root disk may be left of a rebuild() that was
     interrupted."""
@@ -99,15 +106,18 @@ class Removal:
                 if found.backed_up:
                     refresh(self._pools.disks())
                     disks |= {volume.name(): volume for volume in self.disks_of(uuid)}
-            kept = kept_disks(uuid, keep, disks, found.in_use)
+            own = disks | found.away
+            kept = kept_disks(uuid, keep, own, found.in_use)
             for each in kept:
-                self._keeping.refuse_taken(each, disks)
+                self._keeping.refuse_taken(each, own)
             ran = domain is not None and _switched_off(domain)
             with changed():
                 for each in kept:
                     # before the definition goes: if there is no room, the instance is still there
-                    self._keeping.keep(each, disks)
+                    self._keeping.keep(each, own)
+                disks |= {name: each for name, each in own.items() if name not in found.away}
                 remove_helper(self._connection.remote, uuid)
+                self._delete_all(found.away.items())
                 self.remove(uuid, domain, disks)
                 # by their names: others may have taken the volume out of the definition
                 self._secrets.delete(uuid)
@@ -162,27 +172,58 @@ class Removal:
         return [each for name, each in volumes.items() if name.startswith(f"{uuid}.")]
 
     def _found(self, domain: Remote, own: dict[str, Remote]) -> _Found:
-        """What the definition tells. One call; more if there is any snapshot."""
-        xml = readable(f"the machine {domain.UUIDString()}", partial(xml_of, domain))
-        disks = own_disks_in(xml).values() if xml is not None else ()
-        tops = {clean(source_of(disk)) for disk in disks}
+        """What the definition tells. One call; more if there is any snapshot, and two for each file
+        in another pool than the driver's own."""
+        uuid = UUID(domain.UUIDString())
+        xml = readable(f"the machine {uuid}", partial(xml_of, domain))
+        if xml is None:
+            return _Found({})
+        noted = {clean(file.path) for file in noted_in(uuid, xml)}
+        tops = {clean(source_of(disk)) for disk in own_disks_in(xml).values()}
         paths = {clean(self._pools.disk_path(name)) for name in own}
-        backed_up = xml is not None and kept_in(xml, BACKUP_NAMESPACE) is not None
-        found = _Found({}, own_names(xml, own), backed_up)
-        if tops <= paths | {""}:
-            return found
-        busy: errors.DeviceBusy | None = None
-        for pool in self._pools.files():
-            try:
-                refresh(pool)
-            except errors.DeviceBusy as error:
-                busy = error
-            except errors.HypervisorError:
-                continue
-        above = [self._chains.above(top, paths) for top in tops - paths if top]
-        if busy is not None and not all(above):
-            raise busy  # one of them may be in that pool, and would be left there
-        return replace(found, overlays={volume.name(): volume for each in above for volume in each})
+        backed_up = kept_in(xml, BACKUP_NAMESPACE) is not None
+        others = (tops | noted) - paths - {""}
+        if not others:
+            return _Found({}, in_use=own_names(xml, own), backed_up=backed_up)
+        above = {path: self._chains.above(path, paths, uuid) for path in others}
+        if not all(above.values()):
+            busy: errors.DeviceBusy | None = None
+            for pool in self._pools.files():
+                try:
+                    refresh(pool)
+                except errors.DeviceBusy as error:
+                    busy = error
+                except errors.HypervisorError:
+                    continue
+            above = {path: self._chains.above(path, paths, uuid) for path in others}
+            lost = {path for path, found in above.items() if not found}
+            if busy is not None and lost:
+                raise busy  # one of them may be in that pool, and would be left there
+            self._refuse_inactive(lost)
+        found = {volume.name(): volume for each in above.values() for volume in each}
+        mine = disk_name(uuid, "")
+        return _Found(
+            overlays={name: each for name, each in found.items() if not name.startswith(mine)},
+            away={name: each for name, each in found.items() if name.startswith(mine)},
+            in_use=own_names(xml, own | found),
+            backed_up=backed_up,
+        )
+
+    def _refuse_inactive(self, paths: AbstractSet[str]) -> None:
+        """Raise DeviceBusy if a file that is not found lies in a pool that is not active. One call,
+        and one for each such pool."""
+        folders = {posixpath.dirname(path) for path in paths}
+        if not folders:
+            return
+        inactive = libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_INACTIVE
+        for pool in self._connection.remote.listAllStoragePools(inactive):
+            if clean(parse(pool.XMLDesc(0)).findtext("target/path") or "") in folders:
+                raise errors.DeviceBusy(
+                    f"storage pool '{pool.name()}' is not active, and has disks of the instance",
+                    hint=f"start it on the host (virsh pool-start {pool.name()}); if it has gone"
+                    f" for good: virsh pool-undefine {pool.name()}",
+                    retryable=False,
+                )
 
     def anything_of(self, uuid: UUID) -> bool:
         """Whether there is a machine, or a disk of one. Two calls."""

@@ -182,10 +182,10 @@ class Domains:
         return bool(domain.isPersistent())
 
     def _refuse_copied(self, domain: Remote, error: errors.InvalidState) -> None:
-        """What libvirt refuses because a volume is copied to another one. One call."""
+        """What libvirt refuses because a volume or a disk is copied to another one. One call."""
         if xml_of(domain).find("devices/disk/mirror") is not None:
             raise errors.DeviceBusy(
-                "a swap_volume() of the machine is under way",
+                "a swap_volume() or migrate_storage() of the machine is under way",
                 vendor_code=error.vendor_code,
                 hint="call again when it has ended. If its client has died, the same call goes on"
                 " with it, and power_off() ends it",

@@ -49,7 +49,7 @@ from hvdrivers.libvirt.move_refusals import (
 from hvdrivers.libvirt.move_shapes import arriving, notes_on_roots
 from hvdrivers.libvirt.move_source import Source
 from hvdrivers.libvirt.moving import place
-from hvdrivers.libvirt.moving_plan import MovingPlan, Own, own_files
+from hvdrivers.libvirt.moving_plan import MovingPlan, Own, elsewhere, own_files
 from hvdrivers.libvirt.naming import ROOT, is_moving, label_of
 from hvdrivers.libvirt.other_host import reached
 from hvdrivers.libvirt.pinning import without_own_pins
@@ -122,6 +122,8 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
                 mark = None
             own = list(own_files(self.connection.remote, xml))
             refuse_unfit(domain, xml, wanted, own)
+            if (blocker := elsewhere(self, own)) is not None:
+                refuse_blocked([blocker], lacks_room=False)
             again = mark is not None
             if mark is None:
                 mark = self._new_mark(destination, xml, wanted, own)

@@ -169,6 +169,9 @@ class MovingPlan:
             plan.add(BlockerKind.STORAGE, "it has snapshots", hint="delete them first")
             return
         plan.disks = list(own_files(self._here.connection.remote, plan.xml))
+        if (blocker := elsewhere(self._here, plan.disks)) is not None:
+            plan.blockers.append(blocker)
+            return
         pool = self._there.pools.disks()
         refresh(pool)
         same = [_same(each.volume, pool, each.name) for each in plan.disks]
@@ -225,7 +228,7 @@ class MovingPlan:
         if plan.xml.find("devices/disk/mirror") is not None:
             plan.add(
                 BlockerKind.STORAGE,
-                "a swap_volume() of the machine is under way",
+                "a swap_volume() or migrate_storage() of the machine is under way",
                 hint="call again when it has ended",
             )
         for volume_id, disk in volumes_of(plan.xml).items():
@@ -273,6 +276,20 @@ class MovingPlan:
         }
         for name in sorted(taken - {""}):
             plan.add(BlockerKind.NETWORK, f"a machine there has this port ({name})")
+
+
+def elsewhere(here: Topic, own: list[Own]) -> Blocker | None:
+    """Why an instance stays of which migrate_storage() has moved a disk. No call."""
+    folder = here.pools.disk_path("")
+    for each in own:
+        if not each.path.startswith(folder):
+            return Blocker(
+                kind=BlockerKind.STORAGE,
+                reason=f"the disk {each.path} is in another storage pool than the driver's own",
+                hint=f"migrate_storage() the instance to the pool '{here.config.pool}' first",
+                device=each.target,
+            )
+    return None
 
 
 def own_files(remote: Remote, xml: Element) -> Iterator[Own]:

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import Undo
 from hvdrivers.libvirt.pools import Pools, refresh, volume_xml
+from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
 
 
@@ -19,10 +20,16 @@ class Overlays:
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
 
-    def make(self, name: str, capacity: int, base: Base, undo: Undo) -> None:
-        """An empty disk over the image. Two calls."""
-        undo.callback(self._pools.delete_disk, name)
-        pool = self._pools.disks()
+    def make(
+        self, name: str, capacity: int, base: Base, undo: Undo, pool: Remote | None = None
+    ) -> None:
+        """An empty disk over the image. Two calls.
+
+        Args:
+            pool: None for the disk pool.
+        """
+        pool = pool or self._pools.disks()
+        undo.callback(self._pools.delete_disk, name, pool.name())
         xml = volume_xml(name, capacity, "qcow2", backing=(base.path, base.format))
         with self.over(base), needing_room(pool):
             pool.createXML(xml, 0)

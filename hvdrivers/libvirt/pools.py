@@ -7,6 +7,7 @@ are used only inside domain XML, for QEMU.
 from __future__ import annotations
 
 import os
+import posixpath
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import libvirt
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import attribute, el, parse, text
@@ -87,6 +89,13 @@ class Pools:
             pools.append(disks)
         return pools
 
+    def for_disks(self) -> list[Remote]:
+        """The active pools that the disks of instances can be in, the disk pool first. Calls as for
+        files()."""
+        first, consoles = self._connection.config.pool, self._connection.config.console_pool
+        pools = {pool.name(): pool for pool in self.files() if pool.name() != consoles}
+        return [pools.pop(first), *(pools[name] for name in sorted(pools))]
+
     def volumes(self, pool: Remote) -> dict[str, Remote]:
         """The volumes of a pool by name. One call; four if someone has stopped a pool of the
         driver's own, which is started again. Another pool that is stopped meanwhile has none.
@@ -111,11 +120,32 @@ class Pools:
                 found[volume.name()] = volume
         return found
 
-    def delete_disk(self, name: str) -> None:
-        """Delete a volume of the disk pool; one that is not there is as good. Two calls."""
+    def holding(self, path: str) -> Remote:
+        """The pool that a file of an instance lies in. No call for the disk pool, else two.
+
+        Raises:
+            DeviceBusy: no active pool has it.
+        """
+        disks = self.disks()
+        if posixpath.dirname(clean(path)) == self.path(disks):
+            return disks
+        try:
+            volume = self._connection.remote.storageVolLookupByPath(path)
+            return cast(Remote, volume.storagePoolLookupByVolume())
+        except errors.VolumeNotFound as error:
+            raise errors.DeviceBusy(
+                f"no active storage pool has the file {path}",
+                vendor_code=error.vendor_code,
+                hint="start its pool on the host: virsh pool-start",
+                retryable=False,
+            ) from error
+
+    def delete_disk(self, name: str, pool: str | None = None) -> None:
+        """Delete a volume of the disk pool, or of another; one that is not there is as good. Two
+        calls; four in another pool."""
         # the pool is looked up now: this is how things are undone after a connection was lost
         try:
-            delete(self.disks().storageVolLookupByName(name))
+            delete(self.named(pool).storageVolLookupByName(name))
         except errors.VolumeNotFound:
             return
 

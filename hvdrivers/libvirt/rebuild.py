@@ -91,14 +91,14 @@ class LibvirtRebuild(Topic, Rebuild):
     def _rebuilt(self, machine: Machine, base: Base) -> None:
         uuid, domain, state, xml = machine.uuid, machine.domain, machine.state, machine.xml
         record = record_in(xml)
-        _root_of(xml)
+        pool = self.pools.holding(source_of(_root_of(xml)))
         self.snapshot_data.require_none(machine, "the disk has snapshots")
         runs = state is InstanceState.RUNNING or (state is InstanceState.STOPPED and is_to_run(xml))
         capacity = root_disk_bytes(base.virtual_size, record.flavor.disk_gib)
         role = f"{ROOT}-{secrets.token_hex(4)}"
         name = disk_name(uuid, role)
         with undoing() as undo:
-            self.overlays.make(name, capacity, base, undo)
+            self.overlays.make(name, capacity, base, undo, pool)
             undo.callback(self._forget_root, uuid, role)
             made = undo.steps
             undo.callback(self._run_again, uuid)
@@ -110,21 +110,22 @@ class LibvirtRebuild(Topic, Rebuild):
             keep(domain, disk_namespace(role), root_text(about), _CONFIG)
             back = undo.callback(self._put_back, uuid, old, name, guards=made)
             new = deepcopy(old)
-            new.find("source").set("file", self.pools.disk_path(name))  # type: ignore[union-attr]
+            path = f"{self.pools.path(pool)}/{name}"
+            new.find("source").set("file", path)  # type: ignore[union-attr]
             machine.turn.check()
             try:
                 domain.updateDeviceFlags(text(new), _CONFIG)
                 with changed():
                     placed = about.model_copy(update={"placed": True})
                     keep(domain, disk_namespace(role), root_text(placed), _CONFIG)
-                    if runs or not self._is_off_with(name, domain, state, base):
+                    if runs or not self._is_off_with(path, domain, state, base):
                         self._restarted(domain, is_off=runs and state is not InstanceState.RUNNING)
                     now = parse(domain.XMLDesc(_FLAGS))
             except errors.OutcomeUnknown:
                 back.block()  # the new disk may be the machine's
                 raise
         with changed():
-            self._delete_others(uuid, _name_of(_root_of(now)), {name, *replaces}, now)
+            self._delete_others(uuid, pool, {name, *replaces}, now)
             if state is InstanceState.CRASHED and self.domains.state(domain) is state:
                 forget_crash(domain)
 
@@ -140,7 +141,7 @@ class LibvirtRebuild(Topic, Rebuild):
         left = {disk_name(uuid, each) for each in (ROOT, *known)}
         return (name, *(each for each in (mine.replaces if mine else ()) if each in left))
 
-    def _is_off_with(self, name: str, domain: Remote, state: InstanceState, base: Base) -> bool:
+    def _is_off_with(self, path: str, domain: Remote, state: InstanceState, base: Base) -> bool:
         """Whether a machine that was off has the new disk as it should be; False if another client
         has started it meanwhile with the old one. One call."""
         if state is InstanceState.CRASHED and self.domains.state(domain) is state:
@@ -148,10 +149,10 @@ class LibvirtRebuild(Topic, Rebuild):
         xml = xml_of(domain)
         root = _root_of(xml)
         if xml.get("id") is not None:
-            return _name_of(root) == name
+            return source_of(root) == path
         wanted = root_disk_bytes(base.virtual_size, record_in(xml).flavor.disk_gib)
-        if _name_of(root) == name:
-            volume = self.pools.disks().storageVolLookupByName(name)
+        if source_of(root) == path:
+            volume = self.connection.remote.storageVolLookupByPath(path)
             if int(volume.info()[1]) < wanted:
                 volume.resize(wanted, 0)  # another client has given the machine a larger disk
         return True
@@ -190,7 +191,7 @@ class LibvirtRebuild(Topic, Rebuild):
                 return
             domain.updateDeviceFlags(text(old), _CONFIG)
             try:
-                self.pools.disks().storageVolLookupByName(_name_of(old))
+                self.connection.remote.storageVolLookupByPath(source_of(old))
             except errors.VolumeNotFound:  # another rebuild() has removed it
                 domain.updateDeviceFlags(text(new), _CONFIG)
                 raise
@@ -199,13 +200,14 @@ class LibvirtRebuild(Topic, Rebuild):
         with suppress(errors.InstanceNotFound, errors.InvalidState):
             keep(self.domains.find(uuid), disk_namespace(role), None, _CONFIG)
 
-    def _delete_others(self, uuid: UUID, current: str, names: set[str], xml: Element) -> None:
+    def _delete_others(self, uuid: UUID, pool: Remote, names: set[str], xml: Element) -> None:
         """Delete these root disks but the one that the machine has. Two calls for each, and one for
-        each that rebuild() had made."""
+        each that rebuild() had made; two more for each in another pool than the driver's own."""
+        current = _name_of(_root_of(xml))
         remembered = roots_in(xml)
         replaced = {disk_name(uuid, role) for role, disk in remembered.items() if disk.placed}
         for name in sorted((names | replaced) - {current}):
-            self.pools.delete_disk(name)
+            self.pools.delete_disk(name, pool.name())
             role = name.removeprefix(f"{uuid}.")
             if role in remembered:
                 self._forget_root(uuid, role)

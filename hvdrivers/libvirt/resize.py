@@ -139,7 +139,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                 raise LookAgain from error  # another client was faster
             if not isinstance(error, errors.HypervisorFault):
                 raise
-            room = int(self.pools.disks().info()[1])
+            room = int(volume.storagePoolLookupByVolume().info()[1])
             if wanted > room:
                 raise errors.InsufficientResources(
                     f"the disk of {wanted // _GIB} GiB is larger than its storage pool, which has"

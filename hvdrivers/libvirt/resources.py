@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import libvirt
@@ -12,15 +12,14 @@ from hvdrivers.contract.resources import Resources
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.hardware import choices
 from hvdrivers.libvirt.naming import label_of
+from hvdrivers.libvirt.node_devices import device_in
 from hvdrivers.libvirt.placement import host_cells
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.xml import Element, attribute, parse, readable
-from hvdrivers.models.pci import PciAddress
+from hvdrivers.libvirt.xml import parse, readable
 from hvdrivers.models.resources import (
     CpuResources,
     HostResources,
     HugePages,
-    MediatedType,
     MemoryResources,
     NumaCell,
     PciDevice,
@@ -42,8 +41,8 @@ class LibvirtResources(Topic, Resources):
     """The inventory."""
 
     def get_available_resource(self, *, timeout: float | None = None) -> HostResources:
-        """Budget: 12 calls, and 1 for each PCI device of the host; with NUMA cells whose numbers
-        have gaps 1 more for each gap."""
+        """Budget: 13 calls, and 1 for each PCI device of the host, and for each further storage
+        pool; with NUMA cells whose numbers have gaps 1 more for each gap."""
         del timeout
         machines = self.listing.machines()
         used_cpus = used_mib = 0
@@ -78,24 +77,33 @@ class LibvirtResources(Topic, Resources):
                 free_mib=int(memory["free"]) // 1024,
                 hugepages=_sum_pages(cells),
             ),
-            storage=(self._storage(),),
+            storage=tuple(self._storage()),
             numa_cells=tuple(cells),
             devices=tuple(self._devices()),
             choices=choices(self.facts.domain_capabilities()),
             instances=sum(label_of(name, uuid) is not None for uuid, name, _, _ in machines),
         )
 
-    def _storage(self) -> StorageResources:
-        pool = self.pools.disks()
-        _, capacity, allocation, _ = pool.info()
-        return StorageResources(
-            name=pool.name(),
-            total_gib=capacity / _GIB,
-            used_gib=allocation / _GIB,
-            shared=self.connection.fact(
-                "pool-shared", lambda _: parse(pool.XMLDesc(0)).get("type") == "netfs"
-            ),
-        )
+    def _storage(self) -> Iterator[StorageResources]:
+        """The disk pool first."""
+        disks = self.config.pool
+        for pool in self.pools.for_disks():
+            try:
+                _, capacity, allocation, _ = pool.info()
+                shared = self.connection.fact(
+                    f"pool-shared:{pool.name()}", partial(_is_shared, pool)
+                )
+            except (errors.VolumeNotFound, errors.HypervisorFault):
+                if pool.name() == disks:
+                    raise
+                continue  # it has been stopped meanwhile
+            yield StorageResources(
+                name=pool.name(),
+                total_gib=capacity / _GIB,
+                used_gib=allocation / _GIB,
+                shared=shared,
+                for_new=pool.name() == disks,
+            )
 
     def _cells(self) -> list[NumaCell]:
         found = []
@@ -136,6 +144,10 @@ class LibvirtResources(Topic, Resources):
         return [device for device in found if device is not None]
 
 
+def _is_shared(pool: Remote, _: Remote) -> bool:
+    return parse(pool.XMLDesc(0)).get("type") == "netfs"
+
+
 def _number(stats: object, key: str, default: int) -> int:
     value = stats.get(key, default) if isinstance(stats, dict) else default
     return int(value)
@@ -159,48 +171,5 @@ def _sum(counts: Iterable[int | None]) -> int | None:
     return None if None in known else sum(each for each in known if each is not None)
 
 
-def _address(element: Element) -> PciAddress:
-    def part(name: str) -> int:
-        # the <capability> has decimal child elements, <address> hexadecimal attributes
-        child = element.findtext(name)
-        return int(child) if child is not None else int(element.get(name, "0"), 16)
-
-    return PciAddress.of(part("domain"), part("bus"), part("slot"), part("function"))
-
-
 def _read_device(node: Remote) -> PciDevice:
-    return _device(parse(node.XMLDesc(0)))
-
-
-def _device(node: Element) -> PciDevice:
-    pci = node.find("capability[@type='pci']")
-    if pci is None:
-        raise errors.HypervisorFault("a PCI device without its PCI capability")
-    physical = pci.find("capability[@type='phys_function']/address")
-    functions = pci.find("capability[@type='virt_functions']")
-    group = attribute(pci, "iommuGroup", "number")
-    numa = attribute(pci, "numa", "node")
-    return PciDevice(
-        address=_address(pci),
-        vendor_id=(attribute(pci, "vendor", "id") or "0x0000").removeprefix("0x"),
-        product_id=(attribute(pci, "product", "id") or "0x0000").removeprefix("0x"),
-        class_code=(pci.findtext("class") or "0x000000").removeprefix("0x"),
-        label=" ".join(filter(None, (pci.findtext("vendor"), pci.findtext("product")))),
-        driver=node.findtext("driver/name"),
-        numa_cell=int(numa) if numa is not None else None,
-        iommu_group=int(group) if group is not None else None,
-        physical_function=_address(physical) if physical is not None else None,
-        virtual_functions=tuple(
-            _address(each)
-            for each in (functions.iterfind("address") if functions is not None else ())
-        ),
-        max_virtual_functions=int(functions.get("maxCount", 0)) if functions is not None else 0,
-        mediated_types=tuple(
-            MediatedType(
-                name=kind.get("id", ""),
-                available=int(kind.findtext("availableInstances") or 0),
-                label=kind.findtext("name"),
-            )
-            for kind in pci.iterfind("capability[@type='mdev_types']/type")
-        ),
-    )
+    return device_in(parse(node.XMLDesc(0)))

@@ -38,6 +38,7 @@ from hvdrivers.libvirt.definition import define, undefine
 from hvdrivers.libvirt.domains import Domains, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.host_facts import HostFacts
+from hvdrivers.libvirt.left_files import end_copies, noted_in
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection, last_calls, unnoticed
@@ -54,6 +55,9 @@ LOADING_NAMESPACE = f"{NAMESPACE}/loading"
 
 HOST = UUID("5b0c7ad4-77b1-5f0e-8f43-3a4f5f3d0a11")
 """Stands for the host where a turn is not an instance's."""
+
+DEVICES = UUID("5b0c7ad4-77b1-5f0e-8f43-3a4f5f3d0a12")
+"""Stands for the host's PCI devices."""
 
 JOB = "hv-"
 """In front of the names of QEMU's jobs that are a turn's."""
@@ -84,7 +88,7 @@ def is_helper(name: str) -> bool:
 def instance_of(name: str) -> str | None:
     """The UUID of the instance whose turn a domain is; None for any other domain."""
     found = name.removeprefix(_HELPER) if is_helper(name) else None
-    return None if found == str(HOST) else found
+    return None if found in {str(HOST), str(DEVICES)} else found
 
 
 def remove_helper(remote: Remote, uuid: UUID) -> None:
@@ -119,6 +123,13 @@ class Turn:
         self._count += 1
         with self.own(), unnoticed():
             keep(self.helper, _COUNT_NAMESPACE, str(self._count), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def show(self, remote: Remote) -> None:
+        """The same over another connection, beside a long call. Two calls."""
+        self._count += 1
+        with self.own(), unnoticed():
+            helper = remote.lookupByUUIDString(str(self.id))
+            keep(helper, _COUNT_NAMESPACE, str(self._count), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     @contextmanager
     def own(self) -> Iterator[None]:
@@ -185,6 +196,12 @@ class Turns:
             yield
 
     @contextmanager
+    def take_devices(self, deadline: Deadline) -> Iterator[None]:
+        """The same, at the host's PCI devices. Two calls."""
+        with self._taken(DEVICES, deadline):
+            yield
+
+    @contextmanager
     def take(self, uuid: UUID, deadline: Deadline) -> Iterator[Turn]:
         """Have the turn for the length of the block. Two calls."""
         try:
@@ -211,6 +228,7 @@ class Turns:
         try:
             if turn.after is not None:
                 self._end_half_loaded(uuid, turn.after)
+                self._end_copies(uuid)
             yield turn
         except BaseException as original:
             self._give_up_after(original, made)
@@ -311,8 +329,8 @@ class Turns:
                     return cast(Remote, helper)
                 if deadline.passed:
                     raise errors.DeviceBusy(
-                        "another client gives CPUs of the host to a machine"
-                        if uuid == HOST
+                        "another client gives CPUs or devices of the host to a machine"
+                        if uuid in {HOST, DEVICES}
                         else "another client is at the instance's snapshots",
                         hint="call again when it is done; if it has died, a call with a longer"
                         " timeout takes over",
@@ -343,6 +361,14 @@ class Turns:
             current = dead.snapshotCurrent(0).getName()
         with unnoticed():
             return current if undefine(dead) else None
+
+    def _end_copies(self, uuid: UUID) -> None:
+        """End the copies of disks that a dead client has left in a running machine: while they
+        run, libvirt refuses snapshots and more."""
+        with suppress(errors.InstanceNotFound, errors.InvalidState):
+            domain = self._domains.find(uuid)
+            xml = parse(domain.XMLDesc(0))
+            end_copies(domain, xml, noted_in(uuid, xml))
 
     def _end_half_loaded(self, uuid: UUID, after: str) -> None:
         """Switch a machine off that a dead client has started for a snapshot's memory, and that

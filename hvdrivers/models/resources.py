@@ -71,6 +71,9 @@ class StorageResources(Model):
     used_gib: float
     shared: bool
     """True where other hosts see the same space: it must not be counted once for each."""
+    for_new: bool = True
+    """Whether spawn() makes disks here. Where it does not, only what is asked for there, or moved
+    there, takes room: Placement does not count it."""
 
 
 class NumaCell(Model):

@@ -184,7 +184,7 @@ def providers(
                 [
                     int(pool.total_gib)
                     for pool in resources.storage
-                    if shared_storage_on_root or not pool.shared
+                    if pool.for_new and (shared_storage_on_root or not pool.shared)
                 ],
             ),
             traits=_root_traits(resources, capabilities),
@@ -353,7 +353,7 @@ def _function_class(device: PciDevice, resources: HostResources) -> str:
 
 def _shared_storage(resources: HostResources, ratio: float) -> Iterator[PlacementProvider]:
     for pool in resources.storage:
-        if pool.shared and int(pool.total_gib) > 0:
+        if pool.for_new and pool.shared and int(pool.total_gib) > 0:
             yield PlacementProvider(
                 name=f"storage_{pool.name}",
                 parent=None,

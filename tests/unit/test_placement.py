@@ -214,6 +214,16 @@ def test_two_pools_hold_no_disk_larger_than_one():
     assert (stock.total, stock.max_unit) == (400, 300)
 
 
+def test_pools_that_spawn_uses_not_are_not_counted():
+    pools = (
+        StorageResources(name="own", total_gib=100, used_gib=0, shared=False),
+        StorageResources(name="more", total_gib=900, used_gib=0, shared=False, for_new=False),
+        StorageResources(name="far", total_gib=900, used_gib=0, shared=True, for_new=False),
+    )
+    (root,) = providers(resources(storage=pools), ())
+    assert root.inventories["DISK_GB"].total == 100
+
+
 def test_a_host_with_nothing_but_shared_storage_can_have_disks_of_its_own():
     shared = StorageResources(name="ceph", total_gib=500, used_gib=0, shared=True)
     found = providers(resources(storage=(shared,)), (), shared_storage_on_root=True)

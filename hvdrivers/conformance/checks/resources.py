@@ -349,7 +349,7 @@ def is_the_same_as_the_inventory(trial: Trial) -> None:
     trial.equal(_total(before, "VCPU"), cpu.total - cpu.dedicated, "VCPU")
     trial.equal(_total(before, "PCPU"), cpu.dedicated, "PCPU")
     trial.equal(_total(before, "MEMORY_MB"), memory.total_mib, "MEMORY_MB")
-    space = sum(int(pool.total_gib) for pool in resources.storage)
+    space = sum(int(pool.total_gib) for pool in resources.storage if pool.for_new)
     trial.equal(_total(before, "DISK_GB"), space, "DISK_GB")
     for each in before:
         for name, stock in each.inventories.items():

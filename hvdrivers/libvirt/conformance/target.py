@@ -50,6 +50,7 @@ from hvdrivers.testing.guestimage import GuestImageUnavailable, build_guest_imag
 _MAKING = frozenset({"StoragePool.createXML", "Connect.createXML", "Connect.defineXMLFlags"})
 _LEAST_MADE = 4
 """Calls of these that a spawn makes at least: for its console log, its disk, the machine twice."""
+_COPYING = frozenset({"StoragePool.createXMLFrom"})
 _SLOW = 4
 """MiB per second: the guest's disk of 64 MiB has gone over before force_migration() gives up, and
 its memory takes longer than any check waits."""
@@ -111,7 +112,7 @@ class LibvirtTarget(StorageGuest):
         self._config = LibvirtConfig(**_OPTIONS | options)
         self._image = image
         self._bridge, self._ovs_bridge, self._network = bridge, ovs_bridge, network
-        self._slowness = 0.0
+        self._slowness, self._slowed = 0.0, _MAKING
         super().__init__(
             RawHost(self._config.uri),
             RawHost(destination) if destination else None,
@@ -131,7 +132,7 @@ class LibvirtTarget(StorageGuest):
 
     def _slow(self, name: str, send: Send) -> Any:
         result = send()
-        if self._slowness and name in _MAKING:
+        if self._slowness and name in self._slowed:
             time.sleep(self._slowness)
         return result
 
@@ -192,9 +193,11 @@ class LibvirtTarget(StorageGuest):
         has done its work: a busy host answers the first one before a short deadline, and there is
         something to undo. None takes so long that the driver, which cannot take a call back,
         would have no time left for that."""
-        if operation != "spawn":
-            raise PreconditionMissing(f"the target slows only spawn() down, not {operation}()")
-        self._slowness = min(seconds / _LEAST_MADE, 0.6 * self.time_scale)
+        shares = {"spawn": (_MAKING, _LEAST_MADE), "migrate_storage": (_COPYING, 1)}
+        if operation not in shares:
+            raise PreconditionMissing(f"the target does not slow {operation}() down")
+        self._slowed, least = shares[operation]
+        self._slowness = min(seconds / least, 0.6 * self.time_scale)
         try:
             yield
         finally:

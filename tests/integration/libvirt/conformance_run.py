@@ -32,6 +32,10 @@ UNTRIED = {
     "REBUILD-008/no_room_for_a_disk[rebuild]": "nor here",
     "RESCUE-007/no_room_for_a_disk[rescue]": "nor here",
     "SNAP-014/no_room_for_a_snapshot": "nor here",
+    "STOR-062/full_destination_is_refused": "nor here",
+    "STOR-064/lives_where_it_was_moved[resize]": "nor here",
+    "STOR-064/lives_where_it_was_moved[rebuild]": "nor here",
+    "STOR-066/disks_that_are_there_need_no_room": "nor here",
     "GUEST-003/account_is_asked_for": "QEMU's agent asks for no account",
     "GUEST-003/account_is_asked_for_by_exec": "nor here",
     **{

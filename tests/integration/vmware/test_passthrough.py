@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pyVmomi import vim
@@ -55,7 +55,7 @@ def test_the_devices_of_a_host(alone: VmwareDriver) -> None:
     with alone.session.seam.counting() as calls:
         found = alone.get_available_resource()
     assert list(calls) == ["RetrievePropertiesEx"]
-    assert first.by_name == {"RetrievePropertiesEx": 3, "QueryConfigTarget": 1}
+    assert list(first) == ["RetrievePropertiesEx", "QueryConfigTarget"]
     cells = {each.id: each for each in found.numa_cells}
     assert (cells[0].cpus, cells[1].cpus) == (frozenset(range(8)), frozenset(range(8, 16)))
     assert [cells[each].memory_mib for each in (0, 1)] == [2048, 2048]
@@ -272,6 +272,30 @@ def test_slices_that_cannot_be_had(
     ):
         alone.spawn(spec(**changes))
     assert "MakeDirectory" not in calls
+
+
+def test_a_host_whose_gpus_come_later(alone: VmwareDriver, spec: SpecFactory) -> None:
+    """Its administrator has installed the vendor's driver since the first look."""
+    read = alone.reader.read
+
+    def without(wanted: Any, roots: Any) -> Any:
+        rows = read(wanted, roots)
+        for row in rows:
+            if isinstance(row.obj, vim.HostSystem):
+                cast("dict[str, Any]", row.values).pop("config.sharedPassthruGpuTypes", None)
+        return rows
+
+    alone.spawn(spec(**slices(SMALL)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alone.reader, "read", without)
+        for _ in range(2):
+            with alone.session.seam.counting() as calls:
+                assert left(alone) == {}
+            assert list(calls) == ["RetrievePropertiesEx"]
+    assert left(alone) == {SMALL: 3, LARGE: 0}
+    with alone.session.seam.counting() as calls:
+        assert left(alone) == {SMALL: 3, LARGE: 0}
+    assert list(calls) == ["RetrievePropertiesEx"]
 
 
 def test_two_spawns_of_the_last_slice(
