@@ -32,6 +32,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from hvdrivers.models.disk import OwnDisk
+from hvdrivers.models.guest import Share
 from hvdrivers.models.hardware import CpuTopology, Hardware
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import Flavor, InstanceSpec, Keep, PciRequest, VgpuRequest
@@ -79,6 +80,7 @@ FREE: Fields = MappingProxyType(
             CpuTopology: "sockets cores threads",
             Destination: "host storage address user password volumes vifs",
             SeedDisc: "content path label",
+            Share: "tag path",
             Keep: "root-disk",
             VolumeAttachment: "volume device boot_index read_only qos encryption"
             " delete_on_termination",

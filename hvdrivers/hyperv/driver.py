@@ -19,6 +19,7 @@ from hvdrivers.hyperv.event_feed import EventFeed
 from hvdrivers.hyperv.events import HypervEvents
 from hvdrivers.hyperv.examine import HypervExamine
 from hvdrivers.hyperv.export import HypervExport
+from hvdrivers.hyperv.guest import HypervGuest
 from hvdrivers.hyperv.image_store import ImageStore
 from hvdrivers.hyperv.images import HypervImages
 from hvdrivers.hyperv.lacking import LACKING
@@ -61,6 +62,7 @@ class HypervDriver(
     HypervMaintenance,
     HypervHostPower,
     HypervConsoles,
+    HypervGuest,
     HypervEvents,
     HypervMetrics,
     Driver,

@@ -71,7 +71,22 @@ class HostFacts:
         }
         if "emulator" not in tpm:
             reasons[Capability.VTPM] = "the host has no TPM emulator (package swtpm)"
+        backends = capabilities.iterfind("devices/hostdev/enum[@name='pciBackend']/value")
+        if "vfio" not in {value.text for value in backends}:
+            reasons[Capability.PCI_PASSTHROUGH] = (
+                "the host has no VFIO: its IOMMU is off, or the module vfio-pci is not there"
+            )
+        reasons |= self._lacking_shares(capabilities)
         return reasons | self._lacking_screens(capabilities)
+
+    def _lacking_shares(self, capabilities: Element) -> dict[Capability, str]:
+        path = "devices/filesystem/enum[@name='driverType']/value"
+        if "virtiofs" not in {value.text for value in capabilities.iterfind(path)}:
+            return {Capability.SHARES: "the host's QEMU has no virtio-fs"}
+        if urlsplit(self._config.uri).path.startswith("/session"):
+            reason = "a session daemon shares no directories: libvirt wants root for virtio-fs"
+            return {Capability.SHARES: reason}
+        return {}
 
     def _lacking_cpus(self) -> dict[Capability, str]:
         """No call where no CPUs are set aside."""

@@ -18,7 +18,7 @@ from hvdrivers.libvirt.domains import LookAgain, Moved
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
 from hvdrivers.libvirt.metadata import STATE_NAMESPACE, keep
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.room import explained_save
+from hvdrivers.libvirt.room import explained_save, unsaved_device
 from hvdrivers.libvirt.start import (
     cut,
     forget_crash,
@@ -269,6 +269,8 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
                 domain.managedSave(0)
             except errors.HypervisorFault as error:
                 raise explained_save(domain, error) from error
+            except errors.InvalidState as error:
+                raise unsaved_device(domain, error) from error
 
         self.turns.change("suspend", uuid, current_deadline(), act)
 

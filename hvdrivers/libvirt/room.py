@@ -20,6 +20,7 @@ from hvdrivers.libvirt.xml import Element, el, parse, text
 _MIB, _GIB = 1 << 20, 1 << 30
 _LEAST = _MIB
 """Bytes: more than the header and the tables of a new qcow2 file."""
+_UNSAVED = ("devices/filesystem", "devices/hostdev", "devices/interface[@type='hostdev']")
 _SAVE_FOLDER = "/var/lib/libvirt/qemu/save"
 _CHANNELS = "/channel/target/"
 
@@ -87,6 +88,27 @@ def refuse_larger(pool: Remote, capacity: int, error: errors.HypervisorFault) ->
             vendor_code=error.vendor_code,
             hint="choose a smaller size, or another pool",
         ) from error
+
+
+def unsaved_device(domain: Remote, error: errors.InvalidState) -> errors.HypervisorError:
+    """What libvirt means by "invalid operation" of a machine whose memory cannot be saved, as it
+    has a device that cannot. One call."""
+    xml = parse(domain.XMLDesc(0))
+    found = unsaved_in(xml) if xml.get("id") is not None else None
+    if found is None:
+        return error
+    found.vendor_code = error.vendor_code
+    return found
+
+
+def unsaved_in(xml: Element) -> errors.NotSupported | None:
+    """Why a machine's memory cannot be saved; None if it can."""
+    if not any(xml.find(each) is not None for each in _UNSAVED):
+        return None
+    return errors.NotSupported(
+        "QEMU saves no memory of a machine that has a device or a directory of the host",
+        hint="power_off() it instead, or leave the memory out; detach_share() takes a share away",
+    )
 
 
 def explained_save(domain: Remote, error: errors.HypervisorFault) -> errors.HypervisorError:

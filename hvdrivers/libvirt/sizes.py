@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hvdrivers.libvirt.shared_memory import fit_memory
 from hvdrivers.libvirt.xml import Element, el
 from hvdrivers.models.instance import Flavor
 
@@ -106,7 +107,7 @@ def resized(domain: Element, flavor: Flavor) -> Element:
     backing = backing_element(flavor)
     if backing is not None:
         domain.append(backing)
-    return domain
+    return fit_memory(domain)
 
 
 def plugged_memory(size_mib: int, *, after: int) -> Element:

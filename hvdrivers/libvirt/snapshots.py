@@ -31,7 +31,7 @@ from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
 from hvdrivers.libvirt.metadata import put
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.room import needing_room, unsaved_in
 from hvdrivers.libvirt.snapshot_data import LiveDisk, Machine
 from hvdrivers.libvirt.snapshot_tree import (
     Node,
@@ -77,6 +77,8 @@ class LibvirtSnapshots(Topic, Snapshots):
                 )
             xml = xml_of(domain)
             own_files(uuid, xml)
+            if memory and (refusal := unsaved_in(xml)) is not None:
+                raise refusal
             machine = Machine(uuid, domain, state, xml, deadline, turn)
             tree = self.snapshot_data.settled(machine)
             if any(node.note.name == name for node in tree.nodes.values()):

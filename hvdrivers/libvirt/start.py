@@ -21,6 +21,7 @@ from hvdrivers.libvirt.metadata import METADATA_NAMESPACE, kept, put
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.odd_files import odd_file
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.shared_directories import missing_directory
 from hvdrivers.libvirt.states import state_of
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
 from hvdrivers.models.state import InstanceState
@@ -158,7 +159,8 @@ def taken(error: errors.InvalidState) -> errors.DeviceBusy:
     return errors.DeviceBusy(
         error.message,
         vendor_code=error.vendor_code,
-        hint="another machine may have this NIC: unplug_vif() it there",
+        hint="another machine may have this NIC or this PCI device: unplug_vif() it there, or"
+        " power_off() that machine",
     )
 
 
@@ -175,6 +177,7 @@ def explained(
         or explained_pages(remote, xml)
         or _shared(remote, xml)
         or odd_file(remote, xml.iterfind("devices/disk"))
+        or missing_directory(remote, xml)
     )
     if reason is not None:
         return reason

@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import SecretStr
+from pydantic import AfterValidator, SecretStr
 
-from hvdrivers.models.base import Model
+from hvdrivers.models.base import Model, PrintableText
+
+_TAG_BYTES = 36
+"""Of a virtio-fs tag (Virtual I/O Device specification 1.2, section 5.11.4)."""
+
+
+def _check_tag(value: str) -> str:
+    if not value:
+        raise ValueError("is empty")
+    if len(value.encode()) > _TAG_BYTES:
+        raise ValueError(f"is longer than {_TAG_BYTES} bytes in UTF-8")
+    return value
+
+
+def _check_directory(value: str) -> str:
+    first, *parts = value.split("/")
+    if first or value == "/":
+        raise ValueError("is not the absolute path of a directory below /")
+    if not all(parts) or {".", ".."} & set(parts):
+        raise ValueError("has an empty part, '.' or '..' in it: name the directory itself")
+    return value
 
 
 class AddressSource(StrEnum):
@@ -58,8 +78,10 @@ class ExecResult(Model):
 class Share(Model):
     """A directory of the host that the guest may mount."""
 
-    tag: str
-    """The name by which the guest mounts it."""
-    path: str
-    """Absolute path on the host."""
+    tag: Annotated[PrintableText, AfterValidator(_check_tag)]
+    """The name by which the guest mounts it, at most 36 bytes."""
+    path: Annotated[PrintableText, AfterValidator(_check_directory)]
+    """Absolute path on the host, without ``.`` and ``..``. The host follows symbolic links in it:
+    name no directory whose parents a tenant can write to."""
     read_only: bool = False
+    """The guest cannot write to it."""

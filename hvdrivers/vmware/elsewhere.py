@@ -50,7 +50,9 @@ class Elsewhere:
             ConnectionFailed: the host cannot be reached.
         """
         parts = urlsplit(url)
-        path = f"{parts.path}?{parts.query}" if parts.query else parts.path
+        path = parts.path or "/"
+        if parts.query:
+            path = f"{path}?{parts.query}"
         transport = self._transport(parts.hostname or _ANY_HOST, parts.port or 443, host)
         headers = {}
         if body is not None:

@@ -142,7 +142,7 @@ class Inside:
     def _remove_folder(self, path: str) -> None:
         try:
             self._ask(self._files.DeleteDirectoryInGuest, path, True)
-        except errors.VolumeNotFound as error:
+        except errors.HypervisorFault as error:
             if error.vendor_code != _GONE:
                 raise
 
@@ -177,7 +177,7 @@ class Inside:
         spec = vim.vm.guest.ProcessManager.ProgramSpec(programPath=program, arguments=arguments)
         try:
             return int(self._ask(self._processes.StartProgramInGuest, spec))
-        except errors.VolumeNotFound as error:
+        except errors.HypervisorFault as error:
             if error.vendor_code != _GONE:
                 raise
             raise errors.InvalidRequest(
@@ -244,6 +244,11 @@ def _refusals() -> Iterator[None]:
                 "the role needs Virtual machine > Guest operations: execution, modification, query"
             )
         raise
+    except errors.VolumeNotFound as error:
+        # a file of the guest, and none of a datastore
+        raise errors.HypervisorFault(
+            f"the guest does not find a file: {error.message}", vendor_code=error.vendor_code
+        ) from error
 
 
 def _check(reply: Reply, what: str) -> None:

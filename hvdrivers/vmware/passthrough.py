@@ -39,7 +39,8 @@ _DISPLAY = frozenset({0x03, 0x12})
 _Pci = vim.vm.device.VirtualPCIPassthrough
 
 
-TYPES = "config.sharedPassthruGpuTypes"
+TYPES, BROWSER = "config.sharedPassthruGpuTypes", "environmentBrowser"
+"""What slices() is told of a host, and of what it is alone in."""
 _HARDWARE = "config.hardware.device"
 
 
@@ -70,29 +71,35 @@ class Passthrough:
         self._reader = reader
         self._places = places
         self._machines = machines
-        self._profiles: Profiles | None = None
-        """Of the host, once they have been asked for: they change with its driver alone."""
+        self._types: frozenset[str] | None = None
+        """The profiles that the host had when they were asked for; None: nobody has asked."""
+        self._profiles = Profiles({}, {})
 
     @property
     def paths(self) -> tuple[str, ...]:
         """What slices() wants to know of each machine."""
-        return (_HARDWARE,) if self._profiles is not None else ()
+        wanted = self._places.get().only_host is not None and self._types != frozenset()
+        return (_HARDWARE,) if wanted else ()
 
-    def slices(self, host: Row, machines: Sequence[Row]) -> dict[str, tuple[MediatedType, ...]]:
+    def slices(
+        self, host: Row, compute: Row, machines: Sequence[Row]
+    ) -> dict[str, tuple[MediatedType, ...]]:
         """What the GPUs of a single host can be cut into, by the server's ids of the devices. No
-        call; 3 calls, once for a connection, if the host has GPUs for slices.
+        call; 1 when the host has other profiles than before.
 
         Args:
             host: has ``TYPES`` and ``DEVICES_OF_A_HOST``.
+            compute: has ``BROWSER``.
             machines: all machines, with ``paths``.
         """
-        if not host.get(TYPES):
+        types = frozenset(host.get(TYPES) or ())
+        if types and types != self._types:
+            self._profiles = profiles_in(compute[BROWSER].QueryConfigTarget(host.obj))
+            if self._types == frozenset():
+                machines = self._machines.rows(_HARDWARE)  # there was no reason to read it before
+        self._types = types
+        if not types:
             return {}
-        if self._profiles is None:
-            compute = self._places.get().compute
-            browser = self._reader.one(compute, "environmentBrowser")["environmentBrowser"]
-            self._profiles = profiles_in(browser.QueryConfigTarget(host.obj))
-            machines = self._machines.rows(_HARDWARE)
         gpus = gpus_of(host, self._profiles, _holders(machines))
         return {each.id: each.types() for each in gpus}
 
@@ -123,12 +130,12 @@ class Passthrough:
         if only is None:
             raise errors.NotSupported("a cluster of several hosts shows no devices of theirs")
         rows = self._reader.read(
-            [(vim.HostSystem, DEVICES_OF_A_HOST), (vim.ComputeResource, ("environmentBrowser",))],
+            [(vim.HostSystem, DEVICES_OF_A_HOST), (vim.ComputeResource, (BROWSER,))],
             [(only, ()), (compute, ())],
         )
         host = next(row for row in rows if isinstance(row.obj, vim.HostSystem))
         browser = next(row for row in rows if isinstance(row.obj, vim.ComputeResource))
-        target = browser["environmentBrowser"].QueryConfigTarget(only)
+        target = browser[BROWSER].QueryConfigTarget(only)
         others = self._others(spec.uuid)
         profiles = profiles_in(target)
         devices = [

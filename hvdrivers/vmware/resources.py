@@ -23,7 +23,7 @@ from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.host_devices import DEVICES_OF_A_HOST, cells_of, devices_of
 from hvdrivers.vmware.host_facts import host_info
 from hvdrivers.vmware.machines import STATE, uuid_in
-from hvdrivers.vmware.passthrough import TYPES
+from hvdrivers.vmware.passthrough import BROWSER, TYPES
 from hvdrivers.vmware.reader import IN_POOL, Row, step
 from hvdrivers.vmware.record import mark_in
 
@@ -58,13 +58,14 @@ class VmwareResources(Topic, Resources):
 
     @timed
     def get_available_resource(self, *, timeout: float | None = None) -> HostResources:
-        """Budget: 1 call, and 1 for each 1,000 machines beyond the first; 3 more, once for a
+        """Budget: 1 call, and 1 for each 1,000 machines beyond the first; 1 more, once for a
         connection, where a single host has GPUs for slices."""
         del timeout
         place = self.places.get()
         rows = self.reader.read(
             [
                 (vim.HostSystem, _HOST),
+                (vim.ComputeResource, (BROWSER,)),
                 (vim.Datastore, _STORE),
                 (vim.VirtualMachine, (*STATE, *_SIZE, *self.passthrough.paths)),
             ],
@@ -74,7 +75,10 @@ class VmwareResources(Topic, Resources):
         hosts = [r for r in every if r.get("runtime.connectionState") == "connected"]
         alone = hosts[0] if len(hosts) == len(every) == 1 else None
         machines = [r for r in rows if isinstance(r.obj, vim.VirtualMachine)]
-        slices = self.passthrough.slices(alone, machines) if alone is not None else {}
+        slices = {}
+        if alone is not None:
+            compute = next(r for r in rows if isinstance(r.obj, vim.ComputeResource))
+            slices = self.passthrough.slices(alone, compute, machines)
         on = [r for r in machines if r.get("runtime.powerState") == "poweredOn"]
         total = sum(int(h["summary.hardware"].memorySize) for h in hosts) // _MIB
         used = sum(int(h.get("summary.quickStats.overallMemoryUsage") or 0) for h in hosts)

@@ -17,8 +17,8 @@ from hvdrivers.models.state import InstanceState
 
 SHARE_001 = clause(
     "SHARE-001",
-    "attach_share() gives the instance the directory, read-only if it was asked for so, at every"
-    " later start",
+    "attach_share() gives the instance the directory, read-only if it was asked for so (or"
+    " refuses that with NotSupported), at every later start",
     operation="attach_share",
 )
 SHARE_002 = clause(
@@ -50,6 +50,10 @@ SHARE_006 = clause(
 _TAG = "hvct"
 
 
+def _takes_read_only(trial: Trial) -> bool:
+    return "read_only" in trial.driver.takes.get(Share, frozenset())
+
+
 def _expect(trial: Trial, uuid: UUID, shares: Mapping[str, Share], when: str) -> None:
     if trial.observer is not None:
         trial.equal(dict(trial.observer.shares(uuid)), dict(shares), f"shares {when}")
@@ -59,10 +63,14 @@ def _expect(trial: Trial, uuid: UUID, shares: Mapping[str, Share], when: str) ->
 def is_there_at_every_start(trial: Trial) -> None:
     path, other = trial.target.shared_directories()
     uuid = trial.spawn(start=False).uuid
-    shares = {
-        _TAG: Share(tag=_TAG, path=path),
-        f"{_TAG}2": Share(tag=f"{_TAG}2", path=other, read_only=True),
-    }
+    read_only = Share(tag=f"{_TAG}2", path=other, read_only=True)
+    shares = {_TAG: Share(tag=_TAG, path=path)}
+    if _takes_read_only(trial):
+        shares[read_only.tag] = read_only
+    else:
+        with trial.unchanged(), trial.raises(errors.NotSupported):
+            trial.driver.attach_share(uuid, read_only)
+        shares[read_only.tag] = Share(tag=read_only.tag, path=other)
     for share in shares.values():
         trial.driver.attach_share(uuid, share)
     _expect(trial, uuid, shares, "after attach_share()")
@@ -83,7 +91,7 @@ def is_there_at_every_start(trial: Trial) -> None:
 def again_changes_nothing(trial: Trial) -> None:
     path, _ = trial.target.shared_directories()
     uuid = trial.spawn(start=False).uuid
-    for read_only in (False, True):
+    for read_only in (False, True) if _takes_read_only(trial) else (False,):
         share = Share(tag=f"{_TAG}{read_only}", path=path, read_only=read_only)
         trial.driver.attach_share(uuid, share)
         with trial.unchanged():

@@ -15,7 +15,7 @@ import copy
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -24,7 +24,6 @@ from uuid import UUID, uuid4
 
 from hvdrivers.conformance.engine import image_files as imagefiles
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
-from hvdrivers.conformance.engine.target import Target
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.driverkit.images import staging_name
@@ -32,6 +31,7 @@ from hvdrivers.guard import guarded, unguarded
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.conformance import marks
 from hvdrivers.hyperv.conformance.devices import lend_devices
+from hvdrivers.hyperv.conformance.guest import PlayedGuest
 from hvdrivers.hyperv.conformance.observer import ROOT, HypervObserver
 from hvdrivers.hyperv.conformance.others import SWITCH, OtherHost, lent
 from hvdrivers.hyperv.conformance.seam import HypervSeam
@@ -59,7 +59,7 @@ _STARTS: Final = frozenset({18500, 18512, 18514})
 """Events after which a guest starts from its disks: started, and reset."""
 
 
-class HypervTarget(Target):
+class HypervTarget(PlayedGuest):
     """A simulated host of its own for each run.
 
     Args:
@@ -164,7 +164,7 @@ class HypervTarget(Target):
     @contextmanager
     def restless_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
         """A guest whose migration comes to no end before somebody ends it."""
-        with self._behaving(uuid, Behaviour(restless=True)):
+        with self.behaving(uuid, Behaviour(restless=True)):
             yield
 
     def _observers(self) -> list[HypervObserver]:
@@ -177,6 +177,9 @@ class HypervTarget(Target):
                 observer.machine(uuid)
                 return observer
         raise PreconditionMissing("no simulated host has this machine")
+
+    def guest_of(self, uuid: UUID) -> Machine:
+        return self._looking(uuid).machine(uuid)
 
     def observer(self) -> Observer:
         return self._observer
@@ -213,20 +216,6 @@ class HypervTarget(Target):
             yield
         finally:
             timing.migration = usual
-
-    @contextmanager
-    def deaf_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
-        with self._behaving(uuid, Behaviour(obeys_shutdown=False)):
-            yield
-
-    @contextmanager
-    def silent_agent(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
-        """The guest's integration services report no address: what a guest says of itself."""
-        with self._behaving(uuid, Behaviour(addresses=False)):
-            yield
-
-    def _behaving(self, uuid: UUID, behaviour: Behaviour) -> AbstractContextManager[None]:
-        return self.host.guests.acting(self._looking(uuid).machine(uuid), behaviour)
 
     @contextmanager
     def keeping_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:

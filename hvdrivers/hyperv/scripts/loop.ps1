@@ -103,7 +103,7 @@ function Start-HvLoop {
 function Get-HvKind {
     param([string]$Operation)
     $long = @('Move', 'Relocate', 'Export', 'ImagePull', 'ImageEnd', 'Rebuild',
-        'Snapshot', 'DeleteSnapshot', 'Revert')
+        'Snapshot', 'DeleteSnapshot', 'Revert', 'GuestExec')
     $looks = @('Ping', 'Get', 'List', 'Host', 'Metrics', 'ListVolumes', 'Images', 'Snapshots',
         'Events', 'EventsBegin', 'Console', 'Addresses', 'Connector', 'Screen', 'ExportRead',
         'InMaintenance', 'MoveLook', 'MoveFits', 'MoveCompare', 'MoveState', 'Examine',

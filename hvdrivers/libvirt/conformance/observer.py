@@ -24,6 +24,7 @@ from hvdrivers.libvirt.conformance.raw_host import RawHost
 from hvdrivers.libvirt.devices import source_of, vif_in_alias, volumes_of
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.libvirt.xml import Element, attribute, parse
+from hvdrivers.models.guest import Share
 from hvdrivers.models.hardware import CpuTopology
 from hvdrivers.models.numa import NumaNode
 from hvdrivers.models.state import InstanceState
@@ -181,6 +182,15 @@ class LibvirtObserver(Observer):
             Capability.SEV: attribute(xml, "launchSecurity", "type") == "sev",
         }
         return frozenset(each for each, there in found.items() if there)
+
+    def shares(self, uuid: UUID) -> Mapping[str, Share]:
+        found: dict[str, Share] = {}
+        for each in self._xml(uuid).iterfind("devices/filesystem"):
+            tag = attribute(each, "target", "dir") or ""
+            path = attribute(each, "source", "dir") or ""
+            read_only = each.find("readonly") is not None
+            found[tag] = Share(tag=tag, path=path, read_only=read_only)
+        return found
 
     def frozen(self, uuid: UUID) -> bool:
         domain = self._host.domain(uuid)

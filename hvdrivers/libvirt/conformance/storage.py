@@ -1,11 +1,11 @@
 """Volumes that the conformance suite brings to a libvirt host: of storage servers, and encrypted
-ones."""
+ones; and directories to share."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -17,7 +17,7 @@ from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.contract.requirements import VOLUME_CAPABILITIES
 from hvdrivers.libvirt.conformance.guest import SerialGuest
 from hvdrivers.libvirt.conformance.raw_host import RawHost
-from hvdrivers.libvirt.xml import el, text
+from hvdrivers.libvirt.xml import el, parse, text
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.volume import PoolVolume, Volume, parse_connection_info
 
@@ -47,7 +47,38 @@ class StorageGuest(SerialGuest):
     ) -> None:
         super().__init__(raw, there)
         self._volume_pool = pool
+        self._directories: list[str] = []
         self._served = _from_file(Path(served)) if isinstance(served, str | Path) else served
+
+    def shared_directories(self) -> tuple[str, str]:
+        """Two that libvirt makes, as it makes the directory of a pool, and not in a pool."""
+        while len(self._directories) < 2:
+            name = f"hvct-share-{uuid4().hex[:8]}"
+            pool = _folder_pool(name, f"{self._beside_the_pool()}/{name}")
+            flags = libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD
+            made = self.raw.connect.storagePoolCreateXML(pool, flags)
+            self._directories.append(parse(made.XMLDesc(0)).findtext("target/path") or "")
+            made.destroy()
+        return self._directories[0], self._directories[1]
+
+    def _beside_the_pool(self) -> str:
+        try:
+            pool = self.raw.connect.storagePoolLookupByName(self._volume_pool)
+        except libvirt.libvirtError:
+            return "/var/lib/libvirt"  # no driver has made it yet
+        path = parse(pool.XMLDesc(0)).findtext("target/path") or ""
+        return path.rstrip("/").rpartition("/")[0]
+
+    def close(self) -> None:
+        """Remove the directories."""
+        super().close()
+        while self._directories:
+            path = self._directories.pop()
+            with suppress(libvirt.libvirtError):  # the host has gone
+                name = path.rpartition("/")[2]
+                pool = self.raw.connect.storagePoolDefineXML(_folder_pool(name, path), 0)
+                pool.delete(0)
+                pool.undefine()
 
     @contextmanager
     def served_volume(self, driver: ComputeDriver, kind: Capability) -> Iterator[Volume]:
@@ -115,6 +146,10 @@ class StorageGuest(SerialGuest):
         pool = self.raw.connect.storagePoolLookupByName(self._volume_pool)
         path = pool.storageVolLookupByName(volume_id).path()
         return _MARK.encode() not in self.raw.content(path)
+
+
+def _folder_pool(name: str, path: str) -> str:
+    return text(el("pool", el("name", name), el("target", el("path", path)), type="dir"))
 
 
 def _from_file(path: Path) -> list[Volume]:

@@ -58,6 +58,10 @@ def test_reads(driver: VmwareDriver, machine: Any) -> None:
     assert calls(driver, driver.list_instances) == {READ: 1}
     assert calls(driver, driver.list_foreign) == {READ: 1}
     assert calls(driver, driver.get_metrics) == {READ: 1}
+    first = calls(driver, driver.get_available_resource)
+    # the profiles of GPUs are asked for once
+    alone = driver.places.get().only_host is not None
+    assert first == ({READ: 1, "QueryConfigTarget": 1} if alone else {READ: 1})
     assert calls(driver, driver.get_available_resource) == {READ: 1}
     assert calls(driver, driver.ping) == {"CurrentTime": 1}
     assert calls(driver, driver.host) == {"CurrentTime": 1}

@@ -138,6 +138,77 @@ def test_a_password_of_the_account_itself(
     assert left(peer) == []
 
 
+@pytest.mark.parametrize("fault", [cut_before, cut_after])
+def test_a_password_of_the_account_itself_wherever_a_call_is_cut(
+    peer: VcsimPeer,
+    driver: VmwareDriver,
+    guarded_driver: ComputeDriver,
+    target: VmwareTarget,
+    guest: UUID,
+    fault: Any,
+) -> None:
+    """It is the old one or the new one, and another call with either of them sets it."""
+    now = "hvct-root"
+
+    def change(old: str, new: str) -> None:
+        account = GuestCredentials(user="root", password=old)
+        driver.set_guest_password(guest, "root", SecretStr(new), credentials=account)
+
+    with driver.session.seam.counting() as calls:
+        change(now, "first")
+    now = "first"
+    for number, name in enumerate(calls, start=1):
+        new = f"number-{number}"
+        with driver.session.seam.cut(fault, occurrence=number) as cut:
+            try:
+                change(now, new)
+            except errors.OutcomeUnknown:
+                assert (fault, name) == (cut_after, "StartProgramInGuest")
+        assert cut.struck
+        assert target.accepts_password(guarded_driver, guest, "root", new), name
+        now = new
+        assert left(peer) == [], name
+
+
+def test_a_hostile_account(driver: VmwareDriver, guest: UUID) -> None:
+    for user in ("</username><password>", "root' OR 1=1", "&amp;", "r\u00f6\u00f6t", ""):
+        account = GuestCredentials(user=user, password="]]></password>&")
+        with pytest.raises(errors.PermissionDenied):
+            driver.guest_exec(guest, ["/bin/true"], credentials=account)
+    for account in (
+        GuestCredentials(user="root\0", password="x"),
+        GuestCredentials(user="root", password="x\x1b"),
+    ):
+        with pytest.raises(errors.InvalidRequest):
+            driver.guest_exec(guest, ["/bin/true"], credentials=account)
+
+
+def test_hostile_arguments(peer: VcsimPeer, driver: VmwareDriver, guest: UUID) -> None:
+    hostile = [
+        "> /etc/passwd",
+        "2>&1",
+        "'; rm -rf / #",
+        "$(reboot)",
+        "`reboot`",
+        "a\nb\tc",
+        "<x>&amp;]]>",
+        "-n",
+        "",
+        "\u202e\U0001f4a9",
+        "%s %n",
+        "!!",
+    ]
+    done = driver.guest_exec(guest, ["/bin/echo", *hostile], credentials=ADMIN)
+    assert done.stdout.decode() == " ".join(hostile) + "\n"
+    assert left(peer) == []
+
+
+def test_input_of_any_bytes_and_size(driver: VmwareDriver, guest: UUID) -> None:
+    data = bytes(range(256)) * (4 << 12)
+    done = driver.guest_exec(guest, ["/bin/cat"], stdin=data, credentials=ADMIN)
+    assert done.stdout == data
+
+
 @pytest.mark.parametrize(
     ("user", "password"),
     [
@@ -217,6 +288,16 @@ def test_a_guest_that_lies_of_its_folder(
     with driver.session.seam.counting() as calls, pytest.raises(errors.HypervisorFault):
         driver.guest_exec(guest, ["/bin/true"], credentials=ADMIN)
     assert "DeleteDirectoryInGuest" not in calls
+
+
+def test_a_guest_without_a_place_for_files(
+    driver: VmwareDriver, target: VmwareTarget, guest: UUID
+) -> None:
+    """It is no volume that is missing."""
+    target.set_extra(guest, "hvct.lie", "no-tmp")
+    with pytest.raises(errors.HypervisorFault) as caught:
+        driver.guest_exec(guest, ["/bin/true"], credentials=ADMIN)
+    assert caught.value.vendor_code == "FileNotFound"
 
 
 def test_a_guest_that_lies_of_a_size(

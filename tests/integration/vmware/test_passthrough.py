@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pyVmomi import vim
@@ -16,6 +16,7 @@ from hvdrivers.driverkit import cut_after, cut_before
 from hvdrivers.guard import guarded
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, PciRequest, VgpuRequest
+from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.vmware.driver import VmwareDriver
 from tests.integration.vmware.conftest import SpecFactory, connected
@@ -55,7 +56,7 @@ def test_the_devices_of_a_host(alone: VmwareDriver) -> None:
     with alone.session.seam.counting() as calls:
         found = alone.get_available_resource()
     assert list(calls) == ["RetrievePropertiesEx"]
-    assert first.by_name == {"RetrievePropertiesEx": 3, "QueryConfigTarget": 1}
+    assert list(first) == ["RetrievePropertiesEx", "QueryConfigTarget"]
     cells = {each.id: each for each in found.numa_cells}
     assert (cells[0].cpus, cells[1].cpus) == (frozenset(range(8)), frozenset(range(8, 16)))
     assert [cells[each].memory_mib for each in (0, 1)] == [2048, 2048]
@@ -274,6 +275,30 @@ def test_slices_that_cannot_be_had(
     assert "MakeDirectory" not in calls
 
 
+def test_a_host_whose_gpus_come_later(alone: VmwareDriver, spec: SpecFactory) -> None:
+    """Its administrator has installed the vendor's driver since the first look."""
+    read = alone.reader.read
+
+    def without(wanted: Any, roots: Any) -> Any:
+        rows = read(wanted, roots)
+        for row in rows:
+            if isinstance(row.obj, vim.HostSystem):
+                cast("dict[str, Any]", row.values).pop("config.sharedPassthruGpuTypes", None)
+        return rows
+
+    alone.spawn(spec(**slices(SMALL)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alone.reader, "read", without)
+        for _ in range(2):
+            with alone.session.seam.counting() as calls:
+                assert left(alone) == {}
+            assert list(calls) == ["RetrievePropertiesEx"]
+    assert left(alone) == {SMALL: 3, LARGE: 0}
+    with alone.session.seam.counting() as calls:
+        assert left(alone) == {SMALL: 3, LARGE: 0}
+    assert list(calls) == ["RetrievePropertiesEx"]
+
+
 def test_two_spawns_of_the_last_slice(
     alone: VmwareDriver, alone_peer: VcsimPeer, spec: SpecFactory
 ) -> None:
@@ -311,6 +336,31 @@ def test_what_vsphere_does_not_do_with_such_a_machine(
     grows = Flavor(vcpus=1, memory_mib=64, max_memory_mib=128)
     with pytest.raises(errors.NotSupported):
         alone.spawn(spec(**wanting(ADAPTER, flavor=grows)))
+
+
+def test_a_machine_does_not_get_memory_to_grow_into(alone: VmwareDriver, spec: SpecFactory) -> None:
+    uuid = alone.spawn(spec(**slices(SMALL))).uuid
+    with pytest.raises(errors.NotSupported):
+        alone.resize(uuid, Flavor(vcpus=1, memory_mib=64, max_memory_mib=128))
+    alone.power_on(uuid)
+
+
+def test_a_machine_with_a_device_stays_on_its_host(
+    alone: VmwareDriver, alone_peer: VcsimPeer, spec: SpecFactory
+) -> None:
+    if alone_peer.mode == "esx":
+        assert Capability.LIVE_MIGRATION in alone.narrowed()
+        return
+    uuid = alone.spawn(spec(**slices(SMALL, start=True))).uuid
+    there = Destination(host="DC0_C0")
+    plan = alone.check_live_migration(uuid, there)
+    assert BlockerKind.DEVICE in {each.kind for each in plan.blockers}
+    with pytest.raises(errors.InvalidRequest):
+        alone.live_migrate(uuid, there)
+    alone.power_off(uuid)
+    with pytest.raises(errors.InvalidRequest):
+        alone.cold_migrate(uuid, there)
+    assert {each.uuid for each in alone.list_instances()} == {uuid}
 
 
 def test_more_memory_is_reserved_too(alone: VmwareDriver, spec: SpecFactory) -> None:

@@ -42,6 +42,7 @@ const (
 //
 //	no-code    a program has ended, and its exit code is not told
 //	other      the list of processes has another one than was asked for
+//	no-tmp     there is no /tmp
 //	elsewhere  a temporary folder is said to be /etc
 //	short      a file is sent in part, and the connection ends
 //	large      a file is said to have an exbibyte
@@ -401,7 +402,7 @@ func (m *managers) CreateTemporaryDirectoryInGuest(
 	if where == "" {
 		where = "/tmp"
 	}
-	if !g.folders[where] {
+	if !g.folders[where] || g.lies(vm, "no-tmp") {
 		body.Fault_ = absent(where)
 		return body
 	}

@@ -14,19 +14,35 @@ from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.session import Connection
 
-RECORDED = (Path(__file__).parent / "domain_capabilities.xml").read_text()
-"""From libvirt 9.0 with QEMU 7.2, ovmf and swtpm (Debian 12), for q35."""
+VFIO = "<enum name='pciBackend'><value>default</value><value>vfio</value></enum>"
+RECORDED = (
+    (Path(__file__).parent / "domain_capabilities.xml")
+    .read_text()
+    .replace("<enum name='pciBackend'/>", VFIO)
+)
+"""From libvirt 9.0 with QEMU 7.2, ovmf and swtpm (Debian 12), for q35; with VFIO, which that host
+has not."""
 
 
 class Host(HostFacts):
     """A host that says what the test lets it say."""
 
-    def __init__(self, xml: str, graphics: Literal["vnc", "spice", "both", "none"]) -> None:
-        super().__init__(Connection(LibvirtConfig(graphics=graphics)))
+    def __init__(
+        self,
+        xml: str,
+        graphics: Literal["vnc", "spice", "both", "none"],
+        uri: str = "qemu:///system",
+    ) -> None:
+        super().__init__(Connection(LibvirtConfig(graphics=graphics, uri=uri)))
         self._document = ET.fromstring(xml)
 
     def domain_capabilities(self) -> Any:
         return self._document
+
+
+def test_a_session_daemon_shares_no_directories() -> None:
+    facts = Host(RECORDED, "both", uri="qemu:///session")
+    assert "session" in facts.lacking()[Capability.SHARES]
 
 
 def without(pattern: str) -> str:
@@ -42,6 +58,7 @@ C = Capability
     ("xml", "lacking"),
     [
         (RECORDED, set()),
+        (RECORDED.replace(VFIO, "<enum name='pciBackend'/>"), {C.PCI_PASSTHROUGH}),
         (without(r"<value>efi</value>"), {C.UEFI, C.SECURE_BOOT}),
         (without(r"(?s)<enum name='secure'>.*?</enum>"), {C.SECURE_BOOT}),
         (
@@ -49,11 +66,15 @@ C = Capability
             {C.VTPM},
         ),
         (without(r"<value>emulator</value>"), {C.VTPM}),
+        (without(r"<value>virtiofs</value>"), {C.SHARES}),
         (without(r"<value>vnc</value>"), {C.CONSOLE_VNC}),
         (without(r"<value>spice</value>"), {C.CONSOLE_SPICE}),
         (
             "<domainCapabilities/>",
-            {C.UEFI, C.SECURE_BOOT, C.VTPM, C.CONSOLE_VNC, C.CONSOLE_SPICE, C.SCREENSHOT},
+            {
+                *(C.UEFI, C.SECURE_BOOT, C.VTPM, C.SHARES, C.PCI_PASSTHROUGH),
+                *(C.CONSOLE_VNC, C.CONSOLE_SPICE, C.SCREENSHOT),
+            },
         ),
     ],
 )

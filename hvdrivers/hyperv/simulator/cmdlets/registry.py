@@ -15,6 +15,7 @@ _ROOMS = (
     "cim",
     "controllers",
     "devices",
+    "direct",
     "drives",
     "events",
     "exports",

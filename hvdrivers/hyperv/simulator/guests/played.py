@@ -1,9 +1,9 @@
 """Played guests: they boot, tell addresses, answer or ignore a shutdown, and print marks."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 from hvdrivers.hyperv.simulator.guests.serial import SerialPipes
@@ -11,6 +11,9 @@ from hvdrivers.hyperv.simulator.state.machine import Guest, Machine
 
 if TYPE_CHECKING:
     from hvdrivers.hyperv.simulator.state.host import HostState
+
+USERS: Final = {"Administrator": "hvsim-Admin-1", "root": "hvsim-Root-1"}
+"""The users of a guest that nobody has changed, and their passwords."""
 
 
 @dataclass
@@ -22,6 +25,8 @@ class Behaviour:
     obeys_shutdown: bool = True
     services: bool = True
     addresses: bool = True
+    direct: bool = True
+    """It answers PowerShell Direct, as Windows does."""
     restless: bool = False
     """It writes memory faster than a live migration copies it."""
 
@@ -33,9 +38,16 @@ class PlayedGuests:
     host: "HostState"
     default: Behaviour = field(default_factory=Behaviour)
     of: dict[UUID, Behaviour] = field(default_factory=dict)
+    users: dict[UUID, dict[str, str]] = field(default_factory=dict)
+    """Passwords by user, of each machine whose guest was entered."""
 
     def __call__(self, machine: Machine, saved: object) -> "PlayedGuest":
-        return PlayedGuest(machine, self.of.get(machine.id, self.default), saved)
+        behaviour = self.of.get(machine.id, self.default)
+        return PlayedGuest(machine, behaviour, saved, lambda: self.accounts(machine.id))
+
+    def accounts(self, machine: UUID) -> dict[str, str]:
+        """The users of a machine's guest, which outlive its runs."""
+        return self.users.setdefault(machine, dict(USERS))
 
     @contextmanager
     def acting(self, machine: Machine, behaviour: Behaviour) -> Iterator[None]:
@@ -62,8 +74,15 @@ class PlayedGuests:
 class PlayedGuest:
     """One run of a guest, from power on to power off."""
 
-    def __init__(self, machine: Machine, behaviour: Behaviour, saved: object) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        behaviour: Behaviour,
+        saved: object,
+        users: Callable[[], dict[str, str]],
+    ) -> None:
         self._machine = machine
+        self._users = users
         self.behaviour = behaviour
         self._host = machine.host
         self._serial = SerialPipes(machine)
@@ -144,6 +163,9 @@ class PlayedGuest:
             "OSVersion": "1.0",
             "IntegrationServicesVersion": "3.1",
         }
+
+    def accounts(self) -> dict[str, str] | None:
+        return self._users() if self.heartbeat() and self.behaviour.direct else None
 
     def changed(self) -> None:
         self._serial.refresh()

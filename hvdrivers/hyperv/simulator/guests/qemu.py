@@ -316,6 +316,9 @@ class QemuGuest:
         facts = dict(re.findall(r"(\w+)=(\S+)", booted))
         return {"OSName": "hv-guest", "OSVersion": "1", "FullyQualifiedDomainName": facts["uuid"]}
 
+    def accounts(self) -> dict[str, str] | None:
+        return None  # no Windows
+
     def _type(self, sent: bytes) -> None:
         if self._serial_socket is not None:
             try:

@@ -82,6 +82,9 @@ class Guest(Protocol):
     def details(self) -> dict[str, str]:
         """Intrinsic key-value items of the guest, for example ``OSName``."""
 
+    def accounts(self) -> dict[str, str] | None:
+        """Passwords of its users, by name; None: it does not answer PowerShell Direct."""
+
     def changed(self) -> None:
         """The machine's devices or media changed while it ran."""
 

@@ -1,0 +1,42 @@
+"""Memory that QEMU shares with other programs of the host: what virtio-fs and vhost-user need.
+
+A machine has it for as long as one of its devices needs it. https://libvirt.org/formatdomain.html
+"""
+
+from __future__ import annotations
+
+from hvdrivers.libvirt.xml import Element, attribute, el
+
+_NEEDED_BY = (
+    "devices/filesystem/driver[@type='virtiofs']",
+    "devices/interface[@type='vhostuser']",
+)
+
+
+def is_shared(domain: Element) -> bool:
+    """Whether a machine's memory is shared with other programs."""
+    return attribute(domain, "memoryBacking/access", "mode") == "shared"
+
+
+def fit_memory(domain: Element) -> Element:
+    """The definition, with memory that is shared if one of its devices needs that, and only then.
+    Huge pages stay."""
+    backing = domain.find("memoryBacking")
+    if any(domain.find(each) is not None for each in _NEEDED_BY):
+        if backing is None:
+            backing = el("memoryBacking")
+            domain.append(backing)
+        if not is_shared(domain):
+            _remove(backing)
+            backing.extend([el("source", type="memfd"), el("access", mode="shared")])
+    elif backing is not None and is_shared(domain):
+        _remove(backing)
+        if not len(backing):
+            domain.remove(backing)
+    return domain
+
+
+def _remove(backing: Element) -> None:
+    for tag in ("source", "access"):
+        for each in backing.findall(tag):
+            backing.remove(each)
