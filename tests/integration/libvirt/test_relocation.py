@@ -589,6 +589,36 @@ def test_a_client_that_stands_still_is_no_danger(own: Host, impatient: None) -> 
                     return
 
 
+@pytest.mark.parametrize("at", ["Domain.blockJobInfo", "Domain.blockJobAbort"])
+def test_what_meets_a_copy(own: Host, other: ComputeDriver, at: str, impatient: None) -> None:
+    """An image of a disk that is being copied is refused for the moment. A client that takes this
+    one for dead ends its copy, and this one says why it has stopped."""
+    with own.unchanged(), written(own, start=True) as (machine, content):
+        met: list[str] = []
+
+        def copies_out(_name: str, send: Any) -> Any:
+            with pytest.raises(errors.DeviceBusy) as caught:
+                other.snapshot_to_image(machine.uuid, own.peer.root / "out.qcow2")
+            met.append(caught.value.message)
+            return send()
+
+        with script(own.raw, at, copies_out):
+            own.driver.migrate_storage(machine.uuid, POOL)
+        assert ["migrate_storage" in each for each in met] == [True]
+        is_whole(own, machine, content)
+
+        def takes_over(_name: str, send: Any) -> Any:
+            made = other.create_snapshot(machine.uuid, "one")
+            other.delete_snapshot(machine.uuid, made.id)
+            return send()
+
+        with script(own.raw, at, takes_over), pytest.raises(errors.DeviceBusy, match="turn"):
+            own.driver.migrate_storage(machine.uuid, OWN)
+        assert pools_of(machine) == {POOL}
+        own.driver.migrate_storage(machine.uuid, OWN)
+        is_whole(own, machine, content)
+
+
 # ---- faults --------------------------------------------------------------------------------------
 
 
