@@ -24,6 +24,7 @@ from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.network_checks import Networks
 from hvdrivers.libvirt.overlays import Overlays
 from hvdrivers.libvirt.own_disks import OwnDisks
+from hvdrivers.libvirt.passthrough import Passthrough
 from hvdrivers.libvirt.pools import Pools
 from hvdrivers.libvirt.rewiring import Rewirings
 from hvdrivers.libvirt.secrets import Secrets
@@ -57,6 +58,8 @@ class Topic:
     huge_pages: HugePageStock
     dedicated: Dedicated
     """CPUs of the host that one machine has to itself."""
+    passthrough: Passthrough
+    """PCI devices of the host that one machine has to itself."""
     claims: Claims
     """One spawn at a time of a UUID."""
     removal: Removal

@@ -82,6 +82,7 @@ def domain_xml(
     console_path: str,
     nvram_path: str,
     placement: Sequence[Element] = (),
+    hostdevs: Sequence[Element] = (),
 ) -> str:
     """The definition of a new domain.
 
@@ -91,15 +92,18 @@ def domain_xml(
         nvram_path: where UEFI keeps its variables. By itself libvirt makes the path of the
             domain's name: rename() would lose the variables, and leave the file.
         placement: where on the host its CPUs and memory are.
+        hostdevs: ``<hostdev>`` elements of the host's devices that it has.
     """
     flavor, hardware = spec.flavor, spec.hardware
     pcie = "q35" in host.machine or host.machine.startswith("virt")
+    given = len(disks) + len(volumes) + len(spec.vifs) + len(hostdevs)
     devices = el(
         "devices",
         *(own_disk_element(disk, host.disk_cache) for disk in disks),
         *volumes,
         *(vif_element(vif) for vif in spec.vifs),
-        *(_pcie_ports(len(disks) + len(volumes) + len(spec.vifs), host) if pcie else ()),
+        *hostdevs,
+        *(_pcie_ports(given, host) if pcie else ()),
         el("controller", type="scsi", index=0, model="virtio-scsi"),
         *_consoles(console_path, host.architecture),
         el(

@@ -48,6 +48,7 @@ from hvdrivers.libvirt.network import LibvirtNetwork
 from hvdrivers.libvirt.network_checks import Networks
 from hvdrivers.libvirt.overlays import Overlays
 from hvdrivers.libvirt.own_disks import OwnDisks
+from hvdrivers.libvirt.passthrough import Passthrough
 from hvdrivers.libvirt.pools import Pools
 from hvdrivers.libvirt.power import LibvirtPower
 from hvdrivers.libvirt.rebuild import LibvirtRebuild
@@ -152,6 +153,7 @@ class LibvirtDriver(
         self.turns = Turns(self.connection, self.hub, self.domains, self.facts)
         self.huge_pages = HugePageStock(self.connection, self.facts)
         self.dedicated = Dedicated(self.connection, self.hub, self.turns, self.facts)
+        self.passthrough = Passthrough(self.connection, self.turns)
         chains = Chains(self.connection, self.pools)
         self.uploads = PartialUploads(self.pools, chains)
         self.overlays = Overlays(self.pools)

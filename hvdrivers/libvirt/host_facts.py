@@ -71,6 +71,11 @@ class HostFacts:
         }
         if "emulator" not in tpm:
             reasons[Capability.VTPM] = "the host has no TPM emulator (package swtpm)"
+        backends = capabilities.iterfind("devices/hostdev/enum[@name='pciBackend']/value")
+        if "vfio" not in {value.text for value in backends}:
+            reasons[Capability.PCI_PASSTHROUGH] = (
+                "the host has no VFIO: its IOMMU is off, or the module vfio-pci is not there"
+            )
         reasons |= self._lacking_shares(capabilities)
         return reasons | self._lacking_screens(capabilities)
 

@@ -48,6 +48,7 @@ from hvdrivers.libvirt.naming import (
 )
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.own_disks import OwnDisks
+from hvdrivers.libvirt.passthrough import Passthrough
 from hvdrivers.libvirt.placement import host_cells, placement_elements
 from hvdrivers.libvirt.redefining import redefine_saved
 from hvdrivers.libvirt.remote import Remote
@@ -72,7 +73,11 @@ class LibvirtLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
 
     @provides(
-        *declared(ImageStore), *declared(OwnDisks), *declared(Dedicated), *declared(HugePageStock)
+        *declared(ImageStore),
+        *declared(OwnDisks),
+        *declared(Dedicated),
+        *declared(HugePageStock),
+        *declared(Passthrough),
     )
     def spawn(
         self,
@@ -85,7 +90,8 @@ class LibvirtLifecycle(Topic, Lifecycle):
         each ephemeral or swap disk and each bridge, 2 for each network of libvirt's own, 1 for
         each local volume, 4 for one of a pool; for a kept disk those of three delete_volume(), for
         a file that the driver has not made those that attach_volume() names, for such an image once
-        for each connection. 7 of the 9 are made in sequence, the others beside them."""
+        for each connection; with PCI devices of the host 3, 2 for each device and 1 for each
+        machine of the host. 7 of the 9 are made in sequence, the others beside them."""
         del timeout
         deadline = current_deadline()
         refuse_hardware(spec, self.facts.domain_capabilities())
@@ -106,7 +112,10 @@ class LibvirtLifecycle(Topic, Lifecycle):
                 self.secrets.make(spec.uuid, attachment, undo)
             deadline.check("disks were made")
             record = Record.of(spec, base.key if base else None, self.facts.default_firmware())
-            with self.dedicated.new(spec.flavor, spec.numa, starts=spec.start) as pins:
+            with (
+                self.passthrough.new(spec) as hostdevs,
+                self.dedicated.new(spec.flavor, spec.numa, starts=spec.start) as pins,
+            ):
                 xml = domain_xml(
                     spec,
                     record,
@@ -116,6 +125,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
                     console_path=self.pools.console_path(console_name(spec.uuid)),
                     nvram_path=self.pools.disk_path(disk_name(spec.uuid, NVRAM)),
                     placement=[each for each in (pins.element(), *placement) if each is not None],
+                    hostdevs=hostdevs,
                 )
                 domain = self._make_domain(spec, base, record.firmware, xml, undo)
             for attachment in spec.volumes:
@@ -222,7 +232,8 @@ class LibvirtLifecycle(Topic, Lifecycle):
         timeout: float | None = None,
     ) -> None:
         """Budget: 5 calls for the domain, 1 for each of its disks and logs, 3 for the pools, 1 for
-        secrets; 2 more if it did not run, 5 more for each disk that is kept."""
+        secrets; 2 more if it did not run, 5 more for each disk that is kept. 1 more for each disk
+        that migrate_storage() has moved to another pool."""
         del timeout
         again = self.removal.destroy(uuid, keep, partial(leave_destination, self, uuid))
         with changed():

@@ -12,15 +12,14 @@ from hvdrivers.contract.resources import Resources
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.hardware import choices
 from hvdrivers.libvirt.naming import label_of
+from hvdrivers.libvirt.node_devices import device_in
 from hvdrivers.libvirt.placement import host_cells
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.xml import Element, attribute, parse, readable
-from hvdrivers.models.pci import PciAddress
+from hvdrivers.libvirt.xml import parse, readable
 from hvdrivers.models.resources import (
     CpuResources,
     HostResources,
     HugePages,
-    MediatedType,
     MemoryResources,
     NumaCell,
     PciDevice,
@@ -172,48 +171,5 @@ def _sum(counts: Iterable[int | None]) -> int | None:
     return None if None in known else sum(each for each in known if each is not None)
 
 
-def _address(element: Element) -> PciAddress:
-    def part(name: str) -> int:
-        # the <capability> has decimal child elements, <address> hexadecimal attributes
-        child = element.findtext(name)
-        return int(child) if child is not None else int(element.get(name, "0"), 16)
-
-    return PciAddress.of(part("domain"), part("bus"), part("slot"), part("function"))
-
-
 def _read_device(node: Remote) -> PciDevice:
-    return _device(parse(node.XMLDesc(0)))
-
-
-def _device(node: Element) -> PciDevice:
-    pci = node.find("capability[@type='pci']")
-    if pci is None:
-        raise errors.HypervisorFault("a PCI device without its PCI capability")
-    physical = pci.find("capability[@type='phys_function']/address")
-    functions = pci.find("capability[@type='virt_functions']")
-    group = attribute(pci, "iommuGroup", "number")
-    numa = attribute(pci, "numa", "node")
-    return PciDevice(
-        address=_address(pci),
-        vendor_id=(attribute(pci, "vendor", "id") or "0x0000").removeprefix("0x"),
-        product_id=(attribute(pci, "product", "id") or "0x0000").removeprefix("0x"),
-        class_code=(pci.findtext("class") or "0x000000").removeprefix("0x"),
-        label=" ".join(filter(None, (pci.findtext("vendor"), pci.findtext("product")))),
-        driver=node.findtext("driver/name"),
-        numa_cell=int(numa) if numa is not None else None,
-        iommu_group=int(group) if group is not None else None,
-        physical_function=_address(physical) if physical is not None else None,
-        virtual_functions=tuple(
-            _address(each)
-            for each in (functions.iterfind("address") if functions is not None else ())
-        ),
-        max_virtual_functions=int(functions.get("maxCount", 0)) if functions is not None else 0,
-        mediated_types=tuple(
-            MediatedType(
-                name=kind.get("id", ""),
-                available=int(kind.findtext("availableInstances") or 0),
-                label=kind.findtext("name"),
-            )
-            for kind in pci.iterfind("capability[@type='mdev_types']/type")
-        ),
-    )
+    return device_in(parse(node.XMLDesc(0)))

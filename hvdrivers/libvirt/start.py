@@ -159,7 +159,8 @@ def taken(error: errors.InvalidState) -> errors.DeviceBusy:
     return errors.DeviceBusy(
         error.message,
         vendor_code=error.vendor_code,
-        hint="another machine may have this NIC: unplug_vif() it there",
+        hint="another machine may have this NIC or this PCI device: unplug_vif() it there, or"
+        " power_off() that machine",
     )
 
 

@@ -56,6 +56,9 @@ LOADING_NAMESPACE = f"{NAMESPACE}/loading"
 HOST = UUID("5b0c7ad4-77b1-5f0e-8f43-3a4f5f3d0a11")
 """Stands for the host where a turn is not an instance's."""
 
+DEVICES = UUID("5b0c7ad4-77b1-5f0e-8f43-3a4f5f3d0a12")
+"""Stands for the host's PCI devices."""
+
 JOB = "hv-"
 """In front of the names of QEMU's jobs that are a turn's."""
 _LOOKS = 20
@@ -85,7 +88,7 @@ def is_helper(name: str) -> bool:
 def instance_of(name: str) -> str | None:
     """The UUID of the instance whose turn a domain is; None for any other domain."""
     found = name.removeprefix(_HELPER) if is_helper(name) else None
-    return None if found == str(HOST) else found
+    return None if found in {str(HOST), str(DEVICES)} else found
 
 
 def remove_helper(remote: Remote, uuid: UUID) -> None:
@@ -190,6 +193,12 @@ class Turns:
             DeviceBusy: another client had the turn until the deadline.
         """
         with self._taken(HOST, deadline):
+            yield
+
+    @contextmanager
+    def take_devices(self, deadline: Deadline) -> Iterator[None]:
+        """The same, at the host's PCI devices. Two calls."""
+        with self._taken(DEVICES, deadline):
             yield
 
     @contextmanager
@@ -320,8 +329,8 @@ class Turns:
                     return cast(Remote, helper)
                 if deadline.passed:
                     raise errors.DeviceBusy(
-                        "another client gives CPUs of the host to a machine"
-                        if uuid == HOST
+                        "another client gives CPUs or devices of the host to a machine"
+                        if uuid in {HOST, DEVICES}
                         else "another client is at the instance's snapshots",
                         hint="call again when it is done; if it has died, a call with a longer"
                         " timeout takes over",

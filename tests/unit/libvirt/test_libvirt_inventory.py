@@ -11,7 +11,8 @@ from typing import Any
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.huge_pages import HugePageStock
-from hvdrivers.libvirt.resources import LibvirtResources, _device
+from hvdrivers.libvirt.node_devices import device_in
+from hvdrivers.libvirt.resources import LibvirtResources
 from hvdrivers.libvirt.xml import parse
 
 CELLS = """<capabilities><host><topology><cells num="3">
@@ -94,32 +95,32 @@ _CELL = "<iommuGroup number='31'/><numa node='1'/>"
 
 
 def test_devices_of_a_host_of_gpus() -> None:
-    gpu = _device(parse(_node("0x030200", "10de:2330", _CELL, "vfio-pci")))
+    gpu = device_in(parse(_node("0x030200", "10de:2330", _CELL, "vfio-pci")))
     assert (gpu.vendor_id, gpu.product_id, gpu.class_code) == ("10de", "2330", "030200")
     assert (gpu.address, gpu.numa_cell, gpu.iommu_group) == ("0000:3b:00.0", 1, 31)
     assert gpu.driver == "vfio-pci"
     others = {"vga": "0x030000", "accelerator": "0x120000"}
-    assert all(_device(parse(_node(code, "1002:740f"))).is_gpu for code in others.values())
+    assert all(device_in(parse(_node(code, "1002:740f"))).is_gpu for code in others.values())
     assert gpu.is_gpu
     # an NVSwitch, and the sound of a graphics card, by NVIDIA too
     none = [_node("0x068000", "10de:22a3"), _node("0x040300", "10de:10f8"), _node("", "8086:10ca")]
-    assert not any(_device(parse(each)).is_gpu for each in none)
+    assert not any(device_in(parse(each)).is_gpu for each in none)
 
 
 def test_functions_and_slices() -> None:
-    adapter = _device(parse(_node("0x020000", "15b3:101d", _FUNCTIONS)))
+    adapter = device_in(parse(_node("0x020000", "15b3:101d", _FUNCTIONS)))
     assert adapter.virtual_functions == ("0000:3b:10.1", "0000:3b:10.3")
     assert (adapter.max_virtual_functions, adapter.physical_function) == (7, None)
-    idle = _device(parse(_node("0x020000", "15b3:101d", _NONE_YET)))
+    idle = device_in(parse(_node("0x020000", "15b3:101d", _NONE_YET)))
     assert (idle.virtual_functions, idle.max_virtual_functions) == ((), 63)
-    function = _device(parse(_node("0x020000", "15b3:101e", _IS_ONE)))
+    function = device_in(parse(_node("0x020000", "15b3:101e", _IS_ONE)))
     assert function.physical_function == "0000:3b:00.0"
-    slices = _device(parse(_node("0x030200", "10de:1eb8", _SLICES))).mediated_types
+    slices = device_in(parse(_node("0x030200", "10de:1eb8", _SLICES))).mediated_types
     assert [(each.name, each.label, each.available) for each in slices] == [
         ("nvidia-222", "GRID T4-1B", 16),
         ("nvidia-223", None, 0),
     ]
-    assert _device(parse(_node("0x020000", "15b3:101d"))).numa_cell is None
+    assert device_in(parse(_node("0x020000", "15b3:101d"))).numa_cell is None
 
 
 def test_a_device_that_cannot_be_read_is_left_out() -> None:

@@ -14,8 +14,14 @@ from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.session import Connection
 
-RECORDED = (Path(__file__).parent / "domain_capabilities.xml").read_text()
-"""From libvirt 9.0 with QEMU 7.2, ovmf and swtpm (Debian 12), for q35."""
+VFIO = "<enum name='pciBackend'><value>default</value><value>vfio</value></enum>"
+RECORDED = (
+    (Path(__file__).parent / "domain_capabilities.xml")
+    .read_text()
+    .replace("<enum name='pciBackend'/>", VFIO)
+)
+"""From libvirt 9.0 with QEMU 7.2, ovmf and swtpm (Debian 12), for q35; with VFIO, which that host
+has not."""
 
 
 class Host(HostFacts):
@@ -52,6 +58,7 @@ C = Capability
     ("xml", "lacking"),
     [
         (RECORDED, set()),
+        (RECORDED.replace(VFIO, "<enum name='pciBackend'/>"), {C.PCI_PASSTHROUGH}),
         (without(r"<value>efi</value>"), {C.UEFI, C.SECURE_BOOT}),
         (without(r"(?s)<enum name='secure'>.*?</enum>"), {C.SECURE_BOOT}),
         (
@@ -65,7 +72,7 @@ C = Capability
         (
             "<domainCapabilities/>",
             {
-                *(C.UEFI, C.SECURE_BOOT, C.VTPM, C.SHARES),
+                *(C.UEFI, C.SECURE_BOOT, C.VTPM, C.SHARES, C.PCI_PASSTHROUGH),
                 *(C.CONSOLE_VNC, C.CONSOLE_SPICE, C.SCREENSHOT),
             },
         ),

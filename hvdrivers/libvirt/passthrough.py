@@ -1,0 +1,143 @@
+"""PCI devices of the host for one machine each: which may be given, and who has them.
+
+The host's administrator sets a device aside by giving it to the driver ``vfio-pci``. No other is
+given to a machine: it may be what the host itself lives on. Which machine has which device stands
+in the definitions of all machines, ours and foreign, powered on or not.
+https://libvirt.org/formatdomain.html#usb-pci-scsi-devices
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.libvirt.node_devices import device_in
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import Connection
+from hvdrivers.libvirt.turns import Turns
+from hvdrivers.libvirt.xml import Element, el, parse, readable
+from hvdrivers.models.instance import InstanceSpec
+from hvdrivers.models.pci import PciAddress
+from hvdrivers.models.resources import PciDevice
+
+_GIVEN = ("devices/hostdev[@type='pci']/source/address", "devices/interface/source/address")
+
+
+class Passthrough:
+    """Give devices to machines."""
+
+    def __init__(self, connection: Connection, turns: Turns) -> None:
+        self._connection = connection
+        self._turns = turns
+
+    @provides(Capability.PCI_PASSTHROUGH)
+    @contextmanager
+    def new(self, spec: InstanceSpec) -> Iterator[list[Element]]:
+        """The ``<hostdev>`` elements of a new machine, whose devices are nobody else's until the
+        block ends, in which it is defined. No call for none. Else 3 calls, 2 for each device and
+        one for each machine of the host.
+
+        Raises:
+            InsufficientResources: a device is not there, is not set aside, or another machine has
+                it, or a part of it.
+        """
+        wanted = [each.address for each in spec.pci_devices]
+        if not wanted:
+            yield []
+            return
+        if len(set(wanted)) < len(wanted):
+            raise errors.InsufficientResources("a device is named twice", hint="name it once")
+        with self._turns.take_devices(current_deadline()):
+            self._require(wanted)
+            yield [hostdev(address) for address in wanted]
+
+    def _require(self, wanted: Sequence[PciAddress]) -> None:
+        devices = [self.device_at(address) for address in wanted]
+        holders = self._holders()
+        for device in devices:
+            refuse_unfit(device)
+            # who has the whole of a device has its parts, and the other way round
+            for each in {device.address, device.physical_function, *device.virtual_functions}:
+                if each in holders:
+                    raise errors.InsufficientResources(
+                        f"machine {holders[each]} has the device {each}",
+                        hint="destroy() that machine, or choose another device",
+                    )
+
+    def device_at(self, address: PciAddress) -> PciDevice:
+        """The host's device. Two calls.
+
+        Raises:
+            InsufficientResources: there is none.
+        """
+        name = "pci_" + address.replace(":", "_").replace(".", "_")
+        try:
+            node = self._connection.remote.nodeDeviceLookupByName(name)
+        except errors.HypervisorFault as error:
+            if error.vendor_code != "VIR_ERR_NO_NODE_DEVICE":
+                raise
+            raise errors.InsufficientResources(
+                f"the host has no device {address}",
+                vendor_code=error.vendor_code,
+                hint="get_available_resource().devices names those that it has",
+            ) from error
+        return device_in(parse(node.XMLDesc(0)))
+
+    def _holders(self) -> dict[PciAddress, str]:
+        """Devices that machines have, and the UUID of the machine. One call, and one for each."""
+        found: dict[PciAddress, str] = {}
+        for domain in self._connection.remote.listAllDomains(0):
+            for address in _given_by(domain):
+                found[address] = domain.UUIDString()
+        return found
+
+
+def _given_by(domain: Remote) -> list[PciAddress]:
+    with suppress(errors.InstanceNotFound):  # it has gone meanwhile
+        return readable("a machine", lambda: devices_in(parse(domain.XMLDesc(0)))) or []
+    return []
+
+
+def devices_in(domain: Element) -> list[PciAddress]:
+    """The PCI devices of the host that a machine has."""
+    return [
+        PciAddress.of(
+            *(int(each.get(part, "0"), 16) for part in ("domain", "bus", "slot", "function"))
+        )
+        for path in _GIVEN
+        for each in domain.iterfind(path)
+        if each.get("type") in {None, "pci"} and each.get("slot") is not None
+    ]
+
+
+def refuse_unfit(device: PciDevice) -> None:
+    """Raise InsufficientResources for a device that is not set aside for machines."""
+    if not device.is_aside:
+        raise errors.InsufficientResources(
+            f"the device {device.address} is not set aside for machines: the host's driver of it is"
+            f" {device.driver or 'none'}",
+            hint=f"on the host: driverctl set-override {device.address} vfio-pci",
+        )
+
+
+def hostdev(address: PciAddress) -> Element:
+    """The ``<hostdev>`` of a device. Managed: libvirt takes it from its driver when the machine
+    starts, and gives it back."""
+    return el("hostdev", pci_source(address), mode="subsystem", type="pci", managed="yes")
+
+
+def pci_source(address: PciAddress) -> Element:
+    """``<source>``: the device on the host."""
+    return el(
+        "source",
+        el(
+            "address",
+            domain=f"0x{address.domain:04x}",
+            bus=f"0x{address.bus:02x}",
+            slot=f"0x{address.slot:02x}",
+            function=f"0x{address.function:x}",
+        ),
+    )
