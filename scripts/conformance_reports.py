@@ -72,13 +72,20 @@ def vmware(mode: str, name: str) -> None:
     and each pair of them would be cut."""
     sys.path.insert(0, str(FOLDER.parent.parent))
     from hvdrivers.vmware.conformance.target import VmwareTarget
-    from tests.peers.vcsim import VcsimPeer
+    from tests.peers.vcsim import GUEST_PASSWORD, GUEST_USER, VcsimPeer
 
     vcenter = mode == "vpx"
     others = {"other": "DC0_H0", "unfit": "DC0_H1"} if vcenter else {}
     with VcsimPeer(mode, **({"standalone": 2} if vcenter else {})) as peer:
         wake = partial(peer.ask, "/up", "POST")  # host_power() has switched it off
-        target = VmwareTarget(**peer.options, **others, wake=wake, thorough=False)
+        target = VmwareTarget(
+            **peer.options,
+            **others,
+            guest_user=GUEST_USER,
+            guest_password=GUEST_PASSWORD,
+            wake=wake,
+            thorough=False,
+        )
         report_on(target, name)
 
 

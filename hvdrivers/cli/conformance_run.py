@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +19,13 @@ from hvdrivers.cli.session import Session
 from hvdrivers.conformance.engine.clauses import Tier
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from hvdrivers.conformance.engine.clauses import Check
     from hvdrivers.conformance.engine.report import CheckResult, Report
     from hvdrivers.conformance.engine.runner import Session as Run
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 ClauseNames = Annotated[
     list[str] | None,
@@ -104,11 +107,12 @@ def run(
         with _Progress(len(checks)) as tell:
             engine.run(checks, on_result=tell)
         found = engine.report(complete=not (profile or clause or tier))
-    for path in report or ():
-        write(found, path)
-        say(f"written: {path}")
-    _keep_or_remove(journal, own=own_journal)
-    session.emit(found, lambda: _summary(found))
+        # before the end of the target, which may fail
+        for path in report or ():
+            write(found, path)
+            say(f"written: {path}")
+        _keep_or_remove(journal, own=own_journal)
+        session.emit(found, lambda: _summary(found))
     _exit(found)
 
 
@@ -232,11 +236,22 @@ def _summary(report: Report) -> str:
     ]
     unmet = [each for each in report.results if each.status not in GOOD]
     if unmet:
-        rows = [(each.status.value, each.check, " ".join(each.message.split())) for each in unmet]
-        lines += ["", rendered(table(("STATUS", "CHECK", "MESSAGE"), rows))]
+        lines += ["", rendered(table(("STATUS", "CHECK", "MESSAGE"), list(_said_once(unmet))))]
     lines += [f"left behind: {each}" for each in report.leftovers]
     lines += ["", f"verdict: {report.verdict.value} ({sentence(report)}; seed {report.seed})"]
     return "\n".join(lines)
+
+
+def _said_once(results: Iterable[CheckResult]) -> Iterator[tuple[str, str, str]]:
+    """A row for each check. One fault fails many checks with the same words, but for the UUID."""
+    first: dict[str, str] = {}
+    for each in results:
+        message = " ".join(each.message.split())
+        words = _UUID.sub("UUID", message)
+        found = first.setdefault(words, each.check)
+        if found != each.check and len(message) > len(f"as {found}"):
+            message = f"as {found}"
+        yield each.status.value, each.check, message
 
 
 def _exit(report: Report) -> None:

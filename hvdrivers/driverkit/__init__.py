@@ -98,6 +98,7 @@ if TYPE_CHECKING:
         changed,
         has_changed,
         note_change,
+        operating,
         truthful,
         undoing,
     )
@@ -159,6 +160,7 @@ __all__ = [
     "line_in",
     "new_file",
     "note_change",
+    "operating",
     "partial_upload",
     "refuse_alive",
     "require_growth",
@@ -224,7 +226,6 @@ _HOMES = {
     "hvdrivers.driverkit.images": (
         "ImageStore",
         "KnownKeys",
-        "KnownKeys",
         "Taken",
         "abandoned",
         "file_identity",
@@ -274,6 +275,7 @@ _HOMES = {
         "changed",
         "has_changed",
         "note_change",
+        "operating",
         "truthful",
         "undoing",
     ),

@@ -16,14 +16,14 @@ removed may be running, and then its disks stay.
 
 Some operations change one thing that stays, and then do more. There :func:`changed` stands around
 the rest, and a lost connection becomes OutcomeUnknown. A driver whose session knows which calls
-change something needs no :func:`changed`: it puts :func:`truthful` around each operation and calls
-:func:`note_change` after each change.
+change something needs no :func:`changed`: it puts :func:`operating` around each operation and calls
+:func:`note_change` after each change, as :func:`~hvdrivers.driverkit.session.exchange` does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +31,16 @@ from functools import partial
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline
 
-__all__ = ["Step", "Undo", "changed", "has_changed", "note_change", "truthful", "undoing"]
+__all__ = [
+    "Step",
+    "Undo",
+    "changed",
+    "has_changed",
+    "note_change",
+    "operating",
+    "truthful",
+    "undoing",
+]
 
 _MOST_UNREACHABLE = 2
 """Steps that may find the host unreachable before the rest is given up: each attempt to reach a
@@ -217,6 +226,19 @@ def truthful() -> Iterator[None]:
             raise
     finally:
         _changes.reset(token)
+
+
+@contextmanager
+def operating(timeout: float | None, *, changes: bool = True) -> Iterator[Deadline]:
+    """Stands around an operation whose calls are made far below it: one deadline for all of them
+    (:func:`~hvdrivers.driverkit.deadline.bounding`), and errors that are :func:`truthful`.
+
+    Args:
+        timeout: that of the operation.
+        changes: False: the operation is a read, which has nothing to be truthful about.
+    """
+    with bounding(Deadline(timeout)) as deadline, truthful() if changes else nullcontext():
+        yield deadline
 
 
 def note_change() -> None:

@@ -205,6 +205,13 @@ class LibvirtCopying(Topic, SnapshotToImage):
         root = own_disk(xml_of(domain), ROOT)
         if root is None or source_of(root) != source_of(disk):
             return _Again(f"another client replaced the root disk: {error.message}")
+        if root.find("mirror") is not None:
+            return errors.DeviceBusy(
+                "a migrate_storage() of the machine is under way",
+                vendor_code=error.vendor_code,
+                hint="call again when it has ended. If its client has died, the same call moves the"
+                " disks, and power_off() ends the copy",
+            )
         pool = self.pools.disks()
         taken = 0
         if copy is not None:

@@ -232,7 +232,8 @@ class LibvirtLifecycle(Topic, Lifecycle):
         timeout: float | None = None,
     ) -> None:
         """Budget: 5 calls for the domain, 1 for each of its disks and logs, 3 for the pools, 1 for
-        secrets; 2 more if it did not run, 5 more for each disk that is kept."""
+        secrets; 2 more if it did not run, 5 more for each disk that is kept. 1 more for each disk
+        that migrate_storage() has moved to another pool."""
         del timeout
         again = self.removal.destroy(uuid, keep, partial(leave_destination, self, uuid))
         with changed():

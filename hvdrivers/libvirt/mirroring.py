@@ -102,6 +102,7 @@ class Mirroring:
         if job:
             return dict(job)
         self._look_again_if_off(move, live)
+        move.machine.turn.check()  # or it was the client that has the turn now
         raise self._ended(part, move)
 
     def _ended(self, part: Part, move: Move) -> errors.HypervisorError:
@@ -128,6 +129,7 @@ class Mirroring:
                     return
                 self._look_again_if_off(move, live)
                 if not part.is_copied(now):
+                    move.machine.turn.check()
                     raise
             move.machine.deadline.check("the machine went on with the copies")
             move.machine.turn.check()

@@ -33,6 +33,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, xml_of
+from hvdrivers.libvirt.left_files import File, note, noted_in
 from hvdrivers.libvirt.metadata import (
     STATE_NAMESPACE,
     RootDisk,
@@ -72,8 +73,8 @@ class LibvirtRebuild(Topic, Rebuild):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Budget from a cached image: 26 calls; 3 more where a rebuild() has made the disk before
-        it. It waits for what another client does with the snapshots, as those are in the disk that
-        goes."""
+        it, and 8 where it is in another pool than the driver's own. It waits for what another
+        client does with the snapshots, as those are in the disk that goes."""
         del timeout
         deadline = current_deadline()
         domain, _ = self.domains.checked("rebuild", uuid, deadline)
@@ -97,6 +98,7 @@ class LibvirtRebuild(Topic, Rebuild):
         capacity = root_disk_bytes(base.virtual_size, record.flavor.disk_gib)
         role = f"{ROOT}-{secrets.token_hex(4)}"
         name = disk_name(uuid, role)
+        self._note_away(machine, pool, name)
         with undoing() as undo:
             self.overlays.make(name, capacity, base, undo, pool)
             undo.callback(self._forget_root, uuid, role)
@@ -126,8 +128,21 @@ class LibvirtRebuild(Topic, Rebuild):
                 raise
         with changed():
             self._delete_others(uuid, pool, {name, *replaces}, now)
+            if pool.name() != self.config.pool:
+                note(domain, ())
             if state is InstanceState.CRASHED and self.domains.state(domain) is state:
                 forget_crash(domain)
+
+    def _note_away(self, machine: Machine, pool: Remote, name: str) -> None:
+        """Before a root disk is made in another pool than the driver's own: without a note
+        destroy() would find there what the definition names, and nothing else. Two calls."""
+        if pool.name() == self.config.pool:
+            return
+        folder = self.pools.path(pool)
+        names = {name, *self._replaced_by(machine.uuid, machine.xml)}
+        names |= {disk_name(machine.uuid, role) for role in roots_in(machine.xml)}
+        files = [File(pool=pool.name(), path=f"{folder}/{each}") for each in sorted(names)]
+        note(machine.domain, [*noted_in(machine.uuid, machine.xml), *files])
 
     def _replaced_by(self, uuid: UUID, xml: Element) -> tuple[str, ...]:
         """Names of the root disk that is there, and of those before it that an interrupted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.driver import OPERATIONS
 from hvdrivers.driverkit import Deadline
 from hvdrivers.driverkit.deadline import bounding, current_deadline
-from hvdrivers.driverkit.undo import truthful
+from hvdrivers.driverkit.undo import operating
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -37,7 +37,7 @@ def timed(operation: _F) -> _F:
 
     @functools.wraps(operation)
     def call(self: Any, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
-        with bounding(Deadline(timeout)), truthful() if changes else nullcontext():
+        with operating(timeout, changes=changes):
             try:
                 return operation(self, *args, timeout=timeout, **kwargs)
             except errors.HypervisorFault as error:

@@ -14,6 +14,7 @@ from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import capacity_of, editing
+from hvdrivers.vmware.host_devices import refuse_with_devices
 from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.record import DEVICES, RECORD, Record, option, own_disk, path_of, record_in
 from hvdrivers.vmware.specs import check_flavor, size
@@ -52,6 +53,8 @@ class VmwareReshape(Topic, Resize, HotResizeCpu, HotResizeMemory):
         now = record.flavor
         if (flavor.ephemeral_gib, flavor.swap_mib) != (now.ephemeral_gib, now.swap_mib):
             raise errors.InvalidRequest("a resize does not change the ephemeral and the swap disk")
+        if flavor.max_memory_mib is not None:
+            refuse_with_devices(found.row.get("config.hardware.device"), "adds memory to")
         surroundings = self.places.surroundings()
         self.room.host_for(flavor, surroundings)
         disk = _grown(found, flavor)

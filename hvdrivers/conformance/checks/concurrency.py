@@ -176,7 +176,11 @@ def one_of_them_gets_it(trial: Trial, several: bool) -> None:
     )
     won = [each for each in results if isinstance(each, InstanceInfo)]
     lost = [each for each in results if isinstance(each, errors.InstanceExists)]
-    trial.equal((len(won), len(lost)), (1, _CALLERS - 1), f"who won and who lost of {results!r}")
+    others = [
+        f"{each!r}" for each in results if not isinstance(each, InstanceInfo) and each not in lost
+    ]
+    what = "who won and who lost" + "".join(f"; one got {each}" for each in others)
+    trial.equal((len(won), len(lost)), (1, _CALLERS - 1), what)
     trial.equal(trial.driver.get_instance(uuid), won[0], "what the winner got")
     trial.driver.destroy(uuid)
     trial.equal(trial.picture(), before, "the host after it was destroyed")

@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hvdrivers import raised
 from hvdrivers.conformance.engine.target import DriverTarget, Target
-from hvdrivers.contract.errors import InvalidRequest, PluginError
+from hvdrivers.contract.errors import HypervisorError, InvalidRequest, PluginError
 from hvdrivers.invalid import in_words
 from hvdrivers.models.image import ImageRef
 from hvdrivers.plugins.discovery import alternatives, registered
@@ -16,6 +17,8 @@ from hvdrivers.plugins.discovery import alternatives, registered
 TARGETS = "hvdrivers.conformance"
 """Entry-point group of targets, by the driver's name. Each is called with the options of the
 command line as keyword arguments, and ``image=`` if one was given."""
+
+_AUTHOR = "this is a bug in the target: tell the author of the driver's package"
 
 
 def find_target(
@@ -59,6 +62,38 @@ def find_target(
         raise InvalidRequest(f"{claims[0].value} does not take these options: {error}") from error
     except ValidationError as error:
         raise InvalidRequest(f"{driver}: {in_words(error)}") from None
+    except HypervisorError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"the conformance target {claims[0].value} cannot be made: {raised.in_words(error)}",
+            hint=_AUTHOR,
+        ) from error
     if not isinstance(target, Target):
         raise PluginError(f"{claims[0].value} made {target!r}, which is no conformance Target")
     return target
+
+
+def close_target(target: Target) -> None:
+    """End a target.
+
+    Raises:
+        PluginError: its close() failed.
+    """
+    try:
+        target.close()
+    except HypervisorError:
+        raise
+    except Exception as error:
+        raise PluginError(
+            f"close() of the conformance target {target.name!r} raised {raised.in_words(error)}",
+            hint=_AUTHOR,
+        ) from error
+
+
+def is_observed(target: Target) -> bool:
+    """Whether the target has an observer. One that cannot be made is none: its checks say why."""
+    try:
+        return target.observer() is not None
+    except Exception:  # noqa: BLE001 - a report of the whole run must not be lost to it
+        return False

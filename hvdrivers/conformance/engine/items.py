@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from hvdrivers.conformance.engine.clauses import Check, Level, Tier, catalogue
+from hvdrivers.conformance.engine.finding import close_target
 from hvdrivers.conformance.engine.known import read_known_issues
 from hvdrivers.conformance.engine.pytest_keys import COLLECTED, RESULT
 from hvdrivers.conformance.engine.report import BAD, GOOD, CheckResult, Report, Status
@@ -26,6 +27,7 @@ from hvdrivers.conformance.engine.runner import KnownIssue, Session, selected
 from hvdrivers.conformance.engine.summary import sentence
 from hvdrivers.conformance.engine.target import Target
 from hvdrivers.contract.errors import InvalidRequest, PluginError
+from hvdrivers.raised import in_words
 
 WORDS: dict[str, tuple[str, str, tuple[str, dict[str, bool]]]] = {
     "refused-as-declared": ("refused as declared", "r", ("REFUSED", {"green": True})),
@@ -97,10 +99,12 @@ class Checks(pytest.Collector):
     def collect(self) -> Iterable[pytest.Item]:
         """An item per check. What cannot work is told here, once, and not by each of them."""
         try:
-            self.target().close()
+            close_target(self.target())
             self._issues()
         except (InvalidRequest, PluginError) as error:
             raise self.CollectError(f"{error.message}\nhint: {error.hint}") from error
+        except Exception as error:
+            raise self.CollectError(f"the target cannot be made: {in_words(error)}") from error
         for check in self.checks():
             yield CheckItem.from_parent(self, name=check.id, hv_check=check)
 

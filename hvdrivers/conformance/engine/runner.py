@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from hvdrivers.conformance.engine.clauses import CONTRACT_VERSION, Check, Level, Tier, catalogue
+from hvdrivers.conformance.engine.finding import close_target, is_observed
 from hvdrivers.conformance.engine.journal import PREFIX, Journal, is_suites
 from hvdrivers.conformance.engine.latencies import Latencies
 from hvdrivers.conformance.engine.observer import NotShown, PreconditionMissing
@@ -106,7 +107,7 @@ class Session:
         log.setLevel(self._log_before[0])
         log.propagate = self._log_before[1]
         with ExitStack() as closing:
-            closing.callback(self.target.close)
+            closing.callback(close_target, self.target)
             if self._driver is not None:
                 closing.callback(self._driver.close)
             if self._second is not None:
@@ -270,7 +271,7 @@ class Session:
             driver_version=_version_of(self.target),
             host=_host(driver),
             simulated=self.target.simulated,
-            observed=self.target.observer() is not None,
+            observed=is_observed(self.target),
             seed=self.seed,
             started_at=self._began,
             seconds=round(time.monotonic() - self._clock, 2),

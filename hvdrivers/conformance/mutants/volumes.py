@@ -109,6 +109,17 @@ class SpawnIgnoresReadOnly(FakeDriver):
 
 
 @mutant("STOR-018")
+class HotPlugIgnoresReadOnly(FakeDriver):
+    """A volume that is attached read-only while the machine runs can be written to."""
+
+    class volumes_type(Volumes):
+        def add(self, machine: Machine, attachment: VolumeAttachment) -> AttachedVolume:
+            if machine.state is InstanceState.RUNNING:
+                attachment = attachment.model_copy(update={"read_only": False})
+            return super().add(machine, attachment)
+
+
+@mutant("STOR-018")
 class ReadOnlyIsOnlyShown(FakeDriver):
     """get_instance() repeats that a volume is read-only; the guest can write to it."""
 

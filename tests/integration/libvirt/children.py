@@ -75,10 +75,11 @@ def _begin_and_die(
     when: str,
     pipe: Pipe,
     reads: bool,
+    keywords: dict[str, Any],
 ) -> None:
     driver = in_order(uri)
     driver.connection.seam = _Killer(at, when, pipe, reads=reads)
-    getattr(driver, operation)(*arguments)
+    getattr(driver, operation)(*arguments, **keywords)
     pipe.send("")
 
 
@@ -122,15 +123,18 @@ def killed_in(
     when: str,
     *,
     reads: bool = True,
+    keywords: dict[str, Any] | None = None,
 ) -> str | None:
     """The same for any operation.
 
     Args:
         reads: whether calls that change nothing are counted.
+        keywords: of the operation.
     """
     ours, theirs = context.Pipe()
     child = context.Process(
-        target=_begin_and_die, args=(uri, operation, arguments, at, when, theirs, reads)
+        target=_begin_and_die,
+        args=(uri, operation, arguments, at, when, theirs, reads, keywords or {}),
     )
     child.start()
     theirs.close()

@@ -18,6 +18,7 @@ from hvdrivers.models.volume import VolumeAttachment
 from tests.integration.libvirt.machines import Host, Machine
 from tests.peers.bridge import LinuxBridge
 from tests.peers.guest import Guest, define_guest
+from tests.peers.libvirtd import POOL
 
 
 def test_the_host_itself(host: Host) -> None:
@@ -30,7 +31,9 @@ def test_the_host_itself(host: Host) -> None:
     total = int(re.search(r"total\s*:\s+(\d+)", stats)[1])  # type: ignore[index]
     assert found.memory.total_mib == total // 1024
     assert 0 < found.memory.free_mib < found.memory.total_mib
-    (storage,) = found.storage
+    storage, others = found.storage
+    assert (storage.name, storage.for_new) == (host.raw.config.pool, True)
+    assert (others.name, others.for_new) == (POOL, False)
     pool = host.peer.virsh("pool-info", host.raw.config.pool, "--bytes")
     capacity = int(re.search(r"Capacity:\s+(\d+)", pool)[1])  # type: ignore[index]
     assert storage.total_gib == pytest.approx(capacity / (1 << 30))

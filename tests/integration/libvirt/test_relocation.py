@@ -30,7 +30,7 @@ from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.children import Held, killed_in, race_to_do
 from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.faults import INTERNAL, script
-from tests.integration.libvirt.machines import BOOT, Host, Machine
+from tests.integration.libvirt.machines import BOOT, Host, Machine, local
 from tests.integration.part_of_suite import WHOLE
 from tests.peers.libvirtd import POOL, LibvirtPeer
 from tests.peers.waiting import wait_until
@@ -332,6 +332,25 @@ def test_lives_there(own: Host) -> None:
         driver.delete_volume(kept.volume_id)
 
 
+@ON_AND_OFF
+def test_is_nobody_elses_under_another_name(own: Host, start: bool) -> None:
+    """A symlink in a pool to a disk that has moved gives no other instance that disk."""
+    with own.unchanged(), own.empty_machine(start=start) as machine, own.empty_machine() as other:
+        own.driver.migrate_storage(machine.uuid, POOL)
+        path = places(machine)["root"]
+        link = own.peer.path(f"{own.peer.images}/innocent")
+        link.symlink_to(Path(path).name)
+        own.peer.virsh("pool-refresh", POOL)
+        for volume in (
+            local(f"{own.peer.images}/innocent", "a", format="qcow2"),
+            local(path, "b", format="qcow2"),
+        ):
+            with pytest.raises((errors.InvalidRequest, errors.DeviceBusy)):
+                other.attach(volume)
+        link.unlink()
+        own.peer.virsh("pool-refresh", POOL)
+
+
 def test_another_host_is_no_way_from_there(own: Host, libvirt_peer: LibvirtPeer) -> None:
     from hvdrivers.models.migration import Destination
 
@@ -394,6 +413,60 @@ def test_killed_at_each_change(own: Host, start: bool, when: str, then: str) -> 
                     is_whole(own, machine, content)
                 if call is None:
                     return
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("keep", [frozenset(), frozenset({Keep.ROOT_DISK})], ids=["all", "kept"])
+def test_killed_while_it_destroys(own: Host, when: str, keep: frozenset[Keep]) -> None:
+    """A repeated destroy() finds what is in the other pool."""
+    for number in count(0, 1 if WHOLE else 2):
+        with own.unchanged():
+            machine = own.made(own.empty(start=False, flavor=TWO_DISKS))
+            write(machine, 7)
+            own.driver.migrate_storage(machine.uuid, POOL)
+            call = killed_in(
+                own.peer.uri,
+                "destroy",
+                (machine.uuid,),
+                number,
+                when,
+                reads=False,
+                keywords={"keep": keep},
+            )
+            own.driver.destroy(machine.uuid, keep=keep)
+            assert not files_of(own, machine.uuid) - {f"hv-volume-{machine.uuid}-root.qcow2"}
+            for volume in own.driver.list_volumes():
+                own.driver.delete_volume(volume.volume_id)
+        if call is None:
+            return
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.usefixtures("impatient")
+def test_killed_while_it_rebuilds(own: Host, when: str) -> None:
+    """A root disk that is made anew in the other pool is found by destroy(), however far it has
+    come."""
+    image = own.empty().image
+    for number in count(0, 1 if WHOLE else 2):
+        with own.unchanged():
+            machine = own.made(own.empty(start=False))
+            own.driver.migrate_storage(machine.uuid, POOL)
+            arguments = (machine.uuid, image)
+            call = killed_in(own.peer.uri, "rebuild", arguments, number, when, reads=False)
+            own.driver.destroy(machine.uuid)
+            assert not files_of(own, machine.uuid)
+        if call is None:
+            return
+
+
+def test_others_files_over_a_moved_disk_go_with_it(own: Host) -> None:
+    with own.unchanged():
+        machine = own.made(own.empty())
+        own.driver.migrate_storage(machine.uuid, POOL)
+        options = ("--disk-only", "--no-metadata", "--diskspec")
+        over = f"{own.peer.images}/over.qcow2"
+        own.peer.virsh("snapshot-create-as", str(machine.uuid), *options, f"vda,file={over}")
+        own.driver.destroy(machine.uuid)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -572,6 +645,27 @@ def test_budget(own: Host, start: bool, monkeypatch: pytest.MonkeyPatch) -> None
                 assert most - 16 < made <= most
 
 
+def test_budgets_of_what_lives_there(own: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = own.raw
+    monkeypatch.setattr(driver.connection.links, "spare", lambda: None)
+    image = own.empty().image
+    made: dict[str, list[int]] = {"rebuild": [], "destroy": []}
+    for pool in (OWN, POOL):
+        for flavor in (Flavor(vcpus=1, memory_mib=64), TWO_DISKS):
+            machine = own.made(own.empty(start=False, flavor=flavor))
+            driver.migrate_storage(machine.uuid, pool)
+            for name, arguments in (
+                ("rebuild", (machine.uuid, image)),
+                ("destroy", (machine.uuid,)),
+            ):
+                with driver.connection.counting() as calls:
+                    getattr(driver, name)(*arguments)
+                made[name].append(sum(calls.values()))
+    assert made == {"rebuild": [26, 26, 26 + 8, 26 + 8], "destroy": [13, 14, 13 + 1, 14 + 2]}
+    for name, more in (("rebuild", "8 where it is in"), ("destroy", "1 more for each disk that")):
+        assert more in " ".join((getattr(LibvirtDriver, name).__doc__ or "").split())
+
+
 def test_a_client_that_stands_still_is_no_danger(own: Host, impatient: None) -> None:
     """It has lost its turn, and changes nothing more."""
     with own.unchanged():
@@ -587,6 +681,36 @@ def test_a_client_that_stands_still_is_no_danger(own: Host, impatient: None) -> 
                 is_whole(own, machine, content)
                 if still.name is None:
                     return
+
+
+@pytest.mark.parametrize("at", ["Domain.blockJobInfo", "Domain.blockJobAbort"])
+def test_what_meets_a_copy(own: Host, other: ComputeDriver, at: str, impatient: None) -> None:
+    """An image of a disk that is being copied is refused for the moment. A client that takes this
+    one for dead ends its copy, and this one says why it has stopped."""
+    with own.unchanged(), written(own, start=True) as (machine, content):
+        met: list[str] = []
+
+        def copies_out(_name: str, send: Any) -> Any:
+            with pytest.raises(errors.DeviceBusy) as caught:
+                other.snapshot_to_image(machine.uuid, own.peer.root / "out.qcow2")
+            met.append(caught.value.message)
+            return send()
+
+        with script(own.raw, at, copies_out):
+            own.driver.migrate_storage(machine.uuid, POOL)
+        assert ["migrate_storage" in each for each in met] == [True]
+        is_whole(own, machine, content)
+
+        def takes_over(_name: str, send: Any) -> Any:
+            made = other.create_snapshot(machine.uuid, "one")
+            other.delete_snapshot(machine.uuid, made.id)
+            return send()
+
+        with script(own.raw, at, takes_over), pytest.raises(errors.DeviceBusy, match="turn"):
+            own.driver.migrate_storage(machine.uuid, OWN)
+        assert pools_of(machine) == {POOL}
+        own.driver.migrate_storage(machine.uuid, OWN)
+        is_whole(own, machine, content)
 
 
 # ---- faults --------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from hvdrivers.driverkit import cut_after, cut_before
 from hvdrivers.guard import guarded
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, PciRequest, VgpuRequest
+from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.vmware.driver import VmwareDriver
 from tests.integration.vmware.conftest import SpecFactory, connected
@@ -335,6 +336,31 @@ def test_what_vsphere_does_not_do_with_such_a_machine(
     grows = Flavor(vcpus=1, memory_mib=64, max_memory_mib=128)
     with pytest.raises(errors.NotSupported):
         alone.spawn(spec(**wanting(ADAPTER, flavor=grows)))
+
+
+def test_a_machine_does_not_get_memory_to_grow_into(alone: VmwareDriver, spec: SpecFactory) -> None:
+    uuid = alone.spawn(spec(**slices(SMALL))).uuid
+    with pytest.raises(errors.NotSupported):
+        alone.resize(uuid, Flavor(vcpus=1, memory_mib=64, max_memory_mib=128))
+    alone.power_on(uuid)
+
+
+def test_a_machine_with_a_device_stays_on_its_host(
+    alone: VmwareDriver, alone_peer: VcsimPeer, spec: SpecFactory
+) -> None:
+    if alone_peer.mode == "esx":
+        assert Capability.LIVE_MIGRATION in alone.narrowed()
+        return
+    uuid = alone.spawn(spec(**slices(SMALL, start=True))).uuid
+    there = Destination(host="DC0_C0")
+    plan = alone.check_live_migration(uuid, there)
+    assert BlockerKind.DEVICE in {each.kind for each in plan.blockers}
+    with pytest.raises(errors.InvalidRequest):
+        alone.live_migrate(uuid, there)
+    alone.power_off(uuid)
+    with pytest.raises(errors.InvalidRequest):
+        alone.cold_migrate(uuid, there)
+    assert {each.uuid for each in alone.list_instances()} == {uuid}
 
 
 def test_more_memory_is_reserved_too(alone: VmwareDriver, spec: SpecFactory) -> None:

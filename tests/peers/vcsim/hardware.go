@@ -86,7 +86,7 @@ func equip(registry *simulator.Registry) {
 		}
 		host.Config = &config
 
-		target := &types.ConfigTarget{SmcPresent: types.NewBool(false)}
+		target := &types.ConfigTarget{}
 		target.VgpuDeviceInfo = []types.VirtualMachineVgpuDeviceInfo{{
 			DeviceName: "NVIDIA A2", DeviceVendorId: 0x9bb6_10de, MaxFbSizeInGib: 16, TimeSlicedCapable: true,
 		}}

@@ -22,6 +22,7 @@ from hvdrivers.conformance.engine.runner import selected
 from hvdrivers.conformance.engine.trial import METADATA_KEY
 from hvdrivers.conformance.engine.verifying import read_report, verify
 from hvdrivers.conformance.mutants import Mutant, mutants
+from hvdrivers.contract.errors import HypervisorFault
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.host import FakeHost
 from hvdrivers.fake.world import default_world
@@ -93,6 +94,40 @@ def test_a_broken_clause_fails_the_run(command: Command, monkeypatch: pytest.Mon
     assert code == 1
     assert "failed POWER-003/" in err
     assert "verdict: failure" in out
+
+
+def test_the_same_words_are_shown_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One fault of a driver fails many checks."""
+
+    def pause(self: object, uuid: UUID, **_: object) -> None:
+        raise HypervisorFault(f"a long sentence about {uuid}, and what the host has said of it")
+
+    monkeypatch.setattr("hvdrivers.fake.driver.FakeDriver.pause", pause)
+    code, out, _ = command("run", "fake", "--clause", "STATE-PAUSE")
+    assert code == 1
+    # once where it should have worked, and once where it should have been refused
+    assert out.count("a long sentence") == 2
+    assert out.count("as STATE-PAUSE/") == 4
+
+
+@pytest.mark.parametrize("broken", ["__init__", "close", "observer"])
+def test_a_target_that_fails_is_named_and_no_report_is_lost(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("the lab is closed")
+
+    monkeypatch.setattr(f"hvdrivers.fake.conformance.FakeTarget.{broken}", fail)
+    report = tmp_path / "report.json"
+    code, out, err = command("run", "fake", "--clause", "CONN-001", "--report", report)
+    if broken != "__init__":
+        assert "verdict: success" in out
+        assert [each.status for each in read_report(report).results] == [Status.PASSED]
+    if broken != "observer":
+        assert code != 0
+        assert "the lab is closed" in err
+        assert "target" in err
+        assert "bug in hvdrivers" not in err
 
 
 def test_options_reach_the_target(command: Command, tmp_path: Path) -> None:

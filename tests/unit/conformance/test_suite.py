@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import iter_modules
@@ -16,7 +16,7 @@ from hvdrivers.conformance.engine.clauses import catalogue
 from hvdrivers.conformance.engine.journal import unfinished
 from hvdrivers.conformance.engine.observer import Cut, FaultSeam, NotShown
 from hvdrivers.conformance.engine.refusals import IN_A_STATE, REQUESTS
-from hvdrivers.conformance.engine.report import BAD, ProfileVerdict, Status
+from hvdrivers.conformance.engine.report import BAD, CheckResult, ProfileVerdict, Status
 from hvdrivers.conformance.engine.runner import Session, selected
 from hvdrivers.conformance.engine.target import Target
 from hvdrivers.conformance.engine.topics import TOPICS
@@ -199,3 +199,45 @@ def test_a_cut_that_strikes_nothing_is_an_error() -> None:
         results = session.run(selected(clauses=["FAULT-RENAME", "POWER-027"]))
     assert {each.status for each in results} == {Status.ERROR}
     assert all("never came" in each.message for each in results)
+
+
+def _of_seam(seam: type[FakeSeam], *clauses: str) -> list[CheckResult]:
+    class Target(FakeTarget):
+        def faults(self, driver: ComputeDriver) -> FaultSeam:
+            return seam(self.host)
+
+    with Session(Target(), seed=1) as session:
+        return session.run(selected(clauses=list(clauses)))
+
+
+def test_two_cuts_that_strike_nothing_are_an_error() -> None:
+    class Missing(FakeSeam):
+        @contextmanager
+        def cut_twice(self, name: str, occurrence: int, then: int) -> Iterator[Sequence[Cut]]:
+            yield Cut(), Cut()
+
+    (result,) = _of_seam(Missing, "FAULT-TWICE/survives_two_cuts[rename]")
+    assert result.status is Status.ERROR
+    assert "never came" in result.message
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "FAULT-RENAME/survives[before]",
+        "FAULT-TWICE/survives_two_cuts[rename]",
+        "FAULT-DEAD/tells_what_a_dead_host_keeps[rename]",
+        "FAULT-READ/read_can_be_repeated[get_instance,before]",
+    ],
+)
+def test_a_seam_that_no_call_passes_lets_no_check_of_faults_pass(check: str) -> None:
+    """It is that of another connection, say: nothing would be cut, and everything would be well."""
+
+    class Elsewhere(FakeSeam):
+        @contextmanager
+        def counting(self) -> Iterator[list[str]]:
+            yield []
+
+    (result,) = _of_seam(Elsewhere, check)
+    assert result.status is Status.FAILED
+    assert "passes the seam" in result.message

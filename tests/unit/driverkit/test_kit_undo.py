@@ -17,6 +17,7 @@ from hvdrivers.driverkit import (
     current_deadline,
     has_changed,
     note_change,
+    operating,
     truthful,
     undoing,
 )
@@ -213,6 +214,22 @@ def test_an_operation_that_has_changed_something_does_not_say_that_it_has_not(
         cut_after_two_of_which_one_is_taken_back()
     note_change()  # outside of any operation: nobody asks
     assert not has_changed()
+
+
+def _late() -> None:
+    note_change()
+    raise errors.OperationTimeout("late")
+
+
+def test_an_operation_has_one_deadline_and_truthful_errors() -> None:
+    with operating(60) as deadline:
+        assert current_deadline() is deadline
+        assert 59 < deadline.left <= 60
+    with pytest.raises(errors.OutcomeUnknown), operating(60):
+        _late()
+    with pytest.raises(errors.OperationTimeout), operating(60, changes=False):
+        _late()
+    assert not current_deadline().bounded
 
 
 def test_an_operation_knows_whether_it_has_changed_something() -> None:
