@@ -56,7 +56,8 @@ class Rewiring:
             if address is not None and same_bus:
                 new.append(deepcopy(address))
             devices[index] = new
-        return fit_memory(xml)
+        # nothing but a new connection changes what the memory is for
+        return fit_memory(xml) if self.devices else xml
 
 
 class Rewirings:
