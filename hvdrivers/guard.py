@@ -34,7 +34,7 @@ import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from hvdrivers.checking import lacking_arguments
@@ -145,6 +145,12 @@ class _Guard:
 
     def __repr__(self) -> str:
         return f"<hvdrivers {self.driver_name} {self.host_label}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a connected driver cannot be pickled or copied: its threads and sockets belong to this"
+            " process; connect() in each process"
+        )
 
     def _call(self, rules: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         call = GuardedCall(self, rules, args, kwargs)

@@ -6,9 +6,10 @@ long after the call has ended. So its errors and its events are checked as those
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from math import isnan
-from typing import get_args
+from typing import NoReturn, get_args
 
 from hvdrivers.checking import unkept
 from hvdrivers.contract import errors
@@ -37,16 +38,29 @@ class GuardedStream(EventStream):
         self._stream = stream
         self._driver_name = driver_name
         self._complete = complete
+        self._pid = os.getpid()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a stream of events cannot be pickled or copied; watch() in each process")
 
     def next(self, timeout: float | None = None) -> Event | None:
         """See :meth:`EventStream.next`.
 
         Raises:
             InvalidRequest: ``timeout`` is no number.
+            ConnectionFailed: this process was forked from the one that has called watch().
         """
         number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
         if timeout is not None and (not number or isnan(timeout)):
             raise errors.InvalidRequest("timeout must be a number of seconds, or None")
+        if os.getpid() != self._pid:
+            gone = errors.ConnectionFailed(
+                "this stream was opened in the process that this one was forked from",
+                hint="connect() and watch() after the fork, in each process",
+                retryable=False,
+            )
+            self._complete(gone)
+            raise gone
         try:
             event = self._stream.next(timeout)
         except Exception as error:  # noqa: BLE001 - raised as one of the tree

@@ -202,12 +202,13 @@ class Chains:
         a cached image, under another name: the top file of a snapshot, or a symlink.
 
         3 calls, 1 for each such disk and image in the driver's pool, 1 or 2 for each instance, and
-        2 for each snapshot's file.
+        2 for each snapshot's file, and for each disk that is in another pool.
 
         Args:
             volume: None for a file in no pool, which is known by its path only.
         """
-        if clean(path) in self._tops():
+        tops, away = self._tops()
+        if clean(path) in tops:
             raise not_free()
         if volume is None:
             return
@@ -217,22 +218,31 @@ class Chains:
             for name, each in self._pools.volumes(self._pools.disks()).items()
             if is_reserved(name)
         ]
+        for each in away:
+            with suppress(errors.VolumeNotFound):
+                reserved.append(_times(self._connection.remote.storageVolLookupByPath(each)))
         last = _times(volume)
         # one that is being written to is open in a running machine, and QEMU's lock refuses it
         if first is not None and first == last and first in reserved:
             raise not_free()
 
-    def _tops(self) -> set[str]:
-        """What snapshots have put over the disks of instances."""
+    def _tops(self) -> tuple[set[str], set[str]]:
+        """What snapshots have put over the disks of instances; and the disks that
+        migrate_storage() has moved to other pools."""
         found: set[str] = set()
+        away: set[str] = set()
+        folder = self._pools.path(self._pools.disks())
         for domain in self._connection.remote.listAllDomains(0):
             if label_of(domain.name(), UUID(domain.UUIDString())) is None:
                 continue
             for flags in (libvirt.VIR_DOMAIN_XML_INACTIVE, *((0,) if domain.ID() >= 0 else ())):
                 xml = _xml_of(domain, flags)
                 for disk in own_disks_in(xml).values() if xml is not None else ():
-                    found |= self._down_to_own(source_of(disk))
-        return found
+                    top = clean(source_of(disk))
+                    found |= self._down_to_own(top)
+                    if is_reserved(posixpath.basename(top)) and posixpath.dirname(top) != folder:
+                        away.add(top)
+        return found, away
 
     def _down_to_own(self, path: str) -> set[str]:
         found: set[str] = set()

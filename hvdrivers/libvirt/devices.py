@@ -19,6 +19,7 @@ from hvdrivers.models.vif import (
     OvsVif,
     TapVif,
     UserVif,
+    VhostUserVif,
     Vif,
     VifQos,
     VifType,
@@ -163,6 +164,14 @@ def vif_element(vif: Vif) -> Element:
     )
 
 
+def with_interface(domain: Element, vif: Vif) -> Element:
+    """The definition, with this VIF too."""
+    devices = domain.find("devices")
+    if devices is not None:
+        devices.append(vif_element(vif))
+    return domain
+
+
 def tap_of(vif: Vif) -> str:
     """Name of the VIF's device on the host."""
     return attribute(vif_element(vif), "target", "dev") or ""
@@ -205,10 +214,32 @@ def _wiring(vif: Vif) -> tuple[str, list[Element]]:
     if isinstance(vif, TapVif):
         managed = "no" if vif.exists else None
         return "ethernet", [el("target", dev=vif.device_name, managed=managed)]
+    return _wiring_without_device(vif)
+
+
+def _wiring_without_device(vif: Vif) -> tuple[str, list[Element]]:
     if isinstance(vif, UserVif):
         _refuse_of_user_network(vif)
         return "user", []
+    if isinstance(vif, VhostUserVif):
+        _refuse_of_vhost_user(vif)
+        return "vhostuser", [el("source", type="unix", path=vif.socket, mode=vif.mode)]
     raise errors.NotSupported(f"VIFs of type {vif.type} are not supported here")
+
+
+def _refuse_of_vhost_user(vif: VhostUserVif) -> None:
+    """The switch has the port, and libvirt no device on the host. It sets no limits and no VLAN
+    there, and of limits it warns in its log alone."""
+    asked = [name for name in ("qos", "vlan") if getattr(vif, name) is not None]
+    if asked:
+        raise errors.NotSupported(
+            f"libvirt sets no {' and no '.join(asked)} of a vhost-user port",
+            hint="set it at the port of the userspace switch",
+        )
+    if vif.model not in {None, NicModel.VIRTIO}:
+        raise errors.NotSupported(
+            "a vhost-user port has a virtio NIC", hint="leave the model out, or say virtio"
+        )
 
 
 def _refuse_of_user_network(vif: UserVif) -> None:
@@ -251,7 +282,7 @@ def bandwidth(qos: VifQos) -> Element:
     return el("bandwidth", direction("inbound", qos.inbound), direction("outbound", qos.outbound))
 
 
-_VIF_TYPES: tuple[VifType, ...] = ("network", "bridge", "ovs", "tap", "user")
+_VIF_TYPES: tuple[VifType, ...] = ("network", "bridge", "ovs", "tap", "user", "vhostuser")
 
 
 def vif_in_alias(text: str) -> tuple[VifType, str] | None:
@@ -312,4 +343,5 @@ __all__ = [
     "vif_in_alias",
     "vifs_of",
     "volumes_of",
+    "with_interface",
 ]

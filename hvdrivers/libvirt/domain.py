@@ -16,6 +16,7 @@ from hvdrivers.libvirt.hardware import fittings, topology_element, tpm, video
 from hvdrivers.libvirt.metadata import NAMESPACE, PREFIX, Record
 from hvdrivers.libvirt.naming import RESCUE, ROOT, domain_name
 from hvdrivers.libvirt.placement import placed_nodes
+from hvdrivers.libvirt.shared_memory import fit_memory
 from hvdrivers.libvirt.sizes import backing_element, memory_elements, numa_element, vcpu_element
 from hvdrivers.libvirt.xml import Element, attribute, el, text
 from hvdrivers.models.console import ConsoleKind
@@ -137,7 +138,7 @@ def domain_xml(
         devices,
         type=host.virt_type,
     )
-    return text(domain)
+    return text(fit_memory(domain))
 
 
 def _cpu(spec: InstanceSpec, host: HostChoice) -> Element | None:

@@ -76,7 +76,15 @@ from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.instance import InstanceSpec, Keep
 from hvdrivers.models.seed import SeedDisc
-from hvdrivers.models.vif import Bandwidth, BridgeVif, NetworkVif, OvsVif, TapVif, VifQos
+from hvdrivers.models.vif import (
+    Bandwidth,
+    BridgeVif,
+    NetworkVif,
+    OvsVif,
+    TapVif,
+    VhostUserVif,
+    VifQos,
+)
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskQos, VolumeAttachment
 
@@ -130,6 +138,8 @@ class LibvirtDriver(
         BridgeVif: frozenset({"device"}),
         OvsVif: frozenset({"interface_id", "profile_id", "datapath_type", "hybrid_plug", "device"}),
         TapVif: frozenset({"device", "exists"}),
+        # what os-vif has made the port with
+        VhostUserVif: frozenset({"bridge", "interface_id", "ovs_plug", "device"}),
     }
 
     limits: ClassVar[Mapping[Limit, str]] = {

@@ -24,18 +24,21 @@ from hvdrivers.libvirt.devices import (
     tap_of,
     vif_element,
     vifs_of,
+    with_interface,
 )
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import with_model
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
 from hvdrivers.libvirt.network_checks import Networks, missing_network
+from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.shared_memory import fit_memory, is_shared
 from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.start import taken
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.vif import AttachedVif, Bandwidth, Vif, VifQos
+from hvdrivers.models.vif import AttachedVif, Bandwidth, VhostUserVif, Vif, VifQos
 
 _REFUSALS = (
     errors.InvalidState,
@@ -53,7 +56,8 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
     @provides(*declared(Networks))
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network,
-        3 if it is there already; for a stopped one 8, 7, 9 and 4."""
+        3 if it is there already; for a stopped one 8, 7, 9 and 4, and 9 for the first vhost-user
+        port."""
         del timeout
         return self.domains.change(
             "plug_vif", uuid, current_deadline(), lambda *at: self._plugged(uuid, vif, *at)
@@ -73,6 +77,15 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         elif not has_free_port(xml):
             raise no_free_port()
         flags = affecting(domain, state)
+        if isinstance(vif, VhostUserVif) and not is_shared(xml):
+            if not stopped:
+                raise errors.NotSupported(
+                    "the running machine does not share its memory, as a vhost-user port needs",
+                    hint="power_off() it, plug_vif(), and power_on()",
+                )
+            redefine(self.hub, uuid, domain, lambda now: fit_memory(with_interface(now, vif)))
+            require_off(domain)
+            return attached_vif(vif.id, *vifs_of(xml_of(domain, inactive=True))[vif.id])
         self.plugging.late.forget(uuid, alias(f"vif-{vif.type}", vif.id))
         try:
             self._plug(domain, vif_element(vif), flags)
@@ -95,6 +108,8 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         """For a stopped machine libvirt looks only when it starts whether another one has the
         device. (Not so the MAC address: libvirt tells those of each machine apart.)"""
         device = tap_of(vif)
+        if not device:
+            return  # it has none on the host
         flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
         flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
         for other, stats in self.connection.remote.getAllDomainStats(
@@ -153,8 +168,10 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         if found is None:
             raise errors.NetworkNotFound(f"the instance has no VIF {vif_id}")
         nic = attached_vif(vif_id, *found)
-        if nic.type == "user" and qos is not None:
-            raise errors.NotSupported("a user-mode network takes no limits")
+        if nic.type in {"user", "vhostuser"} and qos is not None:
+            raise errors.NotSupported(
+                f"libvirt limits no NIC of type {nic.type}", hint="use one on a bridge"
+            )
         parameters: dict[str, int] = {}
         for direction, limits in (
             ("inbound", qos.inbound if qos else None),

@@ -24,6 +24,7 @@ class Networks:
         Capability.VIF_NETWORK,
         Capability.VIF_TAP,
         Capability.VIF_USER,
+        Capability.VIF_VHOSTUSER,
     )
     def require(self, vifs: Iterable[Vif]) -> None:
         """Refuse what is not there: by the time that libvirt's own attempt fails, its error has no

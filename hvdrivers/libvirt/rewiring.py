@@ -23,6 +23,7 @@ from hvdrivers.libvirt.devices import (
 from hvdrivers.libvirt.domain import next_target
 from hvdrivers.libvirt.held_volumes import settle
 from hvdrivers.libvirt.network_checks import Networks
+from hvdrivers.libvirt.shared_memory import fit_memory
 from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.vif import Vif
@@ -55,7 +56,8 @@ class Rewiring:
             if address is not None and same_bus:
                 new.append(deepcopy(address))
             devices[index] = new
-        return xml
+        # nothing but a new connection changes what the memory is for
+        return fit_memory(xml) if self.devices else xml
 
 
 class Rewirings:

@@ -191,6 +191,13 @@ def explained(
     if size is not None:
         mount = f"huge pages of {size} KiB need a hugetlbfs mount that libvirtd knows of"
         error.hint = f"{error.hint}; {mount}" if error.hint else mount
+    sockets = [
+        each.get("path") for each in xml.iterfind("devices/interface/source[@mode='client']")
+    ]
+    if sockets:
+        # QEMU's words have no code, and libvirt tells of no socket
+        switch = f"a userspace switch must listen at {', '.join(filter(None, sockets))}"
+        error.hint = f"{error.hint}; {switch}" if error.hint else switch
     if error.vendor_code == "VIR_ERR_INTERNAL_ERROR" and caches & {"none", "directsync"}:
         error.hint = f"{error.hint}; {_NO_DIRECT_IO}" if error.hint else _NO_DIRECT_IO
     return error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -226,4 +228,25 @@ def test_a_wait_that_is_no_number_is_refused(timeout) -> None:
     stream, behind = watching(EVENT)
     with pytest.raises(errors.InvalidRequest, match="timeout"):
         stream.next(timeout=timeout)
+    assert not behind.waited
+
+
+# processes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_neither_a_driver_nor_a_stream_goes_to_another_process(duplicate) -> None:
+    driver, _ = make()
+    with pytest.raises(TypeError, match=r"connect\(\) in each process"):
+        duplicate(driver)
+    with pytest.raises(TypeError, match=r"watch\(\) in each process"):
+        duplicate(driver.watch())
+
+
+def test_a_stream_is_of_the_process_that_has_opened_it(monkeypatch) -> None:
+    stream, behind = watching(EVENT)
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    with pytest.raises(errors.ConnectionFailed, match="forked") as caught:
+        stream.next(timeout=1)
+    assert not caught.value.retryable
     assert not behind.waited

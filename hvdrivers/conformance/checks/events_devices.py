@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from uuid import UUID
 
 from hvdrivers.conformance.engine.clauses import Level, check, clause
 from hvdrivers.conformance.engine.trial import Trial
-from hvdrivers.conformance.engine.watching import watching
+from hvdrivers.conformance.engine.watching import CLOCK_SLACK, watching
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.models.events import DeviceEvent, DeviceKind
+from hvdrivers.models.events import DeviceEvent, DeviceKind, LifecycleEvent
 from hvdrivers.models.volume import VolumeAttachment
 
 EVENT_012 = clause(
@@ -19,6 +20,13 @@ EVENT_012 = clause(
     level=Level.SHOULD,
 )
 EVENT_013 = clause("EVENT-013", "reads and refused calls cause no event", operation="watch")
+
+EVENT_018 = clause(
+    "EVENT-018",
+    "the time of an event lies between the change that it tells and its delivery, by the caller's"
+    " clock",
+    operation="watch",
+)
 
 
 def _volume(trial: Trial, uuid: UUID) -> tuple[str, Callable[[], object]]:
@@ -63,3 +71,20 @@ def reads_are_silent(trial: Trial) -> None:
     trial.picture()
     trial.driver.power_off(uuid)  # the state that it has
     watcher.quiet("only reads and a call without effect were made")
+
+
+@check(EVENT_018)
+def time_is_that_of_the_change(trial: Trial) -> None:
+    subscribed = datetime.now(UTC)
+    watcher = watching(trial)
+    first = watcher.next()
+    began = datetime.now(UTC)
+    uuid = trial.spawn(start=False).uuid
+    told = watcher.made(uuid)
+    ended = datetime.now(UTC)
+    trial.check(first is not None, "no resync came")
+    mine = [each for each in told if isinstance(each, LifecycleEvent) and each.uuid == uuid]
+    for event, since in [(first, subscribed), *((each, began) for each in mine)]:
+        if event is not None:
+            right = since - CLOCK_SLACK <= event.at <= ended + CLOCK_SLACK
+            trial.check(right, f"told as of {event.at}: what is between {since} and {ended}")

@@ -123,6 +123,9 @@ def outlive_a_stop(trial: Trial) -> None:
     found = trial.driver.get_instance(info.uuid)
     trial.equal((found.name, dict(found.metadata)), (name, metadata), "name and metadata, started")
     trial.driver.set_metadata(info.uuid, running)
+    if trial.has(Capability.HOT_RENAME):
+        name = f"{trial.journal.prefix}hot"
+        trial.driver.rename(info.uuid, name)
     trial.driver.power_off(info.uuid)
     found = trial.other.get_instance(info.uuid)
     trial.equal((found.name, dict(found.metadata)), (name, running), "name and metadata, stopped")

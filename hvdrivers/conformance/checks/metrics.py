@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 from hvdrivers.conformance.engine.clauses import Case, Level, check, clause
 from hvdrivers.conformance.engine.trial import Declined, Trial
+from hvdrivers.conformance.engine.watching import CLOCK_SLACK
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.models.metrics import InstanceMetrics
@@ -224,3 +226,27 @@ def volumes_are_named(trial: Trial) -> None:
     if found is not None and not named:
         raise Declined("the hypervisor's bulk call does not say which volume a disk is")
     trial.equal(named, [attachment.volume_id], "volumes that the counters name")
+
+
+METR_011 = clause(
+    "METR-011",
+    "the time of metrics is that at which the host was asked, by the caller's clock",
+    operation="get_metrics",
+)
+
+
+@check(METR_011)
+def time_is_that_of_the_question(trial: Trial) -> None:
+    uuid = trial.spawn().uuid
+    last = None
+    for question in ("first", "second"):
+        before = datetime.now(UTC)
+        found = _of(trial.driver, uuid)
+        after = datetime.now(UTC)
+        if found is None:
+            trial.check(False, "the machine has no metrics")
+            return
+        asked = before - CLOCK_SLACK <= found.at <= after + CLOCK_SLACK
+        trial.check(asked, f"asked between {before} and {after}, they are of {found.at}")
+        trial.check(last is None or found.at > last, f"the {question} ones are of {last} still")
+        last = found.at

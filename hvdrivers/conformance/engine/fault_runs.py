@@ -77,7 +77,9 @@ def same(trial: Trial, found: dict[str, Any], expected: dict[str, Any], what: st
     for part, value in expected.items():
         if isinstance(value, frozenset):
             extra, gone = sorted(found[part] - value), sorted(value - found[part])
-            trial.check(not extra and not gone, f"{what}: left {extra}, gone {gone}")
+            told = [f"left over: {extra}"] if extra else []
+            told += [f"missing: {gone}"] if gone else []
+            trial.check(not told, f"{what}: {'; '.join(told)}")
         else:
             trial.equal(found[part], value, f"{what}: {part}")
 
@@ -95,4 +97,4 @@ def whole(
         # BUILDING says itself that not all of it is there
         kept = kept if made.state is InstanceState.BUILDING else complete["residue"]
     gone = sorted(kept - now["residue"])
-    run.trial.check(not gone, f"{where}: gone {gone}")
+    run.trial.check(not gone, f"{where}: an instance is there, and a part is missing: {gone}")

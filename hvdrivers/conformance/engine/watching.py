@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from uuid import UUID
 
 from hvdrivers.conformance.engine.trial import Trial
@@ -13,6 +14,9 @@ from hvdrivers.models.state import InstanceState
 
 QUIET = 0.15
 """Seconds after which an event that should not come has not come."""
+
+CLOCK_SLACK = timedelta(seconds=5)
+"""How far a time that a driver gives may be off: a clock may be set meanwhile."""
 
 
 def patience(trial: Trial) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import ClassVar
 from uuid import UUID
 
@@ -339,3 +340,12 @@ class MergesInSilence(_Streams):
     class stream(FakeEventStream):
         def deliver(self, change: Change) -> None:
             super().deliver(self._merged(change))
+
+
+@mutant("EVENT-018")
+class EventsOfAnotherZone(_Streams):
+    """The time of an event is the local one of the host, told as UTC."""
+
+    class stream(_Changed):
+        def changed(self, event: Event) -> Event:
+            return event.model_copy(update={"at": event.at + timedelta(hours=2)})

@@ -132,6 +132,24 @@ class EmptyMetadataIsNoChange(FakeDriver):
 
 
 @mutant("LIFE-017")
+class NameOfTheRunningMachine(FakeDriver):
+    """A name given while the machine runs is lost when it stops."""
+
+    _before: dict[UUID, str] = {}  # noqa: RUF012 - all connections see the same
+
+    def _rename(self, uuid: UUID, name: str) -> None:
+        machine = self.machines.find(uuid)
+        if machine.state is InstanceState.RUNNING:
+            self._before.setdefault(uuid, machine.name)
+        super()._rename(uuid, name)
+
+    def _power_off(self, uuid: UUID) -> None:
+        super()._power_off(uuid)
+        machine = self.machines.find(uuid)
+        machine.name = self._before.pop(uuid, machine.name)
+
+
+@mutant("LIFE-017")
 class MetadataOfTheRunningMachine(FakeDriver):
     """Metadata set while the machine runs are lost when it stops."""
 

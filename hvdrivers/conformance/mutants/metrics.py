@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from datetime import timedelta
 from itertools import count
 from uuid import UUID
 
@@ -181,3 +182,28 @@ class VolumesHaveNoName(FakeDriver):
     def _disks(self, machine: Machine) -> list[DiskMetrics]:
         found = super()._disks(machine)
         return [each.model_copy(update={"volume_id": None}) for each in found]
+
+
+@mutant("METR-011")
+class MetricsOfAnotherZone(FakeDriver):
+    """The time of metrics is the local one of the host, told as UTC."""
+
+    def get_metrics(
+        self, uuids: AbstractSet[UUID] | None = None, *, timeout: float | None = None
+    ) -> Sequence[InstanceMetrics]:
+        found = super().get_metrics(uuids, timeout=timeout)
+        return [each.model_copy(update={"at": each.at + timedelta(hours=2)}) for each in found]
+
+
+@mutant("METR-011")
+class MetricsKeepTheirTime(FakeDriver):
+    """The time of metrics is that of the first question."""
+
+    def get_metrics(
+        self, uuids: AbstractSet[UUID] | None = None, *, timeout: float | None = None
+    ) -> Sequence[InstanceMetrics]:
+        found = super().get_metrics(uuids, timeout=timeout)
+        times = self.__dict__.setdefault("_times", {})
+        return [
+            each.model_copy(update={"at": times.setdefault(each.uuid, each.at)}) for each in found
+        ]

@@ -30,7 +30,7 @@ from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.children import Held, killed_in, race_to_do
 from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.faults import INTERNAL, script
-from tests.integration.libvirt.machines import BOOT, Host, Machine
+from tests.integration.libvirt.machines import BOOT, Host, Machine, local
 from tests.integration.part_of_suite import WHOLE
 from tests.peers.libvirtd import POOL, LibvirtPeer
 from tests.peers.waiting import wait_until
@@ -330,6 +330,25 @@ def test_lives_there(own: Host) -> None:
         driver.destroy(machine.uuid, keep=frozenset({Keep.ROOT_DISK}))
         (kept,) = (each for each in driver.list_volumes() if str(machine.uuid) in each.volume_id)
         driver.delete_volume(kept.volume_id)
+
+
+@ON_AND_OFF
+def test_is_nobody_elses_under_another_name(own: Host, start: bool) -> None:
+    """A symlink in a pool to a disk that has moved gives no other instance that disk."""
+    with own.unchanged(), own.empty_machine(start=start) as machine, own.empty_machine() as other:
+        own.driver.migrate_storage(machine.uuid, POOL)
+        path = places(machine)["root"]
+        link = own.peer.path(f"{own.peer.images}/innocent")
+        link.symlink_to(Path(path).name)
+        own.peer.virsh("pool-refresh", POOL)
+        for volume in (
+            local(f"{own.peer.images}/innocent", "a", format="qcow2"),
+            local(path, "b", format="qcow2"),
+        ):
+            with pytest.raises((errors.InvalidRequest, errors.DeviceBusy)):
+                other.attach(volume)
+        link.unlink()
+        own.peer.virsh("pool-refresh", POOL)
 
 
 def test_another_host_is_no_way_from_there(own: Host, libvirt_peer: LibvirtPeer) -> None:

@@ -36,6 +36,7 @@ from hvdrivers.models.vif import (
     OvsVif,
     TapVif,
     UserVif,
+    VhostUserVif,
     Vif,
     VifQos,
 )
@@ -75,6 +76,7 @@ VIFS: tuple[Vif, ...] = (
     NetworkVif(id="n <&>", network="net", portgroup="group", vlan=7),
     TapVif(id="t", device="tap0"),
     UserVif(id="u", active=False),
+    VhostUserVif(id="v", socket="/run/vhu <1>", mode="client", queues=2, mtu=1400),
     TapVif(id="t2", exists=False, qos=VifQos(outbound=Bandwidth(average=9, peak=90, burst=8))),
 )
 

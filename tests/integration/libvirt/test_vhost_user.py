@@ -1,0 +1,107 @@
+"""NICs on a userspace switch: QEMU connects to it. Guests use none here; see the peer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from hvdrivers.contract import errors
+from hvdrivers.models.instance import Flavor
+from hvdrivers.models.state import InstanceState
+from hvdrivers.models.vif import Bandwidth, NicModel, VhostUserVif, VifQos
+from tests.integration.libvirt.machines import Host, Machine
+from tests.peers.vhostuser import VhostUserPort
+from tests.peers.waiting import wait_until
+
+FOLDER = "/var/lib/libvirt/qemu"
+
+
+@pytest.fixture
+def port(host: Host) -> Iterator[VhostUserPort]:
+    with VhostUserPort(host.peer.path(f"{FOLDER}/vhu{uuid4().hex[:8]}")) as made:
+        yield made
+
+
+@pytest.fixture
+def vif(port: VhostUserPort) -> VhostUserVif:
+    return VhostUserVif(id=str(uuid4()), socket=f"{FOLDER}/{port.path.name}", mode="client")
+
+
+def _shares_memory(machine: Machine) -> bool:
+    access = machine.xml(inactive=True).find("memoryBacking/access")
+    return access is not None and access.get("mode") == "shared"
+
+
+def _wait(port: VhostUserPort, connected: bool) -> None:
+    wait_until(lambda: port.connected is connected, timeout=30, what=f"connected: {connected}")
+
+
+def test_a_machine_connects_to_the_switch(
+    host: Host, port: VhostUserPort, vif: VhostUserVif
+) -> None:
+    """From spawn(), and each start on; until it is off."""
+    with host.unchanged():
+        with host.empty_machine(vifs=(vif,)) as machine:
+            _wait(port, True)
+            (nic,) = machine.info.vifs
+            assert (nic.id, nic.type, nic.address) == (vif.id, "vhostuser", vif.mac)
+            assert _shares_memory(machine)
+            qos = VifQos(outbound=Bandwidth(average=80))
+            with pytest.raises(errors.NotSupported):
+                host.driver.set_vif_qos(machine.uuid, vif.id, qos)
+            host.driver.power_off(machine.uuid)
+            _wait(port, False)
+            host.driver.power_on(machine.uuid)
+            _wait(port, True)
+        _wait(port, False)
+
+
+def test_plugged_into_a_stopped_machine(host: Host, port: VhostUserPort, vif: VhostUserVif) -> None:
+    """Its memory is shared from then on, until its size changes without such a NIC."""
+    with host.unchanged(), host.made_empty() as machine:
+        plugged = host.driver.plug_vif(machine.uuid, vif)
+        assert host.driver.plug_vif(machine.uuid, vif) == plugged
+        assert _shares_memory(machine)
+        host.driver.power_on(machine.uuid)
+        _wait(port, True)
+        host.driver.power_off(machine.uuid)
+        host.driver.unplug_vif(machine.uuid, vif.id)
+        assert machine.info.vifs == ()
+        host.driver.resize(machine.uuid, Flavor(vcpus=1, memory_mib=64, max_memory_mib=2048))
+        assert not _shares_memory(machine)
+        host.driver.power_on(machine.uuid)
+        assert not port.connected
+
+
+def test_what_is_refused(host: Host, vif: VhostUserVif) -> None:
+    with host.unchanged(), host.empty_machine() as machine:
+        with pytest.raises(errors.NotSupported, match="memory") as refused:
+            host.driver.plug_vif(machine.uuid, vif)
+        assert "power_off" in (refused.value.hint or "")
+        host.driver.power_off(machine.uuid)
+        for changes in (
+            {"vlan": 3},
+            {"model": NicModel.E1000E},
+            {"qos": VifQos(outbound=Bandwidth(average=80))},
+        ):
+            with pytest.raises(errors.NotSupported) as refused:
+                host.driver.plug_vif(machine.uuid, vif.model_copy(update=changes))
+            assert refused.value.hint, changes
+        assert machine.info.vifs == ()
+
+
+def test_no_switch_at_the_socket(host: Host) -> None:
+    vif = VhostUserVif(id="nic", socket=f"{FOLDER}/nothing", mode="client")
+    with host.unchanged():
+        with pytest.raises(errors.HypervisorFault) as refused:
+            host.made(host.empty(vifs=(vif,)))
+        assert vif.socket in (refused.value.hint or "")
+        with host.made_empty() as machine:
+            host.driver.plug_vif(machine.uuid, vif)
+            with pytest.raises(errors.HypervisorFault):
+                host.driver.power_on(machine.uuid)
+            assert machine.state is InstanceState.STOPPED
+            host.driver.unplug_vif(machine.uuid, vif.id)
+            host.driver.power_on(machine.uuid)
