@@ -55,8 +55,8 @@ class _Busy(NotSent):
 class PowerShell:
     """One process on the host. Thread-safe. :meth:`open` makes one."""
 
-    def __init__(self, config: HypervConfig) -> None:
-        self._process = RemoteProcess(config)
+    def __init__(self, config: HypervConfig, left: set[str] | None = None) -> None:
+        self._process = RemoteProcess(config, set() if left is None else left)
         self._config = config
         self._nonce = secrets.token_hex(8)
         self._requests = OpenRequests(self._nonce)
@@ -81,17 +81,21 @@ class PowerShell:
         """What the session that uses it has read of the host."""
 
     @classmethod
-    def open(cls, config: HypervConfig, limit: float) -> PowerShell:
-        """Start one.
+    def open(cls, config: HypervConfig, limit: float, left: set[str] | None = None) -> PowerShell:
+        """Start one, and delete the shells of earlier ones that the host did not answer for.
+
+        Args:
+            left: their ids, for all that one caller opens one after the other.
 
         Raises:
             ConnectionFailed, AuthenticationFailed, PermissionDenied.
         """
         deadline = Deadline(limit)
         for attempt in range(1, _SENDINGS + 1):
-            shell = cls(config)
+            shell = cls(config, left)
             try:
                 shell._start(deadline)
+                shell._process.delete_left(wait=_END_WAIT)
             except (NotSent, ReplyLost, SessionExpired) as error:
                 shell.close()
                 # a service that restarts cuts the first messages too

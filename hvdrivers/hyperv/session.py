@@ -64,6 +64,8 @@ class Session:
         self.seam = Seam()
         self._proven = False
         """Whether the host has ever taken the credentials."""
+        self._left: set[str] = set()
+        """Shells that were given up while the host was away."""
         self.link: Reconnecting[PowerShell] = Reconnecting(
             self._open,
             close=lambda shell: shell.close(),
@@ -78,12 +80,12 @@ class Session:
     def _open(self, limit: float) -> PowerShell:
         deadline = Deadline(limit)
         try:
-            shell = PowerShell.open(self.config, limit)
+            shell = PowerShell.open(self.config, limit, self._left)
         except errors.AuthenticationFailed:
             # a service that restarts refuses credentials that it has taken before and takes again
             if not self._proven:
                 raise
-            shell = PowerShell.open(self.config, limit)
+            shell = PowerShell.open(self.config, limit, self._left)
         self._proven = True
         try:
             pools = [{"name": name, "path": path} for name, path in self.config.pools.items()]

@@ -224,9 +224,14 @@ def _authentication_hint(config: HypervConfig) -> str:
 
 
 class RemoteProcess:
-    """One shell with one process in it."""
+    """One shell with one process in it.
 
-    def __init__(self, config: HypervConfig) -> None:
+    Args:
+        left: gets the ids of shells that could not be deleted when they were given up.
+    """
+
+    def __init__(self, config: HypervConfig, left: set[str]) -> None:
+        self._left = left
         self.sending = Channel(config)
         self.receiving = Channel(config)
         self._shell = ""
@@ -270,13 +275,29 @@ class RemoteProcess:
         if not self._shell:
             return False
         try:
-            self.sending.call(
-                lambda protocol: protocol.close_shell(self._shell, close_session=False),
-                wait=wait,
-            )
+            self._delete(self._shell, wait)
+        except ShellLost:
+            return False
         except Exception:  # noqa: BLE001 - the shell is given up, whatever the host says
+            self._left.add(self._shell)
             return False
         return True
+
+    def _delete(self, shell: str, wait: float) -> None:
+        self.sending.call(
+            lambda protocol: protocol.close_shell(shell, close_session=False), wait=wait
+        )
+
+    def delete_left(self, *, wait: float) -> None:
+        """Delete those shells: the service keeps a shell, and what runs in it, for two hours."""
+        for shell in list(self._left):
+            try:
+                self._delete(shell, wait)
+            except ShellLost:
+                pass  # gone by itself
+            except Exception:  # noqa: BLE001 - there is a next time
+                return
+            self._left.discard(shell)
 
     def close(self) -> None:
         """Close the HTTP sessions. It waits for nothing."""

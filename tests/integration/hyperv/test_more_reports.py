@@ -19,6 +19,7 @@ from hvdrivers.hyperv.simulator.guests.played import Behaviour, PlayedGuest, Pla
 from hvdrivers.hyperv.simulator.state.eventlog import EVENTS, WORKER
 from hvdrivers.hyperv.simulator.state.host import Switch
 from hvdrivers.hyperv.simulator.state.machine import STATE_NUMBERS, Machine
+from hvdrivers.hyperv.simulator.wsman_faults import FaultRule, Strike
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
@@ -256,4 +257,18 @@ def test_a_machine_that_does_not_start_is_off(site: Site, image: FileImage) -> N
         site.host.state.faults.clear()
     assert driver.get_instance(uuid).state is InstanceState.STOPPED
     driver.power_on(uuid)
+    driver.destroy(uuid)
+
+
+def test_calls_while_the_host_is_away_leave_no_shells(site: Site, image: FileImage) -> None:
+    """Each kept a PowerShell for two hours, and the thirtieth was one too many for the service."""
+    driver = site.driver
+    uuid = driver.spawn(spec(image, start=False)).uuid
+    for number in range(3):
+        with site.service.faults.add(FaultRule(Strike.CUT_BEFORE, nth=None)):
+            for _ in range(2):
+                with pytest.raises((errors.OutcomeUnknown, errors.ConnectionFailed)):
+                    driver.rename(uuid, f"name-{number}")
+        driver.ping()
+        assert len(site.service.shells()) == 1
     driver.destroy(uuid)
