@@ -97,4 +97,4 @@ def whole(
         # BUILDING says itself that not all of it is there
         kept = kept if made.state is InstanceState.BUILDING else complete["residue"]
     gone = sorted(kept - now["residue"])
-    run.trial.check(not gone, f"{where}: an instance is there, and a part is missing: {gone}")
+    run.trial.check(not gone, f"{where}; missing: {gone}")
