@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hvdrivers.limits import MOST_KBIT
 from hvdrivers.models.base import Identifier, Model, PrintableText
@@ -20,8 +20,16 @@ from hvdrivers.models.vif._text import (
     tap_name,
 )
 
-IpAddress = IPv4Address | IPv6Address
-IpNetwork = IPv4Network | IPv6Network
+
+def _written(value: object) -> object:
+    """Text, or what was read from it: the standard library takes numbers, bytes and tuples too."""
+    if isinstance(value, str | IPv4Address | IPv6Address | IPv4Network | IPv6Network):
+        return value
+    raise ValueError("an address is text")
+
+
+IpAddress = Annotated[IPv4Address | IPv6Address, BeforeValidator(_written)]
+IpNetwork = Annotated[IPv4Network | IPv6Network, BeforeValidator(_written)]
 
 VlanId = Annotated[int, Field(ge=1, le=4094)]
 """IEEE 802.1Q VLAN. There is no 0: untagged is None."""

@@ -15,6 +15,8 @@ from hvdrivers.models.vif import (
     Bandwidth,
     BridgeVif,
     DvsVif,
+    FixedIp,
+    FixedIpRoute,
     HostdevVif,
     HypervVif,
     MacAddress,
@@ -209,3 +211,13 @@ def test_texts_that_are_none(text: str) -> None:
         NetworkVif(id="a", network=text)
     with pytest.raises(ValidationError):
         NetworkVif(id=text, network="a")
+
+
+@pytest.mark.parametrize("value", [(), ("10.0.0.0",), b"\x0a\x00\x00\x00", True, 167772160, 1.5])
+def test_an_address_is_text(value: object) -> None:
+    """The standard library reads numbers, bytes and tuples as networks, and an empty one raises
+    IndexError."""
+    for model in (FixedIpRoute, FixedIp):
+        field = "destination" if model is FixedIpRoute else "address"
+        with pytest.raises(ValidationError):
+            model.model_validate({field: value, "gateway": "10.0.0.1"})
