@@ -32,11 +32,18 @@ class Job(Generic[_T]):
         """Do the call; the returned function publishes its result."""
         if not self.future.set_running_or_notify_cancel():
             return _nothing
+        future, context, call = self.future, self._context, self._call
+        # The error knows this frame. If the frame knew the future, each would keep the other, and
+        # what the frames above have, until a garbage collection frees it in any thread.
+        del self
         try:
-            result = self._context.run(self._call)
+            result = context.run(call)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that waits for it
-            return partial(self.future.set_exception, error)
-        return partial(self.future.set_result, result)
+            try:
+                return partial(future.set_exception, error)
+            finally:
+                del future
+        return partial(future.set_result, result)
 
 
 def _nothing() -> None:

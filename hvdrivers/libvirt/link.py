@@ -183,6 +183,10 @@ class Link:
             if isinstance(error, TimeoutError):
                 raise NoAnswer from None
             raise
+        finally:
+            # An error in it knows this frame: together they would keep what the callers' frames
+            # have, objects of a host too, until a garbage collection closes these in any thread.
+            del future
 
     def end(self) -> Future[None]:
         """Close it, after the last call."""
