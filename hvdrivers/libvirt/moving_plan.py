@@ -16,9 +16,10 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.devices import source_of, volumes_of
+from hvdrivers.libvirt.devices import source_of, vif_in_alias, vifs_of, volumes_of
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.domains import xml_of
+from hvdrivers.libvirt.host_nics import HOST_NICS
 from hvdrivers.libvirt.move_mark import Step, mark_in
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.network_checks import missing_network
@@ -92,7 +93,9 @@ class MovingPlan:
             plan.add(BlockerKind.NETWORK, error.message, hint=error.hint)
         except (errors.VolumeNotFound, errors.DeviceBusy) as error:
             plan.add(BlockerKind.STORAGE, error.message, hint=error.hint)
+        self._look_at_host_nics(plan)  # those that it has, and those that it would get
         plan.xml = plan.rewiring.on(plan.xml)
+        self._look_at_host_nics(plan)
         for look in (
             partial(self._look_at_identity, uuid),
             self._look_at_moves,
@@ -144,13 +147,23 @@ class MovingPlan:
                 BlockerKind.RESOURCES, f"the machine has {wanted} MiB of memory, the host {total}"
             )
 
+    @staticmethod
+    def _look_at_host_nics(plan: Plan) -> None:
+        known = {each.device for each in plan.blockers}
+        for vif_id, (kind, _) in vifs_of(plan.xml).items():
+            if kind in HOST_NICS and vif_id not in known:
+                plan.add(
+                    BlockerKind.DEVICE,
+                    "the NIC is a device of one host",
+                    hint="unplug_vif() it, and plug_vif() one of the other host's there",
+                    device=vif_id,
+                )
+
     def _look_at_devices(self, plan: Plan) -> None:
         for device in plan.xml.iterfind("devices/hostdev"):
-            plan.add(
-                BlockerKind.DEVICE,
-                "it has a device of this host",
-                device=attribute(device, "alias", "name"),
-            )
+            name = attribute(device, "alias", "name")
+            if vif_in_alias(name or "") is None:
+                plan.add(BlockerKind.DEVICE, "it has a device of this host", device=name)
         runs = plan.xml.get("id") is not None
         if runs and own_cpus(plan.xml, self._here.config.aside):
             plan.add(
