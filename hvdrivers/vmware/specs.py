@@ -99,7 +99,9 @@ class Source:
     size: int
     """Bytes."""
     native_id: str | None = None
-    """The host's own id of the volume, if it is one of list_volumes()."""
+    """The server's own id of the volume: of one of list_volumes(), and of a first class disk."""
+    named: bool = False
+    """Whether its file is named after that id."""
 
 
 def volume_disk(
@@ -148,7 +150,7 @@ def _volume(
         boot_index=attachment.boot_index,
         multiattach=attachment.volume.multiattach,
         native_id=source.native_id if source.native_id != attachment.volume_id else None,
-        file=source.path if source.native_id is None else None,
+        file=None if source.named else source.path,
     )
     if attachment.boot_index == 0:
         plan.boot = controller, unit

@@ -336,10 +336,14 @@ class VmwareTarget(PlayedGuest):
     @contextmanager
     def served_volume(self, driver: ComputeDriver, kind: Capability) -> Iterator[Volume]:
         datastore = self.config.datastore
-        if kind is not Capability.VOLUME_VMDK or datastore is None:
+        if datastore is not None and kind is Capability.VOLUME_VMDK:
+            with served.in_a_shadow(self.server, datastore, self._pool()) as shadow:
+                yield shadow
+        elif datastore is not None and kind is Capability.VOLUME_FCD:
+            with served.in_the_catalog(self.server, datastore) as first_class:
+                yield first_class
+        else:
             raise PreconditionMissing(f"the target has no server for {kind} (served_volume)")
-        with served.in_a_shadow(self.server, datastore, self._pool()) as volume:
-            yield volume
 
     def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
         path = next(each.path for each in driver.list_volumes() if each.volume_id == volume_id)
@@ -350,6 +354,8 @@ class VmwareTarget(PlayedGuest):
     def grow_volume(self, driver: ComputeDriver, volume_id: str, size_bytes: int) -> None:
         paths = (each.path for each in driver.list_volumes() if each.volume_id == volume_id)
         path = next(paths, None) or served.path_of(self.server, volume_id)
+        if path is None and served.grow(self.server, volume_id, size_bytes):
+            return
         datacenter, _ = self.server.datacenter
         manager = self.server.content.virtualDiskManager
         self.server.wait(
