@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Any
+from uuid import UUID
 
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
-from hvdrivers.models.volume import FcdVolume, PoolVolume, VmdkVolume, Volume, VolumeAttachment
+from hvdrivers.models.volume import (
+    FcdVolume,
+    FibreChannelVolume,
+    IscsiVolume,
+    PoolVolume,
+    VmdkVolume,
+    Volume,
+    VolumeAttachment,
+)
 from hvdrivers.vmware.devices import bus_of, file_of
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.luns import Luns
 from hvdrivers.vmware.machines import uuid_in
 from hvdrivers.vmware.names import is_part
 from hvdrivers.vmware.place import Places, Surroundings
@@ -31,17 +42,26 @@ class VolumeSources:
         reader: Reader,
         places: Places,
         files: Files,
+        *,
         folders: Folders,
+        luns: Luns,
     ) -> None:
         self._session = session
         self._reader = reader
         self._places = places
         self._files = files
         self._folders = folders
+        self._luns = luns
 
     @provides(Capability.MULTI_ATTACH)
-    def source(self, attachment: VolumeAttachment, surroundings: Surroundings) -> Source:
-        """The file; it is there. One request for each volume, one call for a first class disk.
+    def source(
+        self, uuid: UUID, attachment: VolumeAttachment, surroundings: Surroundings
+    ) -> Source:
+        """The file; it is there, or made with the disk if it maps a LUN. One request for each
+        volume, one call for a first class disk; for a LUN see ``Luns.find()``.
+
+        Args:
+            uuid: the instance that gets it.
 
         Raises:
             VolumeNotFound: it is not there.
@@ -56,6 +76,10 @@ class VolumeSources:
             path = self._shadow_path(volume)
         elif isinstance(volume, FcdVolume):
             return self._first_class(volume, surroundings)
+        elif isinstance(volume, IscsiVolume | FibreChannelVolume):
+            lun = self._luns.find(attachment, volume, surroundings)
+            file = f"{self._folders.instance(uuid)}/lun-{secrets.token_hex(6)}.vmdk"
+            return Source(file, lun.size, lun.uuid, lun=lun)
         else:
             raise errors.NotSupported(
                 f"this driver has no volumes of type {volume.driver_volume_type}"

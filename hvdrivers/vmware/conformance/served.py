@@ -4,18 +4,29 @@ class disk, which vCenter has in a catalog."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 from uuid import uuid4
 
 from pyVmomi import vim
 
-from hvdrivers.models.volume import FcdVolume, VmdkVolume
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.volume import FcdVolume, VmdkVolume, Volume
 from hvdrivers.vmware.conformance.raw_server import RawServer
 from hvdrivers.vmware.specs import disk_at
 
 _SIZE = 64 << 20
 _CONTROLLER = 100
+
+
+class Array(Protocol):
+    """A storage array, whose LUNs the hosts can be told of."""
+
+    def export(self, kind: Capability) -> AbstractContextManager[Volume]:
+        """A new LUN over iSCSI or Fibre Channel, for all hosts."""
+
+    def grow(self, volume_id: str, size: int) -> bool:
+        """Make a LUN larger; False if it has none of this id."""
 
 
 @contextmanager
