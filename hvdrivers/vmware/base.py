@@ -18,6 +18,7 @@ from hvdrivers.vmware.guest_programs import Programs
 from hvdrivers.vmware.images import ImageStore
 from hvdrivers.vmware.leaving_rescue import Rescues
 from hvdrivers.vmware.listing import Listing
+from hvdrivers.vmware.luns import Luns
 from hvdrivers.vmware.machines import Machines
 from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.own_disks import KeptDisks
@@ -90,6 +91,8 @@ class Topic:
     """What other machines have."""
     volumes: VolumeSources
     """Volumes as files."""
+    luns: Luns
+    """LUNs of storage arrays, as the hosts see them."""
 
     programs: Programs
     """Programs in guests."""

@@ -43,6 +43,7 @@ from hvdrivers.vmware.lacking import LACKING
 from hvdrivers.vmware.leaving_rescue import Rescues
 from hvdrivers.vmware.lifecycle import VmwareLifecycle
 from hvdrivers.vmware.listing import Listing
+from hvdrivers.vmware.luns import Luns
 from hvdrivers.vmware.machines import Machines
 from hvdrivers.vmware.maintenance import VmwareMaintenance
 from hvdrivers.vmware.metrics import VmwareMetrics
@@ -138,8 +139,14 @@ class VmwareDriver(
         self.passthrough = Passthrough(config, self.reader, self.places, self.machines)
         self.usage = Usage(self.machines)
         self.listing = Listing(self.machines)
+        self.luns = Luns(self.reader, self.places, self.machines)
         self.volumes = VolumeSources(
-            self.session, self.reader, self.places, self.files, folders=self.folders
+            self.session,
+            self.reader,
+            self.places,
+            self.files,
+            folders=self.folders,
+            luns=self.luns,
         )
         self.seen = SeenImages()
         self.uploads = PartialUploads(self.session, self.places, self.files, self.folders)
@@ -182,6 +189,7 @@ class VmwareDriver(
             usage=self.usage,
             files=self.files,
             folders=self.folders,
+            luns=self.luns,
         )
         self.rescues = Rescues(self.machines, self.changes, self.power, self.files, self.folders)
         self.insides = Insides(self.session, self.reader, self.places)

@@ -46,6 +46,8 @@ LACKING: Mapping[C, str] = MappingProxyType(
         C.VIF_USER: "a NIC of ESXi's is plugged into a port group; NAT is for VMware's"
         " desktop products",
         C.SHARES: "ESXi shares no directory with a guest",
+        C.VOLUME_NVMEOF: "vSphere maps no NVMe namespace into a machine: a raw device mapping is"
+        " of a SCSI LUN",
         C.ENCRYPTED_VOLUME: "vSphere encrypts by storage policies, not LUKS",
         C.VOLUME_RBD: "ESXi has no Ceph client",
         C.SWAP_VOLUME: "vSphere moves a disk to another datastore, not onto a volume that is given",

@@ -37,6 +37,7 @@ from hvdrivers.vmware.cloning import cloned_root, evicted
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.images import ImageStore
 from hvdrivers.vmware.listing import FULL, info_of
+from hvdrivers.vmware.luns import letting_go
 from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.moved import SEED
 from hvdrivers.vmware.names import machine_name
@@ -76,6 +77,7 @@ class VmwareLifecycle(Topic, Lifecycle):
 
     @provides(*declared(ImageStore), Capability.PCI_PASSTHROUGH, Capability.VGPU)
     @timed
+    @letting_go
     def spawn(
         self,
         spec: InstanceSpec,
@@ -97,7 +99,7 @@ class VmwareLifecycle(Topic, Lifecycle):
         host = self.room.host_of(spec, surroundings)
         passed = self.passthrough.find(spec)
         backings = backings_of(spec.vifs, surroundings)
-        sources = [self.volumes.source(each, surroundings) for each in spec.volumes]
+        sources = [self.volumes.source(spec.uuid, each, surroundings) for each in spec.volumes]
         alone, shared = exclusive(spec.volumes, sources)
         self.usage.require_free(
             spec.uuid,
@@ -106,6 +108,8 @@ class VmwareLifecycle(Topic, Lifecycle):
             vifs=[vif.id for vif in spec.vifs] if spec.start else (),
             macs=[vif.mac.lower() for vif in spec.vifs] if spec.start else (),
         )
+        luns = [each.lun for each in sources if each.lun is not None] if spec.start else []
+        self.luns.require_free(spec.uuid, *luns)
         base = None
         if spec.image is not None:
             base = self.images.bring(spec.image, progress, disk_gib=spec.flavor.disk_gib)
@@ -136,6 +140,7 @@ class VmwareLifecycle(Topic, Lifecycle):
             else:
                 obj = self._make_machine(spec, config, host)
                 self.passthrough.require_alone(spec, passed)
+            self.luns.require_free(spec.uuid, *luns)
             found = self._started(spec, obj, cloned=template is not None)
             current_deadline().check("the machine was made")
             self.kept_disks.take_over(kept, undo)

@@ -227,10 +227,21 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
         return there, [
             *self._room(found, there),
             *_storage(found, destination, there),
+            *self._luns_absent(found, there),
             *self._networks(found, destination, there),
             *_devices(found),
             *(self._rivals(found, there) if running else ()),
         ]
+
+    def _luns_absent(self, found: Machine, there: _There) -> Iterator[Blocker]:
+        disks = by_address(found.row.get("config.hardware.device") or ()).values()
+        hosts = [there.host] if there.host is not None else [h.obj for h in there.around.hosts]
+        for name in self.luns.lacking(disks, hosts):
+            yield Blocker(
+                kind=BlockerKind.STORAGE,
+                reason=f"the host {name} does not see a LUN that the machine has",
+                hint="export it to that host, and let the host look for it",
+            )
 
     def _found(self, name: str) -> _There | None:
         """The destination; None if it is not there or not connected."""

@@ -13,7 +13,7 @@ from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec
 from hvdrivers.models.vif import NicModel, VifQos
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskBus, DiskQos, VolumeAttachment
-from hvdrivers.vmware.devices import Slots, adding, bus_in, bus_of
+from hvdrivers.vmware.devices import Slots, adding, bus_in, bus_of, file_of, lun_of
 from hvdrivers.vmware.moved import Devices, VifRecord, VolumeRecord
 
 _dev = vim.vm.device
@@ -92,14 +92,42 @@ def serial_port(plan: Plan, path: str) -> None:
 
 
 @dataclass(frozen=True)
+class Lun:
+    """A LUN, as all hosts see it."""
+
+    uuid: str
+    device: str
+    """``/vmfs/devices/disks/naa.…``."""
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
 class Source:
     """The file of a volume."""
 
     path: str
+    """Of a mapping of a LUN: the file that is made for it."""
     size: int
     """Bytes."""
     native_id: str | None = None
-    """The host's own id of the volume, if it is one of list_volumes()."""
+    """The server's own id of the volume: of one of list_volumes(), and of a first class disk."""
+    named: bool = False
+    """Whether its file is named after that id."""
+    lun: Lun | None = None
+    """What the file maps, if it is a mapping."""
+
+    @property
+    def shown(self) -> int | None:
+        """The size that the server shows; None where only the array knows it."""
+        return self.size if self.lun is None else None
+
+
+def is_on(disk: Any, source: Source) -> bool:
+    """Whether a disk is the volume already."""
+    if source.lun is not None:
+        return lun_of(disk) == source.lun.uuid
+    return file_of(disk) == source.path
 
 
 def volume_disk(
@@ -136,11 +164,19 @@ def _volume(
     controller, unit, address = place
     mode = "independent_nonpersistent" if attachment.read_only else "independent_persistent"
     disk = _disk(plan, source.path, controller, unit, source.size, mode=mode)
+    if source.lun is not None:
+        disk.backing = _dev.VirtualDisk.RawDiskMappingVer1BackingInfo(
+            fileName=source.path,
+            lunUuid=source.lun.uuid,
+            deviceName=source.lun.device,
+            compatibilityMode="physicalMode",
+            diskMode=mode,
+        )
     if attachment.qos is not None:
         disk.storageIOAllocation = disk_limits(attachment.qos)
     if attachment.volume.multiattach:
         disk.backing.sharing = "sharingMultiWriter"
-    plan.changes.append(adding(disk))
+    plan.changes.append(adding(disk, create=source.lun is not None))
     plan.volumes[address] = VolumeRecord(
         id=attachment.volume_id,
         bus=bus,
@@ -148,7 +184,7 @@ def _volume(
         boot_index=attachment.boot_index,
         multiattach=attachment.volume.multiattach,
         native_id=source.native_id if source.native_id != attachment.volume_id else None,
-        file=source.path if source.native_id is None else None,
+        file=None if source.named else source.path,
     )
     if attachment.boot_index == 0:
         plan.boot = controller, unit

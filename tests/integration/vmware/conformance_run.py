@@ -14,6 +14,7 @@ from hvdrivers.vmware.conformance.target import VmwareTarget
 from tests.integration.part_of_suite import SEED, ends_well
 from tests.peers.fixtures import started
 from tests.peers.vcsim import GUEST_PASSWORD, GUEST_USER, VcsimPeer
+from tests.peers.vcsim.array import VcsimArray
 
 UNTRIED = (
     "a volume takes no room before it is written to",
@@ -61,6 +62,7 @@ def running(mode: str, folder: Path) -> Iterator[Run]:
             guest_user=GUEST_USER,
             guest_password=GUEST_PASSWORD,
             wake=lambda: peer.ask("/up", "POST"),
+            array=VcsimArray(peer),
             thorough=False,
         )
         target.time_scale = 2.0  # other tests run beside it

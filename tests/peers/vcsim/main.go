@@ -14,6 +14,9 @@
 //	GET    /objects          how many objects of each kind the server has
 //	POST   /datastore        ?name=&accessible=      0: the hosts cannot reach it; 1: they can again
 //	POST   /question         ?text=                  the next machine that is switched on asks so
+//	POST   /lun              ?kind=&target=&lun=&id=&size=&user=&secret=&host=  an array exports a LUN (fc, iscsi)
+//	DELETE /lun              ?id=                    it does not any more
+//	GET    /targets          the iSCSI targets that each host is told of
 //	GET    /guests           files and folders in the guests, a line each
 //	POST   /esx              ?port=                  where a vCenter says that its hosts are, for guests' files
 //	POST   /up               a host that was shut down starts
@@ -367,6 +370,11 @@ func (c *control) handle(ctx *simulator.Context, method *simulator.Method) (mo.R
 		}
 		method.This = self
 	}
+	toStorage(ctx, method)
+	toCollector(ctx, method)
+	if bad := mapped(ctx, specOf(method)); bad != nil && fault == nil {
+		fault = bad
+	}
 	if method.Name == "CloneVM_Task" && !ctx.Map.IsVPX() {
 		fault = new(types.NotSupported) // an ESXi host clones nothing
 	}
@@ -512,6 +520,7 @@ func main() {
 		host.Summary.Hardware = &hardware
 	}
 	equip(registry)
+	connect(registry)
 	if *mode == "vpx" && *standalone > 1 {
 		unfit(registry, fmt.Sprintf("DC0_H%d", *standalone-1))
 	}
@@ -542,6 +551,8 @@ func main() {
 	mux.HandleFunc("/objects", state.serveObjects(registry))
 	mux.HandleFunc("/datastore", state.serveDatastore(model.Service.Context))
 	mux.HandleFunc("/question", serveQuestion)
+	mux.HandleFunc("/lun", serveUnits)
+	mux.HandleFunc("/targets", serveTargets(registry))
 	mux.HandleFunc("/guests", serveGuests)
 	mux.HandleFunc("/esx", func(_ http.ResponseWriter, r *http.Request) { esxPort.Store(r.URL.Query().Get("port")) })
 	mux.HandleFunc("/up", func(http.ResponseWriter, *http.Request) { state.power.down.Store(false) })
