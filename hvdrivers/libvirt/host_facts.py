@@ -73,17 +73,23 @@ class HostFacts:
             reasons[Capability.VTPM] = "the host has no TPM emulator (package swtpm)"
         backends = capabilities.iterfind("devices/hostdev/enum[@name='pciBackend']/value")
         if "vfio" not in {value.text for value in backends}:
-            reasons[Capability.PCI_PASSTHROUGH] = (
-                "the host has no VFIO: its IOMMU is off, or the module vfio-pci is not there"
+            reason = "the host has no VFIO: its IOMMU is off, or the module vfio-pci is not there"
+            reasons |= dict.fromkeys((Capability.PCI_PASSTHROUGH, Capability.VIF_HOSTDEV), reason)
+        if self._of_session():
+            reasons[Capability.VIF_MACVTAP] = (
+                "a session daemon makes no macvtap devices: the kernel wants root for that"
             )
         reasons |= self._lacking_shares(capabilities)
         return reasons | self._lacking_screens(capabilities)
+
+    def _of_session(self) -> bool:
+        return urlsplit(self._config.uri).path.startswith("/session")
 
     def _lacking_shares(self, capabilities: Element) -> dict[Capability, str]:
         path = "devices/filesystem/enum[@name='driverType']/value"
         if "virtiofs" not in {value.text for value in capabilities.iterfind(path)}:
             return {Capability.SHARES: "the host's QEMU has no virtio-fs"}
-        if urlsplit(self._config.uri).path.startswith("/session"):
+        if self._of_session():
             reason = "a session daemon shares no directories: libvirt wants root for virtio-fs"
             return {Capability.SHARES: reason}
         return {}
