@@ -12,6 +12,7 @@ from hvdrivers.vmware.claim import Claims
 from hvdrivers.vmware.cloning import Cloning
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.destroy import Removal
+from hvdrivers.vmware.encrypted_memory import EncryptedMemory
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
 from hvdrivers.vmware.guest_programs import Programs
@@ -87,6 +88,8 @@ class Topic:
     """What there is room for."""
     passthrough: Passthrough
     """Devices of the host for machines."""
+    encrypted_memory: EncryptedMemory
+    """Hosts that encrypt the memory of machines."""
     usage: Usage
     """What other machines have."""
     volumes: VolumeSources

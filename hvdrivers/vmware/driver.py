@@ -29,6 +29,7 @@ from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.connection import VmwareConnection
 from hvdrivers.vmware.consoles import VmwareConsoles
 from hvdrivers.vmware.destroy import Removal
+from hvdrivers.vmware.encrypted_memory import EncryptedMemory
 from hvdrivers.vmware.event_feed import EventFeed, Raw
 from hvdrivers.vmware.events import VmwareEvents
 from hvdrivers.vmware.export import VmwareExport
@@ -137,6 +138,7 @@ class VmwareDriver(
         self.power = PowerSwitch(self.reader, self.tasks, self.moves)
         self.room = Room(config, self.places)
         self.passthrough = Passthrough(config, self.reader, self.places, self.machines)
+        self.encrypted_memory = EncryptedMemory(self.reader, self.places)
         self.usage = Usage(self.machines)
         self.listing = Listing(self.machines)
         self.luns = Luns(self.reader, self.places, self.machines)

@@ -65,6 +65,7 @@ from hvdrivers.vmware.specs import (
     serial_port,
     volume_disk,
 )
+from hvdrivers.vmware.virtual_numa import fit_nodes
 from hvdrivers.vmware.volumes import exclusive
 from hvdrivers.vmware.wiring import backings_of
 
@@ -75,7 +76,7 @@ APPEND = vim.option.OptionValue(key="answer.msg.serial.file.open", value="Append
 class VmwareLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
 
-    @provides(*declared(ImageStore), Capability.PCI_PASSTHROUGH, Capability.VGPU)
+    @provides(*declared(ImageStore), Capability.PCI_PASSTHROUGH, Capability.VGPU, Capability.NUMA)
     @timed
     @letting_go
     def spawn(
@@ -96,7 +97,10 @@ class VmwareLifecycle(Topic, Lifecycle):
         disks = planned(spec)
         disc = seed_of(spec)
         surroundings = self.places.surroundings()
-        host = self.room.host_of(spec, surroundings)
+        able = self.encrypted_memory.hosts(spec, surroundings)
+        host = self.room.host_of(spec, able)
+        if host is None and able is not surroundings and not surroundings.drs:
+            host = able.hosts[0].obj
         passed = self.passthrough.find(spec)
         backings = backings_of(spec.vifs, surroundings)
         sources = [self.volumes.source(spec.uuid, each, surroundings) for each in spec.volumes]
@@ -129,6 +133,7 @@ class VmwareLifecycle(Topic, Lifecycle):
             plan = self._plan(spec, disks, sizes, backings, sources, disc=disc, template=template)
             record = Record.of(spec, base.key if base else None)
             config = self._config_of(spec, record, plan)
+            fit_nodes(config, spec.flavor, self.session.content.about.apiVersion)
             self.passthrough.fit(config, plan, spec, passed)
             # while the machine may be there its folder stays
             undo.callback(self.removal.remove_machine, spec.uuid, record, guards=undo.steps)
@@ -222,9 +227,9 @@ class VmwareLifecycle(Topic, Lifecycle):
         serial_port(plan, f"{folder}/console.log")
         return plan
 
-    @provides(Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM)
+    @provides(Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM, Capability.SEV)
     def _config_of(self, spec: InstanceSpec, record: Record, plan: Plan) -> Any:
-        mark = Mark(uuid=spec.uuid, name=spec.name, building=spec.start)
+        mark = Mark(uuid=spec.uuid, name=spec.name, building=spec.start, sev=spec.sev)
         return machine(
             spec,
             plan,

@@ -15,6 +15,7 @@ from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskBus, DiskQos, VolumeAttachment
 from hvdrivers.vmware.devices import Slots, adding, bus_in, bus_of, file_of, lun_of
 from hvdrivers.vmware.moved import Devices, VifRecord, VolumeRecord
+from hvdrivers.vmware.virtual_numa import check_nodes
 
 _dev = vim.vm.device
 _NICS: Mapping[NicModel, type] = {
@@ -321,12 +322,21 @@ def machine(
         firmware="efi" if spec.firmware is Firmware.UEFI else "bios",
         bootOptions=vim.vm.BootOptions(),
     )
+    if spec.sev:  # nothing swaps what the host cannot read
+        config.sevEnabled = True
+        reserve_memory(config, spec.flavor)
     if spec.secure_boot:
         config.bootOptions.efiSecureBootEnabled = True
     size(config, spec.flavor)
     if spec.vtpm:
         config.deviceChange.append(adding(_dev.VirtualTPM(key=plan.slots.key())))
     return config
+
+
+def reserve_memory(config: Any, flavor: Flavor) -> None:
+    """All of the machine's memory is reserved for it."""
+    config.memoryReservationLockedToMax = True
+    config.memoryAllocation = vim.ResourceAllocationInfo(reservation=flavor.memory_mib)
 
 
 def size(config: Any, flavor: Flavor) -> None:
@@ -339,8 +349,10 @@ def check_flavor(flavor: Flavor, guest_memory_step: int = 4) -> None:
     """Refuse sizes that vSphere does not take.
 
     Raises:
+        NotSupported: NUMA nodes, and CPUs or memory that are added later.
         InvalidRequest: memory that is no multiple of 4 MiB.
     """
+    check_nodes(flavor)
     if flavor.memory_mib % guest_memory_step:
         raise errors.InvalidRequest(
             f"vSphere takes memory in steps of {guest_memory_step} MiB, not {flavor.memory_mib} MiB"

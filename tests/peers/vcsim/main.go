@@ -251,6 +251,7 @@ func (m *machine) ReconfigVMTask(ctx *simulator.Context, r *types.ReconfigVM_Tas
 		if _, fault := finished(ctx, inner.(*methods.ReconfigVM_TaskBody).Res.Returnval); fault != nil {
 			return nil, fault
 		}
+		fitted(m.vm, &r.Spec)
 		m.addresses(ctx, r.Spec.ExtraConfig)
 		return nil, nil
 	})
@@ -370,6 +371,7 @@ func (c *control) handle(ctx *simulator.Context, method *simulator.Method) (mo.R
 		}
 		method.This = self
 	}
+	remember(ctx, specOf(method))
 	toStorage(ctx, method)
 	toCollector(ctx, method)
 	if bad := mapped(ctx, specOf(method)); bad != nil && fault == nil {
@@ -493,6 +495,7 @@ func main() {
 	clusters := flag.Int("clusters", 1, "clusters")
 	standalone := flag.Int("standalone", 0, "hosts outside of any cluster")
 	opaque := flag.Int("opaque", 1, "NSX segments")
+	encrypts := flag.Bool("sev", true, "hosts encrypt the memory of machines")
 	orphan := flag.Bool("orphan", false, "go on when standard input ends")
 	flag.Parse()
 	log.SetOutput(os.Stderr)
@@ -519,7 +522,7 @@ func main() {
 		hardware.NumCpuPkgs, hardware.NumCpuCores, hardware.NumCpuThreads = 2, 16, 16
 		host.Summary.Hardware = &hardware
 	}
-	equip(registry)
+	equip(registry, *encrypts)
 	connect(registry)
 	if *mode == "vpx" && *standalone > 1 {
 		unfit(registry, fmt.Sprintf("DC0_H%d", *standalone-1))
