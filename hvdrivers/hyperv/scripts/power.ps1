@@ -171,7 +171,7 @@ function Assert-HvStartable {
         if ($word[0] -ceq 'volume' -and $word.Count -ge 4) {
             $path = ConvertFrom-HvWord $word[2]
             if (Test-HvOfHost $path) { continue }
-            if (-not (Test-Path -LiteralPath $path)) {
+            if (-not (Test-HvFile $path -Blind)) {
                 Stop-Hv 'VolumeNotFound' 'a volume of the instance is gone'
             }
             if ($line -notmatch '"multiattach":true') { Assert-HvDiskFree $path $Found.VM }
