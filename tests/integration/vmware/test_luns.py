@@ -50,8 +50,9 @@ def iscsi(array: VcsimArray, driver: VmwareDriver) -> Iterator[Volume]:
 
 
 @pytest.fixture
-def machine(driver: VmwareDriver, spec: SpecFactory) -> UUID:
-    return driver.spawn(spec()).uuid
+def machine(driver: VmwareDriver, spec: SpecFactory) -> Iterator[UUID]:
+    yield driver.spawn(spec()).uuid
+    clear(driver)
 
 
 def clear(driver: VmwareDriver) -> None:
