@@ -101,6 +101,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         disc = self.own_disks.seed_of(spec)
         refuse_too_many(spec, discs=disc is not None)
         choice = self.facts.choice(spec.hardware.machine_type)
+        self.networks.refuse_emulated(spec.vifs, choice.virt_type)
         placement = self._placement(spec)
         spec = spec.model_copy(update={"vifs": self.networks.found(spec.vifs)})
         self.huge_pages.require(spec.flavor, spec.numa, starts=spec.start)

@@ -73,6 +73,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         if present is not None:
             return attached_vif(vif.id, *present)
         refuse_one_more(xml)
+        self.networks.refuse_emulated([vif], xml.get("type"))
         (vif,) = self.networks.found([vif])
         self.networks.require([vif])
         with self.passthrough.nics([vif]):

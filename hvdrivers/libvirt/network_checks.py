@@ -14,7 +14,21 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.pci import PciAddress
-from hvdrivers.models.vif import BridgeVif, MacvtapVif, NetworkVif, OvsVif, VdpaVif, Vif
+from hvdrivers.models.vif import (
+    BridgeVif,
+    MacvtapVif,
+    NetworkVif,
+    OvsVif,
+    VdpaVif,
+    VhostUserVif,
+    Vif,
+)
+
+NO_VHOST_USER = (
+    "under emulation QEMU crashes when a guest's driver starts a vhost-user port: such a port needs"
+    " KVM"
+)
+"""Seen with QEMU 7.2: SIGSEGV in vhost_net_start()."""
 
 
 class Networks:
@@ -52,6 +66,17 @@ class Networks:
             )
             if missing is not None:
                 raise missing
+
+    def refuse_emulated(self, vifs: Iterable[Vif], virt_type: str | None) -> None:
+        """Refuse ports of a userspace switch for a machine that is emulated. No call.
+
+        Args:
+            virt_type: what runs the machine's CPUs: ``kvm`` or ``qemu``.
+        """
+        if virt_type == "qemu" and any(isinstance(each, VhostUserVif) for each in vifs):
+            raise errors.NotSupported(
+                NO_VHOST_USER, hint="use a host with KVM, or a NIC on a bridge"
+            )
 
     def found(self, vifs: Iterable[Vif]) -> tuple[Vif, ...]:
         """The NICs, each with the device of the host by the name that libvirt takes. No call for

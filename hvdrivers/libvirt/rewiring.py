@@ -95,6 +95,7 @@ class Rewirings:
         for vif in vifs:
             if vif.id not in nics:
                 raise errors.NetworkNotFound(f"the instance has no NIC {vif.id!r}")
+        self._networks.refuse_emulated(vifs, xml.get("type"))
         vifs = self._networks.found(vifs)
         self._networks.require(vifs)
         for vif in vifs:
