@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import re
-from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.held_volumes import source_of, volumes_of
 from hvdrivers.libvirt.naming import alias, from_alias
 from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.pci import PciAddress
-from hvdrivers.models.vif import (
-    AttachedVif,
-    Bandwidth,
-    BridgeVif,
-    NetworkVif,
-    NicModel,
-    OvsVif,
-    TapVif,
-    UserVif,
-    VhostUserVif,
-    Vif,
-    VifQos,
-    VifType,
-)
+from hvdrivers.models.vif import AttachedVif, NicModel, VifType
 from hvdrivers.models.volume import (
     AttachedVolume,
     CacheMode,
@@ -147,142 +133,22 @@ def attached_volume(volume_id: str, disk: Element) -> AttachedVolume:
     )
 
 
-def vif_element(vif: Vif) -> Element:
-    """The ``<interface>`` of a VIF."""
-    kind, wiring = _wiring(vif)
-    return el(
-        "interface",
-        el("mac", address=vif.mac),
-        *wiring,
-        el("model", type=(vif.model or NicModel.VIRTIO).value),
-        el("driver", queues=vif.queues) if vif.queues else None,
-        el("mtu", size=vif.mtu) if vif.mtu else None,
-        el("link", state="down") if not vif.active else None,
-        bandwidth(vif.qos) if vif.qos else None,
-        el("alias", name=alias(f"vif-{vif.type}", vif.id)),
-        type=kind,
-    )
-
-
-def with_interface(domain: Element, vif: Vif) -> Element:
-    """The definition, with this VIF too."""
-    devices = domain.find("devices")
-    if devices is not None:
-        devices.append(vif_element(vif))
-    return domain
-
-
-def tap_of(vif: Vif) -> str:
-    """Name of the VIF's device on the host."""
-    return attribute(vif_element(vif), "target", "dev") or ""
-
-
-def _wiring(vif: Vif) -> tuple[str, list[Element]]:
-    if vif.model is NicModel.NETVSC:
-        raise errors.NotSupported("QEMU has no netvsc adapter", hint="use virtio or e1000e")
-    tag = el("vlan", el("tag", id=vif.vlan)) if vif.vlan else None
-    if isinstance(vif, NetworkVif):
-        source = el("source", network=vif.network, portgroup=vif.portgroup)
-        wiring = [source, tag, el("target", dev=vif.tap)]
-        return "network", [each for each in wiring if each is not None]
-    if isinstance(vif, BridgeVif):
-        if tag is not None:
-            raise errors.NotSupported(
-                "libvirt sets no VLAN tag on a Linux bridge",
-                hint="use a bridge of the VLAN's own interface, or Open vSwitch",
-            )
-        return "bridge", [el("source", bridge=vif.bridge), el("target", dev=vif.device_name)]
-    if isinstance(vif, OvsVif):
-        if vif.datapath_type == "netdev":
-            raise errors.NotSupported(
-                "libvirt plugs no tap device into a userspace bridge",
-                hint="use a vhost-user VIF for a bridge with datapath_type=netdev",
-            )
-        if vif.hybrid_plug:
-            # the Linux bridge between was made, and wired to the switch, by os-vif
-            return "bridge", [
-                el("source", bridge=vif.hybrid_bridge),
-                el("target", dev=vif.device_name),
-            ]
-        port = el(
-            "virtualport",
-            el("parameters", interfaceid=_interface_id(vif), profileid=vif.profile_id),
-            type="openvswitch",
-        )
-        wiring = [el("source", bridge=vif.bridge), port, tag, el("target", dev=vif.device_name)]
-        return "bridge", [each for each in wiring if each is not None]
-    if isinstance(vif, TapVif):
-        managed = "no" if vif.exists else None
-        return "ethernet", [el("target", dev=vif.device_name, managed=managed)]
-    return _wiring_without_device(vif)
-
-
-def _wiring_without_device(vif: Vif) -> tuple[str, list[Element]]:
-    if isinstance(vif, UserVif):
-        _refuse_of_user_network(vif)
-        return "user", []
-    if isinstance(vif, VhostUserVif):
-        _refuse_of_vhost_user(vif)
-        return "vhostuser", [el("source", type="unix", path=vif.socket, mode=vif.mode)]
-    raise errors.NotSupported(f"VIFs of type {vif.type} are not supported here")
-
-
-def _refuse_of_vhost_user(vif: VhostUserVif) -> None:
-    """The switch has the port, and libvirt no device on the host. It sets no limits and no VLAN
-    there, and of limits it warns in its log alone."""
-    asked = [name for name in ("qos", "vlan") if getattr(vif, name) is not None]
-    if asked:
-        raise errors.NotSupported(
-            f"libvirt sets no {' and no '.join(asked)} of a vhost-user port",
-            hint="set it at the port of the userspace switch",
-        )
-    if vif.model not in {None, NicModel.VIRTIO}:
-        raise errors.NotSupported(
-            "a vhost-user port has a virtio NIC", hint="leave the model out, or say virtio"
-        )
-
-
-def _refuse_of_user_network(vif: UserVif) -> None:
-    """QEMU's user-mode network (slirp) has no device on the host. libvirt warns of limits in its
-    log, and starts the machine without them."""
-    wanted = {"qos": vif.qos, "mtu": vif.mtu, "queues": vif.queues, "vlan": vif.vlan}
-    asked = [name for name, value in wanted.items() if value is not None]
-    if asked:
-        raise errors.NotSupported(
-            f"a user-mode network takes no {' and no '.join(asked)}",
-            hint="use a NIC on a bridge or a libvirt network, on a host that lets you",
-        )
-
-
-def _interface_id(vif: OvsVif) -> str | None:
-    try:
-        return str(UUID(vif.iface_id))
-    except ValueError:
-        if vif.interface_id is None:
-            return None  # the caller's own id, which no control plane looks for
-        raise errors.InvalidRequest(
-            "libvirt takes only a UUID as Open vSwitch interface id",
-            hint="give interface_id= the port's UUID",
-        ) from None
-
-
-def bandwidth(qos: VifQos) -> Element:
-    """``<bandwidth>``: libvirt counts kilobytes where the model counts kilobits."""
-
-    def direction(name: str, limits: Bandwidth | None) -> Element | None:
-        if limits is None:
-            return None
-        return el(
-            name,
-            average=-(-limits.average // 8),
-            peak=-(-limits.peak // 8) if limits.peak else None,
-            burst=-(-limits.burst // 8) if limits.burst else None,
-        )
-
-    return el("bandwidth", direction("inbound", qos.inbound), direction("outbound", qos.outbound))
-
-
-_VIF_TYPES: tuple[VifType, ...] = ("network", "bridge", "ovs", "tap", "user", "vhostuser")
+_VIF_TYPES: tuple[VifType, ...] = (
+    "network",
+    "bridge",
+    "ovs",
+    "tap",
+    "user",
+    "vhostuser",
+    "macvtap",
+    "vdpa",
+    "hw_veb",
+    "hostdev_physical",
+    "ib_hostdev",
+)
+_NICS = {"interface", "hostdev"}
+"""A whole network device of the host is a ``<hostdev>``; only an ``<interface>`` has a MAC address
+and a VLAN that the host sets."""
 
 
 def vif_in_alias(text: str) -> tuple[VifType, str] | None:
@@ -295,17 +161,17 @@ def vif_in_alias(text: str) -> tuple[VifType, str] | None:
 
 
 def vifs_of(domain: Element) -> dict[str, tuple[VifType, Element]]:
-    """Type and ``<interface>`` of each VIF, by id, in the order of the guest."""
+    """Type and ``<interface>``, or ``<hostdev>``, of each VIF, by id, in the order of the guest."""
     found = {}
-    for interface in domain.iterfind("devices/interface"):
-        named = vif_in_alias(attribute(interface, "alias", "name") or "")
-        if named is not None:
-            found[named[1]] = (named[0], interface)
+    for device in domain.iterfind("devices/*"):
+        named = vif_in_alias(attribute(device, "alias", "name") or "")
+        if named is not None and device.tag in _NICS:
+            found[named[1]] = (named[0], device)
     return found
 
 
 def attached_vif(vif_id: str, kind: VifType, interface: Element) -> AttachedVif:
-    """What an ``<interface>`` says."""
+    """What an ``<interface>`` or a ``<hostdev>`` says."""
     model = attribute(interface, "model", "type")
     return AttachedVif(
         id=vif_id,
@@ -328,7 +194,6 @@ def _pci_address(device: Element) -> PciAddress | None:
 __all__ = [
     "attached_vif",
     "attached_volume",
-    "bandwidth",
     "bus_of",
     "disk_element",
     "has_free_port",
@@ -337,11 +202,8 @@ __all__ = [
     "no_free_port",
     "serial_of",
     "source_of",
-    "tap_of",
     "target_prefix",
-    "vif_element",
     "vif_in_alias",
     "vifs_of",
     "volumes_of",
-    "with_interface",
 ]

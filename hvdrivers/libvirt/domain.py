@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from hvdrivers.libvirt.devices import disk_element, vif_element
+from hvdrivers.libvirt.devices import disk_element
 from hvdrivers.libvirt.hardware import fittings, topology_element, tpm, video
 from hvdrivers.libvirt.metadata import NAMESPACE, PREFIX, Record
 from hvdrivers.libvirt.naming import RESCUE, ROOT, domain_name
 from hvdrivers.libvirt.placement import placed_nodes
 from hvdrivers.libvirt.shared_memory import fit_memory
 from hvdrivers.libvirt.sizes import backing_element, memory_elements, numa_element, vcpu_element
+from hvdrivers.libvirt.wiring import vif_element
 from hvdrivers.libvirt.xml import Element, attribute, el, text
 from hvdrivers.models.console import ConsoleKind
 from hvdrivers.models.hardware import Hardware, VideoModel

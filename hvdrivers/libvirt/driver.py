@@ -79,6 +79,8 @@ from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.vif import (
     Bandwidth,
     BridgeVif,
+    HostdevVif,
+    MacvtapVif,
     NetworkVif,
     OvsVif,
     TapVif,
@@ -138,6 +140,9 @@ class LibvirtDriver(
         BridgeVif: frozenset({"device"}),
         OvsVif: frozenset({"interface_id", "profile_id", "datapath_type", "hybrid_plug", "device"}),
         TapVif: frozenset({"device", "exists"}),
+        MacvtapVif: frozenset({"mode"}),
+        # where the device is cabled to is known by whoever has chosen it
+        HostdevVif: frozenset({"physical_network"}),
         # what os-vif has made the port with
         VhostUserVif: frozenset({"bridge", "interface_id", "ovs_plug", "device"}),
     }

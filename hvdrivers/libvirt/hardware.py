@@ -13,7 +13,7 @@ from hvdrivers.libvirt.xml import Element, el
 from hvdrivers.models.hardware import Hardware, TpmModel, VideoModel
 from hvdrivers.models.instance import Firmware, InstanceSpec
 from hvdrivers.models.resources import MachineChoices
-from hvdrivers.models.vif import NicModel, Vif
+from hvdrivers.models.vif import HostdevVif, NicModel, Vif
 from hvdrivers.models.volume import DeviceType, DiskBus, VolumeAttachment
 
 
@@ -36,8 +36,8 @@ def with_bus(attachment: VolumeAttachment, hardware: Hardware) -> VolumeAttachme
 
 def with_model(vif: Vif, hardware: Hardware) -> Vif:
     """The VIF, as a NIC of the machine's model if it names none."""
-    if vif.model is not None or hardware.nic_model is None:
-        return vif
+    if vif.model is not None or hardware.nic_model is None or isinstance(vif, HostdevVif):
+        return vif  # a device of the host is a model of its own
     return vif.model_copy(update={"model": hardware.nic_model})
 
 

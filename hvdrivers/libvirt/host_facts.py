@@ -12,6 +12,7 @@ from hvdrivers.libvirt.accelerator import kvm_works
 from hvdrivers.libvirt.config import VirtType
 from hvdrivers.libvirt.domain import HostChoice
 from hvdrivers.libvirt.nbd import backups_elsewhere
+from hvdrivers.libvirt.network_checks import NO_VHOST_USER
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, parse
@@ -48,6 +49,7 @@ class HostFacts:
         reasons = self._connection.fact("narrowed", lambda _: self.lacking()) | _not_converted()
         reasons |= self._connection.fact("narrowed-cpus", lambda _: self._lacking_cpus())
         reasons |= self._connection.fact("narrowed-pages", lambda _: self._lacking_pages())
+        reasons |= self._connection.fact("narrowed-emulation", lambda _: self._lacking_emulated())
         reason = backups_elsewhere(self._config.uri, self._config.host_root)
         return reasons | ({Capability.INCREMENTAL_BACKUP: reason} if reason else {})
 
@@ -73,17 +75,23 @@ class HostFacts:
             reasons[Capability.VTPM] = "the host has no TPM emulator (package swtpm)"
         backends = capabilities.iterfind("devices/hostdev/enum[@name='pciBackend']/value")
         if "vfio" not in {value.text for value in backends}:
-            reasons[Capability.PCI_PASSTHROUGH] = (
-                "the host has no VFIO: its IOMMU is off, or the module vfio-pci is not there"
+            reason = "the host has no VFIO: its IOMMU is off, or the module vfio-pci is not there"
+            reasons |= dict.fromkeys((Capability.PCI_PASSTHROUGH, Capability.VIF_HOSTDEV), reason)
+        if self._of_session():
+            reasons[Capability.VIF_MACVTAP] = (
+                "a session daemon makes no macvtap devices: the kernel wants root for that"
             )
         reasons |= self._lacking_shares(capabilities)
         return reasons | self._lacking_screens(capabilities)
+
+    def _of_session(self) -> bool:
+        return urlsplit(self._config.uri).path.startswith("/session")
 
     def _lacking_shares(self, capabilities: Element) -> dict[Capability, str]:
         path = "devices/filesystem/enum[@name='driverType']/value"
         if "virtiofs" not in {value.text for value in capabilities.iterfind(path)}:
             return {Capability.SHARES: "the host's QEMU has no virtio-fs"}
-        if urlsplit(self._config.uri).path.startswith("/session"):
+        if self._of_session():
             reason = "a session daemon shares no directories: libvirt wants root for virtio-fs"
             return {Capability.SHARES: reason}
         return {}
@@ -112,6 +120,13 @@ class HostFacts:
             return {}
         reason = "the host had no huge pages for a machine when it was connected (vm.nr_hugepages)"
         return {Capability.HUGEPAGES: reason}
+
+    def _lacking_emulated(self) -> dict[Capability, str]:
+        """What an emulated machine has not, where it is known that machines will be: with KVM in
+        sight only the first spawn() shows that it does not work. One call, once."""
+        wanted = self._config.virt_type
+        emulated = wanted is VirtType.QEMU or (wanted is VirtType.AUTO and not self.kvm_offered())
+        return {Capability.VIF_VHOSTUSER: NO_VHOST_USER} if emulated else {}
 
     def _lacking_screens(self, capabilities: Element) -> dict[Capability, str]:
         if self._config.graphics == "none":

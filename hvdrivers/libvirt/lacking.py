@@ -22,6 +22,13 @@ LACKING: Mapping[C, str] = MappingProxyType(
             (C.VOLUME_VMDK, C.VOLUME_FCD),
             "it is a disk of vSphere's datastores",
         ),
+        C.VOLUME_FC: "libvirt finds no LUN by its port names: the host must find it, and make one"
+        " device of its paths. A LUN that the host has is a LocalVolume (/dev/disk/by-id/...)",
+        C.VOLUME_NVMEOF: "QEMU has no client for NVMe-oF, and libvirt neither connects the host to"
+        " a subsystem nor tells the host's NQN. A namespace that the host has connected is a"
+        " LocalVolume (/dev/disk/by-id/...)",
+        C.VOLUME_SMBFS: "QEMU has no client for SMB, and libvirt mounts a share as a guest alone,"
+        " with no password. A file on a share that the host has mounted is a LocalVolume",
         C.VIF_DVS: "it is a switch of vSphere's",
         C.VIF_HYPERV: "it is a switch of Hyper-V's",
         C.HOT_RENAME: "libvirt renames a domain only while it is off",

@@ -90,8 +90,10 @@ class LibvirtLifecycle(Topic, Lifecycle):
         each ephemeral or swap disk and each bridge, 2 for each network of libvirt's own, 1 for
         each local volume, 4 for one of a pool; for a kept disk those of three delete_volume(), for
         a file that the driver has not made those that attach_volume() names, for such an image once
-        for each connection; with PCI devices of the host 3, 2 for each device and 1 for each
-        machine of the host. 7 of the 9 are made in sequence, the others beside them."""
+        for each connection; with PCI devices of the host, NICs among them, 3, 2 for each device
+        and 1 for each machine of the host; for macvtap over a PCI device 1 and 1 for each network
+        device of the host, for a vDPA device 1 and 1 for each of the host's. 7 of
+        the 9 are made in sequence, the others beside them."""
         del timeout
         deadline = current_deadline()
         refuse_hardware(spec, self.facts.domain_capabilities())
@@ -99,7 +101,9 @@ class LibvirtLifecycle(Topic, Lifecycle):
         disc = self.own_disks.seed_of(spec)
         refuse_too_many(spec, discs=disc is not None)
         choice = self.facts.choice(spec.hardware.machine_type)
+        self.networks.refuse_emulated(spec.vifs, choice.virt_type)
         placement = self._placement(spec)
+        spec = spec.model_copy(update={"vifs": self.networks.found(spec.vifs)})
         self.huge_pages.require(spec.flavor, spec.numa, starts=spec.start)
         found, volumes = self._looked_up(spec)
         base = found

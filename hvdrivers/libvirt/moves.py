@@ -177,7 +177,9 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
         with self._destination(destination, errors.InvalidRequest) as there:
             if begun.again:
                 clear(there, uuid, mark.token, current_deadline())  # a dead client's
-            plan = MovingPlan(self, there).made(uuid, domain, destination, running=False)
+            plan = MovingPlan(self, there).made(
+                uuid, domain, destination, running=False, flavor=mark.flavor
+            )
             refuse_blocked(plan.blockers, lacks_room=plan.lacks_room)
             if plan.shared or plan.log_shared:
                 raise errors.NotSupported(

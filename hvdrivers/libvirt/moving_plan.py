@@ -15,20 +15,24 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.devices import source_of, volumes_of
+from hvdrivers.libvirt.devices import source_of, vif_in_alias, vifs_of, volumes_of
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.domains import xml_of
+from hvdrivers.libvirt.host_nics import HOST_NICS
+from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.move_mark import Step, mark_in
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.network_checks import missing_network
-from hvdrivers.libvirt.pinning import own_cpus
+from hvdrivers.libvirt.pinning import has_own, own_cpus
 from hvdrivers.libvirt.pools import backing_of, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.rewiring import Rewiring
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, parse
+from hvdrivers.models.flavor import Flavor
 from hvdrivers.models.migration import Blocker, BlockerKind, Destination
 
 _MIB = 1 << 20
@@ -77,9 +81,21 @@ class MovingPlan:
         self._here = here
         self._there = there
 
-    def made(self, uuid: UUID, domain: Remote, destination: Destination, *, running: bool) -> Plan:
+    def made(
+        self,
+        uuid: UUID,
+        domain: Remote,
+        destination: Destination,
+        *,
+        running: bool,
+        flavor: Flavor | None = None,
+    ) -> Plan:
         """Everything that speaks against the move. Here 3 calls and 2 for each disk; there about
-        10, 2 for each disk and NIC."""
+        10, 2 for each disk and NIC.
+
+        Args:
+            flavor: that it has there; None: its own.
+        """
         plan = Plan(xml_of(domain, inactive=not running))
         if self._there.facts.host_uuid() == self._here.facts.host_uuid():
             plan.add(BlockerKind.STATE, "the instance is on this host already")
@@ -92,12 +108,15 @@ class MovingPlan:
             plan.add(BlockerKind.NETWORK, error.message, hint=error.hint)
         except (errors.VolumeNotFound, errors.DeviceBusy) as error:
             plan.add(BlockerKind.STORAGE, error.message, hint=error.hint)
+        self._look_at_host_nics(plan)  # those that it has, and those that it would get
         plan.xml = plan.rewiring.on(plan.xml)
+        self._look_at_host_nics(plan)
         for look in (
             partial(self._look_at_identity, uuid),
             self._look_at_moves,
             self._look_at_machine,
             self._look_at_devices,
+            partial(self._look_at_cpus, flavor),
             partial(self._look_at_disks, uuid, domain),
             self._look_at_volumes,
             self._look_at_nics,
@@ -144,13 +163,23 @@ class MovingPlan:
                 BlockerKind.RESOURCES, f"the machine has {wanted} MiB of memory, the host {total}"
             )
 
+    @staticmethod
+    def _look_at_host_nics(plan: Plan) -> None:
+        known = {each.device for each in plan.blockers}
+        for vif_id, (kind, _) in vifs_of(plan.xml).items():
+            if kind in HOST_NICS and vif_id not in known:
+                plan.add(
+                    BlockerKind.DEVICE,
+                    "the NIC is a device of one host",
+                    hint="unplug_vif() it, and plug_vif() one of the other host's there",
+                    device=vif_id,
+                )
+
     def _look_at_devices(self, plan: Plan) -> None:
         for device in plan.xml.iterfind("devices/hostdev"):
-            plan.add(
-                BlockerKind.DEVICE,
-                "it has a device of this host",
-                device=attribute(device, "alias", "name"),
-            )
+            name = attribute(device, "alias", "name")
+            if vif_in_alias(name or "") is None:
+                plan.add(BlockerKind.DEVICE, "it has a device of this host", device=name)
         runs = plan.xml.get("id") is not None
         if runs and own_cpus(plan.xml, self._here.config.aside):
             plan.add(
@@ -161,6 +190,16 @@ class MovingPlan:
         for share in plan.xml.iterfind("devices/filesystem"):
             tag = attribute(share, "target", "dir")
             plan.add(BlockerKind.DEVICE, "it has a directory of this host", device=tag)
+
+    def _look_at_cpus(self, flavor: Flavor | None, plan: Plan) -> None:
+        record = record_in(plan.xml)
+        reason = self._there.facts.narrowed().get(Capability.CPU_PINNING)
+        if reason is not None and has_own(flavor or record.flavor, record.numa):
+            plan.add(
+                BlockerKind.RESOURCES,
+                f"it wants dedicated CPUs, and would share those of the other host: {reason}",
+                hint="connect(dedicated_cpus=) names CPUs that both hosts have set aside",
+            )
 
     # ---- storage ---------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import declared, provides
+from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.contract.network import Network, VifQosControl
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.undo import changed
@@ -21,21 +21,21 @@ from hvdrivers.libvirt.devices import (
     attached_vif,
     has_free_port,
     no_free_port,
-    tap_of,
-    vif_element,
     vifs_of,
-    with_interface,
 )
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.hardware import with_model
+from hvdrivers.libvirt.host_nics import HOST_NICS
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
-from hvdrivers.libvirt.network_checks import Networks, missing_network
+from hvdrivers.libvirt.network_checks import Networks, macvtap_hint, missing_network
+from hvdrivers.libvirt.passthrough import Passthrough
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shared_memory import fit_memory, is_shared
 from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.start import taken
+from hvdrivers.libvirt.wiring import tap_of, vif_element, with_interface
 from hvdrivers.libvirt.xml import Element, text
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import AttachedVif, Bandwidth, VhostUserVif, Vif, VifQos
@@ -53,11 +53,13 @@ _REFUSALS = (
 class LibvirtNetwork(Topic, Network, VifQosControl):
     """Core network, and limits."""
 
-    @provides(*declared(Networks))
+    @provides(*declared(Networks), *declared(Passthrough) - {Capability.PCI_PASSTHROUGH})
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network,
         3 if it is there already; for a stopped one 8, 7, 9 and 4, and 9 for the first vhost-user
-        port."""
+        port. For macvtap as for a bridge. For a device of the host 5 more than for a tap device, 4
+        for a stopped machine, and 1 for each machine of the host. By a PCI address macvtap and
+        vDPA need 1 more, and 1 for each such device of the host."""
         del timeout
         return self.domains.change(
             "plug_vif", uuid, current_deadline(), lambda *at: self._plugged(uuid, vif, *at)
@@ -71,7 +73,16 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         if present is not None:
             return attached_vif(vif.id, *present)
         refuse_one_more(xml)
+        self.networks.refuse_emulated([vif], xml.get("type"))
+        (vif,) = self.networks.found([vif])
         self.networks.require([vif])
+        with self.passthrough.nics([vif]):
+            return self._newly_plugged(uuid, vif, domain, state, xml)
+
+    def _newly_plugged(
+        self, uuid: UUID, vif: Vif, domain: Remote, state: InstanceState, xml: Element
+    ) -> AttachedVif:
+        stopped = state is InstanceState.STOPPED
         if stopped:
             self._refuse_taken_port(uuid, vif)
         elif not has_free_port(xml):
@@ -128,6 +139,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         except errors.HypervisorFault as error:
             missing = missing_network(self.connection.remote, interface)
             if missing is None:
+                error.hint = macvtap_hint(interface, error) or error.hint
                 raise
             raise missing from error
         except errors.InvalidState as error:
@@ -168,7 +180,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         if found is None:
             raise errors.NetworkNotFound(f"the instance has no VIF {vif_id}")
         nic = attached_vif(vif_id, *found)
-        if nic.type in {"user", "vhostuser"} and qos is not None:
+        if nic.type in HOST_NICS | {"user", "vhostuser"} and qos is not None:
             raise errors.NotSupported(
                 f"libvirt limits no NIC of type {nic.type}", hint="use one on a bridge"
             )

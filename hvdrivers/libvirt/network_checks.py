@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.libvirt.node_devices import node_name
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, parse
-from hvdrivers.models.vif import BridgeVif, NetworkVif, OvsVif, Vif
+from hvdrivers.models.pci import PciAddress
+from hvdrivers.models.vif import (
+    BridgeVif,
+    MacvtapVif,
+    NetworkVif,
+    OvsVif,
+    VdpaVif,
+    VhostUserVif,
+    Vif,
+)
+
+NO_VHOST_USER = (
+    "under emulation QEMU crashes when a guest's driver starts a vhost-user port: such a port needs"
+    " KVM"
+)
+"""Seen with QEMU 7.2: SIGSEGV in vhost_net_start()."""
 
 
 class Networks:
@@ -25,10 +44,13 @@ class Networks:
         Capability.VIF_TAP,
         Capability.VIF_USER,
         Capability.VIF_VHOSTUSER,
+        Capability.VIF_MACVTAP,
+        Capability.VIF_VDPA,
     )
     def require(self, vifs: Iterable[Vif]) -> None:
         """Refuse what is not there: by the time that libvirt's own attempt fails, its error has no
-        code that would tell. One call for each bridge, two for each network."""
+        code that would tell. One call for each bridge and each interface below a macvtap device,
+        two for each network."""
         seen = set()
         for vif in vifs:
             place = _place(vif)
@@ -36,11 +58,73 @@ class Networks:
                 continue
             seen.add(place)
             kind, name = place
-            missing = (_missing_network if kind == "network" else _missing_bridge)(
-                self._connection.remote, name
+            remote = self._connection.remote
+            missing = (
+                _missing_network(remote, name)
+                if kind == "network"
+                else _missing_interface(remote, name, kind)
             )
             if missing is not None:
                 raise missing
+
+    def refuse_emulated(self, vifs: Iterable[Vif], virt_type: str | None) -> None:
+        """Refuse ports of a userspace switch for a machine that is emulated. No call.
+
+        Args:
+            virt_type: what runs the machine's CPUs: ``kvm`` or ``qemu``.
+        """
+        if virt_type == "qemu" and any(isinstance(each, VhostUserVif) for each in vifs):
+            raise errors.NotSupported(
+                NO_VHOST_USER, hint="use a host with KVM, or a NIC on a bridge"
+            )
+
+    def found(self, vifs: Iterable[Vif]) -> tuple[Vif, ...]:
+        """The NICs, each with the device of the host by the name that libvirt takes. No call for
+        most; for a macvtap device over a PCI address one, and one for each network device of the
+        host; for a vDPA device one, and one for each vDPA device of the host.
+
+        Raises:
+            NetworkNotFound: the host has no such device.
+        """
+        return tuple(map(self._found, vifs))
+
+    def _found(self, vif: Vif) -> Vif:
+        if isinstance(vif, MacvtapVif) and vif.pci_address is not None:
+            names = self._below(
+                libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET,
+                "capability[@type='net']/interface",
+                vif.pci_address,
+            )
+            source = next(names, None)
+            if source is None:
+                raise errors.NetworkNotFound(
+                    f"the host has no network interface on the PCI device {vif.pci_address}",
+                    hint="a virtual function needs its network driver on the host for macvtap:"
+                    " virsh nodedev-list --cap net --tree",
+                )
+            return vif.model_copy(update={"source": source, "pci_address": None})
+        if isinstance(vif, VdpaVif):
+            path = "capability[@type='vdpa']/chardev"
+            kind = libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_VDPA
+            below = vif.pci_address if vif.device is None else None
+            there = list(self._below(kind, path, below))
+            if not there if vif.device is None else vif.device not in there:
+                raise errors.NetworkNotFound(
+                    f"the host has no vDPA device {vif.device or f'on {vif.pci_address}'}",
+                    hint="make it first (vdpa dev add), with the driver vhost_vdpa:"
+                    " virsh nodedev-list --cap vdpa",
+                )
+            return vif.model_copy(update={"device": vif.device or there[0]})
+        return vif
+
+    def _below(self, kind: int, path: str, address: PciAddress | None) -> Iterator[str]:
+        """What devices of a kind, all or those of one PCI device, are called."""
+        parent = node_name(address) if address is not None else None
+        for node in self._connection.remote.listAllDevices(kind):
+            with suppress(errors.HypervisorFault):  # it has gone meanwhile
+                device = parse(node.XMLDesc(0))
+                if parent in {None, device.findtext("parent")} and (name := device.findtext(path)):
+                    yield name
 
 
 def _place(vif: Vif) -> tuple[str, str] | None:
@@ -50,6 +134,8 @@ def _place(vif: Vif) -> tuple[str, str] | None:
         return "bridge", vif.hybrid_bridge
     if isinstance(vif, BridgeVif | OvsVif):
         return "bridge", vif.bridge
+    if isinstance(vif, MacvtapVif):
+        return "network interface", vif.source or ""
     return None
 
 
@@ -58,11 +144,26 @@ def missing_network(remote: Remote, interface: Element) -> errors.NetworkNotFoun
     network = attribute(interface, "source", "network")
     if network is not None:
         return _missing_network(remote, network)
+    if interface.get("type") == "direct":
+        below = attribute(interface, "source", "dev") or ""
+        return _missing_interface(remote, below, "network interface")
     bridge = attribute(interface, "source", "bridge")
     if bridge is None:
         return None
     plain = attribute(interface, "virtualport", "type") is None
-    return _missing_bridge(remote, bridge, plain=plain)
+    return _missing_interface(remote, bridge, "bridge", plain=plain)
+
+
+def macvtap_hint(interface: Element, error: errors.HypervisorError) -> str | None:
+    """After a failure: what the kernel's answer may mean for a macvtap device. No call."""
+    if interface.get("type") != "direct":
+        return None
+    source = attribute(interface, "source", "dev")
+    return {
+        "VIR_ERR_SYSTEM_ERROR/EINVAL": f"a machine may have the whole of {source}, in mode"
+        " passthrough, beside which there is no other; or want it where others are",
+        "VIR_ERR_SYSTEM_ERROR/EOPNOTSUPP": "the host's kernel has no macvtap (module macvtap)",
+    }.get(error.vendor_code or "")
 
 
 def _missing_network(remote: Remote, name: str) -> errors.NetworkNotFound | None:
@@ -76,10 +177,14 @@ def _missing_network(remote: Remote, name: str) -> errors.NetworkNotFound | None
     return errors.NetworkNotFound(f"network '{name}' is not active", hint=f"virsh net-start {name}")
 
 
-def _missing_bridge(
-    remote: Remote, name: str, *, plain: bool = False
+def _missing_interface(
+    remote: Remote, name: str, kind: str, *, plain: bool = False
 ) -> errors.NetworkNotFound | None:
-    """With ``plain`` it must be a bridge of Linux itself, which costs one call more."""
+    """With ``plain`` it must be a bridge of Linux itself, which costs one call more.
+
+    Args:
+        kind: what to call it.
+    """
     hint = "make it first: drivers never make networks"
     try:
         interface = remote.interfaceLookupByName(name)
@@ -89,7 +194,7 @@ def _missing_bridge(
         return None  # a daemon without the interface driver: the attempt itself must tell
     except errors.NetworkNotFound as error:
         missing = errors.NetworkNotFound(
-            f"there is no bridge '{name}' on the host", vendor_code=error.vendor_code, hint=hint
+            f"there is no {kind} '{name}' on the host", vendor_code=error.vendor_code, hint=hint
         )
         missing.__cause__ = error
         return missing

@@ -17,6 +17,11 @@ def _address(element: Element) -> PciAddress:
     return PciAddress.of(part("domain"), part("bus"), part("slot"), part("function"))
 
 
+def node_name(address: PciAddress) -> str:
+    """What libvirt calls the node device of a PCI device."""
+    return "pci_" + address.replace(":", "_").replace(".", "_")
+
+
 def device_in(node: Element) -> PciDevice:
     """What the XML of a node device says of a PCI device."""
     pci = node.find("capability[@type='pci']")

@@ -1,27 +1,31 @@
 """PCI devices of the host for one machine each: which may be given, and who has them.
 
 The host's administrator sets a device aside by giving it to the driver ``vfio-pci``. No other is
-given to a machine: it may be what the host itself lives on. Which machine has which device stands
-in the definitions of all machines, ours and foreign, powered on or not.
+given to a machine: it may be what the host itself lives on. As a NIC a machine gets virtual
+functions too, which exist to be given away, with whatever driver. Which machine has which device
+stands in the definitions of all machines, ours and foreign, powered on or not.
 https://libvirt.org/formatdomain.html#usb-pci-scsi-devices
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit.deadline import current_deadline
-from hvdrivers.libvirt.node_devices import device_in
+from hvdrivers.libvirt.host_nics import hostdev
+from hvdrivers.libvirt.node_devices import device_in, node_name
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.turns import Turns
-from hvdrivers.libvirt.xml import Element, el, parse, readable
+from hvdrivers.libvirt.xml import Element, parse, readable
 from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import PciDevice
+from hvdrivers.models.vif import HostdevVif, Vif
 
 _GIVEN = ("devices/hostdev[@type='pci']/source/address", "devices/interface/source/address")
 
@@ -37,31 +41,58 @@ class Passthrough:
     @contextmanager
     def new(self, spec: InstanceSpec) -> Iterator[list[Element]]:
         """The ``<hostdev>`` elements of a new machine, whose devices are nobody else's until the
-        block ends, in which it is defined. No call for none. Else 3 calls, 2 for each device and
-        one for each machine of the host.
+        block ends, in which it is defined; those of its NICs too. No call for none. Else 3 calls, 2
+        for each device and one for each machine of the host.
 
         Raises:
             InsufficientResources: a device is not there, is not set aside, or another machine has
                 it, or a part of it.
         """
         wanted = [each.address for each in spec.pci_devices]
+        with self._given(wanted, _nics_in(spec.vifs)):
+            yield [hostdev(address) for address in wanted]
+
+    @provides(Capability.VIF_HOSTDEV)
+    @contextmanager
+    def nics(self, vifs: Sequence[Vif], *, but: UUID | None = None) -> Iterator[None]:
+        """The devices of these NICs are nobody else's until the block ends, in which a machine gets
+        them. Calls as for ``new()``.
+
+        Args:
+            but: this machine may have them: its own NICs are replaced.
+
+        Raises:
+            InsufficientResources: a device is not there, is not fit, or another machine has it, or
+                a part of it.
+        """
+        with self._given([], _nics_in(vifs), but=but):
+            yield
+
+    @contextmanager
+    def _given(
+        self, whole: Sequence[PciAddress], nics: Sequence[HostdevVif], *, but: UUID | None = None
+    ) -> Iterator[None]:
+        wanted = [*whole, *(each.pci_address for each in nics)]
         if not wanted:
-            yield []
+            yield
             return
         if len(set(wanted)) < len(wanted):
             raise errors.InsufficientResources("a device is named twice", hint="name it once")
         with self._turns.take_devices(current_deadline()):
-            self._require(wanted)
-            yield [hostdev(address) for address in wanted]
+            devices = [self.device_at(address) for address in wanted]
+            for device in devices[: len(whole)]:
+                refuse_unfit(device)
+            for device, vif in zip(devices[len(whole) :], nics, strict=True):
+                refuse_unfit_nic(device, vif)
+            self._refuse_held(devices, but)
+            yield
 
-    def _require(self, wanted: Sequence[PciAddress]) -> None:
-        devices = [self.device_at(address) for address in wanted]
+    def _refuse_held(self, devices: Sequence[PciDevice], but: UUID | None) -> None:
         holders = self._holders()
         for device in devices:
-            refuse_unfit(device)
             # who has the whole of a device has its parts, and the other way round
             for each in {device.address, device.physical_function, *device.virtual_functions}:
-                if each in holders:
+                if each in holders and holders[each] != str(but):
                     raise errors.InsufficientResources(
                         f"machine {holders[each]} has the device {each}",
                         hint="destroy() that machine, or choose another device",
@@ -73,9 +104,8 @@ class Passthrough:
         Raises:
             InsufficientResources: there is none.
         """
-        name = "pci_" + address.replace(":", "_").replace(".", "_")
         try:
-            node = self._connection.remote.nodeDeviceLookupByName(name)
+            node = self._connection.remote.nodeDeviceLookupByName(node_name(address))
         except errors.HypervisorFault as error:
             if error.vendor_code != "VIR_ERR_NO_NODE_DEVICE":
                 raise
@@ -123,21 +153,18 @@ def refuse_unfit(device: PciDevice) -> None:
         )
 
 
-def hostdev(address: PciAddress) -> Element:
-    """The ``<hostdev>`` of a device. Managed: libvirt takes it from its driver when the machine
-    starts, and gives it back."""
-    return el("hostdev", pci_source(address), mode="subsystem", type="pci", managed="yes")
+def refuse_unfit_nic(device: PciDevice, vif: HostdevVif) -> None:
+    """Raise InsufficientResources for a device that no machine gets as this kind of NIC."""
+    if device.physical_function is not None:
+        return
+    if vif.type == "hw_veb":
+        raise errors.InsufficientResources(
+            f"the device {device.address} is no virtual function (SR-IOV), and the host sets MAC"
+            " address and VLAN of such alone",
+            hint="name a virtual function; or give the whole device: type hostdev_physical",
+        )
+    refuse_unfit(device)
 
 
-def pci_source(address: PciAddress) -> Element:
-    """``<source>``: the device on the host."""
-    return el(
-        "source",
-        el(
-            "address",
-            domain=f"0x{address.domain:04x}",
-            bus=f"0x{address.bus:02x}",
-            slot=f"0x{address.slot:02x}",
-            function=f"0x{address.function:x}",
-        ),
-    )
+def _nics_in(vifs: Iterable[Vif]) -> list[HostdevVif]:
+    return [each for each in vifs if isinstance(each, HostdevVif)]

@@ -36,7 +36,7 @@ class LibvirtReconnect(Topic, Reconnect):
     ) -> None:
         """Budget: 7 calls, 1 for each bridge, 2 for each libvirt network, 3 for each volume of a
         pool, 2 for each secret; 1 for each file or device of the host, 2 if create_volume() has
-        made it."""
+        made it. For NICs that are devices of the host as plug_vif()."""
         del timeout
         deadline = current_deadline()
 
@@ -44,7 +44,7 @@ class LibvirtReconnect(Topic, Reconnect):
             del state
             before = xml_of(domain, inactive=True)
             rewiring = self.rewirings.find(uuid, before, volumes, vifs)
-            with undoing() as undo:
+            with self.passthrough.nics(vifs, but=uuid), undoing() as undo:
                 undo.callback(self._put_back_devices, uuid, before, rewiring)
                 redefine(self.hub, uuid, domain, rewiring.on)
                 for attachment in volumes:

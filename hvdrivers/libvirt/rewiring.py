@@ -16,7 +16,6 @@ from hvdrivers.libvirt.devices import (
     attached_vif,
     attached_volume,
     target_prefix,
-    vif_element,
     vifs_of,
     volumes_of,
 )
@@ -25,8 +24,9 @@ from hvdrivers.libvirt.held_volumes import settle
 from hvdrivers.libvirt.network_checks import Networks
 from hvdrivers.libvirt.shared_memory import fit_memory
 from hvdrivers.libvirt.volumes import VolumeSources
+from hvdrivers.libvirt.wiring import vif_element
 from hvdrivers.libvirt.xml import Element, attribute
-from hvdrivers.models.vif import Vif
+from hvdrivers.models.vif import HostdevVif, MacvtapVif, UserVif, VdpaVif, Vif
 from hvdrivers.models.volume import VolumeAttachment
 
 
@@ -95,6 +95,8 @@ class Rewirings:
         for vif in vifs:
             if vif.id not in nics:
                 raise errors.NetworkNotFound(f"the instance has no NIC {vif.id!r}")
+        self._networks.refuse_emulated(vifs, xml.get("type"))
+        vifs = self._networks.found(vifs)
         self._networks.require(vifs)
         for vif in vifs:
             _, interface = nics[vif.id]
@@ -128,12 +130,12 @@ def _rewired(vif: Vif, interface: Element) -> Vif:
     queues = attribute(interface, "driver", "queues")
     mtu = attribute(interface, "mtu", "size")
     kept: dict[str, object] = {}
-    if not vif.address:
+    if not vif.address and shown.address is not None:
         kept["address"] = shown.address
-    if vif.model is None:
+    if vif.model is None and not isinstance(vif, HostdevVif):
         kept["model"] = shown.model
-    if vif.queues is None and queues and vif.type != "user":
+    if vif.queues is None and queues and not isinstance(vif, HostdevVif | UserVif):
         kept["queues"] = int(queues)
-    if vif.mtu is None and mtu and vif.type != "user":
+    if vif.mtu is None and mtu and not isinstance(vif, HostdevVif | UserVif | MacvtapVif | VdpaVif):
         kept["mtu"] = int(mtu)
     return vif.model_copy(update=kept)

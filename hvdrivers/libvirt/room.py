@@ -20,7 +20,12 @@ from hvdrivers.libvirt.xml import Element, el, parse, text
 _MIB, _GIB = 1 << 20, 1 << 30
 _LEAST = _MIB
 """Bytes: more than the header and the tables of a new qcow2 file."""
-_UNSAVED = ("devices/filesystem", "devices/hostdev", "devices/interface[@type='hostdev']")
+_UNSAVED = (
+    "devices/filesystem",
+    "devices/hostdev",
+    "devices/interface[@type='hostdev']",
+    "devices/interface[@type='vdpa']",
+)
 _SAVE_FOLDER = "/var/lib/libvirt/qemu/save"
 _CHANNELS = "/channel/target/"
 

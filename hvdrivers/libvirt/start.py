@@ -18,7 +18,7 @@ from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import definable, used_sources
 from hvdrivers.libvirt.huge_pages import explained_pages, page_size_in
 from hvdrivers.libvirt.metadata import METADATA_NAMESPACE, kept, put
-from hvdrivers.libvirt.network_checks import missing_network
+from hvdrivers.libvirt.network_checks import macvtap_hint, missing_network
 from hvdrivers.libvirt.odd_files import odd_file
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shared_directories import missing_directory
@@ -198,6 +198,8 @@ def explained(
         # QEMU's words have no code, and libvirt tells of no socket
         switch = f"a userspace switch must listen at {', '.join(filter(None, sockets))}"
         error.hint = f"{error.hint}; {switch}" if error.hint else switch
+    for interface in xml.iterfind("devices/interface"):
+        error.hint = macvtap_hint(interface, error) or error.hint
     if error.vendor_code == "VIR_ERR_INTERNAL_ERROR" and caches & {"none", "directsync"}:
         error.hint = f"{error.hint}; {_NO_DIRECT_IO}" if error.hint else _NO_DIRECT_IO
     return error

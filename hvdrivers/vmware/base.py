@@ -12,12 +12,14 @@ from hvdrivers.vmware.claim import Claims
 from hvdrivers.vmware.cloning import Cloning
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.destroy import Removal
+from hvdrivers.vmware.encrypted_memory import EncryptedMemory
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
 from hvdrivers.vmware.guest_programs import Programs
 from hvdrivers.vmware.images import ImageStore
 from hvdrivers.vmware.leaving_rescue import Rescues
 from hvdrivers.vmware.listing import Listing
+from hvdrivers.vmware.luns import Luns
 from hvdrivers.vmware.machines import Machines
 from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.own_disks import KeptDisks
@@ -86,10 +88,14 @@ class Topic:
     """What there is room for."""
     passthrough: Passthrough
     """Devices of the host for machines."""
+    encrypted_memory: EncryptedMemory
+    """Hosts that encrypt the memory of machines."""
     usage: Usage
     """What other machines have."""
     volumes: VolumeSources
     """Volumes as files."""
+    luns: Luns
+    """LUNs of storage arrays, as the hosts see them."""
 
     programs: Programs
     """Programs in guests."""

@@ -65,13 +65,15 @@ class Cloning:
     ) -> Template | None:
         """What to clone the machine from; None if its root disk must be copied: on ESXi, from an
         image of the administrator's, on another bus than the template's, and with a vTPM or a PCI
-        device of the host, which no documentation lets a clone's changes add."""
+        device of the host, which no documentation lets a clone's changes add, and with encrypted
+        memory, of which vSphere makes no clones."""
         root = next((disk for disk in disks if disk.role == DiskRole.ROOT), None)
         if (
             base is None
             or root is None
             or root.bus is not DiskBus.SCSI
             or spec.vtpm
+            or spec.sev
             or spec.pci_devices
             or spec.vgpus
             or base.key.startswith(_HOST_IMAGE)

@@ -11,6 +11,7 @@ from hvdrivers.vmware.host_facts import host_info
 
 _NEEDS_VCENTER: dict[Capability, str] = {
     Capability.VIF_DVS: "ESXi without vCenter has no distributed switches",
+    Capability.VOLUME_FCD: "vCenter keeps the catalog of first class disks that a volume is from",
     Capability.STORAGE_MIGRATION: "ESXi without vCenter moves no disks",
     Capability.LIVE_MIGRATION: "ESXi without vCenter moves no machines",
     Capability.LIVE_MIGRATION_ABORT: "ESXi without vCenter moves no machines",

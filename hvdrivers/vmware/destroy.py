@@ -22,9 +22,10 @@ from hvdrivers.models.instance import Keep
 from hvdrivers.vmware.changes import Changes
 from hvdrivers.vmware.claim import aside_of
 from hvdrivers.vmware.deadline import unbounded
-from hvdrivers.vmware.devices import by_address, chain_of, file_of, removing
+from hvdrivers.vmware.devices import by_address, chain_of, file_of, removing, taking_away
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.luns import Luns
 from hvdrivers.vmware.machines import Machine, Machines
 from hvdrivers.vmware.moved import DISCS, Devices
 from hvdrivers.vmware.names import is_part, split_path
@@ -55,6 +56,7 @@ class Removal:
         usage: Usage,
         files: Files,
         folders: Folders,
+        luns: Luns,
     ) -> None:
         self._tasks = tasks
         self._places = places
@@ -64,6 +66,7 @@ class Removal:
         self._usage = usage
         self._files = files
         self._folders = folders
+        self._luns = luns
 
     def destroy(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         """Remove an instance, and keep some of its disks.
@@ -125,6 +128,7 @@ class Removal:
             for source, target in kept.items():
                 self._files.move_disk(source, target)
             self._destroy_machine(found)
+            self._luns.release(by_address(found.row.get("config.hardware.device") or ()).values())
 
     def _spread(self, found: Machine) -> bool:
         """Whether files of its own lie outside of the instance's folder: its configuration, or
@@ -160,12 +164,13 @@ class Removal:
             if isinstance(disk, vim.vm.device.VirtualDisk)
             and (address in devices.volumes or self._is_volume(disk, folder))
         ]
-        going += self._strangers(found)
+        changes = [taking_away(each) for each in going]
+        going = self._strangers(found)
         going += [each for each in disks.values() if file_of(each) in kept]
-        if not going:
+        changes += [removing(each) for each in going]
+        if not changes:
             return
         try:
-            changes = [removing(each) for each in going]
             config = vim.vm.ConfigSpec(deviceChange=changes)
             self._tasks.run(lambda: found.obj.ReconfigVM_Task(config), entity=found.obj)
         except errors.HypervisorFault as error:

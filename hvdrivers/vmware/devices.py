@@ -182,6 +182,15 @@ def removing(device: Any) -> Any:
     return _dev.VirtualDeviceSpec(device=device, operation="remove")
 
 
+def taking_away(disk: Any) -> Any:
+    """A device change that takes a volume away. The file of a mapping goes: it is nothing without
+    the disk, and the LUN is untouched."""
+    change = removing(disk)
+    if lun_of(disk) is not None:
+        change.fileOperation = "destroy"
+    return change
+
+
 def editing(device: Any) -> Any:
     """A device change that changes a device."""
     return _dev.VirtualDeviceSpec(device=device, operation="edit")
@@ -226,6 +235,19 @@ def file_of(disk: Any) -> str | None:
 def id_of(disk: Any) -> str | None:
     """The UUID in its VMDK, if the server tells it."""
     return getattr(disk.backing, "uuid", None) or None
+
+
+def lun_of(disk: Any) -> str | None:
+    """The id of the LUN that a disk maps; None for any other disk."""
+    backing = disk.backing
+    if isinstance(backing, _dev.VirtualDisk.RawDiskMappingVer1BackingInfo):
+        return backing.lunUuid or None
+    return None
+
+
+def size_of(disk: Any) -> int | None:
+    """Bytes that the guest sees; None where that is its array's affair."""
+    return None if lun_of(disk) is not None else capacity_of(disk)
 
 
 def chain_of(disk: Any) -> frozenset[str]:

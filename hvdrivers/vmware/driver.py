@@ -29,6 +29,7 @@ from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.connection import VmwareConnection
 from hvdrivers.vmware.consoles import VmwareConsoles
 from hvdrivers.vmware.destroy import Removal
+from hvdrivers.vmware.encrypted_memory import EncryptedMemory
 from hvdrivers.vmware.event_feed import EventFeed, Raw
 from hvdrivers.vmware.events import VmwareEvents
 from hvdrivers.vmware.export import VmwareExport
@@ -43,6 +44,7 @@ from hvdrivers.vmware.lacking import LACKING
 from hvdrivers.vmware.leaving_rescue import Rescues
 from hvdrivers.vmware.lifecycle import VmwareLifecycle
 from hvdrivers.vmware.listing import Listing
+from hvdrivers.vmware.luns import Luns
 from hvdrivers.vmware.machines import Machines
 from hvdrivers.vmware.maintenance import VmwareMaintenance
 from hvdrivers.vmware.metrics import VmwareMetrics
@@ -136,10 +138,17 @@ class VmwareDriver(
         self.power = PowerSwitch(self.reader, self.tasks, self.moves)
         self.room = Room(config, self.places)
         self.passthrough = Passthrough(config, self.reader, self.places, self.machines)
+        self.encrypted_memory = EncryptedMemory(self.reader, self.places)
         self.usage = Usage(self.machines)
         self.listing = Listing(self.machines)
+        self.luns = Luns(self.reader, self.places, self.machines)
         self.volumes = VolumeSources(
-            self.session, self.reader, self.places, self.files, folders=self.folders
+            self.session,
+            self.reader,
+            self.places,
+            self.files,
+            folders=self.folders,
+            luns=self.luns,
         )
         self.seen = SeenImages()
         self.uploads = PartialUploads(self.session, self.places, self.files, self.folders)
@@ -182,6 +191,7 @@ class VmwareDriver(
             usage=self.usage,
             files=self.files,
             folders=self.folders,
+            luns=self.luns,
         )
         self.rescues = Rescues(self.machines, self.changes, self.power, self.files, self.folders)
         self.insides = Insides(self.session, self.reader, self.places)

@@ -46,6 +46,18 @@ LACKING: Mapping[C, str] = MappingProxyType(
         C.VIF_USER: "a NIC of ESXi's is plugged into a port group; NAT is for VMware's"
         " desktop products",
         C.SHARES: "ESXi shares no directory with a guest",
+        C.HUGEPAGES: "ESXi backs memory by large pages where it has some, and promises none: 1 GiB"
+        " pages too fall back to smaller ones",
+        C.CPU_PINNING: "vSphere sets no CPUs aside: affinity keeps no other machine off a CPU, and"
+        " high latency sensitivity takes CPUs from those that all share",
+        C.MOVE_IN_STEPS: "vCenter has one machine of an instance UUID, and gives a copy another:"
+        " there is no second machine to go back to",
+        C.INCREMENTAL_BACKUP: "vSphere tells which blocks have changed, but lets only VMware's disk"
+        " library (VDDK) read them from a disk in use",
+        C.VIF_HOSTDEV: "vSphere plugs a virtual function into a port group, which gives the VLAN,"
+        " and this kind of VIF names none",
+        C.VOLUME_NVMEOF: "vSphere maps no NVMe namespace into a machine: a raw device mapping is"
+        " of a SCSI LUN",
         C.ENCRYPTED_VOLUME: "vSphere encrypts by storage policies, not LUKS",
         C.VOLUME_RBD: "ESXi has no Ceph client",
         C.SWAP_VOLUME: "vSphere moves a disk to another datastore, not onto a volume that is given",

@@ -37,6 +37,7 @@ from hvdrivers.vmware.cloning import cloned_root, evicted
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.images import ImageStore
 from hvdrivers.vmware.listing import FULL, info_of
+from hvdrivers.vmware.luns import letting_go
 from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.moved import SEED
 from hvdrivers.vmware.names import machine_name
@@ -64,6 +65,7 @@ from hvdrivers.vmware.specs import (
     serial_port,
     volume_disk,
 )
+from hvdrivers.vmware.virtual_numa import fit_nodes
 from hvdrivers.vmware.volumes import exclusive
 from hvdrivers.vmware.wiring import backings_of
 
@@ -74,8 +76,9 @@ APPEND = vim.option.OptionValue(key="answer.msg.serial.file.open", value="Append
 class VmwareLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
 
-    @provides(*declared(ImageStore), Capability.PCI_PASSTHROUGH, Capability.VGPU)
+    @provides(*declared(ImageStore), Capability.PCI_PASSTHROUGH, Capability.VGPU, Capability.NUMA)
     @timed
+    @letting_go
     def spawn(
         self,
         spec: InstanceSpec,
@@ -94,10 +97,13 @@ class VmwareLifecycle(Topic, Lifecycle):
         disks = planned(spec)
         disc = seed_of(spec)
         surroundings = self.places.surroundings()
-        host = self.room.host_of(spec, surroundings)
+        able = self.encrypted_memory.hosts(spec, surroundings)
+        host = self.room.host_of(spec, able)
+        if host is None and able is not surroundings and not surroundings.drs:
+            host = able.hosts[0].obj
         passed = self.passthrough.find(spec)
         backings = backings_of(spec.vifs, surroundings)
-        sources = [self.volumes.source(each, surroundings) for each in spec.volumes]
+        sources = [self.volumes.source(spec.uuid, each, surroundings) for each in spec.volumes]
         alone, shared = exclusive(spec.volumes, sources)
         self.usage.require_free(
             spec.uuid,
@@ -106,6 +112,8 @@ class VmwareLifecycle(Topic, Lifecycle):
             vifs=[vif.id for vif in spec.vifs] if spec.start else (),
             macs=[vif.mac.lower() for vif in spec.vifs] if spec.start else (),
         )
+        luns = [each.lun for each in sources if each.lun is not None] if spec.start else []
+        self.luns.require_free(spec.uuid, *luns)
         base = None
         if spec.image is not None:
             base = self.images.bring(spec.image, progress, disk_gib=spec.flavor.disk_gib)
@@ -125,6 +133,7 @@ class VmwareLifecycle(Topic, Lifecycle):
             plan = self._plan(spec, disks, sizes, backings, sources, disc=disc, template=template)
             record = Record.of(spec, base.key if base else None)
             config = self._config_of(spec, record, plan)
+            fit_nodes(config, spec.flavor, self.session.content.about.apiVersion)
             self.passthrough.fit(config, plan, spec, passed)
             # while the machine may be there its folder stays
             undo.callback(self.removal.remove_machine, spec.uuid, record, guards=undo.steps)
@@ -136,6 +145,7 @@ class VmwareLifecycle(Topic, Lifecycle):
             else:
                 obj = self._make_machine(spec, config, host)
                 self.passthrough.require_alone(spec, passed)
+            self.luns.require_free(spec.uuid, *luns)
             found = self._started(spec, obj, cloned=template is not None)
             current_deadline().check("the machine was made")
             self.kept_disks.take_over(kept, undo)
@@ -217,9 +227,9 @@ class VmwareLifecycle(Topic, Lifecycle):
         serial_port(plan, f"{folder}/console.log")
         return plan
 
-    @provides(Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM)
+    @provides(Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM, Capability.SEV)
     def _config_of(self, spec: InstanceSpec, record: Record, plan: Plan) -> Any:
-        mark = Mark(uuid=spec.uuid, name=spec.name, building=spec.start)
+        mark = Mark(uuid=spec.uuid, name=spec.name, building=spec.start, sev=spec.sev)
         return machine(
             spec,
             plan,

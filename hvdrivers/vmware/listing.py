@@ -14,7 +14,7 @@ from hvdrivers.models.instance import (
 )
 from hvdrivers.models.vif import AttachedVif
 from hvdrivers.models.volume import AttachedVolume
-from hvdrivers.vmware.devices import by_address, by_mac, capacity_of
+from hvdrivers.vmware.devices import by_address, by_mac, size_of
 from hvdrivers.vmware.machines import STATE, Machine, Machines, state_of, uuid_in
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.names import unescaped
@@ -109,13 +109,13 @@ def attached_volumes(devices: Devices, hardware: Any) -> tuple[AttachedVolume, .
     """The volumes that the machine really has."""
     disks = by_address(hardware)
     return tuple(
-        attached_volume(address, devices, capacity_of(disks[address]))
+        attached_volume(address, devices, size_of(disks[address]))
         for address in devices.volumes
         if address in disks and address not in devices.doubtful
     )
 
 
-def attached_volume(address: str, devices: Devices, size: int) -> AttachedVolume:
+def attached_volume(address: str, devices: Devices, size: int | None) -> AttachedVolume:
     """One attached volume."""
     volume = devices.volumes[address]
     return AttachedVolume(

@@ -71,7 +71,7 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
     def check_live_migration(
         self, uuid: UUID, destination: Destination, *, timeout: float | None = None
     ) -> MigrationPlan:
-        """Budget: 7 reads."""
+        """Budget: 7 reads, 1 more if it has LUNs."""
         del timeout
         found = self.machines.checked("check_live_migration", uuid, *_PATHS)
         _, blockers = self._blockers(found, destination, running=True)
@@ -227,10 +227,22 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
         return there, [
             *self._room(found, there),
             *_storage(found, destination, there),
+            *self._luns_absent(found, there),
             *self._networks(found, destination, there),
             *_devices(found),
             *(self._rivals(found, there) if running else ()),
+            *(_encrypted(found) if running else ()),
         ]
+
+    def _luns_absent(self, found: Machine, there: _There) -> Iterator[Blocker]:
+        disks = by_address(found.row.get("config.hardware.device") or ()).values()
+        hosts = [there.host] if there.host is not None else [h.obj for h in there.around.hosts]
+        for name in self.luns.lacking(disks, hosts):
+            yield Blocker(
+                kind=BlockerKind.STORAGE,
+                reason=f"the host {name} does not see a LUN that the machine has",
+                hint="export it to that host, and let the host look for it",
+            )
 
     def _found(self, name: str) -> _There | None:
         """The destination; None if it is not there or not connected."""
@@ -333,6 +345,12 @@ def _network_of(card: Any) -> str | None:
     if network is not None:
         return str(network._moId)
     return str(port.portgroupKey) if port is not None else None
+
+
+def _encrypted(found: Machine) -> Iterator[Blocker]:
+    if found.mark.sev:
+        reason = "vSphere moves no running machine whose memory is encrypted (SEV)"
+        yield Blocker(kind=BlockerKind.DEVICE, reason=reason, hint="stop it, and move it then")
 
 
 def _devices(found: Machine) -> Iterator[Blocker]:

@@ -30,7 +30,7 @@ from hvdrivers.vmware.host_devices import (
 from hvdrivers.vmware.machines import Machines, uuid_in
 from hvdrivers.vmware.place import Places
 from hvdrivers.vmware.reader import Reader, Row
-from hvdrivers.vmware.specs import Plan
+from hvdrivers.vmware.specs import Plan, reserve_memory
 
 _MOST, _MOST_SLICES = 16, 8
 """PCI devices of one machine, and slices of GPUs ("Configuration Maximums", 8.0)."""
@@ -190,8 +190,7 @@ class Passthrough:
             return
         for each in found.devices:
             config.deviceChange.append(adding(_Pci(key=plan.slots.key(), backing=each.backing)))
-        config.memoryReservationLockedToMax = True
-        config.memoryAllocation = vim.ResourceAllocationInfo(reservation=spec.flavor.memory_mib)
+        reserve_memory(config, spec.flavor)
         gpus = sum(each.is_gpu for each in found.devices)
         if gpus and spec.firmware is Firmware.UEFI:
             # a GPU's memory does not fit below 4 GiB (VMware's guides for compute accelerators)

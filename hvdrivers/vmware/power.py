@@ -17,6 +17,7 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed, unbounded
 from hvdrivers.vmware.devices import by_address, file_of
+from hvdrivers.vmware.encrypted_memory import refuse_encrypted
 from hvdrivers.vmware.host_devices import refuse_with_devices
 from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.questions import PENDING
@@ -164,6 +165,7 @@ class VmwarePower(Topic, Power, Suspend):
         found = self.machines.checked("suspend", uuid, "config.hardware.device")
         if found.state is not InstanceState.SUSPENDED:
             refuse_with_devices(found.row.get("config.hardware.device"), "suspends")
+            refuse_encrypted(found.mark, "suspends")
             suspend = partial(self.tasks.run, found.obj.SuspendVM_Task, entity=found.obj)
             self._powered(found, suspend, "suspended")
 

@@ -12,12 +12,13 @@ from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import VolumeAttachment
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
-from hvdrivers.vmware.devices import by_address, file_of, removing
+from hvdrivers.vmware.devices import by_address, taking_away
+from hvdrivers.vmware.luns import letting_go
 from hvdrivers.vmware.machines import HARDWARE
 from hvdrivers.vmware.moved import Devices, VolumeRecord
 from hvdrivers.vmware.record import devices_in, require_sure
 from hvdrivers.vmware.rewiring import in_place, rewiring
-from hvdrivers.vmware.specs import Plan, Source, volume_disk, volume_disk_at
+from hvdrivers.vmware.specs import Plan, Source, is_on, volume_disk, volume_disk_at
 from hvdrivers.vmware.volumes import exclusive
 from hvdrivers.vmware.wiring import backings_of
 
@@ -26,6 +27,7 @@ class VmwareReconnect(Topic, Reconnect):
     """Reconnect."""
 
     @timed
+    @letting_go
     @rereading
     def reconnect(
         self,
@@ -36,7 +38,7 @@ class VmwareReconnect(Topic, Reconnect):
         timeout: float | None = None,
     ) -> None:
         """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes, 1
-        reconfiguration."""
+        reconfiguration. For LUNs as attach_volume() and detach_volume()."""
         del timeout
         found = self.machines.checked("reconnect", uuid, *HARDWARE)
         devices = devices_in(found.row)
@@ -47,14 +49,18 @@ class VmwareReconnect(Topic, Reconnect):
         sources = []
         for attachment in volumes:
             _place_of(attachment, devices, hardware)
-            sources.append(self.volumes.source(attachment, surroundings))
+            sources.append(self.volumes.source(uuid, attachment, surroundings))
         alone, shared = exclusive(volumes, sources)
         self.usage.require_free(uuid, volumes=alone, shared=shared)
+        if any(each.lun is not None for each in sources):
+            self.files.make_folder(self.folders.instance(uuid), parents=True)
         taken, records = _replaced(devices, hardware, volumes, sources, plan)
+        gone = [each.device for each in taken]
         changes = [*wired.removed, *taken, *plan.device_changes(), *wired.changed]
         after = devices.model_copy(update={"volumes": records, "vifs": wired.vifs})
         if changes:
             self.changes.change_devices(found, changes, after)
+            self.luns.release(gone)
 
 
 def _place_of(attachment: VolumeAttachment, devices: Devices, hardware: Sequence[Any]) -> str:
@@ -76,22 +82,24 @@ def _replaced(
     """The removals, with the additions in the plan; and all volumes of the machine afterwards."""
     disks = by_address(hardware)
     places = [_place_of(each, devices, hardware) for each in volumes]
-    others = {file_of(disk) for address, disk in disks.items() if address not in places}
+    others = [disk for address, disk in disks.items() if address not in places]
+    wanted: list[str] = []
     replaced: dict[str, tuple[str, VolumeRecord]] = {}
     taken = []
     for attachment, source, address in zip(volumes, sources, places, strict=True):
-        if source.path in others:
+        named = source.lun.uuid if source.lun is not None else source.path
+        if named in wanted or any(is_on(disk, source) for disk in others):
             raise errors.InvalidRequest("the instance has this disk already, as another volume")
-        others.add(source.path)
+        wanted.append(named)
         old, before = disks[address], devices.volumes[address]
         kept = {"boot_index": before.boot_index} if attachment.boot_index is None else {}
-        wanted = attachment.model_copy(update=kept)
-        taken.append(removing(old))
+        renewed = attachment.model_copy(update=kept)
+        taken.append(taking_away(old))
         added = Plan(plan.slots)
         if attachment.bus in (None, before.bus):
-            at = volume_disk_at(added, wanted, source, address=address, like=old)
+            at = volume_disk_at(added, renewed, source, address=address, like=old)
         else:
-            at = volume_disk(added, wanted, source)
+            at = volume_disk(added, renewed, source)
         plan.changes += added.changes
         replaced[address] = at, added.volumes[at]
     return taken, in_place(devices.volumes, replaced)

@@ -52,6 +52,8 @@ class Mark(Model):
     building: bool = False
     """spawn() is not finished."""
     rescued: bool = False
+    sev: bool = False
+    """The CPU encrypts its memory."""
     restart: bool = False
     """An operation that has stopped the machine will start it again."""
 

@@ -17,7 +17,8 @@ from hvdrivers.vmware.devices import capacity_of, editing
 from hvdrivers.vmware.host_devices import refuse_with_devices
 from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.record import DEVICES, RECORD, Record, option, own_disk, path_of, record_in
-from hvdrivers.vmware.specs import check_flavor, size
+from hvdrivers.vmware.specs import check_flavor, reserve_memory, size
+from hvdrivers.vmware.virtual_numa import fit_nodes
 
 _GIB = 1 << 30
 _PATHS = (
@@ -67,6 +68,10 @@ class VmwareReshape(Topic, Resize, HotResizeCpu, HotResizeMemory):
         config = _config(found, record.model_copy(update={"flavor": kept}))
         config.numCPUs, config.memoryMB = flavor.vcpus, flavor.memory_mib
         size(config, flavor)
+        fit_nodes(config, flavor, self.session.content.about.apiVersion, now)
+        if found.mark.sev:
+            _refuse_hot_sizes(flavor)
+            reserve_memory(config, flavor)
         if disk is not None:
             config.deviceChange = [editing(disk)]
         self.changes.reconfigure(found.obj, config)
@@ -114,6 +119,14 @@ def _config(found: Machine, record: Record) -> Any:
         changeVersion=found.row.get("config.changeVersion"),
         extraConfig=[option(RECORD, record)],
     )
+
+
+def _refuse_hot_sizes(flavor: Flavor) -> None:
+    if flavor.max_vcpus is not None or flavor.max_memory_mib is not None:
+        raise errors.NotSupported(
+            "vSphere adds nothing to a running machine whose memory is encrypted (SEV)",
+            hint="leave max_vcpus and max_memory_mib out",
+        )
 
 
 def _check_growth(what: str, now: int, wanted: int, most: int | None) -> None:

@@ -36,6 +36,7 @@ from hvdrivers.vmware.differences import (
     same_hardware,
     shuffled,
 )
+from hvdrivers.vmware.encrypted_memory import refuse_encrypted
 from hvdrivers.vmware.host_devices import refuse_with_devices
 from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.reader import Row
@@ -62,6 +63,8 @@ class VmwareSnapshots(Topic, Snapshots):
         if any(each.snapshot.name == name for each in nodes(found.row)):
             raise errors.InvalidRequest("the instance has a snapshot of this name")
         refuse_with_devices(found.row.get("config.hardware.device"), "makes snapshots of")
+        if memory:
+            refuse_encrypted(found.mark, "keeps the memory of")
         if memory and found.state is InstanceState.STOPPED:
             raise errors.InvalidRequest("a stopped machine has no memory to keep")
         devices = devices_in(found.row)

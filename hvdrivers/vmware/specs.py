@@ -13,8 +13,9 @@ from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec
 from hvdrivers.models.vif import NicModel, VifQos
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskBus, DiskQos, VolumeAttachment
-from hvdrivers.vmware.devices import Slots, adding, bus_in, bus_of
+from hvdrivers.vmware.devices import Slots, adding, bus_in, bus_of, file_of, lun_of
 from hvdrivers.vmware.moved import Devices, VifRecord, VolumeRecord
+from hvdrivers.vmware.virtual_numa import check_nodes
 
 _dev = vim.vm.device
 _NICS: Mapping[NicModel, type] = {
@@ -92,14 +93,42 @@ def serial_port(plan: Plan, path: str) -> None:
 
 
 @dataclass(frozen=True)
+class Lun:
+    """A LUN, as all hosts see it."""
+
+    uuid: str
+    device: str
+    """``/vmfs/devices/disks/naa.…``."""
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
 class Source:
     """The file of a volume."""
 
     path: str
+    """Of a mapping of a LUN: the file that is made for it."""
     size: int
     """Bytes."""
     native_id: str | None = None
-    """The host's own id of the volume, if it is one of list_volumes()."""
+    """The server's own id of the volume: of one of list_volumes(), and of a first class disk."""
+    named: bool = False
+    """Whether its file is named after that id."""
+    lun: Lun | None = None
+    """What the file maps, if it is a mapping."""
+
+    @property
+    def shown(self) -> int | None:
+        """The size that the server shows; None where only the array knows it."""
+        return self.size if self.lun is None else None
+
+
+def is_on(disk: Any, source: Source) -> bool:
+    """Whether a disk is the volume already."""
+    if source.lun is not None:
+        return lun_of(disk) == source.lun.uuid
+    return file_of(disk) == source.path
 
 
 def volume_disk(
@@ -136,11 +165,19 @@ def _volume(
     controller, unit, address = place
     mode = "independent_nonpersistent" if attachment.read_only else "independent_persistent"
     disk = _disk(plan, source.path, controller, unit, source.size, mode=mode)
+    if source.lun is not None:
+        disk.backing = _dev.VirtualDisk.RawDiskMappingVer1BackingInfo(
+            fileName=source.path,
+            lunUuid=source.lun.uuid,
+            deviceName=source.lun.device,
+            compatibilityMode="physicalMode",
+            diskMode=mode,
+        )
     if attachment.qos is not None:
         disk.storageIOAllocation = disk_limits(attachment.qos)
     if attachment.volume.multiattach:
         disk.backing.sharing = "sharingMultiWriter"
-    plan.changes.append(adding(disk))
+    plan.changes.append(adding(disk, create=source.lun is not None))
     plan.volumes[address] = VolumeRecord(
         id=attachment.volume_id,
         bus=bus,
@@ -148,7 +185,7 @@ def _volume(
         boot_index=attachment.boot_index,
         multiattach=attachment.volume.multiattach,
         native_id=source.native_id if source.native_id != attachment.volume_id else None,
-        file=source.path if source.native_id is None else None,
+        file=None if source.named else source.path,
     )
     if attachment.boot_index == 0:
         plan.boot = controller, unit
@@ -285,12 +322,21 @@ def machine(
         firmware="efi" if spec.firmware is Firmware.UEFI else "bios",
         bootOptions=vim.vm.BootOptions(),
     )
+    if spec.sev:  # nothing swaps what the host cannot read
+        config.sevEnabled = True
+        reserve_memory(config, spec.flavor)
     if spec.secure_boot:
         config.bootOptions.efiSecureBootEnabled = True
     size(config, spec.flavor)
     if spec.vtpm:
         config.deviceChange.append(adding(_dev.VirtualTPM(key=plan.slots.key())))
     return config
+
+
+def reserve_memory(config: Any, flavor: Flavor) -> None:
+    """All of the machine's memory is reserved for it."""
+    config.memoryReservationLockedToMax = True
+    config.memoryAllocation = vim.ResourceAllocationInfo(reservation=flavor.memory_mib)
 
 
 def size(config: Any, flavor: Flavor) -> None:
@@ -303,8 +349,10 @@ def check_flavor(flavor: Flavor, guest_memory_step: int = 4) -> None:
     """Refuse sizes that vSphere does not take.
 
     Raises:
+        NotSupported: NUMA nodes, and CPUs or memory that are added later.
         InvalidRequest: memory that is no multiple of 4 MiB.
     """
+    check_nodes(flavor)
     if flavor.memory_mib % guest_memory_step:
         raise errors.InvalidRequest(
             f"vSphere takes memory in steps of {guest_memory_step} MiB, not {flavor.memory_mib} MiB"

@@ -32,14 +32,25 @@ from hvdrivers.models.volume import (
 from hvdrivers.models.volume.host import VolumeName
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
-from hvdrivers.vmware.devices import by_address, capacity_of, editing, file_of, removing
+from hvdrivers.vmware.devices import (
+    by_address,
+    capacity_of,
+    editing,
+    lun_of,
+    size_of,
+    taking_away,
+)
+from hvdrivers.vmware.host_devices import refuse_hot_plug
 from hvdrivers.vmware.listing import attached_volume
+from hvdrivers.vmware.lun_paths import Fibre, Iscsi, adapters_of, wwn_of
+from hvdrivers.vmware.luns import Luns, letting_go
 from hvdrivers.vmware.machines import HARDWARE, VERSION, Machine
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.names import is_part
 from hvdrivers.vmware.place import Datastores
+from hvdrivers.vmware.reader import step
 from hvdrivers.vmware.record import devices_in, require_sure
-from hvdrivers.vmware.specs import Plan, disk_limits, volume_disk
+from hvdrivers.vmware.specs import Plan, disk_limits, is_on, volume_disk
 from hvdrivers.vmware.volumes import VolumeSources, exclusive
 
 _DELETING = "hv-deleting-"
@@ -50,39 +61,54 @@ _NAME: TypeAdapter[str] = TypeAdapter(VolumeName)
 class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
     """Volumes."""
 
-    @provides(*declared(VolumeSources))
+    @provides(*declared(VolumeSources), *declared(Luns))
     @timed
+    @letting_go
     @rereading
     def attach_volume(
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
-        """Budget: 3 reads, 1 request for the volume, and 1 reconfiguration."""
+        """Budget: 3 reads, 1 request for the volume, and 1 reconfiguration. For a LUN no request, 4
+        calls more, and 2 for each host."""
         del timeout
         found = self.machines.checked("attach_volume", uuid, *HARDWARE)
         devices, disks = _has(found)
         for address, volume in devices.volumes.items():
             if volume.id == attachment.volume_id and address in disks:
                 require_sure(devices, address, "the volume")
-                return attached_volume(address, devices, capacity_of(disks[address]))
-        source = self.volumes.source(attachment, self.places.surroundings())
+                return attached_volume(address, devices, size_of(disks[address]))
+        refuse_hot_plug(found.row.get("config.hardware.device"), found.state)
+        source = self.volumes.source(uuid, attachment, self.places.surroundings())
         running = found.state is InstanceState.RUNNING
         alone, shared = exclusive((attachment,), (source,))
         self.usage.require_free(uuid, volumes=alone, shared=shared)
-        if any(file_of(disk) == source.path for disk in disks.values()):
+        if any(is_on(disk, source) for disk in disks.values()):
             raise errors.InvalidRequest("the instance has this disk already, as another volume")
+        luns = [source.lun] if source.lun is not None and running else []
+        self.luns.require_free(uuid, *luns)
+        if source.lun is not None:  # the file of the mapping; one that was adopted has no folder
+            self.files.make_folder(self.folders.instance(uuid), parents=True)
         plan = Plan(self.room.slots(found.row.get("config.hardware.device") or ()))
         address = volume_disk(plan, attachment, source, hot=running)
         changed = devices.model_copy(
             update={"volumes": {**_there(devices.volumes, disks), **plan.volumes}}
         )
-        self.changes.change_devices(found, plan.device_changes(), changed)
-        return attached_volume(address, changed, source.size)
+        with undoing() as undo:
+            self.changes.change_devices(found, plan.device_changes(), changed)
+            if luns:  # nothing locks one: another client may have started a machine with it
+                undo.callback(self._detach, uuid, attachment.volume_id)
+                self.luns.require_free(uuid, *luns)
+        return attached_volume(address, changed, source.shown)
 
     @timed
     @rereading
     def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
-        """Budget: 1 read and 1 reconfiguration."""
+        """Budget: 1 read and 1 reconfiguration. For a LUN 3 reads more, and 2 calls for each host
+        that is logged in to a target that nothing needs any more."""
         del timeout
+        self._detach(uuid, volume_id)
+
+    def _detach(self, uuid: UUID, volume_id: str) -> None:
         found = self.machines.checked("detach_volume", uuid, *HARDWARE)
         devices, disks = _has(found)
         address = _address(devices, volume_id)
@@ -91,33 +117,42 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         if devices.volumes[address].boot_index == 0:
             raise errors.InvalidRequest("the instance boots from this volume")
         require_sure(devices, address, "the volume")
-        changes = [removing(disks[address])] if address in disks else []
+        gone = [disks[address]] if address in disks else []
+        if gone:
+            refuse_hot_plug(found.row.get("config.hardware.device"), found.state)
         volumes = {key: each for key, each in devices.volumes.items() if key != address}
-        self.changes.change_devices(found, changes, devices.model_copy(update={"volumes": volumes}))
+        after = devices.model_copy(update={"volumes": volumes})
+        self.changes.change_devices(found, [taking_away(each) for each in gone], after)
+        self.luns.release(gone)
 
     @timed
     def get_volume_connector(
         self, uuid: UUID | None = None, *, timeout: float | None = None
     ) -> VolumeConnector:
-        """Budget: 1 call; 2 for an instance. A cluster without an instance names its first host."""
+        """Budget: 1 call; 2 for an instance. A cluster without an instance names its first host. Of
+        Fibre Channel the ports of all its hosts are named, as each must see a LUN."""
         del timeout
-        place = self.places.get()
-        paths = ("name", "config.storageDevice.hostBusAdapter", "summary.hardware.uuid")
+        wanted = None
         if uuid is not None:
             found = self.machines.get(uuid, "runtime.host")
-            row = self.reader.one(found.row["runtime.host"], *paths)
-        else:
-            hosts = self.reader.one(place.compute, "host").get("host") or []
-            row = self.reader.one(hosts[0], *paths)
-        adapters = row.get("config.storageDevice.hostBusAdapter") or ()
-        names = [each.iScsiName for each in adapters if getattr(each, "iScsiName", None)]
-        fibre = [each for each in adapters if getattr(each, "portWorldWideName", None)]
+            wanted = found.row["runtime.host"]
+        paths = ("name", "config.storageDevice.hostBusAdapter", "summary.hardware.uuid")
+        rows = self.reader.below(
+            self.places.get().compute,
+            [step(vim.ComputeResource, "host")],
+            vim.HostSystem,
+            *paths,
+        )
+        rows.sort(key=lambda each: each.obj != wanted)
+        row = rows[0]
+        names = [each.iScsiName for each in adapters_of(row, Iscsi) if each.iScsiName]
+        fibre = [each for host in rows for each in adapters_of(host, Fibre)]
         return VolumeConnector(
             host=row["name"],
             ip=None,
             initiator=names[0] if names else None,
-            wwpns=tuple(f"{each.portWorldWideName:016x}" for each in fibre),
-            wwnns=tuple(f"{each.nodeWorldWideName:016x}" for each in fibre),
+            wwpns=tuple(wwn_of(each.portWorldWideName) for each in fibre),
+            wwnns=tuple(wwn_of(each.nodeWorldWideName) for each in fibre),
             platform="x86_64",
             os_type="esx",
             system_uuid=row.get("summary.hardware.uuid"),
@@ -129,7 +164,8 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
     def extend_volume(
         self, uuid: UUID, volume_id: str, size_bytes: int, *, timeout: float | None = None
     ) -> None:
-        """Budget: 1 read, 1 request for the descriptor, 1 reconfiguration."""
+        """Budget: 1 read, 1 request for the descriptor, 1 reconfiguration. For a LUN 3 reads, and 1
+        call for each host, which looks at it again."""
         del timeout
         found = self.machines.checked("extend_volume", uuid, *HARDWARE)
         devices, disks = _has(found)
@@ -138,6 +174,9 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             raise errors.VolumeNotFound("the volume is not attached to this instance")
         require_sure(devices, address, "the volume")
         disk = disks[address]
+        if lun_of(disk) is not None:
+            self.luns.grown(disk, size_bytes)
+            return
         if size_bytes < capacity_of(disk):
             raise errors.InvalidRequest(
                 f"the machine sees {capacity_of(disk)} bytes already: a disk does not shrink"
@@ -162,6 +201,8 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             raise errors.VolumeNotFound("the volume is not attached to this instance")
         require_sure(devices, address, "the volume")
         disk = disks[address]
+        if lun_of(disk) is not None:
+            raise errors.NotSupported("vSphere does not limit a LUN: the guest has it whole")
         disk.storageIOAllocation = disk_limits(qos)
         self.changes.change_devices(found, [editing(disk)], devices)
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
 
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
-from hvdrivers.models.volume import PoolVolume, VmdkVolume, Volume, VolumeAttachment
+from hvdrivers.models.volume import (
+    FcdVolume,
+    FibreChannelVolume,
+    IscsiVolume,
+    PoolVolume,
+    VmdkVolume,
+    Volume,
+    VolumeAttachment,
+)
 from hvdrivers.vmware.devices import bus_of, file_of
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.luns import Luns
 from hvdrivers.vmware.machines import uuid_in
 from hvdrivers.vmware.names import is_part
 from hvdrivers.vmware.place import Places, Surroundings
@@ -30,20 +42,30 @@ class VolumeSources:
         reader: Reader,
         places: Places,
         files: Files,
+        *,
         folders: Folders,
+        luns: Luns,
     ) -> None:
         self._session = session
         self._reader = reader
         self._places = places
         self._files = files
         self._folders = folders
+        self._luns = luns
 
     @provides(Capability.MULTI_ATTACH)
-    def source(self, attachment: VolumeAttachment, surroundings: Surroundings) -> Source:
-        """The file; it is there. One request for each volume.
+    def source(
+        self, uuid: UUID, attachment: VolumeAttachment, surroundings: Surroundings
+    ) -> Source:
+        """The file; it is there, or made with the disk if it maps a LUN. One request for each
+        volume, one call for a first class disk; for a LUN see ``Luns.find()``.
+
+        Args:
+            uuid: the instance that gets it.
 
         Raises:
             VolumeNotFound: it is not there.
+            InsufficientResources: the server cannot reach its datastore now.
             NotSupported: another type of volume, or a bus that vSphere does not have.
         """
         bus_of(attachment.bus)  # refuses a bus that vSphere has not
@@ -52,6 +74,12 @@ class VolumeSources:
             path = self._pool_path(volume, surroundings)
         elif isinstance(volume, VmdkVolume):
             path = self._shadow_path(volume)
+        elif isinstance(volume, FcdVolume):
+            return self._first_class(volume, surroundings)
+        elif isinstance(volume, IscsiVolume | FibreChannelVolume):
+            lun = self._luns.find(attachment, volume, surroundings)
+            file = f"{self._folders.instance(uuid)}/lun-{secrets.token_hex(6)}.vmdk"
+            return Source(file, lun.size, lun.uuid, lun=lun)
         else:
             raise errors.NotSupported(
                 f"this driver has no volumes of type {volume.driver_volume_type}"
@@ -59,7 +87,8 @@ class VolumeSources:
         size = self._files.disk_size(path)
         if size is None:
             raise errors.VolumeNotFound(f"there is no disk {path}")
-        return Source(path, size, self._native_id(volume))
+        native = self._native_id(volume)
+        return Source(path, size, native, named=native is not None)
 
     def _native_id(self, volume: Volume) -> str | None:
         """What list_volumes() calls it; a machine may have it under another id."""
@@ -91,10 +120,53 @@ class VolumeSources:
             f"there is no machine {volume.shadow_vm} that holds the volume, or it has no disk"
         )
 
+    @provides(Capability.VOLUME_FCD)
+    def _first_class(self, volume: FcdVolume, surroundings: Surroundings) -> Source:
+        """The file of a first class disk, as vCenter's catalog has it. Its descriptor is not read:
+        while another machine has the disk, the server gives it to nobody."""
+        data = volume.data
+        name = _datastore_of(data.ds_ref_val, surroundings)
+        store = surroundings.datastore(name).obj
+        manager = self._session.content.vStorageObjectManager
+        try:
+            found = manager.RetrieveVStorageObject(vim.vslm.ID(id=data.id), store)
+        except errors.HypervisorError as error:
+            if error.vendor_code != "NotFound":
+                raise
+            raise errors.VolumeNotFound(
+                f"the datastore {name!r} has no first class disk {data.id}",
+                vendor_code=error.vendor_code,
+                hint="where somebody has moved it, ds_ref_val names another datastore now",
+            ) from error
+        return Source(
+            self._not_ours(_file_in(found.config.backing)),
+            int(found.config.capacityInMB) << 20,
+            data.id,
+            named=False,
+        )
+
     def _not_ours(self, path: str) -> str:
         if self._folders.holds(path, "instances", "images"):
             raise errors.VolumeNotFound("the disk of an instance or of an image is no volume")
         return path
+
+
+def _datastore_of(reference: str, surroundings: Surroundings) -> str:
+    """The name of a datastore by vCenter's reference (``datastore-12``)."""
+    for name, row in surroundings.datastores.items():
+        if row.moid == reference:
+            return name
+    raise errors.VolumeNotFound(
+        f"there is no datastore {reference} on this cluster or host",
+        hint="ds_ref_val of a first class disk is vCenter's reference of its datastore",
+    )
+
+
+def _file_in(backing: Any) -> str:
+    """The VMDK of a first class disk."""
+    if isinstance(backing, vim.vslm.BaseConfigInfo.RawDiskMappingBackingInfo):
+        raise errors.NotSupported("the first class disk is a mapping of a LUN, and no file")
+    return str(backing.filePath)
 
 
 def exclusive(

@@ -6,7 +6,7 @@
         connection = libvirt.open(peer.uri)
         before = peer.residue()
         ...
-        assert peer.residue() == before
+        assert not changed(before, peer.residue())
 
 As root the daemon is a ``qemu:///system`` in its own mount namespace: it believes in
 ``/var/lib/libvirt`` and ``/etc/libvirt``, which are folders below ``peer.root``. Taps, bridges and

@@ -20,6 +20,7 @@ _LISTS = {
     "interface filter": "nwfilter-binding-list",
 }
 # Written by the daemon for itself, or kept by it on purpose after a machine has gone.
+NOBODYS = "tap of nobody's: "
 _OWN_FILES = re.compile(
     r"^(cache|log|empty|swtpm)/"
     r"|^etc/(libvirtd|qemu|virtlogd)\.conf$|^etc/nwfilter/"
@@ -78,6 +79,13 @@ def residue(peer: LibvirtPeer) -> set[str]:
     return found | _files(peer) | _processes(peer) | _taps(peer)
 
 
+def changed(before: set[str], after: set[str]) -> list[str]:
+    """What two looks tell apart. A tap of nobody's that has gone is no change: every host on this
+    machine sees one whose machine, on another host, is just about to start or has just ended."""
+    gone = sorted(f"lost: {each}" for each in before - after if not each.startswith(NOBODYS))
+    return gone + sorted(f"left: {each}" for each in after - before)
+
+
 def _files(peer: LibvirtPeer) -> set[str]:
     names = ("etc", "lib", "run") if peer.privileged else ("etc", "run", "images")
     found = set()
@@ -125,7 +133,7 @@ def _taps_once(peer: LibvirtPeer) -> set[str]:
         if (device / "tun_flags").exists() and device.name.startswith(("vnet", "tap")):
             owner = owners.get(device.name)
             if owner is None or owner in mine:
-                found.add(f"tap {device.name}")
+                found.add(f"tap {device.name}" if owner else f"{NOBODYS}{device.name}")
         elif device.name.startswith(("macvtap", "macvlan")):
             found.add(f"macvtap {device.name}")
     return found

@@ -117,6 +117,10 @@ def nodes_stay_even(trial: Trial) -> None:
         uuid = trial.spawn(flavor=flavor).uuid
     except errors.InsufficientResources as error:
         raise PreconditionMissing("the host gives no machine two NUMA nodes") from error
+    except errors.NotSupported as error:
+        raise PreconditionMissing(
+            "the driver gives no machine NUMA nodes and CPUs that are added"
+        ) from error
     trial.target.wait_booted(trial.driver, uuid)
     with trial.unchanged(), trial.raises(errors.InvalidRequest):
         trial.driver.hot_resize_cpu(uuid, 3)

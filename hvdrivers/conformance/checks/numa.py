@@ -60,12 +60,12 @@ def _placed(trial: Trial, cell: int, *cpus: int) -> dict[str, Any]:
 
 @check(LIFE_029)
 def is_where_it_belongs(trial: Trial) -> None:
+    if not _takes(trial):
+        return
     cells = trial.driver.get_available_resource().numa_cells
     if not cells:
         raise PreconditionMissing("the host has no NUMA cell")
     changes = _placed(trial, cells[-1].id)
-    if not _takes(trial):
-        return
     if trial.observer is None:
         raise PreconditionMissing("there is no observer, and get_instance() shows no placement")
     uuid = trial.spawn(**changes).uuid

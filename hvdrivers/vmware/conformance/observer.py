@@ -218,6 +218,7 @@ class VmwareObserver(Observer):
         found = {
             Capability.UEFI: config.firmware == "efi",
             Capability.SECURE_BOOT: bool(options and options.efiSecureBootEnabled),
+            Capability.SEV: bool(config.sevEnabled),
             Capability.VTPM: any(
                 isinstance(each, _Device.VirtualTPM) for each in config.hardware.device
             ),

@@ -79,6 +79,7 @@ class VmwareTarget(PlayedGuest):
         guest_password: its password.
         wake: what starts an ESXi host again that was shut down. None: it must stay up.
         thorough: False: of each change a few calls are cut, by the seed, instead of all.
+        array: a storage array that the hosts reach. None: volumes of an array are not tried.
         options: fields of VmwareConfig.
     """
 
@@ -97,6 +98,7 @@ class VmwareTarget(PlayedGuest):
         guest_user: str | None = None,
         guest_password: str = "",
         wake: Callable[[], object] | None = None,
+        array: served.Array | None = None,
         **options: Any,
     ) -> None:
         self._driver = driver
@@ -108,6 +110,7 @@ class VmwareTarget(PlayedGuest):
         self._thorough = thorough
         self._other, self._unfit = other, unfit
         self._wake = wake
+        self._array = array
         account = None
         if guest_user is not None:
             account = GuestCredentials(user=guest_user, password=guest_password)
@@ -336,10 +339,17 @@ class VmwareTarget(PlayedGuest):
     @contextmanager
     def served_volume(self, driver: ComputeDriver, kind: Capability) -> Iterator[Volume]:
         datastore = self.config.datastore
-        if kind is not Capability.VOLUME_VMDK or datastore is None:
+        if datastore is not None and kind is Capability.VOLUME_VMDK:
+            with served.in_a_shadow(self.server, datastore, self._pool()) as shadow:
+                yield shadow
+        elif datastore is not None and kind is Capability.VOLUME_FCD:
+            with served.in_the_catalog(self.server, datastore) as first_class:
+                yield first_class
+        elif self._array is not None and kind in {Capability.VOLUME_ISCSI, Capability.VOLUME_FC}:
+            with self._array.export(kind) as lun:
+                yield lun
+        else:
             raise PreconditionMissing(f"the target has no server for {kind} (served_volume)")
-        with served.in_a_shadow(self.server, datastore, self._pool()) as volume:
-            yield volume
 
     def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
         path = next(each.path for each in driver.list_volumes() if each.volume_id == volume_id)
@@ -348,8 +358,12 @@ class VmwareTarget(PlayedGuest):
         self.server.wait(manager.DeleteVirtualDisk_Task(path, datacenter))
 
     def grow_volume(self, driver: ComputeDriver, volume_id: str, size_bytes: int) -> None:
+        if self._array is not None and self._array.grow(volume_id, size_bytes):
+            return
         paths = (each.path for each in driver.list_volumes() if each.volume_id == volume_id)
         path = next(paths, None) or served.path_of(self.server, volume_id)
+        if path is None and served.grow(self.server, volume_id, size_bytes):
+            return
         datacenter, _ = self.server.datacenter
         manager = self.server.content.virtualDiskManager
         self.server.wait(

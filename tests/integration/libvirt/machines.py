@@ -24,6 +24,7 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import LocalVolume, Volume, VolumeAttachment, VolumeSpec
 from tests.peers.guest import Console
 from tests.peers.libvirtd import POOL, LibvirtPeer
+from tests.peers.observer import NOBODYS, changed
 from tests.peers.waiting import wait_until
 
 BOOT = 300.0
@@ -126,7 +127,7 @@ class Host:
         return {
             line
             for line in self.peer.residue()
-            if IMAGE_PREFIX not in line and not line.startswith("tap vnet")
+            if IMAGE_PREFIX not in line and not line.startswith(("tap vnet", f"{NOBODYS}vnet"))
         }
 
     @contextmanager
@@ -140,11 +141,13 @@ class Host:
         """The host is what it was. Some patience: what other tests on this machine plug shows for
         a moment as a tap device that nobody holds."""
         try:
-            wait_until(lambda: self.residue() == before, timeout=30, what="the host is as before")
+            wait_until(
+                lambda: not changed(before, self.residue()),
+                timeout=30,
+                what="the host is as before",
+            )
         except AssertionError:
-            after = self.residue()
-            lost, left = sorted(before - after), sorted(after - before)
-            assert after == before, f"left: {left}; lost: {lost}"
+            assert not changed(before, self.residue())
 
 
 class Machine:

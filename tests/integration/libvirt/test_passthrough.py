@@ -45,7 +45,8 @@ DEVICES = {
 }
 
 
-def _with_devices(driver: LibvirtDriver) -> LibvirtDriver:
+def with_devices(driver: LibvirtDriver) -> LibvirtDriver:
+    """The driver, on a host that has the devices above."""
     driver.passthrough.device_at = DEVICES.__getitem__  # type: ignore[method-assign]
     return driver
 
@@ -53,7 +54,7 @@ def _with_devices(driver: LibvirtDriver) -> LibvirtDriver:
 @pytest.fixture
 def raw(host: Host) -> Iterator[LibvirtDriver]:
     """A client that sees the devices above, without the guard, which would refuse them here."""
-    with closing(_with_devices(connect(host.peer))) as made:
+    with closing(with_devices(connect(host.peer))) as made:
         yield made
 
 
@@ -141,7 +142,7 @@ def test_two_clients_at_once(host: Host, raw: LibvirtDriver) -> None:
     """One of four gets it."""
     with (
         host.unchanged(),
-        closing(_with_devices(connect(host.peer))) as other,
+        closing(with_devices(connect(host.peer))) as other,
         ThreadPoolExecutor(4) as pool,
     ):
         wanted = (PciRequest(address=GPU),)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hvdrivers.contract import errors
+from hvdrivers.guard import guarded
 from hvdrivers.libvirt.xml import parse
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.migration import BlockerKind, Destination
@@ -85,6 +86,21 @@ def test_one_that_is_off_takes_no_cpu_on_its_way(pair: tuple[Host, Host]) -> Non
                 assert affinity(moved)["CPU 0/TCG"] == {ASIDE}
             finally:
                 there.driver.destroy(moved.uuid)
+
+
+def test_a_client_that_sets_none_aside_moves_none(pair: tuple[Host, Host]) -> None:
+    """There the machine would share its CPUs with others. Nothing of it comes there."""
+    here, there = pair
+    with here.empty_machine(flavor=OWN) as own, closing(guarded(connect(here.peer))) as plain:
+        here.driver.power_off(own.uuid)
+        before = there.residue()
+        with pytest.raises(errors.InvalidRequest, match="dedicated CPUs"):
+            plain.cold_migrate(own.uuid, to(there))
+        with pytest.raises(errors.InsufficientResources, match="dedicated CPUs"):
+            plain.prepare_move(own.uuid, to(there))
+        there.compare(before)
+        here.driver.power_on(own.uuid)
+        assert affinity(own)["CPU 0/TCG"] == {ASIDE}
 
 
 def test_in_steps_to_a_host_that_sets_none_aside(pair: tuple[Host, Host]) -> None:

@@ -298,7 +298,7 @@ def test_volumes_and_seeds_stay(own: Host) -> None:
 # ---- where it lives then -------------------------------------------------------------------------
 
 
-def test_lives_there(own: Host) -> None:
+def test_lives_there(own: Host, tmp_path: Path) -> None:
     """What grows, is made anew, is copied out, is kept, or goes, is where the disk is."""
     driver = own.driver
     with own.unchanged():
@@ -324,7 +324,7 @@ def test_lives_there(own: Host) -> None:
         driver.rescue(machine.uuid)
         assert machine.state is S.RESCUED
         driver.unrescue(machine.uuid)
-        driver.snapshot_to_image(machine.uuid, own.peer.root / "out.qcow2")
+        driver.snapshot_to_image(machine.uuid, tmp_path / "out.qcow2")
         with pytest.raises(errors.DeviceBusy):
             driver.evict_image(str(image))
         driver.destroy(machine.uuid, keep=frozenset({Keep.ROOT_DISK}))
@@ -684,7 +684,9 @@ def test_a_client_that_stands_still_is_no_danger(own: Host, impatient: None) -> 
 
 
 @pytest.mark.parametrize("at", ["Domain.blockJobInfo", "Domain.blockJobAbort"])
-def test_what_meets_a_copy(own: Host, other: ComputeDriver, at: str, impatient: None) -> None:
+def test_what_meets_a_copy(
+    own: Host, other: ComputeDriver, at: str, impatient: None, tmp_path: Path
+) -> None:
     """An image of a disk that is being copied is refused for the moment. A client that takes this
     one for dead ends its copy, and this one says why it has stopped."""
     with own.unchanged(), written(own, start=True) as (machine, content):
@@ -692,7 +694,7 @@ def test_what_meets_a_copy(own: Host, other: ComputeDriver, at: str, impatient: 
 
         def copies_out(_name: str, send: Any) -> Any:
             with pytest.raises(errors.DeviceBusy) as caught:
-                other.snapshot_to_image(machine.uuid, own.peer.root / "out.qcow2")
+                other.snapshot_to_image(machine.uuid, tmp_path / "out.qcow2")
             met.append(caught.value.message)
             return send()
 

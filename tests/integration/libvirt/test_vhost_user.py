@@ -1,21 +1,44 @@
-"""NICs on a userspace switch: QEMU connects to it. Guests use none here; see the peer."""
+"""NICs on a userspace switch: QEMU connects to it. Guests use none here; see the peer.
+
+Emulated machines are refused such a port. The tests of what QEMU does with one go past that, by a
+driver without the guard and that check.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.guard import guarded
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.vif import Bandwidth, NicModel, VhostUserVif, VifQos
+from hvdrivers.models.vif import Bandwidth, NicModel, TapVif, VhostUserVif, VifQos
+from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.machines import Host, Machine
+from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.vhostuser import VhostUserPort
 from tests.peers.waiting import wait_until
 
 FOLDER = "/var/lib/libvirt/qemu"
+
+
+@pytest.fixture(scope="module")
+def host(libvirt_peer: LibvirtPeer, guest_image: Path) -> Iterator[Host]:
+    """The shared host, by a driver that gives emulated machines such a port."""
+    made = Host(libvirt_peer, guest_image)
+    lacking = made.raw.narrowed()
+    assert "KVM" in lacking.pop(Capability.VIF_VHOSTUSER)
+    made.raw.networks.refuse_emulated = lambda *_: None  # type: ignore[method-assign]
+    made.raw.facts.narrowed = lambda: lacking  # type: ignore[method-assign]
+    made.driver = guarded(made.raw)
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -105,3 +128,22 @@ def test_no_switch_at_the_socket(host: Host) -> None:
             assert machine.state is InstanceState.STOPPED
             host.driver.unplug_vif(machine.uuid, vif.id)
             host.driver.power_on(machine.uuid)
+
+
+def test_an_emulated_machine_has_none(host: Host, vif: VhostUserVif) -> None:
+    """Without the guard too, as a host may show a KVM that does not work."""
+    bridge = TapVif(id=vif.id, exists=False)
+    with host.unchanged(), host.made_empty(vifs=(bridge,)) as machine:
+        with closing(connect(host.peer)) as plain:
+            for refused in (
+                lambda: plain.spawn(host.empty(vifs=(vif,))),
+                lambda: plain.plug_vif(machine.uuid, vif.model_copy(update={"id": "other"})),
+                lambda: plain.reconnect(machine.uuid, vifs=[vif]),
+            ):
+                with pytest.raises(errors.NotSupported, match="KVM") as error:
+                    refused()
+                assert error.value.hint
+        with closing(guarded(connect(host.peer))) as driver:
+            assert Capability.VIF_VHOSTUSER not in driver.capabilities
+            assert "KVM" in (driver.why_not(Capability.VIF_VHOSTUSER) or "")
+        assert [each.type for each in machine.info.vifs] == ["tap"]

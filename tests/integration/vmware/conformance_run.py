@@ -14,15 +14,18 @@ from hvdrivers.vmware.conformance.target import VmwareTarget
 from tests.integration.part_of_suite import SEED, ends_well
 from tests.peers.fixtures import started
 from tests.peers.vcsim import GUEST_PASSWORD, GUEST_USER, VcsimPeer
+from tests.peers.vcsim.array import VcsimArray
 
 UNTRIED = (
     "a volume takes no room before it is written to",
     "the target's second host does not die (dead_host)",
     "the host has no device in parts that is set aside for guests",
+    "the driver gives no machine NUMA nodes and CPUs that are added",
 )
 """What the simulator cannot be brought to show, in the words of the suite and the target: its
 datastores are never full, its hosts do not die, and its administrator lets a GPU be had whole or in
-slices. Only SHOULD clauses need it."""
+slices. The driver refuses NUMA nodes of a machine to which CPUs are added. Only SHOULD clauses need
+it."""
 
 
 class Run:
@@ -61,6 +64,7 @@ def running(mode: str, folder: Path) -> Iterator[Run]:
             guest_user=GUEST_USER,
             guest_password=GUEST_PASSWORD,
             wake=lambda: peer.ask("/up", "POST"),
+            array=VcsimArray(peer),
             thorough=False,
         )
         target.time_scale = 2.0  # other tests run beside it

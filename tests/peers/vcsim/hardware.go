@@ -34,7 +34,7 @@ func device(id string, class, vendor, product int16, maker, name string) types.H
 	}
 }
 
-func equip(registry *simulator.Registry) {
+func equip(registry *simulator.Registry, encrypts bool) {
 	for number, each := range registry.All("HostSystem") {
 		host := each.(*simulator.HostSystem)
 		hardware := types.HostHardwareInfo{}
@@ -86,7 +86,7 @@ func equip(registry *simulator.Registry) {
 		}
 		host.Config = &config
 
-		target := &types.ConfigTarget{}
+		target := &types.ConfigTarget{SevSupported: types.NewBool(encrypts)}
 		target.VgpuDeviceInfo = []types.VirtualMachineVgpuDeviceInfo{{
 			DeviceName: "NVIDIA A2", DeviceVendorId: 0x9bb6_10de, MaxFbSizeInGib: 16, TimeSlicedCapable: true,
 		}}
@@ -103,6 +103,10 @@ func equip(registry *simulator.Registry) {
 					PciDevice:                devices[at], SystemId: systemOf(number),
 				})
 			}
+		}
+		if cluster, ok := registry.Get(*host.Parent).(*simulator.ClusterComputeResource); ok && cluster.EnvironmentBrowser != nil {
+			browser := registry.Get(*cluster.EnvironmentBrowser).(*simulator.EnvironmentBrowser)
+			browser.QueryConfigTargetResponse.Returnval = &types.ConfigTarget{SevSupported: target.SevSupported}
 		}
 		if compute, ok := registry.Get(*host.Parent).(*mo.ComputeResource); ok && compute.EnvironmentBrowser != nil {
 			browser := registry.Get(*compute.EnvironmentBrowser).(*simulator.EnvironmentBrowser)

@@ -14,6 +14,9 @@
 //	GET    /objects          how many objects of each kind the server has
 //	POST   /datastore        ?name=&accessible=      0: the hosts cannot reach it; 1: they can again
 //	POST   /question         ?text=                  the next machine that is switched on asks so
+//	POST   /lun              ?kind=&target=&lun=&id=&size=&user=&secret=&host=  an array exports a LUN (fc, iscsi)
+//	DELETE /lun              ?id=                    it does not any more
+//	GET    /targets          the iSCSI targets that each host is told of
 //	GET    /guests           files and folders in the guests, a line each
 //	POST   /esx              ?port=                  where a vCenter says that its hosts are, for guests' files
 //	POST   /up               a host that was shut down starts
@@ -248,6 +251,7 @@ func (m *machine) ReconfigVMTask(ctx *simulator.Context, r *types.ReconfigVM_Tas
 		if _, fault := finished(ctx, inner.(*methods.ReconfigVM_TaskBody).Res.Returnval); fault != nil {
 			return nil, fault
 		}
+		fitted(m.vm, &r.Spec)
 		m.addresses(ctx, r.Spec.ExtraConfig)
 		return nil, nil
 	})
@@ -367,6 +371,12 @@ func (c *control) handle(ctx *simulator.Context, method *simulator.Method) (mo.R
 		}
 		method.This = self
 	}
+	remember(ctx, specOf(method))
+	toStorage(ctx, method)
+	toCollector(ctx, method)
+	if bad := mapped(ctx, specOf(method)); bad != nil && fault == nil {
+		fault = bad
+	}
 	if method.Name == "CloneVM_Task" && !ctx.Map.IsVPX() {
 		fault = new(types.NotSupported) // an ESXi host clones nothing
 	}
@@ -485,6 +495,7 @@ func main() {
 	clusters := flag.Int("clusters", 1, "clusters")
 	standalone := flag.Int("standalone", 0, "hosts outside of any cluster")
 	opaque := flag.Int("opaque", 1, "NSX segments")
+	encrypts := flag.Bool("sev", true, "hosts encrypt the memory of machines")
 	orphan := flag.Bool("orphan", false, "go on when standard input ends")
 	flag.Parse()
 	log.SetOutput(os.Stderr)
@@ -511,7 +522,8 @@ func main() {
 		hardware.NumCpuPkgs, hardware.NumCpuCores, hardware.NumCpuThreads = 2, 16, 16
 		host.Summary.Hardware = &hardware
 	}
-	equip(registry)
+	equip(registry, *encrypts)
+	connect(registry)
 	if *mode == "vpx" && *standalone > 1 {
 		unfit(registry, fmt.Sprintf("DC0_H%d", *standalone-1))
 	}
@@ -542,6 +554,8 @@ func main() {
 	mux.HandleFunc("/objects", state.serveObjects(registry))
 	mux.HandleFunc("/datastore", state.serveDatastore(model.Service.Context))
 	mux.HandleFunc("/question", serveQuestion)
+	mux.HandleFunc("/lun", serveUnits)
+	mux.HandleFunc("/targets", serveTargets(registry))
 	mux.HandleFunc("/guests", serveGuests)
 	mux.HandleFunc("/esx", func(_ http.ResponseWriter, r *http.Request) { esxPort.Store(r.URL.Query().Get("port")) })
 	mux.HandleFunc("/up", func(http.ResponseWriter, *http.Request) { state.power.down.Store(false) })

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text
     "optional-dependencies"
 ]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SETUP = ROOT / "scripts/setup"
 SOURCES = sorted((ROOT / "hvdrivers").rglob("*.py"))
 OWN_EXTRA = re.compile(r"hvdrivers\[([a-z,]+)\]")
 
@@ -97,3 +99,33 @@ def test_a_driver_of_ours_without_its_client_library(driver: str, module: str) -
         timeout=300,
     )
     assert done.stdout.strip() == install_hint(driver), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("release", "apart"),
+    [
+        ('ID=debian\nVERSION_ID="12"', False),
+        ('ID=debian\nVERSION_ID="13"', True),
+        ("ID=debian", True),
+        ('ID=ubuntu\nVERSION_ID="22.04"', False),
+        ('ID=ubuntu\nVERSION_ID="24.04"', True),
+        ("ID=fedora\nVERSION_ID=41", False),
+    ],
+)
+def test_setup_names_virtiofsd_where_it_is_a_package(
+    release: str, apart: bool, tmp_path: Path
+) -> None:
+    """Debian 12 has it in QEMU's own package: to ask apt for it would fail, and so would setup."""
+    (tmp_path / "os-release").write_text(release)
+    functions = re.findall(r"(?ms)^(?:needs|has_virtiofsd_apart)\(\).*?^}$", SETUP.read_text())
+    script = "\n".join(["set -euo pipefail", *functions, "needs"])
+    listed = subprocess.run(
+        ["bash", "-c", script],
+        env={"OS_RELEASE": str(tmp_path / "os-release"), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    packages = [line.split()[1] for line in listed.splitlines()]
+    assert "qemu-utils" in packages
+    assert ("virtiofsd" in packages) is apart

@@ -18,24 +18,27 @@ from hvdrivers.libvirt.devices import (
     attached_volume,
     disk_element,
     has_free_port,
-    vif_element,
     vifs_of,
     volumes_of,
 )
 from hvdrivers.libvirt.domain import OWN_ALIAS, HostChoice, OwnDisk, domain_xml, next_target
 from hvdrivers.libvirt.metadata import Record, record_in
+from hvdrivers.libvirt.wiring import vif_element
 from hvdrivers.libvirt.xml import attribute, el, parse, text
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec
 from hvdrivers.models.vif import (
     Bandwidth,
     BridgeVif,
+    DvsVif,
+    HostdevVif,
     MacvtapVif,
     NetworkVif,
     NicModel,
     OvsVif,
     TapVif,
     UserVif,
+    VdpaVif,
     VhostUserVif,
     Vif,
     VifQos,
@@ -77,6 +80,11 @@ VIFS: tuple[Vif, ...] = (
     TapVif(id="t", device="tap0"),
     UserVif(id="u", active=False),
     VhostUserVif(id="v", socket="/run/vhu <1>", mode="client", queues=2, mtu=1400),
+    MacvtapVif(id="m", source="eth0.5", mode="vepa", queues=2, active=False),
+    MacvtapVif(id="m2", source="ens1f0v3", mode="passthrough", vlan=9),
+    VdpaVif(id="d", device="/dev/vhost-vdpa-0"),
+    HostdevVif(id="h", pci_address="0000:7e:10.1", vlan=9),
+    HostdevVif(id="h2", type="hostdev_physical", pci_address="10000:7e:00.0"),
     TapVif(id="t2", exists=False, qos=VifQos(outbound=Bandwidth(average=9, peak=90, burst=8))),
 )
 
@@ -196,7 +204,8 @@ def test_it_reads_back() -> None:
     assert list(nics) == [vif.id for vif in _distinct(VIFS)]
     for vif in _distinct(VIFS):
         found = attached_vif(vif.id, *nics[vif.id])
-        assert (found.type, found.address) == (vif.type, vif.mac)
+        whole = vif.type == "hostdev_physical"
+        assert (found.type, found.address) == (vif.type, None if whole else vif.mac)
 
 
 def test_damaged_metadata_is_told() -> None:
@@ -227,7 +236,10 @@ def test_free_ports() -> None:
     [
         BridgeVif(id="a", bridge="b", vlan=3),
         BridgeVif(id="a", bridge="b", model=NicModel.NETVSC),
-        MacvtapVif(id="a", source="eth0"),
+        MacvtapVif(id="a", source="eth0", vlan=3),
+        HostdevVif(id="a", pci_address="0000:7e:10.1", model=NicModel.VIRTIO),
+        VdpaVif(id="a", device="/dev/vhost-vdpa-0", vlan=3),
+        DvsVif(id="a", port_group="b"),
     ],
 )
 def test_vifs_that_are_refused(vif: Vif) -> None:

@@ -40,9 +40,10 @@ class Host(HostFacts):
         return self._document
 
 
-def test_a_session_daemon_shares_no_directories() -> None:
+@pytest.mark.parametrize("capability", [Capability.SHARES, Capability.VIF_MACVTAP])
+def test_what_a_session_daemon_has_not(capability: Capability) -> None:
     facts = Host(RECORDED, "both", uri="qemu:///session")
-    assert "session" in facts.lacking()[Capability.SHARES]
+    assert "session" in facts.lacking()[capability]
 
 
 def without(pattern: str) -> str:
@@ -58,7 +59,7 @@ C = Capability
     ("xml", "lacking"),
     [
         (RECORDED, set()),
-        (RECORDED.replace(VFIO, "<enum name='pciBackend'/>"), {C.PCI_PASSTHROUGH}),
+        (RECORDED.replace(VFIO, "<enum name='pciBackend'/>"), {C.PCI_PASSTHROUGH, C.VIF_HOSTDEV}),
         (without(r"<value>efi</value>"), {C.UEFI, C.SECURE_BOOT}),
         (without(r"(?s)<enum name='secure'>.*?</enum>"), {C.SECURE_BOOT}),
         (
@@ -73,6 +74,7 @@ C = Capability
             "<domainCapabilities/>",
             {
                 *(C.UEFI, C.SECURE_BOOT, C.VTPM, C.SHARES, C.PCI_PASSTHROUGH),
+                C.VIF_HOSTDEV,
                 *(C.CONSOLE_VNC, C.CONSOLE_SPICE, C.SCREENSHOT),
             },
         ),

@@ -1,0 +1,117 @@
+"""NICs over network devices of the host: macvtap, vDPA, and a device that a machine has to itself.
+
+Only functions of their arguments, no remote call. Which devices the host has, and who has them,
+say ``network_checks.py`` and ``passthrough.py``.
+"""
+
+from __future__ import annotations
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt.naming import alias
+from hvdrivers.libvirt.xml import Element, el
+from hvdrivers.models.pci import PciAddress
+from hvdrivers.models.vif import HostdevVif, MacvtapVif, NicModel, VdpaVif, Vif
+
+HOST_NICS = frozenset({"hw_veb", "hostdev_physical", "ib_hostdev", "vdpa"})
+"""Types of NICs in whose place on the host libvirt has no network device, and which stay with
+their host."""
+
+
+def pci_source(address: PciAddress, *, kind: str | None = None) -> Element:
+    """``<source>``: a PCI device of the host.
+
+    Args:
+        kind: ``pci`` in an ``<interface>``, which must say so.
+    """
+    return el(
+        "source",
+        el(
+            "address",
+            type=kind,
+            domain=f"0x{address.domain:04x}",
+            bus=f"0x{address.bus:02x}",
+            slot=f"0x{address.slot:02x}",
+            function=f"0x{address.function:x}",
+        ),
+    )
+
+
+def hostdev(address: PciAddress, name: str | None = None) -> Element:
+    """The ``<hostdev>`` of a device. Managed: libvirt takes it from its driver when the machine
+    starts, and gives it back.
+
+    Args:
+        name: its alias; None: libvirt makes one.
+    """
+    return el(
+        "hostdev",
+        pci_source(address),
+        el("alias", name=name) if name is not None else None,
+        mode="subsystem",
+        type="pci",
+        managed="yes",
+    )
+
+
+def whole_device(vif: HostdevVif) -> Element:
+    """The element of a NIC that is a device of the host. Of a virtual function (``hw_veb``) the
+    host sets the MAC address and the VLAN; libvirt refuses to start it with any other device. A
+    device on which the host sets nothing is no ``<interface>``."""
+    _refuse(
+        vif,
+        ("qos", "mtu", "queues", "model"),
+        "a NIC that is a device of the host",
+        "the guest has the device itself: set them in the guest, or at the physical function",
+    )
+    if not vif.active:
+        raise errors.NotSupported(
+            "libvirt starts no device of the host with its link down",
+            hint="plug_vif() it when it shall be up",
+        )
+    name = alias(f"vif-{vif.type}", vif.id)
+    if vif.type != "hw_veb":
+        return hostdev(vif.pci_address, name)
+    return el(
+        "interface",
+        el("mac", address=vif.mac),
+        pci_source(vif.pci_address, kind="pci"),
+        el("vlan", el("tag", id=vif.vlan)) if vif.vlan else None,
+        el("alias", name=name),
+        type="hostdev",
+        managed="yes",
+    )
+
+
+def host_nic(vif: MacvtapVif | VdpaVif) -> tuple[str, list[Element]]:
+    """Kind and wiring of a virtio NIC over a device of the host."""
+    if isinstance(vif, VdpaVif):
+        _refuse(
+            vif,
+            ("qos", "mtu", "vlan"),
+            "a vDPA device",
+            "set them at the device, on the host (vdpa, devlink)",
+        )
+        if vif.model not in {None, NicModel.VIRTIO}:
+            raise errors.NotSupported(
+                "a vDPA device is a virtio NIC", hint="leave the model out, or say virtio"
+            )
+        return "vdpa", [el("source", dev=vif.device)]
+    _refuse(
+        vif, ("mtu",), "a macvtap device", "set it at the interface below: macvtap has the same"
+    )
+    wiring = [el("source", dev=vif.source, mode=vif.mode)]
+    if vif.vlan:
+        if vif.mode != "passthrough":
+            raise errors.NotSupported(
+                f"libvirt sets no VLAN tag on a macvtap device in mode {vif.mode}",
+                hint="use the VLAN's own interface as source; or a virtual function, with"
+                ' mode="passthrough"',
+            )
+        wiring.append(el("vlan", el("tag", id=vif.vlan)))
+    return "direct", [*wiring, el("target", dev=vif.tap)]
+
+
+def _refuse(vif: Vif, names: tuple[str, ...], what: str, hint: str) -> None:
+    asked = [name for name in names if getattr(vif, name) is not None]
+    if asked:
+        raise errors.NotSupported(f"libvirt sets no {' and no '.join(asked)} of {what}", hint=hint)

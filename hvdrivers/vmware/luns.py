@@ -1,0 +1,256 @@
+"""LUNs of storage arrays, over iSCSI and Fibre Channel: each is a disk that maps it (RDM).
+
+A machine may run on any host of its cluster, so every host that is connected must see the LUN. A
+host knows only what it has found: over iSCSI it is told the targets first, and on both it looks
+again. The number of a LUN may be another volume's by now, so a host looks again also if it knows
+one of that number, unless the volume tells the LUN's own name (``wwn``).
+
+The mapping is in physical mode: the guest talks to the array itself, snapshots leave the disk out,
+and a LUN that has grown is as large in the guest. Machines do not lock such a LUN against each
+other; the driver looks who has it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
+from uuid import UUID
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.driverkit import undoing
+from hvdrivers.models.volume import IscsiVolume, VolumeAttachment
+from hvdrivers.vmware.deadline import unbounded
+from hvdrivers.vmware.devices import by_address, lun_of
+from hvdrivers.vmware.lun_paths import (
+    LUNS,
+    STORAGE,
+    SYSTEM,
+    Fibre,
+    Iscsi,
+    LunVolume,
+    adapters_of,
+    behind,
+    initiator_of,
+    is_known,
+    kind_of,
+    meant,
+    refuse_wishes,
+    told_of,
+)
+from hvdrivers.vmware.machines import Machines, uuid_in
+from hvdrivers.vmware.place import Places, Surroundings
+from hvdrivers.vmware.reader import Reader, Row
+from hvdrivers.vmware.specs import Lun
+
+_log = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_found: ContextVar[list[str]] = ContextVar("hvdrivers-vmware-luns")
+"""Ids of the LUNs that the operation under way has found."""
+
+
+def letting_go(operation: Callable[Concatenate[Any, _P], _T]) -> Callable[Concatenate[Any, _P], _T]:
+    """An operation of a topic that finds LUNs. If it fails, hosts log out of the targets that
+    nothing needs."""
+
+    @wraps(operation)
+    def call(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        found: list[str] = []
+        token = _found.set(found)
+        try:
+            return operation(self, *args, **kwargs)
+        except errors.HypervisorError:
+            with unbounded():
+                self.luns.let_go(set(found))
+            raise
+        finally:
+            _found.reset(token)
+
+    return call
+
+
+class Luns:
+    """Finds LUNs on hosts."""
+
+    def __init__(self, reader: Reader, places: Places, machines: Machines) -> None:
+        self._reader = reader
+        self._places = places
+        self._machines = machines
+
+    @provides(Capability.VOLUME_ISCSI, Capability.VOLUME_FC)
+    def find(self, attachment: VolumeAttachment, volume: LunVolume, around: Surroundings) -> Lun:
+        """The LUN, which all hosts see. 2 reads, and for each host one call to look again and one
+        to tell it of iSCSI targets; 1 read if the hosts know the LUN by its name.
+
+        Raises:
+            VolumeNotFound: a host does not see it.
+            InsufficientResources: no host is connected, or one has no adapter for it.
+            NotSupported: a wish that a mapping does not take.
+        """
+        refuse_wishes(attachment)
+        hosts = [row.obj for row in around.usable_hosts]
+        if not hosts:
+            raise errors.InsufficientResources(
+                "no host takes machines now: each is in maintenance or not connected"
+            )
+        rows = self._reader.many(hosts, *STORAGE)
+        if all(is_known(row, volume) for row in rows):
+            return self._one(rows, volume)
+        with undoing() as undo:
+            for row in rows:
+                if isinstance(volume, IscsiVolume):
+                    undo.callback(_log_out, row, _log_in(row, volume))
+                _look(row, kind_of(volume))
+            return self._one(self._reader.many(hosts, *STORAGE), volume)
+
+    @staticmethod
+    def _one(rows: Sequence[Row], volume: LunVolume) -> Lun:
+        """The LUN that all hosts mean."""
+        lun = meant(rows, volume)
+        _found.get().append(lun.uuid)
+        return lun
+
+    def require_free(self, uuid: UUID, *luns: Lun) -> None:
+        """Refuse a LUN that another powered-on machine has, whoever's it is. One call; none without
+        LUNs."""
+        wanted = {each.uuid for each in luns}
+        if not wanted:
+            return
+        for row, held in self._holders():
+            on = row.get("runtime.powerState") == "poweredOn"
+            if held & wanted and on and uuid_in(row) != uuid:
+                raise errors.DeviceBusy(
+                    f"a powered-on machine ({row.get('config.instanceUuid')}) has the LUN",
+                    hint="detach it there, or stop that machine",
+                )
+
+    def _holders(self) -> Iterator[tuple[Row, set[str]]]:
+        paths = ("config.instanceUuid", "runtime.powerState", "config.hardware.device")
+        for row in self._machines.rows(*paths, on_disks=True):
+            devices = by_address(row.get("config.hardware.device") or ()).values()
+            yield row, {uuid for uuid in map(lun_of, devices) if uuid is not None}
+
+    def lacking(self, disks: Iterable[Any], hosts: Sequence[Any]) -> list[str]:
+        """The names of hosts that do not see all LUNs of these disks. One call; none without."""
+        wanted = {uuid for uuid in map(lun_of, disks) if uuid is not None}
+        if not wanted:
+            return []
+        rows = self._reader.many(hosts, "name", LUNS)
+        return [
+            str(row.get("name"))
+            for row in rows
+            if wanted - {each.uuid for each in row.get(LUNS) or ()}
+        ]
+
+    def grown(self, disk: Any, size: int) -> None:
+        """Let all hosts see that a LUN has grown. 3 reads, and one call for each host.
+
+        Raises:
+            InvalidRequest: a host does not see it so large.
+        """
+        uuid = lun_of(disk)
+        hosts = [row.obj for row in self._places.surroundings().usable_hosts]
+        for row in self._reader.many(hosts, *STORAGE):
+            for kind in (Iscsi, Fibre):
+                if any(lun.uuid == uuid for lun, _, _ in behind(row, kind)):
+                    _look(row, kind)
+        for row in self._reader.many(hosts, "name", LUNS):
+            for lun in row.get(LUNS) or ():
+                if lun.uuid != uuid:
+                    continue
+                seen = int(lun.capacity.block) * int(lun.capacity.blockSize)
+                if seen < size:
+                    raise errors.InvalidRequest(
+                        f"the host {row.get('name')} sees {seen} bytes of the LUN, not {size}",
+                        hint="let it grow at its storage server first",
+                    )
+
+    def release(self, disks: Iterable[Any]) -> None:
+        """Log out of the iSCSI targets that nothing needs any more, after the disks were detached.
+        2 reads; of each host that was told of such a target 2 calls. None without LUNs.
+
+        A target with another LUN stays, and so does one whose LUN another machine has. What fails
+        is logged: the disk is detached, and a host with a target too many loses nothing.
+        """
+        self.let_go({uuid for uuid in map(lun_of, disks) if uuid is not None})
+
+    def let_go(self, gone: set[str]) -> None:
+        """The same, for LUNs by their ids."""
+        if not gone:
+            return
+        try:
+            for _, held in self._holders():
+                gone = gone - held
+            if not gone:
+                return
+            hosts = [row.obj for row in self._places.surroundings().usable_hosts]
+            for row in self._reader.many(hosts, *STORAGE):
+                there: dict[str, set[str]] = {}
+                for lun, target, _ in behind(row, Iscsi):
+                    there.setdefault(target, set()).add(lun.uuid)
+                idle = {target for target, luns in there.items() if luns <= gone}
+                told = [each for each in told_of(row) if each.iScsiName in idle]
+                if told:
+                    _log_out(row, told)
+        except errors.HypervisorError as error:
+            _log.warning("hosts stay logged in to a target that nothing needs: %s", error)
+
+
+def _log_in(row: Row, volume: IscsiVolume) -> list[Any]:
+    """Tell a host of the targets; those that it was not told of before."""
+    adapter = initiator_of(row)
+    chap = volume.chap
+    auth = None
+    if chap is not None:
+        auth = Iscsi.AuthenticationProperties(
+            chapAuthEnabled=True,
+            chapName=chap.username,
+            chapSecret=chap.password.get_secret_value(),
+            chapAuthenticationType="chapRequired",
+            chapInherited=False,
+        )
+    configured = adapter.configuredStaticTarget or ()
+    there = {(each.address, each.port, each.iScsiName) for each in configured}
+    wanted = [
+        Iscsi.StaticTarget(
+            address=each.host, port=each.port, iScsiName=each.iqn, authenticationProperties=auth
+        )
+        for each in volume.targets
+    ]
+    new = [each for each in wanted if (each.address, each.port, each.iScsiName) not in there]
+    old = [each for each in wanted if each not in new]
+    if old and auth is not None:  # the array may have another secret by now
+        targets = Iscsi.TargetSet(staticTargets=[_bare(each) for each in old])
+        row[SYSTEM].UpdateInternetScsiAuthenticationProperties(adapter.device, auth, targets)
+    if new:
+        row[SYSTEM].AddInternetScsiStaticTargets(adapter.device, new)
+    return new
+
+
+def _log_out(row: Row, targets: Sequence[Any]) -> None:
+    """Let a host forget targets, and what is behind them."""
+    if not targets:
+        return
+    device = initiator_of(row).device
+    row[SYSTEM].RemoveInternetScsiStaticTargets(device, [_bare(each) for each in targets])
+    row[SYSTEM].RescanHba(device)
+
+
+def _bare(target: Any) -> Any:
+    """A target without its secret."""
+    return Iscsi.StaticTarget(address=target.address, port=target.port, iScsiName=target.iScsiName)
+
+
+def _look(row: Row, kind: Any) -> None:
+    """Let a host look for what is behind its adapters of a kind."""
+    adapters = [initiator_of(row)] if kind is Iscsi else adapters_of(row, kind)
+    if not adapters:
+        raise errors.InsufficientResources(
+            f"the host {row.get('name')} has no Fibre Channel adapter"
+        )
+    for each in adapters:
+        row[SYSTEM].RescanHba(each.device)
