@@ -109,7 +109,7 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         self._detach(uuid, volume_id)
 
     def _detach(self, uuid: UUID, volume_id: str) -> None:
-        found = self.machines.checked("detach_volume", uuid, *HARDWARE)
+        found = self.machines.checked("detach_volume", uuid, *HARDWARE, "snapshot")
         devices, disks = _has(found)
         address = _address(devices, volume_id)
         if address is None:
@@ -122,8 +122,10 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             refuse_hot_plug(found.row.get("config.hardware.device"), found.state)
         volumes = {key: each for key, each in devices.volumes.items() if key != address}
         after = devices.model_copy(update={"volumes": volumes})
-        self.changes.change_devices(found, [taking_away(each) for each in gone], after)
-        self.luns.release(gone)
+        snapshots = found.row.get("snapshot") is not None
+        changes = [taking_away(each, snapshots=snapshots) for each in gone]
+        self.changes.change_devices(found, changes, after)
+        self.luns.release(gone, [devices.volumes[address]])
 
     @timed
     def get_volume_connector(
