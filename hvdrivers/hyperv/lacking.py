@@ -53,7 +53,7 @@ LACKING: Mapping[C, str] = MappingProxyType(
         C.VOLUME_NFS: "Hyper-V keeps no virtual disk on NFS",
         C.VOLUME_LOCAL: "a volume of this kind is named by a path of a Linux host; volume-pool"
         " attaches files of a Hyper-V host, and volume-iscsi and volume-fc its disks",
-        C.VOLUME_RBD: "Windows Server comes with no Ceph client, and the driver installs none there;"
+        C.VOLUME_RBD: "Windows Server comes with no Ceph client, and the driver installs none;"
         " a gateway shows an image of Ceph's by iSCSI, and volume-iscsi attaches that",
         C.VOLUME_NVMEOF: "Windows Server 2016 to 2022 have no NVMe-oF initiator, and no cmdlet that"
         " connects one is documented for 2025; volume-iscsi and volume-fc attach the same storage"
@@ -65,8 +65,8 @@ LACKING: Mapping[C, str] = MappingProxyType(
         " other software could read it. Backup software that runs on the host can, and"
         " snapshot_to_image() copies the whole disk",
         C.SEV: "for Hyper-V's isolated machines (New-VM -GuestStateIsolationType SNP, Windows"
-        " Server 2025) no documentation says what a host and a guest need, nor how a caller learns that"
-        " the memory is encrypted; so the driver does not promise it",
+        " Server 2025) no documentation says what a host and a guest need, nor how a caller learns"
+        " that the memory is encrypted; so the driver does not promise it",
         C.DETACH_PAUSED: "no documentation says whether Hyper-V takes a disk or a NIC from a paused"
         " machine; unpause() it first",
         C.NMI_PAUSED: "no documentation says whether a paused machine gets the interrupt when it"
