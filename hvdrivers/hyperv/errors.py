@@ -49,6 +49,8 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "InstanceNotFound": e.InstanceNotFound,
         "InvalidState": e.InvalidState,
         "InsufficientResources": e.InsufficientResources,
+        "Closed": e.InsufficientResources,
+        "GoingDown": e.InsufficientResources,
         "NetworkNotFound": e.NetworkNotFound,
         "VolumeNotFound": e.VolumeNotFound,
         "SnapshotNotFound": e.VolumeNotFound,
@@ -68,6 +70,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "Refused": e.InvalidRequest,
         "MachinesOn": e.InvalidState,
         "NoRight": e.PermissionDenied,
+        "ShareRefused": e.PermissionDenied,
         "NoPicture": e.HypervisorFault,
         "ImageMissing": e.VolumeNotFound,
         "ImageEvicted": e.DeviceBusy,
@@ -174,12 +177,14 @@ BY_HRESULT: Mapping[int, type[e.HypervisorError]] = MappingProxyType(
 
 _VAGUE = frozenset({"OperationFailed", "Unspecified", "ObjectNotFound"})
 
-_DOUBLE_HOP = (
-    "if the path is on another server: the host has no credentials to go on with (the 'double"
-    " hop'). Use authentication='credssp' or Kerberos delegation, or local paths"
+_SHARE = (
+    "the user, and the computer account of the host, need full control of the share and of the"
+    " file. A session by NTLM or Kerberos has no credentials to go on with (the 'double hop'): use"
+    " authentication='credssp' or Kerberos delegation, or local paths"
 )
 _HINTS: Mapping[type[e.HypervisorError], str] = {
-    e.PermissionDenied: f"the user must be in 'Hyper-V Administrators'; {_DOUBLE_HOP}",
+    e.PermissionDenied: "the user must be in 'Hyper-V Administrators'; if the path is on another"
+    f" server, {_SHARE}",
     e.InsufficientResources: "free memory or disk space on the host, or choose another host",
     e.NotSupported: "the host's Windows or its Hyper-V PowerShell module lacks this",
     e.HypervisorFault: "the log Microsoft-Windows-Hyper-V-VMMS-Admin on the host has the details",
@@ -196,6 +201,10 @@ _CODE_HINTS: Mapping[int, str] = MappingProxyType(
 
 _OWN_HINTS: Mapping[str, str] = MappingProxyType(
     {
+        "ShareRefused": _SHARE,
+        "Closed": "exit_maintenance() on that host, or another host",
+        "GoingDown": "another host, or this one when it is up again. If somebody has called the"
+        " shutdown off, it takes machines five minutes after it was asked for",
         "MachinesOn": "stop them, or move them to another host, first",
         "HasSnapshots": "delete the instance's snapshots first",
         "Remains": "destroy() removes what is left",

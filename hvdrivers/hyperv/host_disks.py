@@ -77,6 +77,12 @@ def _chap(credentials: ChapCredentials | None) -> dict[str, Json] | None:
     if credentials is None:
         return None
     secret = credentials.password.get_secret_value()
+    if not secret.isascii():
+        raise errors.InvalidRequest(
+            "the initiator of Windows takes a CHAP secret of 12 to 16 bytes, and no documentation"
+            " says which bytes it makes of letters beyond ASCII",
+            hint="set a secret of ASCII characters at the storage server",
+        )
     if not 12 <= len(secret) <= 16:
         raise errors.InvalidRequest(
             "the initiator of Windows takes CHAP secrets of 12 to 16 characters",

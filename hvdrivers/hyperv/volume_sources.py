@@ -61,6 +61,13 @@ class VolumeSources:
         if isinstance(volume, SmbfsVolume):
             if volume.data.format not in (ImageFormat.VHDX, ImageFormat.VHD):
                 raise errors.NotSupported("Hyper-V attaches VHDX and VHD files only")
+            if volume.username or volume.password is not None:
+                raise errors.NotSupported(
+                    "Hyper-V opens a file on a share as the computer account of the host and as the"
+                    " user of the session, and by no other name",
+                    hint="give both of them full control of the share and of the file, and leave"
+                    " username and password out of the options",
+                )
             path = volume.unc_path
             if not plain_path(path) or belongs_to_host(path, self._session.facts().root):
                 raise errors.VolumeNotFound("the path leads to no volume on a share")

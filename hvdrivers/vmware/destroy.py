@@ -128,7 +128,8 @@ class Removal:
             for source, target in kept.items():
                 self._files.move_disk(source, target)
             self._destroy_machine(found)
-            self._luns.release(by_address(found.row.get("config.hardware.device") or ()).values())
+            disks = by_address(found.row.get("config.hardware.device") or ())
+            self._luns.release(disks.values(), self._devices_or_none(found).volumes.values())
 
     def _spread(self, found: Machine) -> bool:
         """Whether files of its own lie outside of the instance's folder: its configuration, or
@@ -164,7 +165,7 @@ class Removal:
             if isinstance(disk, vim.vm.device.VirtualDisk)
             and (address in devices.volumes or self._is_volume(disk, folder))
         ]
-        changes = [taking_away(each) for each in going]
+        changes = [taking_away(each, snapshots=False) for each in going]
         going = self._strangers(found)
         going += [each for each in disks.values() if file_of(each) in kept]
         changes += [removing(each) for each in going]

@@ -182,11 +182,15 @@ def removing(device: Any) -> Any:
     return _dev.VirtualDeviceSpec(device=device, operation="remove")
 
 
-def taking_away(disk: Any) -> Any:
+def taking_away(disk: Any, *, snapshots: bool) -> Any:
     """A device change that takes a volume away. The file of a mapping goes: it is nothing without
-    the disk, and the LUN is untouched."""
+    the disk, and the LUN is untouched.
+
+    Args:
+        snapshots: the machine has some: a revert may bring the disk back, and needs the file.
+    """
     change = removing(disk)
-    if lun_of(disk) is not None:
+    if lun_of(disk) is not None and not snapshots:
         change.fileOperation = "destroy"
     return change
 

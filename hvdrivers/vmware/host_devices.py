@@ -15,6 +15,7 @@ from pyVmomi import vim
 from hvdrivers.contract import errors
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import MediatedType, NumaCell, PciDevice
+from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.reader import Row
 
 _log = logging.getLogger(__name__)
@@ -117,4 +118,22 @@ def refuse_with_devices(hardware: Sequence[Any], what: str) -> None:
         raise errors.NotSupported(
             f"vSphere {what} no machine that has a PCI device of its host",
             hint="power_off() keeps its disks; a machine without the device has it all",
+        )
+
+
+def refuse_hot_plug(hardware: Sequence[Any], state: InstanceState) -> None:
+    """Refuse devices that come or go while a machine runs that has a device of its host whole: the
+    documentation names "hot adding and removing of virtual devices" among what is not there with
+    DirectPath I/O. With slices of a GPU the server decides.
+
+    Raises:
+        NotSupported: it has one, and is not stopped.
+    """
+    slices = vim.vm.device.VirtualPCIPassthrough.VmiopBackingInfo
+    whole = [each for each in passed_devices(hardware) if not isinstance(each.backing, slices)]
+    if whole and state is not InstanceState.STOPPED:
+        raise errors.NotSupported(
+            "vSphere adds and removes no devices while a machine runs that has a PCI device of its"
+            " host",
+            hint="power_off() first",
         )

@@ -66,7 +66,9 @@ def meant(rows: Sequence[Row], volume: LunVolume) -> Lun:
             f" {', '.join(sorted(each.canonicalName for each in found.values()))}"
         )
     (lun,) = found.values()
-    return Lun(lun.uuid, lun.deviceName, int(lun.capacity.block) * int(lun.capacity.blockSize))
+    size = int(lun.capacity.block) * int(lun.capacity.blockSize)
+    names = {way.target for way in _ways(volume)} if isinstance(volume, IscsiVolume) else set()
+    return Lun(lun.uuid, lun.deviceName, size, tuple(sorted(names)))
 
 
 def refuse_wishes(attachment: VolumeAttachment) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
@@ -42,6 +43,7 @@ from hvdrivers.vmware.lun_paths import (
     told_of,
 )
 from hvdrivers.vmware.machines import Machines, uuid_in
+from hvdrivers.vmware.moved import VolumeRecord
 from hvdrivers.vmware.place import Places, Surroundings
 from hvdrivers.vmware.reader import Reader, Row
 from hvdrivers.vmware.specs import Lun
@@ -49,8 +51,8 @@ from hvdrivers.vmware.specs import Lun
 _log = logging.getLogger(__name__)
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_found: ContextVar[list[str]] = ContextVar("hvdrivers-vmware-luns")
-"""Ids of the LUNs that the operation under way has found."""
+_found: ContextVar[list[Lun]] = ContextVar("hvdrivers-vmware-luns")
+"""The LUNs that the operation under way has found."""
 
 
 def letting_go(operation: Callable[Concatenate[Any, _P], _T]) -> Callable[Concatenate[Any, _P], _T]:
@@ -59,13 +61,16 @@ def letting_go(operation: Callable[Concatenate[Any, _P], _T]) -> Callable[Concat
 
     @wraps(operation)
     def call(self: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        found: list[str] = []
+        found: list[Lun] = []
         token = _found.set(found)
         try:
             return operation(self, *args, **kwargs)
         except errors.HypervisorError:
             with unbounded():
-                self.luns.let_go(set(found))
+                self.luns.let_go(
+                    {each.uuid for each in found},
+                    {target for each in found for target in each.targets},
+                )
             raise
         finally:
             _found.reset(token)
@@ -103,7 +108,9 @@ class Luns:
         with undoing() as undo:
             for row in rows:
                 if isinstance(volume, IscsiVolume):
-                    undo.callback(_log_out, row, _log_in(row, volume))
+                    login = _Login.of(row, volume)
+                    undo.callback(_log_out, row, login.new)
+                    login.tell(row)
                 _look(row, kind_of(volume))
             return self._one(self._reader.many(hosts, *STORAGE), volume)
 
@@ -111,7 +118,7 @@ class Luns:
     def _one(rows: Sequence[Row], volume: LunVolume) -> Lun:
         """The LUN that all hosts mean."""
         lun = meant(rows, volume)
-        _found.get().append(lun.uuid)
+        _found.get().append(lun)
         return lun
 
     def require_free(self, uuid: UUID, *luns: Lun) -> None:
@@ -169,27 +176,32 @@ class Luns:
                         hint="let it grow at its storage server first",
                     )
 
-    def release(self, disks: Iterable[Any]) -> None:
+    def release(self, disks: Iterable[Any], records: Iterable[VolumeRecord]) -> None:
         """Log out of the iSCSI targets that nothing needs any more, after the disks were detached.
         2 reads; of each host that was told of such a target 2 calls. None without LUNs.
 
         A target with another LUN stays, and so does one whose LUN another machine has. What fails
         is logged: the disk is detached, and a host with a target too many loses nothing.
-        """
-        self.let_go({uuid for uuid in map(lun_of, disks) if uuid is not None})
 
-    def let_go(self, gone: set[str]) -> None:
-        """The same, for LUNs by their ids."""
+        Args:
+            records: what was remembered of the disks: the array may export the LUN no more.
+        """
+        targets = {each for record in records for each in record.targets}
+        self.let_go({uuid for uuid in map(lun_of, disks) if uuid is not None}, targets)
+
+    def let_go(self, gone: set[str], targets: set[str]) -> None:
+        """The same, for LUNs by their ids, and targets by their names."""
         if not gone:
             return
         try:
             for _, held in self._holders():
-                gone = gone - held
+                if gone & held:
+                    gone, targets = gone - held, set()  # one may be that LUN's
             if not gone:
                 return
             hosts = [row.obj for row in self._places.surroundings().usable_hosts]
             for row in self._reader.many(hosts, *STORAGE):
-                there: dict[str, set[str]] = {}
+                there: dict[str, set[str]] = {each: set() for each in targets}
                 for lun, target, _ in behind(row, Iscsi):
                     there.setdefault(target, set()).add(lun.uuid)
                 idle = {target for target, luns in there.items() if luns <= gone}
@@ -200,35 +212,48 @@ class Luns:
             _log.warning("hosts stay logged in to a target that nothing needs: %s", error)
 
 
-def _log_in(row: Row, volume: IscsiVolume) -> list[Any]:
-    """Tell a host of the targets; those that it was not told of before."""
-    adapter = initiator_of(row)
-    chap = volume.chap
-    auth = None
-    if chap is not None:
-        auth = Iscsi.AuthenticationProperties(
-            chapAuthEnabled=True,
-            chapName=chap.username,
-            chapSecret=chap.password.get_secret_value(),
-            chapAuthenticationType="chapRequired",
-            chapInherited=False,
-        )
-    configured = adapter.configuredStaticTarget or ()
-    there = {(each.address, each.port, each.iScsiName) for each in configured}
-    wanted = [
-        Iscsi.StaticTarget(
-            address=each.host, port=each.port, iScsiName=each.iqn, authenticationProperties=auth
-        )
-        for each in volume.targets
-    ]
-    new = [each for each in wanted if (each.address, each.port, each.iScsiName) not in there]
-    old = [each for each in wanted if each not in new]
-    if old and auth is not None:  # the array may have another secret by now
-        targets = Iscsi.TargetSet(staticTargets=[_bare(each) for each in old])
-        row[SYSTEM].UpdateInternetScsiAuthenticationProperties(adapter.device, auth, targets)
-    if new:
-        row[SYSTEM].AddInternetScsiStaticTargets(adapter.device, new)
-    return new
+@dataclass(frozen=True)
+class _Login:
+    """The targets of a volume, for one host."""
+
+    new: Sequence[Any]
+    """Those that the host was not told of before."""
+    old: Sequence[Any]
+    auth: Any
+
+    @classmethod
+    def of(cls, row: Row, volume: IscsiVolume) -> _Login:
+        """What to tell a host. No call."""
+        chap = volume.chap
+        auth = None
+        if chap is not None:
+            auth = Iscsi.AuthenticationProperties(
+                chapAuthEnabled=True,
+                chapName=chap.username,
+                chapSecret=chap.password.get_secret_value(),
+                chapAuthenticationType="chapRequired",
+                chapInherited=False,
+            )
+        configured = initiator_of(row).configuredStaticTarget or ()
+        there = {(each.address, each.port, each.iScsiName) for each in configured}
+        wanted = [
+            Iscsi.StaticTarget(
+                address=each.host, port=each.port, iScsiName=each.iqn, authenticationProperties=auth
+            )
+            for each in volume.targets
+        ]
+        new = [each for each in wanted if (each.address, each.port, each.iScsiName) not in there]
+        return cls(new, [each for each in wanted if each not in new], auth)
+
+    def tell(self, row: Row) -> None:
+        """Tell a host of them. 1 call for those that it was not told of before, and 1 for others
+        with a secret: the array may have another by now."""
+        device = initiator_of(row).device
+        if self.old and self.auth is not None:
+            targets = Iscsi.TargetSet(staticTargets=[_bare(each) for each in self.old])
+            row[SYSTEM].UpdateInternetScsiAuthenticationProperties(device, self.auth, targets)
+        if self.new:
+            row[SYSTEM].AddInternetScsiStaticTargets(device, list(self.new))
 
 
 def _log_out(row: Row, targets: Sequence[Any]) -> None:
@@ -236,7 +261,11 @@ def _log_out(row: Row, targets: Sequence[Any]) -> None:
     if not targets:
         return
     device = initiator_of(row).device
-    row[SYSTEM].RemoveInternetScsiStaticTargets(device, [_bare(each) for each in targets])
+    try:
+        row[SYSTEM].RemoveInternetScsiStaticTargets(device, [_bare(each) for each in targets])
+    except errors.HypervisorError as error:
+        if error.vendor_code != "NotFound":  # it was never told of one
+            raise
     row[SYSTEM].RescanHba(device)
 
 

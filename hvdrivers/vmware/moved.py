@@ -46,6 +46,8 @@ class VolumeRecord(Model):
     """The host's own id of the volume, if reconnect() or a serial has given it another one here."""
     file: str | None = None
     """Its file when it was attached, where that is not named after the volume (one of Cinder's)."""
+    targets: tuple[str, ...] = ()
+    """Names of the iSCSI targets that a LUN is behind."""
     disk: str | None = None
     """The UUID in its VMDK, where the driver has read it."""
 

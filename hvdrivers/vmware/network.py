@@ -11,6 +11,7 @@ from hvdrivers.models.vif import AttachedVif, Vif, VifQos
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_mac, editing, removing
+from hvdrivers.vmware.host_devices import refuse_hot_plug
 from hvdrivers.vmware.listing import attached_vifs
 from hvdrivers.vmware.machines import HARDWARE
 from hvdrivers.vmware.moved import Devices
@@ -34,6 +35,7 @@ class VmwareNetwork(Topic, Network, VifQosControl):
         for each in attached_vifs(devices, hardware):
             if each.id == vif.id:
                 return each
+        refuse_hot_plug(hardware, found.state)
         backing = backings_of([vif], self.places.surroundings())[vif.id]
         mac = vif.mac.lower()
         self.usage.require_free(uuid, vifs=[vif.id], macs=[mac])
@@ -62,6 +64,8 @@ class VmwareNetwork(Topic, Network, VifQosControl):
             return
         cards = by_mac(found.row.get("config.hardware.device") or ())
         changes = [removing(cards[mac])] if mac in cards else []
+        if changes:
+            refuse_hot_plug(found.row.get("config.hardware.device"), found.state)
         vifs = {key: each for key, each in devices.vifs.items() if key != mac}
         self.changes.change_devices(found, changes, devices.model_copy(update={"vifs": vifs}))
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import Reconnect
 from hvdrivers.models.vif import Vif
-from hvdrivers.models.volume import VolumeAttachment
+from hvdrivers.models.volume import DiskBus, VolumeAttachment
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, taking_away
@@ -40,7 +40,7 @@ class VmwareReconnect(Topic, Reconnect):
         """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes, 1
         reconfiguration. For LUNs as attach_volume() and detach_volume()."""
         del timeout
-        found = self.machines.checked("reconnect", uuid, *HARDWARE)
+        found = self.machines.checked("reconnect", uuid, *HARDWARE, "snapshot")
         devices = devices_in(found.row)
         hardware = found.row.get("config.hardware.device") or ()
         surroundings = self.places.surroundings()
@@ -54,13 +54,15 @@ class VmwareReconnect(Topic, Reconnect):
         self.usage.require_free(uuid, volumes=alone, shared=shared)
         if any(each.lun is not None for each in sources):
             self.files.make_folder(self.folders.instance(uuid), parents=True)
-        taken, records = _replaced(devices, hardware, volumes, sources, plan)
-        gone = [each.device for each in taken]
+        gone, records = _replaced(devices, hardware, volumes, sources, plan)
+        snapshots = found.row.get("snapshot") is not None
+        taken = [taking_away(each, snapshots=snapshots) for each in gone]
         changes = [*wired.removed, *taken, *plan.device_changes(), *wired.changed]
         after = devices.model_copy(update={"volumes": records, "vifs": wired.vifs})
         if changes:
             self.changes.change_devices(found, changes, after)
-            self.luns.release(gone)
+            kept = records.values()
+            self.luns.release(gone, [each for each in devices.volumes.values() if each not in kept])
 
 
 def _place_of(attachment: VolumeAttachment, devices: Devices, hardware: Sequence[Any]) -> str:
@@ -79,7 +81,8 @@ def _replaced(
     sources: Sequence[Source],
     plan: Plan,
 ) -> tuple[list[Any], dict[str, VolumeRecord]]:
-    """The removals, with the additions in the plan; and all volumes of the machine afterwards."""
+    """The disks that go, with the additions in the plan; and all volumes of the machine
+    afterwards. A LUN is mapped to a SCSI disk, whatever bus the volume had."""
     disks = by_address(hardware)
     places = [_place_of(each, devices, hardware) for each in volumes]
     others = [disk for address, disk in disks.items() if address not in places]
@@ -94,9 +97,10 @@ def _replaced(
         old, before = disks[address], devices.volumes[address]
         kept = {"boot_index": before.boot_index} if attachment.boot_index is None else {}
         renewed = attachment.model_copy(update=kept)
-        taken.append(taking_away(old))
+        taken.append(old)
         added = Plan(plan.slots)
-        if attachment.bus in (None, before.bus):
+        here = source.lun is None or before.bus is DiskBus.SCSI
+        if here and attachment.bus in (None, before.bus):
             at = volume_disk_at(added, renewed, source, address=address, like=old)
         else:
             at = volume_disk(added, renewed, source)

@@ -101,6 +101,8 @@ class Lun:
     """``/vmfs/devices/disks/naa.…``."""
     size: int
     """Bytes."""
+    targets: tuple[str, ...] = ()
+    """Names of the iSCSI targets that it is behind."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def volume_disk_at(
     """The same in the place of a disk, ``like``, whose limits it keeps if it brings none."""
     place = like.controllerKey, like.unitNumber, address
     disk = _volume(plan, attachment, source, bus_in(address), place)
-    if attachment.qos is None:
+    if attachment.qos is None and source.lun is None:
         disk.storageIOAllocation = like.storageIOAllocation
     return address
 
@@ -186,6 +188,7 @@ def _volume(
         multiattach=attachment.volume.multiattach,
         native_id=source.native_id if source.native_id != attachment.volume_id else None,
         file=None if source.named else source.path,
+        targets=source.lun.targets if source.lun is not None else (),
     )
     if attachment.boot_index == 0:
         plan.boot = controller, unit

@@ -40,6 +40,7 @@ from hvdrivers.vmware.devices import (
     size_of,
     taking_away,
 )
+from hvdrivers.vmware.host_devices import refuse_hot_plug
 from hvdrivers.vmware.listing import attached_volume
 from hvdrivers.vmware.lun_paths import Fibre, Iscsi, adapters_of, wwn_of
 from hvdrivers.vmware.luns import Luns, letting_go
@@ -76,6 +77,7 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             if volume.id == attachment.volume_id and address in disks:
                 require_sure(devices, address, "the volume")
                 return attached_volume(address, devices, size_of(disks[address]))
+        refuse_hot_plug(found.row.get("config.hardware.device"), found.state)
         source = self.volumes.source(uuid, attachment, self.places.surroundings())
         running = found.state is InstanceState.RUNNING
         alone, shared = exclusive((attachment,), (source,))
@@ -107,7 +109,7 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         self._detach(uuid, volume_id)
 
     def _detach(self, uuid: UUID, volume_id: str) -> None:
-        found = self.machines.checked("detach_volume", uuid, *HARDWARE)
+        found = self.machines.checked("detach_volume", uuid, *HARDWARE, "snapshot")
         devices, disks = _has(found)
         address = _address(devices, volume_id)
         if address is None:
@@ -116,10 +118,14 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             raise errors.InvalidRequest("the instance boots from this volume")
         require_sure(devices, address, "the volume")
         gone = [disks[address]] if address in disks else []
+        if gone:
+            refuse_hot_plug(found.row.get("config.hardware.device"), found.state)
         volumes = {key: each for key, each in devices.volumes.items() if key != address}
         after = devices.model_copy(update={"volumes": volumes})
-        self.changes.change_devices(found, [taking_away(each) for each in gone], after)
-        self.luns.release(gone)
+        snapshots = found.row.get("snapshot") is not None
+        changes = [taking_away(each, snapshots=snapshots) for each in gone]
+        self.changes.change_devices(found, changes, after)
+        self.luns.release(gone, [devices.volumes[address]])
 
     @timed
     def get_volume_connector(

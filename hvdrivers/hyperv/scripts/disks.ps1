@@ -71,7 +71,7 @@ function Get-HvSourceArgument {
 # Whether it is there.
 function Test-HvSource {
     param([string]$Source)
-    if (-not $Source.StartsWith('disk:')) { return Test-Path -LiteralPath $Source }
+    if (-not $Source.StartsWith('disk:')) { return Test-HvFile $Source -Blind }
     @(Get-Disk | Where-Object { "disk:$($_.UniqueId)" -eq $Source }).Count -gt 0
 }
 

@@ -130,7 +130,7 @@ function New-HvMachine {
         }
         $lock = Lock-HvVolumes
         try {
-            if (-not (Test-Path -LiteralPath $volume.path)) {
+            if (-not (Test-HvFile $volume.path)) {
                 Stop-Hv 'VolumeNotFound' 'the volume was deleted meanwhile'
             }
             $drive = Add-HvDrive $vm $volume.path ([bool]$volume.boot)
@@ -157,7 +157,7 @@ function New-HvDisks {
         $root = "$Folder\root.vhdx"
         $null = Hyper-V\New-VHD -Path $root -ParentPath $Arguments.image -Differencing
         # an eviction that went on meanwhile has seen this disk, or has removed the image by now
-        if (-not (Test-Path -LiteralPath $Arguments.image)) {
+        if (-not (Test-HvFile $Arguments.image)) {
             Stop-Hv 'ImageEvicted' 'the image was evicted from the cache meanwhile'
         }
         $size = (Hyper-V\Get-VHD -Path $root).Size

@@ -32,18 +32,16 @@ function Start-HvLoop {
     $entry = New-Object System.Management.Automation.Runspaces.SessionStateVariableEntry(
         'HvShared', $shared, '')
     $state.Variables.Add($entry)
+    $shared.State = $state
+    $shared.Host = $Host
+    $shared.Most = [int]$settings[1]
     # no request waits for those of another kind, nor for a second runspace ("calls"), in which it
-    # lets a call of the host go on while it looks whether somebody wants that to end
+    # lets a call of the host go on while it looks whether somebody wants that to end. A request that
+    # comes while nothing runs goes to the first runspace: most clients need no other, and each one
+    # takes its time to open and to load the module. Other runspaces are opened when they are needed
     $pools = @{}
-    $most = [int]$settings[1]
-    foreach ($kind in 'long', 'changes', 'looks', 'calls') {
-        $number = $most
-        if ($kind -eq 'calls') { $number = 2 * $most }
-        $pools[$kind] = [runspacefactory]::CreateRunspacePool(1, $number, $state, $Host)
-        $pools[$kind].Open()
-    }
-    $shared.Pool = $pools.calls
     $jobs = @{}
+    $shared.Jobs = $jobs
     $seen = @{}
     $start = 'if (-not (Test-Path -LiteralPath function:Invoke-HvRequest)) {' +
         ' . ([scriptblock]::Create($HvShared.Library)) }; Invoke-HvRequest $args[0]'
@@ -64,7 +62,9 @@ function Start-HvLoop {
             }
         }
         foreach ($old in @($jobs.Keys)) {
-            if ($jobs[$old].Handle.IsCompleted -and $shared.Done.ContainsKey($old)) {
+            # what is not in "seen" was forgotten just now, with its reply
+            if ($jobs[$old].Handle.IsCompleted -and
+                ($shared.Done.ContainsKey($old) -or -not $seen.ContainsKey($old))) {
                 $jobs[$old].Shell.Dispose()
                 $jobs.Remove($old)
             }
@@ -89,13 +89,39 @@ function Start-HvLoop {
         }
         elseif ($part[1] -eq 'run' -and -not $seen.ContainsKey($id)) {
             $seen[$id] = $true
+            $kind = 'first'
+            foreach ($other in $jobs.Keys) {
+                if (-not $shared.Done.ContainsKey($other)) { $kind = Get-HvKind $part[4]; break }
+            }
+            if (-not $pools.ContainsKey($kind)) {
+                $number = $shared.Most
+                if ($kind -eq 'first') { $number = 1 }
+                $pools[$kind] = Open-HvRunspaces $number $shared
+            }
             $shell = [powershell]::Create()
-            $shell.RunspacePool = $pools[(Get-HvKind $part[4])]
+            $shell.RunspacePool = $pools[$kind]
             [void]$shell.AddScript($start).AddArgument($part)
             $jobs[$id] = @{ Shell = $shell; Handle = $shell.BeginInvoke() }
         }
     }
     foreach ($job in @($jobs.Values)) { $job.Shell.Stop() }
+}
+
+function Open-HvRunspaces {
+    param([int]$Number, $Shared = $HvShared)
+    $pool = [runspacefactory]::CreateRunspacePool(1, $Number, $Shared.State, $Shared.Host)
+    $pool.Open()
+    $pool
+}
+
+# The runspaces in which requests let calls of the host go on.
+function Get-HvCallsPool {
+    [System.Threading.Monitor]::Enter($HvShared.Done)
+    try {
+        if ($null -eq $HvShared.Calls) { $HvShared.Calls = Open-HvRunspaces (2 * $HvShared.Most) }
+        $HvShared.Calls
+    }
+    finally { [System.Threading.Monitor]::Exit($HvShared.Done) }
 }
 
 # What takes minutes, what changes something, and what must not wait for either: looks, and requests

@@ -5,7 +5,7 @@
 function Invoke-HvMoving {
     param([string]$Id, $Plan, [string]$Leaving, [string]$Cmdlet)
     $moving = [powershell]::Create()
-    $moving.RunspacePool = $HvShared.Pool
+    $moving.RunspacePool = Get-HvCallsPool
     [void]$moving.AddScript('param($id, $plan, $cmdlet) $ErrorActionPreference = "Stop"; ' +
         '$ProgressPreference = "SilentlyContinue"; $ConfirmPreference = "None"; ' +
         'if (-not $global:HvReady) { Import-Module -Name Hyper-V -DisableNameChecking; ' +

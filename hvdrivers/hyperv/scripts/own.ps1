@@ -83,7 +83,7 @@ function Assert-HvOnOtherHost {
 function Assert-HvImage {
     param([string]$Path, [string]$Absent)
     Assert-HvOnOtherHost $Path
-    if (-not (Test-Path -LiteralPath $Path)) { Stop-Hv $Absent 'the image is not on the host' }
+    if (-not (Test-HvFile $Path)) { Stop-Hv $Absent 'the image is not on the host' }
     if ($Path.StartsWith("$($HvShared.Facts.Root)\", 'OrdinalIgnoreCase')) { return }
     if (@(Get-HvUsers $Path).Count -gt 0) {
         Stop-Hv 'DiskInUse' 'a machine has this disk, and would change what others are based on'

@@ -105,10 +105,11 @@ function Stop-HvMachine {
         # Stopping: somebody has asked the guest before, and it may go down yet
         if ($Graceful -gt 0 -and $state -match '^(Running|Stopping)') {
             $null = Wait-HvShutDown $VM ([int]($Graceful * 1000))
+            $VM = Get-HvMachine $VM.Id.ToString()
+            if ($null -eq $VM) { Stop-Hv 'InstanceNotFound' 'the machine was removed meanwhile' }
         }
-        $now = Get-HvMachine $VM.Id.ToString()
-        if ($null -ne $now -and $now.State.ToString() -notmatch '^Off') {
-            Hyper-V\Stop-VM -VM $now -TurnOff -Force -Confirm:$false -WarningAction SilentlyContinue
+        if ($VM.State.ToString() -notmatch '^Off') {
+            Hyper-V\Stop-VM -VM $VM -TurnOff -Force -Confirm:$false -WarningAction SilentlyContinue
         }
     }
     Wait-HvState $VM 'Off'
@@ -125,7 +126,7 @@ function Wait-HvShutDown {
         $end = [Math]::Min($end, [DateTime]::UtcNow.Ticks + 10000L * $Milliseconds)
     }
     $asking = [powershell]::Create()
-    $asking.RunspacePool = $HvShared.Pool
+    $asking.RunspacePool = Get-HvCallsPool
     [void]$asking.AddScript('param($id) $ErrorActionPreference = "Stop"; ' +
         'if (-not $global:HvReady) { Import-Module -Name Hyper-V -DisableNameChecking; ' +
         '$global:HvReady = $true }; ' +
@@ -170,7 +171,7 @@ function Assert-HvStartable {
         if ($word[0] -ceq 'volume' -and $word.Count -ge 4) {
             $path = ConvertFrom-HvWord $word[2]
             if (Test-HvOfHost $path) { continue }
-            if (-not (Test-Path -LiteralPath $path)) {
+            if (-not (Test-HvFile $path -Blind)) {
                 Stop-Hv 'VolumeNotFound' 'a volume of the instance is gone'
             }
             if ($line -notmatch '"multiattach":true') { Assert-HvDiskFree $path $Found.VM }

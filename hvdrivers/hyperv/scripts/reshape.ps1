@@ -161,7 +161,7 @@ function Invoke-HvRebuild {
         $begun = $true
         Remove-HvTree $fresh
         $null = Hyper-V\New-VHD -Path $fresh -ParentPath $Arguments.image -Differencing
-        if (-not (Test-Path -LiteralPath $Arguments.image)) {
+        if (-not (Test-HvFile $Arguments.image)) {
             Stop-Hv 'ImageEvicted' 'the image was evicted from the cache meanwhile'
         }
         $wanted = [long](Get-HvFlavor $lines).disk_gib * 1GB
@@ -291,7 +291,7 @@ function Invoke-HvRescue {
             if (-not $image) { Stop-Hv 'Refused' 'the root disk is not based on an image' }
         }
         if ($Arguments.image) { Assert-HvImage $image $Arguments.absent }
-        elseif (-not (Test-Path -LiteralPath $image)) {
+        elseif (-not (Test-HvFile $image)) {
             Stop-Hv 'VolumeNotFound' 'the image is not on the host'
         }
         Assert-HvMayStart

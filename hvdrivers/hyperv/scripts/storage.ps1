@@ -7,10 +7,36 @@ function Assert-HvVolume {
     # it is looked for where the host logs in to its target
     if ($Volume.disk) { return }
     Assert-HvOnOtherHost $Volume.path
-    if (-not (Test-Path -LiteralPath $Volume.path)) {
+    if (-not (Test-HvFile $Volume.path)) {
         Stop-Hv 'VolumeNotFound' 'the host does not find the volume'
     }
     if (-not $Volume.shared) { Assert-HvDiskFree $Volume.path $VM }
+}
+
+# Whether a file is there. Test-Path says no as well where a share lets this session see nothing: then the
+# caller is told. BLIND: what the session cannot see counts as there, as the host may see it.
+function Test-HvFile {
+    param([string]$Path, [switch]$Blind)
+    if (Test-Path -LiteralPath $Path) { return $true }
+    if (-not $Path.StartsWith('\\')) { return $false }
+    try { $null = Hyper-V\Get-VHD -Path $Path }
+    catch {
+        if (-not (Test-HvDenied $_)) { return $false }
+        if (-not $Blind) { Stop-Hv 'ShareRefused' 'the share lets this session see no file there' }
+    }
+    $true
+}
+
+# E_ACCESSDENIED, in the error or below it.
+function Test-HvDenied {
+    param($Problem)
+    if ($Problem.FullyQualifiedErrorId.Split(',')[0] -eq 'AccessDenied') { return $true }
+    $exception = $Problem.Exception
+    while ($null -ne $exception) {
+        if ($exception.HResult -eq 0x80070005) { return $true }
+        $exception = $exception.InnerException
+    }
+    $false
 }
 
 function Assert-HvDiskFree {

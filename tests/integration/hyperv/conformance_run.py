@@ -23,10 +23,9 @@ from tests.peers.precondition import missing
 UNTRIED: Final = (
     "a volume takes no room before it is written to",
     "the target's second host does not die (dead_host)",
-    "the PowerShell of the simulated host reaches no file server",
 )
 """What the simulator cannot be brought to show, in the words of the suite: its drive is never full,
-no host dies, and PowerShell on Linux opens no file by its UNC path. Only SHOULD clauses need it."""
+and no host dies. Only SHOULD clauses need it."""
 
 
 class Run:

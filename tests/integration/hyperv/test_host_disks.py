@@ -240,6 +240,11 @@ def _refusals(server: Server) -> dict[str, tuple[VolumeAttachment, type[Exceptio
             errors.VolumeNotFound,
         ),
         "a short secret": (server.attachment(auth_password="short"), errors.InvalidRequest),
+        # twelve letters, and nobody knows how many bytes
+        "a secret with an umlaut": (
+            server.attachment(auth_password="gänsefüßchen"),
+            errors.InvalidRequest,
+        ),
         "no such unit": (server.attachment(target_lun=7), errors.VolumeNotFound),
         "no such target": (
             server.attachment(target_iqn="iqn.2026-01.org.example:none"),
@@ -253,7 +258,15 @@ def _refusals(server: Server) -> dict[str, tuple[VolumeAttachment, type[Exceptio
 
 
 @pytest.mark.parametrize(
-    "why", ["another secret", "a short secret", "no such unit", "no such target", "no portal"]
+    "why",
+    [
+        "another secret",
+        "a short secret",
+        "a secret with an umlaut",
+        "no such unit",
+        "no such target",
+        "no portal",
+    ],
 )
 def test_what_cannot_be_attached_leaves_nothing(
     site: Site, image: FileImage, server: Server, why: str

@@ -30,6 +30,10 @@ function Invoke-HvSize {
     param($Arguments)
     [Convert]::FromBase64String($Arguments.data).Length
 }
+function Invoke-HvWhere { param($Arguments) [runspace]::DefaultRunspace.InstanceId.ToString() }
+function Invoke-HvImages { param($Arguments) Invoke-HvWhere }
+function Invoke-HvExport { param($Arguments) Invoke-HvWhere }
+function Invoke-HvJobs { param($Arguments) $HvShared.Jobs.Count }
 function Invoke-HvNoise {
     param($Arguments)
     [Console]::Out.WriteLine('HV1 wrong 1 reply e30=')
@@ -106,6 +110,28 @@ def test_requests_run_beside_each_other(shell: PowerShell) -> None:
         shell.request("Ping", {}, Deadline(60))
     assert slow.is_alive()  # five answers came while it slept
     slow.join(60)
+
+
+def test_one_request_at_a_time_needs_one_runspace(shell: PowerShell) -> None:
+    """Each further one takes its time to open, and loads the module of the host once more."""
+    shell.request("Ping", {}, Deadline(60))
+    kinds = ("Where", "Images", "Export")  # a change, a look, a long one
+    first = {shell.request(kind, {}, Deadline(60)) for kind in kinds}
+    assert len(first) == 1
+    slow = threading.Thread(target=shell.request, args=("Sleep", {"ms": 1500}, Deadline(60)))
+    slow.start()
+    time.sleep(0.2)
+    assert shell.request("Where", {}, Deadline(60)) not in first
+    assert slow.is_alive()
+    slow.join(60)
+    assert shell.request("Where", {}, Deadline(60)) in first
+
+
+def test_what_has_its_reply_is_forgotten(shell: PowerShell) -> None:
+    """Each request looked at all that had been before it, and none of them was given back."""
+    for _ in range(50):
+        shell.request("Ping", {}, Deadline(60))
+    assert 1 <= shell.request("Jobs", {}, Deadline(60)) <= 3  # it counts itself
 
 
 @pytest.mark.parametrize("action", ["Send", "Receive"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.driverkit import Fault, cut_after, cut_before
 from hvdrivers.guard import guarded
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.migration import BlockerKind, Destination
@@ -50,8 +51,9 @@ def iscsi(array: VcsimArray, driver: VmwareDriver) -> Iterator[Volume]:
 
 
 @pytest.fixture
-def machine(driver: VmwareDriver, spec: SpecFactory) -> UUID:
-    return driver.spawn(spec()).uuid
+def machine(driver: VmwareDriver, spec: SpecFactory) -> Iterator[UUID]:
+    yield driver.spawn(spec()).uuid
+    clear(driver)
 
 
 def clear(driver: VmwareDriver) -> None:
@@ -382,6 +384,8 @@ def test_a_move_to_a_host_without_it(
         plan = driver.check_live_migration(machine, Destination(host=other))
         assert [each.kind for each in plan.blockers] == [BlockerKind.STORAGE]
         assert other in plan.blockers[0].reason
+        driver.destroy(machine)  # the array exports the LUN no more
+        assert told(peer) == set()
     else:
         assert not hosts
 
@@ -391,7 +395,7 @@ def lun_name(driver: VmwareDriver, uuid: UUID) -> str:
 
 
 def test_a_mapping_of_another_client(
-    driver: VmwareDriver, machine: UUID, spec: SpecFactory, volume: Volume
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, spec: SpecFactory, volume: Volume
 ) -> None:
     """Somebody's running machine has the LUN, without the driver."""
     driver.attach_volume(machine, VolumeAttachment(volume=volume))
@@ -403,6 +407,10 @@ def test_a_mapping_of_another_client(
         guarded(driver).spawn(spec(start=True, volumes=(VolumeAttachment(volume=volume),)))
     driver.power.off(obj)
     driver.tasks.run(obj.Destroy_Task, entity=obj)
+    other = driver.spawn(spec()).uuid
+    driver.attach_volume(other, VolumeAttachment(volume=volume))
+    driver.detach_volume(other, volume.volume_id)  # its hosts log out
+    assert told(peer) == set()
 
 
 def test_the_connector(peer: VcsimPeer, driver: VmwareDriver, machine: UUID) -> None:
@@ -418,3 +426,69 @@ def test_the_connector(peer: VcsimPeer, driver: VmwareDriver, machine: UUID) -> 
     (host,) = (each for each in rows if each.obj == row["runtime.host"])
     assert mine.host == host["name"]
     assert (mine.initiator or "").endswith(f"hvct-{mine.wwpns[0][-1]}")
+
+
+def test_a_lun_in_the_place_of_a_sata_disk(
+    driver: VmwareDriver, machine: UUID, volume: Volume
+) -> None:
+    disk = driver.create_volume(VolumeSpec(size_bytes=1 << 20))
+    limited = VolumeAttachment(volume=disk, bus=DiskBus.SATA, qos=DiskQos(total_iops_sec=100))
+    driver.attach_volume(machine, limited)
+    in_its_place = volume.model_copy(update={"serial": disk.volume_id})
+    driver.reconnect(machine, volumes=(VolumeAttachment(volume=in_its_place),))
+    (shown_now,) = driver.get_instance(machine).volumes
+    assert (shown_now.bus, (shown_now.address or "")[:4]) == (DiskBus.SCSI, "scsi")
+    (mapping,) = mappings(driver, machine)
+    limit = mapping.storageIOAllocation
+    assert limit is None or limit.limit in (None, -1)
+    driver.detach_volume(machine, disk.volume_id)
+    driver.delete_volume(disk.volume_id)
+
+
+def test_a_snapshot_that_had_it(
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, volume: Volume
+) -> None:
+    """A revert brings back what has gone since, so the file of the mapping stays until the end."""
+    driver.attach_volume(machine, VolumeAttachment(volume=volume))
+    snapshot = driver.create_snapshot(machine, "had it")
+    driver.detach_volume(machine, volume.volume_id)
+    assert any(each.startswith("lun-") for each in files(driver, machine))
+    driver.revert_snapshot(machine, snapshot.id)
+    assert (shown(driver, machine), mappings(driver, machine), told(peer)) == ([], [], set())
+    home = driver.folders.instance(machine)
+    driver.destroy(machine)
+    assert not driver.files.exists(f"{home}/root.vmdk")
+
+
+@pytest.mark.parametrize("fault", [cut_before, cut_after])
+def test_calls_that_are_cut(
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, volume: Volume, fault: Fault
+) -> None:
+    """Whatever breaks: what is done again comes to its end, and nothing of it is left."""
+    before = files(driver, machine)
+    attachment = VolumeAttachment(volume=volume)
+
+    def attach() -> Any:
+        return driver.attach_volume(machine, attachment)
+
+    def detach() -> Any:
+        return driver.detach_volume(machine, volume.volume_id)
+
+    for operation, other in ((attach, detach), (detach, attach)):
+        with driver.session.seam.counting() as made:
+            operation()
+        for number, name in enumerate(list(made), start=1):
+            other()
+            with (
+                driver.session.seam.cut(fault, occurrence=number, repeats=3) as cut,
+                suppress(errors.HypervisorError),
+            ):
+                operation()
+            assert cut.struck, name
+            operation()
+            wanted = [volume.volume_id] if operation is attach else []
+            assert shown(driver, machine) == wanted, name
+    assert (shown(driver, machine), mappings(driver, machine)) == ([], [])
+    attach()
+    detach()
+    assert (told(peer), files(driver, machine)) == (set(), before)

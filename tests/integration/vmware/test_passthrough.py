@@ -18,6 +18,8 @@ from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, PciRequest, VgpuRequest
 from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.pci import PciAddress
+from hvdrivers.models.vif import NetworkVif
+from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
 from hvdrivers.vmware.driver import VmwareDriver
 from tests.integration.vmware.conftest import SpecFactory, connected
 from tests.peers.fixtures import started
@@ -368,3 +370,34 @@ def test_more_memory_is_reserved_too(alone: VmwareDriver, spec: SpecFactory) -> 
     alone.resize(uuid, Flavor(vcpus=1, memory_mib=128))
     alone.power_on(uuid)
     assert hardware(alone, uuid)["config.memoryReservationLockedToMax"] is True
+
+
+def test_devices_that_come_and_go(alone: VmwareDriver, spec: SpecFactory) -> None:
+    """While a machine runs that has a device of its host whole, neither."""
+    volume = VolumeAttachment(volume=alone.create_volume(VolumeSpec(size_bytes=1 << 20)))
+    vif = NetworkVif(id="later", network="VM Network")
+    uuid = alone.spawn(spec(**wanting(ADAPTER, start=True))).uuid
+    alone.detach_volume(uuid, volume.volume_id)  # nothing to do
+    alone.unplug_vif(uuid, vif.id)
+    for add in (lambda: alone.attach_volume(uuid, volume), lambda: alone.plug_vif(uuid, vif)):
+        with alone.session.seam.counting() as calls, pytest.raises(errors.NotSupported) as caught:
+            add()
+        assert "ReconfigVM_Task" not in calls
+        assert caught.value.hint == "power_off() first"
+    alone.power_off(uuid)
+    alone.attach_volume(uuid, volume)
+    alone.plug_vif(uuid, vif)
+    alone.power_on(uuid)
+    assert alone.attach_volume(uuid, volume).volume_id == volume.volume_id  # it is there already
+    with pytest.raises(errors.NotSupported):
+        alone.detach_volume(uuid, volume.volume_id)
+    with pytest.raises(errors.NotSupported):
+        alone.unplug_vif(uuid, vif.id)
+    shown = alone.get_instance(uuid)
+    assert [each.volume_id for each in shown.volumes] == [volume.volume_id]
+    assert [each.id for each in shown.vifs] == [vif.id]
+    alone.destroy(uuid)
+    sliced = alone.spawn(spec(vgpus=(VgpuRequest(type="nvidia_a2-4q"),), start=True)).uuid
+    alone.attach_volume(sliced, volume)
+    alone.destroy(sliced)
+    alone.delete_volume(volume.volume_id)

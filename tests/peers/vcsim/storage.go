@@ -234,10 +234,16 @@ func (s *storage) AddInternetScsiStaticTargets(ctx *simulator.Context, r *types.
 }
 
 func (s *storage) RemoveInternetScsiStaticTargets(ctx *simulator.Context, r *types.RemoveInternetScsiStaticTargets) soap.HasFault {
+	missing := false
 	ctx.WithLock(s.host, func() {
 		hba := initiator(s.host)
-		hba.ConfiguredStaticTarget = without(hba, r.Targets)
+		kept := without(hba, r.Targets)
+		missing = len(kept) == len(hba.ConfiguredStaticTarget)
+		hba.ConfiguredStaticTarget = kept
 	})
+	if missing {
+		return &methods.RemoveInternetScsiStaticTargetsBody{Fault_: simulator.Fault("", new(types.NotFound))}
+	}
 	return &methods.RemoveInternetScsiStaticTargetsBody{Res: new(types.RemoveInternetScsiStaticTargetsResponse)}
 }
 

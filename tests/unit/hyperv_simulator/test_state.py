@@ -44,13 +44,32 @@ def test_names_that_windows_refuses(tmp_path: Path, path: str) -> None:
     assert caught.value.hresult == 0x8007007B
 
 
-def test_a_share_without_credentials_is_denied(tmp_path: Path) -> None:
-    files = WindowsFiles(tmp_path)
-    with pytest.raises(CmdletError) as caught:
-        files.file("\\\\server\\share\\x.vhdx")
-    assert caught.value.hresult == 0x80070005
-    files.share("server", "share", tmp_path / "s")
-    assert files.file("\\\\SERVER\\Share\\x.vhdx") == tmp_path / "s" / "x.vhdx"
+def test_who_may_open_a_share(tmp_path: Path) -> None:
+    goes_on = [False]
+    files = WindowsFiles(tmp_path, lambda: goes_on[0])
+    path = "\\\\server\\share\\x.vhdx"
+    share = files.share("server", "share", tmp_path)
+
+    def refusal(**who: bool) -> int | None:
+        try:
+            files.ask(path, **who)
+        except CmdletError as error:
+            return error.hresult
+        return None
+
+    assert refusal() == 0x80070005
+    assert refusal(user=False, computer=True) is None  # the host itself needs no credentials
+    goes_on[0] = True
+    assert refusal(computer=True) is None
+    assert files.windows(files.file(path)) == "C:\\x.vhdx"  # the share is on this drive
+    share.computer = False
+    assert (refusal(), refusal(computer=True)) == (None, 0x80070005)
+    share.user = False
+    assert refusal() == 0x80070005
+    files.unshare("server", "share")
+    assert refusal() == 0x80070043
+    with pytest.raises(CmdletError):
+        files.file(path)
 
 
 @pytest.mark.parametrize(

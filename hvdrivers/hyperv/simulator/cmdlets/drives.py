@@ -61,6 +61,7 @@ def _need_change(machine: Machine, bus: str) -> None:
 def add_disk(machine: Machine, slot: Slot, path: str) -> HardDrive:
     """Attach a virtual disk file. Raises where it is not a disk or another machine has it open."""
     host = machine.host
+    host.files.ask(path, computer=True)
     host.disks.look(path)
     if machine.on:
         claim_disk(machine, path)
@@ -261,6 +262,7 @@ def set_drive(call: Call) -> None:
             )
             drive.slot = free_slot(machine, bus, number, location)
         if call.has("Path"):
+            machine.host.files.ask(call.text("Path"), computer=True)
             machine.host.disks.look(call.text("Path"))
             drive.path, drive.disk_number = call.text("Path"), None
         if call.has("DiskNumber"):
@@ -316,6 +318,7 @@ def add_dvd(call: Call) -> None:
 
 
 def _check_medium(machine: Machine, path: str) -> None:
+    machine.host.files.ask(path, computer=True)
     if path and not machine.host.files.file(path).is_file():
         raise file_error("file-not-found", path)
 

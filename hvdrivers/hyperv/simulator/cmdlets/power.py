@@ -120,6 +120,11 @@ def _check_drive(machine: Machine, drive: HardDrive) -> None:
     host = machine.host
     if drive.path:
         for path in _chain(machine, drive.path):
+            try:
+                host.files.ask(path, user=False, computer=True)
+            except CmdletError as refused:
+                why = f"The computer account cannot open attachment '{path}'."
+                raise start_failed(machine, why, refused.hresult) from refused
             if not host.files.file(path).is_file():
                 raise start_failed(machine, f"Attachment '{path}' not found.", E_FILE_NOT_FOUND)
         claim_disk(machine, drive.path)

@@ -29,6 +29,7 @@ _ROOMS = (
     "security",
     "services",
     "settings",
+    "shares",
     "storage",
     "switches",
     "vhd",

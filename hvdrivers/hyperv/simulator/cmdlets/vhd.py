@@ -21,7 +21,12 @@ _TYPE = "Microsoft.Vhd.PowerShell.VirtualHardDisk"
 
 
 def full_path(host: HostState, path: str) -> str:
-    """A path below the host's folder for disks where only a name is given."""
+    """A path below the host's folder for disks where only a name is given.
+
+    Raises:
+        CmdletError: it is on a share that the user cannot open.
+    """
+    host.files.ask(path)
     return path if ntpath.dirname(path) else join(host.settings.vhd_path, path)
 
 

@@ -1,9 +1,13 @@
 """The Windows file tree: paths of drive ``C:`` and of shares, as files below one folder."""
 
 import ntpath
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from hvdrivers.hyperv.simulator.errors import E_ACCESS_DENIED, CmdletError, file_error
+
+E_BAD_NET_NAME = 0x80070043
 
 _FORBIDDEN = frozenset('<>"|?*')
 _RESERVED = frozenset(
@@ -18,16 +22,59 @@ _RESERVED = frozenset(
 )
 
 
+@dataclass
+class Share:
+    """A share of a file server.
+
+    Attributes:
+        folder: what it shows, on this machine.
+        user: whether the user of the sessions may open its files.
+        computer: whether the account of the host's computer may, as which Hyper-V opens disks.
+    """
+
+    folder: Path
+    user: bool = True
+    computer: bool = True
+
+
 class WindowsFiles:
-    """Drive ``C:`` is the folder ``root``; :meth:`share` gives the folder of a network share."""
+    """Drive ``C:`` is the folder ``root``; :meth:`share` gives the folder of a network share.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        goes_on: whether the credentials of a session let it go on to a file server.
+    """
+
+    def __init__(self, root: Path, goes_on: Callable[[], bool] = lambda: True) -> None:
         self.root = root
-        self._shares: dict[str, Path] = {}
+        self._shares: dict[str, Share] = {}
+        self._goes_on = goes_on
 
-    def share(self, server: str, name: str, folder: Path) -> None:
-        """Make ``\\\\server\\name`` lead to a folder of this machine."""
-        self._shares[f"{server}\\{name}".lower()] = folder
+    def share(self, server: str, name: str, folder: Path) -> Share:
+        """Make ``\\\\server\\name`` lead to a folder of this machine. Its rights may be changed."""
+        share = self._shares[f"{server}\\{name}".lower()] = Share(folder)
+        return share
+
+    def unshare(self, server: str, name: str) -> None:
+        """Take a share away."""
+        del self._shares[f"{server}\\{name}".lower()]
+
+    def ask(self, path: str, *, user: bool = True, computer: bool = False) -> None:
+        """Refuse a path of a share that the session's user, or the host's computer, cannot open.
+
+        Raises:
+            CmdletError: access is denied, or there is no such share.
+        """
+        server, share = _place(path)
+        if not server:
+            return
+        if user and not self._goes_on():
+            # the file server is asked by nobody, whether it has the share or not
+            raise _denied(path)
+        found = self._shares.get(f"{server}\\{share}".lower())
+        if found is None:
+            raise _no_share(path)
+        if (user and not found.user) or (computer and not found.computer):
+            raise _denied(path)
 
     def file(self, path: str) -> Path:
         """The file that a Windows path means, whether it exists or not.
@@ -54,18 +101,11 @@ class WindowsFiles:
         if text.startswith("\\\\?\\"):
             text = text[4:]
         if text.startswith("\\\\"):
-            server, share, *rest = text[2:].split("\\")
-            folder = self._shares.get(f"{server}\\{share}".lower())
-            if folder is None:
-                raise CmdletError(
-                    "AccessDenied",
-                    "PermissionDenied",
-                    "access-denied",
-                    hresult=E_ACCESS_DENIED,
-                    target=path,
-                    why=f"The share of '{path}' cannot be reached.",
-                )
-            base = folder
+            server, share, *rest = [*text[2:].split("\\"), ""]
+            found = self._shares.get(f"{server}\\{share}".lower())
+            if found is None:
+                raise _no_share(path)
+            base = found.folder
         else:
             drive, tail = ntpath.splitdrive(text)
             if drive.upper() != "C:" or not tail.startswith("\\"):
@@ -85,14 +125,46 @@ class WindowsFiles:
         try:
             return "C:\\" + "\\".join(file.relative_to(self.root).parts)
         except ValueError:
-            for name, folder in self._shares.items():
-                if file.is_relative_to(folder):
-                    return "\\\\" + "\\".join([name, *file.relative_to(folder).parts])
+            for name, share in self._shares.items():
+                if file.is_relative_to(share.folder):
+                    return "\\\\" + "\\".join([name, *file.relative_to(share.folder).parts])
             raise
 
     def same(self, one: str, other: str) -> bool:
         """Whether two Windows paths mean the same file."""
         return normal(one) == normal(other)
+
+
+def _place(path: str) -> tuple[str, str]:
+    """Server and share of a UNC path; empty for another one."""
+    text = path.replace("/", "\\")
+    if not text.startswith("\\\\") or text.startswith("\\\\?\\"):
+        return "", ""
+    server, share, *_ = [*text[2:].split("\\"), ""]
+    return server, share
+
+
+def _denied(path: str) -> CmdletError:
+    return CmdletError(
+        "AccessDenied",
+        "PermissionDenied",
+        "access-denied",
+        hresult=E_ACCESS_DENIED,
+        target=path,
+        why="The machine account or the user initiating the VM management operation or both do"
+        f" not have the required access to the file share '{path}'.",
+    )
+
+
+def _no_share(path: str) -> CmdletError:
+    return CmdletError(
+        "OperationFailed",
+        "NotSpecified",
+        "failed",
+        hresult=E_BAD_NET_NAME,
+        target=path,
+        why=f"The network name of '{path}' cannot be found.",
+    )
 
 
 def normal(path: str) -> str:

@@ -166,7 +166,7 @@ class HostState:
         self.world = world
         self.language = language
         self.id = uuid4()
-        self.files = WindowsFiles(root)
+        self.files = WindowsFiles(root, lambda: self.delegation)
         self.disks = DiskStore(self.files)
         self.machines: dict[UUID, Machine] = {}
         self.switches: dict[UUID, Switch] = {}
