@@ -492,3 +492,23 @@ def test_calls_that_are_cut(
     attach()
     detach()
     assert (told(peer), files(driver, machine)) == (set(), before)
+
+
+def test_two_starts_at_the_same_moment(
+    peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory, volume: Volume
+) -> None:
+    attachment = VolumeAttachment(volume=volume)
+    one, two = (driver.spawn(spec(volumes=(attachment,))).uuid for _ in range(2))
+    meeting = Counter[str]()
+    with closing(connected(peer)) as second:
+
+        def between(name: str, send: Any, /) -> Any:
+            meeting[name] += 1
+            if name == "PowerOnVM_Task" and meeting[name] == 1:
+                second.power_on(two)
+            return send()
+
+        with driver.session.seam.through(between), pytest.raises(errors.DeviceBusy):
+            driver.power_on(one)
+    states = {each.uuid: each.state.value for each in driver.list_instances()}
+    assert states == {one: "stopped", two: "running"}
