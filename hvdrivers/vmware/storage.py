@@ -155,6 +155,7 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             initiator=names[0] if names else None,
             wwpns=tuple(wwn_of(each.portWorldWideName) for each in fibre),
             wwnns=tuple(wwn_of(each.nodeWorldWideName) for each in fibre),
+            multipath=bool(names or fibre),  # ESXi uses all paths that it sees
             platform="x86_64",
             os_type="esx",
             system_uuid=row.get("summary.hardware.uuid"),

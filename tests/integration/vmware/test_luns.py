@@ -420,6 +420,7 @@ def test_the_connector(peer: VcsimPeer, driver: VmwareDriver, machine: UUID) -> 
     whole, mine = driver.get_volume_connector(), driver.get_volume_connector(machine)
     rows = driver.places.surroundings().hosts
     assert len(whole.wwpns) == len(rows)
+    assert whole.to_cinder()["multipath"] is True
     assert set(whole.wwpns) == set(mine.wwpns)
     assert all(each.startswith("10000000c900") for each in whole.wwpns)
     row = driver.reader.one(driver.machines.get(machine).obj, "runtime.host")
