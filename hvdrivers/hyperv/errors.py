@@ -49,6 +49,8 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "InstanceNotFound": e.InstanceNotFound,
         "InvalidState": e.InvalidState,
         "InsufficientResources": e.InsufficientResources,
+        "Closed": e.InsufficientResources,
+        "GoingDown": e.InsufficientResources,
         "NetworkNotFound": e.NetworkNotFound,
         "VolumeNotFound": e.VolumeNotFound,
         "SnapshotNotFound": e.VolumeNotFound,
@@ -200,6 +202,9 @@ _CODE_HINTS: Mapping[int, str] = MappingProxyType(
 _OWN_HINTS: Mapping[str, str] = MappingProxyType(
     {
         "ShareRefused": _SHARE,
+        "Closed": "exit_maintenance() on that host, or another host",
+        "GoingDown": "another host, or this one when it is up again. If somebody has called the"
+        " shutdown off, it takes machines five minutes after it was asked for",
         "MachinesOn": "stop them, or move them to another host, first",
         "HasSnapshots": "delete the instance's snapshots first",
         "Remains": "destroy() removes what is left",

@@ -51,5 +51,27 @@ LACKING: Mapping[C, str] = MappingProxyType(
         " Host Compute Service come near",
         C.ENCRYPTED_VOLUME: "Windows opens no LUKS volume",
         C.VOLUME_NFS: "Hyper-V keeps no virtual disk on NFS",
+        C.VOLUME_LOCAL: "a volume of this kind is named by a path of a Linux host; volume-pool"
+        " attaches files of a Hyper-V host, and volume-iscsi and volume-fc its disks",
+        C.VOLUME_RBD: "Windows Server comes with no Ceph client, and the driver installs none;"
+        " a gateway shows an image of Ceph's by iSCSI, and volume-iscsi attaches that",
+        C.VOLUME_NVMEOF: "Windows Server 2016 to 2022 have no NVMe-oF initiator, and no cmdlet that"
+        " connects one is documented for 2025; volume-iscsi and volume-fc attach the same storage"
+        " where its server offers them",
+        C.VIF_HOSTDEV: "Hyper-V chooses the virtual function of a NIC itself, and takes no PCI"
+        " address for it",
+        C.INCREMENTAL_BACKUP: "Hyper-V tracks changed blocks (resilient change tracking) and tells"
+        " them by WMI, but shows a point in time to nobody else: there is no address from which"
+        " other software could read it. Backup software that runs on the host can, and"
+        " snapshot_to_image() copies the whole disk",
+        C.SEV: "for Hyper-V's isolated machines (New-VM -GuestStateIsolationType SNP, Windows"
+        " Server 2025) no documentation says what a host and a guest need, nor how a caller learns"
+        " that the memory is encrypted; so the driver does not promise it",
+        C.DETACH_PAUSED: "no documentation says whether Hyper-V takes a disk or a NIC from a paused"
+        " machine; unpause() it first",
+        C.NMI_PAUSED: "no documentation says whether a paused machine gets the interrupt when it"
+        " goes on; unpause() it first",
+        C.GUEST_FREEZE: "the host asks a guest to freeze only for the moment of a production"
+        " checkpoint, and has no call that keeps it frozen",
     }
 )

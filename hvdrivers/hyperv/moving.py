@@ -205,6 +205,7 @@ class Move:
             "record": look["arrives"],
             "wired": look["wired"],
             "arrived": False,
+            "on": look["memory"] > 0,
             # the image that the destination has: nobody may evict it before the disk is there
             "base": look["base"] if self._plan["base"] else "",
         }

@@ -19,14 +19,14 @@ function Get-HvDown {
 # The caller has the lock of the instance.
 function Assert-HvMayStart {
     if ([IO.File]::Exists((Get-HvClosed))) {
-        Stop-Hv 'InsufficientResources' 'the host is in maintenance'
+        Stop-Hv 'Closed' 'the host is in maintenance'
     }
     $file = Get-HvDown
     # of a file that is not there it is the year 1601
     $since = [IO.File]::GetLastWriteTimeUtc($file)
     if ($since.Year -lt 2000) { return }
     if ($since.Ticks -gt $HvShared.Facts.Boot -and $since -gt [DateTime]::UtcNow.AddMinutes(-5)) {
-        Stop-Hv 'InsufficientResources' 'the host is about to go down'
+        Stop-Hv 'GoingDown' 'the host is about to go down'
     }
     [IO.File]::Delete($file)
 }
@@ -34,6 +34,20 @@ function Assert-HvMayStart {
 function Assert-HvAllOff {
     foreach ($vm in Hyper-V\Get-VM) {
         if (Test-HvPoweredOn $vm) { Stop-Hv 'MachinesOn' 'machines are powered on' }
+    }
+}
+
+# No machine that runs is on its way here. One whose client has died, and which will not come, does not count.
+function Assert-HvNoneComes {
+    $lost = @(Get-HvNeverArrived)
+    foreach ($file in [IO.Directory]::GetFiles($HvShared.Facts.Index, '*.incoming')) {
+        try { $lines = @([IO.File]::ReadAllLines($file)) }
+        catch [IO.IOException] { continue }
+        $part = ([IO.Path]::GetFileName($file)).Split('.')
+        if ($lines.Count -gt 2 -and $lines[2] -ceq 'on' -and $lost -cnotcontains $part[0] -and
+            $null -eq (Get-HvMachine $part[1])) {
+            Stop-Hv 'MachinesOn' 'a machine that runs is on its way to this host'
+        }
     }
 }
 
@@ -54,6 +68,7 @@ function Wait-HvAllOff {
             if (-not (Test-HvPoweredOn $vm)) { Wait-HvCalls $vm }
         }
     }
+    Assert-HvNoneComes
     Assert-HvAllOff
 }
 

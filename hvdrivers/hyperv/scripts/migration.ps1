@@ -259,6 +259,8 @@ function Invoke-HvMovePrepare {
         if ($known -and $null -ne (Get-HvMachine $known)) { $vm = Get-HvMachine $known }
         if (-not $Arguments.arrived) {
             if ($null -ne $vm) { Stop-Hv 'Refused' 'the destination has this machine already' }
+            # it may have been closed since it was asked
+            Assert-HvMayStart
             # the lock is ours: nobody works at what is there
             Remove-HvInstance $uuid
             $begun = $true
@@ -277,7 +279,9 @@ function Invoke-HvMovePrepare {
         }
         Assert-HvBudget
         $file = [IO.Path]::Combine($HvShared.Facts.Index, "$uuid.$($Arguments.id).incoming")
-        $null = New-HvFile $file "$($Arguments.base)`n$HvDeadline"
+        $power = 'off'
+        if ($Arguments.on) { $power = 'on' }
+        $null = New-HvFile $file "$($Arguments.base)`n$HvDeadline`n$power"
         # an eviction that went on meanwhile has seen that file, or has removed the image by now
         if ($Arguments.base -and -not $Arguments.arrived -and
             -not (Test-Path -LiteralPath $Arguments.base)) {

@@ -45,6 +45,44 @@ def machines(site: Site) -> int:
     return len(site.host.state.machines)
 
 
+@pytest.mark.parametrize("moves", ["live_migrate", "cold_migrate"])
+def test_a_host_that_was_closed_since_it_was_asked(
+    site: Site, second: Site, image: FileImage, moves: str
+) -> None:
+    uuid = site.driver.spawn(spec(image, start=moves == "live_migrate")).uuid
+    before = site.driver.get_instance(uuid).state
+    try:
+        with held(site, "Compare-VM") as release, ThreadPoolExecutor(1) as pool:
+            moving = pool.submit(getattr(site.driver, moves), uuid, there(second))
+            with release():
+                second.driver.enter_maintenance()
+            error = moving.exception(60)
+        assert isinstance(error, errors.InsufficientResources)
+        assert "exit_maintenance" in (error.hint or "")
+        assert second.left() == ["index/maintenance"]
+        assert site.driver.get_instance(uuid).state is before
+    finally:
+        second.driver.exit_maintenance()
+        site.driver.destroy(uuid)
+
+
+def test_a_host_does_not_close_while_a_machine_comes(
+    site: Site, second: Site, image: FileImage
+) -> None:
+    uuid = site.driver.spawn(spec(image)).uuid
+    with held(site, "Move-VM") as release, ThreadPoolExecutor(1) as pool:
+        moving = pool.submit(site.driver.live_migrate, uuid, there(second))
+        with release():
+            with pytest.raises(errors.InvalidState, match="on its way"):
+                second.driver.enter_maintenance()
+            assert not second.driver.in_maintenance()
+        assert moving.exception(60) is None
+    assert second.driver.get_instance(uuid).state is InstanceState.RUNNING
+    with pytest.raises(errors.InvalidState):
+        second.driver.enter_maintenance()
+    second.driver.destroy(uuid)
+
+
 def test_what_moves_and_how_many_calls_it_takes(site: Site, second: Site, image: FileImage) -> None:
     made = spec(
         image,
