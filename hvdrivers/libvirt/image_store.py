@@ -30,7 +30,8 @@ from hvdrivers.libvirt.overlays import Base, Overlays
 from hvdrivers.libvirt.pools import Pools, backing_of, find, in_time, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.reserved import refuse_contradiction, refuse_folder, refuse_reserved
-from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.room import full_while_sent, needing_room
+from hvdrivers.libvirt.sent import LastPart
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.uploads import PartialUploads
 from hvdrivers.libvirt.volumes import VOLUME_NAME
@@ -158,7 +159,8 @@ class ImageStore:
             with needing_room(pool, size):
                 volume = pool.createXML(volume_xml(name, size, "raw"), 0)
                 self._uploads.remove_abandoned(pool, volume)
-                self._send(volume, content, deadline, progress)
+                with full_while_sent(self._pools.disks):
+                    self._send(volume, content, deadline, progress)
             opened.verify_unchanged()
             base = Base(
                 key=opened.cache_key,
@@ -185,7 +187,7 @@ class ImageStore:
         deadline: Deadline,
         progress: ProgressCallback | None,
     ) -> None:
-        total = content.size
+        total, last = content.size, LastPart()
         with self._uploading(volume, total, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM) as stream:
             for offset, length, data in content.segments():
                 if data is None:
@@ -195,12 +197,15 @@ class ImageStore:
                     deadline.check("the image was uploaded")
                     part = data[start : start + _CHUNK]
                     _send_all(stream, part)
+                    last.note(offset + start, part)
                     if progress is not None:
                         done = offset + start + len(part)
                         progress(Progress(phase=Phase.UPLOAD, done=done, total=total))
+        last.require_written(volume, deadline)
 
     def upload_bytes(self, volume: Remote, data: bytes) -> None:
-        """Fill a small volume. Budget: 2 calls."""
+        """Fill a small volume, which was made with all of its room (see ``sent.py``). Budget: 2
+        calls."""
         with self._uploading(volume, len(data), 0) as stream:
             for position in range(0, len(data), _CHUNK):
                 _send_all(stream, data[position : position + _CHUNK])

@@ -31,7 +31,8 @@ class LibvirtImages(Topic, ImageCache):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> CachedImage:
-        """Budget: 4 calls if it is in the cache; else 8, and those of the upload's stream."""
+        """Budget: 4 calls if it is in the cache; else 9, and those of the streams
+        of the upload and of the look at its last part."""
         del timeout
         if isinstance(image, HostImage):
             raise errors.InvalidRequest("a host image is on the host already")

@@ -27,7 +27,8 @@ from hvdrivers.libvirt.moving_plan import Own
 from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name
 from hvdrivers.libvirt.pools import backing_of, refresh, volume_xml
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.room import full_while_sent, needing_room
+from hvdrivers.libvirt.sent import LastPart
 from hvdrivers.libvirt.streams import read_stream
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.xml import Element, parse
@@ -84,8 +85,9 @@ class Copying:
         uuid, deadline = self._uuid, self._deadline
         pool, consoles = there.pools.disks(), there.pools.consoles()
         name = document_name(uuid, self._token)
-        with needing_room(pool):
-            made = pool.createXML(volume_xml(name, len(document), "raw"), 0)
+        size = len(document)
+        with needing_room(pool, size):
+            made = pool.createXML(volume_xml(name, size, "raw", allocation=size), 0)
         log = here.pools.consoles().storageVolLookupByName(console_name(uuid))
         try:
             carry(log, there, consoles, console_name(uuid), deadline)
@@ -101,7 +103,7 @@ class Copying:
             if disk.read_only:
                 carry(disk.volume, there, pool, disk.name, deadline)
             else:
-                self._sent(here, pool, disk)
+                self._sent(here, there, pool, disk)
         refresh(here.pools.disks())
         with suppress(errors.VolumeNotFound):
             nvram = here.pools.disks().storageVolLookupByName(disk_name(uuid, NVRAM))
@@ -109,7 +111,7 @@ class Copying:
         self._goes_on()
         there.images.upload_bytes(made, document)
 
-    def _sent(self, here: Topic, pool: Remote, disk: Own) -> None:
+    def _sent(self, here: Topic, there: Topic, pool: Remote, disk: Own) -> None:
         """Copy a disk over; one over a cached image as a disk that stands alone."""
         volume = disk.volume
         with undoing() as undo:
@@ -122,11 +124,14 @@ class Copying:
             _, capacity, allocation = volume.info()
             xml = volume_xml(disk.name, int(capacity), "qcow2")
             with needing_room(pool, int(allocation)):
-                self._pipe(volume, pool.createXML(xml, 0))
+                made = pool.createXML(xml, 0)
+                with full_while_sent(there.pools.disks):
+                    self._pipe(volume, made)
             undo.close()
 
     def _pipe(self, source: Remote, target: Remote) -> None:
         """Carry a file's bytes from one daemon to the other, without its holes."""
+        last, at = LastPart(), 0
         download = source.connect().newStream(0)
         source.download(download, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
         upload = target.connect().newStream(0)
@@ -136,11 +141,15 @@ class Copying:
             while True:
                 data = download.recvFlags(_CHUNK, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE)
                 if data == _HOLE:
-                    upload.sendHole(int(download.recvHole(0)))
+                    hole = int(download.recvHole(0))
+                    upload.sendHole(hole)
+                    at += hole
                 elif data:
                     view = memoryview(data)
                     while view:
                         view = view[upload.send(view.tobytes()) :]
+                    last.note(at, data)
+                    at += len(data)
                     self._told(len(data))
                     shown += len(data)
                     self._deadline.check("the disks were copied")
@@ -156,6 +165,7 @@ class Copying:
             raise
         download.finish()
         upload.finish()
+        last.require_written(target, self._deadline)
 
 
 def prepared_there(there: Topic, uuid: UUID, token: str, deadline: Deadline) -> Element:

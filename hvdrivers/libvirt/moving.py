@@ -188,7 +188,8 @@ def carry(
     if made:
         copy = pool.storageVolLookupByName(name)
     else:
-        copy = pool.createXML(volume_xml(name, len(data), "raw"), 0)
+        with needing_room(pool, len(data)):
+            copy = pool.createXML(volume_xml(name, len(data), "raw", allocation=len(data)), 0)
     if data:
         there.images.upload_bytes(copy, data)
 

@@ -14,6 +14,7 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.refused_by import refusal
 
 _HOLDING = 0.25
 """Seconds that the event loop stands still at most, for one connection."""
@@ -155,7 +156,13 @@ def open_connection(config: LibvirtConfig, *, hangs_up: bool = False) -> Any:
         libvirt.VIR_CRED_NOECHOPROMPT,
     ]
     with _brake.on() if hangs_up else nullcontext():
-        connect = libvirt.openAuth(config.uri, [kinds, credentials, None], 0)
+        try:
+            connect = libvirt.openAuth(config.uri, [kinds, credentials, None], 0)
+        except libvirt.libvirtError as error:
+            refused = refusal(config.uri, error)
+            if refused is None:
+                raise
+            raise refused from error
     with suppress(libvirt.libvirtError):  # local test drivers have no keepalive
         connect.setKeepAlive(config.keepalive_interval, config.keepalive_count)
     return connect

@@ -106,8 +106,12 @@ class OwnDisks:
     ) -> Remote:
         current_deadline().check("disks were made")
         undo.callback(self._pools.delete_disk, disk_name(uuid, role))
-        xml = volume_xml(disk_name(uuid, role), capacity, format_, backing=backing)
-        allocation = int(content.info()[2]) if content is not None else 0
+        # what is filled by an upload has all of its room from the beginning (see ``sent.py``)
+        whole = capacity if format_ == "raw" else 0
+        xml = volume_xml(
+            disk_name(uuid, role), capacity, format_, backing=backing, allocation=whole
+        )
+        allocation = int(content.info()[2]) if content is not None else whole
         try:
             pool = self._pools.disks()
             with needing_room(pool, *((allocation,) if allocation else ())):

@@ -223,8 +223,8 @@ class LibvirtRescue(Topic, Rescue):
     def _make_rescue_seed(self, name: str, disc: bytes, undo: Undo) -> None:
         undo.callback(self.pools.delete_disk, name)
         pool = self.pools.disks()
-        with needing_room(pool):
-            volume = pool.createXML(volume_xml(name, len(disc), "raw"), 0)
+        with needing_room(pool, len(disc)):
+            volume = pool.createXML(volume_xml(name, len(disc), "raw", allocation=len(disc)), 0)
         self.images.upload_bytes(volume, disc)
 
     def _end_rescue(self, uuid: UUID, name: str) -> None:

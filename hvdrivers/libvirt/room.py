@@ -7,7 +7,7 @@ the driver asks the host how much room there is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from secrets import token_hex
 
@@ -52,8 +52,32 @@ def needing_room(pool: Remote, size: int = _LEAST, *, capacity: int = 0) -> Iter
         raise lacking from error
 
 
+@contextmanager
+def full_while_sent(pool_now: Callable[[], Remote]) -> Iterator[None]:
+    """Around an upload. No call; after the connection has broken those of a new one, and two.
+
+    On a full file system the daemon's refusal may cross with the end of the upload. The client
+    library of libvirt 9.0 then closes the connection.
+
+    Args:
+        pool_now: looks the pool up.
+
+    Raises:
+        InsufficientResources: the connection broke, and the pool is full.
+    """
+    try:
+        yield
+    except (errors.ConnectionFailed, errors.OutcomeUnknown) as error:
+        lacking = None
+        with suppress(errors.HypervisorError), last_calls():
+            lacking = lacking_room(pool_now(), _LEAST, error)
+        if lacking is None:
+            raise
+        raise lacking from error
+
+
 def lacking_room(
-    pool: Remote, size: int, error: errors.HypervisorFault
+    pool: Remote, size: int, error: errors.HypervisorError
 ) -> errors.InsufficientResources | None:
     """The error for a pool that has less room than this; None if it has as much. Two calls.
 

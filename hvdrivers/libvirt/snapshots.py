@@ -92,7 +92,8 @@ class LibvirtSnapshots(Topic, Snapshots):
             with undoing() as undo:
                 again = partial(remember, name=made, note=note, parent=tree.current, xml=xml)
                 undo.callback(self._take_back_snapshot, uuid, turn, made, again)
-                half = again(domain, half=True)
+                with needing_room(self.pools.disks()):
+                    half = again(domain, half=True)
                 try:
                     self._save(machine, note, made, disks)
                 except errors.DeviceBusy:
@@ -102,7 +103,8 @@ class LibvirtSnapshots(Topic, Snapshots):
                 except errors.HypervisorFault as error:
                     self._look_again_if_moved(domain, state, error)
                     raise
-                remember(domain, made, note, tree.current, xml)
+                with needing_room(self.pools.disks()):
+                    remember(domain, made, note, tree.current, xml)
                 turn.check()
             return Snapshot(
                 id=made,

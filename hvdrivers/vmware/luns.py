@@ -121,10 +121,14 @@ class Luns:
         _found.get().append(lun)
         return lun
 
-    def require_free(self, uuid: UUID, *luns: Lun) -> None:
+    def require_free(self, uuid: UUID, luns: Iterable[str]) -> None:
         """Refuse a LUN that another powered-on machine has, whoever's it is. One call; none without
-        LUNs."""
-        wanted = {each.uuid for each in luns}
+        LUNs.
+
+        Args:
+            luns: their ids.
+        """
+        wanted = set(luns)
         if not wanted:
             return
         for row, held in self._holders():

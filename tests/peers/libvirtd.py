@@ -24,7 +24,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -72,10 +72,18 @@ class LibvirtPeer:
     Args:
         network: it has network devices of its own, and a wire to this machine: two such hosts may
             have bridges and taps of the same names.
+        qemu: further settings of ``qemu.conf``.
     """
 
-    def __init__(self, *, privileged: bool | None = None, network: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        privileged: bool | None = None,
+        network: bool = False,
+        qemu: Mapping[str, object] | None = None,
+    ) -> None:
         self.address: str | None = None
+        self._qemu = qemu or {}
         self._network = network
         self.privileged = os.geteuid() == 0 if privileged is None else privileged
         self.host_uuid = str(uuid.uuid4())
@@ -187,6 +195,34 @@ class LibvirtPeer:
         if not self._running("libvirtd"):
             raise PreconditionMissing(f"libvirtd ended at once: {self.log()[-400:]}")
         self.virsh("version", timeout=timeout)
+
+    @contextmanager
+    def tls(self, pki: Path) -> Iterator[int]:
+        """The host takes connections over TLS in the block, at the port that it gives. System
+        daemons only.
+
+        Args:
+            pki: a folder with ``cacert.pem``, ``servercert.pem`` and ``serverkey.pem``; they are
+                read anew by ``restart()``.
+        """
+        file = self.folder("etc") / "libvirtd.conf"
+        before = file.read_text()
+        settings = {
+            "listen_tls": 1,
+            "tls_port": str(self._ports.tls),
+            "ca_file": str(pki / "cacert.pem"),
+            "cert_file": str(pki / "servercert.pem"),
+            "key_file": str(pki / "serverkey.pem"),
+        }
+        lines = [each for each in before.splitlines() if not each.startswith("listen_tls ")]
+        lines += [f"{key} = {_setting(value)}" for key, value in settings.items()]
+        file.write_text("\n".join(lines) + "\n")
+        self.restart()
+        try:
+            yield self._ports.tls
+        finally:
+            file.write_text(before)
+            self.restart()
 
     def stop(self) -> None:
         """End libvirtd as a service manager does; machines go on running."""
@@ -373,6 +409,7 @@ class LibvirtPeer:
                 "remember_owner": 0,
                 "namespaces": [],
             }
+        settings["qemu.conf"] |= self._qemu
         for name, values in settings.items():
             lines = (f"{key} = {_setting(value)}\n" for key, value in values.items())
             (self.folder("etc") / name).write_text("".join(lines))
@@ -472,6 +509,7 @@ class _Ports:
         self.migration = self.display + 100
         """The first of 50."""
         self.tcp = self.display + 150
+        self.tls = self.display + 151
         """The daemon's own."""
 
     def close(self) -> None:

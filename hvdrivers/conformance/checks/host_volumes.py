@@ -3,6 +3,7 @@ and deleted there, and instances' disks that move from one pool to another."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 
 from hvdrivers.conformance.checks.storage import expect_volume
@@ -278,12 +279,23 @@ def fill(trial: Trial, name: str, leaving: int = 0) -> None:
     needs it."""
     if not trial.target.fillable:
         raise PreconditionMissing("the suite may not fill the host's pools (fillable)")
+    if trial.target.thin:
+        filling = ExitStack()
+        trial.after(filling.close)
+        filling.enter_context(trial.target.filled(trial.driver, name, leaving))
+        return
     pools = {pool.name: pool for pool in trial.driver.get_available_resource().storage}
     free = int((pools[name].total_gib - pools[name].used_gib) * _GIB)
     trial.volume(max(512, free - leaving - 4096), pool=name)
     pools = {pool.name: pool for pool in trial.driver.get_available_resource().storage}
     if pools[name].total_gib - pools[name].used_gib > leaving / _GIB + 1 / 1024:
         raise PreconditionMissing("a volume takes no room before it is written to")
+
+
+def require_thick(trial: Trial) -> None:
+    """Raise PreconditionMissing where a full pool lets a disk grow."""
+    if trial.target.thin:
+        raise PreconditionMissing("a disk takes no room before it is written to (thin)")
 
 
 def fill_all(trial: Trial, leaving: int = 0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
-from hvdrivers.conformance.checks.host_volumes import fill_all
+from hvdrivers.conformance.checks.host_volumes import fill_all, require_thick
 from hvdrivers.conformance.engine.assertions import larger
 from hvdrivers.conformance.engine.clauses import Case, Clause, Level, check, clause
 from hvdrivers.conformance.engine.trial import Trial
@@ -71,6 +71,8 @@ def _rebuild(trial: Trial, uuid: UUID) -> None:
     ],
 )
 def no_room_for_a_disk(trial: Trial, call: Callable[[Trial, UUID], None]) -> None:
+    if call is _resize:
+        require_thick(trial)
     uuid = trial.spawn(start=False).uuid
     fill_all(trial)
     with trial.unchanged(), trial.raises(errors.InsufficientResources):

@@ -11,6 +11,7 @@ from hvdrivers.conformance.checks.host_volumes import (
     STOR_064,
     fill,
     pools_of,
+    require_thick,
 )
 from hvdrivers.conformance.engine.assertions import larger
 from hvdrivers.conformance.engine.clauses import Case, Level, check, clause
@@ -139,6 +140,8 @@ def _rebuild(trial: Trial, uuid: UUID) -> None:
 )
 def lives_where_it_was_moved(trial: Trial, call: Callable[[Trial, UUID], None]) -> None:
     first, second = _two_pools(trial)
+    if call is _grow:
+        require_thick(trial)
     uuid = trial.spawn(start=False).uuid
     trial.driver.migrate_storage(uuid, second)
     fill(trial, first)

@@ -74,6 +74,9 @@ class Target(ABC):
         """Whether the suite may fill the host's pools: nobody else has a use for them."""
         return self.simulated
 
+    thin: bool = False
+    """Whether a disk takes no room before it is written to, so that a full pool lets it grow."""
+
     @abstractmethod
     def connect(self) -> ComputeDriver:
         """A new connection to the same host."""
@@ -284,6 +287,13 @@ class Target(ABC):
     def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
         """Delete a volume of create_volume() behind the driver's back, attached or not."""
         raise PreconditionMissing("the target cannot take a volume away (lose_volume)")
+
+    @contextmanager
+    def filled(self, driver: ComputeDriver, pool: str, leaving: int) -> Iterator[None]:
+        """A pool in which ``leaving`` bytes are free, and less than 1 MiB more, in the block. Asked
+        for where the target is :attr:`fillable` and :attr:`thin`."""
+        raise PreconditionMissing("the target cannot fill a pool (filled)")
+        yield
 
     def shared_directories(self) -> tuple[str, str]:
         """Two directories of the host that can be shared into a guest."""

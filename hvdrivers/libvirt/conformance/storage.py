@@ -17,11 +17,14 @@ from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.contract.requirements import VOLUME_CAPABILITIES
 from hvdrivers.libvirt.conformance.guest import SerialGuest
 from hvdrivers.libvirt.conformance.raw_host import RawHost
+from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.xml import el, parse, text
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.volume import PoolVolume, Volume, parse_connection_info
 
 _SIZE = 8 << 20
+_GRAIN = 4096
+_FILLING = "hvct-filling-"
 _MARK = "hvct-in-the-clear"
 _TRIES = 100
 """qemu-img measures how long a hash takes by CPU time, and gives up where the kernel says that it
@@ -33,6 +36,7 @@ class StorageGuest(SerialGuest):
 
     Args:
         pool: where encrypted volumes are made; the driver makes the pool.
+        fill: the suite may fill the file systems of the driver's pools.
         served: volumes of storage servers that this host's QEMU reaches, or a JSON file with a list
             of their ``connection_info``. The suite writes to none of them.
     """
@@ -44,8 +48,10 @@ class StorageGuest(SerialGuest):
         *,
         pool: str,
         served: Sequence[Volume] | str | Path = (),
+        fill: bool = False,
     ) -> None:
         super().__init__(raw, there)
+        self._fill = fill
         self._volume_pool = pool
         self._directories: list[str] = []
         self._served = _from_file(Path(served)) if isinstance(served, str | Path) else served
@@ -133,6 +139,27 @@ class StorageGuest(SerialGuest):
             yield uuid
         finally:
             secret.undefine()
+
+    thin = True
+    """Of a raw volume too, unless it is asked for otherwise."""
+
+    @property
+    def fillable(self) -> bool:
+        return self._fill
+
+    @contextmanager
+    def filled(self, driver: ComputeDriver, pool: str, leaving: int) -> Iterator[None]:
+        """A raw volume whose room is taken at once. Other pools may be on the same file system."""
+        storage = self.raw.connect.storagePoolLookupByName(pool)
+        storage.refresh(0)
+        size = max(0, int(storage.info()[3]) - leaving - _GRAIN) // _GRAIN * _GRAIN
+        name = f"{_FILLING}{uuid4().hex[:8]}"
+        storage.createXML(volume_xml(name, size, "raw", allocation=size), 0)
+        try:
+            yield
+        finally:
+            storage = self.raw.connect.storagePoolLookupByName(pool)
+            storage.storageVolLookupByName(name).delete(0)
 
     def opened(self, driver: ComputeDriver, uuid: UUID, volume_id: str) -> bool:
         """The guest reads what it has written, and that is not in the file as it is."""

@@ -78,6 +78,7 @@ class LibvirtTarget(StorageGuest):
         shared_bridge: a Linux bridge that both have; None: the network above is there too.
         unfit: URI of a third host, which has neither that network
         unfit_pool: nor room for a disk in this storage pool.
+        fill: the suite may fill the file systems of the driver's pools: nobody else needs them.
         served: volumes of storage servers, see :class:`StorageGuest`.
         options: fields of LibvirtConfig; ``hotplug_slots`` is 6 if it is not among them, and
             ``graphics`` is ``both``.
@@ -101,6 +102,7 @@ class LibvirtTarget(StorageGuest):
         unfit: str | None = None,
         unfit_pool: str | None = None,
         served: Sequence[Volume] | str | Path = (),
+        fill: bool | str = False,
         **options: Any,
     ) -> None:
         self._shared_bridge = shared_bridge
@@ -118,6 +120,7 @@ class LibvirtTarget(StorageGuest):
             RawHost(destination) if destination else None,
             pool=self._config.pool,
             served=served,
+            fill=fill in {True, "yes"},
         )
         self._observer = LibvirtObserver(self.raw, aside=self._config.aside)
         self._folder: TemporaryDirectory[str] | None = None

@@ -1,0 +1,117 @@
+"""A pool that is full for a moment: what was uploaded then is whole, or it is not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.libvirt.pools import volume_xml
+from hvdrivers.libvirt.sent import LastPart
+from hvdrivers.models.image import FileImage, ImageFormat
+from tests.integration.libvirt.machines import Host
+from tests.peers.libvirtd import LibvirtPeer
+
+FOLDER = "/var/lib/libvirt/hvdrivers"
+SIZE = 32 << 20
+ROOM = 8192
+IMAGE = 200 << 10
+"""Bytes of an image: one message of a stream. libvirt 9.0 reports that it was written."""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    """A host whose pools are on a small file system."""
+    with LibvirtPeer() as peer:
+        peer.inside("mkdir", FOLDER)
+        with peer.small(FOLDER, SIZE):
+            made = Host(peer, tmp_path / "none")
+            yield made
+            made.close()
+
+
+def filled(host: Host) -> Callable[[], object]:
+    """Leave little room in the driver's pool; what this returns gives it back."""
+    pool = host.raw.pools.disks()
+    pool.refresh(0)
+    size = (int(pool.info()[3]) - ROOM) // 4096 * 4096
+    filler = pool.createXML(volume_xml("filler", size, "raw", allocation=size), 0)
+    return lambda: filler.delete(0)
+
+
+def image(folder: Path) -> FileImage:
+    path = folder / "image.raw"
+    path.write_bytes(os.urandom(IMAGE))
+    return FileImage(path=path, format=ImageFormat.RAW)
+
+
+def keys(driver: ComputeDriver) -> set[str]:
+    return {each.key for each in driver.list_cached_images()}
+
+
+def test_room_that_comes_back_after_the_upload(host: Host, tmp_path: Path) -> None:
+    """Another client frees room in the moment in which the upload has ended: nothing after it
+    fails, and the image is not whole."""
+    give_back = filled(host)
+
+    def seam(name: str, send: Callable[[], Any]) -> Any:
+        try:
+            return send()
+        finally:
+            if name == "Stream.finish" and freed.append(True) is None and len(freed) == 1:
+                host.peer.virsh("vol-delete", "filler", "--pool", host.raw.config.pool)
+
+    freed: list[bool] = []
+    wanted = image(tmp_path)
+    host.raw.connection.seam = seam
+    try:
+        with pytest.raises(errors.HypervisorError) as refused:
+            host.driver.cache_image(wanted)
+    finally:
+        host.raw.connection.seam = None
+    assert freed
+    assert not isinstance(refused.value, errors.OutcomeUnknown), repr(refused.value)
+    assert keys(host.driver) == set()
+    del give_back
+    assert host.driver.cache_image(wanted).key in keys(host.driver)
+
+
+def test_no_room_and_then_some(host: Host, tmp_path: Path) -> None:
+    """Refused, nothing is left, and when there is room the same call succeeds."""
+    wanted = image(tmp_path)
+    give_back = filled(host)
+    before = host.residue()
+    for call in (
+        lambda: host.driver.cache_image(wanted),
+        lambda: host.driver.spawn(host.empty(image=wanted)),
+        lambda: host.driver.spawn(host.empty(image=wanted, cloud_init={"hostname": "x"})),
+    ):
+        with pytest.raises(errors.InsufficientResources) as refused:
+            call()
+        assert refused.value.hint
+    host.compare(before)
+    give_back()
+    assert host.driver.cache_image(wanted).key in keys(host.driver)
+
+
+def test_what_was_sent_is_compared(host: Host) -> None:
+    """Only what says anything: zeros at the end are there without being written."""
+    pool = host.raw.pools.disks()
+    volume = pool.createXML(volume_xml("part", IMAGE, "raw", allocation=IMAGE), 0)
+    data = os.urandom(4096)
+    host.raw.images.upload_bytes(volume, data)
+    sent = LastPart()
+    sent.require_written(volume, Deadline(None))
+    sent.note(0, data)
+    sent.note(4096, bytes(IMAGE - 4096))
+    sent.require_written(volume, Deadline(None))
+    sent.note(8192, b"\0" * 100 + b"x")
+    with pytest.raises(errors.HypervisorFault) as missing:
+        sent.require_written(volume, Deadline(None))
+    assert missing.value.hint
