@@ -49,6 +49,7 @@ from hvdrivers.vmware.reader import Reader, Row
 from hvdrivers.vmware.specs import Lun
 
 _log = logging.getLogger(__name__)
+_DOWN = frozenset({"offline", "fault"})
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _found: ContextVar[list[Lun]] = ContextVar("hvdrivers-vmware-luns")
@@ -88,8 +89,9 @@ class Luns:
 
     @provides(Capability.VOLUME_ISCSI, Capability.VOLUME_FC)
     def find(self, attachment: VolumeAttachment, volume: LunVolume, around: Surroundings) -> Lun:
-        """The LUN, which all hosts see. 2 reads, and for each host one call to look again and one
-        to tell it of iSCSI targets; 1 read if the hosts know the LUN by its name.
+        """The LUN, which all hosts see. 2 reads, and of each host one call for each adapter, to
+        look again, and one to tell it of iSCSI targets; 1 read if the hosts know the LUN by its
+        name.
 
         Raises:
             VolumeNotFound: a host does not see it.
@@ -121,10 +123,14 @@ class Luns:
         _found.get().append(lun)
         return lun
 
-    def require_free(self, uuid: UUID, *luns: Lun) -> None:
+    def require_free(self, uuid: UUID, luns: Iterable[str]) -> None:
         """Refuse a LUN that another powered-on machine has, whoever's it is. One call; none without
-        LUNs."""
-        wanted = {each.uuid for each in luns}
+        LUNs.
+
+        Args:
+            luns: their ids.
+        """
+        wanted = set(luns)
         if not wanted:
             return
         for row, held in self._holders():
@@ -277,9 +283,11 @@ def _bare(target: Any) -> Any:
 def _look(row: Row, kind: Any) -> None:
     """Let a host look for what is behind its adapters of a kind."""
     adapters = [initiator_of(row)] if kind is Iscsi else adapters_of(row, kind)
+    adapters = [each for each in adapters if each.status not in _DOWN]
     if not adapters:
         raise errors.InsufficientResources(
-            f"the host {row.get('name')} has no Fibre Channel adapter"
+            f"the host {row.get('name')} has no adapter for the volume that is up",
+            hint="a volume over Fibre Channel needs an adapter that is online",
         )
     for each in adapters:
         row[SYSTEM].RescanHba(each.device)

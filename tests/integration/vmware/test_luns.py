@@ -420,6 +420,7 @@ def test_the_connector(peer: VcsimPeer, driver: VmwareDriver, machine: UUID) -> 
     whole, mine = driver.get_volume_connector(), driver.get_volume_connector(machine)
     rows = driver.places.surroundings().hosts
     assert len(whole.wwpns) == len(rows)
+    assert whole.to_cinder()["multipath"] is True
     assert set(whole.wwpns) == set(mine.wwpns)
     assert all(each.startswith("10000000c900") for each in whole.wwpns)
     row = driver.reader.one(driver.machines.get(machine).obj, "runtime.host")
@@ -492,3 +493,23 @@ def test_calls_that_are_cut(
     attach()
     detach()
     assert (told(peer), files(driver, machine)) == (set(), before)
+
+
+def test_two_starts_at_the_same_moment(
+    peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory, volume: Volume
+) -> None:
+    attachment = VolumeAttachment(volume=volume)
+    one, two = (driver.spawn(spec(volumes=(attachment,))).uuid for _ in range(2))
+    meeting = Counter[str]()
+    with closing(connected(peer)) as second:
+
+        def between(name: str, send: Any, /) -> Any:
+            meeting[name] += 1
+            if name == "PowerOnVM_Task" and meeting[name] == 1:
+                second.power_on(two)
+            return send()
+
+        with driver.session.seam.through(between), pytest.raises(errors.DeviceBusy):
+            driver.power_on(one)
+    states = {each.uuid: each.state.value for each in driver.list_instances()}
+    assert states == {one: "stopped", two: "running"}
