@@ -513,3 +513,18 @@ def test_two_starts_at_the_same_moment(
             driver.power_on(one)
     states = {each.uuid: each.state.value for each in driver.list_instances()}
     assert states == {one: "stopped", two: "running"}
+
+
+def test_boot_from_it(
+    peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory, volume: Volume
+) -> None:
+    boots = VolumeAttachment(volume=volume, boot_index=0)
+    uuid = driver.spawn(spec(image=None, start=True, volumes=(boots,))).uuid
+    (mapping,) = mappings(driver, uuid)
+    assert mapping.unitNumber == 0
+    with pytest.raises(errors.InvalidRequest, match="boots from"):
+        driver.detach_volume(uuid, volume.volume_id)
+    driver.power_off(uuid)
+    driver.power_on(uuid)
+    driver.destroy(uuid)
+    assert told(peer) == set()
