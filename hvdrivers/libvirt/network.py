@@ -36,7 +36,7 @@ from hvdrivers.libvirt.shared_memory import fit_memory, is_shared
 from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.start import taken
 from hvdrivers.libvirt.wiring import tap_of, vif_element, with_interface
-from hvdrivers.libvirt.xml import Element, text
+from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import AttachedVif, Bandwidth, VhostUserVif, Vif, VifQos
 
@@ -159,7 +159,8 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
                 live = vifs_of(xml_of(domain)).get(vif_id)
             there = live or stored
             if there is not None:
-                name = alias(f"vif-{there[0]}", vif_id)
+                # what an adopted machine brought along has another one while it runs
+                name = attribute(there[1], "alias", "name") or alias(f"vif-{there[0]}", vif_id)
                 self.plugging.take_out(
                     domain, name, live and live[1], stored and stored[1], deadline
                 )
