@@ -256,7 +256,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         """Budget: 2 calls for any number of instances."""
         del timeout
         return [
-            InstanceSummary(
+            InstanceSummary.of(
                 uuid=uuid,
                 name=label,
                 state=state,
