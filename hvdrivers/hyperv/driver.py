@@ -38,7 +38,7 @@ from hvdrivers.hyperv.storage import HypervStorage
 from hvdrivers.hyperv.volume_sources import VolumeSources
 from hvdrivers.hyperv.wiring import Wiring
 from hvdrivers.models.config import DriverConfig
-from hvdrivers.models.vif import VifQos
+from hvdrivers.models.vif import HypervVif, VifQos
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskQos, VolumeAttachment
 
@@ -76,6 +76,7 @@ class HypervDriver(
             VolumeAttachment: frozenset({"bus"}),
             DiskQos: frozenset({"total_iops_sec"}),
             VifBase: frozenset({"active", "model", "vlan"}),
+            HypervVif: frozenset({"sriov"}),
             VifQos: frozenset({"outbound"}),
         }
     )

@@ -90,6 +90,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "NoUser": e.InvalidRequest,
         "PasswordRefused": e.InvalidRequest,
         "Unsupported": e.NotSupported,
+        "NoFunctions": e.NotSupported,
         "NotUndone": e.OutcomeUnknown,
         "Deadline": e.OperationTimeout,
         "Stopped": e.OperationTimeout,
@@ -202,6 +203,8 @@ _CODE_HINTS: Mapping[int, str] = MappingProxyType(
 _OWN_HINTS: Mapping[str, str] = MappingProxyType(
     {
         "ShareRefused": _SHARE,
+        "NoFunctions": "New-VMSwitch -EnableIov on an adapter with SR-IOV, which the firmware has"
+        " switched on (Get-VMHost, Get-NetAdapterSriov), or sriov=False",
         "Closed": "exit_maintenance() on that host, or another host",
         "GoingDown": "another host, or this one when it is up again. If somebody has called the"
         " shutdown off, it takes machines five minutes after it was asked for",

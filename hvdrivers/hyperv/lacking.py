@@ -59,7 +59,7 @@ LACKING: Mapping[C, str] = MappingProxyType(
         " connects one is documented for 2025; volume-iscsi and volume-fc attach the same storage"
         " where its server offers them",
         C.VIF_HOSTDEV: "Hyper-V chooses the virtual function of a NIC itself, and takes no PCI"
-        " address for it",
+        " address for it: HypervVif(sriov=True) asks for one",
         C.INCREMENTAL_BACKUP: "Hyper-V tracks changed blocks (resilient change tracking) and tells"
         " them by WMI, but shows a point in time to nobody else: there is no address from which"
         " other software could read it. Backup software that runs on the host can, and"

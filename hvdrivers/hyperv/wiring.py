@@ -34,6 +34,7 @@ class Wiring:
             "vlan": vif.vlan or 0,
             "maximum": outbound(vif.qos),
             "active": vif.active,
+            "sriov": isinstance(vif, HypervVif) and vif.sriov,
             "refused": _refusal(vif),
             "json": packed(
                 NicRecord(type=vif.type, model=vif.model, qos=vif.qos, active=vif.active)

@@ -16,9 +16,12 @@
 ``hv-image-<key>``                        a complete cached image (see ``image_store.py``)
 ``hv-volume-<id>.<format>``               a volume made by create_volume()
 ``hv-away-<hash of id>.<pool>``           a note in the disk pool: that pool has this volume
+``hv-snapshot-of-<uuid>``                  a domain that is a client's turn, see ``turns.py``
 ``hv-deleting-<hash of id>.<word>``        a volume of this pool is being deleted, see
                                           ``deletions.py``
 ========================================  ===================================================
+
+A machine that adopt() has taken over keeps the name that it had: see ``identity.py``.
 """
 
 from __future__ import annotations
@@ -42,6 +45,9 @@ _FURTHER = re.compile(r"__\d+$")
 """At the end of an alias. In an id each ``_`` is ``_5f``."""
 _ALIAS_ESCAPE = re.compile(rb"[^A-Za-z0-9-]")
 
+
+HELPER_PREFIX = "hv-snapshot-of-"
+"""Of a domain that is there for the moment of an operation (see ``turns.py``)."""
 
 _RESCUED, _MOVING = "%rescued", "%moving"
 """No label brings them: in a name each ``%`` of a label is ``%25``."""
@@ -81,6 +87,11 @@ def label_of(name: str, uuid: UUID) -> str | None:
             label.removesuffix(_RESCUED).removesuffix(_MOVING),
         )
     return shown_label(label)
+
+
+def is_helper(name: str) -> bool:
+    """Whether a domain is there for the moment of an operation."""
+    return name.startswith(HELPER_PREFIX)
 
 
 def disk_name(uuid: UUID, role: str) -> str:

@@ -282,6 +282,7 @@ def _hyperv(port: _Port) -> dict[str, object]:
             "give the network too: its provider:physical_network names the switch",
         ),
         "vlan": vlan_of(port.details.get("vlan") or port.segment),
+        "sriov": port.vnic_type == "direct",
     }
 
 

@@ -112,8 +112,8 @@ class VmwareLifecycle(Topic, Lifecycle):
             vifs=[vif.id for vif in spec.vifs] if spec.start else (),
             macs=[vif.mac.lower() for vif in spec.vifs] if spec.start else (),
         )
-        luns = [each.lun for each in sources if each.lun is not None] if spec.start else []
-        self.luns.require_free(spec.uuid, *luns)
+        luns = [each.lun.uuid for each in sources if each.lun is not None and spec.start]
+        self.luns.require_free(spec.uuid, luns)
         base = None
         if spec.image is not None:
             base = self.images.bring(spec.image, progress, disk_gib=spec.flavor.disk_gib)
@@ -145,8 +145,8 @@ class VmwareLifecycle(Topic, Lifecycle):
             else:
                 obj = self._make_machine(spec, config, host)
                 self.passthrough.require_alone(spec, passed)
-            self.luns.require_free(spec.uuid, *luns)
             found = self._started(spec, obj, cloned=template is not None)
+            self.luns.require_free(spec.uuid, luns)  # nothing locks them
             current_deadline().check("the machine was made")
             self.kept_disks.take_over(kept, undo)
             return info_of(found or self.machines.get(spec.uuid, *FULL))

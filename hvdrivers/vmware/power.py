@@ -10,13 +10,13 @@ from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.power import Power, RebootKind, Suspend
-from hvdrivers.driverkit import Deadline
+from hvdrivers.driverkit import Deadline, undoing
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed, unbounded
-from hvdrivers.vmware.devices import by_address, file_of
+from hvdrivers.vmware.devices import by_address, file_of, lun_of
 from hvdrivers.vmware.encrypted_memory import refuse_encrypted
 from hvdrivers.vmware.host_devices import refuse_with_devices
 from hvdrivers.vmware.machines import VERSION, Machine
@@ -38,6 +38,12 @@ _STARTING = (
 )
 
 
+def _luns(found: Machine) -> list[str]:
+    """Ids of the LUNs that a machine has, which was read with ``_STARTING``."""
+    disks = by_address(found.row.get("config.hardware.device") or ()).values()
+    return [uuid for uuid in map(lun_of, disks) if uuid is not None]
+
+
 def _is_off(power: str) -> bool:
     return power == "poweredOff"
 
@@ -48,14 +54,18 @@ class VmwarePower(Topic, Power, Suspend):
     @timed
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes or NICs, and
-        the task."""
+        the task. 2 reads more with LUNs."""
         del timeout
         found = self.machines.checked("power_on", uuid, *_STARTING)
         if found.state is InstanceState.RUNNING:
             return
         found = self.rescues.end(found)
         self._require_startable(found)
-        self._powered(found, lambda: self.power.on(found.obj), "poweredOn")
+        with undoing() as undo:
+            self._powered(found, lambda: self.power.on(found.obj), "poweredOn")
+            if luns := _luns(found):  # nothing locks them: another may have got one meanwhile
+                undo.callback(self.power.ensure_off, found.obj)
+                self.luns.require_free(uuid, luns)
 
     def _require_startable(self, found: Machine) -> None:
         row = found.row
@@ -83,6 +93,7 @@ class VmwarePower(Topic, Power, Suspend):
             vifs=[each.id for each in devices.vifs.values()],
             macs=list(devices.vifs),
         )
+        self.luns.require_free(found.uuid, _luns(found))
 
     def _powered(self, found: Machine, change: Callable[[], object], wanted: str) -> None:
         """Change the power; a machine that is there already is a success."""

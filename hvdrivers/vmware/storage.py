@@ -84,8 +84,8 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         self.usage.require_free(uuid, volumes=alone, shared=shared)
         if any(is_on(disk, source) for disk in disks.values()):
             raise errors.InvalidRequest("the instance has this disk already, as another volume")
-        luns = [source.lun] if source.lun is not None and running else []
-        self.luns.require_free(uuid, *luns)
+        luns = [source.lun.uuid] if source.lun is not None and running else []
+        self.luns.require_free(uuid, luns)
         if source.lun is not None:  # the file of the mapping; one that was adopted has no folder
             self.files.make_folder(self.folders.instance(uuid), parents=True)
         plan = Plan(self.room.slots(found.row.get("config.hardware.device") or ()))
@@ -97,7 +97,7 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             self.changes.change_devices(found, plan.device_changes(), changed)
             if luns:  # nothing locks one: another client may have started a machine with it
                 undo.callback(self._detach, uuid, attachment.volume_id)
-                self.luns.require_free(uuid, *luns)
+                self.luns.require_free(uuid, luns)
         return attached_volume(address, changed, source.shown)
 
     @timed
@@ -155,6 +155,7 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             initiator=names[0] if names else None,
             wwpns=tuple(wwn_of(each.portWorldWideName) for each in fibre),
             wwnns=tuple(wwn_of(each.nodeWorldWideName) for each in fibre),
+            multipath=bool(names or fibre),  # ESXi uses all paths that it sees
             platform="x86_64",
             os_type="esx",
             system_uuid=row.get("summary.hardware.uuid"),

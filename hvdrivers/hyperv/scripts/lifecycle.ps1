@@ -16,7 +16,7 @@ function Invoke-HvSpawn {
     Assert-HvFits $Arguments.cpus $memory
     foreach ($nic in $Arguments.nics) {
         if ($nic.refused) { Stop-Hv 'Unsupported' $nic.refused }
-        $null = Get-HvSwitch $nic.switch
+        Assert-HvSwitch $nic
         if ($Arguments.start) { Assert-HvPortFree $nic.name }
     }
     if ($Arguments.image) { Assert-HvImage $Arguments.image $Arguments.absent }

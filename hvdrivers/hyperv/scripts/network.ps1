@@ -15,6 +15,21 @@ function Assert-HvPortFree {
     }
 }
 
+# Before anything is made: its switch is there, and has virtual functions if the NIC is to have one.
+function Assert-HvSwitch {
+    param($Nic)
+    $switch = Get-HvSwitch $Nic.switch
+    if (-not $Nic.sriov) { return }
+    if (-not $switch.IovEnabled) {
+        Stop-Hv 'NoFunctions' 'the virtual switch was made without SR-IOV'
+    }
+    if ($switch.IovSupport) { return }
+    $why = (@($switch.IovSupportReasons) + @((Hyper-V\Get-VMHost).IovSupportReasons) |
+        Where-Object { $_ }) -join ' '
+    if ($why.Length -gt 400) { $why = $why.Substring(0, 400) }
+    Stop-Hv 'NoFunctions' "the host has no virtual functions for guests: $why"
+}
+
 function Add-HvNic {
     param($VM, $Nic)
     $switch = Get-HvSwitch $Nic.switch
@@ -32,6 +47,8 @@ function Add-HvNic {
     if ($Nic.maximum -gt 0) {
         Hyper-V\Set-VMNetworkAdapter -VMNetworkAdapter $adapter -MaximumBandwidth $Nic.maximum
     }
+    # any weight but 0 is a wish for a virtual function
+    if ($Nic.sriov) { Hyper-V\Set-VMNetworkAdapter -VMNetworkAdapter $adapter -IovWeight 100 }
     if (-not $Nic.active) { Hyper-V\Disconnect-VMNetworkAdapter -VMNetworkAdapter $adapter }
     $adapter
 }
@@ -64,7 +81,7 @@ function Invoke-HvPlug {
         $adapter = Find-HvNic $found.VM $nic.name
         if ($null -eq $adapter) {
             if ($nic.refused) { Stop-Hv 'Unsupported' $nic.refused }
-            $null = Get-HvSwitch $nic.switch
+            Assert-HvSwitch $nic
             if ($found.State -ne 'stopped') {
                 if ($found.VM.Generation -eq 1) {
                     Stop-Hv 'ColdOnly' 'a machine of generation 1 takes NICs only while it is off'

@@ -11,7 +11,7 @@
 #
 #   drive BUS NUMBER LOCATION PATH LIMIT BOOTS   PATH: "disk:UNIQUEID" for a disk of the host
 #   target IQN                                a target that the host logs out of if nobody uses it then
-#   nic NAME MAC MODE TAGS LIMIT SWITCH       MAC "dynamic"; TAGS: VLAN, or NATIVE/ALLOWED of a trunk
+#   nic NAME MAC MODE TAGS LIMIT SWITCH IOV   MAC "dynamic"; TAGS: VLAN, or NATIVE/ALLOWED of a trunk
 #   is LINE                                   a line of the record
 #   else LINE                                 one of the three for the new connections
 
@@ -78,7 +78,7 @@ function Invoke-HvReconnect {
             $records += "volume $($volume.id) $($volume.word) $json"
         }
         Assert-HvOnce $found.VM $new
-        foreach ($nic in $Arguments.nics) { $null = Get-HvSwitch $nic.switch }
+        foreach ($nic in $Arguments.nics) { Assert-HvSwitch $nic }
         $wired = Get-HvRewired $found.VM $lines $Arguments.nics
         if ($wired.missing.Count -gt 0) {
             Stop-Hv 'NetworkNotFound' 'the instance has no such NIC'
@@ -211,7 +211,7 @@ function Get-HvWiring {
     $mac = "$($Nic.MacAddress)"
     if ($Nic.DynamicMacAddressEnabled) { $mac = 'dynamic' }
     "nic $([Uri]::EscapeDataString($Nic.Name)) $mac $mode $([Uri]::EscapeDataString($tags)) $most" +
-        " $([Uri]::EscapeDataString("$($Nic.SwitchName)"))"
+        " $([Uri]::EscapeDataString("$($Nic.SwitchName)")) $([long]$Nic.IovWeight)"
 }
 
 # NICs as they are and as they are to be, with their lines of the record; and the ids of those that the
@@ -261,7 +261,9 @@ function Get-HvOtherWiring {
     if ($Nic.limits) { $most = [long]$Nic.maximum }
     $switch = ''
     if ($Nic.active) { $switch = [Uri]::EscapeDataString($Nic.switch) }
-    "nic $($word[1]) $mac $mode $([int]$Nic.vlan) $most $switch"
+    $weight = 0
+    if ($Nic.sriov) { $weight = 100 }
+    "nic $($word[1]) $mac $mode $([int]$Nic.vlan) $most $switch $weight"
 }
 
 # Gives drives and NICs these connections. What somebody has taken away by hand is left out.
@@ -342,6 +344,10 @@ function Set-HvWiring {
     }
     if ([long]$word[5] -ne [long]$old[5]) {
         Hyper-V\Set-VMNetworkAdapter -VMNetworkAdapter $Nic -MaximumBandwidth ([long]$word[5])
+    }
+    # an earlier version wrote no weight
+    if ($word.Count -gt 7 -and [long]$word[7] -ne [long]$old[7]) {
+        Hyper-V\Set-VMNetworkAdapter -VMNetworkAdapter $Nic -IovWeight ([uint32]$word[7])
     }
 }
 

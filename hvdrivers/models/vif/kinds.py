@@ -211,6 +211,10 @@ class HypervVif(VifBase):
 
     type: Literal["hyperv"] = "hyperv"
     switch: NetworkName
+    sriov: bool = False
+    """Give the guest a virtual function of the host's adapter (SR-IOV), as long as one is free and
+    the guest has a driver for it. Hyper-V chooses which. Otherwise, and while the machine moves to
+    another host, its traffic goes through the switch. The switch must have been made for it."""
 
 
 class UserVif(VifBase):

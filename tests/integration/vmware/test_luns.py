@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -420,6 +421,7 @@ def test_the_connector(peer: VcsimPeer, driver: VmwareDriver, machine: UUID) -> 
     whole, mine = driver.get_volume_connector(), driver.get_volume_connector(machine)
     rows = driver.places.surroundings().hosts
     assert len(whole.wwpns) == len(rows)
+    assert whole.to_cinder()["multipath"] is True
     assert set(whole.wwpns) == set(mine.wwpns)
     assert all(each.startswith("10000000c900") for each in whole.wwpns)
     row = driver.reader.one(driver.machines.get(machine).obj, "runtime.host")
@@ -492,3 +494,55 @@ def test_calls_that_are_cut(
     attach()
     detach()
     assert (told(peer), files(driver, machine)) == (set(), before)
+
+
+def test_two_starts_at_the_same_moment(
+    peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory, volume: Volume
+) -> None:
+    attachment = VolumeAttachment(volume=volume)
+    one, two = (driver.spawn(spec(volumes=(attachment,))).uuid for _ in range(2))
+    meeting = Counter[str]()
+    with closing(connected(peer)) as second:
+
+        def between(name: str, send: Any, /) -> Any:
+            meeting[name] += 1
+            if name == "PowerOnVM_Task" and meeting[name] == 1:
+                second.power_on(two)
+            return send()
+
+        with driver.session.seam.through(between), pytest.raises(errors.DeviceBusy):
+            driver.power_on(one)
+    states = {each.uuid: each.state.value for each in driver.list_instances()}
+    assert states == {one: "stopped", two: "running"}
+
+
+def test_boot_from_it(
+    peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory, volume: Volume
+) -> None:
+    boots = VolumeAttachment(volume=volume, boot_index=0)
+    uuid = driver.spawn(spec(image=None, start=True, volumes=(boots,))).uuid
+    (mapping,) = mappings(driver, uuid)
+    assert mapping.unitNumber == 0
+    with pytest.raises(errors.InvalidRequest, match="boots from"):
+        driver.detach_volume(uuid, volume.volume_id)
+    driver.power_off(uuid)
+    driver.power_on(uuid)
+    driver.destroy(uuid)
+    assert told(peer) == set()
+
+
+def test_hosts_are_asked_at_once(
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, volume: Volume
+) -> None:
+    """Each takes seconds to look for its LUNs."""
+    meeting = threading.Barrier(2 if peer.mode == "vpx" else 1, timeout=30)
+
+    def between(name: str, send: Any, /) -> Any:
+        if name == "RescanHba":
+            meeting.wait()
+        return send()
+
+    with driver.session.seam.through(between):
+        driver.attach_volume(machine, VolumeAttachment(volume=volume))
+        driver.detach_volume(machine, volume.volume_id)
+    assert told(peer) == set()

@@ -133,7 +133,11 @@ class TestPort:
         }
         vif = parse_port(port("hyperv"), network)
         assert isinstance(vif, HypervVif)
-        assert (vif.switch, vif.vlan) == ("External", 500)
+        assert (vif.switch, vif.vlan, vif.sriov) == ("External", 500, False)
+        # Nova's Hyper-V gives such a port a virtual function of Hyper-V's choice
+        direct = parse_port(port("hyperv", vnic_type="direct"), network)
+        assert isinstance(direct, HypervVif)
+        assert direct.sriov
 
     @pytest.mark.parametrize(
         ("bad", "error", "message", "hint"),

@@ -204,6 +204,8 @@ def _set(call: Call, machine: Machine, nic: NetworkAdapter) -> None:
     nic.teaming = call.on_off("AllowTeaming", nic.teaming)
     nic.device_naming = call.on_off("DeviceNaming", nic.device_naming)
     nic.mirroring = call.text("PortMirroring", nic.mirroring)
+    if not 0 <= call.integer("IovWeight") <= 100:
+        raise invalid_parameter("IovWeight", "The range is 0 through 100.")
     nic.iov_weight = call.integer("IovWeight", nic.iov_weight)
     nic.vmq_weight = call.integer("VmqWeight", nic.vmq_weight)
     for name in ("MaximumBandwidth", "MinimumBandwidthAbsolute"):

@@ -36,7 +36,7 @@ def _view(host: HostState) -> Thing:
             "FibreChannelWwnn": "C003FF0000FFFF00",
             "FibreChannelWwpnMinimum": "C003FF9AE0700000",
             "FibreChannelWwpnMaximum": "C003FF9AE070FFFF",
-            "IovSupport": False,
+            "IovSupport": any(each.functions for each in host.switches.values()),
             "IovSupportReasons": [],
             "SecureBootTemplates": [],
             "SupportedVmVersions": ["8.0", "9.0", "10.0"],

@@ -7,6 +7,20 @@ from hvdrivers.hyperv.simulator.state.machine import Checkpoint, Machine
 from hvdrivers.hyperv.simulator.wire import Int64, Thing
 
 
+def _holders(host: HostState, switch: Switch) -> list[dev.NetworkAdapter]:
+    """The adapters with a virtual function: of machines that run, as long as there are some."""
+    if not switch.iov:
+        return []
+    wishes = [
+        nic
+        for machine in host.machines.values()
+        if machine.state == "Running"
+        for nic in machine.config.adapters
+        if nic.switch == switch.id and nic.iov_weight > 0 and not nic.legacy
+    ]
+    return wishes[: switch.functions]
+
+
 def adapter(vm: Machine, nic: dev.NetworkAdapter, point: Checkpoint | None = None) -> Thing:
     """Microsoft.HyperV.PowerShell.VMNetworkAdapter."""
     host = vm.host
@@ -43,6 +57,7 @@ def adapter(vm: Machine, nic: dev.NetworkAdapter, point: Checkpoint | None = Non
             "DeviceNaming": on_off(nic.device_naming),
             "PortMirroringMode": nic.mirroring,
             "IovWeight": nic.iov_weight,
+            "IovUsage": int(switch is not None and nic in _holders(host, switch)),
             "VmqWeight": nic.vmq_weight,
             "BandwidthPercentage": 0,
             "BandwidthSetting": bandwidth(vm, nic) if nic.has_bandwidth else None,
@@ -167,7 +182,12 @@ def switch(host: HostState, each: Switch) -> Thing:
             "NetAdapterInterfaceGuid": None,
             "EmbeddedTeamingEnabled": each.embedded_teaming,
             "IovEnabled": each.iov,
-            "IovSupport": False,
+            "IovSupport": each.functions > 0,
+            "IovSupportReasons": []
+            if each.functions
+            else ["This network adapter does not support SR-IOV."],
+            "IovVirtualFunctionCount": Int64(each.functions),
+            "IovVirtualFunctionsInUse": Int64(len(_holders(host, each))),
             "BandwidthReservationMode": each.bandwidth_mode,
             "DefaultFlowMinimumBandwidthAbsolute": Int64(0),
             "DefaultFlowMinimumBandwidthWeight": Int64(0),

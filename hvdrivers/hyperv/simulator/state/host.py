@@ -51,6 +51,8 @@ class Switch:
     management: bool = False
     bandwidth_mode: str = "Absolute"
     iov: bool = False
+    functions: int = 0
+    """Virtual functions of the adapter below it, if that has SR-IOV."""
     embedded_teaming: bool = False
     management_adapter: UUID = field(default_factory=uuid4)
 
