@@ -265,7 +265,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         machines = self.listing.machines()
         labels = self.identity.labels((uuid, name) for uuid, name, _, _ in machines)
         return [
-            InstanceSummary(
+            InstanceSummary.of(
                 uuid=uuid,
                 name=labels[uuid],
                 state=state,
