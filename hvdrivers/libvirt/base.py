@@ -7,6 +7,7 @@ objects, or a function; none of them knows a topic. So a call says where it lead
 
 from __future__ import annotations
 
+from hvdrivers.libvirt.adopting import Adopting
 from hvdrivers.libvirt.backup_job import BackupJobs
 from hvdrivers.libvirt.claim import Claims
 from hvdrivers.libvirt.config import LibvirtConfig
@@ -18,6 +19,7 @@ from hvdrivers.libvirt.event_hub import EventHub
 from hvdrivers.libvirt.event_streams import EventStreams
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.huge_pages import HugePageStock
+from hvdrivers.libvirt.identity import Identity
 from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.leaving_rescue import Rescues
 from hvdrivers.libvirt.listing import Listing
@@ -48,6 +50,10 @@ class Topic:
     facts: HostFacts
     """What does not change while the host is connected."""
 
+    identity: Identity
+    """Which machines are ours."""
+    adopting: Adopting
+    """What a machine of others must be to become one."""
     domains: Domains
     """Machines: find one, and change it in a state that allows it."""
     listing: Listing

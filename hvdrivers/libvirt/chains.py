@@ -21,7 +21,8 @@ from hvdrivers.contract import errors
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.files import Times, base_path, clean, is_within, paths_in, times_of
-from hvdrivers.libvirt.naming import IMAGE_PREFIX, disk_name, label_of
+from hvdrivers.libvirt.identity import Identity
+from hvdrivers.libvirt.naming import IMAGE_PREFIX, disk_name
 from hvdrivers.libvirt.pools import LOOK, Pools, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.reserved import is_of_the_driver, is_reserved, not_free
@@ -171,9 +172,10 @@ class Look:
 class Chains:
     """Look along the chains of disks."""
 
-    def __init__(self, connection: Connection, pools: Pools) -> None:
+    def __init__(self, connection: Connection, pools: Pools, identity: Identity) -> None:
         self._connection = connection
         self._pools = pools
+        self._identity = identity
 
     @contextmanager
     def looking(self, volume: Remote) -> Iterator[Look]:
@@ -184,12 +186,17 @@ class Chains:
         finally:
             look.close()
 
-    def machine_with(self, look: Look, *, running: bool = False) -> Remote | None:
+    def machine_with(
+        self, look: Look, *, running: bool = False, but: UUID | None = None
+    ) -> Remote | None:
         """A machine that has the file in a disk's chain, in what runs or in its definition; only
-        one that runs, if so wished. One call, and one for each machine, two for one that runs; more
-        for a machine that is off and has an overlay in no pool."""
+        one that runs, if so wished; another one than ``but``. One call, and one for each
+        machine, two for one that runs; more for a machine that is off and has an overlay in no
+        pool."""
         which = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE if running else 0
         for domain in self._connection.remote.listAllDomains(which):
+            if but is not None and UUID(domain.UUIDString()) == but:
+                continue
             defined = _xml_of(domain, libvirt.VIR_DOMAIN_XML_INACTIVE)
             live = _xml_of(domain, 0) if domain.ID() >= 0 else None
             if defined is not None and look.is_used_by(live, defined):
@@ -232,9 +239,9 @@ class Chains:
         found: set[str] = set()
         away: set[str] = set()
         folder = self._pools.path(self._pools.disks())
-        for domain in self._connection.remote.listAllDomains(0):
-            if label_of(domain.name(), UUID(domain.UUIDString())) is None:
-                continue
+        domains = {UUID(each.UUIDString()): each for each in self._listed()}
+        ours = self._identity.labels((uuid, each.name()) for uuid, each in domains.items())
+        for domain in (domains[uuid] for uuid in ours):
             for flags in (libvirt.VIR_DOMAIN_XML_INACTIVE, *((0,) if domain.ID() >= 0 else ())):
                 xml = _xml_of(domain, flags)
                 for disk in own_disks_in(xml).values() if xml is not None else ():
@@ -243,6 +250,9 @@ class Chains:
                     if is_reserved(posixpath.basename(top)) and posixpath.dirname(top) != folder:
                         away.add(top)
         return found, away
+
+    def _listed(self) -> list[Remote]:
+        return list(self._connection.remote.listAllDomains(0))
 
     def _down_to_own(self, path: str) -> set[str]:
         found: set[str] = set()

@@ -17,6 +17,8 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.adopted import adoption_in
+from hvdrivers.libvirt.adopting import Adopting
 from hvdrivers.libvirt.chains import Chains
 from hvdrivers.libvirt.definition import undefine
 from hvdrivers.libvirt.devices import source_of
@@ -48,11 +50,13 @@ class _Found:
     overlays: dict[str, Remote]
     """What snapshots have put over its own disks, by name."""
     away: dict[str, Remote] = field(default_factory=dict)
-    """What migrate_storage() has put into other pools, by name. Nothing but the definition names
-    it: so it goes before that."""
+    """What migrate_storage() has put into other pools, by name; the disks of an adopted machine, by
+    path. Nothing but the definition names it: so it goes before that."""
     in_use: Mapping[str, str] = field(default_factory=dict)
     """Names of the own disks by role; another root disk may be left of a rebuild() that was
     interrupted."""
+    adopted: bool = False
+    """Its disks have the names that others gave them: ``away`` has them by path."""
     backed_up: bool = False
     """A backup has been open: where its QEMU died with the daemon, files are left of it that the
     pool has not seen."""
@@ -71,6 +75,7 @@ class Removal:
         chains: Chains,
         keeping: Keeping,
         secrets: Secrets,
+        adopting: Adopting,
     ) -> None:
         self._connection = connection
         self._hub = hub
@@ -79,6 +84,7 @@ class Removal:
         self._chains = chains
         self._keeping = keeping
         self._secrets = secrets
+        self._adopting = adopting
 
     def destroy(
         self,
@@ -107,6 +113,11 @@ class Removal:
                     refresh(self._pools.disks())
                     disks |= {volume.name(): volume for volume in self.disks_of(uuid)}
             own = disks | found.away
+            if found.adopted and keep:
+                raise errors.NotSupported(
+                    "the disks of an adopted machine are not kept",
+                    hint="snapshot_to_image() it first, or destroy() without keep=",
+                )
             kept = kept_disks(uuid, keep, own, found.in_use)
             for each in kept:
                 self._keeping.refuse_taken(each, own)
@@ -178,6 +189,10 @@ class Removal:
         xml = readable(f"the machine {uuid}", partial(xml_of, domain))
         if xml is None:
             return _Found({})
+        adoption = adoption_in(xml)
+        if adoption is not None:
+            files = self._adopting.files_of(uuid, adoption, xml)
+            return _Found({}, away=files, adopted=True)
         noted = {clean(file.path) for file in noted_in(uuid, xml)}
         tops = {clean(source_of(disk)) for disk in own_disks_in(xml).values()}
         paths = {clean(self._pools.disk_path(name)) for name in own}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.held_volumes import source_of, volumes_of
 from hvdrivers.libvirt.naming import alias, from_alias
 from hvdrivers.libvirt.xml import Element, attribute, el
@@ -146,6 +147,16 @@ _VIF_TYPES: tuple[VifType, ...] = (
     "hostdev_physical",
     "ib_hostdev",
 )
+_TYPES_OF_OTHERS: dict[str, VifType] = {
+    "network": "network",
+    "bridge": "bridge",
+    "ethernet": "tap",
+    "user": "user",
+    "vhostuser": "vhostuser",
+    "direct": "macvtap",
+    "vdpa": "vdpa",
+}
+"""Libvirt's types of interfaces."""
 _NICS = {"interface", "hostdev"}
 """A whole network device of the host is a ``<hostdev>``; only an ``<interface>`` has a MAC address
 and a VLAN that the host sets."""
@@ -161,13 +172,29 @@ def vif_in_alias(text: str) -> tuple[VifType, str] | None:
 
 
 def vifs_of(domain: Element) -> dict[str, tuple[VifType, Element]]:
-    """Type and ``<interface>``, or ``<hostdev>``, of each VIF, by id, in the order of the guest."""
+    """Type and ``<interface>``, or ``<hostdev>``, of each VIF, by id, in the order of the guest.
+
+    A NIC that an adopted machine brought along has its MAC address as id."""
     found = {}
+    adopted = adoption_in(domain) is not None
     for device in domain.iterfind("devices/*"):
         named = vif_in_alias(attribute(device, "alias", "name") or "")
+        if named is None and adopted and device.tag == "interface":
+            named = _brought_along(device)
         if named is not None and device.tag in _NICS:
             found[named[1]] = (named[0], device)
     return found
+
+
+def _brought_along(interface: Element) -> tuple[VifType, str] | None:
+    """Type and id of a NIC that others have plugged; None for one that has no such type here."""
+    kind = _TYPES_OF_OTHERS.get(interface.get("type") or "")
+    address = attribute(interface, "mac", "address")
+    if kind is None or address is None:
+        return None
+    if kind == "bridge" and attribute(interface, "virtualport", "type") == "openvswitch":
+        kind = "ovs"
+    return kind, address
 
 
 def attached_vif(vif_id: str, kind: VifType, interface: Element) -> AttachedVif:

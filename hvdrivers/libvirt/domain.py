@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from hvdrivers.libvirt.adopted import adopted_disks, adoption_in
 from hvdrivers.libvirt.devices import disk_element
 from hvdrivers.libvirt.hardware import fittings, topology_element, tpm, video
 from hvdrivers.libvirt.metadata import NAMESPACE, PREFIX, Record
@@ -274,6 +275,9 @@ def _screen(hardware: Hardware, host: HostChoice) -> list[Element]:
 
 def own_disks_in(domain: Element) -> dict[str, Element]:
     """The ``<disk>`` of each disk that belongs to the instance, by role."""
+    adoption = adoption_in(domain)
+    if adoption is not None:
+        return adopted_disks(domain, adoption)
     found = {}
     for disk in domain.iterfind("devices/disk"):
         alias = attribute(disk, "alias", "name") or ""

@@ -17,8 +17,10 @@ from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
+from hvdrivers.libvirt.identity import Identity
 from hvdrivers.libvirt.metadata import NO_NAMESPACE
 from hvdrivers.libvirt.naming import is_moving, is_rescued, label_of
+from hvdrivers.libvirt.not_adopted import refuse_adopted
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.states import SAVED, is_off, is_restoring, is_starting, state_of
@@ -57,16 +59,24 @@ def _refuse_moving(operation: str, uuid: UUID) -> None:
 class Domains:
     """The machines of one host."""
 
-    def __init__(self, connection: Connection, hub: EventHub) -> None:
+    def __init__(self, connection: Connection, hub: EventHub, identity: Identity) -> None:
         self._connection = connection
         self._hub = hub
+        self._identity = identity
 
     def find(self, uuid: UUID) -> Remote:
-        """The domain of an instance of ours. One call."""
+        """The domain of an instance of ours. One call, two for an adopted one."""
+        return self.named(uuid)[0]
+
+    def named(self, uuid: UUID) -> tuple[Remote, str]:
+        """The same, and its label."""
         domain: Remote = self._connection.remote.lookupByUUIDString(str(uuid))
-        if label_of(domain.name(), uuid) is None:
-            raise errors.InstanceNotFound("there is a machine with this UUID, made by others")
-        return domain
+        label = self._identity.label(domain.name(), uuid)
+        if label is None:
+            raise errors.InstanceNotFound(
+                "there is a machine with this UUID, made by others", hint="adopt() it"
+            )
+        return domain, label
 
     def if_there(self, uuid: UUID) -> Remote | None:
         """The domain of an instance of ours; None where there is none. One call.
@@ -117,6 +127,8 @@ class Domains:
         else:
             state = self._named(domain, *at)
         check_state(operation, state, uuid, variant=variant)
+        if label_of(domain.name(), uuid) is None:
+            refuse_adopted(operation, uuid)
         if is_moving(domain.name(), uuid) and operation not in _OF_A_MOVE:
             _refuse_moving(operation, uuid)
         return domain, state

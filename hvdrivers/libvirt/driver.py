@@ -14,6 +14,8 @@ from hvdrivers.contract.fields import Fields
 from hvdrivers.contract.limits import Limit
 from hvdrivers.driverkit.events import Streams
 from hvdrivers.driverkit.undo import truthful
+from hvdrivers.libvirt.adopt import LibvirtAdopt
+from hvdrivers.libvirt.adopting import Adopting
 from hvdrivers.libvirt.backup import LibvirtBackup
 from hvdrivers.libvirt.backup_job import BackupJobs
 from hvdrivers.libvirt.chains import Chains
@@ -34,6 +36,7 @@ from hvdrivers.libvirt.guest import LibvirtGuest
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.host_volumes import LibvirtHostVolumes
 from hvdrivers.libvirt.huge_pages import HugePageStock
+from hvdrivers.libvirt.identity import Identity
 from hvdrivers.libvirt.image_store import ImageStore
 from hvdrivers.libvirt.images import LibvirtImages
 from hvdrivers.libvirt.keeping import Keeping
@@ -95,6 +98,7 @@ class LibvirtDriver(
     LibvirtConnection,
     LibvirtResources,
     LibvirtLifecycle,
+    LibvirtAdopt,
     LibvirtResize,
     LibvirtRebuild,
     LibvirtRescue,
@@ -162,14 +166,16 @@ class LibvirtDriver(
         self.facts = HostFacts(self.connection)
         self.networks = Networks(self.connection)
         self.secrets = Secrets(self.connection)
-        self.domains = Domains(self.connection, self.hub)
+        self.identity = Identity(self.connection)
+        self.domains = Domains(self.connection, self.hub, self.identity)
         self.listing = Listing(self.connection, self.domains)
-        self.event_streams = EventStreams(self.connection, self.hub, self.listing)
+        self.event_streams = EventStreams(self.connection, self.hub, self.listing, self.identity)
         self.turns = Turns(self.connection, self.hub, self.domains, self.facts)
         self.huge_pages = HugePageStock(self.connection, self.facts)
         self.dedicated = Dedicated(self.connection, self.hub, self.turns, self.facts)
         self.passthrough = Passthrough(self.connection, self.turns)
-        chains = Chains(self.connection, self.pools)
+        chains = Chains(self.connection, self.pools, self.identity)
+        self.adopting = Adopting(self.connection, chains)
         self.uploads = PartialUploads(self.pools, chains)
         self.overlays = Overlays(self.pools)
         self.images = ImageStore(self.connection, self.pools, chains, self.uploads, self.overlays)
@@ -187,6 +193,7 @@ class LibvirtDriver(
             chains=chains,
             keeping=Keeping(self.pools),
             secrets=self.secrets,
+            adopting=self.adopting,
         )
         self.claims = Claims(self.hub, self.pools, self.domains, self.removal)
         self.plugging = Plugging(self.connection, self.hub, self.domains)
@@ -199,7 +206,7 @@ class LibvirtDriver(
     @classmethod
     def connect(cls, config: DriverConfig) -> Self:
         """Budget: 2 calls for what ``narrowed()`` asks, 3 where the default machine type is not
-        q35, and 1 for what an interrupted spawn has left undone. The 7 calls for the events are
+        q35, and 1 for what an interrupted spawn has left undone. The 8 calls for the events are
         made at the same time, over a connection of their own."""
         if not isinstance(config, LibvirtConfig):
             raise errors.InvalidRequest("the libvirt driver needs a LibvirtConfig")

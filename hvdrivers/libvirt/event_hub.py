@@ -23,10 +23,14 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline, waitable
 from hvdrivers.driverkit.hub import Hub, Listener
 from hvdrivers.libvirt.errors import translate_opening
+from hvdrivers.libvirt.identity import mark_in
 from hvdrivers.libvirt.link import Link, NoAnswer, NotMade
 from hvdrivers.libvirt.metadata import MARK_NAMESPACE, STATE_NAMESPACE
 from hvdrivers.libvirt.session import Connection
+from hvdrivers.models.state import InstanceState
 
+_Callback = tuple[str, int]
+"""Kind and number of what is registered for."""
 _REGISTERING = 30.0
 """Seconds that the registration for events may take."""
 
@@ -88,12 +92,23 @@ class Marked:
     mark: str
 
 
-RawEvent = Lifecycle | Reboot | Dropped | Device | BackupEnded | Marked
+@dataclass(frozen=True)
+class Adopted:
+    """A machine of others has been adopted (see ``identity.py``)."""
+
+    name: str
+    """Its label."""
+    uuid: UUID
+    state: InstanceState
+    """That it was in when it was adopted."""
+
+
+RawEvent = Lifecycle | Reboot | Dropped | Device | BackupEnded | Marked | Adopted
 
 
 class EventHub(Hub[RawEvent]):
     """One per driver object. It has a link for itself, on which no other call is made: opening it
-    costs 8 calls, in the background where nobody waits for an event."""
+    costs 9 calls, in the background where nobody waits for an event."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__()
@@ -141,7 +156,7 @@ class EventHub(Hub[RawEvent]):
         links = self._connection.links
         link = links.lease(end)
         links.keep(link)
-        ids: list[int] = []
+        ids: list[_Callback] = []
         link.before_close = partial(_deregister, ids)
         # what libvirt holds must not keep a driver that its user has dropped
         lost = partial(_call, weakref.WeakMethod(self._lost))
@@ -150,7 +165,8 @@ class EventHub(Hub[RawEvent]):
             for event, method in self._callbacks().items()
         }
         try:
-            register = partial(_register, link.connect, callbacks, lost, ids)
+            on_secret = partial(_call, weakref.WeakMethod(self._on_secret))
+            register = partial(_register, link.connect, callbacks, on_secret, lost, ids)
             link.run(register, min(end, time.monotonic() + _REGISTERING), links.notify)
         except BaseException as error:
             links.discard(link)
@@ -199,6 +215,12 @@ class EventHub(Hub[RawEvent]):
             message = str(found.get(libvirt.VIR_DOMAIN_JOB_ERRMSG, ""))
             self.put(BackupEnded(domain.name(), UUID(domain.UUIDString()), success, message))
 
+    def _on_secret(self, _c: Any, secret: Any, event: int, _detail: int, _o: Any) -> None:
+        mark = mark_in(str(secret.usageID() or ""))
+        # a later number is that of a rename()
+        if mark is not None and mark.number == 1 and event == libvirt.VIR_SECRET_EVENT_DEFINED:
+            self.put(Adopted(mark.label, mark.uuid, mark.state))
+
     def _on_added(self, _c: Any, domain: Any, alias: str, _o: Any) -> None:
         self.put(Device(domain.name(), UUID(domain.UUIDString()), "added", alias))
 
@@ -223,16 +245,26 @@ class EventHub(Hub[RawEvent]):
 def _register(
     connect: Any,
     callbacks: Mapping[int, Callable[..., None]],
+    on_secret: Callable[..., None],
     lost: Callable[..., None],
-    ids: list[int],
+    ids: list[_Callback],
 ) -> None:
     # a hypervisor without one of these events, or a connection without a daemon (libvirt's test
     # driver has both) has no such thing happening to it either
     with suppress(libvirt.libvirtError):
         connect.registerCloseCallback(lost, None)
-    for event, callback in callbacks.items():
+    wanted = [
+        *((connect.domainEventRegisterAny, "domain", *each) for each in callbacks.items()),
+        (
+            connect.secretEventRegisterAny,
+            "secret",
+            libvirt.VIR_SECRET_EVENT_ID_LIFECYCLE,
+            on_secret,
+        ),
+    ]
+    for registered, kind, event, callback in wanted:
         try:
-            ids.append(connect.domainEventRegisterAny(None, event, callback, None))
+            ids.append((kind, registered(None, event, callback, None)))
         except libvirt.libvirtError as error:
             if error.get_error_code() not in _NO_EVENT:
                 raise
@@ -246,10 +278,11 @@ _NO_EVENT = {
 }
 
 
-def _deregister(ids: list[int], connect: Any) -> None:
-    for each in ids:
+def _deregister(ids: list[_Callback], connect: Any) -> None:
+    of_secrets = {"secret": connect.secretEventDeregisterAny}
+    for kind, number in ids:
         with suppress(libvirt.libvirtError):
-            connect.domainEventDeregisterAny(each)
+            of_secrets.get(kind, connect.domainEventDeregisterAny)(number)
     with suppress(libvirt.libvirtError):
         connect.unregisterCloseCallback()
 

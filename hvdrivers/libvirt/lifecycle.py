@@ -43,6 +43,7 @@ from hvdrivers.libvirt.naming import (
     console_name,
     disk_name,
     domain_name,
+    is_helper,
     is_rescued,
     label_of,
 )
@@ -55,7 +56,6 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shown import shown
 from hvdrivers.libvirt.slots import refuse_too_many
 from hvdrivers.libvirt.start import start_new
-from hvdrivers.libvirt.turns import is_helper
 from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.instance import (
     Firmware,
@@ -117,7 +117,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
             deadline.check("disks were made")
             record = Record.of(spec, base.key if base else None, self.facts.default_firmware())
             with (
-                self.passthrough.new(spec) as hostdevs,
+                self.passthrough.new(spec, undo) as hostdevs,
                 self.dedicated.new(spec.flavor, spec.numa, starts=spec.start) as pins,
             ):
                 xml = domain_xml(
@@ -223,6 +223,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         for domain in self.connection.remote.listAllDomains(
             libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT
         ):
+            # an adopted machine has a definition
             if label_of(domain.name(), UUID(domain.UUIDString())) is not None:
                 # of no importance to whoever connects; the next one will try as well
                 with suppress(errors.HypervisorError):
@@ -237,51 +238,67 @@ class LibvirtLifecycle(Topic, Lifecycle):
     ) -> None:
         """Budget: 5 calls for the domain, 1 for each of its disks and logs, 3 for the pools, 1 for
         secrets; 2 more if it did not run, 5 more for each disk that is kept. 1 more for each disk
-        that migrate_storage() has moved to another pool."""
+        that migrate_storage() has moved to another pool; on a host with slices of GPUs 1 more, and
+        2 for each that it has. Of an adopted machine 2 more, and for each of its disks 1 and those
+        of delete_volume()."""
         del timeout
         again = self.removal.destroy(uuid, keep, partial(leave_destination, self, uuid))
         with changed():
+            if Capability.VGPU not in self.facts.narrowed():
+                self.passthrough.vgpus.remove(uuid)
             for _ in range(2):
                 if not again or not self.removal.anything_of(uuid):
                     return
                 again = self.removal.destroy(uuid, keep, partial(leave_destination, self, uuid))
 
     def get_instance(self, uuid: UUID, *, timeout: float | None = None) -> InstanceInfo:
-        """Budget: 3 calls, 4 for a machine that has not run since the daemon was started."""
+        """Budget: 3 calls, 4 for a machine that has not run since the daemon was started; 1 more
+        for an adopted one."""
         del timeout
-        domain = self.domains.find(uuid)
-        return shown(uuid, domain, self.domains.state(domain))
+        domain, label = self.domains.named(uuid)
+        return shown(uuid, domain, self.domains.state(domain), label)
 
     def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
-        """Budget: 2 calls for any number of instances."""
+        """Budget: 2 calls for any number of instances; 1 more where the host has machines that
+        spawn() has not made."""
         del timeout
+        machines = self.listing.machines()
+        labels = self.identity.labels((uuid, name) for uuid, name, _, _ in machines)
         return [
-            InstanceSummary(
+            InstanceSummary.of(
                 uuid=uuid,
-                name=label,
+                name=labels[uuid],
                 state=state,
                 vcpus=int(stats.get("vcpu.current", 1)),
                 memory_mib=int(stats.get("balloon.maximum", 0)) // 1024,
             )
-            for uuid, name, state, stats in self.listing.machines()
-            if (label := label_of(name, uuid)) is not None
+            for uuid, _, state, stats in machines
+            if uuid in labels
         ]
 
     def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
-        """Budget: 2 calls for any number of machines."""
+        """Budget: 2 calls for any number of machines; 1 more where there are any that spawn() has
+        not made."""
         del timeout
+        machines = self.listing.machines()
+        labels = self.identity.labels((uuid, name) for uuid, name, _, _ in machines)
         return [
             ForeignInstance(uuid=uuid, name=name, state=state)
-            for uuid, name, state, _ in self.listing.machines()
-            if label_of(name, uuid) is None and not is_helper(name)
+            for uuid, name, state, _ in machines
+            if uuid not in labels and not is_helper(name)
         ]
 
     def rename(self, uuid: UUID, name: str, *, timeout: float | None = None) -> None:
-        """Budget: 4 calls. The label is in the domain's name (see ``naming.py``)."""
+        """Budget: 4 calls. The label is in the domain's name (see ``naming.py``). 4 more for an
+        adopted machine: its label is in its mark, and its domain keeps its name."""
         del timeout
 
         def act(domain: Remote, state: InstanceState) -> None:
-            if label_of(domain.name(), uuid) == name:
+            now = label_of(domain.name(), uuid)
+            if now is None:
+                self.identity.rename(uuid, name)
+                return
+            if now == name:
                 return
             if state is not InstanceState.STOPPED:
                 raise errors.NotSupported(

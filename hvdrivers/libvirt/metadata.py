@@ -108,6 +108,11 @@ def disk_namespace(role: str) -> str:
     return _DISK_NAMESPACE + role
 
 
+def record_text(record: Record) -> str:
+    """A record as its element holds it."""
+    return _json(record)
+
+
 def metadata_text(metadata: Mapping[str, str]) -> str:
     """An instance's metadata as its element holds it."""
     return _json(_Entries(metadata=dict(metadata)))

@@ -12,7 +12,6 @@ import libvirt
 
 from hvdrivers.contract.metrics import Metrics
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.naming import label_of
 from hvdrivers.models.metrics import DiskMetrics, InstanceMetrics, VifMetrics
 from hvdrivers.models.state import InstanceState
 
@@ -32,12 +31,13 @@ class LibvirtMetrics(Topic, Metrics):
     def get_metrics(
         self, uuids: AbstractSet[UUID] | None = None, *, timeout: float | None = None
     ) -> Sequence[InstanceMetrics]:
-        """Budget: 2 calls for all instances, 3 for certain ones, however many they are."""
+        """Budget: 2 calls for all instances, 3 for certain ones, however many they are; 1
+        more where the host has machines that spawn() has not made."""
         del timeout
+        machines = self.listing.machines(_STATS, wait=True, only=uuids)
+        labels = self.identity.labels((uuid, name) for uuid, name, _, _ in machines)
         return [
-            _metrics(uuid, state, stats)
-            for uuid, name, state, stats in self.listing.machines(_STATS, wait=True, only=uuids)
-            if label_of(name, uuid) is not None
+            _metrics(uuid, state, stats) for uuid, _, state, stats in machines if uuid in labels
         ]
 
 

@@ -16,9 +16,12 @@
 ``hv-image-<key>``                        a complete cached image (see ``image_store.py``)
 ``hv-volume-<id>.<format>``               a volume made by create_volume()
 ``hv-away-<hash of id>.<pool>``           a note in the disk pool: that pool has this volume
+``hv-snapshot-of-<uuid>``                  a domain that is a client's turn, see ``turns.py``
 ``hv-deleting-<hash of id>.<word>``        a volume of this pool is being deleted, see
                                           ``deletions.py``
 ========================================  ===================================================
+
+A machine that adopt() has taken over keeps the name that it had: see ``identity.py``.
 """
 
 from __future__ import annotations
@@ -37,10 +40,14 @@ VOLUME_PREFIX = "hv-volume-"
 _LATER = re.compile("[0-9a-f]{8}")
 _COPIED = re.compile(r"(ephemeral(-\d+)?|swap)-[0-9a-f]{8}")
 _ESCAPE = re.compile(r"[%/\x00-\x1f\x7f]")
+_ESCAPED = re.compile("%([0-9A-F]{2})")
 _FURTHER = re.compile(r"__\d+$")
 """At the end of an alias. In an id each ``_`` is ``_5f``."""
 _ALIAS_ESCAPE = re.compile(rb"[^A-Za-z0-9-]")
 
+
+HELPER_PREFIX = "hv-snapshot-of-"
+"""Of a domain that is there for the moment of an operation (see ``turns.py``)."""
 
 _RESCUED, _MOVING = "%rescued", "%moving"
 """No label brings them: in a name each ``%`` of a label is ``%25``."""
@@ -55,7 +62,7 @@ def domain_name(label: str, uuid: UUID, *, rescued: bool = False, moving: bool =
 
 def is_rescued(name: str, uuid: UUID) -> bool:
     """Whether a domain's name says that it was started by rescue(), and by nothing else since."""
-    return name.endswith(f"{_RESCUED}.{uuid}")
+    return _RESCUED in name and name.endswith(f"{_RESCUED}.{uuid}")
 
 
 def is_moving(name: str, uuid: UUID) -> bool:
@@ -73,12 +80,18 @@ def label_of(name: str, uuid: UUID) -> str | None:
     suffix = f".{uuid}"
     if not name.endswith(suffix):
         return None
-    label = re.sub(
-        "%([0-9A-F]{2})",
-        lambda match: chr(int(match[1], 16)),
-        name.removesuffix(suffix).removesuffix(_RESCUED).removesuffix(_MOVING),
-    )
+    label = name.removesuffix(suffix)
+    if "%" in label:
+        label = _ESCAPED.sub(
+            lambda match: chr(int(match[1], 16)),
+            label.removesuffix(_RESCUED).removesuffix(_MOVING),
+        )
     return shown_label(label)
+
+
+def is_helper(name: str) -> bool:
+    """Whether a domain is there for the moment of an operation."""
+    return name.startswith(HELPER_PREFIX)
 
 
 def disk_name(uuid: UUID, role: str) -> str:

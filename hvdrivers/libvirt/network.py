@@ -36,7 +36,7 @@ from hvdrivers.libvirt.shared_memory import fit_memory, is_shared
 from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.start import taken
 from hvdrivers.libvirt.wiring import tap_of, vif_element, with_interface
-from hvdrivers.libvirt.xml import Element, text
+from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import AttachedVif, Bandwidth, VhostUserVif, Vif, VifQos
 
@@ -53,7 +53,7 @@ _REFUSALS = (
 class LibvirtNetwork(Topic, Network, VifQosControl):
     """Core network, and limits."""
 
-    @provides(*declared(Networks), *declared(Passthrough) - {Capability.PCI_PASSTHROUGH})
+    @provides(*declared(Networks), *declared(Passthrough) & {Capability.VIF_HOSTDEV})
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network,
         3 if it is there already; for a stopped one 8, 7, 9 and 4, and 9 for the first vhost-user
@@ -159,7 +159,8 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
                 live = vifs_of(xml_of(domain)).get(vif_id)
             there = live or stored
             if there is not None:
-                name = alias(f"vif-{there[0]}", vif_id)
+                # what an adopted machine brought along has another one while it runs
+                name = attribute(there[1], "alias", "name") or alias(f"vif-{there[0]}", vif_id)
                 self.plugging.take_out(
                     domain, name, live and live[1], stored and stored[1], deadline
                 )
@@ -180,7 +181,9 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         if found is None:
             raise errors.NetworkNotFound(f"the instance has no VIF {vif_id}")
         nic = attached_vif(vif_id, *found)
-        if nic.type in HOST_NICS | {"user", "vhostuser"} and qos is not None:
+        if nic.type in HOST_NICS | {"user", "vhostuser"}:
+            if qos is None:
+                return  # it has none
             raise errors.NotSupported(
                 f"libvirt limits no NIC of type {nic.type}", hint="use one on a bridge"
             )

@@ -157,6 +157,7 @@ class Pools:
             except errors.VolumeNotFound:
                 pool = self._make(remote, name, folder)
                 made = True
+            self.path(pool)  # what holds no files is not started: an iSCSI pool would log in
             self._connection.fact(f"pool-active:{name}", lambda _: _require_active(pool, made))
             return pool
 

@@ -11,7 +11,6 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.resources import Resources
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.hardware import choices
-from hvdrivers.libvirt.naming import label_of
 from hvdrivers.libvirt.node_devices import device_in
 from hvdrivers.libvirt.placement import host_cells
 from hvdrivers.libvirt.remote import Remote
@@ -81,7 +80,7 @@ class LibvirtResources(Topic, Resources):
             numa_cells=tuple(cells),
             devices=tuple(self._devices()),
             choices=choices(self.facts.domain_capabilities()),
-            instances=sum(label_of(name, uuid) is not None for uuid, name, _, _ in machines),
+            instances=len(self.identity.labels((uuid, name) for uuid, name, _, _ in machines)),
         )
 
     def _storage(self) -> Iterator[StorageResources]:

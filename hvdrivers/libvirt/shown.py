@@ -16,13 +16,25 @@ from hvdrivers.models.instance import Flavor, InstanceInfo
 from hvdrivers.models.state import InstanceState
 
 
-def shown(uuid: UUID, domain: Remote, state: InstanceState) -> InstanceInfo:
-    """What there is of an instance. One call."""
-    xml = xml_of(domain)
+def shown(
+    uuid: UUID, domain: Remote, state: InstanceState, label: str | None = None
+) -> InstanceInfo:
+    """What there is of an instance. One call.
+
+    Args:
+        label: of an adopted machine, as its mark says.
+    """
+    return shown_in(xml_of(domain), uuid, domain, state, label)
+
+
+def shown_in(
+    xml: Element, uuid: UUID, domain: Remote, state: InstanceState, label: str | None = None
+) -> InstanceInfo:
+    """The same of a machine whose XML has been read. No call."""
     record = record_in(xml)
     return InstanceInfo(
         uuid=uuid,
-        name=label_of(domain.name(), uuid) or record.name,
+        name=label_of(domain.name(), uuid) or label or record.name,
         state=state,
         flavor=flavor_now(xml, record),
         metadata=record.metadata,

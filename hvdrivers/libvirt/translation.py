@@ -11,6 +11,7 @@ import libvirt
 from hvdrivers.driverkit.events import Change, DeviceChange
 from hvdrivers.libvirt.devices import vif_in_alias
 from hvdrivers.libvirt.event_hub import (
+    Adopted,
     BackupEnded,
     Device,
     Dropped,
@@ -120,6 +121,9 @@ class Translation:
     def __init__(self, not_defined: Iterable[UUID] = ()) -> None:
         self._not_defined = set(not_defined)
         """Machines that spawn() has started and not defined yet: they end with their power."""
+        self._foreign: dict[UUID, InstanceState] = {}
+        """What machines of others have told of their states: one may be adopted, and the event of
+        that may tell an older state."""
         self._rebooted: dict[UUID, datetime] = {}
         self._halves: dict[UUID, int] = {}
         """Of a start that has told one of its two events, which one. A start tells that the CPUs
@@ -130,7 +134,14 @@ class Translation:
         self, raw: RawEvent, seen: Mapping[UUID, InstanceState], at: datetime
     ) -> Iterator[Change | DeviceChange]:
         """The changes of one event; see ``driverkit.events.Translate``."""
-        if isinstance(raw, BackupEnded | Marked) or label_of(raw.name, raw.uuid) is None:
+        if isinstance(raw, BackupEnded | Marked):
+            return
+        if isinstance(raw, Adopted):
+            if raw.uuid not in seen:
+                yield Change(raw.uuid, _K.CREATED, self._foreign.pop(raw.uuid, raw.state))
+            return
+        if label_of(raw.name, raw.uuid) is None and raw.uuid not in seen:
+            self._remember(raw)
             return
         if isinstance(raw, Device):
             yield _device(raw)
@@ -152,6 +163,18 @@ class Translation:
                 if before is state and kind is not _K.REBOOTED:
                     continue
             yield Change(raw.uuid, kind, state)
+
+    def _remember(self, raw: RawEvent) -> None:
+        """The state of a machine of others."""
+        if not isinstance(raw, Lifecycle):
+            return
+        change = _translated(raw, self._foreign.get(raw.uuid))
+        if change is not None:
+            _, state = change
+            if state is None:
+                self._foreign.pop(raw.uuid, None)
+            else:
+                self._foreign[raw.uuid] = state
 
     def _changes(self, raw: Lifecycle, before: InstanceState | None) -> tuple[_Change, ...]:
         if raw.event == libvirt.VIR_DOMAIN_EVENT_DEFINED:

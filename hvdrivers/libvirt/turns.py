@@ -40,6 +40,7 @@ from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.left_files import end_copies, noted_in
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
+from hvdrivers.libvirt.naming import HELPER_PREFIX, is_helper
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection, last_calls, unnoticed
 from hvdrivers.libvirt.start import cut
@@ -48,7 +49,6 @@ from hvdrivers.models.state import InstanceState
 
 _T = TypeVar("_T")
 
-_HELPER = "hv-snapshot-of-"
 _COUNT_NAMESPACE = f"{NAMESPACE}/turn"
 LOADING_NAMESPACE = f"{NAMESPACE}/loading"
 """In the running definition of a machine that was started to get a snapshot's memory: the turn."""
@@ -80,28 +80,23 @@ class Robbed(Exception):
     """Another client has the turn: it took this one for dead. Only ``Turns.take()`` sees it."""
 
 
-def is_helper(name: str) -> bool:
-    """Whether a domain is there for the moment of an operation."""
-    return name.startswith(_HELPER)
-
-
 def instance_of(name: str) -> str | None:
     """The UUID of the instance whose turn a domain is; None for any other domain."""
-    found = name.removeprefix(_HELPER) if is_helper(name) else None
+    found = name.removeprefix(HELPER_PREFIX) if is_helper(name) else None
     return None if found in {str(HOST), str(DEVICES)} else found
 
 
 def remove_helper(remote: Remote, uuid: UUID) -> None:
     """Remove what a dead client's turn has left. One call, two where there is something."""
     with suppress(errors.InstanceNotFound):
-        undefine(remote.lookupByName(f"{_HELPER}{uuid}"))
+        undefine(remote.lookupByName(f"{HELPER_PREFIX}{uuid}"))
 
 
 class Turn:
     """A turn that this client has."""
 
     def __init__(self, uuid: UUID, helper: Remote, *, inherited: str | None, after: str | None):
-        self.name = f"{_HELPER}{uuid}"
+        self.name = f"{HELPER_PREFIX}{uuid}"
         self.id = UUID(helper.UUIDString())
         self.helper = helper
         self.inherited = inherited
@@ -260,7 +255,7 @@ class Turns:
         document = text(
             el(
                 "domain",
-                el("name", f"{_HELPER}{uuid}"),
+                el("name", f"{HELPER_PREFIX}{uuid}"),
                 el("uuid", str(made)),
                 el("memory", "1024"),
                 el("vcpu", "1"),
@@ -304,7 +299,7 @@ class Turns:
         Returns:
             True: it has. None: there was none. The helper: its client is dead.
         """
-        name = f"{_HELPER}{uuid}"
+        name = f"{HELPER_PREFIX}{uuid}"
 
         def ended(event: RawEvent) -> bool:
             return (

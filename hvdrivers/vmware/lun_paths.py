@@ -26,6 +26,7 @@ STORAGE = ("name", LUNS, _TOPOLOGY, _ADAPTERS, _MOUNTS, SYSTEM)
 """What is read of a host."""
 Iscsi, Fibre = vim.host.InternetScsiHba, vim.host.FibreChannelHba
 _WWN = (1 << 64) - 1
+_NVME = "nvme"
 LunVolume = IscsiVolume | FibreChannelVolume
 
 
@@ -175,8 +176,9 @@ def _on_the_ways(row: Row, volume: LunVolume) -> list[Any]:
 
 
 def adapters_of(row: Row, kind: Any) -> list[Any]:
-    """The adapters of a host of this type."""
-    return [each for each in row.get(_ADAPTERS) or () if isinstance(each, kind)]
+    """The adapters of a host of this type, without those that speak NVMe: a namespace is no LUN."""
+    found = [each for each in row.get(_ADAPTERS) or () if isinstance(each, kind)]
+    return [each for each in found if each.storageProtocol != _NVME]
 
 
 def initiator_of(row: Row) -> Any:

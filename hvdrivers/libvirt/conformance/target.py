@@ -306,12 +306,26 @@ class LibvirtTarget(StorageGuest):
     def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
         uuid = uuid4()
         connect = self.raw.connect
+        volume = self._foreign_volume(f"foreign-{uuid.hex[:8]}.img")
         xml = el(
             "domain",
             el("name", name or f"foreign-{uuid.hex[:8]}"),
             el("uuid", str(uuid)),
             el("memory", "32", unit="MiB"),
             el("os", el("type", "hvm", arch=str(connect.getInfo()[0]))),
+            el(
+                "devices",
+                el(
+                    "disk",
+                    el("driver", name="qemu", type="raw"),
+                    el("source", file=volume.path()),
+                    el("target", dev="vda", bus="virtio"),
+                    type="file",
+                    device="disk",
+                ),
+            )
+            if volume is not None
+            else None,
             type="qemu",
         )
         domain = connect.defineXML(text(xml))
@@ -319,10 +333,22 @@ class LibvirtTarget(StorageGuest):
             domain.create()
             yield uuid
         finally:
-            domain = self.raw.domain(uuid)
-            if domain.isActive():
-                domain.destroy()
-            domain.undefine()
+            with suppress(libvirt.libvirtError):  # it has been adopted and destroyed
+                domain = self.raw.domain(uuid)
+                if domain.isActive():
+                    domain.destroy()
+                domain.undefine()
+            with suppress(libvirt.libvirtError):
+                if volume is not None:
+                    volume.delete()
+
+    def _foreign_volume(self, name: str) -> Any:
+        """A disk for a machine of others; None where the driver has not made its pool yet."""
+        try:
+            pool = self.raw.connect.storagePoolLookupByName(self._config.pool)
+        except libvirt.libvirtError:
+            return None
+        return pool.createXML(text(el("volume", el("name", name), el("capacity", "1048576"))), 0)
 
     @contextmanager
     def copied_machine(self, driver: ComputeDriver, uuid: UUID) -> Iterator[UUID]:

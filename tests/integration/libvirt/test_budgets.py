@@ -316,7 +316,8 @@ def test_lists_cost_the_same_for_any_number_of_machines(host: LibvirtDriver, raw
         assert {each.uuid for each in host.list_instances()} == ours
         assert {each.uuid for each in host.get_metrics()} == ours
         assert len(host.list_foreign()) == len(defined) - len(ours)
-        assert few["list_instances"] == few["list_foreign"] == few["get_metrics"] == 2
+        # one of them for the marks of adopted machines: half of the host's are of others
+        assert few["list_instances"] == few["list_foreign"] == few["get_metrics"] == 2 + 1
     finally:
         for each in defined:
             each.undefine()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -78,14 +79,19 @@ def answer(challenge: bytes, password: str) -> bytes:
     return encryptor.update(challenge) + encryptor.finalize()
 
 
-def lets_in_by_spice(host: str, port: int, password: str) -> bool:
+def lets_in_by_spice(
+    host: str, port: int, password: str, *, tls: ssl.SSLContext | None = None
+) -> bool:
     """Whether the server takes this password (SPICE protocol, "Protocol Ticketing": its public key
     comes with the reply to the link message, and takes the password back by RSA-OAEP)."""
     from cryptography.hazmat.primitives.asymmetric import padding, rsa
     from cryptography.hazmat.primitives.hashes import SHA1
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-    with socket.create_connection((host, port), timeout=30) as connection:
+    with (
+        socket.create_connection((host, port), timeout=30) as plain,
+        tls.wrap_socket(plain, server_hostname=host) if tls else plain as connection,
+    ):
         main_channel = struct.pack("<IBBIII", 0, 1, 0, 0, 0, 18)
         connection.sendall(b"REDQ" + struct.pack("<III", 2, 2, len(main_channel)) + main_channel)
         with connection.makefile("rb") as answers:

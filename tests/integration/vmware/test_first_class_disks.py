@@ -186,3 +186,13 @@ def test_another_client_between(
         vcenter.attach_volume(uuid, VolumeAttachment(volume=disk))
     assert not shown(vcenter, uuid)
     server.wait(disks.MoveVirtualDisk_Task(aside, where, path, where, False))
+
+
+def test_boot_from_it(
+    vcenter: VmwareDriver, server: RawServer, disk: FcdVolume, spec: SpecFactory
+) -> None:
+    boots = VolumeAttachment(volume=disk, boot_index=0)
+    uuid = vcenter.spawn(spec(image=None, start=True, volumes=(boots,))).uuid
+    assert shown(vcenter, uuid) == [disk.volume_id]
+    vcenter.destroy(uuid)
+    assert known(server, disk)

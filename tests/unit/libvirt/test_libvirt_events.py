@@ -10,7 +10,7 @@ import libvirt
 import pytest
 
 from hvdrivers.driverkit import Change, Hub, InstanceStream
-from hvdrivers.libvirt.event_hub import Device, Dropped, Lifecycle, RawEvent, Reboot
+from hvdrivers.libvirt.event_hub import Adopted, Device, Dropped, Lifecycle, RawEvent, Reboot
 from hvdrivers.libvirt.translation import Translation, translate
 from hvdrivers.models.events import DeviceEvent, LifecycleEvent, LifecycleKind, ResyncEvent
 from hvdrivers.models.state import InstanceState
@@ -196,6 +196,23 @@ def test_a_spawn_and_one_that_is_undone() -> None:
         assert rig.all()[-3:] == [K.CREATED, K.STARTED, expected]
 
 
+def test_an_adopted_machine_tells_of_itself() -> None:
+    """Its name is its owner's. What it told before, it told as a machine of others."""
+    rig = Rig()
+    before, uuid = rig.uuid, uuid4()
+    was = [Lifecycle("theirs", uuid, *_numbers(event, detail)) for event, detail in BOOT]
+    stopped = Lifecycle("theirs", uuid, *_numbers("STOPPED", "DESTROYED"))
+    removed = Lifecycle("theirs", uuid, *_numbers("UNDEFINED", "REMOVED"))
+    # it went off between the look of its adopter and the event of the adoption
+    rig.put(*was, stopped, Adopted("label", uuid, S.RUNNING), *was, removed)
+    rig.put(Lifecycle("theirs", uuid, *_numbers("DEFINED", "ADDED")))  # another one of that UUID
+    assert rig.all() == [{before: S.RUNNING}, K.CREATED, K.STARTED, K.DESTROYED]
+
+
+def _numbers(event: str, detail: str) -> tuple[int, int]:
+    return E[f"VIR_DOMAIN_EVENT_{event}"], E[f"VIR_DOMAIN_EVENT_{event}_{detail}"]
+
+
 def test_devices_and_foreign_machines() -> None:
     rig = Rig()
     ours = f"x.{rig.uuid}"
@@ -203,7 +220,7 @@ def test_devices_and_foreign_machines() -> None:
         Device(ours, rig.uuid, "added", "ua-volume-a_3cb"),
         Device(ours, rig.uuid, "removal-failed", "ua-vif-ovs-port"),
         Device(ours, rig.uuid, "removed", "balloon0"),
-        Device("foreign", rig.uuid, "removed", "balloon0"),
+        Device("foreign", uuid4(), "removed", "balloon0"),
         Lifecycle("foreign", uuid4(), 2, 0),
     )
     assert rig.all() == [

@@ -1,0 +1,167 @@
+"""Which machines are instances of ours, and what they are called.
+
+A machine that spawn() has made says so in its name (see ``naming.py``). Libvirt renames no running
+machine, so one that adopt() has taken over keeps the name that its owner gave it. Its mark is a
+secret of libvirt's without a value. The secret's usage says which machine it marks, and its label:
+
+    hvdrivers <uuid> /adopted/<number>/<state at the adoption>/<label>
+
+Libvirt makes a secret whole, keeps it over a restart, lists all of them in one call, and sends an
+event for each, so one call tells who is ours. A volume in a pool would be such a mark too, but a
+pool may be inactive or hold thousands of volumes, and sends no event. The secret's UUID is made of
+the machine's UUID and the number: of two clients that give a machine different labels, libvirt
+takes one. rename() makes the mark with the next number, and then removes the older one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from uuid import UUID, uuid5
+
+import libvirt
+
+from hvdrivers.contract import errors
+from hvdrivers.libvirt.naming import is_helper, label_of
+from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.remote_volumes import secret_name
+from hvdrivers.libvirt.session import Connection
+from hvdrivers.libvirt.xml import el, text
+from hvdrivers.models.state import InstanceState
+
+_SOME = UUID(int=0)
+_USAGE = re.compile(
+    secret_name(_SOME, "").replace(str(_SOME), "(?P<uuid>[0-9a-f-]{36})")
+    + r"/adopted/(?P<number>\d+)/(?P<state>[a-z]+)/(?P<label>.+)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a mark says."""
+
+    uuid: UUID
+    label: str
+    state: InstanceState
+    """That the machine was in when it was adopted."""
+    number: int = 1
+
+    @property
+    def secret(self) -> UUID:
+        """UUID of the secret that is the mark."""
+        return uuid5(self.uuid, f"adopted {self.number}")
+
+    def document(self) -> str:
+        """The secret's XML."""
+        usage = f"/adopted/{self.number}/{self.state.value}/{self.label}"
+        return text(
+            el(
+                "secret",
+                el("uuid", str(self.secret)),
+                el("usage", el("name", secret_name(self.uuid, usage)), type="tls"),
+                ephemeral="no",
+                private="yes",
+            )
+        )
+
+
+def mark_in(usage: str) -> Mark | None:
+    """The mark that a secret of this usage is; None for any other secret."""
+    found = _USAGE.fullmatch(usage)
+    if found is None:
+        return None
+    try:
+        state = InstanceState(found["state"])
+        return Mark(UUID(found["uuid"]), found["label"], state, int(found["number"]))
+    except ValueError:
+        return None
+
+
+class Identity:
+    """Who is ours."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def label(self, name: str, uuid: UUID) -> str | None:
+        """The label of a machine of this name; None if it is not ours. No call for one that spawn()
+        has made, one for any other."""
+        return self.labels([(uuid, name)]).get(uuid)
+
+    def labels(self, machines: Iterable[tuple[UUID, str]]) -> dict[UUID, str]:
+        """The labels of those of these machines that are ours, by UUID. One call if spawn() has not
+        made them all, no call otherwise.
+
+        Args:
+            machines: UUID and name of each.
+        """
+        found: dict[UUID, str] = {}
+        others: list[UUID] = []
+        for uuid, name in machines:
+            label = label_of(name, uuid)
+            if label is not None:
+                found[uuid] = label
+            elif not is_helper(name):
+                others.append(uuid)
+        marks = self.marks() if others else {}
+        return found | {uuid: marks[uuid].label for uuid in others if uuid in marks}
+
+    def marks(self) -> dict[UUID, Mark]:
+        """The marks of all adopted machines. One call."""
+        found: dict[UUID, Mark] = {}
+        for mark in self._all():
+            if mark.uuid not in found or found[mark.uuid].number < mark.number:
+                found[mark.uuid] = mark
+        return found
+
+    def _all(self) -> list[Mark]:
+        try:
+            secrets = self._connection.remote.listAllSecrets(0)
+        except errors.NotSupported:
+            return []  # the daemon keeps no secrets: adopt() has marked nothing
+        usages = (
+            str(each.usageID() or "")
+            for each in secrets
+            if each.usageType() == libvirt.VIR_SECRET_USAGE_TYPE_TLS
+        )
+        return [mark for mark in map(mark_in, usages) if mark is not None]
+
+    def put(self, mark: Mark) -> None:
+        """Make a mark. One call.
+
+        Raises:
+            HypervisorFault: another client has made one with this number and another label.
+        """
+        self._connection.remote.secretDefineXML(mark.document(), 0)
+
+    def rename(self, uuid: UUID, label: str) -> None:
+        """Give an adopted machine another label. Three calls, one if it has that label; three more
+        each time that another client renames it at the same moment.
+
+        Raises:
+            InstanceNotFound: it has been destroyed.
+        """
+        while True:
+            all_ = [mark for mark in self._all() if mark.uuid == uuid]
+            if not all_:
+                raise errors.InstanceNotFound("the instance was destroyed meanwhile", instance=uuid)
+            now = max(all_, key=lambda mark: mark.number)
+            if now.label == label:
+                return
+            try:
+                self.put(Mark(uuid, label, now.state, now.number + 1))
+            except errors.HypervisorFault:
+                if self.marks().get(uuid) == now:
+                    raise
+                continue
+            for mark in all_:
+                self._remove(mark)
+            return
+
+    def _remove(self, mark: Mark) -> None:
+        with suppress(errors.HypervisorFault):  # libvirt's class for "no such secret"
+            secret: Remote = self._connection.remote.secretLookupByUUIDString(str(mark.secret))
+            secret.undefine()

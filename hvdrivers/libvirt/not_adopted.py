@@ -1,0 +1,41 @@
+"""What cannot be done with an adopted machine, and why."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from hvdrivers.contract import errors
+
+_NAMES = "its disks do not have the names by which the driver tells a disk from what replaces it"
+_AWAY = "its disks, firmware variables and mark are not where the destination looks for them"
+_REASONS = {
+    **dict.fromkeys(
+        (
+            "create_snapshot",
+            "revert_snapshot",
+            "delete_snapshot",
+            "rebuild",
+            "rescue",
+            "begin_backup",
+            "migrate_storage",
+        ),
+        _NAMES,
+    ),
+    "reconnect": "the NICs that it brought along have no id of the driver's",
+    **dict.fromkeys(
+        ("check_live_migration", "live_migrate", "cold_migrate", "prepare_move"), _AWAY
+    ),
+}
+_INSTEAD = (
+    "snapshot_to_image() and spawn() one from that image; or use the machine's own tools before"
+    " adopt()"
+)
+
+
+def refuse_adopted(operation: str, uuid: UUID) -> None:
+    """Raise NotSupported for what an adopted machine has not. No call."""
+    reason = _REASONS.get(operation)
+    if reason is not None:
+        raise errors.NotSupported(
+            f"{operation}() of an adopted machine: {reason}", instance=uuid, hint=_INSTEAD
+        )
