@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextvars import ContextVar
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -49,6 +50,8 @@ from hvdrivers.vmware.reader import Reader, Row
 from hvdrivers.vmware.specs import Lun
 
 _log = logging.getLogger(__name__)
+_AT_ONCE = 8
+"""Hosts that are asked at the same moment."""
 _DOWN = frozenset({"offline", "fault"})
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -108,12 +111,14 @@ class Luns:
         if all(is_known(row, volume) for row in rows):
             return self._one(rows, volume)
         with undoing() as undo:
+            looks = []
             for row in rows:
+                login = None
                 if isinstance(volume, IscsiVolume):
                     login = _Login.of(row, volume)
                     undo.callback(_log_out, row, login.new)
-                    login.tell(row)
-                _look(row, kind_of(volume))
+                looks.append(partial(_look, row, kind_of(volume), login))
+            _at_once(looks)
             return self._one(self._reader.many(hosts, *STORAGE), volume)
 
     @staticmethod
@@ -167,10 +172,14 @@ class Luns:
         """
         uuid = lun_of(disk)
         hosts = [row.obj for row in self._places.surroundings().usable_hosts]
-        for row in self._reader.many(hosts, *STORAGE):
-            for kind in (Iscsi, Fibre):
-                if any(lun.uuid == uuid for lun, _, _ in behind(row, kind)):
-                    _look(row, kind)
+        rows = self._reader.many(hosts, *STORAGE)
+        looks = [
+            partial(_look, row, kind)
+            for row in rows
+            for kind in (Iscsi, Fibre)
+            if any(lun.uuid == uuid for lun, _, _ in behind(row, kind))
+        ]
+        _at_once(looks)
         for row in self._reader.many(hosts, "name", LUNS):
             for lun in row.get(LUNS) or ():
                 if lun.uuid != uuid:
@@ -206,6 +215,7 @@ class Luns:
             if not gone:
                 return
             hosts = [row.obj for row in self._places.surroundings().usable_hosts]
+            ends = []
             for row in self._reader.many(hosts, *STORAGE):
                 there: dict[str, set[str]] = {each: set() for each in targets}
                 for lun, target, _ in behind(row, Iscsi):
@@ -213,9 +223,24 @@ class Luns:
                 idle = {target for target, luns in there.items() if luns <= gone}
                 told = [each for each in told_of(row) if each.iScsiName in idle]
                 if told:
-                    _log_out(row, told)
+                    ends.append(partial(_log_out, row, told))
+            _at_once(ends)
         except errors.HypervisorError as error:
             _log.warning("hosts stay logged in to a target that nothing needs: %s", error)
+
+
+def _at_once(calls: Sequence[Callable[[], object]]) -> None:
+    """Ask several hosts at once: each takes seconds to look for its LUNs. The first error is raised
+    when all have answered."""
+    if len(calls) <= 1:
+        for call in calls:
+            call()
+        return
+    with ThreadPoolExecutor(min(len(calls), _AT_ONCE), "hvdrivers-vmware-luns") as pool:
+        # each with the deadline of the operation
+        asked = [pool.submit(copy_context().run, call) for call in calls]
+    for each in asked:
+        each.result()
 
 
 @dataclass(frozen=True)
@@ -280,8 +305,10 @@ def _bare(target: Any) -> Any:
     return Iscsi.StaticTarget(address=target.address, port=target.port, iScsiName=target.iScsiName)
 
 
-def _look(row: Row, kind: Any) -> None:
-    """Let a host look for what is behind its adapters of a kind."""
+def _look(row: Row, kind: Any, login: _Login | None = None) -> None:
+    """Let a host look for what is behind its adapters of a kind, after it was told of targets."""
+    if login is not None:
+        login.tell(row)
     adapters = [initiator_of(row)] if kind is Iscsi else adapters_of(row, kind)
     adapters = [each for each in adapters if each.status not in _DOWN]
     if not adapters:

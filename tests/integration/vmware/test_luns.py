@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -527,4 +528,21 @@ def test_boot_from_it(
     driver.power_off(uuid)
     driver.power_on(uuid)
     driver.destroy(uuid)
+    assert told(peer) == set()
+
+
+def test_hosts_are_asked_at_once(
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, volume: Volume
+) -> None:
+    """Each takes seconds to look for its LUNs."""
+    meeting = threading.Barrier(2 if peer.mode == "vpx" else 1, timeout=30)
+
+    def between(name: str, send: Any, /) -> Any:
+        if name == "RescanHba":
+            meeting.wait()
+        return send()
+
+    with driver.session.seam.through(between):
+        driver.attach_volume(machine, VolumeAttachment(volume=volume))
+        driver.detach_volume(machine, volume.volume_id)
     assert told(peer) == set()
