@@ -91,7 +91,10 @@ class HostFacts:
 
     def has_slices(self) -> bool:
         """Whether a device has slices for machines. One call."""
-        return bool(self._connection.remote.numOfDevices("mdev_types", 0))
+        try:
+            return bool(self._connection.remote.numOfDevices("mdev_types", 0))
+        except errors.NotSupported:
+            return False  # a daemon without the node device driver knows of no devices
 
     def _of_session(self) -> bool:
         return urlsplit(self._config.uri).path.startswith("/session")

@@ -181,7 +181,9 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         if found is None:
             raise errors.NetworkNotFound(f"the instance has no VIF {vif_id}")
         nic = attached_vif(vif_id, *found)
-        if nic.type in HOST_NICS | {"user", "vhostuser"} and qos is not None:
+        if nic.type in HOST_NICS | {"user", "vhostuser"}:
+            if qos is None:
+                return  # it has none
             raise errors.NotSupported(
                 f"libvirt limits no NIC of type {nic.type}", hint="use one on a bridge"
             )
