@@ -12,8 +12,8 @@ CREDENTIALS_HINT = (
     "a program gives password= to connect(); for the command put the host into the file of hosts,"
     " with password_file= (`hvdrivers hosts --help` names the file)"
 )
-"""The hint of an error that misses a password: no command takes one on its line, where all users of
-the machine could read it."""
+"""The hint of an error that misses a password. It names no way to give one on a command's line,
+where all users of the machine can read it."""
 
 
 class DriverConfig(Model):

@@ -15,17 +15,19 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.contract.driver import OPERATIONS, ComputeDriver
+from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.guard import guarded
 from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.not_adopted import _REASONS
+from hvdrivers.models.console import ConsoleKind
 from hvdrivers.models.events import LifecycleEvent, LifecycleKind, ResyncEvent
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, Keep
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import UserVif
-from hvdrivers.models.volume import VolumeAttachment
+from hvdrivers.models.volume import DiskQos, VolumeAttachment
 from tests.integration.libvirt.children import killed_in
 from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.faults import script
@@ -272,6 +274,54 @@ def test_what_it_cannot_is_refused_with_a_reason(own: Host) -> None:
             own.driver.destroy(machine.uuid, keep={Keep.ROOT_DISK})
         assert (machine.bare("--inactive"), own.residue()) == before
         assert not is_foreign(own.driver, machine.uuid)
+
+
+def test_each_refusal_is_of_an_operation(own: Host) -> None:
+    refused = set()
+    with theirs(own, disks=[]) as machine:
+        own.driver.adopt(machine.uuid)
+        for _ in range(2):
+            for name in _REASONS:
+                with pytest.raises((errors.NotSupported, errors.InvalidState)) as caught:
+                    own.raw.domains.checked(name, machine.uuid, Deadline(10))
+                if type(caught.value) is errors.NotSupported:
+                    refused.add(name)
+            own.driver.power_on(machine.uuid)
+    assert refused == _REASONS.keys() < OPERATIONS.keys()
+
+
+def test_volumes_consoles_and_limits_of_an_older_machine(own: Host) -> None:
+    """A machine of type pc, without screen, serial port and agent."""
+    system = "<os><type arch='x86_64' machine='pc'>hvm</type></os>"
+    with own.volume() as first, own.volume() as second, theirs(own, system=system) as machine:
+        machine.start()
+        driver, uuid = own.driver, machine.uuid
+        driver.adopt(uuid)
+        driver.attach_volume(uuid, VolumeAttachment(volume=first))
+        driver.set_disk_qos(uuid, first.volume_id, DiskQos(total_iops_sec=100))
+        driver.extend_volume(uuid, first.volume_id, 16 << 20)
+        driver.attach_volume(uuid, VolumeAttachment(volume=first))
+        driver.power_off(uuid)
+        driver.detach_volume(uuid, first.volume_id)
+        driver.attach_volume(uuid, VolumeAttachment(volume=second))
+        driver.power_on(uuid)
+        assert [each.volume_id for each in driver.get_instance(uuid).volumes] == [second.volume_id]
+        for call in (
+            lambda: driver.screenshot(uuid),
+            lambda: driver.get_console(uuid, ConsoleKind.VNC),
+            lambda: driver.get_console(uuid, ConsoleKind.SERIAL),
+        ):
+            with pytest.raises(errors.NotSupported):
+                call()
+        with pytest.raises(errors.GuestAgentUnavailable, match="no channel"):
+            driver.guest_exec(uuid, ["true"])
+        with pytest.raises(errors.GuestAgentUnavailable, match="no channel"):
+            driver.freeze(uuid)
+        assert driver.guest_addresses(uuid) == []
+        (metrics,) = driver.get_metrics({uuid})
+        assert {each.device for each in metrics.disks} >= {"vda"}
+        driver.destroy(uuid)
+        assert not machine.files[0].exists()
 
 
 # ---- shapes --------------------------------------------------------------------------------------
