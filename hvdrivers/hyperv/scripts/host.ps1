@@ -43,6 +43,7 @@ function Invoke-HvOpen {
     $HvShared.Facts.Locks = Convert-Path -LiteralPath "$root\locks"
     $system = Get-CimInstance -ClassName Win32_OperatingSystem
     $HvShared.Facts.Boot = $system.LastBootUpTime.ToUniversalTime().Ticks
+    $null = Test-HvGoingDown # once the host is up again its note is removed
     $ports = Get-HvPorts
     @{
         initiator = $ports.iscsi -gt 0

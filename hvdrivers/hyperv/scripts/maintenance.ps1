@@ -21,14 +21,20 @@ function Assert-HvMayStart {
     if ([IO.File]::Exists((Get-HvClosed))) {
         Stop-Hv 'Closed' 'the host is in maintenance'
     }
+    if (Test-HvGoingDown) { Stop-Hv 'GoingDown' 'the host is about to go down' }
+}
+
+# Whether somebody has told the host to go down. A file of before its start, or that is too old, is removed.
+function Test-HvGoingDown {
     $file = Get-HvDown
     # of a file that is not there it is the year 1601
     $since = [IO.File]::GetLastWriteTimeUtc($file)
-    if ($since.Year -lt 2000) { return }
+    if ($since.Year -lt 2000) { return $false }
     if ($since.Ticks -gt $HvShared.Facts.Boot -and $since -gt [DateTime]::UtcNow.AddMinutes(-5)) {
-        Stop-Hv 'GoingDown' 'the host is about to go down'
+        return $true
     }
     [IO.File]::Delete($file)
+    $false
 }
 
 function Assert-HvAllOff {
