@@ -90,6 +90,8 @@ def history_has_an_order(trial: Trial) -> None:
 @check(CONC_002)
 def others_go_on(trial: Trial) -> None:
     slow, quick = trial.spawn().uuid, trial.spawn().uuid
+    # a guest without its tools yet is not asked, where a hypervisor asks by them
+    trial.target.wait_booted(trial.driver, slow)
     with trial.target.deaf_guest(trial.driver, slow):
         # on a busy machine the slow call may begin after the quick ones: it gets a longer start
         for start, grace in ((0.2, 1.0), (2.0, 6.0)):
