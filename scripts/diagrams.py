@@ -1,4 +1,6 @@
-"""Draw the diagrams of the documentation: ``python scripts/diagrams.py``. It needs Graphviz.
+"""Draw the diagrams of the documentation: ``python scripts/diagrams.py``.
+
+It needs the program ``dot`` (Debian, Ubuntu: ``apt-get install graphviz``).
 
 The graph of states is made from the contract's own table, so a test can say whether it is in step
 without drawing it.
@@ -7,6 +9,7 @@ without drawing it.
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +100,9 @@ GRAPHS = {"states": states, "architecture": architecture}
 
 def main() -> int:
     """Write the graphs, and draw them."""
+    if shutil.which("dot") is None:  # before anything is written
+        sys.stderr.write("error: there is no program 'dot': apt-get install graphviz\n")
+        return 1
     for name, make in GRAPHS.items():
         source = make()
         (FOLDER / f"{name}.dot").write_text(source, encoding="utf-8")

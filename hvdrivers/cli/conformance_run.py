@@ -189,7 +189,8 @@ class _Progress:
         self._done += 1
         if result.status not in GOOD:
             self._wipe()
-            say(f"{result.status.value} {result.check}: {' '.join(result.message.split())}")
+            status = f"{result.status.value} ({result.level.value})"
+            say(f"{status} {result.check}: {' '.join(result.message.split())}")
         if self._terminal:
             sys.stderr.write(f"\r\x1b[K{self._done}/{self._total} {result.check}"[:100])
             sys.stderr.flush()
@@ -224,7 +225,7 @@ def _keep_or_remove(journal: Path | None, *, own: bool) -> None:
 def _summary(report: Report) -> str:
     from hvdrivers.cli.output import rendered
     from hvdrivers.conformance.engine.report import GOOD
-    from hvdrivers.conformance.engine.summary import sentence, tally
+    from hvdrivers.conformance.engine.summary import remark, sentence, tally
 
     lines = [
         rendered(
@@ -236,13 +237,17 @@ def _summary(report: Report) -> str:
     ]
     unmet = [each for each in report.results if each.status not in GOOD]
     if unmet:
-        lines += ["", rendered(table(("STATUS", "CHECK", "MESSAGE"), list(_said_once(unmet))))]
+        lines += [
+            "",
+            rendered(table(("LEVEL", "STATUS", "CHECK", "MESSAGE"), list(_said_once(unmet)))),
+        ]
     lines += [f"left behind: {each}" for each in report.leftovers]
     lines += ["", f"verdict: {report.verdict.value} ({sentence(report)}; seed {report.seed})"]
+    lines += filter(None, [remark(report)])
     return "\n".join(lines)
 
 
-def _said_once(results: Iterable[CheckResult]) -> Iterator[tuple[str, str, str]]:
+def _said_once(results: Iterable[CheckResult]) -> Iterator[tuple[str, str, str, str]]:
     """A row for each check. One fault fails many checks with the same words, but for the UUID."""
     first: dict[str, str] = {}
     for each in results:
@@ -251,7 +256,7 @@ def _said_once(results: Iterable[CheckResult]) -> Iterator[tuple[str, str, str]]
         found = first.setdefault(words, each.check)
         if found != each.check and len(message) > len(f"as {found}"):
             message = f"as {found}"
-        yield each.status.value, each.check, message
+        yield each.level.value, each.status.value, each.check, message
 
 
 def _exit(report: Report) -> None:

@@ -17,7 +17,7 @@ from hvdrivers.hyperv.naming import plain_path
 from hvdrivers.invalid import in_words
 from hvdrivers.limits import WAIT_SECONDS
 from hvdrivers.models.base import PrintableText
-from hvdrivers.models.config import DriverConfig
+from hvdrivers.models.config import CREDENTIALS_HINT, DriverConfig
 from hvdrivers.models.instance import Firmware
 
 
@@ -154,7 +154,8 @@ class HypervConfig(DriverConfig):
         try:
             return cls(**(values | options))
         except ValidationError as error:
-            raise InvalidRequest(in_words(error)) from None
+            hint = None if "password" in {*values, *options} else CREDENTIALS_HINT
+            raise InvalidRequest(in_words(error), hint=hint) from None
 
     @property
     def endpoint(self) -> str:

@@ -184,8 +184,8 @@ _SHARE = (
     " authentication='credssp' or Kerberos delegation, or local paths"
 )
 _HINTS: Mapping[type[e.HypervisorError], str] = {
-    e.PermissionDenied: "the user must be in 'Hyper-V Administrators'; if the path is on another"
-    f" server, {_SHARE}",
+    e.PermissionDenied: "the user must be in 'Hyper-V Administrators', and Hyper-V's own service"
+    f" must be able to open the file; if it is on another server, {_SHARE}",
     e.InsufficientResources: "free memory or disk space on the host, or choose another host",
     e.NotSupported: "the host's Windows or its Hyper-V PowerShell module lacks this",
     e.HypervisorFault: "the log Microsoft-Windows-Hyper-V-VMMS-Admin on the host has the details",

@@ -99,6 +99,11 @@ class Channel:
     def _made(self) -> Any:
         config = self._config
         verify = "validate" if config.verify_tls else "ignore"
+        if not _has_package_for(config.authentication):
+            raise errors.PluginError(
+                f"pywinrm cannot authenticate by {config.authentication}: a package is missing",
+                hint=f"pip install 'pywinrm[{config.authentication}]'",
+            )
         username = config.username
         password = config.password.get_secret_value() if config.password else None
         if config.authentication is Authentication.BASIC and username and password is not None:
@@ -178,6 +183,14 @@ class Channel:
                 return SessionExpired("the host does not accept the session any more")
             case _:
                 return error
+
+
+def _has_package_for(authentication: Authentication) -> bool:
+    """Whether pywinrm has what it imports for a way to log on. It would say so at the first message
+    only, in the class of an error that has other causes too."""
+    flags = {Authentication.KERBEROS: "HAVE_KERBEROS", Authentication.CREDSSP: "HAVE_CREDSSP"}
+    flag = flags.get(authentication)
+    return flag is None or bool(getattr(winrm.transport, flag, True))
 
 
 def _broken(error: BaseException) -> errors.HypervisorError:

@@ -9,6 +9,7 @@ next adopt() writes anew. A turn keeps two clients apart (see ``turns.py``).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from uuid import UUID
 
@@ -49,7 +50,8 @@ class LibvirtAdopt(Topic, Adopt):
         timeout: float | None = None,
     ) -> InstanceInfo:
         """Budget: 18 calls for a machine that is on and has no disk, 19 for one that is off; for
-        each disk 2 more and those of delete_volume(); where the firmware keeps variables 1, and 1
+        each disk 2 more and those of delete_volume(), and 2 and 1 for each pool where no pool knows
+        the file; where the firmware keeps variables 1, and 1
         for each machine of the host; 1 for each mark that the machine has as a copy of an instance.
         5 for an instance that is on, 6 for one that is off; an adopted one takes 3 more."""
         del timeout
@@ -136,9 +138,10 @@ class LibvirtAdopt(Topic, Adopt):
 
     def _forget(self, uuid: UUID, namespace: str) -> None:
         # looked up now: this is how things are undone after a connection was lost
-        domain = self.connection.remote.lookupByUUIDString(str(uuid))
-        if self.identity.label(domain.name(), uuid) is None:
-            in_both(partial(keep, domain, namespace, None))
+        with suppress(errors.InstanceNotFound):
+            domain = self.connection.remote.lookupByUUIDString(str(uuid))
+            if self.identity.label(domain.name(), uuid) is None:
+                in_both(partial(keep, domain, namespace, None))
 
 
 def _record(label: str, metadata: dict[str, str], defined: Element) -> Record:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from uuid import UUID
 
 from hvdrivers.contract import errors
@@ -19,6 +20,7 @@ from hvdrivers.libvirt.files import base_path, clean, paths_in
 from hvdrivers.libvirt.held_volumes import source_of, volumes_of
 from hvdrivers.libvirt.metadata import NAMESPACE
 from hvdrivers.libvirt.naming import ROOT
+from hvdrivers.libvirt.pools import Pools, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.reserved import is_of_the_driver
 from hvdrivers.libvirt.session import Connection
@@ -31,8 +33,9 @@ _OUR_NAMESPACES = NAMESPACE.removesuffix("libvirt/1")
 class Adopting:
     """Look at them."""
 
-    def __init__(self, connection: Connection, chains: Chains) -> None:
+    def __init__(self, connection: Connection, pools: Pools, chains: Chains) -> None:
         self._connection = connection
+        self._pools = pools
         self._chains = chains
 
     def adoption(self, uuid: UUID, defined: Element, running: Element | None) -> Adoption:
@@ -88,7 +91,18 @@ class Adopting:
         return target, path
 
     def _volume_of(self, disk: Element) -> Remote | None:
-        """The volume of a disk that is a file in a pool; None for any other."""
+        """The volume of a disk that is a file in a pool; None for any other. Two calls; where the
+        pools do not know the file, one for each pool more."""
+        found = self._known(disk)
+        if found is None and disk.get("type") in {"file", "volume"}:
+            # a snapshot, or a tool, makes a file without telling the pool
+            for pool in self._pools.files():
+                with suppress(errors.HypervisorError):
+                    refresh(pool)
+            found = self._known(disk)
+        return found
+
+    def _known(self, disk: Element) -> Remote | None:
         kind = disk.get("type")
         try:
             if kind == "volume":

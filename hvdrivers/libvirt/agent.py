@@ -69,6 +69,13 @@ def ask(
             raise
         # libvirt's code for a "no", and for an answer that is none; there is no reason for a no
         raise failed(error.message, vendor_code=error.vendor_code) from error
+    except errors.NotSupported as error:
+        # nothing was asked. A machine that spawn() has made has the channel
+        raise errors.GuestAgentUnavailable(
+            "the machine has no channel for QEMU's guest agent",
+            vendor_code=error.vendor_code,
+            hint="power_off() it, and add a <channel> named org.qemu.guest_agent.0 (virsh edit)",
+        ) from error
     except errors.GuestAgentUnavailable as error:
         raise failed(error.message, vendor_code=error.vendor_code) from error
     try:

@@ -175,7 +175,7 @@ class LibvirtDriver(
         self.dedicated = Dedicated(self.connection, self.hub, self.turns, self.facts)
         self.passthrough = Passthrough(self.connection, self.turns)
         chains = Chains(self.connection, self.pools, self.identity)
-        self.adopting = Adopting(self.connection, chains)
+        self.adopting = Adopting(self.connection, self.pools, chains)
         self.uploads = PartialUploads(self.pools, chains)
         self.overlays = Overlays(self.pools)
         self.images = ImageStore(self.connection, self.pools, chains, self.uploads, self.overlays)

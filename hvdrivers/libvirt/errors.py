@@ -100,6 +100,24 @@ _HINTS: dict[type[e.HypervisorError], str] = {
     e.HypervisorFault: "the daemon's log on the host has the details",
 }
 
+_OPENING_HINTS = MappingProxyType(
+    {
+        errno.ENOENT: (
+            "no libvirt daemon runs on this machine: systemctl start libvirtd (Debian, Ubuntu:"
+            " apt-get install libvirt-daemon-system), or name the socket by ?socket="
+        ),
+        errno.EACCES: (
+            "this user may not open the daemon's socket: be a member of the group libvirt, and log"
+            " in anew"
+        ),
+        errno.ECONNREFUSED: (
+            "no libvirt daemon listens there: systemctl start libvirtd; for qemu+tcp and qemu+tls"
+            " also libvirtd-tcp.socket or libvirtd-tls.socket, and the firewall"
+        ),
+    }
+)
+"""By the errno of a daemon's socket that could not be opened; ``refused_by`` has SSH and TLS."""
+
 _LOST_HINT = (
     "Python's garbage collector ran before libvirt-python had asked for the reason. Look what the"
     " operation has done, and call again; the daemon's log on the host has the reason"
@@ -145,8 +163,14 @@ def translate_opening(error: libvirt.libvirtError) -> e.HypervisorError:
     """The same for an error while connecting, where nothing can have been changed: a missing
     socket is an unreachable host and no missing volume."""
     translated = translate(error)
-    if isinstance(
-        translated, e.ConnectionFailed | e.PermissionDenied | e.InvalidRequest | e.NotSupported
+    hint = None
+    if error.get_error_code() == libvirt.VIR_ERR_SYSTEM_ERROR:
+        hint = _OPENING_HINTS.get(error.get_int1() or 0)
+    cls = type(translated)
+    if not issubclass(
+        cls, e.ConnectionFailed | e.PermissionDenied | e.InvalidRequest | e.NotSupported
     ):
+        cls, hint = e.ConnectionFailed, hint or ""
+    elif hint is None:
         return translated
-    return e.ConnectionFailed(translated.message, vendor_code=translated.vendor_code)
+    return cls(translated.message, vendor_code=translated.vendor_code, hint=hint or None)

@@ -38,7 +38,7 @@ class EventStreams:
         # after an interrupted spawn there are such: the end of their power is their end
         with self._connection.operation(None):
             transient = self._listing.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
-        return Translation(UUID(each) for each in transient)
+        return Translation(transient)
 
     def _states(self) -> dict[UUID, InstanceState]:
         with self._connection.operation(None):

@@ -45,7 +45,7 @@ class HostFacts:
 
     def narrowed(self) -> dict[Capability, str]:
         """What this host lacks, and the caller's machine. Two calls, once; three where the usual
-        machine type is not q35."""
+        machine type is not q35, and one more where the host has VFIO."""
         reasons = self._connection.fact("narrowed", lambda _: self.lacking()) | _not_converted()
         reasons |= self._connection.fact("narrowed-cpus", lambda _: self._lacking_cpus())
         reasons |= self._connection.fact("narrowed-pages", lambda _: self._lacking_pages())
@@ -76,13 +76,25 @@ class HostFacts:
         backends = capabilities.iterfind("devices/hostdev/enum[@name='pciBackend']/value")
         if "vfio" not in {value.text for value in backends}:
             reason = "the host has no VFIO: its IOMMU is off, or the module vfio-pci is not there"
-            reasons |= dict.fromkeys((Capability.PCI_PASSTHROUGH, Capability.VIF_HOSTDEV), reason)
+            needing = (Capability.PCI_PASSTHROUGH, Capability.VIF_HOSTDEV, Capability.VGPU)
+            reasons |= dict.fromkeys(needing, reason)
+        elif not self.has_slices():
+            reasons[Capability.VGPU] = (
+                "no device of the host has slices: its vendor's driver for vGPUs is not there"
+            )
         if self._of_session():
             reasons[Capability.VIF_MACVTAP] = (
                 "a session daemon makes no macvtap devices: the kernel wants root for that"
             )
         reasons |= self._lacking_shares(capabilities)
         return reasons | self._lacking_screens(capabilities)
+
+    def has_slices(self) -> bool:
+        """Whether a device has slices for machines. One call."""
+        try:
+            return bool(self._connection.remote.numOfDevices("mdev_types", 0))
+        except errors.NotSupported:
+            return False  # a daemon without the node device driver knows of no devices
 
     def _of_session(self) -> bool:
         return urlsplit(self._config.uri).path.startswith("/session")

@@ -114,7 +114,16 @@ class ImageStore:
     @provides(Capability.IMAGE_HOST)
     def _host_image(self, image: HostImage) -> Base:
         refuse_reserved(image.name)
-        volume = find(self._pools.disks(), image.name)
+        pool = self._pools.disks()
+        try:
+            volume = find(pool, image.name)
+        except errors.VolumeNotFound as error:
+            raise errors.VolumeNotFound(
+                f"there is no image {image.name!r} on the host",
+                vendor_code=error.vendor_code,
+                hint=f"it would be a volume of that name in the pool {(name := pool.name())!r}:"
+                f" virsh vol-list {name}; a file of this machine is a FileImage, or --image PATH",
+            ) from error
         description = parse(volume.XMLDesc(0))
         # What the pool says was read from the first bytes of the volume. Those of a volume of ours
         # may be a tenant's: a raw one stays raw, whatever was written to it.

@@ -117,7 +117,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
             deadline.check("disks were made")
             record = Record.of(spec, base.key if base else None, self.facts.default_firmware())
             with (
-                self.passthrough.new(spec) as hostdevs,
+                self.passthrough.new(spec, undo) as hostdevs,
                 self.dedicated.new(spec.flavor, spec.numa, starts=spec.start) as pins,
             ):
                 xml = domain_xml(
@@ -238,11 +238,14 @@ class LibvirtLifecycle(Topic, Lifecycle):
     ) -> None:
         """Budget: 5 calls for the domain, 1 for each of its disks and logs, 3 for the pools, 1 for
         secrets; 2 more if it did not run, 5 more for each disk that is kept. 1 more for each disk
-        that migrate_storage() has moved to another pool. Of an adopted machine 2 more, and for each
-        of its disks 1 and those of delete_volume()."""
+        that migrate_storage() has moved to another pool; on a host with slices of GPUs 1 more, and
+        2 for each that it has. Of an adopted machine 2 more, and for each of its disks 1 and those
+        of delete_volume()."""
         del timeout
         again = self.removal.destroy(uuid, keep, partial(leave_destination, self, uuid))
         with changed():
+            if Capability.VGPU not in self.facts.narrowed():
+                self.passthrough.vgpus.remove(uuid)
             for _ in range(2):
                 if not again or not self.removal.anything_of(uuid):
                     return
@@ -262,7 +265,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         machines = self.listing.machines()
         labels = self.identity.labels((uuid, name) for uuid, name, _, _ in machines)
         return [
-            InstanceSummary(
+            InstanceSummary.of(
                 uuid=uuid,
                 name=labels[uuid],
                 state=state,

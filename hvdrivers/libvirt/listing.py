@@ -17,7 +17,7 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline
 from hvdrivers.libvirt.domains import Domains
 from hvdrivers.libvirt.naming import is_rescued
-from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.remote import Bulk, statistics_of
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.states import SAVED, is_starting, state_of
 from hvdrivers.models.state import InstanceState
@@ -56,23 +56,23 @@ class Listing:
             only: these machines alone; no other is asked anything.
         """
         saved = self.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+        bulk = self._stats(groups, wait, only)
         machines = [
-            (domain, (stats.get("state.state", 0), stats.get("state.reason", 0)), stats)
-            for domain, stats in self._stats(groups, wait, only)
+            (uuid, name, (stats.get("state.state", 0), stats.get("state.reason", 0)), stats)
+            for uuid, name, stats in bulk
         ]
-        if any(at == SAVED and each.UUIDString() not in saved for each, at, _ in machines):
+        if any(at == SAVED and uuid not in saved for uuid, _, at, _ in machines):
             # suspended between the two calls, or its memory has been thrown away
             saved |= self.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-        building: set[str] = set()
-        if any(is_starting(*at) for _, at, _ in machines):
+        building: set[UUID] = set()
+        starting = {at for at in {at for _, _, at, _ in machines} if is_starting(*at)}
+        if starting:
             building = self.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
         found: list[tuple[UUID, str, InstanceState, Mapping[str, Any]]] = []
-        for domain, at, stats in machines:
-            name, uuid = domain.name(), domain.UUIDString()
-            own = UUID(uuid)
-            if is_starting(*at) and uuid not in building:
+        for number, (uuid, name, at, stats) in enumerate(machines):
+            if at in starting and uuid not in building:
                 try:
-                    state = self._domains.state(domain)
+                    state = self._domains.state(bulk.domain(number))
                 except errors.InstanceNotFound:
                     continue  # its spawn has failed, or it was destroyed
             else:
@@ -80,14 +80,12 @@ class Listing:
                     *at,
                     saved=uuid in saved,
                     defined=uuid not in building,
-                    rescued=is_rescued(name, own),
+                    rescued=is_rescued(name, uuid),
                 )
-            found.append((own, name, state, stats))
+            found.append((uuid, name, state, stats))
         return found
 
-    def _stats(
-        self, groups: int, wait: bool, only: AbstractSet[UUID] | None
-    ) -> list[tuple[Remote, dict[str, Any]]]:
+    def _stats(self, groups: int, wait: bool, only: AbstractSet[UUID] | None) -> Bulk:
         """The statistics. One call, two for certain machines, and one for each of them whose QEMU
         hangs.
 
@@ -105,11 +103,13 @@ class Listing:
                 if UUID(each.UUIDString()) in only
             ]
 
-        def ask(groups: int, flags: int) -> list[tuple[Remote, dict[str, Any]]]:
+        def ask(groups: int, flags: int) -> Bulk:
             remote = self._connection.remote  # another one, when the first hangs
             if only is None:
-                return list(remote.getAllDomainStats(groups, flags))
-            return list(remote.domainListGetStats(domains, groups, flags)) if domains else []
+                return statistics_of(remote, "getAllDomainStats", groups, flags)
+            if not domains:
+                return Bulk(remote, [])
+            return statistics_of(remote, "domainListGetStats", domains, groups, flags)
 
         for _ in range(_MOST_HUNG):
             try:
@@ -120,6 +120,7 @@ class Listing:
                 flags |= _NOWAIT
         return ask(libvirt.VIR_DOMAIN_STATS_STATE, flags)
 
-    def uuids_of(self, flags: int) -> set[str]:
+    def uuids_of(self, flags: int) -> set[UUID]:
         """UUIDs of the machines of a kind. One call."""
-        return {each.UUIDString() for each in self._connection.remote.listAllDomains(flags)}
+        machines = self._connection.remote.listAllDomains(flags)
+        return {UUID(bytes=each.UUID()) for each in machines}

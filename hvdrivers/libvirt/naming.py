@@ -40,6 +40,7 @@ VOLUME_PREFIX = "hv-volume-"
 _LATER = re.compile("[0-9a-f]{8}")
 _COPIED = re.compile(r"(ephemeral(-\d+)?|swap)-[0-9a-f]{8}")
 _ESCAPE = re.compile(r"[%/\x00-\x1f\x7f]")
+_ESCAPED = re.compile("%([0-9A-F]{2})")
 _FURTHER = re.compile(r"__\d+$")
 """At the end of an alias. In an id each ``_`` is ``_5f``."""
 _ALIAS_ESCAPE = re.compile(rb"[^A-Za-z0-9-]")
@@ -61,7 +62,7 @@ def domain_name(label: str, uuid: UUID, *, rescued: bool = False, moving: bool =
 
 def is_rescued(name: str, uuid: UUID) -> bool:
     """Whether a domain's name says that it was started by rescue(), and by nothing else since."""
-    return name.endswith(f"{_RESCUED}.{uuid}")
+    return _RESCUED in name and name.endswith(f"{_RESCUED}.{uuid}")
 
 
 def is_moving(name: str, uuid: UUID) -> bool:
@@ -79,11 +80,12 @@ def label_of(name: str, uuid: UUID) -> str | None:
     suffix = f".{uuid}"
     if not name.endswith(suffix):
         return None
-    label = re.sub(
-        "%([0-9A-F]{2})",
-        lambda match: chr(int(match[1], 16)),
-        name.removesuffix(suffix).removesuffix(_RESCUED).removesuffix(_MOVING),
-    )
+    label = name.removesuffix(suffix)
+    if "%" in label:
+        label = _ESCAPED.sub(
+            lambda match: chr(int(match[1], 16)),
+            label.removesuffix(_RESCUED).removesuffix(_MOVING),
+        )
     return shown_label(label)
 
 

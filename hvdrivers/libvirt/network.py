@@ -53,7 +53,7 @@ _REFUSALS = (
 class LibvirtNetwork(Topic, Network, VifQosControl):
     """Core network, and limits."""
 
-    @provides(*declared(Networks), *declared(Passthrough) - {Capability.PCI_PASSTHROUGH})
+    @provides(*declared(Networks), *declared(Passthrough) & {Capability.VIF_HOSTDEV})
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network,
         3 if it is there already; for a stopped one 8, 7, 9 and 4, and 9 for the first vhost-user
@@ -181,7 +181,9 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         if found is None:
             raise errors.NetworkNotFound(f"the instance has no VIF {vif_id}")
         nic = attached_vif(vif_id, *found)
-        if nic.type in HOST_NICS | {"user", "vhostuser"} and qos is not None:
+        if nic.type in HOST_NICS | {"user", "vhostuser"}:
+            if qos is None:
+                return  # it has none
             raise errors.NotSupported(
                 f"libvirt limits no NIC of type {nic.type}", hint="use one on a bridge"
             )

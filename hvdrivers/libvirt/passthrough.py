@@ -10,17 +10,19 @@ https://libvirt.org/formatdomain.html#usb-pci-scsi-devices
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from uuid import UUID
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.driverkit.undo import Undo
 from hvdrivers.libvirt.host_nics import hostdev
 from hvdrivers.libvirt.node_devices import device_in, node_name
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.turns import Turns
+from hvdrivers.libvirt.vgpus import Vgpus
 from hvdrivers.libvirt.xml import Element, parse, readable
 from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.pci import PciAddress
@@ -34,23 +36,30 @@ class Passthrough:
     """Give devices to machines."""
 
     def __init__(self, connection: Connection, turns: Turns) -> None:
+        self.vgpus = Vgpus(connection)
         self._connection = connection
         self._turns = turns
 
-    @provides(Capability.PCI_PASSTHROUGH)
+    @provides(Capability.PCI_PASSTHROUGH, *declared(Vgpus))
     @contextmanager
-    def new(self, spec: InstanceSpec) -> Iterator[list[Element]]:
+    def new(self, spec: InstanceSpec, undo: Undo) -> Iterator[list[Element]]:
         """The ``<hostdev>`` elements of a new machine, whose devices are nobody else's until the
         block ends, in which it is defined; those of its NICs too. No call for none. Else 3 calls, 2
-        for each device and one for each machine of the host.
+        for each device and one for each machine of the host; for slices of GPUs 2, and those that
+        ``vgpus.py`` names for each.
 
         Raises:
             InsufficientResources: a device is not there, is not set aside, or another machine has
                 it, or a part of it.
         """
         wanted = [each.address for each in spec.pci_devices]
-        with self._given(wanted, _nics_in(spec.vifs)):
-            yield [hostdev(address) for address in wanted]
+        nics = _nics_in(spec.vifs)
+        with self._turn(bool(wanted or nics or spec.vgpus)):
+            self._require(wanted, nics)
+            if spec.vgpus:
+                undo.callback(self.vgpus.remove, spec.uuid)
+            slices = [self.vgpus.make(spec.uuid, *each) for each in enumerate(spec.vgpus)]
+            yield [*(hostdev(address) for address in wanted), *slices]
 
     @provides(Capability.VIF_HOSTDEV)
     @contextmanager
@@ -65,27 +74,28 @@ class Passthrough:
             InsufficientResources: a device is not there, is not fit, or another machine has it, or
                 a part of it.
         """
-        with self._given([], _nics_in(vifs), but=but):
+        nics = _nics_in(vifs)
+        with self._turn(bool(nics)):
+            self._require([], nics, but=but)
             yield
 
-    @contextmanager
-    def _given(
+    def _turn(self, needed: bool) -> AbstractContextManager[None]:
+        return self._turns.take_devices(current_deadline()) if needed else nullcontext()
+
+    def _require(
         self, whole: Sequence[PciAddress], nics: Sequence[HostdevVif], *, but: UUID | None = None
-    ) -> Iterator[None]:
+    ) -> None:
         wanted = [*whole, *(each.pci_address for each in nics)]
         if not wanted:
-            yield
             return
         if len(set(wanted)) < len(wanted):
             raise errors.InsufficientResources("a device is named twice", hint="name it once")
-        with self._turns.take_devices(current_deadline()):
-            devices = [self.device_at(address) for address in wanted]
-            for device in devices[: len(whole)]:
-                refuse_unfit(device)
-            for device, vif in zip(devices[len(whole) :], nics, strict=True):
-                refuse_unfit_nic(device, vif)
-            self._refuse_held(devices, but)
-            yield
+        devices = [self.device_at(address) for address in wanted]
+        for device in devices[: len(whole)]:
+            refuse_unfit(device)
+        for device, vif in zip(devices[len(whole) :], nics, strict=True):
+            refuse_unfit_nic(device, vif)
+        self._refuse_held(devices, but)
 
     def _refuse_held(self, devices: Sequence[PciDevice], but: UUID | None) -> None:
         holders = self._holders()

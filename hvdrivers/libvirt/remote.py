@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
+from uuid import UUID
 
 import libvirt
 
@@ -83,6 +84,35 @@ class Remote:
 
     def __repr__(self) -> str:
         return f"<Remote {self._kind}>"
+
+
+class Bulk:
+    """Domains with their statistics, as many as a host has. Only those that need it get a proxy."""
+
+    __slots__ = ("_connection", "_link", "_rows")
+
+    def __init__(self, of: Remote, rows: list[tuple[Any, dict[str, Any]]]) -> None:
+        self._connection, self._link, self._rows = of._connection, of._link, rows
+
+    def __iter__(self) -> Iterator[tuple[UUID, str, dict[str, Any]]]:
+        """The UUID, the name and the statistics of each."""
+        for domain, stats in self._rows:
+            yield UUID(bytes=domain.UUID()), domain.name(), stats
+
+    def domain(self, number: int) -> Remote:
+        """The domain of the row with this number."""
+        return Remote(self._connection, self._link, self._rows[number][0])
+
+
+def statistics_of(remote: Remote, method: str, *args: object) -> Bulk:
+    """``getAllDomainStats()`` or ``domainListGetStats()`` of a connection. One call."""
+    ask = functools.partial(_in_bulk, remote, getattr(remote._object, method))
+    found: Bulk = remote._connection.call(remote._link, f"Connect.{method}", ask, *args)
+    return found
+
+
+def _in_bulk(remote: Remote, ask: Callable[..., Any], *args: object) -> Bulk:
+    return Bulk(remote, ask(*args))
 
 
 def wrapped(connection: Caller, link: Link, value: Any) -> Any:

@@ -26,7 +26,7 @@ def refuse_too_many(spec: InstanceSpec, *, discs: bool) -> None:
         discs: it has a seed disc.
     """
     buses = [each.bus for each in planned(spec)] + [bus_of(each) for each in spec.volumes]
-    _refuse(buses, len(spec.vifs) + len(spec.pci_devices) + discs)
+    _refuse(buses, len(spec.vifs) + len(spec.pci_devices) + len(spec.vgpus) + discs)
 
 
 def refuse_one_more(xml: Element, bus: DiskBus | None = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import libvirt
 
 from hvdrivers.models.state import InstanceState
@@ -52,6 +54,7 @@ def is_off(state: int, reason: int) -> bool:
     return off or is_starting(state, reason) or is_restoring(state, reason)
 
 
+@functools.cache
 def state_of(
     state: int, reason: int, *, saved: bool, defined: bool = True, rescued: bool = False
 ) -> InstanceState:

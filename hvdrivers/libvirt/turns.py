@@ -203,7 +203,8 @@ class Turns:
             with self._taken(uuid, deadline) as turn:
                 yield turn
         except Robbed as error:
-            self._domains.find(uuid)  # or it was destroy() that removed the helper
+            # or it was destroy() that removed the helper; adopt() takes a turn at a foreign machine
+            self._connection.remote.lookupByUUIDString(str(uuid))
             raise errors.DeviceBusy(
                 "this client made no progress for so long that another one took its turn at the"
                 " instance's snapshots",

@@ -28,6 +28,7 @@ from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.libvirt.pools import Pools, delete, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import parse, readable
+from hvdrivers.messages import shortened
 from hvdrivers.models.image import CachedImage
 
 
@@ -90,10 +91,17 @@ class PartialUploads:
             users = [name for name in look.overlays() if name != record]
             machine = None if users else self._chains.machine_with(look)
         if users:
-            raise errors.DeviceBusy(f"the image is the base of {len(users)} disks", retryable=False)
+            disks = "1 disk" if len(users) == 1 else f"{len(users)} disks"
+            raise errors.DeviceBusy(
+                f"the image is the base of {disks}: {shortened(', '.join(sorted(users)))}",
+                hint="destroy their instances first: a disk's name begins with the instance's UUID",
+                retryable=False,
+            )
         if machine is not None:
             raise errors.DeviceBusy(
-                f"the image is a disk of machine {machine.UUIDString()}", retryable=False
+                f"the image is a disk of machine {machine.UUIDString()}",
+                hint="detach it from that machine first",
+                retryable=False,
             )
 
     def remove_abandoned(self, pool: Remote, new: Remote) -> None:

@@ -57,8 +57,10 @@ def parse(document: str) -> Element:
 
     Raises HypervisorFault if that is no XML either.
     """
-    for text_ in (document, _NO_XML.sub("\ufffd", document)):
+    # mended only where it must be: that takes a fifth of what the parser takes
+    for mended in (False, True):
         try:
+            text_ = _NO_XML.sub("\ufffd", document) if mended else document
             return ET.fromstring(text_)  # noqa: S314 - from the daemon, not from a tenant
         except (ET.ParseError, UnicodeEncodeError) as error:
             failure = error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import unicodedata
 from collections.abc import Iterator
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 from pydantic import (
     VERSION,
@@ -71,6 +71,21 @@ class Model(BaseModel):
             json_data, functools.partial(super().model_validate_json, **options)
         )
         return validated
+
+
+_M = TypeVar("_M", bound=Model)
+
+
+def of_known(model: type[_M], values: dict[str, Any]) -> _M:
+    """A model of values of which each is known to be right, one for each of its fields: pydantic's
+    ``model_construct()``, in a fifth of the time. A list makes one for each machine of a host."""
+    made = model.__new__(model)
+    put = object.__setattr__
+    put(made, "__dict__", values)
+    put(made, "__pydantic_fields_set__", set(values))
+    put(made, "__pydantic_extra__", None)
+    put(made, "__pydantic_private__", None)
+    return made
 
 
 def _complete(model: type[Model]) -> None:

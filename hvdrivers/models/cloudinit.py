@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    BeforeValidator,
     Field,
     JsonValue,
     SecretBytes,
@@ -54,10 +55,16 @@ def _ssh_key(value: str) -> str:
     return value
 
 
+def _without_line_break(value: object) -> object:
+    # read_text() of a .pub file ends in one, and PrintableText takes none
+    return value.strip() if isinstance(value, str) else value
+
+
 SshKey = Annotated[
     PrintableText,
-    StringConstraints(strip_whitespace=True, max_length=16384),
+    StringConstraints(max_length=16384),
     AfterValidator(_ssh_key),
+    BeforeValidator(_without_line_break),
 ]
 """One line of an OpenSSH ``id_*.pub`` file, without ``authorized_keys`` options."""
 

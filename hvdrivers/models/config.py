@@ -8,6 +8,13 @@ from pydantic import Field
 
 from hvdrivers.models.base import Model
 
+CREDENTIALS_HINT = (
+    "a program gives password= to connect(); for the command put the host into the file of hosts,"
+    " with password_file= (`hvdrivers hosts --help` names the file)"
+)
+"""The hint of an error that misses a password. It names no way to give one on a command's line,
+where all users of the machine can read it."""
+
 
 class DriverConfig(Model):
     """Base of a driver's configuration. Unknown keys are errors. Each driver adds its own fields:

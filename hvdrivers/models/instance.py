@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints, model_validator
 
 from hvdrivers.models._once import named_twice
-from hvdrivers.models.base import Model, Name, PrintableText
+from hvdrivers.models.base import Model, Name, PrintableText, is_name, of_known
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.disk import DiskRole, OwnDisk, check_disks
 from hvdrivers.models.flavor import CpuPolicy as CpuPolicy  # noqa: PLC0414 - their old home
@@ -185,6 +185,32 @@ class InstanceSummary(Model):
     state: InstanceState
     vcpus: int
     memory_mib: int
+
+    @classmethod
+    def of(
+        cls, uuid: UUID, name: str, state: InstanceState, vcpus: int, memory_mib: int
+    ) -> InstanceSummary:
+        """The same as by its name, in a third of the time: a list makes hundreds.
+
+        Raises:
+            ValidationError: a value is not what its field says.
+        """
+        values = {
+            "uuid": uuid,
+            "name": name,
+            "state": state,
+            "vcpus": vcpus,
+            "memory_mib": memory_mib,
+        }
+        right = (
+            type(uuid) is UUID
+            and type(name) is str
+            and is_name(name)
+            and type(state) is InstanceState
+            and type(vcpus) is int
+            and type(memory_mib) is int
+        )
+        return of_known(InstanceSummary, values) if right else InstanceSummary(**values)
 
 
 class InstanceInfo(Model):

@@ -14,7 +14,7 @@ from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.contract.errors import ContractViolation, HypervisorError, InvalidRequest
 from hvdrivers.guard import guarded
 from hvdrivers.invalid import field_of, plain
-from hvdrivers.models.config import DriverConfig
+from hvdrivers.models.config import CREDENTIALS_HINT, DriverConfig
 from hvdrivers.plugins import hosts
 from hvdrivers.plugins.discovery import (
     alternatives,
@@ -139,6 +139,7 @@ def _no_bare_errors(model: type[DriverConfig], where: str) -> Iterator[None]:
                 hint = alternatives(key, model.model_fields)
             elif problem["type"] == "missing":
                 problems.append(f"the option {key!r} is missing")
+                hint = hint or (CREDENTIALS_HINT if key == "password" else None)
             else:
                 problems.append(": ".join(filter(None, (key, plain(problem["msg"])))))
         raise InvalidRequest(f"{where}: {'; '.join(problems)}", hint=hint) from None

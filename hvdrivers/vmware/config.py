@@ -12,7 +12,7 @@ from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.invalid import in_words
 from hvdrivers.limits import WAIT_SECONDS
 from hvdrivers.models.base import PrintableText
-from hvdrivers.models.config import DriverConfig
+from hvdrivers.models.config import CREDENTIALS_HINT, DriverConfig
 
 _DIGEST = 64
 """Hexadecimal digits of SHA-256."""
@@ -103,7 +103,8 @@ class VmwareConfig(DriverConfig):
                 raise InvalidRequest("the path of the URL is /datacenter/compute")
             return cls(**(values | options))
         except ValidationError as error:
-            raise InvalidRequest(in_words(error)) from None
+            hint = None if "password" in {*values, *options} else CREDENTIALS_HINT
+            raise InvalidRequest(in_words(error), hint=hint) from None
 
     @property
     def host_label(self) -> str:

@@ -24,11 +24,14 @@ class IscsiServer:
 
     Attributes:
         iqn: of the target.
-        port: on 127.0.0.1.
+        port: on the address.
         disk: the file behind LUN 1.
+
+    Args:
+        address: of this machine, as a URL has it: ``[::1]``.
     """
 
-    def __init__(self, size: int = 16 << 20) -> None:
+    def __init__(self, size: int = 16 << 20, *, address: str = "127.0.0.1") -> None:
         if os.geteuid() != 0:
             raise PreconditionMissing("root, to run an iSCSI server")
         for tool in ("tgtd", "tgtadm"):
@@ -47,7 +50,7 @@ class IscsiServer:
         self.port = 32000 + self._place.number  # below those that the kernel hands out
         try:
             self._daemon = subprocess.Popen(
-                ["tgtd", "-f", "--iscsi", f"portal=127.0.0.1:{self.port}"],
+                ["tgtd", "-f", "--iscsi", f"portal={address}:{self.port}"],
                 env={**os.environ, "TGT_IPC_SOCKET": self._socket},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

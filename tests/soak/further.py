@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from pydantic import SecretStr
+
 from hvdrivers.contract import errors
 from hvdrivers.models.console import ConsoleKind
 from hvdrivers.models.volume import DiskQos, PoolVolume, VolumeSpec
@@ -49,6 +51,12 @@ class Further:
             ("cache_image", 0.3, self._cache),
             ("evict_image", 0.2, self._evict),
             ("guest_addresses", 0.1, lambda: self._read("guest_addresses", _WITHOUT_AGENT)),
+            ("guest_exec", 0.1, lambda: self._asking_the_guest("guest_exec", ("true",))),
+            (
+                "set_guest_password",
+                0.1,
+                lambda: self._asking_the_guest("set_guest_password", "root", SecretStr("soaked")),
+            ),
             ("freeze", 0.1, lambda: self._asking_the_guest("freeze")),
             ("thaw", 0.1, lambda: self._asking_the_guest("thaw")),
         ]
@@ -94,16 +102,18 @@ class Further:
     def _console(self) -> None:
         self.worker.changing("get_console", self.worker.rng.choice(_KINDS))
 
-    def _read(self, name: str, longest: float | None = None) -> None:
+    def _read(self, name: str, longest: float | None = None, *arguments: object) -> None:
         worker = self.worker
         call = getattr(worker.driver, name)
         with suppress(errors.HypervisorError):
             worker.client.call(
-                worker.uuid, name, lambda timeout: call(worker.uuid, timeout=longest or timeout)
+                worker.uuid,
+                name,
+                lambda timeout: call(worker.uuid, *arguments, timeout=longest or timeout),
             )
 
-    def _asking_the_guest(self, name: str) -> None:
-        self._read(name, _WITHOUT_AGENT)
+    def _asking_the_guest(self, name: str, *arguments: object) -> None:
+        self._read(name, _WITHOUT_AGENT, *arguments)
 
     # -- of the host ------------------------------------------------------------------------------
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from tests.soak.client import Client
 
 _NAME = "mover"
+_BETWEEN = 0.05
+"""Seconds between two attempts to end a migration that may not have begun."""
 _WHOLE = frozenset({Here.PLAIN, Here.FINISHED, Here.HALF_CONFIRMED})
 _SOURCE = frozenset({Here.AWAY, Here.EMPTIED})
 
@@ -347,16 +351,54 @@ class Mover:
             return [world.put(host, None).put(other, world.at[host], world.vcpus[host])]
 
         live = operation == "live_migrate"
+
+        def move(timeout: float) -> object:
+            meddling = self._meddled(host) if live and self.rng.random() < 0.5 else nullcontext()
+            with meddling:
+                call = getattr(self.drivers[host], operation)
+                return call(self.uuid, self._to(other), timeout=timeout)
+
         done = self._do(
             operation,
             host,
-            lambda t: getattr(self.drivers[host], operation)(self.uuid, self._to(other), timeout=t),
+            move,
             step,
             refusable=live or not self.off,
             maybe=lambda world: world.at[host] is not Here.PLAIN,
         )
         if not done:
             self.off = False
+
+    @contextmanager
+    def _meddled(self, host: int) -> Iterator[None]:
+        """Meanwhile the migration is aborted, or told to come to its end. Either may come too
+        early, too late or be refused: the migration succeeds, or leaves the machine as it was."""
+        driver, over = self.drivers[host], threading.Event()
+        operation = self.rng.choice(("abort_migration", "force_migration"))
+        if driver.why_not(OPERATIONS[operation].capability or Capability.LIVE_MIGRATION):
+            yield
+            return
+
+        def meddle() -> None:
+            call = getattr(driver, operation)
+            while not over.wait(_BETWEEN):
+                try:
+                    self.client.call(
+                        self.uuid, operation, lambda t: call(self.uuid, timeout=t), host
+                    )
+                except errors.HypervisorError:
+                    continue  # it has not begun yet
+                except Violation as violation:
+                    self.client.violated(str(violation), self.uuid)
+                return
+
+        thread = threading.Thread(target=meddle, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     # -- looks ------------------------------------------------------------------------------------
 

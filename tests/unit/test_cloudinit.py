@@ -316,3 +316,10 @@ def test_not_translatable(ethernet: Any) -> None:
     assert "network_data=" in (caught.value.hint or "")
     with pytest.raises(InvalidRequest):
         translated({"match": {"macaddress": MAC}}, bonds={"bond0": {}})
+
+
+def test_a_key_may_end_as_its_file_does() -> None:
+    line = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJx1 me"
+    assert CloudInit(ssh_keys=[f"{line}\n"]).ssh_keys == (line,)
+    with pytest.raises(ValidationError):
+        CloudInit(ssh_keys=[f"{line}\n{line}"])

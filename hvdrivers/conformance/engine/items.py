@@ -24,7 +24,7 @@ from hvdrivers.conformance.engine.known import read_known_issues
 from hvdrivers.conformance.engine.pytest_keys import COLLECTED, RESULT
 from hvdrivers.conformance.engine.report import BAD, GOOD, CheckResult, Report, Status
 from hvdrivers.conformance.engine.runner import KnownIssue, Session, selected
-from hvdrivers.conformance.engine.summary import sentence
+from hvdrivers.conformance.engine.summary import remark, sentence
 from hvdrivers.conformance.engine.target import Target
 from hvdrivers.contract.errors import InvalidRequest, PluginError
 from hvdrivers.raised import in_words
@@ -234,3 +234,5 @@ def tell(config: pytest.Config, terminal: Any) -> None:
         for what in report.leftovers:
             terminal.line(f"left behind: {what}", red=True)
         terminal.line(f"verdict: {report.verdict.value} ({sentence(report)})")
+        if note := remark(report):
+            terminal.line(note)

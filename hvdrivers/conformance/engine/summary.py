@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from hvdrivers.conformance.engine.clauses import Level
 from hvdrivers.conformance.engine.report import (
+    BAD,
     GOOD,
     CheckResult,
     ProfileResult,
@@ -148,6 +149,22 @@ def sentence(report: Report) -> str:
         parts.append(f"{len(found.failing)} profiles failing")
     parts += [tier_of(report), f"contract {report.contract_version}"]
     return " · ".join(parts)
+
+
+def remark(report: Report) -> str | None:
+    """What a SHOULD that is not met means for the verdict, where there is one."""
+    checks = [
+        each for each in report.results if each.level is Level.SHOULD and each.status not in GOOD
+    ]
+    if not checks:
+        return None
+    failed = sum(each.status in BAD for each in checks)
+    counts = {"failed": failed, "not tried": len(checks) - failed}
+    shown = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return (
+        f"warning: checks of SHOULD clauses: {shown}. A SHOULD is a warning: verdict, level and"
+        " exit status count MUST clauses alone"
+    )
 
 
 def colour(report: Report) -> str:

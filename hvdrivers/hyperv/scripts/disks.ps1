@@ -78,12 +78,19 @@ function Test-HvSource {
 # ---- a disk --------------------------------------------------------------------------------------
 
 # The disk of the host behind a volume, after the login that it takes. UNDO gets the names of targets that
-# the host was not logged in to. The caller has the lock "disks".
+# the host was not logged in to. TELL is given the path of each target but the first, before the login: it
+# is what the record has from then on, so that a later detach logs out of the right one. The caller has the
+# lock "disks".
 function Connect-HvDisk {
-    param($Disk, $Undo)
+    param($Disk, $Undo, [scriptblock]$Tell = $null)
     $unreachable = $null
+    $first = $true
     foreach ($target in $Disk.targets) {
         if ($Disk.kind -eq 'iscsi') {
+            if (-not $first -and $null -ne $Tell) { & $Tell "iscsi:$($target.iqn),$($target.lun)" }
+            $first = $false
+            # the record no longer names the one that did not answer
+            if ($null -ne $unreachable) { Disconnect-HvTarget $silent '' }
             try {
                 [void]$Undo.Add($target.iqn)
                 if (-not (Connect-HvTarget $target $Disk)) { $Undo.Remove($target.iqn) }
@@ -92,8 +99,9 @@ function Connect-HvDisk {
                 if (-not (Test-HvUnreachable $_)) { throw }
                 # another portal may answer
                 $unreachable = $_
-                Disconnect-HvTarget $target.iqn ''
-                $Undo.Remove($target.iqn)
+                $silent = $target.iqn
+                Disconnect-HvTarget $silent ''
+                $Undo.Remove($silent)
                 continue
             }
         }
@@ -171,7 +179,13 @@ function Add-HvDisk {
     $start = "disk $($Volume.id)"
     $Lines = Edit-HvLines $Lines $start "$start - $place"
     & $Save $Lines
-    $disk = Connect-HvDisk $Volume.disk $Undo
+    $named = @{ Lines = $Lines }
+    $disk = Connect-HvDisk $Volume.disk $Undo {
+        param($Path)
+        $named.Lines = Rename-HvVolume $named.Lines $Volume.id $Path
+        & $Save $named.Lines
+    }
+    $Lines = $named.Lines
     Assert-HvBudget
     Set-HvDiskReady $disk $VM
     $unique = [Uri]::EscapeDataString("$($disk.UniqueId)")
@@ -187,6 +201,14 @@ function Add-HvDisk {
         -ControllerLocation ([int]$word[2]) -DiskNumber $disk.Number -Passthru
 }
 
+# The lines with another path for a volume.
+function Rename-HvVolume {
+    param([string[]]$Lines, [string]$Id, [string]$Path)
+    $word = (Find-HvLine $Lines "volume $Id").Split(' ')
+    $word[2] = [Uri]::EscapeDataString($Path)
+    Edit-HvLines $Lines "volume $Id" ($word -join ' ')
+}
+
 # Takes the volume away, and logs out if nobody else uses its target. Every step succeeds where there is
 # nothing to do. Returns the lines without it.
 function Remove-HvDisk {
@@ -195,8 +217,13 @@ function Remove-HvDisk {
         $drive = Find-HvVolumeDrive $VM $Lines $Id $Path
         if ($null -ne $drive) { Hyper-V\Remove-VMHardDiskDrive -VMHardDiskDrive $drive }
     }
-    $iqn = Get-HvIqn $Path
-    if ($iqn) { Disconnect-HvTarget $iqn "$Uuid $Id" }
+    # the record may name another target than the caller: the one that has answered
+    $line = Find-HvLine $Lines "volume $Id"
+    $named = ''
+    if ($line) { $named = ConvertFrom-HvWord ($line.Split(' ')[2]) }
+    foreach ($iqn in @(@((Get-HvIqn $Path), (Get-HvIqn $named)) | Select-Object -Unique)) {
+        if ($iqn) { Disconnect-HvTarget $iqn "$Uuid $Id" }
+    }
     $Lines = Edit-HvLines $Lines "disk $Id" ''
     $start = Find-HvLine $Lines 'autostart'
     $others = @($Lines | Where-Object { "$_".StartsWith('disk ', 'Ordinal') })

@@ -65,8 +65,12 @@ function Invoke-HvReconnect {
             $limit = $before
             if ($volume.limits) { $limit = [long]$volume.iops }
             $source = $volume.path
+            $used = @{ Word = $volume.word }
             if ($volume.disk) {
-                $disk = Connect-HvDisk $volume.disk (New-Object System.Collections.ArrayList)
+                $disk = Connect-HvDisk $volume.disk (New-Object System.Collections.ArrayList) {
+                    param($Path)
+                    $used.Word = [Uri]::EscapeDataString($Path)
+                }
                 Set-HvDiskReady $disk $found.VM
                 $source = "disk:$($disk.UniqueId)"
                 $unique = [Uri]::EscapeDataString("$($disk.UniqueId)")
@@ -75,7 +79,7 @@ function Invoke-HvReconnect {
             $old += "$place $([Uri]::EscapeDataString((Get-HvSource $drive))) $before $boots"
             $new += "$place $([Uri]::EscapeDataString($source)) $limit $boots"
             $json = Copy-HvFields $volume.json $line @('boot_index', 'bus', 'qos')
-            $records += "volume $($volume.id) $($volume.word) $json"
+            $records += "volume $($volume.id) $($used.Word) $json"
         }
         Assert-HvOnce $found.VM $new
         foreach ($nic in $Arguments.nics) { Assert-HvSwitch $nic }

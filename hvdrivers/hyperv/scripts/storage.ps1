@@ -115,7 +115,11 @@ function Invoke-HvAttach {
             }
             else {
                 # the host may have lost its login since
-                $null = Connect-HvDisk $volume.disk $undo
+                $null = Connect-HvDisk $volume.disk $undo {
+                    param($Path)
+                    $now = Get-HvRecord $found.Folder
+                    Set-HvRecord $found.Folder (Rename-HvVolume $now $volume.id $Path)
+                }
                 if ($found.State -eq 'stopped') {
                     Unlock-Hv $volumes
                     $volumes = $null

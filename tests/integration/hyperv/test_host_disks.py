@@ -299,6 +299,63 @@ def test_another_portal_answers(site: Site, image: FileImage, server: Server) ->
     server.nothing_left()
 
 
+@pytest.mark.parametrize("how", ["spawn", "attach", "reconnect", "again"])
+def test_another_target_answers_and_is_left(
+    site: Site, image: FileImage, server: Server, how: str
+) -> None:
+    """An array has a target for each of its controllers: the login at the second one stayed."""
+    storage, first = server.storage, server.target
+    with site.host.world.lock:
+        other = storage.add_target(
+            f"{first.name}:b", OTHER_PORTAL, size=UNIT, chap=("operator", SECRET)
+        )
+        if how != "reconnect":  # which is about another unit
+            other.luns = first.luns
+        first.reachable = how == "again"
+    changes: dict[str, Any] = {
+        "target_portals": [f"{PORTAL}:3260", f"{OTHER_PORTAL}:3260"],
+        "target_iqns": [first.name, other.name],
+        "target_luns": [0, 0],
+    }
+    several = server.attachment(**changes)
+    driver = site.driver
+    try:
+        before = ()
+        if how == "spawn":
+            before = (several,)
+        elif how == "reconnect":
+            first.reachable = True
+            before = (server.attachment(),)
+        uuid = driver.spawn(spec(image, start=False, volumes=before)).uuid
+        if how in {"attach", "again"}:
+            driver.attach_volume(uuid, several)
+        if how == "again":  # the host has lost its login, and the first target
+            with site.host.world.lock:
+                storage.sessions.clear()
+                storage.rescan()
+                first.reachable = False
+            driver.attach_volume(uuid, several)
+        if how == "reconnect":
+            gone = {
+                "target_portals": ["192.0.2.22:3260", f"{OTHER_PORTAL}:3260"],
+                "target_iqns": [f"{first.name}:gone", other.name],
+                "target_portal": "192.0.2.22:3260",
+                "target_iqn": f"{first.name}:gone",
+            }
+            driver.reconnect(uuid, volumes=[server.attachment(**(changes | gone))])
+        assert other.name in {each.target for each in storage.sessions.values()}
+        (volume,) = driver.get_instance(uuid).volumes
+        driver.power_on(uuid)
+        assert server.disks(uuid) == [other.luns[0].unique_id]
+        driver.detach_volume(uuid, volume.volume_id)
+        assert [each.target for each in storage.sessions.values()] == []
+        driver.destroy(uuid)
+        server.nothing_left()
+    finally:
+        with site.host.world.lock:
+            del storage.network[other.name]
+
+
 def test_one_machine_at_a_time(site: Site, image: FileImage, server: Server) -> None:
     driver = site.driver
     one = driver.spawn(spec(image, volumes=(server.attachment(),))).uuid

@@ -14,16 +14,18 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.power import RebootKind
 from hvdrivers.guard import guarded
 from hvdrivers.hyperv.driver import HypervDriver
-from hvdrivers.hyperv.simulator.errors import E_OUT_OF_MEMORY
+from hvdrivers.hyperv.simulator.errors import E_ACCESS_DENIED, E_OUT_OF_MEMORY
 from hvdrivers.hyperv.simulator.guests.played import Behaviour, PlayedGuest, PlayedGuests
 from hvdrivers.hyperv.simulator.state.eventlog import EVENTS, WORKER
 from hvdrivers.hyperv.simulator.state.host import Switch
 from hvdrivers.hyperv.simulator.state.machine import STATE_NUMBERS, Machine
 from hvdrivers.hyperv.simulator.wsman_faults import FaultRule, Strike
+from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import HypervVif
+from hvdrivers.models.volume import VolumeAttachment, parse_connection_info
 from tests.integration.hyperv.site import SWITCH, Site, spec
 from tests.integration.hyperv.test_operations import machine_of
 from tests.peers.waiting import wait_until
@@ -272,3 +274,67 @@ def test_calls_while_the_host_is_away_leave_no_shells(site: Site, image: FileIma
         driver.ping()
         assert len(site.service.shells()) == 1
     driver.destroy(uuid)
+
+
+def test_a_service_that_may_not_open_a_disc(site: Site, image: FileImage) -> None:
+    """hashicorp/packer #7500 and #7672: the user is in Hyper-V Administrators, and Hyper-V's own
+    service may not read the folder. Nobody said that it is about the service."""
+    site.host.state.faults.fail("Add-VMDvdDrive", hresult=E_ACCESS_DENIED)
+    try:
+        with pytest.raises(errors.PermissionDenied) as refused:
+            site.driver.spawn(spec(image, cloud_init=CloudInit(user_data="#!/bin/sh\n")))
+    finally:
+        site.host.state.faults.clear()
+    assert "service" in str(refused.value.hint)
+    assert site.left() == []
+
+
+@pytest.mark.parametrize("finds", [False, True], ids=["absent", "seen by Test-Path"])
+def test_a_path_that_only_looks_like_a_share(
+    site: Site, image: FileImage, tmp_path: Path, finds: bool
+) -> None:
+    r"""MicrosoftDocs/windows-powershell-docs #2286: a disk below \\wsl$, or \\wsl.localhost, is
+    there for the shell, and Add-VMHardDiskDrive says 0x80070043."""
+    state = site.host.state
+    data = {"export": "//wsl.localhost/Ubuntu", "name": "disk.vhdx", "format": "vhdx"}
+    info = {"driver_volume_type": "smbfs", "serial": "wsl", "data": data}
+    attachment = VolumeAttachment(volume=parse_connection_info(info))
+    uuid = site.driver.spawn(spec(image)).uuid
+    before = site.driver.get_instance(uuid), site.left()
+    state.delegation = True
+    if finds:
+        with site.host.world.lock:
+            state.files.share("wsl.localhost", "Ubuntu", tmp_path)
+            state.disks.create("\\\\wsl.localhost\\Ubuntu\\disk.vhdx", 4 << 20, "Dynamic")
+        state.faults.fail("Add-VMHardDiskDrive", hresult=0x80070043)
+    try:
+        with pytest.raises(errors.VolumeNotFound):
+            site.driver.attach_volume(uuid, attachment)
+    finally:
+        state.faults.clear()
+        state.delegation = False
+        if finds:
+            state.files.unshare("wsl.localhost", "Ubuntu")
+    assert (site.driver.get_instance(uuid), site.left()) == before
+    site.driver.destroy(uuid)
+
+
+def test_a_merge_that_backup_software_has_stopped(site: Site, image: FileImage) -> None:
+    """bareos/bareos #2624 and #2820: after a backup with a reference point Hyper-V merges the disks
+    no more, and the machine runs from an .avhdx without a checkpoint."""
+    driver, state = site.driver, site.host.state
+    uuid = driver.spawn(spec(image, start=False)).uuid
+    with site.host.world.lock:
+        drive = machine_of(site, uuid).config.drives[0]
+        layer = drive.path.replace(".vhdx", "_backup.avhdx")
+        state.disks.differencing(layer, drive.path)
+        drive.path = layer
+    before = driver.get_instance(uuid)
+    driver.power_on(uuid)
+    assert driver.get_instance(uuid).volumes == before.volumes
+    snapshot = driver.create_snapshot(uuid, "mine", memory=False)
+    driver.delete_snapshot(uuid, snapshot.id)
+    assert driver.list_snapshots(uuid) == []
+    driver.power_off(uuid)
+    driver.destroy(uuid)
+    assert site.left() == []

@@ -15,21 +15,23 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from hvdrivers.contract import errors
-from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.contract.driver import OPERATIONS, ComputeDriver
+from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.guard import guarded
 from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.not_adopted import _REASONS
+from hvdrivers.models.console import ConsoleKind
 from hvdrivers.models.events import LifecycleEvent, LifecycleKind, ResyncEvent
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, Keep
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import UserVif
-from hvdrivers.models.volume import VolumeAttachment
+from hvdrivers.models.volume import DiskQos, VolumeAttachment
 from tests.integration.libvirt.children import killed_in
 from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.faults import script
-from tests.integration.libvirt.machines import Host
+from tests.integration.libvirt.machines import Host, local
 from tests.peers.guest import define_guest
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.observer import VirshError
@@ -274,6 +276,54 @@ def test_what_it_cannot_is_refused_with_a_reason(own: Host) -> None:
         assert not is_foreign(own.driver, machine.uuid)
 
 
+def test_each_refusal_is_of_an_operation(own: Host) -> None:
+    refused = set()
+    with theirs(own, disks=[]) as machine:
+        own.driver.adopt(machine.uuid)
+        for _ in range(2):
+            for name in _REASONS:
+                with pytest.raises((errors.NotSupported, errors.InvalidState)) as caught:
+                    own.raw.domains.checked(name, machine.uuid, Deadline(10))
+                if type(caught.value) is errors.NotSupported:
+                    refused.add(name)
+            own.driver.power_on(machine.uuid)
+    assert refused == _REASONS.keys() < OPERATIONS.keys()
+
+
+def test_volumes_consoles_and_limits_of_an_older_machine(own: Host) -> None:
+    """A machine of type pc, without screen, serial port and agent."""
+    system = "<os><type arch='x86_64' machine='pc'>hvm</type></os>"
+    with own.volume() as first, own.volume() as second, theirs(own, system=system) as machine:
+        machine.start()
+        driver, uuid = own.driver, machine.uuid
+        driver.adopt(uuid)
+        driver.attach_volume(uuid, VolumeAttachment(volume=first))
+        driver.set_disk_qos(uuid, first.volume_id, DiskQos(total_iops_sec=100))
+        driver.extend_volume(uuid, first.volume_id, 16 << 20)
+        driver.attach_volume(uuid, VolumeAttachment(volume=first))
+        driver.power_off(uuid)
+        driver.detach_volume(uuid, first.volume_id)
+        driver.attach_volume(uuid, VolumeAttachment(volume=second))
+        driver.power_on(uuid)
+        assert [each.volume_id for each in driver.get_instance(uuid).volumes] == [second.volume_id]
+        for call in (
+            lambda: driver.screenshot(uuid),
+            lambda: driver.get_console(uuid, ConsoleKind.VNC),
+            lambda: driver.get_console(uuid, ConsoleKind.SERIAL),
+        ):
+            with pytest.raises(errors.NotSupported):
+                call()
+        with pytest.raises(errors.GuestAgentUnavailable, match="no channel"):
+            driver.guest_exec(uuid, ["true"])
+        with pytest.raises(errors.GuestAgentUnavailable, match="no channel"):
+            driver.freeze(uuid)
+        assert driver.guest_addresses(uuid) == []
+        (metrics,) = driver.get_metrics({uuid})
+        assert {each.device for each in metrics.disks} >= {"vda"}
+        driver.destroy(uuid)
+        assert not machine.files[0].exists()
+
+
 # ---- shapes --------------------------------------------------------------------------------------
 
 
@@ -337,6 +387,7 @@ def _outside(machine: Theirs) -> None:
     path = folder / f"{machine.uuid}.raw"
     path.write_bytes(bytes(1 << 20))
     machine.files.append(path)
+    machine.peer.virsh("pool-refresh", "default")  # which shows the folder
     machine.define(disks=[machine.disk(f"{machine.peer.images}/beside/{path.name}", format_="raw")])
 
 
@@ -506,6 +557,123 @@ def test_a_machine_that_others_make_anew_is_theirs_but_for_the_mark(own: Host) -
         own.driver.destroy(machine.uuid)
         machine.define()
         assert is_foreign(own.driver, machine.uuid)
+
+
+# ---- by hand, after it ---------------------------------------------------------------------------
+
+
+def test_a_snapshot_that_others_make_of_it_goes_with_it(own: Host) -> None:
+    with theirs(own) as machine:
+        base = machine.files[0]
+        own.driver.adopt(machine.uuid)
+        _external_snapshot(machine)
+        own.driver.destroy(machine.uuid)
+        assert not base.exists()
+        assert not machine.files[1].exists()
+
+
+def test_a_disk_that_its_pool_has_not_seen(own: Host) -> None:
+    with theirs(own, disks=[]) as machine:
+        path = machine.peer.path(machine.peer.images) / f"unseen {machine.uuid.hex[:8]}.raw"
+        path.write_bytes(bytes(1 << 20))
+        machine.files.append(path)
+        machine.define(disks=[machine.disk(f"{machine.peer.images}/{path.name}", format_="raw")])
+        own.driver.adopt(machine.uuid)
+        own.driver.destroy(machine.uuid)
+        assert not path.exists()
+
+
+def test_what_its_disk_stands_on_stays_whatever_is_merged(own: Host) -> None:
+    """virsh blockcommit lets the machine run on the base: no file of that name was recorded."""
+    with theirs(own, disks=[]) as machine:
+        base = machine.volume()
+        name = f"top {machine.uuid.hex[:8]}"
+        machine.peer.virsh(
+            *("vol-create-as", "default", name, "8M", "--format", "qcow2"),
+            *("--backing-vol", base, "--backing-vol-format", "qcow2"),
+        )
+        top = machine.peer.path(machine.peer.images) / name
+        machine.files.append(top)
+        machine.define(disks=[machine.disk(f"{machine.peer.images}/{name}")])
+        machine.start()
+        own.driver.adopt(machine.uuid)
+        machine.peer.virsh("blockcommit", str(machine.uuid), "vda", "--wait", "--pivot")
+        own.driver.destroy(machine.uuid)
+        assert machine.peer.path(base).exists()
+
+
+def test_its_disks_are_nobody_elses_volume(own: Host) -> None:
+    with theirs(own) as machine, own.made_empty() as second:
+        own.driver.adopt(machine.uuid)
+        volume = local(f"{machine.peer.images}/{machine.files[0].name}", "stolen", format="qcow2")
+        with pytest.raises(errors.HypervisorError) as caught:
+            second.attach(volume)
+        assert isinstance(caught.value, errors.InvalidRequest | errors.DeviceBusy)
+        assert not second.info.volumes
+
+
+def test_a_copy_of_an_adopted_machine_is_foreign(own: Host) -> None:
+    with theirs(own) as machine, closing(Theirs(own, disks=[])) as copy:
+        own.driver.adopt(machine.uuid, metadata={"of": "the original"})
+        document = own.peer.virsh("dumpxml", "--inactive", str(machine.uuid))
+        disk = str(machine.peer.images) + "/" + machine.files[0].name
+        document = document.replace(disk, copy.volume())
+        document = document.replace(f"<name>{machine.name}", f"<name>{copy.name}")
+        copy.peer_define(document.replace(f"<uuid>{machine.uuid}", f"<uuid>{copy.uuid}"))
+        assert is_foreign(own.driver, copy.uuid)
+        assert dict(own.driver.adopt(copy.uuid).metadata) == {}
+        own.driver.destroy(copy.uuid)
+        assert not copy.files[0].exists()
+        assert machine.files[0].exists()
+        assert dict(own.driver.get_instance(machine.uuid).metadata) == {"of": "the original"}
+
+
+def test_its_marks_are_removed_or_damaged(own: Host) -> None:
+    with theirs(own) as machine:
+        own.driver.adopt(machine.uuid, name="first")
+        mark = own.raw.identity.marks()[machine.uuid]
+        machine.peer.virsh("secret-undefine", str(mark.secret))
+        assert is_foreign(own.driver, machine.uuid)
+        assert own.driver.adopt(machine.uuid, name="second").name == "second"
+        machine.define()  # as it was: without metadata, and with another disk
+        with pytest.raises(errors.HypervisorFault):
+            own.driver.get_instance(machine.uuid)
+        own.driver.destroy(machine.uuid)
+        assert all(each.exists() for each in machine.files)
+
+
+def test_others_undefine_it_while_it_runs(own: Host) -> None:
+    with theirs(own) as machine:
+        machine.start()
+        own.driver.adopt(machine.uuid)
+        machine.peer.virsh("undefine", str(machine.uuid))
+        own.driver.power_off(machine.uuid)
+        assert own.driver.get_instance(machine.uuid).state is S.STOPPED
+        own.driver.destroy(machine.uuid)
+        assert not machine.files[0].exists()
+
+
+def test_sizes_a_paused_machine_and_a_device_of_the_host(own: Host) -> None:
+    hostdev = (
+        "<hostdev mode='subsystem' type='pci' managed='yes'><source>"
+        "<address domain='0' bus='0x7f' slot='0x1f' function='0x7'/></source></hostdev>"
+    )
+    with theirs(own) as machine:
+        machine.start()
+        machine.peer.virsh("suspend", str(machine.uuid))
+        info = own.driver.adopt(machine.uuid)
+        assert (info.state, info.flavor.vcpus, info.flavor.max_vcpus) == (S.PAUSED, 1, 2)
+        own.driver.unpause(machine.uuid)
+        own.driver.hot_resize_cpu(machine.uuid, 2)
+        own.driver.power_off(machine.uuid)
+        own.driver.resize(machine.uuid, Flavor(vcpus=1, memory_mib=96, disk_gib=1))
+        xml = machine.peer.virsh("vol-info", "--pool", "default", machine.files[0].name)
+        assert "1.00 GiB" in xml
+        assert own.driver.get_instance(machine.uuid).flavor.disk_gib == 1
+    with theirs(own) as machine:
+        machine.define(devices=hostdev)
+        own.driver.adopt(machine.uuid)
+        assert not is_foreign(own.driver, machine.uuid)
 
 
 # ---- clients, faults, calls ----------------------------------------------------------------------

@@ -199,6 +199,9 @@ def test_the_definition(host: Host, raw: LibvirtDriver) -> None:
         devices = xml.findall("devices/hostdev")
         assert [each.get("managed") for each in devices] == ["yes"] * 2
         for vif in (veb, whole, infiniband):
+            raw.set_vif_qos(machine.uuid, vif.id, None)
+            with pytest.raises(errors.NotSupported):
+                raw.set_vif_qos(machine.uuid, vif.id, VifQos(outbound=Bandwidth(average=80)))
             raw.unplug_vif(machine.uuid, vif.id)
         assert raw.get_instance(machine.uuid).vifs == ()
         assert machine.xml(inactive=True).findall("devices/hostdev") == []

@@ -105,6 +105,53 @@ def test_help_imports_little_of_our_own() -> None:
     assert int(done.stderr) <= 16
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "try:\n    from hvdrivers.cli import main\n    main(['list', 'fake://'])\n"
+        "except SystemExit:\n    pass\n",
+        "import hvdrivers.libvirt.driver, hvdrivers.plugins.connecting\n",
+    ],
+    ids=["list", "libvirt"],
+)
+def test_a_list_imports_nothing_heavy(code: str) -> None:
+    """What is slow to import, and only other commands or operations use. ``rich.table`` draws the
+    list itself."""
+    heavy = {
+        "asyncio",
+        "http.client",
+        "multiprocessing",
+        "ssl",
+        "tarfile",
+        "urllib.request",
+        "yaml",
+        "httpx",
+        "os_brick",
+        "pyVmomi",
+        "winrm",
+        "rich.progress",
+        "rich.markdown",
+        "rich.live",
+        "rich.traceback",
+        "pydantic.v1",
+        "pydantic_settings",
+        "hvdrivers.aio",
+        "hvdrivers.conformance",
+        "hvdrivers.openstack",
+        "hvdrivers.testing",
+        "hvdrivers.vmware",
+        "hvdrivers.hyperv",
+        "hvdrivers.images.source",
+        "hvdrivers.cli.spawn",
+        "hvdrivers.cli.volume",
+    }
+    wanted = f"import sys\n{code}print(sorted({heavy} & set(sys.modules)), file=sys.stderr)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", wanted], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stderr == "[]\n"
+
+
 def test_without_the_packages(tmp_path: Path) -> None:
     code = (
         "import sys\n"

@@ -92,8 +92,37 @@ def test_a_broken_clause_fails_the_run(command: Command, monkeypatch: pytest.Mon
     monkeypatch.setattr("hvdrivers.fake.driver.FakeDriver.power_off", lambda *_, **__: None)
     code, out, err = command("run", "fake", "--clause", "POWER-003")
     assert code == 1
-    assert "failed POWER-003/" in err
+    assert "failed (MUST) POWER-003/" in err
     assert "verdict: failure" in out
+
+
+def test_a_should_that_is_not_met_says_what_it_means(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed check beside ``verdict: success`` is no riddle."""
+
+    def cache_image(*_: object, **__: object) -> None:
+        raise HypervisorFault("the disk is on fire")
+
+    monkeypatch.setattr("hvdrivers.fake.driver.FakeDriver.cache_image", cache_image)
+    code, out, err = command("run", "fake", "--clause", "IMG-005")
+    assert code == 0
+    assert "failed (SHOULD) IMG-005/" in err
+    assert re.search(r"^SHOULD +failed", out, re.M)
+    assert re.search(
+        r"^verdict: success .*\nwarning: .* 1 failed. A SHOULD is a warning", out, re.M
+    )
+
+
+def test_a_missing_package_of_the_suite_is_named(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hvdrivers.cli.conformance.find_spec", lambda name: None)
+    for words in (["run", "fake"], ["list"], ["explain", "LIFE-003"], ["mutants"]):
+        code, _, err = command(*words)
+        assert code == 1
+        assert "oslo_utils" in err
+        assert "pip install '.[cli,conformance]'" in err
 
 
 def test_the_same_words_are_shown_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

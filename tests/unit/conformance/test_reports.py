@@ -24,7 +24,14 @@ from hvdrivers.conformance.engine.report import (
     overall,
 )
 from hvdrivers.conformance.engine.runner import Session, selected
-from hvdrivers.conformance.engine.summary import clauses_of, colour, sentence, standing_of, tally
+from hvdrivers.conformance.engine.summary import (
+    clauses_of,
+    colour,
+    remark,
+    sentence,
+    standing_of,
+    tally,
+)
 from hvdrivers.conformance.engine.trial import Declined, Trial
 from hvdrivers.conformance.engine.verifying import difference, read_report, verify
 from hvdrivers.conformance.engine.writers import (
@@ -162,9 +169,13 @@ def test_a_should_is_a_warning(whole: Report) -> None:
     should = next(
         each.id for each in catalogue().checks.values() if each.clause.level is Level.SHOULD
     )
+    assert remark(whole) is None
     report = changed(whole, should, Status.FAILED)
     assert report.verdict is ProfileVerdict.SUCCESS
     assert standing_of(report).reached
+    assert "1 failed. A SHOULD is a warning" in (remark(report) or "")
+    untried = changed(whole, should, Status.PRECONDITION_MISSING)
+    assert "1 not tried. A SHOULD is a warning" in (remark(untried) or "")
 
 
 def _may(status: Status, **fields: object) -> CheckResult:

@@ -12,7 +12,9 @@ import pytest
 import typer
 
 from hvdrivers.cli.app import app
+from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.plugins import load_driver
+from hvdrivers.plugins.discovery import driver_of_scheme
 from tests.unit.docs.page import DOCS, ROOT
 
 PAGES = [
@@ -61,6 +63,22 @@ def test_commands_and_options_exist(page: str, words: list[str]) -> None:
         known |= {name for param in command.params for name in param.opts}
     options = [word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)]
     assert set(options) <= known | {"--help", "-h"}, f"{page}: hvdrivers {shlex.join(words)}"
+
+
+def test_hosts_that_commands_name_by_url_need_nothing_more() -> None:
+    """A URL that lacks a password is a command that fails for who types it."""
+    found = 0
+    for page, words in _lines("hvdrivers"):
+        for url in words:
+            scheme = re.match(r"[a-z]+(?=(\+[a-z]+)?://)", url)
+            if scheme is not None and scheme[0] not in {"http", "https"}:
+                found += 1
+                model = load_driver(driver_of_scheme(scheme[0])).config_model
+                try:
+                    model.from_url(url)
+                except InvalidRequest as error:
+                    pytest.fail(f"{page}: hvdrivers {shlex.join(words)}: {error.message}")
+    assert found > 2
 
 
 def test_targets_of_make_exist() -> None:

@@ -136,6 +136,19 @@ def test_a_failed_connect_is_no_missing_volume(
     assert type(translate_opening(raised(code, number=number))) is expected
 
 
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOENT, "libvirt-daemon-system"),
+        (errno.EACCES, "group libvirt"),
+        (errno.ECONNREFUSED, "systemctl start libvirtd"),
+    ],
+)
+def test_a_failed_connect_says_what_to_do(number: int, words: str) -> None:
+    error = translate_opening(raised(libvirt.VIR_ERR_SYSTEM_ERROR, number=number))
+    assert words in (error.hint or "")
+
+
 def test_a_long_message_keeps_its_end() -> None:
     """QEMU says why after an option of any length."""
     error = libvirt.libvirtError("")

@@ -35,9 +35,20 @@ class Host(HostFacts):
     ) -> None:
         super().__init__(Connection(LibvirtConfig(graphics=graphics, uri=uri)))
         self._document = ET.fromstring(xml)
+        self.slices = True
 
     def domain_capabilities(self) -> Any:
         return self._document
+
+    def has_slices(self) -> bool:
+        return self.slices
+
+
+def test_a_host_without_slices() -> None:
+    facts = Host(RECORDED, "both")
+    assert Capability.VGPU not in facts.lacking()
+    facts.slices = False
+    assert "vGPU" in facts.lacking()[Capability.VGPU]
 
 
 @pytest.mark.parametrize("capability", [Capability.SHARES, Capability.VIF_MACVTAP])
@@ -59,7 +70,10 @@ C = Capability
     ("xml", "lacking"),
     [
         (RECORDED, set()),
-        (RECORDED.replace(VFIO, "<enum name='pciBackend'/>"), {C.PCI_PASSTHROUGH, C.VIF_HOSTDEV}),
+        (
+            RECORDED.replace(VFIO, "<enum name='pciBackend'/>"),
+            {C.PCI_PASSTHROUGH, C.VIF_HOSTDEV, C.VGPU},
+        ),
         (without(r"<value>efi</value>"), {C.UEFI, C.SECURE_BOOT}),
         (without(r"(?s)<enum name='secure'>.*?</enum>"), {C.SECURE_BOOT}),
         (
@@ -74,7 +88,7 @@ C = Capability
             "<domainCapabilities/>",
             {
                 *(C.UEFI, C.SECURE_BOOT, C.VTPM, C.SHARES, C.PCI_PASSTHROUGH),
-                C.VIF_HOSTDEV,
+                *(C.VIF_HOSTDEV, C.VGPU),
                 *(C.CONSOLE_VNC, C.CONSOLE_SPICE, C.SCREENSHOT),
             },
         ),

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 from hvdrivers.hyperv.simulator.errors import file_error
 from hvdrivers.hyperv.simulator.state.files import WindowsFiles, normal
+from hvdrivers.hyperv.simulator.state.qcow2 import qcow2_info
 
 MIB = 1 << 20
 BLOCK = 32 * MIB
@@ -115,8 +116,10 @@ class DiskStore:
         known = self._known.get(str(file))
         if known is not None and known[0] == signature:
             return known[1]
-        answer = self._run("info", "-U", "--output=json", "-f", kind, str(file), path=path)
-        info: dict[str, object] = json.loads(answer)
+        info = qcow2_info(file) if kind == "qcow2" else None
+        if info is None:
+            answer = self._run("info", "-U", "--output=json", "-f", kind, str(file), path=path)
+            info = json.loads(answer)
         self._known[str(file)] = (signature, info)
         return info
 
