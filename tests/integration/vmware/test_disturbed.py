@@ -50,6 +50,8 @@ def server(driver: VmwareDriver) -> Iterator[RawServer]:
 def cleared(driver: VmwareDriver) -> Iterator[None]:
     yield
     clear(driver)
+    for each in driver.list_volumes():  # disks of adopted machines whose UUID the simulator has not
+        driver.delete_volume(each.volume_id)
 
 
 @pytest.mark.parametrize(
