@@ -15,16 +15,16 @@ from hvdrivers.contract.lifecycle import Adopt
 from hvdrivers.models.base import Name
 from hvdrivers.models.instance import Firmware, Flavor, InstanceInfo
 from hvdrivers.vmware.base import Topic
-from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, id_of
 from hvdrivers.vmware.listing import FULL, info_of
-from hvdrivers.vmware.machines import STATE, Machine, state_of, uuid_in
+from hvdrivers.vmware.machines import STATE, VERSION, Machine, state_of, uuid_in
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.names import unescaped
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, MARK, RECORD, Mark, Record, mark_in, option
 
-_PATHS = (*STATE, *FULL, "name", "config.template")
+_PATHS = (*STATE, *FULL, "name", "config.template", VERSION)
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -32,6 +32,7 @@ class VmwareAdopt(Topic, Adopt):
     """Adopt."""
 
     @timed
+    @rereading
     def adopt(
         self,
         uuid: UUID,
@@ -49,6 +50,12 @@ class VmwareAdopt(Topic, Adopt):
         if len(rows) > 1:
             raise errors.InvalidRequest(f"{len(rows)} machines have this UUID")
         row = rows[0]
+        if not self.places.holds(row.get("runtime.host")):
+            raise errors.InstanceNotFound(
+                "the machine is on another cluster or host of the vCenter",
+                instance=uuid,
+                hint="connect with compute= of that one",
+            )
         mark = mark_in(row, uuid)
         state = state_of(row.get("runtime.powerState"), mark)
         check_state("adopt", state, uuid)
@@ -62,7 +69,9 @@ class VmwareAdopt(Topic, Adopt):
             option(RECORD, _record(row, metadata or {})),
             option(DEVICES, _devices(row)),
         ]
-        self.changes.reconfigure(row.obj, vim.vm.ConfigSpec(extraConfig=values))
+        # of two clients at the same moment the second one finds it adopted
+        config = vim.vm.ConfigSpec(changeVersion=row.get(VERSION), extraConfig=values)
+        self.changes.reconfigure(row.obj, config)
         self.machines.known.put(uuid, row.obj)
         return info_of(self.machines.get(uuid, *FULL))
 

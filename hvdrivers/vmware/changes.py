@@ -58,10 +58,19 @@ class Changes:
         self._tasks.run(lambda: obj.PromoteDisks_Task(True, [disk]), entity=obj)
         return True
 
-    def mark(self, found: Machine, **values: bool) -> None:
-        """Change the mark of a machine that was read with its version. 2 calls."""
+    def mark(self, found: Machine, *, alone: bool = False, **values: bool) -> None:
+        """Change the mark of a machine that was read with its version. 2 calls.
+
+        Raises:
+            DeviceBusy: ``alone``, and another client has begun or ended a rescue meanwhile.
+        """
+        rescued = found.mark.rescued
 
         def change(found: Machine) -> None:
+            if alone and found.mark.rescued != rescued:
+                raise errors.DeviceBusy(
+                    "another client has begun or ended a rescue meanwhile", retryable=True
+                )
             mark = found.mark.model_copy(update=values)
             config = vim.vm.ConfigSpec(
                 changeVersion=found.row.get(VERSION), extraConfig=[option(MARK, mark)]

@@ -108,6 +108,8 @@ class Removal:
         if lost or found.row.get("snapshot") is not None:
             folder = self._folders.instance(found.uuid)
             self._usage.require_nobodys(found.uuid, folder, _home(found))
+        if elsewhere := self._others_may_have(found):
+            self._usage.require_unattached(found.uuid, *elsewhere)
         self._switch_off(found)
         with changed():
             merged = kept or lost or self._spread(found) or self._strangers(found)
@@ -130,6 +132,13 @@ class Removal:
             self._destroy_machine(found)
             disks = by_address(found.row.get("config.hardware.device") or ())
             self._luns.release(disks.values(), self._devices_or_none(found).volumes.values())
+
+    def _others_may_have(self, found: Machine) -> list[str]:
+        """Own disks in folders that spawn() did not make: an adopted machine may share them."""
+        disks = by_address(found.row.get("config.hardware.device") or ())
+        own = [disks[a] for a in self._devices_or_none(found).sure if a in disks]
+        files = [file_of(each) or "" for each in own]
+        return [each for each in files if each and str(found.uuid) not in each]
 
     def _spread(self, found: Machine) -> bool:
         """Whether files of its own lie outside of the instance's folder: its configuration, or

@@ -6,6 +6,7 @@ a repeated call, by whatever process, comes to the same end as one that was not 
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 from uuid import UUID
 
@@ -43,11 +44,12 @@ class Rescues:
         self._files = files
         self._folders = folders
 
-    def stopped(self, found: Machine, undo: Undo | None) -> Machine:
-        """The machine, off: a running one is stopped, and ``undo`` starts it again."""
+    def stopped(self, found: Machine, undo: Undo | None, *, alone: bool = False) -> Machine:
+        """The machine, off: a running one is stopped, and ``undo`` starts it again. See
+        ``Changes.mark()`` for ``alone``."""
         if found.state is InstanceState.STOPPED:
             return found
-        self._changes.mark(found, restart=True)
+        self._changes.mark(found, alone=alone, restart=True)
         if undo is not None:
             undo.callback(self._start_again, found.uuid)
         self._power.ensure_off(found.obj)
@@ -69,9 +71,13 @@ class Rescues:
         self.mark_started(found.uuid)
         return self._machines.get(found.uuid, *paths)
 
-    def leave_of(self, uuid: UUID) -> None:
-        """Undo a rescue that has failed: the machine stays off."""
+    def leave_of(self, uuid: UUID, path: str) -> None:
+        """Undo a rescue that has failed: the machine stays off. One that has another rescue disk
+        than ``path`` is another client's."""
         found = self._machines.get(uuid, *CONFIGURATION)
+        disks = by_address(found.row.get("config.hardware.device") or ()).values()
+        if path not in map(file_of, disks):
+            return
         if found.state is InstanceState.RESCUED:
             self._power.ensure_off(found.obj)
         self.leave(found)
@@ -84,11 +90,13 @@ class Rescues:
         self._changes.while_it_changes(found, self._take_away, *CONFIGURATION)
 
     def seed_of(self, uuid: UUID) -> str:
-        """The path of the disc with which a machine is rescued."""
-        return f"{self._folders.instance(uuid)}/{RESCUE_SEED}.iso"
+        """A path for the disc with which a machine is rescued: of two clients each has its own."""
+        return f"{self._folders.instance(uuid)}/{RESCUE_SEED}-{secrets.token_hex(6)}.iso"
 
     def _start_again(self, uuid: UUID) -> None:
         found = self._machines.get(uuid)
+        if found.state is InstanceState.RESCUED:
+            return  # another client has rescued it
         if found.state is InstanceState.STOPPED:
             self._power.on(found.obj)
         self.mark_started(uuid)
@@ -106,11 +114,12 @@ class Rescues:
             for a in rescue
             if a in disks
         ]
-        seed = self.seed_of(found.uuid)
-        drives = {a: each for a, each in disks.items() if file_of(each) == seed}
+        folder = self._folders.instance(found.uuid)
+        drives = {a: each for a, each in disks.items() if is_rescue_seed(each, folder)}
+        discs = [str(file_of(each)) for each in drives.values()]
         for address, drive in drives.items():
             if address in own:
-                changes.append(with_disc(drive, f"{self._folders.instance(found.uuid)}/{SEED}.iso"))
+                changes.append(with_disc(drive, f"{folder}/{SEED}.iso"))
             else:
                 changes.append(removing(drive))
         boot = [a for a, role in own.items() if role == ROOT]
@@ -125,8 +134,13 @@ class Rescues:
         if keys:
             config.bootOptions = boots(keys[0])
         self._changes.reconfigure(found.obj, config)
-        if drives:
-            self._files.delete(seed)
+        for disc in discs:
+            self._files.delete(disc)
+
+
+def is_rescue_seed(drive: Any, folder: str) -> bool:
+    """Whether a drive has the disc of a rescue, which lies in the instance's folder."""
+    return (file_of(drive) or "").startswith(f"{folder}/{RESCUE_SEED}")
 
 
 def with_disc(drive: Any, path: str) -> Any:

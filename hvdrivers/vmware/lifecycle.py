@@ -281,11 +281,11 @@ class VmwareLifecycle(Topic, Lifecycle):
         """Budget: 5 calls, 2 more for each of: a running machine, attached volumes; 5 more to keep
         disks, 3 for each, 3 more if they have snapshots, and 2 if they are children of an image; 3
         more for a machine that is not there; 1 if it has snapshots; 4 if somebody has detached one
-        of its disks, and 2 for each.
+        of its disks, and 2 for each; 1 for an adopted machine.
 
         Raises:
-            DeviceBusy: another machine has one of its disks, which somebody has detached here, or
-                is a linked clone of it.
+            DeviceBusy: another machine has one of its disks, which somebody has detached here or
+                which it shares as an adopted machine, or is a linked clone of it.
         """
         del timeout
         self.removal.destroy(uuid, keep)

@@ -139,7 +139,7 @@ def kind_of(volume: LunVolume) -> Any:
 
 def _ways(volume: LunVolume) -> set[_Way]:
     if isinstance(volume, IscsiVolume):
-        return {_Way(each.iqn, each.lun) for each in volume.targets}
+        return {_Way(name_of(each.iqn), each.lun) for each in volume.targets}
     return {_Way(each.wwn, each.lun) for each in volume.targets}
 
 
@@ -154,13 +154,18 @@ def behind(row: Row, kind: Any) -> Iterator[tuple[Any, str, int]]:
         for target in face.target or ():
             for each in target.lun or ():
                 if each.scsiLun in luns:
-                    yield luns[each.scsiLun], _name_of(target.transport), int(each.lun)
+                    yield luns[each.scsiLun], _target_of(target.transport), int(each.lun)
 
 
-def _name_of(transport: Any) -> str:
+def name_of(target: str) -> str:
+    """The name of an iSCSI target as it is compared: it has no capitals (RFC 7143 4.2.7.2)."""
+    return target.lower()
+
+
+def _target_of(transport: Any) -> str:
     if isinstance(transport, vim.host.FibreChannelTargetTransport):
         return wwn_of(transport.portWorldWideName)
-    return str(getattr(transport, "iScsiName", ""))
+    return name_of(str(getattr(transport, "iScsiName", "")))
 
 
 def wwn_of(number: int) -> str:

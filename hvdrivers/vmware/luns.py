@@ -13,7 +13,7 @@ other; the driver looks who has it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit import undoing
 from hvdrivers.models.volume import IscsiVolume, VolumeAttachment
+from hvdrivers.models.volume.iscsi import ISCSI_PORT
 from hvdrivers.vmware.deadline import unbounded
 from hvdrivers.vmware.devices import by_address, lun_of
 from hvdrivers.vmware.lun_paths import (
@@ -40,6 +41,7 @@ from hvdrivers.vmware.lun_paths import (
     is_known,
     kind_of,
     meant,
+    name_of,
     refuse_wishes,
     told_of,
 )
@@ -112,14 +114,32 @@ class Luns:
             return self._one(rows, volume)
         with undoing() as undo:
             looks = []
+            told: dict[Any, Sequence[Any]] = {}
+            if isinstance(volume, IscsiVolume):
+                undo.callback(self._take_back, told)
             for row in rows:
                 login = None
                 if isinstance(volume, IscsiVolume):
                     login = _Login.of(row, volume)
-                    undo.callback(_log_out, row, login.new)
+                    told[row.obj] = login.new
                 looks.append(partial(_look, row, kind_of(volume), login))
             _at_once(looks)
             return self._one(self._reader.many(hosts, *STORAGE), volume)
+
+    def _take_back(self, told: Mapping[Any, Sequence[Any]]) -> None:
+        """Let hosts forget targets that they were told of in vain: not those behind which a
+        machine has got a LUN meanwhile, which another client has attached. 2 reads, and 2 calls for
+        each host."""
+        hosts = [host for host, new in told.items() if new]
+        if not hosts:
+            return
+        held = {uuid for _, uuids in self._holders() for uuid in uuids}
+        ends = []
+        for row in self._reader.many(hosts, *STORAGE):
+            busy = {target for lun, target, _ in behind(row, Iscsi) if lun.uuid in held}
+            left = [each for each in told[row.obj] if name_of(each.iScsiName) not in busy]
+            ends.append(partial(_log_out, row, left))
+        _at_once(ends)
 
     @staticmethod
     def _one(rows: Sequence[Row], volume: LunVolume) -> Lun:
@@ -201,8 +221,11 @@ class Luns:
         Args:
             records: what was remembered of the disks: the array may export the LUN no more.
         """
+        records = [each for each in records if each.targets]
         targets = {each for record in records for each in record.targets}
-        self.let_go({uuid for uuid in map(lun_of, disks) if uuid is not None}, targets)
+        gone = {uuid for uuid in map(lun_of, disks) if uuid is not None}
+        # and those that somebody has detached before
+        self.let_go(gone | {each.held for each in records}, targets)
 
     def let_go(self, gone: set[str], targets: set[str]) -> None:
         """The same, for LUNs by their ids, and targets by their names."""
@@ -217,11 +240,12 @@ class Luns:
             hosts = [row.obj for row in self._places.surroundings().usable_hosts]
             ends = []
             for row in self._reader.many(hosts, *STORAGE):
-                there: dict[str, set[str]] = {each: set() for each in targets}
+                there: dict[str, set[str]] = {name_of(each): set() for each in targets}
                 for lun, target, _ in behind(row, Iscsi):
-                    there.setdefault(target, set()).add(lun.uuid)
+                    if target in there:  # a machine that was adopted brings none of ours
+                        there[target].add(lun.uuid)
                 idle = {target for target, luns in there.items() if luns <= gone}
-                told = [each for each in told_of(row) if each.iScsiName in idle]
+                told = [each for each in told_of(row) if name_of(each.iScsiName) in idle]
                 if told:
                     ends.append(partial(_log_out, row, told))
             _at_once(ends)
@@ -266,14 +290,14 @@ class _Login:
                 chapInherited=False,
             )
         configured = initiator_of(row).configuredStaticTarget or ()
-        there = {(each.address, each.port, each.iScsiName) for each in configured}
+        there = {_portal(each) for each in configured}
         wanted = [
             Iscsi.StaticTarget(
                 address=each.host, port=each.port, iScsiName=each.iqn, authenticationProperties=auth
             )
             for each in volume.targets
         ]
-        new = [each for each in wanted if (each.address, each.port, each.iScsiName) not in there]
+        new = [each for each in wanted if _portal(each) not in there]
         return cls(new, [each for each in wanted if each not in new], auth)
 
     def tell(self, row: Row) -> None:
@@ -298,6 +322,10 @@ def _log_out(row: Row, targets: Sequence[Any]) -> None:
         if error.vendor_code != "NotFound":  # it was never told of one
             raise
     row[SYSTEM].RescanHba(device)
+
+
+def _portal(target: Any) -> tuple[str, int, str]:
+    return target.address, target.port or ISCSI_PORT, name_of(target.iScsiName)
 
 
 def _bare(target: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from pyVmomi import vim
@@ -20,6 +21,7 @@ from hvdrivers.vmware.devices import by_address, file_of, lun_of
 from hvdrivers.vmware.encrypted_memory import refuse_encrypted
 from hvdrivers.vmware.host_devices import refuse_with_devices
 from hvdrivers.vmware.machines import VERSION, Machine
+from hvdrivers.vmware.moved import DISCS
 from hvdrivers.vmware.questions import PENDING
 from hvdrivers.vmware.reader import filter_spec
 from hvdrivers.vmware.record import DEVICES, devices_in, path_of
@@ -83,6 +85,9 @@ class VmwarePower(Topic, Power, Suspend):
                 raise errors.NetworkNotFound("a network of the instance has gone")
         disks = by_address(hardware)
         for address in (*devices.own, *devices.volumes):
+            if devices.own.get(address) in DISCS:
+                self._require_disc(disks.get(address))
+                continue
             path = file_of(disks[address]) if address in disks else None
             if path is None or not self.files.exists(path):
                 raise errors.VolumeNotFound(f"a disk of the instance ({address}) has gone")
@@ -94,6 +99,16 @@ class VmwarePower(Topic, Power, Suspend):
             macs=list(devices.vifs),
         )
         self.luns.require_free(found.uuid, _luns(found))
+
+    def _require_disc(self, drive: Any) -> None:
+        """A disc in a drive is there. A guest reads it at its first start; people may take it out
+        later. One request."""
+        path = file_of(drive) if drive is not None else None
+        if path is not None and not self.files.exists(path):
+            raise errors.VolumeNotFound(
+                f"the seed disc {path} has gone",
+                hint="put the file back, or take the disc out of the instance's CD drive",
+            )
 
     def _powered(self, found: Machine, change: Callable[[], object], wanted: str) -> None:
         """Change the power; a machine that is there already is a success."""

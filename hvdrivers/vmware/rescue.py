@@ -56,7 +56,8 @@ class VmwareRescue(Topic, Rescue, Rebuild):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Budget from a cached image: 3 reads, the copy, 2 reconfigurations, the start; of a
-        running machine 1 read, 1 reconfiguration and the stop more; with a seed 1 request."""
+        running machine 1 read, 1 reconfiguration and the stop more; with a seed 1 request. Of one
+        that was stopped while it was rescued 1 read and 1 reconfiguration more."""
         del timeout
         disc = disc_of(seed) if seed is not None else None
         found = self.machines.checked("rescue", uuid, *CONFIGURATION)
@@ -66,12 +67,17 @@ class VmwareRescue(Topic, Rescue, Rebuild):
         with undoing() as undo:
             undo.callback(self._discard, uuid, path)
             self.files.copy_disk(base.path, path, progress=progress)
+            seed_path = None
             if disc is not None:
-                undo.callback(self.files.delete, self.rescues.seed_of(uuid))
-                self.files.upload(self.rescues.seed_of(uuid), disc, len(disc))
-            found = self.rescues.stopped(found, undo)
-            undo.callback(self.rescues.leave_of, uuid)
-            enter = partial(self._enter_rescue, path=path, base=base, seed=disc is not None)
+                seed_path = self.rescues.seed_of(uuid)
+                undo.callback(self.files.delete, seed_path)
+                self.files.upload(seed_path, disc, len(disc))
+            found = self.rescues.stopped(found, undo, alone=True)
+            if _has_rescue_disk(found):  # of a rescue that was interrupted, or has been stopped
+                self.rescues.leave(found)
+                found = self.machines.get(uuid, *CONFIGURATION)
+            undo.callback(self.rescues.leave_of, uuid, path)
+            enter = partial(self._enter_rescue, path=path, base=base, seed=seed_path)
             self.changes.while_it_changes(found, enter, *CONFIGURATION)
             found = self.machines.get(uuid, *CONFIGURATION)
             disks = by_address(found.row["config.hardware.device"]).values()
@@ -81,20 +87,31 @@ class VmwareRescue(Topic, Rescue, Rebuild):
             self.changes.reconfigure(found.obj, vim.vm.ConfigSpec(bootOptions=boots(added)))
             self.power.on(found.obj)
 
-    def _enter_rescue(self, found: Machine, *, path: str, base: Base, seed: bool) -> None:
-        """Give a machine that is off the rescue disk, and write that down."""
+    def _enter_rescue(self, found: Machine, *, path: str, base: Base, seed: str | None) -> None:
+        """Give a machine that is off the rescue disk, and write that down.
+
+        Args:
+            seed: the path of the disc.
+
+        Raises:
+            DeviceBusy: another client rescues it.
+        """
+        if _has_rescue_disk(found) or found.state is InstanceState.RESCUED:
+            raise errors.DeviceBusy("another client rescues the instance", retryable=True)
         hardware = found.row.get("config.hardware.device") or ()
         plan = Plan(self.room.slots(hardware))
         own_disk(plan, RESCUE, path, base.virtual_size, create=False)
         devices = devices_in(found.row)
-        if seed:
-            disc = self.rescues.seed_of(found.uuid)
+        if seed is not None:
             own = by_address(hardware)
+            ours = f"{self.folders.instance(found.uuid)}/{SEED}.iso"
             drives = [own[a] for a, role in devices.own.items() if role == SEED and a in own]
+            # a drive that somebody has emptied, or given another disc, stays as it is
+            drives = [each for each in drives if file_of(each) == ours]
             if drives:
-                plan.changes.append(with_disc(drives[0], disc))
+                plan.changes.append(with_disc(drives[0], seed))
             else:
-                cdrom(plan, RESCUE_SEED, disc)
+                cdrom(plan, RESCUE_SEED, seed)
         changed = devices.model_copy(update={"own": {**devices.own, **plan.own}})
         record = record_in(found.row).model_copy(update={"rescue_image": base.key})
         mark = found.mark.model_copy(update={"rescued": True, "restart": False})
@@ -214,3 +231,9 @@ class VmwareRescue(Topic, Rescue, Rebuild):
         disks = by_address(row.get("config.hardware.device") or ()) if row is not None else {}
         if path not in {file_of(each) for each in disks.values()}:
             self.files.delete_disk(path)
+
+
+def _has_rescue_disk(found: Machine) -> bool:
+    """Whether a machine has a disk of a rescue, also of one that was interrupted."""
+    disks = by_address(found.row.get("config.hardware.device") or ())
+    return any(role == RESCUE and a in disks for a, role in devices_in(found.row).own.items())

@@ -37,6 +37,7 @@ _READS = frozenset(
         "WaitForUpdatesEx",
         "FindAllByUuid",
         "CurrentTime",
+        "QueryConfigTarget",
         "SearchDatastore_Task",
         "SearchDatastoreSubFolders_Task",
         "CheckRelocate_Task",
@@ -59,6 +60,7 @@ _ONCE = frozenset({"WaitForUpdatesEx"})
 """Reads that may not be sent again: an answer that was lost had news in it that do not come twice.
 They raise OutcomeUnknown, and the waiting code looks for itself."""
 _COOKIE = "vmware_soap_session"
+_MARKUP = frozenset("<>&")
 _T = TypeVar("_T")
 _counted: ContextVar[bool] = ContextVar("hvdrivers-vmware-counted", default=True)
 
@@ -137,7 +139,15 @@ class Session:
         return self._content
 
     def object(self, kind: str, moid: str) -> Any:
-        """A managed object by its type and id; no call."""
+        """A managed object by its type and id; no call.
+
+        Raises:
+            InvalidRequest: the id is none. pyVmomi writes ids into its requests as they are.
+        """
+        if _MARKUP & set(moid):
+            raise errors.InvalidRequest(
+                f"{moid!r} is no reference of an object", hint="references look like vm-123"
+            )
         return VmomiSupport.GetWsdlType("urn:vim25", kind)(moid, self.stub)
 
     def ask_time(self) -> None:

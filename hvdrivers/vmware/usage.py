@@ -83,20 +83,22 @@ class Usage:
                         hint="unplug it there, or stop that machine",
                     )
 
-    def require_unattached(self, uuid: UUID | None, path: str) -> None:
-        """Refuse a disk that any machine has, ours or not, powered on or off, also a template, one
+    def require_unattached(self, uuid: UUID | None, *paths: str) -> None:
+        """Refuse disks that any machine has, ours or not, powered on or off, also a template, one
         of another cluster, and one whose disk is a child of it (a snapshot, a linked clone).
         One call."""
         for row in self._machines.rows(*_DISKS, on_disks=True):
             devices: Any = row.get("config.hardware.device") or ()
-            if uuid_in(row) != uuid and any(
-                path in chain_of(each) for each in by_address(devices).values()
-            ):
-                raise errors.DeviceBusy(
-                    f"a machine ({row.get('config.instanceUuid')}) has the disk {path}",
-                    hint="detach it there",
-                    retryable=False,
-                )
+            if uuid_in(row) == uuid:
+                continue
+            for each in by_address(devices).values():
+                used = chain_of(each).intersection(paths)
+                if used:
+                    raise errors.DeviceBusy(
+                        f"a machine ({row.get('config.instanceUuid')}) has the disk {min(used)}",
+                        hint="detach it there",
+                        retryable=False,
+                    )
 
     def require_nobodys(self, uuid: UUID | None, *folders: str) -> None:
         """Refuse if another machine has a disk in one of these folders, or a child of one. One

@@ -172,7 +172,14 @@ def _file_in(backing: Any) -> str:
 def exclusive(
     attachments: Sequence[VolumeAttachment], sources: Sequence[Source]
 ) -> tuple[list[str], list[str]]:
-    """Ids of volumes that one powered-on machine may have, and of those that several may."""
+    """Ids of volumes that one powered-on machine may have, and of those that several may.
+
+    Raises:
+        InvalidRequest: two of them are one file, or one LUN.
+    """
+    named = [each.lun.uuid if each.lun is not None else each.path for each in sources]
+    if len(set(named)) != len(named):
+        raise errors.InvalidRequest("two volumes of the instance are one disk")
     alone: list[str] = []
     shared: list[str] = []
     for each, source in zip(attachments, sources, strict=True):

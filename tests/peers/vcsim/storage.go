@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/vmware/govmomi/simulator"
@@ -172,7 +173,7 @@ func looks(host *simulator.HostSystem) {
 
 func loggedIn(hba *types.HostInternetScsiHba, wanted unit) bool {
 	for _, each := range hba.ConfiguredStaticTarget {
-		if each.IScsiName != wanted.Target {
+		if !strings.EqualFold(each.IScsiName, wanted.Target) { // such names have no case
 			continue
 		}
 		if wanted.User == "" {
