@@ -67,9 +67,13 @@ def meant(rows: Sequence[Row], volume: LunVolume) -> Lun:
             f" {', '.join(sorted(each.canonicalName for each in found.values()))}"
         )
     (lun,) = found.values()
-    size = int(lun.capacity.block) * int(lun.capacity.blockSize)
     names = {way.target for way in _ways(volume)} if isinstance(volume, IscsiVolume) else set()
-    return Lun(lun.uuid, lun.deviceName, size, tuple(sorted(names)))
+    return Lun(lun.uuid, lun.deviceName, size_of(lun), tuple(sorted(names)))
+
+
+def size_of(lun: Any) -> int:
+    """How many bytes a host sees of a LUN."""
+    return int(lun.capacity.block) * int(lun.capacity.blockSize)
 
 
 def refuse_wishes(attachment: VolumeAttachment) -> None:

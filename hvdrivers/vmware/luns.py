@@ -43,6 +43,7 @@ from hvdrivers.vmware.lun_paths import (
     meant,
     name_of,
     refuse_wishes,
+    size_of,
     told_of,
 )
 from hvdrivers.vmware.machines import Machines, uuid_in
@@ -204,7 +205,7 @@ class Luns:
             for lun in row.get(LUNS) or ():
                 if lun.uuid != uuid:
                     continue
-                seen = int(lun.capacity.block) * int(lun.capacity.blockSize)
+                seen = size_of(lun)
                 if seen < size:
                     raise errors.InvalidRequest(
                         f"the host {row.get('name')} sees {seen} bytes of the LUN, not {size}",

@@ -61,6 +61,12 @@ def _waits(site: Site, file: str, closing: Future[None]) -> None:
     assert not closing.done()
 
 
+def _looks(site: Site) -> int:
+    """How often somebody has asked for the machines, and has been answered."""
+    with site.host.world.lock:
+        return site.host.state.faults.counts.get("Get-VM", 0)
+
+
 @contextmanager
 def _starts(
     site: Site, doing: Callable[[], object]
@@ -137,7 +143,9 @@ def test_what_begins_while_the_host_closes_starts_nothing(
                 machine_of(site, on).set_state("Off")
         first = pool.submit(other.power_on, stopped)
         with release():
+            looks = _looks(site)
             closing = pool.submit(other.enter_maintenance)
+            wait_until(lambda: _looks(site) > looks, timeout=60, what="the first look")
             _waits(site, "maintenance", closing)
             if on is not None:
                 with site.host.world.lock:
