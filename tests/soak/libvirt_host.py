@@ -38,8 +38,11 @@ _ROOM = 128 << 20
 _POOLS = "/var/lib/libvirt/hvdrivers"
 _ROOM_FOR_DISKS = 384 << 20
 """Bytes for the volumes and disks that a host of the soak has, several times."""
-_OF_NOBODY = re.compile(r"hv-image-|proxy|^tap |^file lib/qemu/(channel/target/)?domain-\d+-")
-"""What is no residue: the cached image; the proxy's socket; taps, which are others' here,
+_OF_NOBODY = re.compile(
+    r"hv-image-|hv-deleting-|proxy|^tap |^file lib/qemu/(channel/target/)?domain-\d+-"
+)
+"""What is no residue: the cached image; the mark of a deletion that was cut, which the first
+deletion ten minutes later removes; the proxy's socket; taps, which are others' here,
 as no machine of the soak has a NIC; and the folder of a running machine, which libvirtd makes for
 each start and forgets where it is killed before it has noted the start. No remote call removes
 that."""

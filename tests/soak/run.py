@@ -298,7 +298,7 @@ class Soak:
             for uuid in uuids:
                 late.destroy(uuid)
             for each in late.list_volumes():
-                if each.name.startswith(SCRATCH):
+                if SCRATCH in each.name:  # a driver may put something before it
                     late.delete_volume(each.volume_id)
             left = late.list_instances()
             if left:
