@@ -14,9 +14,9 @@ from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
-from hvdrivers.libvirt.domains import LookAgain, Moved
+from hvdrivers.libvirt.domains import LookAgain, Moved, xml_of
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
-from hvdrivers.libvirt.metadata import STATE_NAMESPACE, keep
+from hvdrivers.libvirt.metadata import STATE_NAMESPACE, is_to_run, keep
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import explained_save, unsaved_device
 from hvdrivers.libvirt.start import (
@@ -84,9 +84,10 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
         self.domains.change(operation, uuid, deadline, act)
 
     def power_off(self, uuid: UUID, *, graceful: float = 0, timeout: float | None = None) -> None:
-        """Budget: 5 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is
+        """Budget: 6 calls, and 1 for each press of the power button (every 5 seconds); 4 if it is
         off; 7 if it was suspended, 8 if it has crashed. Up to 3 more for a device that the guest
-        did not let go of when it was asked."""
+        did not let go of when it was asked; 1 more where a rebuild() or unrescue() was cut after
+        its start."""
         del timeout
         deadline = current_deadline()
         grace = Deadline(graceful)
@@ -112,12 +113,15 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
             if not domain.isPersistent():
                 complete(domain)  # or it would vanish, and leave its disks
             self.plugging.settle_before_the_end(uuid, domain)
+            to_run = is_to_run(xml_of(domain, inactive=True))
             left = min(grace.left, deadline.left)
             if not (left and state is InstanceState.RUNNING) or not self._shut_down(
                 uuid, domain, left
             ):
                 domain.destroyFlags(0)
             with changed():
+                if to_run:  # an operation was cut after it had started the machine: that is over
+                    keep(domain, STATE_NAMESPACE, None, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
                 if has_old_memory(domain):
                     raise Moved
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -20,7 +21,7 @@ from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import UserVif
 from hvdrivers.models.volume import DeviceType, DiskBus, VolumeAttachment
-from tests.integration.libvirt.faults import script
+from tests.integration.libvirt.faults import after, script
 from tests.integration.libvirt.machines import Host, Machine
 from tests.peers.waiting import wait_until
 
@@ -120,6 +121,29 @@ def test_all_that_is_the_instances_keeps_its_place(
         driver.rescue(uuid, repair)
         driver.destroy(uuid)
         assert left(machine) == []
+
+
+@pytest.mark.parametrize("how", ["rebuild", "unrescue"])
+def test_what_was_cut_after_its_start_is_over_with_power_off(
+    own: Host, repair: FileImage, how: str
+) -> None:
+    """Its note says that the machine is to run. Nobody who switches it off later wants that."""
+    driver = own.driver
+    with own.unchanged(), own.empty_machine(start=True) as machine:
+        if how == "unrescue":
+            driver.rescue(machine.uuid, repair)
+        arguments = (repair,) if how == "rebuild" else ()
+        with (
+            script(own.raw, "Domain.createWithFlags", after(own.raw, own.peer)),
+            suppress(errors.HypervisorError),
+        ):
+            getattr(driver, how)(machine.uuid, *arguments)
+        assert machine.state is S.RUNNING
+        driver.power_off(machine.uuid)
+        driver.unrescue(machine.uuid)
+        assert machine.state is S.STOPPED
+        driver.rebuild(machine.uuid, repair)
+        assert machine.state is S.STOPPED
 
 
 def test_a_rescued_machine_that_dies(own: Host, repair: FileImage) -> None:
