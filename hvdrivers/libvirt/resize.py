@@ -18,6 +18,7 @@ from hvdrivers.libvirt.cold_size import Size, has_nodes, reshape, set_size, size
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, require_off, xml_of
+from hvdrivers.libvirt.encrypted_memory import is_encrypted, refuse_growth
 from hvdrivers.libvirt.huge_pages import pages_in
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.naming import ROOT
@@ -58,6 +59,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             record = record_in(xml)
             refuse_other_disks(record.flavor, flavor)
             refuse_placed(record, flavor)
+            if is_encrypted(xml):
+                refuse_growth(flavor)
             self._require_memory(flavor.memory_mib)
             if (size := huge_page_of(flavor)) is not None:
                 pages_in(flavor.memory_mib, size)

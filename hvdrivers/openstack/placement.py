@@ -241,6 +241,7 @@ def _compute_inventories(
         "MEMORY_MB": _stock(
             resources.memory.total_mib, ratio=ratios.memory, reserved=reserved, largest=most_memory
         ),
+        "MEM_ENCRYPTION_CONTEXT": _stock(resources.encrypted_guests or 0, largest=1),
         # no disk is larger than the largest pool
         "DISK_GB": _stock(sum(pools), ratio=ratios.disk, largest=max(pools, default=0)),
     }
