@@ -12,7 +12,6 @@ import json
 import runpy
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from hvdrivers.conformance.engine.report import GOOD, CheckResult
@@ -66,26 +65,11 @@ def libvirt() -> None:
 
 
 def vmware(mode: str, name: str) -> None:
-    """The report of the vSphere driver on govmomi's simulator.
-
-    Of each change a few calls are cut, by the seed, as in the tests: a spawn makes a dozen calls,
-    and each pair of them would be cut."""
+    """The report of the vSphere driver on the simulator that ``tests/integration`` has."""
     sys.path.insert(0, str(FOLDER.parent.parent))
-    from hvdrivers.vmware.conformance.target import VmwareTarget
-    from tests.peers.vcsim import GUEST_PASSWORD, GUEST_USER, VcsimPeer
+    from tests.integration.vmware.conformance_run import simulated
 
-    vcenter = mode == "vpx"
-    others = {"other": "DC0_H0", "unfit": "DC0_H1"} if vcenter else {}
-    with VcsimPeer(mode, **({"standalone": 2} if vcenter else {})) as peer:
-        wake = partial(peer.ask, "/up", "POST")  # host_power() has switched it off
-        target = VmwareTarget(
-            **peer.options,
-            **others,
-            guest_user=GUEST_USER,
-            guest_password=GUEST_PASSWORD,
-            wake=wake,
-            thorough=False,
-        )
+    with simulated(mode) as (_, target):
         report_on(target, name)
 
 

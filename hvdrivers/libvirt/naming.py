@@ -33,6 +33,8 @@ from hvdrivers.messages import shown_label
 
 ROOT, SEED, EPHEMERAL, SWAP, NVRAM = "root", "seed", "ephemeral", "swap", "nvram"
 RESCUE = "rescue"
+OWN_ALIAS = "ua-own-"
+"""Beginning of the alias of a disk that belongs to the instance."""
 IMAGE_PREFIX = "hv-image-"
 AWAY_PREFIX, DELETING_PREFIX = "hv-away-", "hv-deleting-"
 VOLUME_PREFIX = "hv-volume-"

@@ -11,12 +11,8 @@ _AWAY = "its disks, firmware variables and mark are not where the destination lo
 _REASONS = {
     **dict.fromkeys(
         (
-            "create_snapshot",
-            "revert_snapshot",
-            "delete_snapshot",
             "rebuild",
             "rescue",
-            "begin_backup",
             "migrate_storage",
         ),
         _NAMES,

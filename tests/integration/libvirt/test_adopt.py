@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -32,9 +32,9 @@ from tests.integration.libvirt.children import killed_in
 from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.faults import script
 from tests.integration.libvirt.machines import Host, local
+from tests.integration.libvirt.theirs import Theirs, is_foreign, theirs
 from tests.peers.guest import define_guest
 from tests.peers.libvirtd import LibvirtPeer
-from tests.peers.observer import VirshError
 
 _CDROM = (
     "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{iso}'/>"
@@ -49,110 +49,6 @@ _NIC = (
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn that a dead client has left is taken over soon."""
     monkeypatch.setattr(turns, "_APART", 0.01)
-
-
-class Theirs:
-    """A machine of others."""
-
-    def __init__(self, own: Host, **shape: Any) -> None:
-        self.own, self.peer = own, own.peer
-        self.uuid = uuid4()
-        self.name = shape.pop("name", f"theirs-{self.uuid.hex[:8]}")
-        self.files: list[Path] = []
-        self.define(**shape)
-
-    def volume(self, size: str = "8M", *, format_: str = "qcow2", pool: str = "default") -> str:
-        """A volume with a name of others; its path."""
-        name = f"their disk {uuid4().hex[:8]}.{format_}"
-        self.peer.virsh("vol-create-as", pool, name, size, "--format", format_)
-        path = self.peer.virsh("vol-path", "--pool", pool, name).strip()
-        self.files.append(self.peer.path(path))
-        return path
-
-    def define(
-        self,
-        *,
-        disks: list[str] | None = None,
-        devices: str = "",
-        system: str = "<os><type arch='x86_64' machine='q35'>hvm</type></os>",
-        more: str = "<features><acpi/></features>",
-        metadata: str = "",
-    ) -> None:
-        made = [self.disk(self.volume())] if disks is None else disks
-        self.peer_define(
-            f"<domain type='qemu'><name>{self.name}</name><uuid>{self.uuid}</uuid>{metadata}"
-            f"<memory unit='MiB'>64</memory><vcpu current='1'>2</vcpu>{system}{more}"
-            f"<devices>{''.join(made)}{devices}</devices></domain>"
-        )
-
-    def peer_define(self, document: str) -> None:
-        path = self.peer.root / f"{self.uuid}.xml"
-        path.write_text(document)
-        self.peer.virsh("define", str(path))
-        path.unlink()
-
-    @staticmethod
-    def disk(path: str, target: str = "vda", format_: str = "qcow2", more: str = "") -> str:
-        return (
-            f"<disk type='file' device='disk'><driver name='qemu' type='{format_}'/>"
-            f"<source file='{path}'/><target dev='{target}' bus='virtio'/>{more}</disk>"
-        )
-
-    def xml(self, *options: str) -> ET.Element:
-        return ET.fromstring(self.peer.virsh("dumpxml", str(self.uuid), *options))
-
-    def bare(self, *options: str) -> str:
-        """The definition without metadata: what must stay."""
-        found = self.xml(*options)
-        for metadata in found.findall("metadata"):
-            found.remove(metadata)
-        return "".join(ET.tostring(found, encoding="unicode").split())
-
-    def start(self) -> None:
-        self.peer.virsh("start", str(self.uuid))
-
-    def close(self) -> None:
-        self.remove()
-
-    def remove(self) -> None:
-        uuid = str(self.uuid)
-        with suppress(VirshError):
-            self.peer.virsh("destroy", uuid)
-        with suppress(VirshError):
-            self.peer.virsh("undefine", uuid, "--nvram", "--managed-save", "--snapshots-metadata")
-        for each in self.files:
-            each.unlink(missing_ok=True)
-        with suppress(OSError):
-            (self.peer.path(self.peer.images) / "beside").rmdir()
-        self.peer.virsh("pool-refresh", "default")
-
-
-@contextmanager
-def theirs(own: Host, **shape: Any) -> Iterator[Theirs]:
-    """A machine of others for the length of the block; the host is then what it was before."""
-    with own.unchanged():
-        made = Theirs(own, **shape)
-        try:
-            yield made
-        finally:
-            with suppress(errors.InstanceNotFound):
-                own.driver.destroy(made.uuid)
-            made.remove()
-
-
-def is_foreign(driver: ComputeDriver, uuid: UUID) -> bool:
-    """All reads agree."""
-    foreign = {each.uuid for each in driver.list_foreign()}
-    ours = {each.uuid for each in driver.list_instances()}
-    metered = {each.uuid for each in driver.get_metrics()}
-    assert (uuid in ours) is (uuid in metered) is (uuid not in foreign)
-    if uuid in foreign:
-        with pytest.raises(errors.InstanceNotFound):
-            driver.get_instance(uuid)
-    else:
-        info = driver.get_instance(uuid)
-        assert info.summary() == {each.uuid: each for each in driver.list_instances()}[uuid]
-    return uuid in foreign
 
 
 # ---- a guest that runs ---------------------------------------------------------------------------
@@ -260,7 +156,6 @@ def test_what_it_cannot_is_refused_with_a_reason(own: Host) -> None:
         image = own.empty().image
         assert image is not None
         calls: dict[str, Callable[[], object]] = {
-            "create_snapshot": lambda: own.driver.create_snapshot(machine.uuid, "s"),
             "rebuild": lambda: own.driver.rebuild(machine.uuid, image),
             "rescue": lambda: own.driver.rescue(machine.uuid, image),
             "migrate_storage": lambda: own.driver.migrate_storage(machine.uuid, "default"),
@@ -557,6 +452,45 @@ def test_a_machine_that_others_make_anew_is_theirs_but_for_the_mark(own: Host) -
         own.driver.destroy(machine.uuid)
         machine.define()
         assert is_foreign(own.driver, machine.uuid)
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["off", "on"])
+@pytest.mark.parametrize("shape", ["bare", "same file", "with the record", "snapshot"])
+def test_a_machine_remade_under_an_old_mark_keeps_its_disks(
+    own: Host, shape: str, running: bool
+) -> None:
+    """Others undefine it, and define another one with its UUID: destroy() ends that one and removes
+    the mark, and deletes nothing that the record does not name for the machine that it was."""
+    with theirs(own) as machine:
+        driver, uuid, old = own.driver, machine.uuid, machine.files[0]
+        driver.adopt(uuid)
+        if shape == "snapshot":
+            driver.create_snapshot(uuid, "of the old one")
+        document = machine.peer.virsh("dumpxml", "--inactive", str(uuid))
+        machine.peer.virsh("undefine", str(uuid), "--snapshots-metadata")
+        if shape == "same file":
+            old.unlink()
+            name = old.name
+            machine.peer.virsh("pool-refresh", "default")
+            machine.peer.virsh("vol-create-as", "default", name, "8M", "--format", "qcow2")
+            machine.define(disks=[machine.disk(f"{machine.peer.images}/{name}")])
+            kept = [old]
+        else:
+            new = machine.volume()
+            if shape == "with the record":
+                mine = f"<source file='{machine.peer.images}/{old.name}'"
+                assert mine in document
+                machine.peer_define(document.replace(mine, f"<source file='{new}'"))
+            else:
+                machine.define(disks=[machine.disk(new)])
+            kept = [old, machine.files[-1]]
+        if running:
+            machine.start()
+        before = [each.read_bytes() for each in kept]
+        driver.destroy(uuid)
+        assert [each.read_bytes() for each in kept] == before
+        assert not own.raw.identity.marks().get(uuid)
+        assert str(uuid) not in machine.peer.virsh("list", "--all", "--uuid")
 
 
 # ---- by hand, after it ---------------------------------------------------------------------------

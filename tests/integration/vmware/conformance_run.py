@@ -50,9 +50,9 @@ class Run:
 
 
 @contextmanager
-def running(mode: str, folder: Path) -> Iterator[Run]:
-    """A simulator and a run against it. Of each change a few calls are cut: all of them take
-    minutes, and are tried by ``hvdrivers conformance run vmware``."""
+def simulated(mode: str) -> Iterator[tuple[VcsimPeer, VmwareTarget]]:
+    """A simulator and the target on it. Of each change a few calls are cut: a spawn makes a dozen
+    calls, and each pair of them would be cut; ``hvdrivers conformance run vmware`` tries all."""
     vcenter = mode == "vpx"
     flags = {"standalone": 2} if vcenter else {}
     other, unfit = ("DC0_H0", "DC0_H1") if vcenter else (None, None)
@@ -63,13 +63,20 @@ def running(mode: str, folder: Path) -> Iterator[Run]:
             unfit=unfit,
             guest_user=GUEST_USER,
             guest_password=GUEST_PASSWORD,
-            wake=lambda: peer.ask("/up", "POST"),
+            wake=lambda: peer.ask("/up", "POST"),  # host_power() has switched it off
             array=VcsimArray(peer),
             thorough=False,
         )
-        target.time_scale = 2.0  # other tests run beside it
         try:
-            with Session(target, journal=folder / "journal", seed=SEED) as session:
-                yield Run(session, peer)
+            yield peer, target
         finally:
             target.close()
+
+
+@contextmanager
+def running(mode: str, folder: Path) -> Iterator[Run]:
+    """A simulator and a run against it."""
+    with simulated(mode) as (peer, target):
+        target.time_scale = 2.0  # other tests run beside it
+        with Session(target, journal=folder / "journal", seed=SEED) as session:
+            yield Run(session, peer)
