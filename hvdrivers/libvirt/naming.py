@@ -148,3 +148,8 @@ def from_alias(kind: str, text: str) -> str | None:
         _FURTHER.sub("", text[len(prefix) :]).encode(),
     )
     return raw.decode(errors="replace")
+
+
+def is_raw_volume(name: str) -> bool:
+    """Whether a volume that create_volume() has made is raw."""
+    return name.startswith(VOLUME_PREFIX) and name.endswith(".raw")
