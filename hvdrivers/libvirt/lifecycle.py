@@ -34,6 +34,7 @@ from hvdrivers.libvirt.dedicated import Dedicated
 from hvdrivers.libvirt.definition import complete, define
 from hvdrivers.libvirt.domain import domain_xml
 from hvdrivers.libvirt.domains import affecting, require_off
+from hvdrivers.libvirt.encrypted_memory import refuse_unencrypted
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
 from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.image_store import ImageStore
@@ -103,6 +104,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         refuse_too_many(spec, discs=disc is not None)
         choice = self.facts.choice(spec.hardware.machine_type)
         self.networks.refuse_emulated(spec.vifs, choice.virt_type)
+        refuse_unencrypted(spec, virt_type=choice.virt_type, machine=choice.machine)
         placement = self._placement(spec)
         spec = spec.model_copy(update={"vifs": self.networks.found(spec.vifs)})
         self.huge_pages.require(spec.flavor, spec.numa, starts=spec.start)
@@ -174,7 +176,10 @@ class LibvirtLifecycle(Topic, Lifecycle):
             return
         raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
 
-    @provides(Capability.BOOT_FROM_VOLUME, Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM)
+    @provides(
+        *(Capability.BOOT_FROM_VOLUME, Capability.UEFI, Capability.SECURE_BOOT),
+        *(Capability.VTPM, Capability.SEV),
+    )
     def _make_domain(
         self, spec: InstanceSpec, base: Base | None, firmware: Firmware, xml: str, undo: Undo
     ) -> Remote:

@@ -34,6 +34,8 @@ from hvdrivers.messages import shown_label
 
 ROOT, SEED, EPHEMERAL, SWAP, NVRAM = "root", "seed", "ephemeral", "swap", "nvram"
 RESCUE = "rescue"
+OWN_ALIAS = "ua-own-"
+"""Beginning of the alias of a disk that belongs to the instance."""
 IMAGE_PREFIX = "hv-image-"
 AWAY_PREFIX, DELETING_PREFIX = "hv-away-", "hv-deleting-"
 VOLUME_PREFIX = "hv-volume-"
@@ -149,3 +151,8 @@ def from_alias(kind: str, text: str) -> str | None:
         _FURTHER.sub("", text[len(prefix) :]).encode(),
     )
     return raw.decode(errors="replace")
+
+
+def is_raw_volume(name: str) -> bool:
+    """Whether a volume that create_volume() has made is raw."""
+    return name.startswith(VOLUME_PREFIX) and name.endswith(".raw")

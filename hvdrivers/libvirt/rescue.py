@@ -39,6 +39,7 @@ from hvdrivers.libvirt.domain import (
     own_disk_element,
 )
 from hvdrivers.libvirt.domains import LookAgain, xml_of
+from hvdrivers.libvirt.encrypted_memory import fitted
 from hvdrivers.libvirt.files import base_path
 from hvdrivers.libvirt.hardware import bus_of_own
 from hvdrivers.libvirt.metadata import (
@@ -304,7 +305,9 @@ def _boot_from(xml: Element, role: str, hardware: Hardware, path: str) -> None:
         for each in device.findall("boot"):
             device.remove(each)
     last = [number for number, each in enumerate(devices) if each.tag == "disk"]
-    devices.insert(last[-1] + 1 if last else 0, own_disk_element(added, _cache_of(xml)))
+    devices.insert(
+        last[-1] + 1 if last else 0, fitted(own_disk_element(added, _cache_of(xml)), xml)
+    )
 
 
 def _cache_of(xml: Element) -> str:
@@ -330,4 +333,4 @@ def _replace_seed(xml: Element, seed: SeedDisc, hardware: Hardware, path: str) -
         devices.remove(own)
     target = next_target(drive.prefix, xml)
     disk = OwnDisk(SEED, path, "raw", target, drive.bus, cdrom=drive.cdrom, read_only=True)
-    devices.append(own_disk_element(disk, ""))
+    devices.append(fitted(own_disk_element(disk, ""), xml))
