@@ -71,7 +71,7 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
     def check_live_migration(
         self, uuid: UUID, destination: Destination, *, timeout: float | None = None
     ) -> MigrationPlan:
-        """Budget: 7 reads, 1 more if it has LUNs."""
+        """Budget: 2 reads, 5 if it is to leave the cluster; 1 more if it has LUNs."""
         del timeout
         found = self.machines.checked("check_live_migration", uuid, *_PATHS)
         _, blockers = self._blockers(found, destination, running=True)
@@ -91,7 +91,8 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: 7 reads and the task; as migrate_storage() if the disks move too."""
+        """Budget: 2 reads and the task, 5 reads if it leaves the cluster; 1 read more if it has
+        LUNs, 1 reconfiguration if disks or NICs change."""
         del timeout
         found = self.machines.checked("live_migrate", uuid, *_PATHS)
         self._move(found, destination, progress, running=True)
@@ -106,7 +107,8 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: 7 reads and the task; as migrate_storage() if the disks move too."""
+        """Budget: 2 reads and the task, 5 reads if it leaves the cluster; 1 read more if it has
+        LUNs, 1 reconfiguration if disks or NICs change."""
         del timeout
         found = self.machines.checked("cold_migrate", uuid, *_PATHS)
         self._move(found, destination, progress, running=False)
