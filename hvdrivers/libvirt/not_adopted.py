@@ -17,7 +17,6 @@ _REASONS = {
         ),
         _NAMES,
     ),
-    "reconnect": "the NICs that it brought along have no id of the driver's",
     **dict.fromkeys(
         ("check_live_migration", "live_migrate", "cold_migrate", "prepare_move"), _AWAY
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -27,7 +28,7 @@ from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, Keep
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import UserVif
-from hvdrivers.models.volume import DiskQos, VolumeAttachment
+from hvdrivers.models.volume import DiskQos, VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.children import killed_in
 from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.faults import script
@@ -785,3 +786,62 @@ def test_the_calls_that_it_takes(own: Host) -> None:
         look = 2 * len(pools) + 3 + volumes + 2 * machines + 2
         assert calls(lambda: raw.adopt(machine.uuid)) <= 19 + 2 + look
         assert calls(lambda: raw.destroy(machine.uuid)) <= 14 + 2 + 1 + look
+
+
+# ---- a raw disk is the guest's, header and all ---------------------------------------------------
+
+
+def _with_header(file: Path, base: str) -> None:
+    """What a guest may write to the beginning of its raw disk: that it stands on a file."""
+    made = file.with_name(f"{file.name} header")
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", base, "-F", "raw"]
+    subprocess.run([*command, str(made), str(8 << 20)], check=True)
+    with file.open("r+b") as disk:
+        disk.write(made.read_bytes())
+    made.unlink()
+
+
+def test_a_raw_disk_with_the_header_of_another_format(own: Host, tmp_path: Path) -> None:
+    """libvirt's storage calls would take it for qcow2: a copy of it would be of a file of the
+    host, and it would grow inside the guest's data."""
+    secret = own.peer.folder("etc") / "a secret of the host"
+    secret.write_bytes(b"of the host" * 1000)
+    try:
+        with theirs(own, disks=[]) as machine:
+            path = machine.volume(format_="raw")
+            _with_header(machine.files[0], f"/etc/libvirt/{secret.name}")
+            own.peer.virsh("pool-refresh", "default")
+            machine.define(disks=[machine.disk(path, format_="raw")])
+            before = machine.files[0].read_bytes()
+            own.driver.adopt(machine.uuid)
+            target = tmp_path / "copy"
+            with pytest.raises(errors.InvalidRequest, match="looks like qcow2") as refused:
+                own.driver.snapshot_to_image(machine.uuid, target, format=ImageFormat.RAW)
+            assert refused.value.hint
+            assert not target.exists()
+            larger = Flavor(vcpus=1, memory_mib=64, disk_gib=1)
+            with pytest.raises(errors.InvalidRequest, match="looks like qcow2"):
+                own.driver.resize(machine.uuid, larger)
+            assert machine.files[0].read_bytes() == before
+            # as the hint says: QEMU knows the format
+            own.driver.start_paused(machine.uuid)
+            own.driver.snapshot_to_image(machine.uuid, target, format=ImageFormat.RAW)
+            assert target.read_bytes() == before
+            own.driver.power_off(machine.uuid)
+    finally:
+        secret.unlink()
+
+
+def test_a_raw_volume_that_claims_to_stand_on_another(own: Host) -> None:
+    """Whoever writes that to his volume keeps nobody from deleting theirs."""
+    with own.volume(format="raw") as liar:
+        victim = own.driver.create_volume(VolumeSpec(name="victim", size_bytes=8 << 20))
+        paths = {
+            name: own.raw.pools.disk_path(name)
+            for name in own.raw.pools.volumes(own.raw.pools.disks())
+        }
+        (base,) = (path for name, path in paths.items() if victim.volume_id in name)
+        (file,) = (own.peer.path(path) for name, path in paths.items() if liar.volume_id in name)
+        _with_header(file, base)
+        own.driver.delete_volume(victim.volume_id)
+        assert not own.peer.path(base).exists()
