@@ -101,8 +101,9 @@ class Lifecycle(Interface):
         for the end of a long operation of the same instance (a snapshot, a copy, a migration): that
         one is stopped where it next tells its progress, undoes what it began, and raises
         InstanceNotFound. An instance that is not there is a success, and what an interrupted spawn
-        or destroy has left of it is removed all the same. A foreign machine with this UUID is not
-        touched: InstanceNotFound.
+        or destroy has left of it is removed all the same. So is what prepare_move() of
+        another host has brought here, or a migration whose caller has died; the instance stays at
+        the source. A foreign machine with this UUID is not touched: InstanceNotFound.
 
         Args:
             keep: which disks to leave on purpose. A spawn() takes them over by ``OwnDisk.kept``.

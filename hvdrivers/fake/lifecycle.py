@@ -206,6 +206,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
                 "release-volumes": lambda: self._release_volumes(uuid),
                 "delete-ports": lambda: host.remove_ports(uuid),
                 "delete-secrets": lambda: host.remove_secrets(uuid),
+                "delete-incoming": lambda: self._delete_incoming(uuid),
                 "delete-disks": lambda: self.own_disks.delete(uuid, keep),
                 "delete-firmware": lambda: self._delete_firmware(uuid),
                 "undefine-machine": lambda: self._forget(uuid),
@@ -227,6 +228,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
             "release-volumes": any(key in volume.locks for volume in host.volumes()),
             "delete-ports": any(port.owner == uuid for port in host.ports.values()),
             "delete-secrets": any(each.owner == uuid for each in host.secrets.values()),
+            "delete-incoming": uuid in host.incoming,
             "delete-disks": any(host.disks_of(uuid)),
             "delete-firmware": uuid in host.nvram or uuid in host.tpm,
             "undefine-machine": machine is not None,
@@ -239,6 +241,10 @@ class FakeLifecycle(FakeBase, Lifecycle):
             if machine.migration is not None:
                 machine.migration.wake.set()
             self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+
+    def _delete_incoming(self, uuid: UUID) -> None:
+        """What prepare_move(), or a migration, has brought here."""
+        self.fake_host.incoming.pop(uuid, None)
 
     def _release_volumes(self, uuid: UUID) -> None:
         self.fake_host.unlock(uuid)
