@@ -103,6 +103,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
             claims=spec.start,
         )
         self._set_firmware(machine, spec)
+        self._set_group(machine, spec)
         self._check_size(machine, spec)
         before = list(self.fake_host.claims)
         try:
@@ -111,6 +112,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
             self.fake_host.claims = before
             raise
         self.fake_host.machines[spec.uuid] = machine
+        self.groups.join(machine)
         if machine.firmware is Firmware.UEFI:
             self.fake_host.nvram[spec.uuid] = task.token
         if machine.vtpm:
@@ -127,6 +129,11 @@ class FakeLifecycle(FakeBase, Lifecycle):
         machine.sev = spec.sev
         machine.hardware = spec.hardware
         machine.numa = spec.numa
+
+    @provides(Capability.SERVER_GROUP)
+    def _set_group(self, machine: Machine, spec: InstanceSpec) -> None:
+        self.groups.check_policy(spec.server_group)
+        machine.server_group = spec.server_group
 
     @provides(Capability.NUMA, Capability.CPU_PINNING, Capability.HUGEPAGES)
     def _check_size(self, machine: Machine, spec: InstanceSpec) -> None:
@@ -156,6 +163,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
         machine = host.machines.get(uuid)
         if machine is not None and machine.token == token:
             del host.machines[uuid]
+            self.groups.leave(machine)
             host.tell_lifecycle(machine, LifecycleKind.DESTROYED, None)
         for states in (host.nvram, host.tpm):
             if states.get(uuid) == token:
@@ -253,6 +261,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
         if machine is not None and machine.move is not None:
             self.fake_host.world.forget_move(machine.move.move)
         self.fake_host.release(uuid)
+        self.groups.leave(machine)
         if machine is not None:
             self.fake_host.tell_lifecycle(machine, LifecycleKind.DESTROYED, None)
 
