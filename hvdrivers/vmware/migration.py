@@ -71,8 +71,8 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
     def check_live_migration(
         self, uuid: UUID, destination: Destination, *, timeout: float | None = None
     ) -> MigrationPlan:
-        """Budget: 2 reads, 5 if it is to leave the cluster; 1 more if it has LUNs, and 1 if it is in
-        a server group."""
+        """Budget: 2 reads, 5 if it is to leave the cluster. 1 more if it has LUNs, and 1 if it is
+        in a server group."""
         del timeout
         found = self.machines.checked("check_live_migration", uuid, *_PATHS)
         _, blockers = self._blockers(found, destination, running=True)
