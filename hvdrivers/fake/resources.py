@@ -62,6 +62,7 @@ class FakeResources(FakeBase, Resources):
                 free_mib=size.memory_mib - size.hugepages_mib - sums.ordinary_mib,
                 hugepages=pages,
             ),
+            encrypted_guests=size.sev_guests or None,
             storage=tuple(
                 StorageResources(
                     name=pool.name,

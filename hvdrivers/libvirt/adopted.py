@@ -13,7 +13,8 @@ from copy import deepcopy
 from pydantic import ValidationError
 
 from hvdrivers.libvirt.metadata import NAMESPACE, kept
-from hvdrivers.libvirt.xml import Element
+from hvdrivers.libvirt.naming import OWN_ALIAS
+from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.base import Model
 
 ADOPTED_NAMESPACE = f"{NAMESPACE}/adopted"
@@ -65,6 +66,19 @@ def adopted_disks(domain: Element, adoption: Adoption) -> dict[str, Element]:
         for each in adoption.disks
         if each.target in by_target
     }
+
+
+def name_disks(domain: Element) -> None:
+    """Give the disks of an adopted machine the aliases that spawn() gives, in a definition that is
+    not stored."""
+    adoption = adoption_in(domain)
+    roles = {each.target: each.role for each in adoption.disks} if adoption else {}
+    for disk in domain.iterfind("devices/disk"):
+        role = roles.get(attribute(disk, "target", "dev") or "")
+        if role is not None:
+            for each in disk.findall("alias"):
+                disk.remove(each)
+            disk.append(el("alias", name=f"{OWN_ALIAS}{role}"))
 
 
 def _by_path(disk: Element, path: str) -> Element:

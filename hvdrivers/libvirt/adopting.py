@@ -14,12 +14,12 @@ from contextlib import suppress
 from uuid import UUID
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.adopted import AdoptedDisk, Adoption, adopted_disks
+from hvdrivers.libvirt.adopted import AdoptedDisk, Adoption, adopted_disks, adoption_in
 from hvdrivers.libvirt.chains import Chains, described
 from hvdrivers.libvirt.files import base_path, clean, paths_in
 from hvdrivers.libvirt.held_volumes import source_of, volumes_of
 from hvdrivers.libvirt.metadata import NAMESPACE
-from hvdrivers.libvirt.naming import ROOT
+from hvdrivers.libvirt.naming import ROOT, disk_name
 from hvdrivers.libvirt.pools import Pools, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.reserved import is_of_the_driver
@@ -126,7 +126,10 @@ class Adopting:
         """What else than the machine, and these files of it, uses a file. Calls as for
         delete_volume()."""
         with self._chains.looking(volume) as look:
-            overlays = [each for each in look.overlays() if each not in above]
+            mine = disk_name(uuid, "")  # where a backup keeps what the guest overwrites
+            overlays = [
+                each for each in look.overlays() if each not in above and not each.startswith(mine)
+            ]
             if overlays:
                 return f"the volume {overlays[0]}, which stands on it,"
             machine = self._chains.machine_with(look, but=uuid)
@@ -149,6 +152,21 @@ class Adopting:
                     f"machine {domain.UUIDString()} has the same firmware variables ({path}):"
                     " destroy() would take them away",
                     hint="give the machine a file of its own: virsh edit, <nvram>",
+                )
+
+    def require_alone(self, uuid: UUID, xml: Element) -> None:
+        """Raise DeviceBusy if anything else uses a disk of an adopted machine, whose content is to
+        be another one. For each disk one call and those of delete_volume(); none for a machine that
+        spawn() has made."""
+        adoption = adoption_in(xml)
+        for disk in adopted_disks(xml, adoption).values() if adoption is not None else ():
+            volume = self._volume_of(disk)
+            user = self._user_of(uuid, volume) if volume is not None else None
+            if user is not None:
+                raise errors.DeviceBusy(
+                    f"the disk {attribute(disk, 'target', 'dev')} is used by {user} too",
+                    hint="remove that one first, or give it a disk of its own",
+                    retryable=False,
                 )
 
     def files_of(self, uuid: UUID, adoption: Adoption, xml: Element) -> dict[str, Remote]:

@@ -41,9 +41,9 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
 from hvdrivers.libvirt.session import unnoticed
 from hvdrivers.libvirt.snapshot_data import LiveDisk
-from hvdrivers.libvirt.snapshot_tree import bare, own_files
+from hvdrivers.libvirt.snapshot_tree import bare, devices_of, own_files
 from hvdrivers.libvirt.turns import Turn
-from hvdrivers.libvirt.xml import Element, attribute, el, text
+from hvdrivers.libvirt.xml import Element, el, text
 from hvdrivers.models.snapshot import Backup, ChangedExtent
 from hvdrivers.models.state import InstanceState
 
@@ -51,6 +51,8 @@ _SOCKET = "backup.sock"
 """Shorter than the name of the agent's socket, which has room in the folder's path."""
 _BOTH = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
 _BITMAP = "changed"
+_OLD = "0.10"
+"""What QEMU calls version 2 of qcow2."""
 _SCRATCH = re.compile(r"\.(backup-[0-9]+-[0-9a-f]{8})\.")
 _REDEFINE = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
 
@@ -61,7 +63,8 @@ class LibvirtBackup(Topic, IncrementalBackup):
     def begin_backup(
         self, uuid: UUID, *, since: str | None = None, timeout: float | None = None
     ) -> Backup:
-        """Budget: 12 calls, 2 more with ``since``, and 1 where old points go. It waits for what
+        """Budget: 12 calls, 2 more with ``since``, and 1 where old points go; 1 more for an
+        adopted machine. It waits for what
         another client does with the snapshots, as a disk with points goes back to none."""
         del timeout
         deadline = current_deadline()
@@ -71,7 +74,7 @@ class LibvirtBackup(Topic, IncrementalBackup):
             if (job := job_of(domain)) is not None:
                 raise _busy(_id_of(job))
             xml = xml_of(domain)
-            disks = self.snapshot_data.live_disks(domain, own_files(uuid, xml))
+            disks = self.snapshot_data.live_disks(domain, xml, own_files(uuid, xml))
             known = [disk.points for disk in disks]
             if since is not None and since not in points.whole(known):
                 raise errors.VolumeNotFound(
@@ -80,8 +83,9 @@ class LibvirtBackup(Topic, IncrementalBackup):
                 )
             made = points.next_id(name for disk in known for name in disk)
             socket = _socket_in(xml)
-            own = {disk.alias for disk in disks}
-            targets = {alias: dev for alias, dev in _targets(xml).items() if alias in own}
+            _refuse_old(disks, xml)
+            devices = devices_of(xml)
+            targets = {disk.alias: devices[disk.alias] for disk in disks}
             job_xml = self._described(uuid, made, since, socket, targets)
             if (left := kept(xml, BACKUP_NAMESPACE)) is not None:
                 self._delete_scratch(uuid, left, targets)
@@ -130,7 +134,7 @@ class LibvirtBackup(Topic, IncrementalBackup):
         self, uuid: UUID, backup_id: str | None = None, *, timeout: float | None = None
     ) -> None:
         """Budget: 3 calls where none is open; else 6, and one for each further look at the job,
-        which ends at once. 3 for a machine that is off."""
+        which ends at once. 3 for a machine that is off. 1 more for an adopted machine."""
         del timeout
         deadline = current_deadline()
 
@@ -174,7 +178,7 @@ class LibvirtBackup(Topic, IncrementalBackup):
             points.forget_checkpoints(domain)
             xml = xml_of(domain)
             with suppress(errors.DeviceBusy):  # another client's backup: it goes with the old ones
-                disks = self.snapshot_data.live_disks(domain, own_files(uuid, xml))
+                disks = self.snapshot_data.live_disks(domain, xml, own_files(uuid, xml))
                 by_node = {disk.node: disk.points for disk in disks}
                 points.remove(domain, by_node, {made})
 
@@ -260,16 +264,20 @@ def _socket_in(xml: Element) -> str:
             return posixpath.join(posixpath.dirname(path), _SOCKET)
     raise errors.NotSupported(
         "the machine has no channel for a guest agent, in whose folder backups are read",
-        hint="others have taken it out of the definition",
+        hint="power_off() it, and add one: virsh attach-device, <channel type='unix'><target"
+        " type='virtio' name='org.qemu.guest_agent.0'/></channel>",
     )
 
 
-def _targets(xml: Element) -> dict[str, str]:
-    """What libvirt calls the disks of a machine, by their aliases."""
-    return {
-        attribute(disk, "alias", "name") or "": attribute(disk, "target", "dev") or ""
-        for disk in xml.iterfind("devices/disk")
-    }
+def _refuse_old(disks: Iterable[LiveDisk], xml: Element) -> None:
+    """Only others make such disks."""
+    for disk in disks:
+        if disk.version == _OLD:
+            raise errors.NotSupported(
+                f"the disk {devices_of(xml)[disk.alias]} is qcow2 of version 2, which keeps no"
+                " point of a backup",
+                hint="while the machine is off: qemu-img amend -o compat=1.1 FILE",
+            )
 
 
 def _checkpoint(name: str, targets: Iterable[str]) -> str:

@@ -22,7 +22,7 @@ from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.files import Times, base_path, clean, is_within, paths_in, times_of
 from hvdrivers.libvirt.identity import Identity
-from hvdrivers.libvirt.naming import IMAGE_PREFIX, disk_name
+from hvdrivers.libvirt.naming import IMAGE_PREFIX, disk_name, is_raw_volume
 from hvdrivers.libvirt.pools import LOOK, Pools, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.reserved import is_of_the_driver, is_reserved, not_free
@@ -75,7 +75,10 @@ class Look:
         return [
             posixpath.basename(path)
             for path, description in self._volumes.items()
-            if self._stands_on_it(description) and path not in self.paths
+            if self._stands_on_it(description)
+            and path not in self.paths
+            # to a raw volume its guest may write a header that names any file
+            and not is_raw_volume(posixpath.basename(path))
         ]
 
     def is_used_by(self, running: Element | None, defined: Element) -> bool:

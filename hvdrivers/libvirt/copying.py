@@ -27,6 +27,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.devices import source_of
+from hvdrivers.libvirt.disguised import refuse_disguised
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import await_job, xml_of
 from hvdrivers.libvirt.files import base_path
@@ -87,7 +88,8 @@ class LibvirtCopying(Topic, SnapshotToImage):
     ) -> ImageInfo:
         """Budget: 12 calls, those of the stream, and, for a machine that is on, one more and one
         for each look at the job, about one a second; two with ``progress``. One more for each copy
-        that a dead process has left, and one for all of them."""
+        that a dead process has left, and one for all of them; one for a raw disk, which an adopted
+        machine may have."""
         del timeout
         deadline = current_deadline()
         with ExitStack() as stack:
@@ -242,6 +244,7 @@ class LibvirtCopying(Topic, SnapshotToImage):
     def _copied(self, disk: Element, name: str, format_: str) -> tuple[Remote, int]:
         pool = self.pools.disks()
         root = self.connection.remote.storageVolLookupByPath(source_of(disk))
+        refuse_disguised(disk, root, "start_paused() it first: QEMU copies it as the guest sees it")
         capacity = int(root.info()[1])
         made: Remote = pool.createXMLFrom(volume_xml(name, capacity, format_), root, 0)
         return made, capacity

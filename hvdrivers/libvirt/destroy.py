@@ -190,13 +190,13 @@ class Removal:
         if xml is None:
             return _Found({})
         adoption = adoption_in(xml)
+        backed_up = kept_in(xml, BACKUP_NAMESPACE) is not None
         if adoption is not None:
             files = self._adopting.files_of(uuid, adoption, xml)
-            return _Found({}, away=files, adopted=True)
+            return _Found({}, away=files, adopted=True, backed_up=backed_up)
         noted = {clean(file.path) for file in noted_in(uuid, xml)}
         tops = {clean(source_of(disk)) for disk in own_disks_in(xml).values()}
         paths = {clean(self._pools.disk_path(name)) for name in own}
-        backed_up = kept_in(xml, BACKUP_NAMESPACE) is not None
         others = (tops | noted) - paths - {""}
         if not others:
             return _Found({}, in_use=own_names(xml, own), backed_up=backed_up)

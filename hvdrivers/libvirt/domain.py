@@ -13,9 +13,10 @@ from xml.etree import ElementTree as ET
 
 from hvdrivers.libvirt.adopted import adopted_disks, adoption_in
 from hvdrivers.libvirt.devices import disk_element
+from hvdrivers.libvirt.encrypted_memory import launch_security
 from hvdrivers.libvirt.hardware import fittings, topology_element, tpm, video
 from hvdrivers.libvirt.metadata import NAMESPACE, PREFIX, Record
-from hvdrivers.libvirt.naming import RESCUE, ROOT, domain_name
+from hvdrivers.libvirt.naming import OWN_ALIAS, RESCUE, ROOT, domain_name
 from hvdrivers.libvirt.placement import placed_nodes
 from hvdrivers.libvirt.shared_memory import fit_memory
 from hvdrivers.libvirt.sizes import backing_element, memory_elements, numa_element, vcpu_element
@@ -27,9 +28,6 @@ from hvdrivers.models.instance import Firmware, InstanceSpec
 from hvdrivers.models.volume import DiskBus
 
 ET.register_namespace(PREFIX, NAMESPACE)
-
-OWN_ALIAS = "ua-own-"
-"""Beginning of the alias of a disk that belongs to the instance."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +136,7 @@ def domain_xml(
         # kept for a look at it; power_on(), power_off() and destroy() go on from there
         el("on_crash", "preserve"),
         devices,
+        launch_security() if spec.sev else None,
         type=host.virt_type,
     )
     return text(fit_memory(domain))

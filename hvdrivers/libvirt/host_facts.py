@@ -11,6 +11,7 @@ from hvdrivers.images.convert import find_qemu_img
 from hvdrivers.libvirt.accelerator import kvm_works
 from hvdrivers.libvirt.config import VirtType
 from hvdrivers.libvirt.domain import HostChoice
+from hvdrivers.libvirt.encrypted_memory import NO_EMULATED, NO_SEV, is_offered
 from hvdrivers.libvirt.nbd import backups_elsewhere
 from hvdrivers.libvirt.network_checks import NO_VHOST_USER
 from hvdrivers.libvirt.remote import Remote
@@ -82,6 +83,8 @@ class HostFacts:
             reasons[Capability.VGPU] = (
                 "no device of the host has slices: its vendor's driver for vGPUs is not there"
             )
+        if "efi" not in firmware or not is_offered(capabilities):
+            reasons[Capability.SEV] = NO_SEV
         if self._of_session():
             reasons[Capability.VIF_MACVTAP] = (
                 "a session daemon makes no macvtap devices: the kernel wants root for that"
@@ -138,7 +141,9 @@ class HostFacts:
         sight only the first spawn() shows that it does not work. One call, once."""
         wanted = self._config.virt_type
         emulated = wanted is VirtType.QEMU or (wanted is VirtType.AUTO and not self.kvm_offered())
-        return {Capability.VIF_VHOSTUSER: NO_VHOST_USER} if emulated else {}
+        if not emulated:
+            return {}
+        return {Capability.VIF_VHOSTUSER: NO_VHOST_USER, Capability.SEV: NO_EMULATED}
 
     def _lacking_screens(self, capabilities: Element) -> dict[Capability, str]:
         if self._config.graphics == "none":

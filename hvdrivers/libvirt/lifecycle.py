@@ -13,6 +13,7 @@ defines it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -33,6 +34,7 @@ from hvdrivers.libvirt.dedicated import Dedicated
 from hvdrivers.libvirt.definition import complete, define
 from hvdrivers.libvirt.domain import domain_xml
 from hvdrivers.libvirt.domains import affecting, require_off
+from hvdrivers.libvirt.encrypted_memory import refuse_unencrypted
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
 from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.image_store import ImageStore
@@ -102,6 +104,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         refuse_too_many(spec, discs=disc is not None)
         choice = self.facts.choice(spec.hardware.machine_type)
         self.networks.refuse_emulated(spec.vifs, choice.virt_type)
+        refuse_unencrypted(spec, virt_type=choice.virt_type, machine=choice.machine)
         placement = self._placement(spec)
         spec = spec.model_copy(update={"vifs": self.networks.found(spec.vifs)})
         self.huge_pages.require(spec.flavor, spec.numa, starts=spec.start)
@@ -173,7 +176,10 @@ class LibvirtLifecycle(Topic, Lifecycle):
             return
         raise errors.InstanceExists("a machine with this UUID exists", instance=uuid)
 
-    @provides(Capability.BOOT_FROM_VOLUME, Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM)
+    @provides(
+        *(Capability.BOOT_FROM_VOLUME, Capability.UEFI, Capability.SECURE_BOOT),
+        *(Capability.VTPM, Capability.SEV),
+    )
     def _make_domain(
         self, spec: InstanceSpec, base: Base | None, firmware: Firmware, xml: str, undo: Undo
     ) -> Remote:
@@ -203,7 +209,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         try:
             if spec.start:
                 start_new(remote, xml, paused=spec.start_as is StartAs.PAUSED)
-            domain = define(remote, xml)
+            domain = define(remote, xml, validated=spec.start)
         except errors.OutcomeUnknown:
             undo.forget()
             undo.callback(
@@ -255,8 +261,12 @@ class LibvirtLifecycle(Topic, Lifecycle):
         """Budget: 3 calls, 4 for a machine that has not run since the daemon was started; 1 more
         for an adopted one."""
         del timeout
-        domain, label = self.domains.named(uuid)
-        return shown(uuid, domain, self.domains.state(domain), label)
+
+        def look() -> InstanceInfo:
+            domain, label = self.domains.named(uuid)
+            return shown(uuid, domain, self.domains.state(domain), label)
+
+        return self.connection.straight(look)
 
     def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
         """Budget: 2 calls for any number of instances; 1 more where the host has machines that
@@ -265,15 +275,15 @@ class LibvirtLifecycle(Topic, Lifecycle):
         machines = self.listing.machines()
         labels = self.identity.labels((uuid, name) for uuid, name, _, _ in machines)
         return [
-            InstanceSummary.of(
-                uuid=uuid,
-                name=labels[uuid],
-                state=state,
-                vcpus=int(stats.get("vcpu.current", 1)),
-                memory_mib=int(stats.get("balloon.maximum", 0)) // 1024,
+            _line(
+                uuid,
+                label,
+                state,
+                int(stats.get("vcpu.current", 1)),
+                int(stats.get("balloon.maximum", 0)) // 1024,
             )
             for uuid, _, state, stats in machines
-            if uuid in labels
+            if (label := labels.get(uuid)) is not None
         ]
 
     def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
@@ -327,6 +337,10 @@ class LibvirtLifecycle(Topic, Lifecycle):
                 require_off(domain)
 
         self.domains.change("set_metadata", uuid, current_deadline(), act)
+
+
+_line = functools.lru_cache(16384)(InstanceSummary.of)
+"""A line of a list. One that says the same as in an earlier list is that line."""
 
 
 def _state_after(spec: InstanceSpec) -> InstanceState:

@@ -25,11 +25,13 @@ from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domains import xml_of
+from hvdrivers.libvirt.encrypted_memory import is_encrypted
 from hvdrivers.libvirt.moving import Call, Move, abort, bytes_of, job_of
 from hvdrivers.libvirt.moving_plan import MovingPlan, Plan
 from hvdrivers.libvirt.other_host import reached
 from hvdrivers.models.migration import (
     Blocker,
+    BlockerKind,
     Destination,
     MigrationPhase,
     MigrationPlan,
@@ -58,6 +60,7 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
                 found = Plan(xml_of(domain), blockers=[there])
             else:
                 found = MovingPlan(self, there).made(uuid, domain, destination, running=True)
+                _look_at_memory(found)
         return MigrationPlan(
             destination=destination,
             copy_storage=bool(found.disks) and not found.shared,
@@ -141,6 +144,7 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
             plan = MovingPlan(self, there).made(
                 call.uuid, call.domain, call.destination, running=call.running
             )
+            _look_at_memory(plan)
             if plan.blockers:
                 raise errors.InvalidRequest(
                     "; ".join(each.reason for each in plan.blockers),
@@ -149,3 +153,12 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
             if progress is not None:
                 progress(Progress(phase=Phase.MIGRATE, done=0))
             Move(self, there, call, plan).make(deadline, progress)
+
+
+def _look_at_memory(plan: Plan) -> None:
+    if is_encrypted(plan.xml):
+        plan.add(
+            BlockerKind.DEVICE,
+            "QEMU hands no encrypted memory (SEV) to another host",
+            hint="power_off() it, and move it in steps: prepare_move()",
+        )

@@ -7,6 +7,7 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.checks import require_growth
 from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.encrypted_memory import is_encrypted, refuse_growth
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.move_mark import Mark, Step
 from hvdrivers.libvirt.moving_plan import Own
@@ -40,6 +41,8 @@ def refuse_unfit(domain: Remote, xml: Element, wanted: Flavor, own: list[Own]) -
     record = record_in(xml)
     refuse_other_disks(record.flavor, wanted)
     refuse_placed(record, wanted)
+    if is_encrypted(xml):
+        refuse_growth(wanted)
     if xml.find("devices/tpm") is not None:
         raise errors.InvalidRequest(
             "it has a TPM, whose state libvirt copies nowhere",

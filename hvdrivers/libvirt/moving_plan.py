@@ -20,6 +20,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, vif_in_alias, vifs_of, volumes_of
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.domains import xml_of
+from hvdrivers.libvirt.encrypted_memory import is_encrypted
 from hvdrivers.libvirt.host_nics import HOST_NICS
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.move_mark import Step, mark_in
@@ -156,6 +157,8 @@ class MovingPlan:
             )
         if plan.xml.get("type") == "kvm" and not self._there.facts.kvm_offered():
             plan.add(BlockerKind.CPU, "the host has no KVM")
+        if is_encrypted(plan.xml) and Capability.SEV in self._there.facts.narrowed():
+            plan.add(BlockerKind.CPU, "the host encrypts no memory (SEV), and the machine's is")
         wanted = int(plan.xml.findtext("memory") or 0) >> 10
         total = int(self._there.connection.remote.getInfo()[1])
         if wanted > total:

@@ -24,6 +24,7 @@ from hvdrivers.libvirt.devices import (
     vifs_of,
 )
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
+from hvdrivers.libvirt.encrypted_memory import fitted, is_encrypted, refuse_nic
 from hvdrivers.libvirt.hardware import with_model
 from hvdrivers.libvirt.host_nics import HOST_NICS
 from hvdrivers.libvirt.metadata import hardware_in
@@ -74,6 +75,8 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             return attached_vif(vif.id, *present)
         refuse_one_more(xml)
         self.networks.refuse_emulated([vif], xml.get("type"))
+        if is_encrypted(xml):
+            refuse_nic(vif)
         (vif,) = self.networks.found([vif])
         self.networks.require([vif])
         with self.passthrough.nics([vif]):
@@ -99,7 +102,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             return attached_vif(vif.id, *vifs_of(xml_of(domain, inactive=True))[vif.id])
         self.plugging.late.forget(uuid, alias(f"vif-{vif.type}", vif.id))
         try:
-            self._plug(domain, vif_element(vif), flags)
+            self._plug(domain, fitted(vif_element(vif), xml), flags)
         except _REFUSALS:
             # another client may have plugged this VIF; or the definition alone has it
             present = vifs_of(xml_of(domain, inactive=stopped)).get(vif.id)
@@ -108,7 +111,8 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             stored = None if stopped else vifs_of(xml_of(domain, inactive=True)).get(vif.id)
             if stored is None:
                 raise
-            self._plug(domain, vif_element(vif), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            interface = fitted(vif_element(vif), xml)
+            self._plug(domain, interface, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         with changed():
             present = vifs_of(xml_of(domain)).get(vif.id)
         if present is None:

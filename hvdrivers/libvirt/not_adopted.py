@@ -11,17 +11,12 @@ _AWAY = "its disks, firmware variables and mark are not where the destination lo
 _REASONS = {
     **dict.fromkeys(
         (
-            "create_snapshot",
-            "revert_snapshot",
-            "delete_snapshot",
             "rebuild",
             "rescue",
-            "begin_backup",
             "migrate_storage",
         ),
         _NAMES,
     ),
-    "reconnect": "the NICs that it brought along have no id of the driver's",
     **dict.fromkeys(
         ("check_live_migration", "live_migrate", "cold_migrate", "prepare_move"), _AWAY
     ),

@@ -39,12 +39,12 @@ from hvdrivers.libvirt.domain import (
     own_disk_element,
 )
 from hvdrivers.libvirt.domains import LookAgain, xml_of
+from hvdrivers.libvirt.encrypted_memory import fitted
 from hvdrivers.libvirt.files import base_path
 from hvdrivers.libvirt.hardware import bus_of_own
 from hvdrivers.libvirt.metadata import (
     STATE_NAMESPACE,
     hardware_in,
-    is_to_run,
     keep,
     record_in,
     to_run_text,
@@ -62,7 +62,7 @@ from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.start import cut, explained, forget_crash, start
+from hvdrivers.libvirt.start import cut, explained, forget_crash, shall_run, start
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.hardware import Hardware
@@ -248,7 +248,8 @@ class LibvirtRescue(Topic, Rescue):
 
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 14 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
-        it is off; 2 more for a rescue's seed. It waits as rescue() does."""
+        it is off; 2 more for a rescue's seed, or where an earlier one was cut. It waits as rescue()
+        does."""
         del timeout
 
         def act(_: Turn, domain: Remote, state: InstanceState) -> None:
@@ -260,7 +261,7 @@ class LibvirtRescue(Topic, Rescue):
                     raise LookAgain
                 runs = True
             else:
-                runs = is_to_run(xml_of(domain, inactive=True))
+                runs = shall_run(domain, xml_of(domain, inactive=True))
             with changed():
                 if state is InstanceState.CRASHED and not cut(domain):
                     forget_crash(domain)
@@ -304,7 +305,9 @@ def _boot_from(xml: Element, role: str, hardware: Hardware, path: str) -> None:
         for each in device.findall("boot"):
             device.remove(each)
     last = [number for number, each in enumerate(devices) if each.tag == "disk"]
-    devices.insert(last[-1] + 1 if last else 0, own_disk_element(added, _cache_of(xml)))
+    devices.insert(
+        last[-1] + 1 if last else 0, fitted(own_disk_element(added, _cache_of(xml)), xml)
+    )
 
 
 def _cache_of(xml: Element) -> str:
@@ -330,4 +333,4 @@ def _replace_seed(xml: Element, seed: SeedDisc, hardware: Hardware, path: str) -
         devices.remove(own)
     target = next_target(drive.prefix, xml)
     disk = OwnDisk(SEED, path, "raw", target, drive.bus, cdrom=drive.cdrom, read_only=True)
-    devices.append(own_disk_element(disk, ""))
+    devices.append(fitted(own_disk_element(disk, ""), xml))

@@ -16,8 +16,10 @@ from hvdrivers.driverkit.undo import Undo, undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.cold_size import Size, has_nodes, reshape, set_size, size_in, size_of
 from hvdrivers.libvirt.devices import source_of
+from hvdrivers.libvirt.disguised import refuse_disguised
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, require_off, xml_of
+from hvdrivers.libvirt.encrypted_memory import is_encrypted, refuse_growth
 from hvdrivers.libvirt.huge_pages import pages_in
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.naming import ROOT
@@ -49,7 +51,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
     ) -> None:
         """Budget: 7 calls for the same size, 9 for other CPUs or other memory, 8 for fewer CPUs, 11
         for both; 7 more for a larger disk, so 15 with fewer CPUs. 8 where there are NUMA nodes, or
-        memory that can grow. A disk grows when no other client is at the snapshots in it."""
+        memory that can grow. 1 more for a raw disk, which an adopted machine may have. A disk grows
+        when no other client is at the snapshots in it."""
         del timeout, progress
         deadline = current_deadline()
 
@@ -58,6 +61,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             record = record_in(xml)
             refuse_other_disks(record.flavor, flavor)
             refuse_placed(record, flavor)
+            if is_encrypted(xml):
+                refuse_growth(flavor)
             self._require_memory(flavor.memory_mib)
             if (size := huge_page_of(flavor)) is not None:
                 pages_in(flavor.memory_mib, size)
@@ -66,7 +71,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                 if root is not None and flavor.disk_gib:
                     found = uuid, domain, state, xml, deadline
                     wanted_bytes = flavor.disk_gib * _GIB
-                    self._grow_root(found, source_of(root), wanted_bytes, undo, turns)
+                    self._grow_root(found, root, wanted_bytes, undo, turns)
                 if record.numa or not has_nodes(xml, flavor):
                     before = size_in(xml)
                     wanted = size_of(flavor)
@@ -108,15 +113,18 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             )
 
     def _grow_root(
-        self, found: _Found, path: str, wanted: int, undo: Undo, turns: ExitStack
+        self, found: _Found, disk: Element, wanted: int, undo: Undo, turns: ExitStack
     ) -> None:
-        """Make the root disk larger. Seven calls, two if it is that large.
+        """Make the root disk larger. Seven calls, two if it is that large;
+        one more for a raw disk.
 
         Args:
             turns: gets the turn at the snapshots, which lasts until after the undo: a snapshot
                 that another client made meanwhile would have the larger disk in it.
         """
+        path = source_of(disk)
         volume = self.connection.remote.storageVolLookupByPath(path)
+        refuse_disguised(disk, volume, "on the host: qemu-img resize -f raw")
         now = int(volume.info()[1])
         require_growth("the root disk", now, wanted)
         if wanted == now:

@@ -10,6 +10,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.resources import Resources
 from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.encrypted_memory import encrypted_guests
 from hvdrivers.libvirt.hardware import choices
 from hvdrivers.libvirt.node_devices import device_in
 from hvdrivers.libvirt.placement import host_cells
@@ -80,6 +81,7 @@ class LibvirtResources(Topic, Resources):
             numa_cells=tuple(cells),
             devices=tuple(self._devices()),
             choices=choices(self.facts.domain_capabilities()),
+            encrypted_guests=encrypted_guests(self.facts.domain_capabilities()),
             instances=len(self.identity.labels((uuid, name) for uuid, name, _, _ in machines)),
         )
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from secrets import token_hex
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.encrypted_memory import is_encrypted
 from hvdrivers.libvirt.pools import refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import last_calls
@@ -132,6 +133,11 @@ def unsaved_device(domain: Remote, error: errors.InvalidState) -> errors.Hypervi
 
 def unsaved_in(xml: Element) -> errors.NotSupported | None:
     """Why a machine's memory cannot be saved; None if it can."""
+    if is_encrypted(xml):
+        return errors.NotSupported(
+            "QEMU saves no memory that is encrypted (SEV)",
+            hint="power_off() it instead, or leave the memory out",
+        )
     if not any(xml.find(each) is not None for each in _UNSAVED):
         return None
     return errors.NotSupported(

@@ -5,6 +5,7 @@ A machine has it for as long as one of its devices needs it. https://libvirt.org
 
 from __future__ import annotations
 
+from hvdrivers.libvirt.encrypted_memory import fit_encrypted
 from hvdrivers.libvirt.xml import Element, attribute, el
 
 _NEEDED_BY = (
@@ -20,7 +21,7 @@ def is_shared(domain: Element) -> bool:
 
 def fit_memory(domain: Element) -> Element:
     """The definition, with memory that is shared if one of its devices needs that, and only then.
-    Huge pages stay."""
+    Huge pages stay, and encrypted memory gets what it needs."""
     backing = domain.find("memoryBacking")
     if any(domain.find(each) is not None for each in _NEEDED_BY):
         if backing is None:
@@ -33,7 +34,7 @@ def fit_memory(domain: Element) -> Element:
         _remove(backing)
         if not len(backing):
             domain.remove(backing)
-    return domain
+    return fit_encrypted(domain)
 
 
 def _remove(backing: Element) -> None:

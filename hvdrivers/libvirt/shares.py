@@ -16,6 +16,7 @@ from hvdrivers.contract.shares import Shares
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domains import require_off, xml_of
+from hvdrivers.libvirt.encrypted_memory import is_encrypted, no_device
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shared_directories import (
@@ -56,6 +57,8 @@ class LibvirtShares(Topic, Shares):
                     f"the tag {share.tag!r} is taken by {there.path!r}",
                     hint="choose another tag, or detach_share() it first",
                 )
+            if is_encrypted(xml):
+                raise no_device()
             refuse_separators(share.path)
             refuse_disks(self.pools, share.path)
             require_directory(self.connection.remote, share.path)

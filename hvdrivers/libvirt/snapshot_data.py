@@ -15,7 +15,7 @@ What a client that died has left is cleared away here too, at the next turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
@@ -28,7 +28,7 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.libvirt import monitor, points
 from hvdrivers.libvirt.definition import define
-from hvdrivers.libvirt.domains import affecting
+from hvdrivers.libvirt.domains import affecting, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection, unnoticed
@@ -39,6 +39,7 @@ from hvdrivers.libvirt.snapshot_tree import (
     being_deleted,
     forget,
     known_to,
+    live_names,
     make_current,
     note_deletion,
     own_files,
@@ -80,6 +81,8 @@ class LiveDisk:
     """What the driver calls it."""
     points: Mapping[str, bool]
     """The points of backups in it, and whether each is whole."""
+    version: str | None
+    """Of the format, as QEMU calls it."""
 
 
 def _copied() -> errors.DeviceBusy:
@@ -98,27 +101,33 @@ class SnapshotData:
 
     # ---- a machine that is on --------------------------------------------------------------------
 
-    def live_disks(self, domain: Remote, aliases: Iterable[str]) -> list[LiveDisk]:
+    def live_disks(self, domain: Remote, xml: Element, wanted: Collection[str]) -> list[LiveDisk]:
         """The machine's own disks. One call.
+
+        Args:
+            xml: of the machine that runs.
+            wanted: what the driver calls them.
 
         Raises:
             DeviceBusy: a job, such as another client's backup, has put a filter over a disk. What
                 QEMU tells then are the filter's snapshots, which has none.
         """
         found = []
-        wanted = set(aliases)
+        names = {name: alias for name, alias in live_names(xml).items() if alias in wanted}
         for each in monitor.ask(domain, "query-block", reads=True):
             inserted = each.get("inserted") or {}
-            for alias in wanted.intersection(str(each.get("qdev") or "").split("/")):
+            for name in names.keys() & set(str(each.get("qdev") or "").split("/")):
                 if inserted["drv"] != "qcow2":
                     raise _copied()
-                tags = inserted.get("image", {}).get("snapshots", ())
+                image = inserted.get("image", {})
+                told = image.get("format-specific", {}).get("data", {})
                 found.append(
                     LiveDisk(
                         node=str(inserted["node-name"]),
-                        tags=frozenset(str(tag["name"]) for tag in tags),
-                        alias=alias,
+                        tags=frozenset(str(tag["name"]) for tag in image.get("snapshots", ())),
+                        alias=names[name],
                         points=points.points_in(inserted.get("dirty-bitmaps", ())),
+                        version=told.get("compat"),
                     )
                 )
         return found
@@ -275,7 +284,8 @@ class SnapshotData:
         """The own disks, as QEMU has them. One call, none for a machine that is off."""
         if machine.state in _OFF:
             return []
-        return self.live_disks(machine.domain, own_files(machine.uuid, machine.xml))
+        own = own_files(machine.uuid, machine.xml)
+        return self.live_disks(machine.domain, machine.xml, own)
 
     def settled(self, machine: Machine) -> Tree:
         """The tree, without what dead clients have left in it. As ``tree_of``; more where one
@@ -320,7 +330,7 @@ class SnapshotData:
                 self._untag(turn, shape, node.remote.getName())
             # libvirt does not say so where qemu-img could not open a disk, as the machine has it
             if domain.isActive():
-                disks = self.live_disks(domain, own_files(uuid, xml))
+                disks = self.live_disks(domain, xml_of(domain), own_files(uuid, xml))
         for node in nodes:
             name = node.remote.getName()
             for disk in disks:

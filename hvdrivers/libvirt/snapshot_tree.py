@@ -29,8 +29,10 @@ import libvirt
 from pydantic import AwareDatetime, ValidationError
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.devices import source_of
-from hvdrivers.libvirt.domain import OWN_ALIAS
+from hvdrivers.libvirt.domain import OWN_ALIAS, own_disks_in
+from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept, record_in
 from hvdrivers.libvirt.naming import is_own
 from hvdrivers.libvirt.remote import Remote
@@ -246,10 +248,13 @@ def bare(xml: Element, name: str, uuid: str) -> Element:
     """A machine with the own disks of another one and nothing else."""
     kind = xml.find("os/type")
     disks = []
-    for disk in _disks(xml).values():
-        parts = ("driver", "source", "target", "alias")
-        kept = (deepcopy(each) for part in parts if (each := disk.find(part)) is not None)
-        disks.append(el("disk", *kept, type="file", device="disk"))
+    adopted = adoption_in(xml) is not None
+    for alias, disk in _disks(xml).items():
+        parts = ("driver", "source", "target")
+        kept = [deepcopy(each) for part in parts if (each := disk.find(part)) is not None]
+        if adopted:  # what others have set there may need more of the machine than its disks
+            kept = [_plain(each) for each in kept]
+        disks.append(el("disk", *kept, el("alias", name=alias), type="file", device="disk"))
     for disk in disks:
         source = disk.find("source")
         if source is not None:  # what libvirt adds for a machine that runs
@@ -267,17 +272,34 @@ def bare(xml: Element, name: str, uuid: str) -> Element:
     )
 
 
+def _plain(part: Element) -> Element:
+    """A part of a disk that others have made, with what says which file it is and nothing else; on
+    a bus that needs no controller."""
+    told = {"name", "type", "file", "dev"}
+    kept = {name: value for name, value in part.attrib.items() if name in told}
+    return el(part.tag, **kept, bus="virtio" if part.tag == "target" else None)
+
+
 def _disks(xml: Element) -> dict[str, Element]:
-    """The machine's own disks, without the seed, by their aliases; in a machine or a snapshot."""
-    devices = xml.find("domain/devices") if xml.tag == "domainsnapshot" else xml.find("devices")
-    found = {}
-    for disk in devices.iterfind("disk") if devices is not None else ():
-        alias = attribute(disk, "alias", "name") or ""
-        if not alias.startswith(OWN_ALIAS) or disk.find("readonly") is not None:
-            continue  # a seed disc, be it a CD or a disk
-        if disk.get("device", "disk") == "disk":
-            found[alias] = disk
-    return found
+    """The machine's own disks, without the seed, by the aliases that spawn() gives them; in a
+    machine or a snapshot. Those of an adopted machine have these aliases in its snapshots alone."""
+    domain = xml.find("domain") if xml.tag == "domainsnapshot" else xml
+    return {
+        f"{OWN_ALIAS}{role}": disk
+        for role, disk in (own_disks_in(domain) if domain is not None else {}).items()
+        # a seed disc, be it a CD or a disk
+        if disk.find("readonly") is None and disk.get("device", "disk") == "disk"
+    }
+
+
+def live_names(xml: Element) -> dict[str, str]:
+    """The aliases by which QEMU knows the own disks of a machine that is on, and ours for each."""
+    return {attribute(disk, "alias", "name") or alias: alias for alias, disk in _disks(xml).items()}
+
+
+def devices_of(xml: Element) -> dict[str, str]:
+    """What libvirt calls the own disks of a machine, by our aliases."""
+    return {alias: attribute(disk, "target", "dev") or "" for alias, disk in _disks(xml).items()}
 
 
 def own_files(uuid: UUID, xml: Element) -> dict[str, str]:
@@ -293,15 +315,24 @@ def own_files(uuid: UUID, xml: Element) -> dict[str, str]:
             "the instance has no disk of its own, and snapshots are of those",
             hint="make a snapshot of its volumes where they are kept",
         )
+    adoption = adoption_in(xml)
+    recorded = {each.role: clean(each.path) for each in adoption.disks} if adoption else {}
     for alias, disk in disks.items():
+        device = attribute(disk, "target", "dev")
         if attribute(disk, "driver", "type") != "qcow2":
             raise errors.InvalidRequest(
-                "a disk of the instance is not qcow2, and no other format keeps snapshots"
+                f"the disk {device} of the instance is not qcow2, and no other format keeps"
+                " snapshots"
             )
-        name = posixpath.basename(source_of(disk))
-        if not is_own(name, uuid, alias.removeprefix(OWN_ALIAS)):
+        path, role = source_of(disk), alias.removeprefix(OWN_ALIAS)
+        is_there = (
+            is_own(posixpath.basename(path), uuid, role)
+            if adoption is None
+            else clean(path) == recorded.get(role)
+        )
+        if not is_there:
             raise errors.DeviceBusy(
-                "others have made a snapshot of the machine, with a file over its disk",
+                f"others have put another file, such as that of a snapshot, over the disk {device}",
                 hint="remove it: virsh blockcommit, virsh snapshot-delete",
                 retryable=False,
             )
@@ -313,10 +344,13 @@ def shape_of(xml: Element) -> str:
     devices that come and go, each in its slot."""
     parts = [record_in(xml).flavor.model_dump_json()]
     parts += [text(each) for tag in ("vcpu", "memory") if (each := xml.find(tag)) is not None]
+    adopted = adoption_in(xml) is not None
     for tag in _SHAPED:
         for device in xml.iterfind(f"devices/{tag}"):
             slot = device.find("address")
             alias = attribute(device, "alias", "name") or ""
+            if alias.startswith(OWN_ALIAS) and adopted:
+                alias = ""  # of a run that was started for a snapshot's memory
             parts.append(
                 "|".join(
                     (

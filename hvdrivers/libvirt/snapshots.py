@@ -25,6 +25,7 @@ from hvdrivers.contract.snapshots import Snapshots
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt import points
+from hvdrivers.libvirt.adopted import name_disks
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domain import definable
@@ -66,7 +67,8 @@ class LibvirtSnapshots(Topic, Snapshots):
         self, uuid: UUID, name: Name, *, memory: bool = False, timeout: float | None = None
     ) -> Snapshot:
         """Budget: 12 calls for a machine that is on, 14 with its memory, and one more for each look
-        at QEMU's job; 12 for one that is off. Where there are snapshots 1 more, and 1 for each."""
+        at QEMU's job; 12 for one that is off. Where there are snapshots 1 more, and 1 for each.
+        1 more for an adopted machine."""
         del timeout
         deadline = current_deadline()
 
@@ -173,7 +175,7 @@ class LibvirtSnapshots(Topic, Snapshots):
 
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
         """Budget: 4 calls, 5 for a machine that is off, and 1 for each snapshot; 1 less where there
-        is none: libvirt tells of one at a time."""
+        is none: libvirt tells of one at a time. 1 more for an adopted machine."""
         del timeout
         domain, _ = self.domains.checked("list_snapshots", uuid, current_deadline())
         return tree_of(domain).shown()
@@ -182,7 +184,8 @@ class LibvirtSnapshots(Topic, Snapshots):
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
         """Budget: 13 calls, 17 for a machine that is on, 13 with memory and one more for each look
-        at QEMU's job, and 1 for each snapshot; 6 more with the memory of one that is off."""
+        at QEMU's job, and 1 for each snapshot; 6 more with the memory of one that is off. Of an
+        adopted machine 1 more, and for each disk 1 and those of delete_volume()."""
         del timeout
         deadline = current_deadline()
 
@@ -194,6 +197,7 @@ class LibvirtSnapshots(Topic, Snapshots):
                 raise errors.VolumeNotFound(f"the instance has no snapshot {snapshot_id!r}")
             _refuse_other_disks(uuid, xml, node)
             _refuse_checkpoints(domain)
+            self.adopting.require_alone(uuid, xml)
             if not node.note.with_memory:
                 _without_points(domain, self.snapshot_data.disks_now(machine))
             try:
@@ -228,9 +232,9 @@ class LibvirtSnapshots(Topic, Snapshots):
         except errors.HypervisorFault as error:
             if _POINTS not in error.message:
                 raise
-            self._start_to_load(machine)
+            _, live = self._start_to_load(machine)
             own = own_files(machine.uuid, machine.xml)
-            disks = self.snapshot_data.live_disks(machine.domain, own)
+            disks = self.snapshot_data.live_disks(machine.domain, live, own)
             removed = _without_points(machine.domain, disks)
             cut(machine.domain)
             if not removed:
@@ -246,18 +250,18 @@ class LibvirtSnapshots(Topic, Snapshots):
                 hint="bring them back, or revert to a snapshot without memory",
             )
         runs = node.note.state is InstanceState.RUNNING
-        run = machine.xml.get("id")
+        run, live = machine.xml.get("id"), machine.xml
         is_off = state is InstanceState.STOPPED
-        disks = [] if is_off else self.snapshot_data.live_disks(domain, node.files())
+        disks = [] if is_off else self.snapshot_data.live_disks(domain, live, node.files())
         if is_off:
             self.rescues.leave(machine.uuid, domain)
-            run = self._start_to_load(machine)
+            run, live = self._start_to_load(machine)
         elif state is InstanceState.RUNNING and not runs:
             domain.suspend()
         with changed():
             try:
                 if is_off:
-                    disks = self.snapshot_data.live_disks(domain, node.files())
+                    disks = self.snapshot_data.live_disks(domain, live, node.files())
                 _without_points(domain, disks)
                 goes_on = runs and state is not InstanceState.RUNNING
                 self.snapshot_data.run_live(
@@ -270,13 +274,14 @@ class LibvirtSnapshots(Topic, Snapshots):
                 cut(domain)  # half of it may have been brought back
                 raise
 
-    def _start_to_load(self, machine: Machine) -> str:
-        """Start the machine with its CPUs frozen; the id of this run. Four calls. It runs by a
-        definition that is not stored, and that names the turn: if this client dies before the
-        memory is there, the next turn knows the machine by it."""
+    def _start_to_load(self, machine: Machine) -> tuple[str, Element]:
+        """Start the machine with its CPUs frozen; the id of this run, and what runs. Four calls. It
+        runs by a definition that is not stored, and that names the turn: if this client dies before
+        the memory is there, the next turn knows the machine by it."""
         domain = machine.domain
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
         xml = definable(parse(domain.XMLDesc(flags)))
+        name_disks(xml)
         put(xml, LOADING_NAMESPACE, str(machine.turn.id))
         machine.turn.check()
         try:
@@ -291,7 +296,7 @@ class LibvirtSnapshots(Topic, Snapshots):
             raise errors.InstanceNotFound(
                 "the instance was destroyed meanwhile", instance=machine.uuid
             )
-        return str(started.ID())
+        return str(started.ID()), xml
 
     def delete_snapshot(
         self,
@@ -303,7 +308,7 @@ class LibvirtSnapshots(Topic, Snapshots):
     ) -> None:
         """Budget: 16 calls for a machine that is off, 14 for one that is on, and 1 for each
         snapshot; with children 4 more for each of them, and of one that is on 2 for each further
-        disk."""
+        disk. 1 more for an adopted machine."""
         del timeout
         deadline = current_deadline()
 

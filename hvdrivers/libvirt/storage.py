@@ -25,6 +25,7 @@ from hvdrivers.libvirt.devices import (
 )
 from hvdrivers.libvirt.domain import next_target
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
+from hvdrivers.libvirt.encrypted_memory import fitted
 from hvdrivers.libvirt.hardware import with_bus
 from hvdrivers.libvirt.held_volumes import free_alias, slot_of, write_slot
 from hvdrivers.libvirt.metadata import hardware_in
@@ -143,7 +144,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
                 self.plugging.late.forget(uuid, name)
                 with undoing() as undo:
                     self.secrets.make(uuid, attachment, undo)
-                    domain.attachDeviceFlags(text(disk), flags)
+                    domain.attachDeviceFlags(text(fitted(disk, xml)), flags)
                 break
             except _REFUSALS as error:
                 # another client may have attached this volume, or one under this name

@@ -192,5 +192,8 @@ class HostResources(Model):
     largest_machine: LargestMachine | None = None
     """For a cluster: its largest host, as no machine is on two. None: as large as the whole."""
     choices: MachineChoices = MachineChoices()
+    encrypted_guests: int | None = None
+    """Machines with encrypted memory (``InstanceSpec.sev``) that run at once: Placement's
+    MEM_ENCRYPTION_CONTEXT. None: there are none, or the host does not say how many."""
     instances: int
     """Instances of ours, in any state."""

@@ -186,6 +186,7 @@ def providers(
                     for pool in resources.storage
                     if pool.for_new and (shared_storage_on_root or not pool.shared)
                 ],
+                (resources.encrypted_guests or 0) if Capability.SEV in capabilities else 0,
             ),
             traits=_root_traits(resources, capabilities),
         )
@@ -230,7 +231,7 @@ class _Ratios(NamedTuple):
 
 
 def _compute_inventories(
-    resources: HostResources, ratios: _Ratios, reserved: int, pools: list[int]
+    resources: HostResources, ratios: _Ratios, reserved: int, pools: list[int], encrypted: int
 ) -> dict[str, Inventory]:
     largest = resources.largest_machine
     most_cpus, most_memory = (0, 0) if largest is None else (largest.vcpus, largest.memory_mib)
@@ -241,6 +242,7 @@ def _compute_inventories(
         "MEMORY_MB": _stock(
             resources.memory.total_mib, ratio=ratios.memory, reserved=reserved, largest=most_memory
         ),
+        "MEM_ENCRYPTION_CONTEXT": _stock(encrypted, largest=1),
         # no disk is larger than the largest pool
         "DISK_GB": _stock(sum(pools), ratio=ratios.disk, largest=max(pools, default=0)),
     }

@@ -85,6 +85,16 @@ def device(address, **fields):
     return PciDevice(address=PciAddress(address), **defaults | fields)
 
 
+def test_machines_with_encrypted_memory():
+    """Each is one context, on a host that has the capability and says how many there are."""
+    for said, there, total in ((15, ALL, 15), (15, ALL - {Capability.SEV}, 0), (None, ALL, 0)):
+        (root, *_) = providers(resources(encrypted_guests=said), there)
+        stock = root.inventories.get("MEM_ENCRYPTION_CONTEXT")
+        assert (stock.total if stock else 0) == total
+        assert stock is None or stock.max_unit == 1
+        assert ("HW_CPU_X86_AMD_SEV" in root.traits) is (Capability.SEV in there)
+
+
 def test_the_constants_are_real_names():
     names = {name for many in X86_TRAITS.values() for name in many}
     names |= set(CAPABILITY_TRAITS.values()) | CORE_TRAITS

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -27,14 +28,14 @@ from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, Keep
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import UserVif
-from hvdrivers.models.volume import DiskQos, VolumeAttachment
+from hvdrivers.models.volume import DiskQos, VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.children import killed_in
 from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.faults import script
 from tests.integration.libvirt.machines import Host, local
+from tests.integration.libvirt.theirs import Theirs, is_foreign, theirs
 from tests.peers.guest import define_guest
 from tests.peers.libvirtd import LibvirtPeer
-from tests.peers.observer import VirshError
 
 _CDROM = (
     "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{iso}'/>"
@@ -49,110 +50,6 @@ _NIC = (
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn that a dead client has left is taken over soon."""
     monkeypatch.setattr(turns, "_APART", 0.01)
-
-
-class Theirs:
-    """A machine of others."""
-
-    def __init__(self, own: Host, **shape: Any) -> None:
-        self.own, self.peer = own, own.peer
-        self.uuid = uuid4()
-        self.name = shape.pop("name", f"theirs-{self.uuid.hex[:8]}")
-        self.files: list[Path] = []
-        self.define(**shape)
-
-    def volume(self, size: str = "8M", *, format_: str = "qcow2", pool: str = "default") -> str:
-        """A volume with a name of others; its path."""
-        name = f"their disk {uuid4().hex[:8]}.{format_}"
-        self.peer.virsh("vol-create-as", pool, name, size, "--format", format_)
-        path = self.peer.virsh("vol-path", "--pool", pool, name).strip()
-        self.files.append(self.peer.path(path))
-        return path
-
-    def define(
-        self,
-        *,
-        disks: list[str] | None = None,
-        devices: str = "",
-        system: str = "<os><type arch='x86_64' machine='q35'>hvm</type></os>",
-        more: str = "<features><acpi/></features>",
-        metadata: str = "",
-    ) -> None:
-        made = [self.disk(self.volume())] if disks is None else disks
-        self.peer_define(
-            f"<domain type='qemu'><name>{self.name}</name><uuid>{self.uuid}</uuid>{metadata}"
-            f"<memory unit='MiB'>64</memory><vcpu current='1'>2</vcpu>{system}{more}"
-            f"<devices>{''.join(made)}{devices}</devices></domain>"
-        )
-
-    def peer_define(self, document: str) -> None:
-        path = self.peer.root / f"{self.uuid}.xml"
-        path.write_text(document)
-        self.peer.virsh("define", str(path))
-        path.unlink()
-
-    @staticmethod
-    def disk(path: str, target: str = "vda", format_: str = "qcow2", more: str = "") -> str:
-        return (
-            f"<disk type='file' device='disk'><driver name='qemu' type='{format_}'/>"
-            f"<source file='{path}'/><target dev='{target}' bus='virtio'/>{more}</disk>"
-        )
-
-    def xml(self, *options: str) -> ET.Element:
-        return ET.fromstring(self.peer.virsh("dumpxml", str(self.uuid), *options))
-
-    def bare(self, *options: str) -> str:
-        """The definition without metadata: what must stay."""
-        found = self.xml(*options)
-        for metadata in found.findall("metadata"):
-            found.remove(metadata)
-        return "".join(ET.tostring(found, encoding="unicode").split())
-
-    def start(self) -> None:
-        self.peer.virsh("start", str(self.uuid))
-
-    def close(self) -> None:
-        self.remove()
-
-    def remove(self) -> None:
-        uuid = str(self.uuid)
-        with suppress(VirshError):
-            self.peer.virsh("destroy", uuid)
-        with suppress(VirshError):
-            self.peer.virsh("undefine", uuid, "--nvram", "--managed-save", "--snapshots-metadata")
-        for each in self.files:
-            each.unlink(missing_ok=True)
-        with suppress(OSError):
-            (self.peer.path(self.peer.images) / "beside").rmdir()
-        self.peer.virsh("pool-refresh", "default")
-
-
-@contextmanager
-def theirs(own: Host, **shape: Any) -> Iterator[Theirs]:
-    """A machine of others for the length of the block; the host is then what it was before."""
-    with own.unchanged():
-        made = Theirs(own, **shape)
-        try:
-            yield made
-        finally:
-            with suppress(errors.InstanceNotFound):
-                own.driver.destroy(made.uuid)
-            made.remove()
-
-
-def is_foreign(driver: ComputeDriver, uuid: UUID) -> bool:
-    """All reads agree."""
-    foreign = {each.uuid for each in driver.list_foreign()}
-    ours = {each.uuid for each in driver.list_instances()}
-    metered = {each.uuid for each in driver.get_metrics()}
-    assert (uuid in ours) is (uuid in metered) is (uuid not in foreign)
-    if uuid in foreign:
-        with pytest.raises(errors.InstanceNotFound):
-            driver.get_instance(uuid)
-    else:
-        info = driver.get_instance(uuid)
-        assert info.summary() == {each.uuid: each for each in driver.list_instances()}[uuid]
-    return uuid in foreign
 
 
 # ---- a guest that runs ---------------------------------------------------------------------------
@@ -260,7 +157,6 @@ def test_what_it_cannot_is_refused_with_a_reason(own: Host) -> None:
         image = own.empty().image
         assert image is not None
         calls: dict[str, Callable[[], object]] = {
-            "create_snapshot": lambda: own.driver.create_snapshot(machine.uuid, "s"),
             "rebuild": lambda: own.driver.rebuild(machine.uuid, image),
             "rescue": lambda: own.driver.rescue(machine.uuid, image),
             "migrate_storage": lambda: own.driver.migrate_storage(machine.uuid, "default"),
@@ -559,6 +455,45 @@ def test_a_machine_that_others_make_anew_is_theirs_but_for_the_mark(own: Host) -
         assert is_foreign(own.driver, machine.uuid)
 
 
+@pytest.mark.parametrize("running", [False, True], ids=["off", "on"])
+@pytest.mark.parametrize("shape", ["bare", "same file", "with the record", "snapshot"])
+def test_a_machine_remade_under_an_old_mark_keeps_its_disks(
+    own: Host, shape: str, running: bool
+) -> None:
+    """Others undefine it, and define another one with its UUID: destroy() ends that one and removes
+    the mark, and deletes nothing that the record does not name for the machine that it was."""
+    with theirs(own) as machine:
+        driver, uuid, old = own.driver, machine.uuid, machine.files[0]
+        driver.adopt(uuid)
+        if shape == "snapshot":
+            driver.create_snapshot(uuid, "of the old one")
+        document = machine.peer.virsh("dumpxml", "--inactive", str(uuid))
+        machine.peer.virsh("undefine", str(uuid), "--snapshots-metadata")
+        if shape == "same file":
+            old.unlink()
+            name = old.name
+            machine.peer.virsh("pool-refresh", "default")
+            machine.peer.virsh("vol-create-as", "default", name, "8M", "--format", "qcow2")
+            machine.define(disks=[machine.disk(f"{machine.peer.images}/{name}")])
+            kept = [old]
+        else:
+            new = machine.volume()
+            if shape == "with the record":
+                mine = f"<source file='{machine.peer.images}/{old.name}'"
+                assert mine in document
+                machine.peer_define(document.replace(mine, f"<source file='{new}'"))
+            else:
+                machine.define(disks=[machine.disk(new)])
+            kept = [old, machine.files[-1]]
+        if running:
+            machine.start()
+        before = [each.read_bytes() for each in kept]
+        driver.destroy(uuid)
+        assert [each.read_bytes() for each in kept] == before
+        assert not own.raw.identity.marks().get(uuid)
+        assert str(uuid) not in machine.peer.virsh("list", "--all", "--uuid")
+
+
 # ---- by hand, after it ---------------------------------------------------------------------------
 
 
@@ -851,3 +786,62 @@ def test_the_calls_that_it_takes(own: Host) -> None:
         look = 2 * len(pools) + 3 + volumes + 2 * machines + 2
         assert calls(lambda: raw.adopt(machine.uuid)) <= 19 + 2 + look
         assert calls(lambda: raw.destroy(machine.uuid)) <= 14 + 2 + 1 + look
+
+
+# ---- a raw disk is the guest's, header and all ---------------------------------------------------
+
+
+def _with_header(file: Path, base: str) -> None:
+    """What a guest may write to the beginning of its raw disk: that it stands on a file."""
+    made = file.with_name(f"{file.name} header")
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", base, "-F", "raw"]
+    subprocess.run([*command, str(made), str(8 << 20)], check=True)
+    with file.open("r+b") as disk:
+        disk.write(made.read_bytes())
+    made.unlink()
+
+
+def test_a_raw_disk_with_the_header_of_another_format(own: Host, tmp_path: Path) -> None:
+    """libvirt's storage calls would take it for qcow2: a copy of it would be of a file of the
+    host, and it would grow inside the guest's data."""
+    secret = own.peer.folder("etc") / "a secret of the host"
+    secret.write_bytes(b"of the host" * 1000)
+    try:
+        with theirs(own, disks=[]) as machine:
+            path = machine.volume(format_="raw")
+            _with_header(machine.files[0], f"/etc/libvirt/{secret.name}")
+            own.peer.virsh("pool-refresh", "default")
+            machine.define(disks=[machine.disk(path, format_="raw")])
+            before = machine.files[0].read_bytes()
+            own.driver.adopt(machine.uuid)
+            target = tmp_path / "copy"
+            with pytest.raises(errors.InvalidRequest, match="looks like qcow2") as refused:
+                own.driver.snapshot_to_image(machine.uuid, target, format=ImageFormat.RAW)
+            assert refused.value.hint
+            assert not target.exists()
+            larger = Flavor(vcpus=1, memory_mib=64, disk_gib=1)
+            with pytest.raises(errors.InvalidRequest, match="looks like qcow2"):
+                own.driver.resize(machine.uuid, larger)
+            assert machine.files[0].read_bytes() == before
+            # as the hint says: QEMU knows the format
+            own.driver.start_paused(machine.uuid)
+            own.driver.snapshot_to_image(machine.uuid, target, format=ImageFormat.RAW)
+            assert target.read_bytes() == before
+            own.driver.power_off(machine.uuid)
+    finally:
+        secret.unlink()
+
+
+def test_a_raw_volume_that_claims_to_stand_on_another(own: Host) -> None:
+    """Whoever writes that to his volume keeps nobody from deleting theirs."""
+    with own.volume(format="raw") as liar:
+        victim = own.driver.create_volume(VolumeSpec(name="victim", size_bytes=8 << 20))
+        paths = {
+            name: own.raw.pools.disk_path(name)
+            for name in own.raw.pools.volumes(own.raw.pools.disks())
+        }
+        (base,) = (path for name, path in paths.items() if victim.volume_id in name)
+        (file,) = (own.peer.path(path) for name, path in paths.items() if liar.volume_id in name)
+        _with_header(file, base)
+        own.driver.delete_volume(victim.volume_id)
+        assert not own.peer.path(base).exists()

@@ -11,17 +11,20 @@ import pytest
 
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.encrypted_memory import encrypted_guests
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.session import Connection
 
 VFIO = "<enum name='pciBackend'><value>default</value><value>vfio</value></enum>"
+SEV = "<sev supported='yes'><cbitpos>47</cbitpos><maxGuests>15</maxGuests></sev>"
 RECORDED = (
     (Path(__file__).parent / "domain_capabilities.xml")
     .read_text()
     .replace("<enum name='pciBackend'/>", VFIO)
+    .replace("<sev supported='no'/>", SEV)
 )
-"""From libvirt 9.0 with QEMU 7.2, ovmf and swtpm (Debian 12), for q35; with VFIO, which that host
-has not."""
+"""From libvirt 9.0 with QEMU 7.2, ovmf and swtpm (Debian 12), for q35; with VFIO and SEV, which
+that host has not."""
 
 
 class Host(HostFacts):
@@ -57,6 +60,13 @@ def test_what_a_session_daemon_has_not(capability: Capability) -> None:
     assert "session" in facts.lacking()[capability]
 
 
+def test_how_many_machines_have_encrypted_memory() -> None:
+    """None where the host does not say, and where it has none."""
+    assert encrypted_guests(ET.fromstring(RECORDED)) == 15
+    for told in (SEV.replace("15", "0"), SEV.replace("yes", "no"), "<sev supported='yes'/>", ""):
+        assert encrypted_guests(ET.fromstring(RECORDED.replace(SEV, told))) is None, told
+
+
 def without(pattern: str) -> str:
     changed, count = re.subn(pattern, "", RECORDED)
     assert count
@@ -74,7 +84,9 @@ C = Capability
             RECORDED.replace(VFIO, "<enum name='pciBackend'/>"),
             {C.PCI_PASSTHROUGH, C.VIF_HOSTDEV, C.VGPU},
         ),
-        (without(r"<value>efi</value>"), {C.UEFI, C.SECURE_BOOT}),
+        (RECORDED.replace(SEV, "<sev supported='no'/>"), {C.SEV}),
+        (RECORDED.replace(SEV, ""), {C.SEV}),
+        (without(r"<value>efi</value>"), {C.UEFI, C.SECURE_BOOT, C.SEV}),
         (without(r"(?s)<enum name='secure'>.*?</enum>"), {C.SECURE_BOOT}),
         (
             without(r"(?s)<tpm supported='yes'>.*?</tpm>"),
@@ -88,7 +100,7 @@ C = Capability
             "<domainCapabilities/>",
             {
                 *(C.UEFI, C.SECURE_BOOT, C.VTPM, C.SHARES, C.PCI_PASSTHROUGH),
-                *(C.VIF_HOSTDEV, C.VGPU),
+                *(C.VIF_HOSTDEV, C.VGPU, C.SEV),
                 *(C.CONSOLE_VNC, C.CONSOLE_SPICE, C.SCREENSHOT),
             },
         ),
