@@ -17,7 +17,7 @@ from hvdrivers.driverkit.hub import Hub
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.instance import InstanceSpec, Keep
-from hvdrivers.models.vif import DvsVif, VifQos
+from hvdrivers.models.vif import DvsVif, NetworkVif, VifQos
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskQos, VolumeAttachment
 from hvdrivers.vmware.adopt import VmwareAdopt
@@ -35,6 +35,7 @@ from hvdrivers.vmware.events import VmwareEvents
 from hvdrivers.vmware.export import VmwareExport
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.functions import Functions
 from hvdrivers.vmware.groups import Groups
 from hvdrivers.vmware.guest import VmwareGuest
 from hvdrivers.vmware.guest_inside import Insides
@@ -110,7 +111,8 @@ class VmwareDriver(
             Keep: frozenset({Keep.EPHEMERAL_DISKS.value, Keep.SWAP_DISK.value}),
             VolumeAttachment: frozenset({"bus"}),
             VifBase: frozenset({"model", "active"}),
-            DvsVif: frozenset({"port_key", "opaque_network_type"}),
+            NetworkVif: frozenset({"sriov"}),
+            DvsVif: frozenset({"port_key", "opaque_network_type", "sriov"}),
             DiskQos: frozenset({"total_iops_sec"}),
             VifQos: frozenset({"outbound"}),
         }
@@ -139,6 +141,7 @@ class VmwareDriver(
         self.power = PowerSwitch(self.reader, self.tasks, self.moves)
         self.room = Room(config, self.places)
         self.passthrough = Passthrough(config, self.reader, self.places, self.machines)
+        self.functions = Functions(self.reader, self.places, self.machines)
         self.encrypted_memory = EncryptedMemory(self.reader, self.places)
         self.usage = Usage(self.machines)
         self.groups = Groups(self.reader, self.tasks, self.places, self.machines)

@@ -55,7 +55,8 @@ LACKING: Mapping[C, str] = MappingProxyType(
         C.INCREMENTAL_BACKUP: "vSphere tells which blocks have changed, but lets only VMware's disk"
         " library (VDDK) read them from a disk in use",
         C.VIF_HOSTDEV: "vSphere plugs a virtual function into a port group, which gives the VLAN,"
-        " and this kind of VIF names none",
+        " and this kind of VIF names none: NetworkVif(sriov=True) and DvsVif(sriov=True) ask for"
+        " one",
         C.VOLUME_NVMEOF: "vSphere maps no NVMe namespace into a machine: a raw device mapping is"
         " of a SCSI LUN",
         C.ENCRYPTED_VOLUME: "vSphere encrypts by storage policies, not LUKS",

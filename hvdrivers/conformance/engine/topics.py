@@ -34,6 +34,7 @@ TOPICS = (
     "network",
     "detach",
     "ports",
+    "sriov",
     "resources",
     "metrics",
     "images",
