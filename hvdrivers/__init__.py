@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         ResyncEvent,
     )
     from hvdrivers.models.flavor import CpuPolicy, Flavor
+    from hvdrivers.models.group import ServerGroup, ServerGroupPolicy
     from hvdrivers.models.guest import (
         AddressSource,
         ExecResult,
@@ -320,6 +321,8 @@ __all__ = [
     "ResyncEvent",
     "Screenshot",
     "SeedDisc",
+    "ServerGroup",
+    "ServerGroupPolicy",
     "Share",
     "SmbfsData",
     "SmbfsVolume",
@@ -373,6 +376,7 @@ hvdrivers.models.console: ConsoleAccess ConsoleKind ConsoleLog Screenshot
 hvdrivers.models.disk: DiskRole FileSystem OwnDisk
 hvdrivers.models.events: DeviceEvent DeviceKind Event LifecycleEvent LifecycleKind ResyncEvent
 hvdrivers.models.flavor: CpuPolicy Flavor
+hvdrivers.models.group: ServerGroup ServerGroupPolicy
 hvdrivers.models.guest: AddressSource ExecResult GuestAddress GuestCredentials Share
 hvdrivers.models.hardware: CpuTopology Hardware TpmModel VideoModel WatchdogAction
 hvdrivers.models.host: HostInfo HostPowerAction

@@ -159,7 +159,10 @@ class GuardedCall:
         future = self._started()
         done = False
         try:
-            done = bool(futures.wait([future], waitable(self._patience)).done)
+            future.exception(waitable(self._patience))
+            done = True
+        except futures.TimeoutError:
+            pass
         finally:
             if not done:
                 self._abandon(future)

@@ -121,7 +121,8 @@ class AsyncMoveInSteps(Running):
 
     If the calling process dies at any step, one complete instance is left. Before finish_move() has
     returned it is the one at the source, which revert_move() gives back. Afterwards it is the one
-    at the destination."""
+    at the destination. destroy() at the destination removes what is there: before finish_move()
+    the copy alone, and revert_move() gives back the source then too."""
 
     async def prepare_move(
         self,
@@ -160,7 +161,7 @@ class AsyncMoveInSteps(Running):
         instance as it is.
 
         Raises:
-            InstanceNotFound: there is no copy here for this move.
+            InstanceNotFound: there is no copy here for this move, or destroy() has removed it.
             NetworkNotFound, VolumeNotFound: a network or a volume that the instance is to be
                 connected to is not there.
             InsufficientResources: no room for a larger disk.

@@ -135,6 +135,9 @@ def info_view(info: InstanceInfo, addresses: Sequence[str] | None = None) -> Tab
             "disk": f"{flavor.disk_gib} GiB" if flavor.disk_gib else "as large as the image",
             "firmware": info.firmware,
             "image": info.image,
+            "group": None
+            if info.server_group is None
+            else f"{info.server_group.name} ({info.server_group.policy})",
             "created": info.created_at,
             "volumes": [
                 plain(

@@ -13,6 +13,7 @@ from hvdrivers.cli.report import BadUsageError
 
 if TYPE_CHECKING:
     from hvdrivers.models.flavor import Flavor
+    from hvdrivers.models.group import ServerGroup
     from hvdrivers.models.hardware import Hardware
     from hvdrivers.models.instance import PciRequest, VgpuRequest
     from hvdrivers.models.numa import NumaNode
@@ -151,6 +152,21 @@ def vgpus(texts: Sequence[str]) -> tuple[VgpuRequest, ...]:
             raise BadUsageError("--vgpu: the type comes first, without a key", hint=hint)
         made.append(checked("--vgpu", VgpuRequest, {"type": kind, **value}, hint=hint))
     return tuple(made)
+
+
+def server_group(text: str) -> ServerGroup:
+    """``NAME,policy=affinity|anti-affinity|soft-affinity|soft-anti-affinity``.
+
+    Raises:
+        BadUsageError: it has no name or no policy, or a policy that there is not.
+    """
+    from hvdrivers.models.group import ServerGroup, ServerGroupPolicy
+
+    name, value = named("--server-group", text, {})
+    hint = f"write it like web,policy=anti-affinity; the policy is {', '.join(ServerGroupPolicy)}"
+    if "name" in value:
+        raise BadUsageError("--server-group: the name comes first, without a key", hint=hint)
+    return checked("--server-group", ServerGroup, {"name": name, **value}, hint=hint)
 
 
 def hardware(texts: Sequence[str]) -> Hardware:

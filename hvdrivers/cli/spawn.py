@@ -182,6 +182,14 @@ def spawn_instance(
             help="A slice of a GPU: TYPE[,parent=ADDRESS], the GPU to take it from; repeatable.",
         ),
     ] = None,
+    server_group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GROUP",
+            help="NAME,policy=affinity or anti-affinity, or soft-affinity or soft-anti-affinity: on"
+            " which of its hosts a cluster puts it.",
+        ),
+    ] = None,
     paused: Annotated[
         bool, typer.Option("--paused", help="Start it, and let its CPUs wait for power unpause.")
     ] = False,
@@ -256,6 +264,7 @@ def spawn_instance(
         "seed": None if seed is None else machine.seed_disc(seed),
         "pci_devices": machine.pci_devices(pci or ()),
         "vgpus": machine.vgpus(vgpu or ()),
+        "server_group": None if server_group is None else machine.server_group(server_group),
         "start": not no_start,
         "start_as": "paused" if paused else "running",
     }

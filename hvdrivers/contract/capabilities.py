@@ -128,6 +128,8 @@ class Capability(StrEnum):
     HUGEPAGES = "hugepages"
     PCI_PASSTHROUGH = "pci-passthrough"
     VGPU = "vgpu"
+    SERVER_GROUP = "server-group"
+    """Keep machines together on one of the host's own hosts, or apart from each other."""
 
     # image formats ------------------------------------------------------------------------------
     IMAGE_RAW = "image-raw"

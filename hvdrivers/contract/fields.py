@@ -62,7 +62,7 @@ Fields = Mapping[type[BaseModel] | type[Enum], frozenset[str]]
 enum: the values that are optional."""
 
 _SPEC = """uuid name flavor image volumes vifs cloud_init metadata start start_as seed hardware
-    firmware secure_boot vtpm sev pci_devices vgpus"""
+    firmware secure_boot vtpm sev pci_devices vgpus server_group"""
 _FLAVOR = """vcpus memory_mib disk_gib ephemeral_gib swap_mib max_vcpus max_memory_mib cpu_policy
     numa_nodes page_size_kib"""
 

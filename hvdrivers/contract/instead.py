@@ -85,6 +85,7 @@ INSTEAD: Mapping[C, str] = MappingProxyType(
         C.HUGEPAGES: _HARDWARE,
         C.PCI_PASSTHROUGH: _HARDWARE,
         C.VGPU: _HARDWARE,
+        C.SERVER_GROUP: "choose the host for each instance, and spawn() it there without a group",
         C.IMAGE_RAW: _CONVERT,
         C.IMAGE_QCOW2: _CONVERT,
         C.IMAGE_VMDK: _CONVERT,

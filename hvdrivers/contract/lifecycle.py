@@ -65,7 +65,8 @@ class Lifecycle(Interface):
             ImageRejected: unsafe or corrupt image, wrong checksum, larger than the disk.
             NetworkNotFound, VolumeNotFound: a NIC's network, a volume, a kept disk or a host image
                 is not there.
-            InvalidRequest: a kept disk is larger than the flavor says.
+            InvalidRequest: a kept disk is larger than the flavor says. Or the server group has
+                members with another policy.
             DeviceBusy: a kept disk is attached as a volume. Or a powered-on machine has one of the
                 volumes and it is not ``multiattach``,
                 or, if this one is to be started, one of the ports. Or an interrupted spawn has left
@@ -74,7 +75,7 @@ class Lifecycle(Interface):
                 the host has too few of the requested devices, or another machine has one of them,
                 in whole or in part. Or the machine has more CPUs than the hypervisor gives one on
                 this host. Or ``numa`` names a cell or a CPU that the host does not have, or that
-                is taken.
+                is taken. Or the policy of its server group leaves no host for it.
             NotSupported: the spec needs a capability that is not there.
             OperationTimeout: the deadline passed; what was made has been removed.
         """
@@ -100,8 +101,9 @@ class Lifecycle(Interface):
         for the end of a long operation of the same instance (a snapshot, a copy, a migration): that
         one is stopped where it next tells its progress, undoes what it began, and raises
         InstanceNotFound. An instance that is not there is a success, and what an interrupted spawn
-        or destroy has left of it is removed all the same. A foreign machine with this UUID is not
-        touched: InstanceNotFound.
+        or destroy has left of it is removed all the same. So is what prepare_move() of
+        another host has brought here, or a migration whose caller has died; the instance stays at
+        the source. A foreign machine with this UUID is not touched: InstanceNotFound.
 
         Args:
             keep: which disks to leave on purpose. A spawn() takes them over by ``OwnDisk.kept``.

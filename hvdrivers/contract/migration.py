@@ -128,7 +128,8 @@ class MoveInSteps(Interface, capability=Capability.MOVE_IN_STEPS):
 
     If the calling process dies at any step, one complete instance is left. Before finish_move() has
     returned it is the one at the source, which revert_move() gives back. Afterwards it is the one
-    at the destination.
+    at the destination. destroy() at the destination removes what is there: before finish_move()
+    the copy alone, and revert_move() gives back the source then too.
     """
 
     @operation(states=row(same=(S,)), timeout=3600)
@@ -168,7 +169,7 @@ class MoveInSteps(Interface, capability=Capability.MOVE_IN_STEPS):
         instance as it is.
 
         Raises:
-            InstanceNotFound: there is no copy here for this move.
+            InstanceNotFound: there is no copy here for this move, or destroy() has removed it.
             NetworkNotFound, VolumeNotFound: a network or a volume that the instance is to be
                 connected to is not there.
             InsufficientResources: no room for a larger disk.

@@ -143,6 +143,7 @@ def _of_spec(spec: InstanceSpec) -> set[Capability]:
         (any(node.cpus for node in spec.numa), Capability.CPU_PINNING),
         (spec.pci_devices, Capability.PCI_PASSTHROUGH),
         (spec.vgpus, Capability.VGPU),
+        (spec.server_group is not None, Capability.SERVER_GROUP),
     ):
         if wanted:
             needs.add(capability)

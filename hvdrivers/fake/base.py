@@ -9,6 +9,7 @@ from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.operation import Interface
 
 if TYPE_CHECKING:
+    from hvdrivers.fake.groups import Groups
     from hvdrivers.fake.host import FakeHost
     from hvdrivers.fake.image_store import Images
     from hvdrivers.fake.link import Link
@@ -42,6 +43,8 @@ class FakeBase(Interface):
     """What must hold before a machine is powered on."""
     moving: Moving
     """A machine on its way to another host."""
+    groups: Groups
+    """Machines that are kept together, or apart."""
     showing: Showing
     """A machine as the caller sees it."""
     without: Mapping[Capability, str]

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from hvdrivers.contract.errors import InsufficientResources, InvalidRequest
 from hvdrivers.driverkit.checks import Stock, require_room, require_stock
+from hvdrivers.fake.groups import check_hosts_left
 from hvdrivers.models.instance import CpuPolicy, Flavor
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import PciDevice
@@ -85,6 +86,7 @@ def check_power(host: FakeHost, machine: Machine, flavor: Flavor | None = None) 
     sums.add(flavor, sev=machine.sev)
     check_fits(host.size, sums)
     check_nodes(host, machine, others)
+    check_hosts_left(host, machine)
 
 
 def check_placement(machine: Machine, flavor: Flavor) -> None:

@@ -130,6 +130,8 @@ class HostSize(Model):
     """Volumes per instance."""
     nic_slots: _Size = 8
     """NICs per instance."""
+    hosts: Annotated[int, Field(ge=1)] = 3
+    """Hosts behind it, as behind a cluster: what the policy of a server group is about."""
 
     networks: frozenset[str] = frozenset({"default", "private"})
     bridges: frozenset[str] = frozenset({"br0", "br1"})

@@ -18,6 +18,7 @@ from hvdrivers.fake.config import FakeConfig
 from hvdrivers.fake.connection import FakeConnection
 from hvdrivers.fake.consoles import FakeConsoles, FakeInteractiveConsole, FakeScreenCapture
 from hvdrivers.fake.events import FakeEvents
+from hvdrivers.fake.groups import Groups
 from hvdrivers.fake.guest import (
     FakeGuestAddresses,
     FakeGuestExec,
@@ -134,6 +135,7 @@ class FakeDriver(
     starting_type: ClassVar[type[Starting]] = Starting
     moving_type: ClassVar[type[Moving]] = Moving
     showing_type: ClassVar[type[Showing]] = Showing
+    groups_type: ClassVar[type[Groups]] = Groups
 
     def __init__(self, host: FakeHost, config: FakeConfig | None = None) -> None:
         config = config or FakeConfig()
@@ -146,6 +148,7 @@ class FakeDriver(
         self.images = self.images_type(host, self.machines)
         self.own_disks = self.own_disks_type(host, self.machines)
         self.starting = self.starting_type(host, self.volumes, self.ports)
+        self.groups = self.groups_type(host)
         self.moving = self.moving_type(host, self.machines, self.ports)
         self.showing = self.showing_type(self.ports)
 

@@ -15,6 +15,7 @@ from hvdrivers.fake.config import HostSize, Latency
 from hvdrivers.fake.controls import Controls
 from hvdrivers.fake.event_streams import Change, FakeEventStream, device, lifecycle
 from hvdrivers.fake.faults import Faults
+from hvdrivers.fake.groups import GroupRecord
 from hvdrivers.fake.records import (
     POWERED_ON,
     Claim,
@@ -85,6 +86,7 @@ class FakeHost(Controls):
         self.tpm: dict[UUID, int] = {}
         self.secrets: dict[str, Secret] = {}
         self.claims: list[Claim] = []
+        self.groups: dict[str, GroupRecord] = {}
         self.networks = {
             "network": set(self.size.networks),
             "bridge": set(self.size.bridges),

@@ -83,6 +83,10 @@ def take_inventory(host: FakeHost) -> Inventory:
         Item("device", f"{claim.address} of {claim.owner}", claim.owner, f"{number} {claim.slice}")
         for number, claim in enumerate(host.claims)
     ]
+    items += [
+        Item("group", name, None, f"{group.policy} {sorted(map(str, group.members))}")
+        for name, group in host.groups.items()
+    ]
     items += [Item("incoming", str(uuid), uuid) for uuid in host.incoming]
     return Inventory(frozenset(items))
 

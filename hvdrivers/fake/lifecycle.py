@@ -103,6 +103,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
             claims=spec.start,
         )
         self._set_firmware(machine, spec)
+        self._set_group(machine, spec)
         self._check_size(machine, spec)
         before = list(self.fake_host.claims)
         try:
@@ -111,6 +112,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
             self.fake_host.claims = before
             raise
         self.fake_host.machines[spec.uuid] = machine
+        self.groups.join(machine)
         if machine.firmware is Firmware.UEFI:
             self.fake_host.nvram[spec.uuid] = task.token
         if machine.vtpm:
@@ -127,6 +129,11 @@ class FakeLifecycle(FakeBase, Lifecycle):
         machine.sev = spec.sev
         machine.hardware = spec.hardware
         machine.numa = spec.numa
+
+    @provides(Capability.SERVER_GROUP)
+    def _set_group(self, machine: Machine, spec: InstanceSpec) -> None:
+        self.groups.check_policy(spec.server_group)
+        machine.server_group = spec.server_group
 
     @provides(Capability.NUMA, Capability.CPU_PINNING, Capability.HUGEPAGES)
     def _check_size(self, machine: Machine, spec: InstanceSpec) -> None:
@@ -156,6 +163,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
         machine = host.machines.get(uuid)
         if machine is not None and machine.token == token:
             del host.machines[uuid]
+            self.groups.leave(machine)
             host.tell_lifecycle(machine, LifecycleKind.DESTROYED, None)
         for states in (host.nvram, host.tpm):
             if states.get(uuid) == token:
@@ -198,6 +206,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
                 "release-volumes": lambda: self._release_volumes(uuid),
                 "delete-ports": lambda: host.remove_ports(uuid),
                 "delete-secrets": lambda: host.remove_secrets(uuid),
+                "delete-incoming": lambda: self._delete_incoming(uuid),
                 "delete-disks": lambda: self.own_disks.delete(uuid, keep),
                 "delete-firmware": lambda: self._delete_firmware(uuid),
                 "undefine-machine": lambda: self._forget(uuid),
@@ -219,6 +228,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
             "release-volumes": any(key in volume.locks for volume in host.volumes()),
             "delete-ports": any(port.owner == uuid for port in host.ports.values()),
             "delete-secrets": any(each.owner == uuid for each in host.secrets.values()),
+            "delete-incoming": uuid in host.incoming,
             "delete-disks": any(host.disks_of(uuid)),
             "delete-firmware": uuid in host.nvram or uuid in host.tpm,
             "undefine-machine": machine is not None,
@@ -231,6 +241,10 @@ class FakeLifecycle(FakeBase, Lifecycle):
             if machine.migration is not None:
                 machine.migration.wake.set()
             self.fake_host.set_state(machine, InstanceState.STOPPED, LifecycleKind.STOPPED)
+
+    def _delete_incoming(self, uuid: UUID) -> None:
+        """What prepare_move(), or a migration, has brought here."""
+        self.fake_host.incoming.pop(uuid, None)
 
     def _release_volumes(self, uuid: UUID) -> None:
         self.fake_host.unlock(uuid)
@@ -247,6 +261,7 @@ class FakeLifecycle(FakeBase, Lifecycle):
         if machine is not None and machine.move is not None:
             self.fake_host.world.forget_move(machine.move.move)
         self.fake_host.release(uuid)
+        self.groups.leave(machine)
         if machine is not None:
             self.fake_host.tell_lifecycle(machine, LifecycleKind.DESTROYED, None)
 

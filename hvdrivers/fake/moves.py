@@ -167,6 +167,7 @@ class FakeMoveInSteps(FakeBase, MoveInSteps):
         del host.incoming[uuid]
         machine.move, machine.arrived = None, move.token
         host.machines[uuid] = machine
+        self.groups.join(machine)
         for vif in record.vifs:
             host.ports[uuid, vif.id] = Port(vif, uuid, machine.token, plugged=True)
         for disk in machine.volumes.values():
@@ -227,6 +228,7 @@ class FakeMoveInSteps(FakeBase, MoveInSteps):
         host.nvram.pop(uuid, None)
         host.tpm.pop(uuid, None)
         del host.machines[uuid]
+        self.groups.leave(machine)
         host.tell_lifecycle(machine, LifecycleKind.MIGRATED, None)
 
     def revert_move(self, uuid: UUID, *, timeout: float | None = None) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.fake.capacity import check_power, check_room, claimed_by
 from hvdrivers.fake.connections import replace_connections, volumes_at
+from hvdrivers.fake.groups import Groups
 from hvdrivers.fake.ports import port_names
 from hvdrivers.fake.records import Disk, Machine, Pool
 from hvdrivers.fake.steps import Task
@@ -83,6 +84,10 @@ class Moving:
         if machine.uuid in target.machines or machine.uuid in target.incoming:
             yield Blocker(kind=BlockerKind.STATE, reason="the destination has this UUID already")
         yield from self._hardware_blockers(machine, target)
+        try:
+            Groups(target).check_policy(machine.server_group)
+        except errors.InvalidRequest as error:
+            yield Blocker(kind=BlockerKind.STATE, reason=error.message, hint=error.hint)
         yield from self._storage_blockers(machine, moves)
         yield from self._volume_blockers(machine, target, destination)
         yield from self.network_blockers(machine, target, destination)
@@ -243,6 +248,8 @@ class Moving:
         del there.incoming[uuid]
         del here.machines[uuid]
         there.machines[uuid] = machine
+        Groups(here).leave(machine)
+        Groups(there).join(machine)
         for key, port in list(here.ports.items()):
             if port.owner == uuid:
                 there.ports[key] = here.ports.pop(key)

@@ -15,6 +15,7 @@ from hvdrivers.fake.faults import FaultKind, FaultRule, InstalledFault
 from hvdrivers.fake.host import FakeHost
 from hvdrivers.fake.own_disks import role_of
 from hvdrivers.models.base import Model
+from hvdrivers.models.group import ServerGroupPolicy
 from hvdrivers.models.guest import Share
 from hvdrivers.models.instance import Firmware
 from hvdrivers.models.state import InstanceState
@@ -96,6 +97,13 @@ class FakeObserver(Observer):
                 Capability.SEV: machine.sev,
             }
         return frozenset(each for each, there in found.items() if there)
+
+    def kept_with(self, uuid: UUID) -> tuple[ServerGroupPolicy, frozenset[UUID]] | None:
+        with self._host.world.lock:
+            for group in self._host.groups.values():
+                if uuid in group.members and len(group.members) > 1:
+                    return group.policy, frozenset(group.members)
+        return None
 
     def kept(self, uuid: UUID) -> frozenset[str]:
         with self._host.world.lock:

@@ -15,6 +15,7 @@ from pydantic import SecretBytes, SecretStr
 from hvdrivers.fake.behaviour import GuestBehaviour
 from hvdrivers.fake.clock import Wake
 from hvdrivers.models.disk import OwnDisk
+from hvdrivers.models.group import ServerGroup
 from hvdrivers.models.guest import Share
 from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.image import ImageFormat, ImageRef
@@ -248,6 +249,7 @@ class Machine:
     """What it has instead while it is rescued."""
     hardware: Hardware = field(default_factory=Hardware)
     numa: tuple[NumaNode, ...] = ()
+    server_group: ServerGroup | None = None
     copy_of: UUID | None = None
     """Somebody has copied that one, with its mark."""
     move: MoveRecord | None = None

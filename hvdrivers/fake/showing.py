@@ -30,5 +30,6 @@ class Showing:
             firmware=machine.firmware,
             created_at=machine.created_at,
             image=machine.image_key,
+            server_group=machine.server_group,
             move=None if machine.move is None else machine.move.phase,
         )

@@ -46,6 +46,8 @@ LACKING: Mapping[C, str] = MappingProxyType(
         " by the time of Suspend-VM the guest has begun",
         C.SWAP_VOLUME: "Move-VMStorage makes new files and takes no existing volume",
         C.SHARES: "Hyper-V shares no directory with a guest",
+        C.SERVER_GROUP: "the driver talks to one Hyper-V host: the caller chooses the host of each"
+        " machine",
         C.HUGEPAGES: "Hyper-V chooses the size of the pages itself",
         C.CPU_PINNING: "Hyper-V's PowerShell module pins no virtual CPU; the CPU groups of the"
         " Host Compute Service come near",

@@ -164,6 +164,8 @@ and a VLAN that the host sets."""
 
 def vif_in_alias(text: str) -> tuple[VifType, str] | None:
     """Type and id of the VIF in a device alias."""
+    if not text.startswith("ua-vif-"):
+        return None  # most devices of a machine are none
     for kind in _VIF_TYPES:
         identifier = from_alias(f"vif-{kind}", text)
         if identifier is not None:

@@ -31,6 +31,7 @@ LACKING: Mapping[C, str] = MappingProxyType(
         " with no password. A file on a share that the host has mounted is a LocalVolume",
         C.VIF_DVS: "it is a switch of vSphere's",
         C.VIF_HYPERV: "it is a switch of Hyper-V's",
+        C.SERVER_GROUP: "a libvirt daemon is one host: the caller chooses the host of each machine",
         C.HOT_RENAME: "libvirt renames a domain only while it is off",
         C.MAINTENANCE: "a libvirt daemon has no mode in which it starts nothing; a note of this"
         " driver's own would hold back neither virsh nor autostart",

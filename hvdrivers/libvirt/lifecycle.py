@@ -13,6 +13,7 @@ defines it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -208,7 +209,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         try:
             if spec.start:
                 start_new(remote, xml, paused=spec.start_as is StartAs.PAUSED)
-            domain = define(remote, xml)
+            domain = define(remote, xml, validated=spec.start)
         except errors.OutcomeUnknown:
             undo.forget()
             undo.callback(
@@ -260,8 +261,12 @@ class LibvirtLifecycle(Topic, Lifecycle):
         """Budget: 3 calls, 4 for a machine that has not run since the daemon was started; 1 more
         for an adopted one."""
         del timeout
-        domain, label = self.domains.named(uuid)
-        return shown(uuid, domain, self.domains.state(domain), label)
+
+        def look() -> InstanceInfo:
+            domain, label = self.domains.named(uuid)
+            return shown(uuid, domain, self.domains.state(domain), label)
+
+        return self.connection.straight(look)
 
     def list_instances(self, *, timeout: float | None = None) -> Sequence[InstanceSummary]:
         """Budget: 2 calls for any number of instances; 1 more where the host has machines that
@@ -270,15 +275,15 @@ class LibvirtLifecycle(Topic, Lifecycle):
         machines = self.listing.machines()
         labels = self.identity.labels((uuid, name) for uuid, name, _, _ in machines)
         return [
-            InstanceSummary.of(
-                uuid=uuid,
-                name=labels[uuid],
-                state=state,
-                vcpus=int(stats.get("vcpu.current", 1)),
-                memory_mib=int(stats.get("balloon.maximum", 0)) // 1024,
+            _line(
+                uuid,
+                label,
+                state,
+                int(stats.get("vcpu.current", 1)),
+                int(stats.get("balloon.maximum", 0)) // 1024,
             )
             for uuid, _, state, stats in machines
-            if uuid in labels
+            if (label := labels.get(uuid)) is not None
         ]
 
     def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:
@@ -332,6 +337,10 @@ class LibvirtLifecycle(Topic, Lifecycle):
                 require_off(domain)
 
         self.domains.change("set_metadata", uuid, current_deadline(), act)
+
+
+_line = functools.lru_cache(16384)(InstanceSummary.of)
+"""A line of a list. One that says the same as in an earlier list is that line."""
 
 
 def _state_after(spec: InstanceSpec) -> InstanceState:

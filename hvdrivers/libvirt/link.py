@@ -74,6 +74,8 @@ class Link:
         self._lock = threading.Lock()
         self._queue: deque[Job[Any]] = deque()
         self._busy = False
+        self._server: int | None = None
+        """The thread that makes its calls now."""
         self._left: Future[Any] | None = None
 
     @property
@@ -138,10 +140,12 @@ class Link:
         return job.future
 
     def _serve(self) -> None:
+        self._server = threading.get_ident()
         while True:
             with self._lock:
                 if not self._queue:
                     self._busy = False
+                    self._server = None
                     return
                 job = self._queue.popleft()
             publish = job.run()
@@ -164,6 +168,8 @@ class Link:
         """
         if self.stuck:
             raise NotMade
+        if self._server == threading.get_ident():
+            return call()  # within Connection.straight(), whose caller waits for all of it
 
         def unless_closed() -> _T:
             # close() comes in the same order, so it cannot begin meanwhile

@@ -12,6 +12,7 @@ from hvdrivers.libvirt.cold_size import has_nodes, size_in, size_of
 from hvdrivers.libvirt.domain import definable, own_disk
 from hvdrivers.libvirt.metadata import (
     FLAVOR_NAMESPACE,
+    STATE_NAMESPACE,
     RootDisk,
     disk_namespace,
     flavor_text,
@@ -43,6 +44,8 @@ def arriving(domain: Element, uuid: UUID, label: str, mark: Mark) -> Element:
     if emulator is not None:  # that host has its own
         domain.find("devices").remove(emulator)  # type: ignore[union-attr]
     without(domain, MOVE_NAMESPACE)
+    # libvirt forgets there why the machine is off (see start.shall_run())
+    without(domain, STATE_NAMESPACE)
     put(domain, ARRIVED_NAMESPACE, mark.token)
     return definable(with_size(domain, mark.flavor))
 

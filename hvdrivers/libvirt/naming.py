@@ -26,6 +26,7 @@ A machine that adopt() has taken over keeps the name that it had: see ``identity
 
 from __future__ import annotations
 
+import functools
 import re
 from uuid import UUID
 
@@ -73,8 +74,10 @@ def is_moving(name: str, uuid: UUID) -> bool:
     return name.endswith(f"{_MOVING}.{uuid}")
 
 
+@functools.lru_cache(16384)
 def label_of(name: str, uuid: UUID) -> str | None:
-    """The label in a domain's name; None if the domain is not ours.
+    """The label in a domain's name; None if the domain is not ours. What has been found out is
+    remembered, as a list asks for the labels of all machines.
 
     A label that rename() would refuse (``virsh domrename`` takes it) is shown as near as it can
     be: U+FFFD for what is no text, and no longer than a name may be.

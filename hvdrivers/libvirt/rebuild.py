@@ -38,7 +38,6 @@ from hvdrivers.libvirt.metadata import (
     STATE_NAMESPACE,
     RootDisk,
     disk_namespace,
-    is_to_run,
     keep,
     kept,
     record_in,
@@ -50,7 +49,7 @@ from hvdrivers.libvirt.naming import ROOT, disk_name, is_root
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.snapshot_data import Machine
-from hvdrivers.libvirt.start import cut, forget_crash, start
+from hvdrivers.libvirt.start import cut, forget_crash, shall_run, start
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.xml import Element, parse, text
 from hvdrivers.models.image import ImageRef
@@ -73,8 +72,9 @@ class LibvirtRebuild(Topic, Rebuild):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Budget from a cached image: 26 calls; 3 more where a rebuild() has made the disk before
-        it, and 8 where it is in another pool than the driver's own. It waits for what another
-        client does with the snapshots, as those are in the disk that goes."""
+        it, 8 where it is in another pool than the driver's own, and 2 where an earlier one was cut.
+        It waits for what another client does with the snapshots, as those are in the disk that
+        goes."""
         del timeout
         deadline = current_deadline()
         domain, _ = self.domains.checked("rebuild", uuid, deadline)
@@ -94,7 +94,8 @@ class LibvirtRebuild(Topic, Rebuild):
         record = record_in(xml)
         pool = self.pools.holding(source_of(_root_of(xml)))
         self.snapshot_data.require_none(machine, "the disk has snapshots")
-        runs = state is InstanceState.RUNNING or (state is InstanceState.STOPPED and is_to_run(xml))
+        runs = state is InstanceState.RUNNING
+        runs = runs or (state is InstanceState.STOPPED and shall_run(domain, xml))
         capacity = root_disk_bytes(base.virtual_size, record.flavor.disk_gib)
         role = f"{ROOT}-{secrets.token_hex(4)}"
         name = disk_name(uuid, role)

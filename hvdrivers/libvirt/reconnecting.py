@@ -15,7 +15,7 @@ from hvdrivers.libvirt.devices import volumes_of
 from hvdrivers.libvirt.domains import require_off, xml_of
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.rewiring import Rewiring
+from hvdrivers.libvirt.rewiring import Rewiring, wire_of
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.state import InstanceState
@@ -36,7 +36,7 @@ class LibvirtReconnect(Topic, Reconnect):
     ) -> None:
         """Budget: 7 calls, 1 for each bridge, 2 for each libvirt network, 3 for each volume of a
         pool, 2 for each secret; 1 for each file or device of the host, 2 if create_volume() has
-        made it. For NICs that are devices of the host as plug_vif()."""
+        made it; 1 for an adopted machine. For NICs that are devices of the host as plug_vif()."""
         del timeout
         deadline = current_deadline()
 
@@ -57,9 +57,9 @@ class LibvirtReconnect(Topic, Reconnect):
                 for attachment in volumes:
                     self.secrets.make(uuid, attachment)
                     old = volumes_of(before)[attachment.volume_id]
-                    new = rewiring.devices[attribute(old, "alias", "name") or ""]
+                    new = rewiring.devices[wire_of(old)]
                     if has_secrets(old) and not has_secrets(new):
-                        self.secrets.delete(uuid, attachment.volume_id)
+                        self.secrets.delete_of(uuid, attachment.volume_id)
             require_off(domain)
 
         self.domains.change("reconnect", uuid, deadline, act)
@@ -69,7 +69,7 @@ class LibvirtReconnect(Topic, Reconnect):
         old = {
             name: device
             for device in before.iterfind("devices/*")
-            if (name := attribute(device, "alias", "name") or "") in rewiring.devices
+            if (name := wire_of(device)) in rewiring.devices
         }
         new = {attribute(each, "alias", "name"): name for name, each in rewiring.devices.items()}
 

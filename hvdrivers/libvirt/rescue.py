@@ -45,7 +45,6 @@ from hvdrivers.libvirt.hardware import bus_of_own
 from hvdrivers.libvirt.metadata import (
     STATE_NAMESPACE,
     hardware_in,
-    is_to_run,
     keep,
     record_in,
     to_run_text,
@@ -63,7 +62,7 @@ from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.start import cut, explained, forget_crash, start
+from hvdrivers.libvirt.start import cut, explained, forget_crash, shall_run, start
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.hardware import Hardware
@@ -249,7 +248,8 @@ class LibvirtRescue(Topic, Rescue):
 
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 14 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
-        it is off; 2 more for a rescue's seed. It waits as rescue() does."""
+        it is off; 2 more for a rescue's seed, or where an earlier one was cut. It waits as rescue()
+        does."""
         del timeout
 
         def act(_: Turn, domain: Remote, state: InstanceState) -> None:
@@ -261,7 +261,7 @@ class LibvirtRescue(Topic, Rescue):
                     raise LookAgain
                 runs = True
             else:
-                runs = is_to_run(xml_of(domain, inactive=True))
+                runs = shall_run(domain, xml_of(domain, inactive=True))
             with changed():
                 if state is InstanceState.CRASHED and not cut(domain):
                     forget_crash(domain)

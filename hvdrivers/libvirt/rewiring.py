@@ -29,13 +29,26 @@ from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.vif import HostdevVif, MacvtapVif, UserVif, VdpaVif, Vif
 from hvdrivers.models.volume import VolumeAttachment
 
+_STAYS = ("boot", "rom", "acpi")
+"""What the guest's firmware sees of a device."""
+
+
+def wire_of(device: Element) -> str:
+    """What a device of a definition is known by: its alias; of a NIC that an adopted machine has
+    brought along its MAC address, as libvirt itself chooses another alias at each start."""
+    name = attribute(device, "alias", "name") or ""
+    address = attribute(device, "mac", "address")
+    if name.startswith("ua-") or device.tag != "interface" or address is None:
+        return name
+    return f"mac {address}"
+
 
 @dataclass(frozen=True)
 class Rewiring:
     """What takes the place of what."""
 
     devices: Mapping[str, Element]
-    """New elements by the aliases of those that they replace."""
+    """New elements by what those that they replace are known by (:func:`wire_of`)."""
 
     def on(self, xml: Element) -> Element:
         """A machine's XML with them, changed in place."""
@@ -43,7 +56,7 @@ class Rewiring:
         if devices is None:
             return xml
         for index, device in enumerate(devices):
-            new = self.devices.get(attribute(device, "alias", "name") or "")
+            new = self.devices.get(wire_of(device))
             if new is None:
                 continue
             new = deepcopy(new)
@@ -55,6 +68,9 @@ class Rewiring:
             same_bus = attribute(new, "target", "bus") == attribute(device, "target", "bus")
             if address is not None and same_bus:
                 new.append(deepcopy(address))
+            for tag in _STAYS:  # what only others set
+                if new.find(tag) is None and (kept := device.find(tag)) is not None:
+                    new.append(deepcopy(kept))
             devices[index] = new
         # nothing but a new connection changes what the memory is for
         return fit_memory(xml) if self.devices else xml
@@ -100,8 +116,8 @@ class Rewirings:
         self._networks.require(vifs)
         for vif in vifs:
             _, interface = nics[vif.id]
-            found[attribute(interface, "alias", "name") or ""] = vif_element(
-                _rewired(vif, interface)
+            found[wire_of(interface)] = _with_model(
+                vif_element(_rewired(vif, interface)), vif, interface
             )
         return Rewiring(found)
 
@@ -139,3 +155,12 @@ def _rewired(vif: Vif, interface: Element) -> Vif:
     if vif.mtu is None and mtu and not isinstance(vif, HostdevVif | UserVif | MacvtapVif | VdpaVif):
         kept["mtu"] = int(mtu)
     return vif.model_copy(update=kept)
+
+
+def _with_model(new: Element, vif: Vif, old: Element) -> Element:
+    """A NIC with the model of the one before, where that is one that only others choose."""
+    model, shown = attribute(old, "model", "type"), attached_vif(vif.id, vif.type, old).model
+    found = new.find("model")
+    if vif.model is None and shown is None and model is not None and found is not None:
+        found.set("type", model)
+    return new

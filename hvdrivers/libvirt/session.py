@@ -23,7 +23,6 @@ import functools
 import os
 import threading
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -40,6 +39,7 @@ from hvdrivers.libvirt.link import Link, NoAnswer, NotMade
 from hvdrivers.libvirt.link_pool import LinkPool
 from hvdrivers.libvirt.lost_errors import insisting
 from hvdrivers.libvirt.opening import forked, open_connection
+from hvdrivers.libvirt.operation import Calls, Operation
 from hvdrivers.libvirt.remote import (
     Remote,
     changes_nothing,
@@ -61,37 +61,7 @@ _LAST_CALLS = 1.5
 seconds they stay within the guard's tolerance."""
 
 
-class Calls(Counter[str]):
-    """How often each call was made."""
-
-    in_sequence = 0
-    """How many of them had to wait for another, in operations: what the host's distance costs."""
-
-
-class _Operation:
-    """One operation, or a branch of one, and the link that it has."""
-
-    def __init__(
-        self, connection: Connection, deadline: Deadline, link: Link | None = None
-    ) -> None:
-        self.connection = connection
-        self.deadline = deadline
-        self.in_sequence = 0
-        self._link = link
-
-    def link(self) -> Link:
-        if self._link is None or not self._link.usable:
-            self.release()
-            self._link = self.connection.links.lease(current_deadline().at)
-        return self._link
-
-    def release(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            self.connection.links.release(link)
-
-
-_operation: ContextVar[_Operation | None] = ContextVar("hvdrivers-libvirt", default=None)
+_operation: ContextVar[Operation | None] = ContextVar("hvdrivers-libvirt", default=None)
 _unnoticed: ContextVar[bool] = ContextVar("hvdrivers-libvirt-unnoticed", default=False)
 
 
@@ -133,12 +103,11 @@ class Connection:
     def operation(self, timeout: float | None) -> Iterator[None]:
         """Stands around an operation: bounds its calls, and gives it a link of its own from its
         first call on. Inside of another one it does nothing."""
-        outer = _operation.get()
-        if outer is not None and outer.connection is self:
+        if self._current() is not None:
             yield
             return
         deadline = current_deadline() if timeout is None else Deadline(timeout)
-        operation = _Operation(self, deadline)
+        operation = Operation(self.links, deadline)
         token = _operation.set(operation)
         try:
             with bounding(deadline):
@@ -150,9 +119,11 @@ class Connection:
                 for counter in self._counters:
                     counter.in_sequence += operation.in_sequence
 
-    def _current(self) -> _Operation | None:
+    def _current(self) -> Operation | None:
         operation = _operation.get()
-        return operation if operation is not None and operation.connection is self else None
+        if operation is None or operation.links is not self.links or not operation.is_here:
+            return None
+        return operation
 
     def _link(self) -> Link:
         if os.getpid() != self._pid:
@@ -191,10 +162,10 @@ class Connection:
             link = self.links.spare() if operation is not None else None
             if operation is None or link is None:
                 continue
-            branch = _Operation(self, operation.deadline, link)
+            branch = Operation(self.links, operation.deadline, link)
             branch.in_sequence = first
 
-            def run(branch: _Operation = branch, call: Callable[[], _T] = call) -> _T:
+            def run(branch: Operation = branch, call: Callable[[], _T] = call) -> _T:
                 _operation.set(branch)
                 try:
                     return call()
@@ -224,6 +195,35 @@ class Connection:
         if failed is not None:
             raise failed
         return results
+
+    def straight(self, read: Callable[[], _T]) -> _T:
+        """Make the calls of a reading one after another in the thread of the operation's link: it
+        is handed over once, not call by call. Only for what changes nothing.
+
+        Raises:
+            OperationTimeout: the deadline passed.
+        """
+        operation = self._current()
+        if operation is None or operation.stays:
+            return read()
+        link = operation.link()
+        branch = Operation(self.links, operation.deadline, link)
+
+        def reading() -> _T:
+            branch.stay_here()
+            _operation.set(branch)  # in the context of this job alone
+            return read()
+
+        try:
+            return link.run(reading, _end_of_call(), self.links.notify)
+        except NotMade:
+            raise errors.OperationTimeout("the deadline passed; nothing was sent") from None
+        except NoAnswer:
+            raise errors.OperationTimeout(
+                f"the host did not answer {branch.asking} within the deadline"
+            ) from None
+        finally:
+            operation.in_sequence += branch.in_sequence
 
     def fact(self, key: str, read: Callable[[Remote], _T]) -> _T:
         """Something about the host that does not change while it is connected, read once."""
@@ -288,6 +288,7 @@ class Connection:
             operation = self._current()
             if operation is not None:
                 operation.in_sequence += 1
+                operation.asking = name
             with self._counting:
                 for counter in self._counters:
                     counter[name] += 1

@@ -1,19 +1,28 @@
-"""An instance as get_instance() shows it."""
+"""An instance as get_instance() shows it.
+
+Most instances are as they were at the last look. What a definition says depends on its text alone,
+so the newest texts are kept with what was read of them: the same text is not read again. The daemon
+is asked for the text each time.
+"""
 
 from __future__ import annotations
 
+import functools
 from uuid import UUID
 
 from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, volumes_of
-from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.metadata import Record, record_in
 from hvdrivers.libvirt.move_mark import phase_of
 from hvdrivers.libvirt.naming import label_of
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.sizes import vcpus_of
-from hvdrivers.libvirt.xml import Element
+from hvdrivers.libvirt.xml import Element, parse
+from hvdrivers.models.base import of_known
 from hvdrivers.models.instance import Flavor, InstanceInfo
 from hvdrivers.models.state import InstanceState
+
+_MOST_TEXTS = 256
+"""Of about ten thousand characters each."""
 
 
 def shown(
@@ -24,18 +33,34 @@ def shown(
     Args:
         label: of an adopted machine, as its mark says.
     """
-    return shown_in(xml_of(domain), uuid, domain, state, label)
+    return _in_state(_read(domain.XMLDesc(0), uuid, domain.name(), label), state)
 
 
 def shown_in(
     xml: Element, uuid: UUID, domain: Remote, state: InstanceState, label: str | None = None
 ) -> InstanceInfo:
     """The same of a machine whose XML has been read. No call."""
+    return _in_state(_described(xml, uuid, domain.name(), label), state)
+
+
+@functools.lru_cache(_MOST_TEXTS)
+def _read(document: str, uuid: UUID, name: str, label: str | None) -> InstanceInfo:
+    return _described(parse(document), uuid, name, label)
+
+
+def _in_state(found: InstanceInfo, state: InstanceState) -> InstanceInfo:
+    """The same in this state. Its metadata are a mapping that no other caller has."""
+    now = {"state": state, "metadata": dict(found.metadata)}
+    return of_known(InstanceInfo, vars(found) | now)
+
+
+def _described(xml: Element, uuid: UUID, name: str, label: str | None) -> InstanceInfo:
+    """All but the state, which the text does not tell."""
     record = record_in(xml)
     return InstanceInfo(
         uuid=uuid,
-        name=label_of(domain.name(), uuid) or label or record.name,
-        state=state,
+        name=label_of(name, uuid) or label or record.name,
+        state=InstanceState.STOPPED,
         flavor=flavor_now(xml, record),
         metadata=record.metadata,
         volumes=tuple(attached_volume(key, disk) for key, disk in volumes_of(xml).items()),
@@ -43,7 +68,7 @@ def shown_in(
         firmware=record.firmware,
         created_at=record.created_at,
         image=record.image,
-        move=phase_of(domain.name(), uuid, xml),
+        move=phase_of(name, uuid, xml),
     )
 
 

@@ -17,10 +17,18 @@ from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import definable, used_sources
 from hvdrivers.libvirt.huge_pages import explained_pages, page_size_in
-from hvdrivers.libvirt.metadata import METADATA_NAMESPACE, kept, put
+from hvdrivers.libvirt.metadata import (
+    METADATA_NAMESPACE,
+    STATE_NAMESPACE,
+    is_to_run,
+    keep,
+    kept,
+    put,
+)
 from hvdrivers.libvirt.network_checks import macvtap_hint, missing_network
 from hvdrivers.libvirt.odd_files import odd_file
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import unnoticed
 from hvdrivers.libvirt.shared_directories import missing_directory
 from hvdrivers.libvirt.states import state_of
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
@@ -28,6 +36,14 @@ from hvdrivers.models.state import InstanceState
 
 _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20}
 """The one that libvirt writes, and the one that we do."""
+
+_CUT = {
+    libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED,
+    libvirt.VIR_DOMAIN_SHUTOFF_FAILED,  # a start that has failed
+    libvirt.VIR_DOMAIN_SHUTOFF_DAEMON,
+    libvirt.VIR_DOMAIN_SHUTOFF_UNKNOWN,  # the daemon has started anew since
+}
+"""Why a machine is off that an operation has switched off to start it again."""
 
 _NO_DIRECT_IO = (
     "where it says that a file cannot be opened: a file system without O_DIRECT needs"
@@ -128,6 +144,24 @@ def _metadata(domain: Remote) -> str | None:
     """The metadata in a machine's definition, as they stand there. One call."""
     definition = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
     return kept(definition, METADATA_NAMESPACE)
+
+
+def shall_run(domain: Remote, xml: Element) -> bool:
+    """Whether an operation has switched the machine off, and did not come to start it. No call
+    without its mark, else one; another one where the mark is of the past, and goes.
+
+    A client may have died after the start, before it took its mark away. If the guest went down by
+    itself since, it stays off: libvirt tells this end from one by the driver, until its daemon
+    starts again.
+    """
+    if not is_to_run(xml):
+        return False
+    state, reason = domain.state(0)
+    if state != libvirt.VIR_DOMAIN_SHUTOFF or reason in _CUT:
+        return True
+    with unnoticed():
+        keep(domain, STATE_NAMESPACE, None, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+    return False
 
 
 def forget_crash(domain: Remote) -> None:

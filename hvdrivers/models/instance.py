@@ -15,6 +15,7 @@ from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.disk import DiskRole, OwnDisk, check_disks
 from hvdrivers.models.flavor import CpuPolicy as CpuPolicy  # noqa: PLC0414 - their old home
 from hvdrivers.models.flavor import Flavor as Flavor  # noqa: PLC0414
+from hvdrivers.models.group import ServerGroup
 from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.migration import MovePhase
@@ -105,6 +106,9 @@ class InstanceSpec(Model):
     the hypervisor likes."""
     pci_devices: tuple[PciRequest, ...] = ()
     vgpus: tuple[VgpuRequest, ...] = ()
+    server_group: ServerGroup | None = None
+    """Machines with which it wants to be on one host, or not to be, where the hypervisor chooses
+    the host."""
     start: bool = True
     """False: define it, leave it stopped."""
     start_as: StartAs = StartAs.RUNNING
@@ -133,6 +137,7 @@ class InstanceSpec(Model):
             numa: Sequence[NumaNode] = (),
             pci_devices: Sequence[PciRequest] = (),
             vgpus: Sequence[VgpuRequest] = (),
+            server_group: ServerGroup | None = None,
             start: bool = True,
             start_as: StartAs = StartAs.RUNNING,
         ) -> None: ...
@@ -185,12 +190,14 @@ class InstanceSummary(Model):
     state: InstanceState
     vcpus: int
     memory_mib: int
+    server_group: ServerGroup | None = None
 
     @classmethod
     def of(
         cls, uuid: UUID, name: str, state: InstanceState, vcpus: int, memory_mib: int
     ) -> InstanceSummary:
-        """The same as by its name, in a third of the time: a list makes hundreds.
+        """The same as by its name, in a third of the time: a list makes hundreds. The instance is
+        in no server group.
 
         Raises:
             ValidationError: a value is not what its field says.
@@ -201,6 +208,7 @@ class InstanceSummary(Model):
             "state": state,
             "vcpus": vcpus,
             "memory_mib": memory_mib,
+            "server_group": None,
         }
         right = (
             type(uuid) is UUID
@@ -229,6 +237,8 @@ class InstanceInfo(Model):
     created_at: AwareDatetime | None = None
     image: PrintableText | None = None
     """The cache key of the image it was made from; None for boot from volume."""
+    server_group: ServerGroup | None = None
+    """As spawn() was given it."""
     move: MovePhase | None = None
     """It is the source of a move in steps that is neither confirmed nor reverted."""
 
@@ -240,6 +250,7 @@ class InstanceInfo(Model):
             state=self.state,
             vcpus=self.flavor.vcpus,
             memory_mib=self.flavor.memory_mib,
+            server_group=self.server_group,
         )
 
 

@@ -15,6 +15,7 @@ from hvdrivers.vmware.destroy import Removal
 from hvdrivers.vmware.encrypted_memory import EncryptedMemory
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.groups import Groups
 from hvdrivers.vmware.guest_programs import Programs
 from hvdrivers.vmware.images import ImageStore
 from hvdrivers.vmware.leaving_rescue import Rescues
@@ -90,6 +91,8 @@ class Topic:
     """Devices of the host for machines."""
     encrypted_memory: EncryptedMemory
     """Hosts that encrypt the memory of machines."""
+    groups: Groups
+    """Machines that the cluster keeps together, or apart."""
     usage: Usage
     """What other machines have."""
     volumes: VolumeSources

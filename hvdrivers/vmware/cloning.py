@@ -97,7 +97,8 @@ class Cloning:
         host: Any,
         progress: ProgressCallback | None,
     ) -> Any:
-        """Clone a machine, and start it if it shall run. The caller looks whether it does.
+        """Clone a machine, and start it if it shall run and is in no server group. The caller looks
+        whether it does.
 
         Raises:
             InvalidState: it has asked a question when it was started; the error has its text.
@@ -115,7 +116,8 @@ class Cloning:
             snapshot=template.snapshot,
             config=config,
             template=False,
-            powerOn=spec.start,
+            # a member of a group starts when it is in the rule
+            powerOn=spec.start and spec.server_group is None,
         )
         name = machine_name(spec.name, spec.uuid)
         try:

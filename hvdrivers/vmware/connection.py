@@ -8,6 +8,7 @@ from hvdrivers.models.host import HostInfo
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.host_facts import host_info
+from hvdrivers.vmware.place import Place
 
 _NEEDS_VCENTER: dict[Capability, str] = {
     Capability.VIF_DVS: "ESXi without vCenter has no distributed switches",
@@ -17,6 +18,15 @@ _NEEDS_VCENTER: dict[Capability, str] = {
     Capability.LIVE_MIGRATION_ABORT: "ESXi without vCenter moves no machines",
     Capability.COLD_MIGRATION: "ESXi without vCenter moves no machines",
 }
+
+
+def _no_rules(place: Place) -> str:
+    if not place.is_cluster:
+        return "it is a single host: the caller chooses the host of each machine"
+    return (
+        "DRS of the cluster is off or manual, so nothing places machines by rules: let it place"
+        " them (partially or fully automated), and connect again"
+    )
 
 
 class VmwareConnection(Topic, Connection):
@@ -46,6 +56,8 @@ class VmwareConnection(Topic, Connection):
                 "an address names a device of one host, and this cluster has several: connect to a"
                 " single host",
             )
+        if not place.drs:
+            lacking[Capability.SERVER_GROUP] = _no_rules(place)
         if place.is_vcenter:
             lacking[Capability.HOST_POWER] = "a vCenter is no host: connect to the ESXi host itself"
         else:

@@ -25,6 +25,7 @@ from hvdrivers.vmware.deadline import unbounded
 from hvdrivers.vmware.devices import by_address, chain_of, file_of, removing, taking_away
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.groups import Groups
 from hvdrivers.vmware.luns import Luns
 from hvdrivers.vmware.machines import Machine, Machines
 from hvdrivers.vmware.moved import DISCS, Devices
@@ -57,6 +58,7 @@ class Removal:
         files: Files,
         folders: Folders,
         luns: Luns,
+        groups: Groups,
     ) -> None:
         self._tasks = tasks
         self._places = places
@@ -67,6 +69,7 @@ class Removal:
         self._files = files
         self._folders = folders
         self._luns = luns
+        self._groups = groups
 
     def destroy(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
         """Remove an instance, and keep some of its disks.
@@ -129,7 +132,11 @@ class Removal:
                 self._delete_detached(found)
             for source, target in kept.items():
                 self._files.move_disk(source, target)
+            # before, as who calls again finds no machine that says its group; and after, as another
+            # client may have found it in between
+            self._groups.settle(found.mark.server_group, without=found.uuid)
             self._destroy_machine(found)
+            self._groups.settle(found.mark.server_group, without=found.uuid)
             disks = by_address(found.row.get("config.hardware.device") or ())
             self._luns.release(disks.values(), self._devices_or_none(found).volumes.values())
 

@@ -35,6 +35,7 @@ from hvdrivers.vmware.events import VmwareEvents
 from hvdrivers.vmware.export import VmwareExport
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.groups import Groups
 from hvdrivers.vmware.guest import VmwareGuest
 from hvdrivers.vmware.guest_inside import Insides
 from hvdrivers.vmware.guest_programs import Programs
@@ -140,6 +141,7 @@ class VmwareDriver(
         self.passthrough = Passthrough(config, self.reader, self.places, self.machines)
         self.encrypted_memory = EncryptedMemory(self.reader, self.places)
         self.usage = Usage(self.machines)
+        self.groups = Groups(self.reader, self.tasks, self.places, self.machines)
         self.listing = Listing(self.machines)
         self.luns = Luns(self.reader, self.places, self.machines)
         self.volumes = VolumeSources(
@@ -192,6 +194,7 @@ class VmwareDriver(
             files=self.files,
             folders=self.folders,
             luns=self.luns,
+            groups=self.groups,
         )
         self.rescues = Rescues(self.machines, self.changes, self.power, self.files, self.folders)
         self.insides = Insides(self.session, self.reader, self.places)

@@ -27,7 +27,8 @@ _BY_CLASS: dict[type[e.HypervisorError], str] = {
         InsufficientStorageIops InaccessibleDatastore NoCompatibleHost NoCompatibleDatastore
         FileTooLarge TooManySnapshotLevels TooManyNativeCloneLevels TooManyNativeClonesOnFile
         NumVirtualCpusIncompatible
-        InvalidHostState NoActiveHostInCluster DatabaseError CannotPlaceWithoutPrerequisiteMoves""",
+        RuleViolation InvalidHostState NoActiveHostInCluster DatabaseError
+        CannotPlaceWithoutPrerequisiteMoves""",
     e.VolumeNotFound: """FileNotFound InvalidDatastore NoDiskFound CannotAccessVmDisk
         CannotAccessLocalSource InvalidDatastorePath UnsupportedDatastore
         InaccessibleVFlashSource NoConnectedDatastore SsdDiskNotAvailable SwapDatastoreUnset""",
@@ -39,7 +40,7 @@ _BY_CLASS: dict[type[e.HypervisorError], str] = {
         VmConfigFault MigrationFault CustomizationFault VAppConfigFault SnapshotFault OvfFault
         AlreadyUpgraded InvalidLocale InvalidAffinitySettingFault InvalidProfileReferenceHost
         InvalidScheduledTask KeyNotFound UserNotFound InvalidEvent UnrecognizedHost
-        DrsDisabledOnVm GenericDrsFault RuleViolation InvalidPrivilege ShrinkDiskFault
+        DrsDisabledOnVm GenericDrsFault InvalidPrivilege ShrinkDiskFault
         NamespaceWriteProtected UncustomizableGuest""",
     e.NotSupported: """NotSupported NotImplemented RestrictedVersion RestrictedByAdministrator
         CpuHotPlugNotSupported MemoryHotPlugNotSupported DeviceHotPlugNotSupported

@@ -77,6 +77,7 @@ class VmwareLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
 
     @provides(*declared(ImageStore), Capability.PCI_PASSTHROUGH, Capability.VGPU, Capability.NUMA)
+    @provides(Capability.SERVER_GROUP)
     @timed
     @letting_go
     def spawn(
@@ -90,13 +91,14 @@ class VmwareLifecycle(Topic, Lifecycle):
         came of it; 2 more to start it. Elsewhere, and for a disk that no template has: 13 calls, 9
         without starting it; 2 more where the disk is larger than the image. On both 1 more for a
         seed and for each volume, 1 if there are volumes or NICs, 4 if there are PCI devices or
-        slices of GPUs; 8 for each kept disk."""
+        slices of GPUs; 8 for each kept disk. 2 for a member of a server group, 3 more where the
+        rule changes, and 2 to start it, which the clone does not."""
         del timeout
         self.claims.refuse_existing(spec.uuid)
         check_flavor(spec.flavor)
         disks = planned(spec)
         disc = seed_of(spec)
-        surroundings = self.places.surroundings()
+        surroundings = self.groups.checked(spec, self.places.surroundings())
         able = self.encrypted_memory.hosts(spec, surroundings)
         host = self.room.host_of(spec, able)
         if host is None and able is not surroundings and not surroundings.drs:
@@ -105,15 +107,15 @@ class VmwareLifecycle(Topic, Lifecycle):
         backings = backings_of(spec.vifs, surroundings)
         sources = [self.volumes.source(spec.uuid, each, surroundings) for each in spec.volumes]
         alone, shared = exclusive(spec.volumes, sources)
+        luns = [each.lun.uuid for each in sources if each.lun is not None and spec.start]
         self.usage.require_free(
             spec.uuid,
             volumes=alone,
             shared=shared,
             vifs=[vif.id for vif in spec.vifs] if spec.start else (),
             macs=[vif.mac.lower() for vif in spec.vifs] if spec.start else (),
+            luns=luns,
         )
-        luns = [each.lun.uuid for each in sources if each.lun is not None and spec.start]
-        self.luns.require_free(spec.uuid, luns)
         base = None
         if spec.image is not None:
             base = self.images.bring(spec.image, progress, disk_gib=spec.flavor.disk_gib)
@@ -152,8 +154,9 @@ class VmwareLifecycle(Topic, Lifecycle):
             return info_of(found or self.machines.get(spec.uuid, *FULL))
 
     def _started(self, spec: InstanceSpec, obj: Any, *, cloned: bool) -> Machine | None:
-        """Start a machine that was made, if it shall run and does not."""
+        """Make it a member of its group, and start it if it shall run and does not."""
         self.machines.known.put(spec.uuid, obj)
+        self.groups.settle(spec.server_group, joins=spec.uuid)
         found = self.machines.get(spec.uuid, *FULL, VERSION) if cloned else None
         if spec.start:
             if found is None or found.state is not InstanceState.RUNNING:
@@ -229,7 +232,13 @@ class VmwareLifecycle(Topic, Lifecycle):
 
     @provides(Capability.UEFI, Capability.SECURE_BOOT, Capability.VTPM, Capability.SEV)
     def _config_of(self, spec: InstanceSpec, record: Record, plan: Plan) -> Any:
-        mark = Mark(uuid=spec.uuid, name=spec.name, building=spec.start, sev=spec.sev)
+        mark = Mark(
+            uuid=spec.uuid,
+            name=spec.name,
+            building=spec.start,
+            sev=spec.sev,
+            server_group=spec.server_group,
+        )
         return machine(
             spec,
             plan,
@@ -278,10 +287,13 @@ class VmwareLifecycle(Topic, Lifecycle):
         keep: AbstractSet[Keep] = frozenset(),
         timeout: float | None = None,
     ) -> None:
-        """Budget: 5 calls, 2 more for each of: a running machine, attached volumes; 5 more to keep
-        disks, 3 for each, 3 more if they have snapshots, and 2 if they are children of an image; 3
-        more for a machine that is not there; 1 if it has snapshots; 4 if somebody has detached one
-        of its disks, and 2 for each; 1 for an adopted machine.
+        """Budget: 5 calls, 2 more for each of: a running machine, attached volumes. To keep disks 2
+        more, 3 for each, and 2 for each that is a child of an image; the first time 3 for folders.
+        If it has snapshots 1 more; if those are merged (of a clone, and to keep disks) 3 more, and
+        1 for each kept disk. For LUNs 3 reads, and 2 calls for each host that logs out. For a
+        machine that is not there 2 more; 4 if somebody has detached one of its disks, and 2 for
+        each; 1 for an adopted machine; 2 for a member of a server group, 3 more where the rule
+        changes.
 
         Raises:
             DeviceBusy: another machine has one of its disks, which somebody has detached here or

@@ -66,6 +66,7 @@ class Listing:
                         state=state_of(row.get("runtime.powerState"), mark),
                         vcpus=row.get("config.hardware.numCPU", 1),
                         memory_mib=row.get("config.hardware.memoryMB", 0),
+                        server_group=mark.server_group,
                     )
                 )
         return found
@@ -102,6 +103,7 @@ def info_of(machine: Machine) -> InstanceInfo:
         firmware=Firmware.UEFI if row.get("config.firmware") == "efi" else Firmware.BIOS,
         created_at=record.created_at,
         image=record.image,
+        server_group=machine.mark.server_group,
     )
 
 

@@ -8,6 +8,7 @@ UUID, so that no two machines of a folder have the same, which vCenter refuses.
 from __future__ import annotations
 
 import hashlib
+import re
 from urllib.parse import quote
 from uuid import UUID
 
@@ -36,6 +37,14 @@ def machine_name(label: str, uuid: UUID) -> str:
     """
     plain = "".join("_" if char in _ESCAPES else char for char in label)
     return f"{plain[: _LIMIT - 37].rstrip()}.{uuid}"
+
+
+def rule_name(group: str) -> str:
+    """The name of the DRS rule of a server group: as much of the group's name as fits, for people,
+    and what tells groups apart whose names differ in case or in what is left out here."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", group)
+    digest = hashlib.sha256(group.encode()).hexdigest()[:16]
+    return f"hvdrivers.{plain[:40]}.{digest}"
 
 
 def datastore_path(datastore: str, *parts: str) -> str:

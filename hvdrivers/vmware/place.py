@@ -60,6 +60,8 @@ class Place:
     pool: Any
     datastore: str
     """Name of the datastore for disks and images."""
+    drs: bool
+    """Whether the cluster chooses the hosts of its machines when the driver connected."""
     guests: Row | None
     """The managers of guests' files and processes; None: the server has none."""
 
@@ -100,15 +102,21 @@ class Surroundings(Datastores):
     """UUID of a distributed switch by its id."""
     drs: bool
     """Whether the cluster chooses the host of a new machine itself."""
+    keeps_rules: bool = False
+    """Whether it does so by itself, and so by its rules, and not only recommends a host."""
 
     @property
     def usable_hosts(self) -> tuple[Row, ...]:
         """Hosts that take a machine now."""
         return tuple(
-            host
-            for host in self.hosts
-            if host.get("runtime.connectionState") == "connected"
-            and not host.get("runtime.inMaintenanceMode")
+            host for host in self.connected_hosts if not host.get("runtime.inMaintenanceMode")
+        )
+
+    @property
+    def connected_hosts(self) -> tuple[Row, ...]:
+        """Hosts that the server reaches, also those in maintenance."""
+        return tuple(
+            host for host in self.hosts if host.get("runtime.connectionState") == "connected"
         )
 
 
@@ -181,6 +189,7 @@ class Places:
         compute = _chosen("compute", config.compute, computes)
         self._hosts = frozenset(compute.get("host") or ())
         stores = [row for row in rows if isinstance(row.obj, vim.Datastore)]
+        chosen = self._of_compute(compute.obj)
         return Place(
             is_vcenter=content.about.apiType == "VirtualCenter",
             datacenter=datacenter.obj,
@@ -194,14 +203,23 @@ class Places:
             only_host=next(iter(self._hosts)) if len(self._hosts) == 1 else None,
             root_pool=compute["resourcePool"],
             pool=self._pool(compute["resourcePool"]),
-            datastore=self._datastore(datacenter.obj, compute.obj, stores),
+            datastore=self._datastore(datacenter.obj, chosen, stores),
+            drs=chooses_hosts(chosen.get("configurationEx")),
             guests=next((row for row in rows if isinstance(row.obj, _Guests)), None),
         )
 
-    def _datastore(self, datacenter: Any, compute: Any, stores: list[Row]) -> str:
+    def _of_compute(self, compute: Any) -> Row:
+        """Its datastores, and the configuration of a cluster. One call; none where no datastore is
+        chosen."""
+        if self._any_datastore:
+            return Row(compute, {})
+        cluster = isinstance(compute, vim.ClusterComputeResource)
+        return self._reader.one(compute, "datastore", *(("configurationEx",) if cluster else ()))
+
+    def _datastore(self, datacenter: Any, compute: Row, stores: list[Row]) -> str:
         if self._any_datastore:
             return ""
-        mine = self._reader.one(compute, "datastore").get("datastore") or []
+        mine = compute.get("datastore") or []
         # one that is not accessible counts: else the files would be on another one for that time
         named = {row["name"]: row for row in stores if row.obj in mine}
         wanted = self._config.datastore
@@ -292,6 +310,7 @@ class Places:
                 if isinstance(r.obj, vim.DistributedVirtualSwitch)
             },
             drs=bool(config is not None and config.drsConfig and config.drsConfig.enabled),
+            keeps_rules=chooses_hosts(config),
         )
 
 
@@ -310,6 +329,13 @@ _SURROUNDINGS = [
     step(vim.ComputeResource, "host"),
     step(vim.dvs.DistributedVirtualPortgroup, "config.distributedVirtualSwitch", name="switch-of"),
 ]
+
+
+def chooses_hosts(config: Any) -> bool:
+    """Whether the DRS of a cluster with this configuration places machines by itself, and so by its
+    rules. In its manual mode it recommends a host, and waits for somebody to agree."""
+    drs = None if config is None else config.drsConfig
+    return bool(drs and drs.enabled and drs.defaultVmBehavior != "manual")
 
 
 def _chosen(what: str, name: str | None, found: Mapping[str, Row]) -> Row:

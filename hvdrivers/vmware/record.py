@@ -27,6 +27,7 @@ from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.models.base import Model, Name
+from hvdrivers.models.group import ServerGroup
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec, Metadata
 from hvdrivers.vmware.devices import by_address
 from hvdrivers.vmware.moved import Devices, moved
@@ -54,6 +55,7 @@ class Mark(Model):
     rescued: bool = False
     sev: bool = False
     """The CPU encrypts its memory."""
+    server_group: ServerGroup | None = None
     restart: bool = False
     """An operation that has stopped the machine will start it again."""
 

@@ -58,6 +58,13 @@ MOVE_007 = clause(
     operation="prepare_move",
 )
 
+MOVE_010 = clause(
+    "MOVE-010",
+    "destroy() at the destination after prepare_move() removes the copy there, and no more:"
+    " finish_move() raises InstanceNotFound, and revert_move() gives back the source",
+    operation="prepare_move",
+)
+
 MOVE_009 = clause(
     "MOVE-009",
     "what a storage server asks for goes along with a machine that moves: after confirm_move() the"
@@ -300,6 +307,25 @@ def destroyed_on_the_way(trial: Trial) -> None:
         trial.driver.prepare_move(uuid, destination)
         trial.driver.destroy(uuid)
         trial.equal(_picture(trial, there), before, "both hosts after destroy()")
+
+
+@check(MOVE_010)
+def prepared_copy_is_destroyed(trial: Trial) -> None:
+    there = Elsewhere(trial)
+    uuid = movable(trial, start=False)
+    there.expect(uuid)
+    before = _picture(trial, there)
+    move = trial.driver.prepare_move(uuid, there.destination)
+    here = trial.picture()
+    for _ in range(2):
+        there.driver.destroy(uuid)
+        trial.equal(_picture(trial, there), [here, before[1]], "both hosts after destroy() there")
+    with trial.raises(errors.InstanceNotFound):
+        there.driver.finish_move(move)
+    trial.driver.revert_move(uuid)
+    trial.equal(_picture(trial, there), before, "both hosts after revert_move()")
+    trial.driver.power_on(uuid)
+    trial.equal(trial.state(uuid), InstanceState.RUNNING, "state after revert_move()")
 
 
 @check(MOVE_008)

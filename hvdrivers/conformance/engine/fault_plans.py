@@ -145,6 +145,7 @@ def _crashed(trial: Trial, uuid: UUID) -> None:
 
 _paused, _suspended = steps.then(steps.running, "pause"), steps.then(steps.running, "suspend")
 _paused_then_suspended = steps.then(_paused, "suspend")
+_GROUP = (Capability.SERVER_GROUP,)
 _PAUSE, _SUSPEND = (Capability.PAUSE,), (Capability.SUSPEND,)
 
 FROM_OTHER_STATES: dict[str, dict[str, Plan]] = {
@@ -174,7 +175,20 @@ FROM_OTHER_STATES: dict[str, dict[str, Plan]] = {
     "set_metadata": {
         "suspended": Plan(steps.op("set_metadata", {"a": "b"}), _suspended, needs=_SUSPEND),
     },
+    "spawn": {
+        "into a group": Plan(
+            steps.spawn_member,
+            steps.other_member,
+            steps.no_other_member,
+            refused=(errors.InstanceExists,),
+            atomic=True,
+            needs=_GROUP,
+        ),
+    },
     "destroy": {
+        "from a group": Plan(
+            steps.op("destroy"), steps.both_members, steps.no_other_member, needs=_GROUP
+        ),
         "running": Plan(steps.op("destroy"), steps.running),
         "suspended": Plan(steps.op("destroy"), _suspended, needs=_SUSPEND),
     },

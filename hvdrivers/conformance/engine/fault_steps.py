@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from hvdrivers.conformance.engine.assertions import free_slice
 from hvdrivers.conformance.engine.field_values import disk_qos, vif_qos
 from hvdrivers.conformance.engine.observer import PreconditionMissing
 from hvdrivers.conformance.engine.trial import Trial
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.group import ServerGroup, ServerGroupPolicy
 from hvdrivers.models.guest import Share
+from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.vif import Bandwidth, VifQos
 from hvdrivers.models.volume import DiskQos, Volume, VolumeAttachment, VolumeSpec
 
@@ -56,6 +58,37 @@ def everything(trial: Trial) -> dict[str, Any]:
     if trial.has(Capability.VGPU) and (wanted := free_slice(trial)) is not None:
         changes["vgpus"] = (wanted,)
     return changes
+
+
+def _member(trial: Trial, uuid: UUID) -> InstanceSpec:
+    name = f"{trial.journal.prefix}cut"
+    group = ServerGroup(name=name, policy=ServerGroupPolicy.ANTI_AFFINITY)
+    return trial.spec(uuid=uuid, server_group=group, start=False)
+
+
+def _other(trial: Trial) -> UUID:
+    if "member" not in trial.notes:
+        trial.notes["member"] = uuid4()
+        trial.will_destroy(trial.notes["member"])
+    found: UUID = trial.notes["member"]
+    return found
+
+
+def other_member(trial: Trial, _uuid: UUID) -> None:
+    trial.driver.spawn(_member(trial, _other(trial)))
+
+
+def both_members(trial: Trial, uuid: UUID) -> None:
+    other_member(trial, uuid)
+    trial.driver.spawn(_member(trial, uuid))
+
+
+def no_other_member(trial: Trial, _uuid: UUID) -> None:
+    trial.driver.destroy(_other(trial))
+
+
+def spawn_member(trial: Trial, uuid: UUID, timeout: float | None) -> None:
+    trial.driver.spawn(_member(trial, uuid), timeout=timeout)
 
 
 def attachment_made(trial: Trial, _uuid: UUID) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.driverkit.seam import Cut as Cut  # noqa: PLC0414 - public here, too
+from hvdrivers.models.group import ServerGroupPolicy
 from hvdrivers.models.guest import Share
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import VifQos
@@ -71,6 +72,11 @@ class Observer(ABC):
     def fittings(self, uuid: UUID) -> frozenset[Capability]:
         """Which of UEFI, SECURE_BOOT, VTPM and SEV the machine has."""
         raise PreconditionMissing("the observer does not see firmware and TPM (fittings)")
+
+    def kept_with(self, uuid: UUID) -> tuple[ServerGroupPolicy, frozenset[UUID]] | None:
+        """The policy that the hypervisor itself keeps for the machine, and all the machines that it
+        keeps it for. None: it keeps none, as of a group with one member."""
+        raise PreconditionMissing("the observer does not see server groups (kept_with)")
 
     def own_disks(self, uuid: UUID) -> Sequence[int]:
         """The size in bytes of each disk that spawn() has made for the machine, without the seed

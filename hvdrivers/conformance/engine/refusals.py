@@ -20,6 +20,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.consoles import CONSOLE_CAPABILITIES
 from hvdrivers.models.cloudinit import CloudInit
+from hvdrivers.models.group import ServerGroup, ServerGroupPolicy
 from hvdrivers.models.guest import Share
 from hvdrivers.models.host import HostPowerAction
 from hvdrivers.models.image import HostImage, ImageFormat
@@ -189,6 +190,9 @@ REQUESTS: dict[Capability, Request] = {
     Capability.HUGEPAGES: _flavor(page_size_kib=2048),
     Capability.PCI_PASSTHROUGH: _spawn(pci_devices=(PciRequest(address=_PCI),)),
     Capability.VGPU: _spawn(vgpus=(VgpuRequest(type="hvct"),)),
+    Capability.SERVER_GROUP: _spawn(
+        server_group=ServerGroup(name="hvct", policy=ServerGroupPolicy.ANTI_AFFINITY)
+    ),
     Capability.IMAGE_RAW: _image(ImageFormat.RAW),
     Capability.IMAGE_QCOW2: _image(ImageFormat.QCOW2),
     Capability.IMAGE_VMDK: _image(ImageFormat.VMDK),

@@ -13,6 +13,7 @@ TOPICS = (
     "spawn_options",
     "own_disks",
     "numa",
+    "server_groups",
     "instance_info",
     "foreign",
     "rescue_rebuild",

@@ -162,6 +162,14 @@ class DestroyLeavesWhatWasPrepared(FakeDriver):
         super()._forget(uuid)
 
 
+@mutant("MOVE-010")
+class DestroyLeavesTheCopy(FakeDriver):
+    """destroy() at the destination takes the copy for no machine, and leaves it."""
+
+    def _delete_incoming(self, uuid: UUID) -> None:
+        """Nothing."""
+
+
 @mutant("MOVE-008")
 class PreparesWhatNeverFits(FakeDriver):
     """prepare_move() does not look whether the host has that much."""

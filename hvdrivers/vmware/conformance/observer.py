@@ -18,6 +18,7 @@ from pyVmomi import vim, vmodl
 from hvdrivers.conformance.engine.observer import Observer
 from hvdrivers.conformance.engine.residue import numbered
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.models.group import ServerGroupPolicy
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import Bandwidth, NicModel, VifQos
 from hvdrivers.models.volume import DiskBus
@@ -72,6 +73,7 @@ class VmwareObserver(Observer):
             {
                 vim.VirtualMachine: (*known, *_KEYS),
                 vim.ComputeResource: ("name", "host"),
+                vim.ClusterComputeResource: ("name", "host", "configurationEx"),
                 vim.Datastore: stored.WANTED,
             }
         )
@@ -133,6 +135,9 @@ class VmwareObserver(Observer):
                 tree = trees.pop()
                 found.add(f"snapshot {tree.name} of {uuid}")
                 trees += tree.childSnapshotList or ()
+        found |= {
+            f"rule {rule.name} of {len(rule.vm or ())} machines" for rule in self._rules(seen)
+        }
         # a machine that has run has a console log, which is found only if it outlives the machine
         logs = {f"/{uuid}/console.log" for uuid in machines}
         files = (
@@ -224,6 +229,33 @@ class VmwareObserver(Observer):
             ),
         }
         return frozenset(each for each, there in found.items() if there)
+
+    def kept_with(self, uuid: UUID) -> tuple[ServerGroupPolicy, frozenset[UUID]] | None:
+        seen = self._look()
+        uuids = {
+            obj._moId: UUID(values["config.instanceUuid"])
+            for obj, values in seen
+            if values.get("config.instanceUuid")
+        }
+        for rule in self._rules(seen):
+            machines = [machine._moId for machine in rule.vm or ()]
+            if uuid in (uuids.get(each) for each in machines):
+                apart = isinstance(rule, vim.cluster.AntiAffinityRuleSpec)
+                kind = ServerGroupPolicy.ANTI_AFFINITY if apart else ServerGroupPolicy.AFFINITY
+                policy = kind if rule.mandatory else ServerGroupPolicy(f"soft-{kind}")
+                # one that has gone is nobody's UUID
+                return policy, frozenset(uuids.get(each, UUID(int=0)) for each in machines)
+        return None
+
+    def _rules(self, rows: Sequence[tuple[Any, dict[str, Any]]]) -> list[Any]:
+        """The rules of the cluster that the driver works on, but those of others."""
+        return [
+            rule
+            for _, values in rows
+            if "configurationEx" in values and self._compute in (None, values["name"])
+            for rule in values["configurationEx"].rule or ()
+            if rule.name.startswith("hvdrivers.")
+        ]
 
     def options(self, uuid: UUID) -> Mapping[str, Mapping[str, object]]:
         extra, hardware = self._hardware(uuid)

@@ -480,14 +480,14 @@ def test_what_a_dead_client_has_prepared_keeps_no_image_for_ever(
     # what a source has sent before it died, too
     disk = second.host.drive / "hv" / "instances" / str(uuid) / "root.vhdx"
     disk.write_bytes((site.host.drive / "hv" / "instances" / str(uuid) / "root.vhdx").read_bytes())
-    base, deadline = incoming.read_text().splitlines()
+    base, deadline, power = incoming.read_text().splitlines()
     now = int((time.time() + _YEAR_ONE) * 10**7)
     assert now < int(deadline)
     for ticks in (int(deadline), now - 590 * 10**7):
-        incoming.write_text(f"{base}\n{ticks}")
+        incoming.write_text(f"{base}\n{ticks}\n{power}")
         with pytest.raises(errors.DeviceBusy):
             second.driver.evict_image(key)
-    incoming.write_text(f"{base}\n{now - 610 * 10**7}")
+    incoming.write_text(f"{base}\n{now - 610 * 10**7}\n{power}")
     with disk.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)  # the host has it open: it comes still
         with pytest.raises(errors.DeviceBusy):

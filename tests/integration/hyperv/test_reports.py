@@ -10,6 +10,10 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
 from hvdrivers.hyperv.driver import HypervDriver
+from hvdrivers.hyperv.simulator import stateserver
+from hvdrivers.hyperv.simulator.cmdlets.call import Call
+from hvdrivers.hyperv.simulator.cmdlets.machines import set_vm
+from hvdrivers.hyperv.simulator.cmdlets.registry import handlers
 from hvdrivers.hyperv.simulator.errors import E_SHARING_VIOLATION
 from hvdrivers.hyperv.simulator.state.machine import Machine
 from hvdrivers.models.image import FileImage
@@ -66,25 +70,32 @@ def test_paths_that_the_host_writes_in_other_letters(site: Site, image: FileImag
     assert site.left() == []
 
 
-def test_a_host_without_automatic_checkpoints(site: Site, image: FileImage) -> None:
+def test_a_host_without_automatic_checkpoints(
+    site: Site, image: FileImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """hashicorp/packer #5371: Windows Server 2016 has no parameter to switch them off; hosts that
     have it make one at each start."""
-    file = next(site.host.folder.glob("modules/Hyper-V/*.psm1"))
+    told: list[bool] = []
+
+    def noted(call: Call) -> None:
+        told.append(call.has("AutomaticCheckpointsEnabled"))
+        set_vm(call)
+
+    monkeypatch.setattr(stateserver, "handlers", lambda: {**handlers(), "Set-VM": noted})
+    (file,) = site.host.folder.glob("modules/Hyper-V/functions")
     text = file.read_text(encoding="utf-8")
-    start = text.index("Commands.SetVM{")
-    end = text.index("process{", start)
-    pattern = r",(\[[^$]*\])?\$AutomaticCheckpointsEnabled(?=[,)])"
-    older, count = re.subn(pattern, "", text[start:end])
+    (newer,) = (line for line in text.splitlines() if "\tSet-VM\t" in line)
+    older, count = re.subn(r",(\[[^$]*\])?\$AutomaticCheckpointsEnabled(?=[,)])", "", newer)
     assert count == 1
-    assert not machine_of(site, _spawned(site, image)).config.automatic_checkpoints
-    file.write_text(text[:start] + older + text[end:], encoding="utf-8")
+    site.driver.destroy(_spawned(site, image))
+    assert told == [True]
+    file.write_text(text.replace(newer, older), encoding="utf-8")
     try:
         with guarded(HypervDriver.connect(site.config)) as driver:
             driver.destroy(driver.spawn(spec(image)).uuid)
     finally:
         file.write_text(text, encoding="utf-8")
-    for each in site.driver.list_instances():
-        site.driver.destroy(each.uuid)
+    assert told == [True, False]
     assert site.left() == []
 
 

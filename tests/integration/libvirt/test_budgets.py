@@ -19,6 +19,7 @@ from hvdrivers.libvirt.naming import domain_name
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import Flavor, Keep
+from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import Bandwidth, BridgeVif, VifQos
 from hvdrivers.models.volume import DiskQos, VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.conftest import SpecFactory, connect
@@ -162,6 +163,25 @@ def test_calls_in_sequence(peer: LibvirtPeer, spec: SpecFactory) -> None:
             assert sum(calls.values()) == 9
             assert calls.in_sequence == 7
             assert 7 in numbers("spawn")
+
+
+def test_a_look_is_three_calls_in_sequence(host: LibvirtDriver, spec: SpecFactory) -> None:
+    """Also where the text of the machine has been read before; and each caller has metadata of its
+    own."""
+    made = spec(start=True, metadata={"a": "b"})
+    host.spawn(made)
+    for _ in range(2):
+        with host.connection.counting() as calls:
+            seen = host.get_instance(made.uuid)
+        assert (sum(calls.values()), calls.in_sequence) == (3, 3)
+        assert seen.metadata == {"a": "b"}
+        assert isinstance(seen.metadata, dict)
+        seen.metadata["a"] = "spoilt"
+    host.set_metadata(made.uuid, {"a": "c"})
+    host.pause(made.uuid)
+    now = host.get_instance(made.uuid)
+    assert (now.metadata, now.state) == ({"a": "c"}, InstanceState.PAUSED)
+    host.destroy(made.uuid)
 
 
 def test_changes(host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBridge) -> None:

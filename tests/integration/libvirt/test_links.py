@@ -175,6 +175,57 @@ def test_a_change_that_hangs_is_unknown_and_leaves_the_instance_free(
     driver.close(timeout=1)
 
 
+@pytest.mark.parametrize("name", ["Connect.lookupByUUIDString", "Domain.state", "Domain.XMLDesc"])
+def test_a_look_at_one_machine_that_hangs_ends_with_its_deadline(
+    peer: LibvirtPeer, silence: Callable[[], None], spec: SpecFactory, name: str
+) -> None:
+    """Its calls are made in the connection's own thread, which hangs at one of them. The caller
+    does not, no call follows, and the connection is of use again when the host has answered."""
+    raw = connect(peer, keepalive_interval=60)
+    made = spec()
+    with closing(raw):
+        raw.spawn(made)
+        sent: list[str] = []
+
+        def silent_now(called: str, send: Any) -> Any:
+            sent.append(called)
+            if called == name:
+                silence()
+            return send()
+
+        raw.connection.seam = silent_now
+        with pytest.raises(errors.OperationTimeout, match=f"did not answer {name}"):
+            raw.get_instance(made.uuid, timeout=1)
+        raw.connection.seam = None
+        (hung,) = [each for each in raw.connection.links.links if each.stuck]
+        peer.sigcont()
+        wait_until(lambda: not hung.stuck, timeout=60, what="the call comes back")
+        assert sent[-1] == name
+        assert hung.usable
+        assert raw.get_instance(made.uuid).uuid == made.uuid
+        raw.destroy(made.uuid)
+
+
+def test_another_operation_within_a_look_at_one_machine(
+    host: LibvirtDriver, spec: SpecFactory
+) -> None:
+    """Even one that has the context of the look: it does not wait for the thread that waits."""
+    driver = guarded(host)
+    made = spec()
+    driver.spawn(made)
+    states: list[InstanceState] = []
+
+    def meanwhile(_name: str, send: Any) -> Any:
+        if not states:
+            states.append(driver.get_instance(made.uuid, timeout=30).state)
+        return send()
+
+    with script(host, "Domain.state", meanwhile):
+        assert driver.get_instance(made.uuid, timeout=60).state is InstanceState.STOPPED
+    assert states == [InstanceState.STOPPED]
+    driver.destroy(made.uuid)
+
+
 def test_a_machine_whose_monitor_hangs_delays_no_other_call(
     host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory
 ) -> None:

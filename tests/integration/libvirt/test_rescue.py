@@ -9,11 +9,13 @@ from contextlib import suppress
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import libvirt
 import pytest
 from pydantic import SecretBytes
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.libvirt.metadata import STATE_NAMESPACE, keep, to_run_text
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor
@@ -144,6 +146,37 @@ def test_what_was_cut_after_its_start_is_over_with_power_off(
         assert machine.state is S.STOPPED
         driver.rebuild(machine.uuid, repair)
         assert machine.state is S.STOPPED
+
+
+@pytest.mark.parametrize("again", ["rebuild", "unrescue"])
+def test_a_guest_that_goes_down_after_what_was_cut_stays_off(
+    own: Host, repair: FileImage, again: str
+) -> None:
+    """A client has died after the start, so its note is there still. The guest's own end is newer;
+    the end that a client has made, and died, is not."""
+    driver = own.driver
+    with own.unchanged(), own.empty_machine(start=True) as machine:
+        uuid, arguments = machine.uuid, (repair,) if again == "rebuild" else ()
+
+        def note() -> None:
+            flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+            keep(own.raw.domains.find(uuid), STATE_NAMESPACE, to_run_text(), flags)
+
+        def is_off() -> bool:
+            return driver.get_instance(uuid).state is S.STOPPED
+
+        note()
+        os.kill(own.peer.qemu_pid(str(uuid)), signal.SIGTERM)  # as at a guest's own end
+        wait_until(is_off, timeout=60, what="it is off")
+        getattr(driver, again)(uuid, *arguments)
+        assert machine.state is S.STOPPED
+        own.peer.virsh("start", str(uuid))
+        own.peer.virsh("destroy", str(uuid))
+        getattr(driver, again)(uuid, *arguments)
+        assert machine.state is S.STOPPED, "the note has gone"
+        note()
+        getattr(driver, again)(uuid, *arguments)
+        assert machine.state is S.RUNNING
 
 
 def test_a_rescued_machine_that_dies(own: Host, repair: FileImage) -> None:

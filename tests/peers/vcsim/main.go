@@ -377,6 +377,9 @@ func (c *control) handle(ctx *simulator.Context, method *simulator.Method) (mo.R
 	if bad := mapped(ctx, specOf(method)); bad != nil && fault == nil {
 		fault = bad
 	}
+	if bad := ruled(ctx, method); bad != nil && fault == nil {
+		fault = bad
+	}
 	if method.Name == "CloneVM_Task" && !ctx.Map.IsVPX() {
 		fault = new(types.NotSupported) // an ESXi host clones nothing
 	}

@@ -118,6 +118,9 @@ func (m *machine) relocated(ctx *simulator.Context, spec *types.VirtualMachineRe
 		{Name: "config.hardware.device", Val: devices},
 		{Name: "config.changeVersion", Val: fmt.Sprint(time.Now().UnixNano())},
 	}
+	if spec.Host == nil && spec.Pool != nil {
+		spec.Host = m.chosen(ctx, *spec.Pool)
+	}
 	if spec.Host != nil {
 		to, ok := ctx.Map.Get(*spec.Host).(*simulator.HostSystem)
 		if !ok {
@@ -151,6 +154,30 @@ func (m *machine) relocated(ctx *simulator.Context, spec *types.VirtualMachineRe
 		inner := m.vm.ReconfigVMTask(ctx, &types.ReconfigVM_Task{This: m.vm.Self, Spec: wired})
 		if _, fault := finished(ctx, inner.(*methods.ReconfigVM_TaskBody).Res.Returnval); fault != nil {
 			return fault
+		}
+	}
+	return nil
+}
+
+// chosen is the host that a cluster gives a machine that comes to one of its pools; nil where the
+// machine is there already.
+func (m *machine) chosen(ctx *simulator.Context, ref types.ManagedObjectReference) *types.ManagedObjectReference {
+	pool, ok := ctx.Map.Get(ref).(*simulator.ResourcePool)
+	if !ok {
+		return nil
+	}
+	cluster, ok := ctx.Map.Get(pool.Owner).(*simulator.ClusterComputeResource)
+	if !ok {
+		return nil
+	}
+	for i := range cluster.Host {
+		if m.vm.Runtime.Host != nil && cluster.Host[i] == *m.vm.Runtime.Host {
+			return nil
+		}
+	}
+	for i := range cluster.Host {
+		if to, ok := ctx.Map.Get(cluster.Host[i]).(*simulator.HostSystem); ok && !to.Runtime.InMaintenanceMode {
+			return &cluster.Host[i]
 		}
 	}
 	return nil

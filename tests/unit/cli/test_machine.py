@@ -44,6 +44,7 @@ OPTIONS = {  # a field of InstanceSpec, and the options that say it
     "numa": {"numa"},
     "pci_devices": {"pci"},
     "vgpus": {"vgpu"},
+    "server_group": {"server_group"},
     "start": {"no_start"},
     "start_as": {"paused"},
 }
@@ -190,7 +191,8 @@ def test_hardware_reaches_the_host(run: Runner, url: str, host: FakeHost) -> Non
 
 def test_devices_reach_the_host(run: Runner, url: str, host: FakeHost) -> None:
     options = ("--pci", "0:17:0.0", "--pci", FUNCTION, "--vgpu", f"fake-4q,parent={SLICED}")
-    done = run("spawn", url, *SPAWN, *options, "--vgpu", "fake-4q", "--sev")
+    group = ("--server-group", "web,policy=anti-affinity")
+    done = run("spawn", url, *SPAWN, *options, "--vgpu", "fake-4q", "--sev", *group)
     assert done.code == 0, done.err
     uuid = UUID(done.data["uuid"])
     claims = [(each.use, each.address, each.slice) for each in host.claims if each.owner == uuid]
@@ -201,6 +203,7 @@ def test_devices_reach_the_host(run: Runner, url: str, host: FakeHost) -> None:
         ("vgpu", SLICED, "fake-4q"),
     ]
     assert host.machines[uuid].sev
+    assert done.data["server_group"] == {"name": "web", "policy": "anti-affinity"}
     assert "fake-4q of 0000:65:00.0: 2 left" in run("resources", url).out
     taken = run("spawn", url, *SPAWN, "--pci", GPU)
     assert (taken.code, taken.error["type"]) == (1, "InsufficientResources"), taken.err

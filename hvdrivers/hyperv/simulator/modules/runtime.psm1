@@ -182,11 +182,13 @@ function Get-SimulatedFunction([string]$folder) {
     $process = [AppDomain]::CurrentDomain
     [System.Threading.Monitor]::Enter($process)
     try {
-        $functions = $process.GetData($folder)
+        # an engine outlives its shells: a file that was edited meanwhile is read again
+        $known = "$folder $([System.IO.File]::GetLastWriteTimeUtc("$folder/functions").Ticks)"
+        $functions = $process.GetData($known)
         if ($null -eq $functions) {
             Add-SimulatedEnum "$folder/enums"
             $functions = @(Read-SimulatedFunction "$folder/functions")
-            $process.SetData($folder, $functions)
+            $process.SetData($known, $functions)
         }
     }
     finally { [System.Threading.Monitor]::Exit($process) }
