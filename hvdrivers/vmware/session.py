@@ -52,10 +52,14 @@ _READS = frozenset(
         "InitiateFileTransferFromGuest",
         "InitiateFileTransferToGuest",
         "RetrieveVStorageObject",
+        "FindByDatastorePath",
+        "AcquireTicket",
+        "RescanHba",
     }
 )
 """Methods that may be sent again: they change nothing that outlives the session. A transfer that is
-initiated again only has another address."""
+initiated again only has another address. A ticket that nobody got opens nothing after half a
+minute. A host that looks for its LUNs twice finds the same."""
 _ONCE = frozenset({"WaitForUpdatesEx"})
 """Reads that may not be sent again: an answer that was lost had news in it that do not come twice.
 They raise OutcomeUnknown, and the waiting code looks for itself."""
