@@ -34,7 +34,7 @@ from hvdrivers.libvirt.conformance.guest import in_time
 from hvdrivers.libvirt.conformance.observer import LibvirtObserver
 from hvdrivers.libvirt.conformance.raw_host import RawHost
 from hvdrivers.libvirt.conformance.seam import LibvirtSeam, Send
-from hvdrivers.libvirt.conformance.sockets import servers, to_daemon
+from hvdrivers.libvirt.conformance.sockets import nowhere, servers, to_daemon
 from hvdrivers.libvirt.conformance.storage import StorageGuest
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
@@ -132,6 +132,11 @@ class LibvirtTarget(StorageGuest):
         driver = self._driver.connect(self._config)
         driver.connection.seam = self._slow
         return guarded(driver)
+
+    def connect_nowhere(self, seconds: float, *, silent: bool) -> ComputeDriver:
+        with nowhere(self._config.uri, silent=silent) as uri:
+            changed = {"uri": uri, "connect_timeout": seconds}
+            return guarded(self._driver.connect(self._config.model_copy(update=changed)))
 
     def _slow(self, name: str, send: Send) -> Any:
         result = send()
