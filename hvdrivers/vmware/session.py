@@ -201,9 +201,7 @@ class Session:
         wait = next((a.maxWaitSeconds for a in args or () if hasattr(a, "maxWaitSeconds")), None)
         timeout = None if wait is None else wait + self.config.request_timeout
         body = None
-        with suppress(
-            UnicodeEncodeError
-        ):  # its text is the whole request
+        with suppress(UnicodeEncodeError):  # its text is the whole request
             body = stub.SerializeRequest(mo, info, args)
         if body is None:
             raise errors.InvalidRequest(
