@@ -14,6 +14,7 @@ from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.exact import Test, acceptor
 from hvdrivers.invalid import field_of, in_words, plain
 from hvdrivers.models._once import named_twice
+from hvdrivers.models.base import is_text
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import VolumeAttachment
 
@@ -64,6 +65,8 @@ class Signature:
                 checked = self.accepts[name].validate_python(given, strict=True)
             except ValidationError as error:
                 return f"{name}: {in_words(error, most=5)}"
+            if not _is_text(checked):
+                return f"{name}: contains a NUL, or half of a surrogate pair"
             if _converted(value, checked):
                 return f"{name}: {type(value).__name__} is not what the contract says"
             # a driver gets no list that its caller may change meanwhile
@@ -87,6 +90,15 @@ class Signature:
         if _converted(result, checked):
             return f"{type(result).__name__} in place of a model"
         return unkept(result)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a text, or each of several, is one that other programs take."""
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if isinstance(value, str):
+        return is_text(value)
+    return not isinstance(value, list | tuple) or all(map(_is_text, value))
 
 
 @functools.cache

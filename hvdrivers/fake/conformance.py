@@ -69,6 +69,12 @@ class FakeTarget(Target):
     def connect(self) -> ComputeDriver:
         return guarded(self._driver.connect(self._config))
 
+    def connect_nowhere(self, seconds: float, *, silent: bool) -> ComputeDriver:
+        """A fake host that is unreachable. The fake has no wire: refused and silent are one."""
+        self._world.host("nowhere").stop_answering()
+        there = self._config.model_copy(update={"host": "nowhere", "size": HostSize()})
+        return guarded(self._driver.connect(there))
+
     def image(self) -> ImageRef:
         if Capability.IMAGE_HOST not in self._config.without:
             return HostImage(name="cirros")

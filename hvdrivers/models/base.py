@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    SecretStr,
     StringConstraints,
 )
 from pydantic.json_schema import JsonSchemaValue
@@ -127,6 +128,24 @@ def _printable(value: str) -> str:
         if _is_noncharacter(ord(char)):
             raise ValueError(f"contains U+{ord(char):04X}, which is no character")
     return value
+
+
+def is_text(value: str) -> bool:
+    """Whether a text can be handed to another program: no half of a surrogate pair, which has no
+    encoding, and no NUL, which ends a text there."""
+    if value.isascii():
+        return "\0" not in value
+    return not any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value)
+
+
+def _secret_text(value: SecretStr) -> SecretStr:
+    if not is_text(value.get_secret_value()):
+        raise ValueError("contains a NUL, or half of a surrogate pair")
+    return value
+
+
+TextSecret = Annotated[SecretStr, AfterValidator(_secret_text)]
+"""A password, as a text that other programs take."""
 
 
 def is_printable(value: str) -> bool:

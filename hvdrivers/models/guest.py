@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, SecretStr
 
-from hvdrivers.models.base import Model, PrintableText
+from hvdrivers.models.base import Model, PrintableText, TextSecret
 
 _TAG_BYTES = 36
 """Of a virtio-fs tag (Virtual I/O Device specification 1.2, section 5.11.4)."""
@@ -45,8 +45,8 @@ class AddressSource(StrEnum):
 class GuestCredentials(Model):
     """An account of the guest's operating system."""
 
-    user: str
-    password: SecretStr
+    user: PrintableText
+    password: TextSecret
 
     if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
 

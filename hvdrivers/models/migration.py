@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import SecretStr, model_validator
 
 from hvdrivers.models._once import named_twice
-from hvdrivers.models.base import Identifier, Model, PrintableText
+from hvdrivers.models.base import Identifier, Model, PrintableText, TextSecret
 from hvdrivers.models.flavor import Flavor
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import VolumeAttachment
@@ -27,7 +27,7 @@ class Destination(Model):
     address: PrintableText | None = None
     """Address of the migration network on the destination, where it differs from ``host``."""
     user: PrintableText | None = None
-    password: SecretStr | None = None
+    password: TextSecret | None = None
     """Where the destination needs its own credentials."""
     volumes: tuple[VolumeAttachment, ...] = ()
     """Connections that volumes of the instance have at the destination, where their servers give

@@ -221,7 +221,8 @@ class VmwareDriver(
             raise errors.InvalidRequest("the vSphere driver needs a VmwareConfig")
         driver = cls(config)
         try:
-            driver.places.get()
+            with driver.session.link.use():  # a server that is silent is given up in time
+                driver.places.get()
         except BaseException:
             driver.close()
             raise

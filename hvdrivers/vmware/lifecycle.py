@@ -108,15 +108,15 @@ class VmwareLifecycle(Topic, Lifecycle):
         wired = self.functions.of_spec(spec, backings_of(spec.vifs, surroundings))
         sources = [self.volumes.source(spec.uuid, each, surroundings) for each in spec.volumes]
         alone, shared = exclusive(spec.volumes, sources)
+        luns = [each.lun.uuid for each in sources if each.lun is not None and spec.start]
         self.usage.require_free(
             spec.uuid,
             volumes=alone,
             shared=shared,
             vifs=[vif.id for vif in spec.vifs] if spec.start else (),
             macs=[vif.mac.lower() for vif in spec.vifs] if spec.start else (),
+            luns=luns,
         )
-        luns = [each.lun.uuid for each in sources if each.lun is not None and spec.start]
-        self.luns.require_free(spec.uuid, luns)
         base = None
         if spec.image is not None:
             base = self.images.bring(spec.image, progress, disk_gib=spec.flavor.disk_gib)
@@ -289,11 +289,13 @@ class VmwareLifecycle(Topic, Lifecycle):
         keep: AbstractSet[Keep] = frozenset(),
         timeout: float | None = None,
     ) -> None:
-        """Budget: 5 calls, 2 more for each of: a running machine, attached volumes; 5 more to keep
-        disks, 3 for each, 3 more if they have snapshots, and 2 if they are children of an image; 3
-        more for a machine that is not there; 1 if it has snapshots; 4 if somebody has detached one
-        of its disks, and 2 for each; 1 for an adopted machine; 2 for a member of a server group, 3
-        more where the rule changes.
+        """Budget: 5 calls, 2 more for each of: a running machine, attached volumes. To keep disks 2
+        more, 3 for each, and 2 for each that is a child of an image; the first time 3 for folders.
+        If it has snapshots 1 more; if those are merged (of a clone, and to keep disks) 3 more, and
+        1 for each kept disk. For LUNs 3 reads, and 2 calls for each host that logs out. For a
+        machine that is not there 2 more; 4 if somebody has detached one of its disks, and 2 for
+        each; 1 for an adopted machine; 2 for a member of a server group, 3 more where the rule
+        changes.
 
         Raises:
             DeviceBusy: another machine has one of its disks, which somebody has detached here or

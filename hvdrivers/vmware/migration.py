@@ -72,7 +72,8 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
     def check_live_migration(
         self, uuid: UUID, destination: Destination, *, timeout: float | None = None
     ) -> MigrationPlan:
-        """Budget: 7 reads, 1 more if it has LUNs, and 1 if it is in a server group."""
+        """Budget: 2 reads, 5 if it is to leave the cluster. 1 more if it has LUNs, and 1 if it is
+        in a server group."""
         del timeout
         found = self.machines.checked("check_live_migration", uuid, *_PATHS)
         _, blockers = self._blockers(found, destination, running=True)
@@ -92,8 +93,9 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: 7 reads and the task; as migrate_storage() if the disks move too. 1 read for a
-        member of a server group, and 2 to another cluster, 3 more for each rule that changes."""
+        """Budget: 2 reads and the task, 5 reads if it leaves the cluster; 1 read more if it has
+        LUNs, 1 reconfiguration if disks or NICs change. 1 read for a member of a server group, and
+        2 to another cluster, 3 more for each rule that changes."""
         del timeout
         found = self.machines.checked("live_migrate", uuid, *_PATHS)
         self._move(found, destination, progress, running=True)
@@ -108,8 +110,9 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: 7 reads and the task; as migrate_storage() if the disks move too. 1 read for a
-        member of a server group, and 2 to another cluster, 3 more for each rule that changes."""
+        """Budget: 2 reads and the task, 5 reads if it leaves the cluster; 1 read more if it has
+        LUNs, 1 reconfiguration if disks or NICs change. 1 read for a member of a server group, and
+        2 to another cluster, 3 more for each rule that changes."""
         del timeout
         found = self.machines.checked("cold_migrate", uuid, *_PATHS)
         self._move(found, destination, progress, running=False)

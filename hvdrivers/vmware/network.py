@@ -79,7 +79,7 @@ class VmwareNetwork(Topic, Network, VifQosControl):
     def set_vif_qos(
         self, uuid: UUID, vif_id: str, qos: VifQos | None, *, timeout: float | None = None
     ) -> None:
-        """Budget: 2 reads and 1 reconfiguration."""
+        """Budget: 1 read and 1 reconfiguration."""
         del timeout
         found = self.machines.checked("set_vif_qos", uuid, *HARDWARE)
         devices = devices_in(found.row)

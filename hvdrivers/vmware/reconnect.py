@@ -8,6 +8,7 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import Reconnect
+from hvdrivers.driverkit import undoing
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import DiskBus, VolumeAttachment
 from hvdrivers.vmware.base import Topic
@@ -55,15 +56,16 @@ class VmwareReconnect(Topic, Reconnect):
             sources.append(self.volumes.source(uuid, attachment, surroundings))
         alone, shared = exclusive(volumes, sources)
         self.usage.require_free(uuid, volumes=alone, shared=shared)
-        if any(each.lun is not None for each in sources):
-            self.files.make_folder(self.folders.instance(uuid), parents=True)
         gone, records = _replaced(devices, hardware, volumes, sources, plan)
         snapshots = found.row.get("snapshot") is not None
         taken = [taking_away(each, snapshots=snapshots) for each in gone]
         changes = [*wired.removed, *taken, *plan.device_changes(), *wired.changed]
         after = devices.model_copy(update={"volumes": records, "vifs": wired.vifs})
         if changes:
-            self.changes.change_devices(found, changes, after, reserve=bool(functions))
+            with undoing() as undo:
+                if any(each.lun is not None for each in sources):
+                    self.claims.home(uuid, undo)
+                self.changes.change_devices(found, changes, after, reserve=bool(functions))
             kept = records.values()
             self.luns.release(gone, [each for each in devices.volumes.values() if each not in kept])
 

@@ -64,8 +64,9 @@ class VmwareRelocation(Topic, StorageMigration):
             progress=progress,
         )
         _tell(progress, 100)
-        # vCenter may refuse a part and say nothing of it
-        if _elsewhere(self.machines.get(uuid, *_PATHS), pool):
+        # vCenter may refuse a part and say nothing of it; another client may have begun a rescue
+        asked = {disk.key for disk in moving}
+        if any(disk.key in asked for disk in _elsewhere(self.machines.get(uuid, *_PATHS), pool)):
             raise errors.HypervisorFault("the server has not moved all disks", retryable=True)
 
 

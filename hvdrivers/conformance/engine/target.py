@@ -81,6 +81,18 @@ class Target(ABC):
     def connect(self) -> ComputeDriver:
         """A new connection to the same host."""
 
+    def connect_nowhere(self, seconds: float, *, silent: bool) -> ComputeDriver:
+        """What :meth:`connect` does, to an address at which there is no host.
+
+        ``hvdrivers.conformance.engine.dead_ends`` makes such addresses on this machine.
+
+        Args:
+            seconds: the driver's limit for an attempt to connect, where its configuration has one.
+            silent: connections to the address are accepted, and nobody answers, as a host that
+                hangs does. False: they are refused.
+        """
+        raise PreconditionMissing("the target has no address without a host (connect_nowhere)")
+
     @abstractmethod
     def driver_class(self) -> type[Driver]:
         """The class under test, for the checks that need no host."""

@@ -327,8 +327,10 @@ class Trial:
                 found = driver.get_instance(uuid).summary()
             except errors.InstanceNotFound:
                 found = None
+            if found == before:
+                return
             after = _listed(driver, uuid)
-            if found in (before, after):
+            if found == after:
                 return
             if before == after:
                 break

@@ -23,6 +23,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from hvdrivers.conformance.engine import image_files as imagefiles
+from hvdrivers.conformance.engine.dead_ends import dead_port
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
@@ -110,6 +111,11 @@ class HypervTarget(PlayedGuest):
 
     def connect(self) -> ComputeDriver:
         return guarded(self._driver.connect(self.config))
+
+    def connect_nowhere(self, seconds: float, *, silent: bool) -> ComputeDriver:
+        with dead_port(silent=silent) as port:
+            there = {"host": "127.0.0.1", "port": port, "connect_timeout": seconds}
+            return guarded(self._driver.connect(self.config.model_copy(update=there)))
 
     def image(self) -> ImageRef:
         with self._lock:

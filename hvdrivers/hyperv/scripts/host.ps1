@@ -88,11 +88,29 @@ function Test-HvParameter {
     $found.Parameters.ContainsKey($Parameter)
 }
 
-# The file as .NET sees it. On Windows that is the same path.
+# A path as .NET sees it. On Windows that is the same one.
+function Get-HvReal {
+    param([string]$Path)
+    if ($Path.Length -lt 3 -or -not $Path.Substring(1).StartsWith(':\', 'Ordinal')) {
+        return Convert-Path -LiteralPath $Path
+    }
+    $drive = $Path.Substring(0, 3)
+    $real = $HvShared.Drives[$drive]
+    if (-not $real) {
+        $real = Convert-Path -LiteralPath $drive
+        $HvShared.Drives[$drive] = $real
+    }
+    [IO.Path]::Combine($real, $Path.Substring(3).Replace('\', "$([IO.Path]::DirectorySeparatorChar)"))
+}
+
+# The file as .NET sees it, in a folder that is there.
 function Get-HvFile {
     param([string]$Path)
     $cut = $Path.LastIndexOf('\')
-    $folder = Convert-Path -LiteralPath $Path.Substring(0, $cut)
+    $folder = Get-HvReal $Path.Substring(0, $cut)
+    if (-not [IO.Directory]::Exists($folder)) {
+        $folder = Convert-Path -LiteralPath $Path.Substring(0, $cut)
+    }
     [IO.Path]::Combine($folder, $Path.Substring($cut + 1))
 }
 

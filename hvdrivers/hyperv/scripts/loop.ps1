@@ -21,17 +21,26 @@ function Start-HvLoop {
     $settings = [Console]::In.ReadLine().Split(' ')
     $shared = [hashtable]::Synchronized(@{
         Nonce = $settings[0]
-        Library = $Library
         Done = [hashtable]::Synchronized(@{})
         Facts = [hashtable]::Synchronized(@{})
         Started = [hashtable]::Synchronized(@{})
         Stopped = [hashtable]::Synchronized(@{})
         Open = [hashtable]::Synchronized(@{})
+        Drives = [hashtable]::Synchronized(@{})
     })
     $state = [initialsessionstate]::CreateDefault2()
     $entry = New-Object System.Management.Automation.Runspaces.SessionStateVariableEntry(
         'HvShared', $shared, '')
     $state.Variables.Add($entry)
+    # text would be parsed and compiled for each request, a function once. It loads the library into its
+    # runspace, so that the functions are there for the requests that follow.
+    $start = 'if (-not $global:HvLoaded) {' +
+        ' . ([scriptblock]::Create($HvShared.Library)); $global:HvLoaded = $true };' +
+        ' Invoke-HvRequest $args[0]'
+    $entry = New-Object System.Management.Automation.Runspaces.SessionStateFunctionEntry(
+        'Start-HvRequest', $start)
+    $state.Commands.Add($entry)
+    $shared.Library = $Library -replace '(?m)^function ', 'function global:'
     $shared.State = $state
     $shared.Host = $Host
     $shared.Most = [int]$settings[1]
@@ -43,8 +52,6 @@ function Start-HvLoop {
     $jobs = @{}
     $shared.Jobs = $jobs
     $seen = @{}
-    $start = 'if (-not (Test-Path -LiteralPath function:Invoke-HvRequest)) {' +
-        ' . ([scriptblock]::Create($HvShared.Library)) }; Invoke-HvRequest $args[0]'
     $hello = 'HV1 {0} hello reply {1}'
     [Console]::Out.WriteLine(($hello -f $shared.Nonce, [DateTime]::UtcNow.Ticks))
     while ($null -ne ($line = [Console]::In.ReadLine())) {
@@ -100,7 +107,7 @@ function Start-HvLoop {
             }
             $shell = [powershell]::Create()
             $shell.RunspacePool = $pools[$kind]
-            [void]$shell.AddScript($start).AddArgument($part)
+            [void]$shell.AddCommand('Start-HvRequest').AddArgument($part)
             $jobs[$id] = @{ Shell = $shell; Handle = $shell.BeginInvoke() }
         }
     }
@@ -110,6 +117,7 @@ function Start-HvLoop {
 function Open-HvRunspaces {
     param([int]$Number, $Shared = $HvShared)
     $pool = [runspacefactory]::CreateRunspacePool(1, $Number, $Shared.State, $Shared.Host)
+    $pool.ThreadOptions = 'ReuseThread'
     $pool.Open()
     $pool
 }

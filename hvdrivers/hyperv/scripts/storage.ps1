@@ -100,6 +100,9 @@ function Invoke-HvAttach {
                     Stop-Hv 'Unsupported' 'only a machine of generation 1 has IDE'
                 }
             }
+            elseif (-not (Hyper-V\Get-VMScsiController -VM $found.VM)) {
+                Stop-Hv 'NoController' 'the machine has no SCSI controller' # others have made it
+            }
             $begun = $true
         }
         if (-not $line -or $begun) {
@@ -298,9 +301,10 @@ function Invoke-HvListVolumes {
     $found = New-Object System.Collections.ArrayList
     foreach ($pool in $Arguments.pools) {
         $folder = Get-HvPool $pool
-        if (-not (Test-Path -LiteralPath $folder)) { continue }
-        foreach ($item in Get-ChildItem -LiteralPath $folder -File) {
-            if ($item.Name -notmatch '\.vhdx$') { continue }
+        $real = Get-HvReal $folder
+        if (-not [IO.Directory]::Exists($real)) { continue }
+        foreach ($item in (New-Object IO.DirectoryInfo($real)).GetFiles()) {
+            if ($item.Name -notmatch '\.vhdx$' -or ($item.Attributes -band 'Hidden')) { continue }
             $path = "$folder\$($item.Name)"
             try {
                 $disk = Hyper-V\Get-VHD -Path $path

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from hvdrivers.limits import SECRET_CHARACTERS
-from hvdrivers.models.base import PrintableText
+from hvdrivers.models.base import PrintableText, TextSecret
 
 _DNS_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 _PORTAL = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
@@ -156,7 +156,7 @@ def _bounded_secret(value: SecretStr) -> SecretStr:
 
 
 Secret = Annotated[
-    SecretStr,
+    TextSecret,
     BeforeValidator(unveil),
     AfterValidator(_bounded_secret),
     AfterValidator(_not_masked),

@@ -23,6 +23,7 @@ from uuid import UUID, uuid4
 from pyVmomi import vim, vmodl
 
 from hvdrivers.conformance.engine import image_files
+from hvdrivers.conformance.engine.dead_ends import dead_port
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
@@ -130,6 +131,11 @@ class VmwareTarget(PlayedGuest):
         # for as long as the driver lives: slowed() counts for whoever calls
         self._layers.enter_context(driver.session.seam.through(self._slow))
         return guarded(driver)
+
+    def connect_nowhere(self, seconds: float, *, silent: bool) -> ComputeDriver:
+        with dead_port(silent=silent) as port:
+            there = {"host": "127.0.0.1", "port": port, "connect_timeout": seconds}
+            return guarded(self._driver.connect(self.config.model_copy(update=there)))
 
     @contextmanager
     def slowed(self, operation: str, seconds: float) -> Iterator[None]:

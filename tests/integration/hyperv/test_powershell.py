@@ -33,6 +33,7 @@ function Invoke-HvSize {
 function Invoke-HvWhere { param($Arguments) [runspace]::DefaultRunspace.InstanceId.ToString() }
 function Invoke-HvImages { param($Arguments) Invoke-HvWhere }
 function Invoke-HvExport { param($Arguments) Invoke-HvWhere }
+function Invoke-HvStack { param($Arguments) , @((Get-PSCallStack).Command) }
 function Invoke-HvJobs { param($Arguments) $HvShared.Jobs.Count }
 function Invoke-HvNoise {
     param($Arguments)
@@ -100,6 +101,12 @@ def test_an_unknown_function_is_an_error_with_its_codes(shell: PowerShell) -> No
     with pytest.raises(ScriptError) as caught:
         shell.request("Nothing", {}, Deadline(60))
     assert caught.value.id == "CommandNotFoundException"
+
+
+def test_no_text_is_compiled_for_a_request(shell: PowerShell) -> None:
+    """Text that is run is a script block in the stack of calls, and is parsed each time."""
+    stack = shell.request("Stack", {}, Deadline(60))
+    assert stack == ["Invoke-HvStack", "Invoke-HvRequest", "Start-HvRequest"]
 
 
 def test_requests_run_beside_each_other(shell: PowerShell) -> None:

@@ -14,6 +14,12 @@ function Microsoft.PowerShell.Commands.TestPathCommand {
         if ("$given".StartsWith('\\')) {
             Invoke-SimulatedCmdlet $PSCmdlet 'Test-Path' @{ LiteralPath = $given; PathType = $PathType } ''
         }
+        elseif ($env:HVSIM_DRIVE -and $LiteralPath.Count -eq 1 -and $PathType -ceq 'Any' -and
+            "$LiteralPath".StartsWith('C:\')) {
+            # the engine reads each folder on the way there, to the one for temporary files and beyond
+            $file = $env:HVSIM_DRIVE + '/' + "$LiteralPath".Substring(3).Replace('\', '/')
+            [System.IO.File]::Exists($file) -or [System.IO.Directory]::Exists($file)
+        }
         else { Microsoft.PowerShell.Management\Test-Path @PSBoundParameters }
     }
 }
