@@ -16,6 +16,7 @@ TOPICS = (
     "server_groups",
     "instance_info",
     "foreign",
+    "adopted",
     "rescue_rebuild",
     "resize",
     "storage_full",

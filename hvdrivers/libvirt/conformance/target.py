@@ -311,7 +311,7 @@ class LibvirtTarget(StorageGuest):
     def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
         uuid = uuid4()
         connect = self.raw.connect
-        volume = self._foreign_volume(f"foreign-{uuid.hex[:8]}.img")
+        volume = self._foreign_volume(f"foreign-{uuid.hex[:8]}.qcow2")
         xml = el(
             "domain",
             el("name", name or f"foreign-{uuid.hex[:8]}"),
@@ -322,7 +322,7 @@ class LibvirtTarget(StorageGuest):
                 "devices",
                 el(
                     "disk",
-                    el("driver", name="qemu", type="raw"),
+                    el("driver", name="qemu", type="qcow2"),
                     el("source", file=volume.path()),
                     el("target", dev="vda", bus="virtio"),
                     type="file",
@@ -353,7 +353,9 @@ class LibvirtTarget(StorageGuest):
             pool = self.raw.connect.storagePoolLookupByName(self._config.pool)
         except libvirt.libvirtError:
             return None
-        return pool.createXML(text(el("volume", el("name", name), el("capacity", "1048576"))), 0)
+        target = el("target", el("format", type="qcow2"))
+        volume = el("volume", el("name", name), el("capacity", "1048576"), target)
+        return pool.createXML(text(volume), 0)
 
     @contextmanager
     def copied_machine(self, driver: ComputeDriver, uuid: UUID) -> Iterator[UUID]:
