@@ -180,7 +180,12 @@ def port_names(vif: Vif) -> set[str]:
 
 def _check_network(host: FakeHost, kind: str, name: str) -> None:
     if not host.accept_any_network and name not in host.networks[kind]:
-        raise errors.NetworkNotFound(f"the host has no {kind} {name!r}")
+        there = ", ".join(sorted(host.networks[kind])) or "none"
+        raise errors.NetworkNotFound(
+            f"the host has no {kind} {name!r}",
+            hint=f"this fake host has {there}; FakeHost.add_network(), HostSize or"
+            " accept_any_network=True give it others",
+        )
 
 
 def _wants_function(vif: Vif) -> bool:

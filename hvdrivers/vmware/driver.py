@@ -16,6 +16,7 @@ from hvdrivers.driverkit.feeds import Feed
 from hvdrivers.driverkit.hub import Hub
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.disk import OwnDisk
+from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import InstanceSpec, Keep
 from hvdrivers.models.vif import DvsVif, NetworkVif, VifQos
 from hvdrivers.models.vif.common import VifBase
@@ -109,6 +110,7 @@ class VmwareDriver(
             InstanceSpec: frozenset({"disks"}),
             OwnDisk: frozenset({"size_mib", "bus", "kept"}),
             Keep: frozenset({Keep.EPHEMERAL_DISKS.value, Keep.SWAP_DISK.value}),
+            HostImage: frozenset({"cached"}),
             VolumeAttachment: frozenset({"bus"}),
             VifBase: frozenset({"model", "active"}),
             NetworkVif: frozenset({"sriov"}),
