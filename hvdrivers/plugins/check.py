@@ -124,11 +124,13 @@ def _dead_code(cls: type[Driver]) -> Iterator[str]:
         if base not in contract:
             for name in base.__dict__.get("__hv_operations__", ()):
                 yield f"@operation marks {name}(): operations are declared by the contract alone"
-    for name in dir(cls):
+    members = {
+        name: member for base in reversed(cls.__mro__) for name, member in vars(base).items()
+    }
+    for name, member in sorted(members.items()):
         if name in OPERATIONS and name not in CORE_OPERATIONS and name not in inherited:
             home = next(base for base in ComputeDriver.__mro__ if name in base.__dict__)
             yield f"{name}() is defined without inheriting its interface, {home.__name__}"
-        member = inspect.getattr_static(cls, name)
         if getattr(member, "__override__", False) and not _overrides(cls, name):
             yield f"@override marks {name}(), which overrides nothing"
 

@@ -17,6 +17,7 @@ from hvdrivers.models.instance import Firmware, Flavor, InstanceInfo
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, id_of
+from hvdrivers.vmware.encrypted_memory import is_encrypted, telling
 from hvdrivers.vmware.listing import FULL, info_of
 from hvdrivers.vmware.machines import STATE, VERSION, Machine, state_of, uuid_in
 from hvdrivers.vmware.moved import Devices
@@ -41,9 +42,10 @@ class VmwareAdopt(Topic, Adopt):
         metadata: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> InstanceInfo:
-        """Budget: 4 calls and 1 reconfiguration."""
+        """Budget: 3 calls and 1 reconfiguration."""
         del timeout
-        rows = self.reader.many(self.machines.search(uuid), *_PATHS)
+        paths = (*_PATHS, *telling(self.session))
+        rows = self.reader.many(self.machines.search(uuid), *paths)
         rows = [row for row in rows if uuid_in(row) == uuid]
         if not rows:
             raise errors.InstanceNotFound("there is no machine with this UUID", instance=uuid)
@@ -65,7 +67,7 @@ class VmwareAdopt(Topic, Adopt):
             raise errors.InvalidRequest("a template is no machine that can run")
         label = _label(row, name)
         values = [
-            option(MARK, Mark(uuid=uuid, name=label)),
+            option(MARK, Mark(uuid=uuid, name=label, sev=is_encrypted(row))),
             option(RECORD, _record(row, metadata or {})),
             option(DEVICES, _devices(row)),
         ]

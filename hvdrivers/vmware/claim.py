@@ -98,6 +98,27 @@ class Claims:
             children = self._places.get().vm_folder
             wait_for_change(self._reader, children, "childEntity", Deadline(until.within(1.0)))
 
+    def home(self, uuid: UUID, undo: Undo) -> None:
+        """Make the folder of an instance that is there: one that was adopted has none. If the call
+        fails because another client has destroyed the instance meanwhile, the folder goes again. 1
+        call."""
+        undo.callback(self.forsake, uuid)
+        self._files.make_folder(self._folders.instance(uuid), parents=True)
+
+    def forsake(self, uuid: UUID, *names: str) -> None:
+        """Remove the folder of an instance that is not there any more, which a call of this driver
+        has made again. 1 call if the instance is there, else 9.
+
+        Args:
+            names: files that the call has written into it.
+        """
+        if self._machines.anywhere(uuid) is not None:
+            return
+        for name in names:
+            self._files.delete(f"{self._folders.instance(uuid)}/{name}")
+        if self._is_nobodys(uuid):
+            self._files.remove_quietly(self._folders.instance(uuid))
+
     def _sign(self, uuid: UUID, token: str) -> None:
         try:
             self._files.make_folder(f"{self._folders.instance(uuid)}/{_CLAIM}{token}")

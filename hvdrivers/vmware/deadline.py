@@ -19,6 +19,7 @@ from hvdrivers.contract.driver import OPERATIONS
 from hvdrivers.driverkit import Deadline
 from hvdrivers.driverkit.deadline import bounding, current_deadline
 from hvdrivers.driverkit.undo import operating
+from hvdrivers.models.instance import InstanceSpec
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -41,7 +42,14 @@ def timed(operation: _F) -> _F:
             try:
                 return operation(self, *args, timeout=timeout, **kwargs)
             except errors.HypervisorFault as error:
-                uuid = args[0] if args else kwargs.get("uuid")
+                uuid = args[0] if args else kwargs.get("uuid", kwargs.get("spec"))
+                if isinstance(uuid, InstanceSpec) and _machine_has_gone(error):
+                    raise errors.DeviceBusy(
+                        "another client has destroyed the instance while it was being spawned",
+                        instance=uuid.uuid,
+                        vendor_code=error.vendor_code,
+                        retryable=True,
+                    ) from error
                 if (
                     isinstance(uuid, UUID)
                     and _machine_has_gone(error)

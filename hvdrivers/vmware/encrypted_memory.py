@@ -9,12 +9,32 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from pyVmomi import VmomiSupport
+
 from hvdrivers.contract import errors
 from hvdrivers.models.instance import Firmware, InstanceSpec
 from hvdrivers.vmware.passthrough import BROWSER
 from hvdrivers.vmware.place import Places, Surroundings
-from hvdrivers.vmware.reader import Reader
+from hvdrivers.vmware.reader import Reader, Row
 from hvdrivers.vmware.record import Mark
+from hvdrivers.vmware.session import Session
+
+_TOLD = (("v7_0_1_0", "config.sevEnabled"), ("v9_0_0_0", "config.sevSnpEnabled"))
+"""Since which version of the API a machine tells that its memory is encrypted, and where."""
+
+
+def telling(session: Session) -> tuple[str, ...]:
+    """What to read of a machine that others made, to learn that its memory is encrypted: an older
+    server refuses to be asked. No call."""
+    spoken = session.stub.version
+    return tuple(
+        path for since, path in _TOLD if VmomiSupport.IsChildVersion(spoken, f"vim.version.{since}")
+    )
+
+
+def is_encrypted(row: Row) -> bool:
+    """Whether a machine's memory is encrypted, read with ``telling``."""
+    return any(row.get(path) for _, path in _TOLD)
 
 
 class EncryptedMemory:

@@ -6,12 +6,15 @@ offers this for an ESXi host that it talks to directly.
 
 from __future__ import annotations
 
+from pyVmomi import vim
+
 from hvdrivers.contract import errors
 from hvdrivers.contract.maintenance import HostPower
 from hvdrivers.driverkit import changed
 from hvdrivers.models.host import HostPowerAction
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.reader import step
 
 _GONE = (errors.ConnectionFailed, errors.OutcomeUnknown, errors.InstanceNotFound)
 
@@ -24,18 +27,25 @@ class VmwareHostPower(Topic, HostPower):
         """Budget: 2 reads, 1 call, and the reads of a task.
 
         The host refuses while it is not in maintenance, unless it is forced to: the driver looks
-        itself that no machine is powered on, of ours or not, and forces it.
+        itself that no machine is powered on, of ours or not, and forces it. Another client may
+        start one between the two; in maintenance none starts, and the host is not forced.
         """
         del timeout
+        (host,) = self.reader.below(
+            self.places.get().compute,
+            [step(vim.ComputeResource, "host")],
+            vim.HostSystem,
+            "runtime.inMaintenanceMode",
+        )
+        forced = not host.get("runtime.inMaintenanceMode")
         rows = self.machines.rows("runtime.powerState")
         on = [row for row in rows if row.get("runtime.powerState") == "poweredOn"]
         if on:
             raise errors.InvalidState(
                 f"{len(on)} machines are powered on", hint="stop or move them first"
             )
-        host = self.reader.one(self.places.get().compute, "host")["host"][0]
         reboots = action is HostPowerAction.REBOOT
-        task = (host.RebootHost_Task if reboots else host.ShutdownHost_Task)(True)
+        task = (host.obj.RebootHost_Task if reboots else host.obj.ShutdownHost_Task)(forced)
         try:
             with changed():
                 self.tasks.outcome(task)

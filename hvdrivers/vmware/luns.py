@@ -13,7 +13,7 @@ other; the driver looks who has it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
@@ -55,6 +55,8 @@ from hvdrivers.vmware.specs import Lun
 _log = logging.getLogger(__name__)
 _AT_ONCE = 8
 """Hosts that are asked at the same moment."""
+HOLDING = ("config.instanceUuid", "runtime.powerState", "config.hardware.device")
+"""What tells which LUNs a machine has, and whether it runs."""
 _DOWN = frozenset({"offline", "fault"})
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -134,7 +136,7 @@ class Luns:
         hosts = [host for host, new in told.items() if new]
         if not hosts:
             return
-        held = {uuid for _, uuids in self._holders() for uuid in uuids}
+        held = {uuid for uuids in self._holders() for uuid in uuids}
         ends = []
         for row in self._reader.many(hosts, *STORAGE):
             busy = {target for lun, target, _ in behind(row, Iscsi) if lun.uuid in held}
@@ -151,7 +153,7 @@ class Luns:
 
     def require_free(self, uuid: UUID, luns: Iterable[str]) -> None:
         """Refuse a LUN that another powered-on machine has, whoever's it is. One call; none without
-        LUNs.
+        LUNs. ``Usage.require_free()`` looks for LUNs too, in the call that it makes.
 
         Args:
             luns: their ids.
@@ -159,19 +161,12 @@ class Luns:
         wanted = set(luns)
         if not wanted:
             return
-        for row, held in self._holders():
-            on = row.get("runtime.powerState") == "poweredOn"
-            if held & wanted and on and uuid_in(row) != uuid:
-                raise errors.DeviceBusy(
-                    f"a powered-on machine ({row.get('config.instanceUuid')}) has the LUN",
-                    hint="detach it there, or stop that machine",
-                )
+        for row in self._machines.rows(*HOLDING, on_disks=True):
+            refuse_held(row, uuid, wanted)
 
-    def _holders(self) -> Iterator[tuple[Row, set[str]]]:
-        paths = ("config.instanceUuid", "runtime.powerState", "config.hardware.device")
-        for row in self._machines.rows(*paths, on_disks=True):
-            devices = by_address(row.get("config.hardware.device") or ()).values()
-            yield row, {uuid for uuid in map(lun_of, devices) if uuid is not None}
+    def _holders(self) -> Iterator[set[str]]:
+        for row in self._machines.rows(*HOLDING, on_disks=True):
+            yield luns_in(row)
 
     def lacking(self, disks: Iterable[Any], hosts: Sequence[Any]) -> list[str]:
         """The names of hosts that do not see all LUNs of these disks. One call; none without."""
@@ -233,12 +228,12 @@ class Luns:
         if not gone:
             return
         try:
-            for _, held in self._holders():
+            for held in self._holders():
                 if gone & held:
                     gone, targets = gone - held, set()  # one may be that LUN's
             if not gone:
                 return
-            hosts = [row.obj for row in self._places.surroundings().usable_hosts]
+            hosts = [row.obj for row in self._places.surroundings().connected_hosts]
             ends = []
             for row in self._reader.many(hosts, *STORAGE):
                 there: dict[str, set[str]] = {name_of(each): set() for each in targets}
@@ -252,6 +247,26 @@ class Luns:
             _at_once(ends)
         except errors.HypervisorError as error:
             _log.warning("hosts stay logged in to a target that nothing needs: %s", error)
+
+
+def luns_in(row: Row) -> set[str]:
+    """Ids of the LUNs that a machine has. The row has ``HOLDING``."""
+    devices = by_address(row.get("config.hardware.device") or ()).values()
+    return {uuid for uuid in map(lun_of, devices) if uuid is not None}
+
+
+def refuse_held(row: Row, uuid: UUID, luns: Set[str]) -> None:
+    """Refuse LUNs that a machine has, if it is powered on and another one than this.
+
+    Raises:
+        DeviceBusy: it has one.
+    """
+    on = row.get("runtime.powerState") == "poweredOn"
+    if on and uuid_in(row) != uuid and luns_in(row) & luns:
+        raise errors.DeviceBusy(
+            f"a powered-on machine ({row.get('config.instanceUuid')}) has the LUN",
+            hint="detach it there, or stop that machine",
+        )
 
 
 def _at_once(calls: Sequence[Callable[[], object]]) -> None:

@@ -32,13 +32,14 @@ from hvdrivers.models.vif import is_port_id
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, by_mac, capacity_of, file_of
+from hvdrivers.vmware.host_devices import cards_with_functions
 from hvdrivers.vmware.machines import STATE, VERSION, Machine, uuid_in
 from hvdrivers.vmware.names import split_path
 from hvdrivers.vmware.place import Places, Surroundings
 from hvdrivers.vmware.reader import IN_POOL, Row
 from hvdrivers.vmware.record import DEVICES, devices_in, mark_in, option, path_of
 from hvdrivers.vmware.rewiring import Rewiring, rewiring
-from hvdrivers.vmware.specs import Plan
+from hvdrivers.vmware.specs import Plan, wants_function
 from hvdrivers.vmware.wiring import backings_of
 
 _PATHS = (
@@ -71,7 +72,8 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
     def check_live_migration(
         self, uuid: UUID, destination: Destination, *, timeout: float | None = None
     ) -> MigrationPlan:
-        """Budget: 7 reads, 1 more if it has LUNs, and 1 if it is in a server group."""
+        """Budget: 2 reads, 5 if it is to leave the cluster. 1 more if it has LUNs, and 1 if it is
+        in a server group."""
         del timeout
         found = self.machines.checked("check_live_migration", uuid, *_PATHS)
         _, blockers = self._blockers(found, destination, running=True)
@@ -91,8 +93,9 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: 7 reads and the task; as migrate_storage() if the disks move too. 1 read for a
-        member of a server group, and 2 to another cluster, 3 more for each rule that changes."""
+        """Budget: 2 reads and the task, 5 reads if it leaves the cluster; 1 read more if it has
+        LUNs, 1 reconfiguration if disks or NICs change. 1 read for a member of a server group, and
+        2 to another cluster, 3 more for each rule that changes."""
         del timeout
         found = self.machines.checked("live_migrate", uuid, *_PATHS)
         self._move(found, destination, progress, running=True)
@@ -107,8 +110,9 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: 7 reads and the task; as migrate_storage() if the disks move too. 1 read for a
-        member of a server group, and 2 to another cluster, 3 more for each rule that changes."""
+        """Budget: 2 reads and the task, 5 reads if it leaves the cluster; 1 read more if it has
+        LUNs, 1 reconfiguration if disks or NICs change. 1 read for a member of a server group, and
+        2 to another cluster, 3 more for each rule that changes."""
         del timeout
         found = self.machines.checked("cold_migrate", uuid, *_PATHS)
         self._move(found, destination, progress, running=False)
@@ -222,6 +226,11 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
                 "a machine moves with its volumes as they are",
                 hint="reconnect() them when it is there",
             )
+        if any(map(wants_function, destination.vifs)):
+            raise errors.NotSupported(
+                "a NIC gets a virtual function on the host that the machine is on",
+                hint="reconnect() it when it is there",
+            )
         there = self._found(destination.host)
         if there is None:
             reason = f"vCenter has no host or cluster {destination.host!r} that is connected"
@@ -236,7 +245,7 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
             *_storage(found, destination, there),
             *self._luns_absent(found, there),
             *self._networks(found, destination, there),
-            *_devices(found),
+            *_devices(found, destination),
             *self.groups.blockers(found, there.places, there.around, there.host, running=running),
             *(self._rivals(found, there) if running else ()),
             *(_encrypted(found) if running else ()),
@@ -361,7 +370,19 @@ def _encrypted(found: Machine) -> Iterator[Blocker]:
         yield Blocker(kind=BlockerKind.DEVICE, reason=reason, hint="stop it, and move it then")
 
 
-def _devices(found: Machine) -> Iterator[Blocker]:
+def _devices(found: Machine, destination: Destination) -> Iterator[Blocker]:
+    vifs = devices_in(found.row).vifs
+    plain = {each.id for each in destination.vifs}
+    for mac, card in by_mac(found.row.get("config.hardware.device") or ()).items():
+        record = vifs.get(mac)
+        name = None if record is None else record.id
+        if cards_with_functions([card]) and name not in plain:
+            yield Blocker(
+                kind=BlockerKind.DEVICE,
+                reason="a NIC of the machine has a virtual function of its host's adapter",
+                device=name,
+                hint="move it stopped, with the NIC without sriov in Destination.vifs",
+            )
     for device in found.row.get("config.hardware.device") or ():
         if isinstance(device, _HOSTS_OWN):
             label = device.deviceInfo.label if device.deviceInfo is not None else "PCI device"

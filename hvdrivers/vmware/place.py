@@ -109,10 +109,14 @@ class Surroundings(Datastores):
     def usable_hosts(self) -> tuple[Row, ...]:
         """Hosts that take a machine now."""
         return tuple(
-            host
-            for host in self.hosts
-            if host.get("runtime.connectionState") == "connected"
-            and not host.get("runtime.inMaintenanceMode")
+            host for host in self.connected_hosts if not host.get("runtime.inMaintenanceMode")
+        )
+
+    @property
+    def connected_hosts(self) -> tuple[Row, ...]:
+        """Hosts that the server reaches, also those in maintenance."""
+        return tuple(
+            host for host in self.hosts if host.get("runtime.connectionState") == "connected"
         )
 
 

@@ -56,7 +56,7 @@ class VmwarePower(Topic, Power, Suspend):
     @timed
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes or NICs, and
-        the task. 2 reads more with LUNs, and 1 for a member of an anti-affinity group."""
+        the task. 1 read more with LUNs, and 1 for a member of an anti-affinity group."""
         del timeout
         found = self.machines.checked("power_on", uuid, *_STARTING)
         if found.state is InstanceState.RUNNING:
@@ -98,8 +98,8 @@ class VmwarePower(Topic, Power, Suspend):
             shared=[each.held for each in devices.volumes.values() if each.multiattach],
             vifs=[each.id for each in devices.vifs.values()],
             macs=list(devices.vifs),
+            luns=_luns(found),
         )
-        self.luns.require_free(found.uuid, _luns(found))
 
     def _require_disc(self, drive: Any) -> None:
         """A disc in a drive is there. A guest reads it at its first start; people may take it out

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import Reconnect
+from hvdrivers.driverkit import undoing
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import DiskBus, VolumeAttachment
 from hvdrivers.vmware.base import Topic
@@ -38,29 +39,33 @@ class VmwareReconnect(Topic, Reconnect):
         timeout: float | None = None,
     ) -> None:
         """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes, 1
-        reconfiguration. For LUNs as attach_volume() and detach_volume()."""
+        reconfiguration. 3 calls more if a NIC has a virtual function. For LUNs as
+        attach_volume() and detach_volume()."""
         del timeout
         found = self.machines.checked("reconnect", uuid, *HARDWARE, "snapshot")
         devices = devices_in(found.row)
         hardware = found.row.get("config.hardware.device") or ()
         surroundings = self.places.surroundings()
         plan = Plan(self.room.slots(hardware))
-        wired = rewiring(devices, hardware, vifs, backings_of(vifs, surroundings), plan)
+        backings = backings_of(vifs, surroundings)
+        functions = self.functions.of(uuid, vifs, backings, starts=False)
+        wired = rewiring(devices, hardware, vifs, backings, plan, functions=functions)
         sources = []
         for attachment in volumes:
             _place_of(attachment, devices, hardware)
             sources.append(self.volumes.source(uuid, attachment, surroundings))
         alone, shared = exclusive(volumes, sources)
         self.usage.require_free(uuid, volumes=alone, shared=shared)
-        if any(each.lun is not None for each in sources):
-            self.files.make_folder(self.folders.instance(uuid), parents=True)
         gone, records = _replaced(devices, hardware, volumes, sources, plan)
         snapshots = found.row.get("snapshot") is not None
         taken = [taking_away(each, snapshots=snapshots) for each in gone]
         changes = [*wired.removed, *taken, *plan.device_changes(), *wired.changed]
         after = devices.model_copy(update={"volumes": records, "vifs": wired.vifs})
         if changes:
-            self.changes.change_devices(found, changes, after)
+            with undoing() as undo:
+                if any(each.lun is not None for each in sources):
+                    self.claims.home(uuid, undo)
+                self.changes.change_devices(found, changes, after, reserve=bool(functions))
             kept = records.values()
             self.luns.release(gone, [each for each in devices.volumes.values() if each not in kept])
 

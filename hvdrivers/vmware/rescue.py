@@ -168,12 +168,13 @@ class VmwareRescue(Topic, Rescue, Rebuild):
         # destroy() removes the instance's folder, whatever this call leaves there; after
         # migrate_storage() the copy is made beside the old disk
         folder = str(file_of(disk)).rpartition("/")[0]
+        there = folder
         if split_path(folder)[0] == self.places.get().datastore:
-            home, folder = folder, self.folders.instance(uuid)
-            if home != folder:  # that of an adopted machine is not there
-                self.files.make_folder(folder, parents=True)
+            folder = self.folders.instance(uuid)
         path = f"{folder}/root-{secrets.token_hex(6)}.vmdk"
         with undoing() as undo:
+            if folder != there:
+                self.claims.home(uuid, undo)
             undo.callback(self._discard, uuid, path)
             self.files.copy_disk(base.path, path, progress=progress)
             if capacity > base.virtual_size:

@@ -21,12 +21,12 @@ from pyVmomi import SoapAdapter, vim
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
-from hvdrivers.driverkit.undo import changed
+from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Topic
-from hvdrivers.vmware.deadline import timed
+from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import base_file_of, by_address
 from hvdrivers.vmware.differences import (
     WATCHED,
@@ -37,13 +37,14 @@ from hvdrivers.vmware.differences import (
     shuffled,
 )
 from hvdrivers.vmware.encrypted_memory import refuse_encrypted
-from hvdrivers.vmware.host_devices import refuse_with_devices
-from hvdrivers.vmware.machines import Machine
+from hvdrivers.vmware.host_devices import refuse_with_devices, refuse_with_functions
+from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, devices_in, path_of
 from hvdrivers.vmware.snapshot_tree import SNAPSHOT, Node, nodes
 
 _LIMIT = 80
+_NOTE = "revert.xml"
 
 
 class VmwareSnapshots(Topic, Snapshots):
@@ -117,13 +118,15 @@ class VmwareSnapshots(Topic, Snapshots):
         return [each.snapshot for each in nodes(self.machines.get(uuid, SNAPSHOT).row)]
 
     @timed
+    @rereading
     def revert_snapshot(
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
-        """Budget: 2 reads, 1 request and the task; with memory 1 read more; if size,
+        """Budget: 3 reads, 1 request and the task; with memory 1 read more; if size,
         devices or metadata have changed since, 1 reconfiguration and 2 requests more."""
         del timeout
-        found = self.machines.checked("revert_snapshot", uuid, SNAPSHOT, *WATCHED)
+        found = self.machines.checked("revert_snapshot", uuid, SNAPSHOT, VERSION, *WATCHED)
+        refuse_with_functions(found.row.get("config.hardware.device"), "reverts")
         node = _node(found, snapshot_id)
         if node is None:
             raise errors.VolumeNotFound("the instance has no such snapshot")
@@ -141,7 +144,7 @@ class VmwareSnapshots(Topic, Snapshots):
         memory = node.snapshot.with_memory
         if memory:
             self.room.host_for(self._size_of(found), self.places.surroundings())
-        note = f"{self.folders.instance(uuid)}/revert.xml"
+        note = f"{self.folders.instance(uuid)}/{_NOTE}"
         begun = self.files.read(note)
         wanted = _begun(begun, found, node, then) if begun is not None else None
         if wanted is None:
@@ -150,17 +153,29 @@ class VmwareSnapshots(Topic, Snapshots):
                     "its flavor or devices are others than those of the snapshot's memory"
                 )
             wanted = changed_since(found.row, then)
+        with undoing() as undo:
             if wanted is not None:
+                undo.callback(self.claims.forsake, uuid, _NOTE)
                 text = _written(wanted, node)
                 self.files.upload(note, text, len(text))
-        with self._unless_deleted(uuid, snapshot_id):
-            self.tasks.run(
-                lambda: node.obj.RevertToSnapshot_Task(None, not memory), entity=found.obj
-            )
+            self._require_unchanged(found)
+            with self._unless_deleted(uuid, snapshot_id):
+                self.tasks.run(
+                    lambda: node.obj.RevertToSnapshot_Task(None, not memory), entity=found.obj
+                )
         if wanted is not None:
             self.changes.reconfigure(found.obj, wanted)
         if wanted is not None or begun is not None:
             self.files.delete(note)
+
+    def _require_unchanged(self, found: Machine) -> None:
+        """Look once more before what cannot be taken back: a revert goes to the snapshot's devices,
+        also from those that another client has attached since the first look. 1 call."""
+        now = self.reader.one(found.obj, VERSION).get(VERSION)
+        if now != found.row.get(VERSION):
+            raise errors.DeviceBusy(
+                "another client has changed the machine", vendor_code="ConcurrentAccess"
+            )
 
     @staticmethod
     def _size_of(found: Machine) -> Flavor:

@@ -68,8 +68,8 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
     def attach_volume(
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
-        """Budget: 3 reads, 1 request for the volume, and 1 reconfiguration. For a LUN no request, 4
-        calls more, and 2 for each host."""
+        """Budget: 3 reads, 1 request for the volume, and 1 reconfiguration. For a LUN no request, 3
+        calls more, 1 more of a running instance, and 2 for each host."""
         del timeout
         found = self.machines.checked("attach_volume", uuid, *HARDWARE)
         devices, disks = _has(found)
@@ -81,19 +81,18 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         source = self.volumes.source(uuid, attachment, self.places.surroundings())
         running = found.state is InstanceState.RUNNING
         alone, shared = exclusive((attachment,), (source,))
-        self.usage.require_free(uuid, volumes=alone, shared=shared)
+        luns = [source.lun.uuid] if source.lun is not None and running else []
+        self.usage.require_free(uuid, volumes=alone, shared=shared, luns=luns)
         if any(is_on(disk, source) for disk in disks.values()):
             raise errors.InvalidRequest("the instance has this disk already, as another volume")
-        luns = [source.lun.uuid] if source.lun is not None and running else []
-        self.luns.require_free(uuid, luns)
-        if source.lun is not None:  # the file of the mapping; one that was adopted has no folder
-            self.files.make_folder(self.folders.instance(uuid), parents=True)
         plan = Plan(self.room.slots(found.row.get("config.hardware.device") or ()))
         address = volume_disk(plan, attachment, source, hot=running)
         changed = devices.model_copy(
             update={"volumes": {**_there(devices.volumes, disks), **plan.volumes}}
         )
         with undoing() as undo:
+            if source.lun is not None:  # the file of the mapping
+                self.claims.home(uuid, undo)
             self.changes.change_devices(found, plan.device_changes(), changed)
             if luns:  # nothing locks one: another client may have started a machine with it
                 undo.callback(self._detach, uuid, attachment.volume_id)
@@ -167,8 +166,8 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
     def extend_volume(
         self, uuid: UUID, volume_id: str, size_bytes: int, *, timeout: float | None = None
     ) -> None:
-        """Budget: 1 read, 1 request for the descriptor, 1 reconfiguration. For a LUN 3 reads, and 1
-        call for each host, which looks at it again."""
+        """Budget: 1 read and 1 reconfiguration. For a LUN 4 reads, and 1 call for each host, which
+        looks at it again."""
         del timeout
         found = self.machines.checked("extend_volume", uuid, *HARDWARE)
         devices, disks = _has(found)
@@ -195,7 +194,7 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
     def set_disk_qos(
         self, uuid: UUID, volume_id: str, qos: DiskQos | None, *, timeout: float | None = None
     ) -> None:
-        """Budget: 2 reads and 1 reconfiguration."""
+        """Budget: 1 read and 1 reconfiguration."""
         del timeout
         found = self.machines.checked("set_disk_qos", uuid, *HARDWARE)
         devices, disks = _has(found)
@@ -315,7 +314,7 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         pools = [p for p in stores.datastores if volume_id.startswith(f"{p}/")]
         for pool in pools:
             name = volume_id.removeprefix(f"{pool}/")
-            if "/" in name or not name or name.startswith(_DELETING) or is_part(name):
+            if not _is_name(name) or name.startswith(_DELETING) or is_part(name):
                 continue
             stores.datastore(pool)
             path = self.folders.path("volumes", f"{name}.vmdk", datastore=pool)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.models.vif import is_port_id
 from hvdrivers.vmware.devices import by_address, chain_of
+from hvdrivers.vmware.luns import HOLDING, refuse_held
 from hvdrivers.vmware.machines import STATE, Machines, uuid_in
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.record import DEVICES, devices_in, mark_in, path_of
@@ -33,10 +34,13 @@ class Usage:
     def __init__(self, machines: Machines) -> None:
         self._machines = machines
 
-    def _users(self, without: UUID) -> list[User]:
-        """The machines of ours beside one, also those of other clusters that share a datastore."""
+    def _users(self, without: UUID, luns: Set[str]) -> list[User]:
+        """The machines of ours beside one, also those of other clusters that share a datastore. No
+        other machine, whoever's it is, may have one of these LUNs and run."""
         found = []
-        for row in self._machines.rows(*STATE, path_of(DEVICES), on_disks=True):
+        paths = (*STATE, path_of(DEVICES), *(HOLDING if luns else ()))
+        for row in self._machines.rows(*dict.fromkeys(paths), on_disks=True):
+            refuse_held(row, without, luns)
             uuid = uuid_in(row)
             if uuid is None or uuid == without or mark_in(row, uuid) is None:
                 continue
@@ -53,6 +57,7 @@ class Usage:
         shared: Collection[str] = (),
         vifs: Collection[str] = (),
         macs: Collection[str] = (),
+        luns: Collection[str] = (),
     ) -> None:
         """Refuse what a powered-on machine has. One call, none if nothing is asked.
 
@@ -61,11 +66,12 @@ class Usage:
             shared: ids of volumes that several may have, if all of them have them so.
             vifs: ids of NICs; those that are no port's are the instance's own matter.
             macs: MAC addresses.
+            luns: ids of LUNs, which no other machine may have, whoever's it is.
         """
         ports = {each for each in vifs if is_port_id(each)}
-        if not (volumes or shared or ports or macs):
+        if not (volumes or shared or ports or macs or luns):
             return
-        for user in self._users(uuid):
+        for user in self._users(uuid, frozenset(luns)):
             if not user.powered_on:
                 continue
             for each in user.devices.volumes.values():

@@ -495,6 +495,29 @@ def _setting(value: object) -> str:
             return f'"{value}"'
 
 
+_FIRST, _RANGE, _TCP = 20000, 200, 150
+
+
+def _free_place() -> Place:
+    """A place whose port of the daemon is free: a process that was killed has let go of its place,
+    and its daemon may still be about to end."""
+    taken: list[Place] = []
+    try:
+        while True:
+            place = Place("ports", 60)
+            with socket.socket() as tried:
+                tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    tried.bind(("127.0.0.1", _FIRST + _RANGE * place.number + _TCP))
+                except OSError:
+                    taken.append(place)
+                else:
+                    return place
+    finally:
+        for each in taken:
+            each.close()
+
+
 class _Ports:
     """Ports of one peer: a range of 200 that no other peer on this machine has at the same time.
 
@@ -503,12 +526,12 @@ class _Ports:
     """
 
     def __init__(self) -> None:
-        self._place = Place("ports", 60)
-        self.display = 20000 + 200 * self._place.number
+        self._place = _free_place()
+        self.display = _FIRST + _RANGE * self._place.number
         """The first of 100 for displays."""
         self.migration = self.display + 100
         """The first of 50."""
-        self.tcp = self.display + 150
+        self.tcp = self.display + _TCP
         self.tls = self.display + 151
         """The daemon's own."""
 

@@ -171,12 +171,12 @@ def test_snapshots(driver: VmwareDriver, machine: Any) -> None:
     assert calls(driver, lambda: driver.list_snapshots(machine)) == {READ: 1}
     (snapshot,) = driver.list_snapshots(machine)
     back = calls(driver, lambda: driver.revert_snapshot(machine, snapshot.id))
-    assert back == {READ: 3, "GET /folder": 1, "RevertToSnapshot_Task": 1}
+    assert back == {READ: 4, "GET /folder": 1, "RevertToSnapshot_Task": 1}
     driver.set_metadata(machine, {"newer": "yes"})
     kept = calls(driver, lambda: driver.revert_snapshot(machine, snapshot.id))
     assert kept == {
         **back,
-        READ: 5,
+        READ: 6,
         "PUT /folder": 1,
         "ReconfigVM_Task": 1,
         "DeleteDatastoreFile_Task": 1,

@@ -16,6 +16,7 @@ from hvdrivers.models.instance import Firmware, Flavor
 from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.numa import NumaNode
 from hvdrivers.vmware.driver import VmwareDriver
+from hvdrivers.vmware.encrypted_memory import telling
 from hvdrivers.vmware.virtual_numa import fit_nodes
 from tests.integration.vmware.conftest import SpecFactory, connected
 from tests.integration.vmware.test_budgets import READ, calls
@@ -117,6 +118,36 @@ def test_encrypted_memory(peer: VcsimPeer, clean: VmwareDriver, spec: SpecFactor
     assert config(clean, wanted.uuid).memoryAllocation.reservation == 128
     with pytest.raises(errors.NotSupported, match="SEV"):
         clean.resize(wanted.uuid, larger.model_copy(update={"max_vcpus": 4}))
+
+
+def test_encrypted_memory_of_a_machine_that_is_adopted(
+    clean: VmwareDriver, spec: SpecFactory
+) -> None:
+    """The driver refuses what vSphere does not do with it, whoever made it."""
+    uuid = clean.spawn(spec(start=True, **SEV)).uuid
+    keys = [vim.option.OptionValue(key="hvdrivers.mark", value="")]
+    clean.changes.reconfigure(clean.machines.get(uuid).obj, vim.vm.ConfigSpec(extraConfig=keys))
+    clean.adopt(uuid)
+    with pytest.raises(errors.NotSupported, match="SEV"):
+        clean.suspend(uuid)
+    with pytest.raises(errors.NotSupported, match="SEV"):
+        clean.create_snapshot(uuid, "memory", memory=True)
+    plain = clean.spawn(spec(start=True)).uuid
+    clean.changes.reconfigure(clean.machines.get(plain).obj, vim.vm.ConfigSpec(extraConfig=keys))
+    clean.adopt(plain)
+    clean.suspend(plain)
+
+
+@pytest.mark.parametrize(
+    ("version", "asked"),
+    [("vim.version.v7_0", 0), ("vim.version.v7_0_1_0", 1), ("vim.version.v8_0_3_0", 1)],
+)
+def test_an_older_server_is_not_asked_for_encrypted_memory(
+    clean: VmwareDriver, monkeypatch: pytest.MonkeyPatch, version: str, asked: int
+) -> None:
+    """It would refuse to tell anything at all (InvalidProperty)."""
+    monkeypatch.setattr(clean.session.stub, "version", version)
+    assert len(telling(clean.session)) == asked
 
 
 @pytest.mark.parametrize(

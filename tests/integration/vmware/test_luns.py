@@ -496,6 +496,48 @@ def test_calls_that_are_cut(
     assert (told(peer), files(driver, machine)) == (set(), before)
 
 
+def test_a_reply_that_is_lost_to_a_host_that_looks(
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, volume: Volume
+) -> None:
+    """A host may look twice: nothing is unknown after that."""
+    with driver.session.seam.cut(cut_after, name="RescanHba") as cut:
+        driver.attach_volume(machine, VolumeAttachment(volume=volume))
+    assert cut.struck
+    assert shown(driver, machine) == [volume.volume_id]
+
+
+@pytest.mark.parametrize("ends", ["detach", "destroy"])
+def test_hosts_in_maintenance_log_out_too(
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, iscsi: Volume, ends: str
+) -> None:
+    driver.attach_volume(machine, VolumeAttachment(volume=iscsi))
+    driver.enter_maintenance()
+    if ends == "detach":
+        driver.detach_volume(machine, iscsi.volume_id)
+    else:
+        driver.destroy(machine)
+    driver.exit_maintenance()
+    assert told(peer) == set()
+
+
+def test_a_revert_to_before_the_attachment(
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, volume: Volume
+) -> None:
+    """The LUN stays attached, by the file that maps it."""
+    snapshot = driver.create_snapshot(machine, "before it came")
+    driver.attach_volume(machine, VolumeAttachment(volume=volume))
+    (before,) = mappings(driver, machine)
+    driver.revert_snapshot(machine, snapshot.id)
+    (after,) = mappings(driver, machine)
+    assert (after.backing.fileName, after.backing.lunUuid) == (
+        before.backing.fileName,
+        before.backing.lunUuid,
+    )
+    assert shown(driver, machine) == [volume.volume_id]
+    driver.detach_volume(machine, volume.volume_id)
+    assert told(peer) == set()
+
+
 def test_two_starts_at_the_same_moment(
     peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory, volume: Volume
 ) -> None:

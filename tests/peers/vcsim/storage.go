@@ -319,7 +319,9 @@ func mapped(ctx *simulator.Context, spec *types.VirtualMachineConfigSpec) types.
 		}
 		if each.Operation == types.VirtualDeviceConfigSpecOperationAdd {
 			made := each.FileOperation == types.VirtualDeviceConfigSpecFileOperationCreate
-			if !made || backing.CompatibilityMode != "physicalMode" {
+			known, there := mappings.Load(backing.FileName)
+			again := there && known.(types.VirtualDiskRawDiskMappingVer1BackingInfo).LunUuid == backing.LunUuid
+			if made == again || backing.CompatibilityMode != "physicalMode" {
 				return &types.InvalidDeviceSpec{DeviceIndex: int32(at)}
 			}
 			if !hasUnit(ctx, backing) {

@@ -89,6 +89,22 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stderr == "[]\n"
 
 
+def test_the_command_looks_seldom_for_garbage() -> None:
+    """A program that calls main() with arguments of its own keeps its own settings."""
+    code = (
+        "import gc, sys\n"
+        "from hvdrivers.cli import main\n"
+        "before = gc.get_threshold()\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit:\n    assert gc.get_threshold() == before\n"
+        "sys.argv = ['hvdrivers', '--help']\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    assert gc.get_threshold()[0] > 10 * before[0]\n"
+        "assert gc.isenabled()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=300)
+
+
 def test_help_imports_little_of_our_own() -> None:
     """The time that it takes is that of its imports: a count does not depend on the machine."""
     code = (
