@@ -274,8 +274,10 @@ class _Lent(Output):
                 link.shutdown(socket.SHUT_RDWR)
 
     def kill(self) -> None:
-        """End it; with its engine if it is at something. The rest of a reply is no work any more, and
-        comes in a moment."""
+        """End it; with its engine if it is at something.
+
+        The rest of a reply is no work any more, and comes in a moment.
+        """
         self._requests.wait_for_rest(_REST)
         with self._lock:
             self._engine.give_up(self, idle=self._requests.idle)
