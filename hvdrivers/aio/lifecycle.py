@@ -267,7 +267,9 @@ class AsyncAdopt(Running):
         """Make a foreign machine (see list_foreign()) an instance of ours, as it is.
 
         Nothing of it is changed but the mark. A later destroy() removes the disks too that it
-        has now.
+        has now. The other operations are for it as for any instance. One that cannot be, as others
+        have made the machine in another way, raises NotSupported or InvalidRequest with a hint, and
+        changes nothing.
 
         Args:
             name: a label; None takes the machine's own name.

@@ -69,6 +69,12 @@ class FakeTarget(Target):
     def connect(self) -> ComputeDriver:
         return guarded(self._driver.connect(self._config))
 
+    def connect_nowhere(self, seconds: float, *, silent: bool) -> ComputeDriver:
+        """A fake host that is unreachable. The fake has no wire: refused and silent are one."""
+        self._world.host("nowhere").stop_answering()
+        there = self._config.model_copy(update={"host": "nowhere", "size": HostSize()})
+        return guarded(self._driver.connect(there))
+
     def image(self) -> ImageRef:
         if Capability.IMAGE_HOST not in self._config.without:
             return HostImage(name="cirros")
@@ -80,6 +86,19 @@ class FakeTarget(Target):
 
     def vif(self, vif_id: str) -> Vif:
         return NetworkVif(id=vif_id, network="private")
+
+    def sriov_vif(self, vif_id: str) -> Vif:
+        return NetworkVif(id=vif_id, network="default", sriov=True)
+
+    @contextmanager
+    def without_functions(self) -> Iterator[None]:
+        host = self._world.host("elsewhere")
+        usual = host.size
+        host.size = usual.model_copy(update={"functions": frozenset()})
+        try:
+            yield
+        finally:
+            host.size = usual
 
     def vif_to_nowhere(self, vif_id: str) -> Vif:
         return NetworkVif(id=vif_id, network="hvct-nowhere")

@@ -7,7 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 from uuid import UUID, uuid4
 
-from hvdrivers.contract.errors import InstanceNotFound, InvalidRequest, VolumeNotFound
+from hvdrivers.contract.errors import (
+    ConnectionFailed,
+    InstanceNotFound,
+    InvalidRequest,
+    VolumeNotFound,
+)
 from hvdrivers.contract.limits import Limit
 from hvdrivers.fake.behaviour import GuestBehaviour
 from hvdrivers.fake.inventory import Inventory, take_inventory
@@ -40,6 +45,7 @@ class Controls:
         from hvdrivers.guard import guarded
 
         config = FakeConfig.model_validate(options)
+        self.check_reachable()
         return guarded(FakeDriver(self._it, config), timeout_scale=config.operation_timeout_scale)
 
     def inventory(self) -> Inventory:
@@ -77,6 +83,15 @@ class Controls:
         with self._it.world.lock:
             self._it.reachable = False
             self.disconnect()
+
+    def check_reachable(self) -> None:
+        """Raise ConnectionFailed while nothing reaches the host."""
+        if not self._it.reachable:
+            raise ConnectionFailed(
+                "the host does not answer",
+                vendor_code="FAKE_UNREACHABLE",
+                hint="FakeHost.answer_again() ends that",
+            )
 
     def answer_again(self) -> None:
         """Be reachable again."""

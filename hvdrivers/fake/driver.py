@@ -154,11 +154,17 @@ class FakeDriver(
 
     @classmethod
     def connect(cls, config: DriverConfig) -> Self:
-        """Connect to the host that ``config`` names, or to a new one."""
+        """Connect to the host that ``config`` names, or to a new one.
+
+        Raises:
+            ConnectionFailed: the named host is not reachable (``FakeHost.unreachable()``).
+        """
         if not isinstance(config, FakeConfig):
             raise errors.InvalidRequest("the fake driver takes a FakeConfig")
         if config.host is not None:
-            return cls((config.in_world or default_world()).host(config.host, config), config)
+            host = (config.in_world or default_world()).host(config.host, config)
+            host.check_reachable()
+            return cls(host, config)
         host = FakeHost(
             size=config.size,
             world=config.in_world,

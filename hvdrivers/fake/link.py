@@ -72,9 +72,6 @@ class Link:
         """One round trip: the effect is atomic, and seen by every connection at once."""
         host = self.host
         with host.world.lock:
-            if not host.reachable:
-                raise errors.ConnectionFailed(
-                    "the host does not answer", vendor_code="FAKE_UNREACHABLE"
-                )
+            host.check_reachable()
             host.record(call)
             return effect()

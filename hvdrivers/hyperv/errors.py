@@ -90,6 +90,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "NoUser": e.InvalidRequest,
         "PasswordRefused": e.InvalidRequest,
         "Unsupported": e.NotSupported,
+        "NoController": e.NotSupported,
         "NoFunctions": e.NotSupported,
         "NotUndone": e.OutcomeUnknown,
         "Deadline": e.OperationTimeout,
@@ -202,6 +203,7 @@ _CODE_HINTS: Mapping[int, str] = MappingProxyType(
 
 _OWN_HINTS: Mapping[str, str] = MappingProxyType(
     {
+        "NoController": "power_off() it, and add one on the host: Add-VMScsiController",
         "ShareRefused": _SHARE,
         "NoFunctions": "New-VMSwitch -EnableIov on an adapter with SR-IOV, which the firmware has"
         " switched on (Get-VMHost, Get-NetAdapterSriov), or sriov=False",

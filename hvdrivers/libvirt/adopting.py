@@ -8,7 +8,7 @@ nothing else on the host uses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from uuid import UUID
@@ -179,11 +179,30 @@ class Adopting:
                 continue  # others have taken it out: it is not the machine's any more
             above: set[str] = set()
             for volume in self._down_to(clean(each.path), disk, uuid):
-                if is_of_the_driver(volume.name()) or self._user_of(uuid, volume, above):
+                if self._is_of_others(uuid, volume) or self._user_of(uuid, volume, above):
                     break  # what stands below is used with it
                 found[clean(str(volume.path()))] = volume
                 above.add(volume.name())
         return found
+
+    def left_files(self, uuid: UUID, paths: Iterable[str]) -> dict[str, Remote]:
+        """Of the files that an adopted machine has left here, those that nothing uses, by path.
+        Calls as for files_of()."""
+        found: dict[str, Remote] = {}
+        for path in paths:
+            try:
+                volume = self._connection.remote.storageVolLookupByPath(path)
+            except errors.VolumeNotFound:
+                continue
+            if not self._is_of_others(uuid, volume) and self._user_of(uuid, volume) is None:
+                found[path] = volume
+        return found
+
+    @staticmethod
+    def _is_of_others(uuid: UUID, volume: Remote) -> bool:
+        """Whether a file is one of the driver's, and none of this instance's."""
+        name = str(volume.name())
+        return is_of_the_driver(name) and not name.startswith(disk_name(uuid, ""))
 
     def _down_to(self, recorded: str, disk: Element, uuid: UUID) -> list[Remote]:
         """The volumes of a disk, from the file that was recorded to the top file; none where the

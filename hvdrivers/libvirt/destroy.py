@@ -25,12 +25,12 @@ from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.domains import Domains, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
-from hvdrivers.libvirt.files import clean
+from hvdrivers.libvirt.files import clean, paths_in
 from hvdrivers.libvirt.keeping import Keeping, is_mark, kept_disks, own_names
 from hvdrivers.libvirt.left_files import noted_in
 from hvdrivers.libvirt.metadata import BACKUP_NAMESPACE
 from hvdrivers.libvirt.metadata import kept as kept_in
-from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name, is_moving, is_root
+from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name, is_moving, is_root, label_of
 from hvdrivers.libvirt.pools import Pools, delete, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.secrets import Secrets
@@ -57,6 +57,9 @@ class _Found:
     interrupted."""
     adopted: bool = False
     """Its disks have the names that others gave them: ``away`` has them by path."""
+    spared: frozenset[str] = frozenset()
+    """Files that stay, also if their names are the instance's: those that ``away`` has not of an
+    adopted machine, as others use them."""
     backed_up: bool = False
     """A backup has been open: where its QEMU died with the daemon, files are left of it that the
     pool has not seen."""
@@ -112,6 +115,11 @@ class Removal:
                 if found.backed_up:
                     refresh(self._pools.disks())
                     disks |= {volume.name(): volume for volume in self.disks_of(uuid)}
+            disks = {
+                name: each
+                for name, each in disks.items()
+                if clean(self._pools.disk_path(name)) not in found.spared
+            }
             own = disks | found.away
             if found.adopted and keep:
                 raise errors.NotSupported(
@@ -131,7 +139,7 @@ class Removal:
                 self._delete_all(found.away.items())
                 self.remove(uuid, domain, disks)
                 # by their names: others may have taken the volume out of the definition
-                self._secrets.delete(uuid)
+                self._secrets.delete(uuid, self.delete_left if domain is None else None)
                 logs = self.delete_console(uuid)
             anything = domain is not None or bool(disks) or logs
             if anything and domain is None:
@@ -152,6 +160,11 @@ class Removal:
         in_order = sorted(disks.items(), key=lambda each: not is_root(each[0], uuid))
         self._delete_all(each for each in in_order if each[0] not in marks)
         self._delete_all(each for each in in_order if each[0] in marks)
+
+    def delete_left(self, uuid: UUID, paths: Iterable[str]) -> None:
+        """Delete what an adopted machine, which has moved to another host, has left of its disks.
+        For each file one call, and those of delete_volume()."""
+        self._delete_all(self._adopting.left_files(uuid, paths).items())
 
     def delete(self, volumes: Mapping[str, Remote]) -> None:
         """Delete these files, each whether or not another can be. One call for each."""
@@ -193,7 +206,11 @@ class Removal:
         backed_up = kept_in(xml, BACKUP_NAMESPACE) is not None
         if adoption is not None:
             files = self._adopting.files_of(uuid, adoption, xml)
-            return _Found({}, away=files, adopted=True, backed_up=backed_up)
+            spared = frozenset(clean(each.path) for each in adoption.disks)
+            return _Found({}, away=files, adopted=True, backed_up=backed_up, spared=spared)
+        if label_of(domain.name(), uuid) is None:
+            # others have made another machine with the UUID of an adopted one: its mark stood
+            return _Found({}, spared=frozenset(paths_in(xml)))
         noted = {clean(file.path) for file in noted_in(uuid, xml)}
         tops = {clean(source_of(disk)) for disk in own_disks_in(xml).values()}
         paths = {clean(self._pools.disk_path(name)) for name in own}

@@ -158,10 +158,11 @@ class Identity:
                     raise
                 continue
             for mark in all_:
-                self._remove(mark)
+                self.remove(mark)
             return
 
-    def _remove(self, mark: Mark) -> None:
+    def remove(self, mark: Mark) -> None:
+        """Remove a mark, if it is there. Two calls."""
         with suppress(errors.HypervisorFault):  # libvirt's class for "no such secret"
             secret: Remote = self._connection.remote.secretLookupByUUIDString(str(mark.secret))
             secret.undefine()

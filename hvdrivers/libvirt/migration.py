@@ -27,8 +27,9 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
 from hvdrivers.libvirt.moving import Call, Move, abort, bytes_of, job_of
-from hvdrivers.libvirt.moving_plan import MovingPlan, Plan
+from hvdrivers.libvirt.moving_plan import MovingPlan
 from hvdrivers.libvirt.other_host import reached
+from hvdrivers.libvirt.plan_of_move import Plan
 from hvdrivers.models.migration import (
     Blocker,
     BlockerKind,
@@ -76,7 +77,8 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
         progress: ProgressCallback | None = None,
     ) -> None:
         """Budget: that of check_live_migration() and 5 calls, and 2 for each disk that is copied;
-        one more for each half second that it takes."""
+        one more for each half second that it takes. Of an adopted machine 4 more, and for each disk
+        that is copied 4 and those of delete_volume(); 8 more there."""
         del timeout
         deadline = current_deadline()
         domain, _ = self.domains.checked("live_migrate", uuid, deadline)

@@ -10,8 +10,8 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.encrypted_memory import is_encrypted, refuse_growth
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.move_mark import Mark, Step
-from hvdrivers.libvirt.moving_plan import Own
 from hvdrivers.libvirt.naming import ROOT
+from hvdrivers.libvirt.plan_of_move import Own
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.size_refusals import refuse_other_disks, refuse_placed
 from hvdrivers.libvirt.xml import Element

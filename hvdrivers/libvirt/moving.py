@@ -15,12 +15,13 @@ from hvdrivers.addresses import bracketed
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Undo, changed, undoing
+from hvdrivers.libvirt import moving_adopted
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import vifs_of
 from hvdrivers.libvirt.domain import definable
-from hvdrivers.libvirt.moving_plan import Plan
 from hvdrivers.libvirt.naming import console_name, disk_name
 from hvdrivers.libvirt.pinning import without_own_pins
+from hvdrivers.libvirt.plan_of_move import Plan
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
@@ -76,12 +77,17 @@ class Move:
         with changed():
             if not call.running:
                 cut(there.domains.find(uuid))
-            _leave(self._here, uuid, plan)
+            if plan.adoption is not None:
+                moving_adopted.arrived(there, uuid, there.domains.find(uuid))
+            _leave(self._here, uuid, plan, by_name=plan.adoption is None)
 
     def _prepare(self, deadline: Deadline, undo: Undo) -> None:
         """Make what the machine needs there: the claim first, which is its log."""
         uuid, there, plan = self._call.uuid, self._there, self._plan
-        if not plan.log_shared:
+        if plan.adoption is not None:
+            undo.callback(_leave, there, uuid, plan)
+            moving_adopted.begin(self._here, there, uuid, plan, undo)
+        elif not plan.log_shared:
             log = self._here.pools.consoles().storageVolLookupByName(console_name(uuid))
             undo.callback(_leave, there, uuid, plan)
             carry(log, there, there.pools.consoles(), console_name(uuid), deadline)
@@ -128,7 +134,9 @@ class Move:
             if self._here.config.aside and not call.running:
                 without_own_pins(each)
             plan.rewiring.on(each)
-            place(each, self._call.uuid, self._here, self._there)
+            if plan.adoption is None:
+                place(each, self._call.uuid, self._here, self._there)
+            moving_adopted.place(each, plan, self._there)
         parameters: dict[str, Any] = {
             libvirt.VIR_MIGRATE_PARAM_DEST_XML: text(live),
             libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: text(stored),
@@ -262,15 +270,19 @@ def _watch(
             progress(Progress(phase=Phase.MIGRATE, done=done, total=max(total, done) or None))
 
 
-def _leave(host: Topic, uuid: UUID, plan: Plan) -> None:
+def _leave(host: Topic, uuid: UUID, plan: Plan, *, by_name: bool = True) -> None:
     """Remove what is left of a machine that has gone to the other host, or has not come here.
-    Nothing of one that is here."""
+    Nothing of one that is here.
+
+    Args:
+        by_name: its disks have names of the driver's; an adopted machine's are noted.
+    """
     if host.domains.if_there(uuid) is not None:
         return
-    if not plan.shared:
+    if by_name and not plan.shared:
         disks = {volume.name(): volume for volume in host.removal.disks_of(uuid)}
         host.removal.remove(uuid, None, disks)
-    host.secrets.delete(uuid)
+    host.secrets.delete(uuid, host.removal.delete_left)
     if not plan.log_shared:
         host.removal.delete_console(uuid)
 

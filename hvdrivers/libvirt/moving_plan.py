@@ -6,73 +6,36 @@ its last change down to the nanosecond. Everything else is copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import PurePosixPath
 from uuid import UUID
 
 import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, vif_in_alias, vifs_of, volumes_of
-from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
 from hvdrivers.libvirt.host_nics import HOST_NICS
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.move_mark import Step, mark_in
+from hvdrivers.libvirt.moving_adopted import look as look_at_adopted
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.pinning import has_own, own_cpus
+from hvdrivers.libvirt.plan_of_move import Own, Plan, is_same, own_files, reaches
 from hvdrivers.libvirt.pools import backing_of, refresh
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.rewiring import Rewiring
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.session import Connection
-from hvdrivers.libvirt.xml import Element, attribute, parse
+from hvdrivers.libvirt.xml import attribute, parse
 from hvdrivers.models.flavor import Flavor
 from hvdrivers.models.migration import Blocker, BlockerKind, Destination
 
 _MIB = 1 << 20
 _DIRECT = {"none", "directsync"}
-
-
-@dataclass(frozen=True)
-class Own:
-    """A file of the instance's own."""
-
-    role: str
-    name: str
-    path: str
-    volume: Remote
-    target: str
-    read_only: bool
-    format: str
-
-
-@dataclass
-class Plan:
-    """What a move comes to."""
-
-    xml: Element
-    disks: list[Own] = field(default_factory=list)
-    shared: bool = False
-    """Both hosts have the disks."""
-    log_shared: bool = False
-    lacks_room: bool = False
-    """The pool there has no room for them."""
-    rewiring: Rewiring = field(default_factory=lambda: Rewiring({}))
-    """The connections that it has there and not here."""
-    blockers: list[Blocker] = field(default_factory=list)
-
-    def add(
-        self, kind: BlockerKind, reason: str, *, hint: str | None = None, device: str | None = None
-    ) -> None:
-        """Note a reason."""
-        self.blockers.append(Blocker(kind=kind, reason=reason, hint=hint, device=device))
 
 
 class MovingPlan:
@@ -210,19 +173,24 @@ class MovingPlan:
         if domain.snapshotNum(0):
             plan.add(BlockerKind.STORAGE, "it has snapshots", hint="delete them first")
             return
+        plan.adoption = adoption_in(plan.xml)
+        if plan.adoption is not None:
+            look_at_adopted(self._here, self._there, uuid, domain, plan)
+            self._look_at_room(plan, self._there.pools.disks())
+            return
         plan.disks = list(own_files(self._here.connection.remote, plan.xml))
         if (blocker := elsewhere(self._here, plan.disks)) is not None:
             plan.blockers.append(blocker)
             return
         pool = self._there.pools.disks()
         refresh(pool)
-        same = [_same(each.volume, pool, each.name) for each in plan.disks]
+        same = [is_same(each.volume, pool, each.name) for each in plan.disks]
         plan.shared = bool(same) and all(each is True for each in same)
         consoles = self._there.pools.consoles()
         refresh(consoles)
         name = console_name(uuid)
         log = self._here.pools.consoles().storageVolLookupByName(name)
-        found = _same(log, consoles, name)
+        found = is_same(log, consoles, name)
         plan.log_shared = found is True
         rest = [
             each.name for each, is_same in zip(plan.disks, same, strict=True) if is_same is False
@@ -233,6 +201,9 @@ class MovingPlan:
                 "the rest of an earlier machine with this UUID is there",
                 hint="destroy() it there",
             )
+        self._look_at_room(plan, pool)
+
+    def _look_at_room(self, plan: Plan, pool: Remote) -> None:
         if plan.shared:
             self._look_at_caches(plan)
         else:
@@ -247,11 +218,15 @@ class MovingPlan:
 
     def _allocation(self, disk: Own) -> int:
         """Bytes that a copy takes, which stands alone."""
-        taken = int(disk.volume.info()[2])
+        _, capacity, taken = map(int, disk.volume.info())
         base = backing_of(parse(disk.volume.XMLDesc(0)))
-        if base is not None:
-            taken += int(self._here.connection.remote.storageVolLookupByPath(base[0]).info()[2])
-        return taken
+        if base is None:
+            return taken
+        try:
+            below = self._here.connection.remote.storageVolLookupByPath(base[0])
+        except errors.VolumeNotFound:
+            return capacity  # an adopted machine's, in no pool
+        return taken + int(below.info()[2])
 
     @staticmethod
     def _look_at_caches(plan: Plan) -> None:
@@ -283,22 +258,14 @@ class MovingPlan:
                     hint="detach_volume() it, and attach it there",
                     device=volume_id,
                 )
-            elif disk.get("type") != "network" and not self._reaches(disk):
+            elif disk.get("type") != "network" and not reaches(
+                self._here, self._there, source_of(disk)
+            ):
                 plan.add(
                     BlockerKind.STORAGE,
                     "the volume is a file or a device of this host",
                     device=volume_id,
                 )
-
-    def _reaches(self, disk: Element) -> bool:
-        """Whether the other host has this very file. A device of both hosts is not recognised."""
-        path = source_of(disk)
-        try:
-            here = self._here.connection.remote.storageVolLookupByPath(path)
-            other = self._there.connection.remote.storageVolLookupByPath(path)
-        except errors.VolumeNotFound:
-            return False
-        return _times(here) is not None and _times(here) == _times(other)
 
     # ---- network ---------------------------------------------------------------------------------
 
@@ -334,21 +301,6 @@ def elsewhere(here: Topic, own: list[Own]) -> Blocker | None:
     return None
 
 
-def own_files(remote: Remote, xml: Element) -> Iterator[Own]:
-    """The files of a machine's own. One call for each."""
-    for role, disk in own_disks_in(xml).items():
-        path = source_of(disk)
-        yield Own(
-            role=role,
-            name=PurePosixPath(path).name,
-            path=path,
-            volume=remote.storageVolLookupByPath(path),
-            target=attribute(disk, "target", "dev") or "",
-            read_only=disk.find("readonly") is not None,
-            format=attribute(disk, "driver", "type") or "raw",
-        )
-
-
 def _devices_in_use(connection: Connection) -> set[str]:
     """Devices of the NICs of machines that are on. One call."""
     flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
@@ -360,24 +312,3 @@ def _devices_in_use(connection: Connection) -> set[str]:
         )
         for number in range(stats.get("net.count", 0))
     }
-
-
-def _same(volume: Remote, pool: Remote, name: str) -> bool | None:
-    """Whether a volume is that of the other host's pool; None: that has none of this name."""
-    try:
-        other = pool.storageVolLookupByName(name)
-    except errors.VolumeNotFound:
-        return None
-    before = _times(volume)
-    found = _times(other)
-    # a guest may be writing to it
-    return found is not None and found in {before, _times(volume)}
-
-
-def _times(volume: Remote) -> tuple[str, str] | None:
-    """When the file was made and last changed, in nanoseconds."""
-    stamps = parse(volume.XMLDesc(0)).find("target/timestamps")
-    changed = stamps.findtext("mtime") if stamps is not None else None
-    if stamps is None or not changed or "." not in changed:
-        return None
-    return changed, stamps.findtext("btime") or ""

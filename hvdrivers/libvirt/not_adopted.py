@@ -7,7 +7,6 @@ from uuid import UUID
 from hvdrivers.contract import errors
 
 _NAMES = "its disks do not have the names by which the driver tells a disk from what replaces it"
-_AWAY = "its disks, firmware variables and mark are not where the destination looks for them"
 _REASONS = {
     **dict.fromkeys(
         (
@@ -17,9 +16,7 @@ _REASONS = {
         ),
         _NAMES,
     ),
-    **dict.fromkeys(
-        ("check_live_migration", "live_migrate", "cold_migrate", "prepare_move"), _AWAY
-    ),
+    "prepare_move": _NAMES,
 }
 _INSTEAD = (
     "snapshot_to_image() and spawn() one from that image; or use the machine's own tools before"

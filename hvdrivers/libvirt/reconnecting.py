@@ -59,7 +59,7 @@ class LibvirtReconnect(Topic, Reconnect):
                     old = volumes_of(before)[attachment.volume_id]
                     new = rewiring.devices[wire_of(old)]
                     if has_secrets(old) and not has_secrets(new):
-                        self.secrets.delete(uuid, attachment.volume_id)
+                        self.secrets.delete_of(uuid, attachment.volume_id)
             require_off(domain)
 
         self.domains.change("reconnect", uuid, deadline, act)

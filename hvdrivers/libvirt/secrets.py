@@ -3,6 +3,7 @@ attached. They never stand in a definition."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from uuid import UUID, uuid5
 
@@ -15,6 +16,8 @@ from hvdrivers.libvirt.xml import Element, el, text
 from hvdrivers.models.volume import VolumeAttachment
 
 _NOTE = "/move in steps/"
+_LEFT = "/left"
+"""In front of a path."""
 
 
 def _note_uuid(instance: UUID) -> str:
@@ -60,20 +63,59 @@ class Secrets:
         """Two calls."""
         self._delete_secret(_note_uuid(instance))
 
-    def delete(self, instance: UUID, volume_id: str | None = None) -> None:
-        """Remove those of one volume, or of all. One call, and one for each."""
+    def note_left(self, instance: UUID, path: str) -> None:
+        """Note a file that is left here when the instance moves away. One call."""
+        element = el(
+            "secret",
+            el("uuid", str(uuid5(instance, f"left {path}"))),
+            el("usage", el("name", secret_name(instance, f"{_LEFT}{path}")), type="tls"),
+            ephemeral="no",
+            private="no",
+        )
+        self._connection.remote.secretDefineXML(text(element), 0)
+
+    def forget_left(self, instance: UUID) -> None:
+        """Forget these files. One call, and one for each."""
+        for name, secret in self._of(instance):
+            if _left_in(name, instance) is not None:
+                _undefine(secret)
+
+    def delete_of(self, instance: UUID, volume_id: str) -> None:
+        """Remove those of one volume. One call, and one for each."""
+        for name, secret in self._of(instance):
+            if name == secret_name(instance, volume_id):
+                _undefine(secret)
+
+    def delete(
+        self, instance: UUID, first: Callable[[UUID, list[str]], object] | None = None
+    ) -> None:
+        """Remove all of an instance. One call, and one for each.
+
+        Args:
+            first: is called before with the files that are left of a move, if there are any.
+        """
+        found = list(self._of(instance))
+        left = [path for name, _ in found if (path := _left_in(name, instance)) is not None]
+        if left and first is not None:
+            first(instance, left)
+        for _, secret in found:
+            _undefine(secret)
+
+    def _of(self, instance: UUID) -> Iterator[tuple[str, Remote]]:
         try:
             found = self._connection.remote.listAllSecrets(0)
         except errors.NotSupported:
             return  # the daemon keeps no secrets
         for secret in found:
             name = str(secret.usageID() or "")
-            if (
-                is_secret_of(name, instance)
-                if volume_id is None
-                else name == secret_name(instance, volume_id)
-            ):
-                _undefine(secret)
+            if is_secret_of(name, instance):
+                yield name, secret
+
+
+def _left_in(name: str, instance: UUID) -> str | None:
+    """The file that a secret of this name notes."""
+    prefix = secret_name(instance, _LEFT)
+    return name.removeprefix(prefix) if name.startswith(prefix) else None
 
 
 def _undefine(secret: Remote) -> None:

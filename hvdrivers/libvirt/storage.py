@@ -112,7 +112,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
             self.plugging.take_out(
                 domain, name, live, None, Deadline(min(_TAKING_BACK, deadline.left / 2))
             )
-        self.secrets.delete(uuid, volume_id)
+        self.secrets.delete_of(uuid, volume_id)
 
     def _attach(
         self, uuid: UUID, attachment: VolumeAttachment, domain: Remote, state: InstanceState
@@ -213,7 +213,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
             self.plugging.take_out(domain, name, live, stored, deadline)
             # by their name: the reply to a detach was lost, or others have changed the definition
             with changed() if stored is not None or live is not None else nullcontext():
-                self.secrets.delete(uuid, volume_id)
+                self.secrets.delete_of(uuid, volume_id)
                 if any(each is not None and slot_of(xml, each) for xml, each in held):
                     write_slot(domain, name, None)
 

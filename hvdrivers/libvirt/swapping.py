@@ -253,7 +253,7 @@ class LibvirtSwap(Topic, SwapVolume):
         if qos is not None or before is None or before.find("iotune") is not None:
             in_both(lambda flags: domain.setBlockIoTune(swap.device, limits_of(qos), flags))
         if before is None or has_secrets(before):
-            self.secrets.delete(swap.uuid, swap.volume_id)
+            self.secrets.delete_of(swap.uuid, swap.volume_id)
         return attached_volume(swap.replacement.volume_id, disk)
 
     @staticmethod
@@ -311,7 +311,7 @@ class LibvirtSwap(Topic, SwapVolume):
             xml = xml_of(self.domains.find(swap.uuid))
             if swap.copies(xml) or swap.replacement.volume_id in volumes_of(xml):
                 return
-        self.secrets.delete(swap.uuid, swap.replacement.volume_id)
+        self.secrets.delete_of(swap.uuid, swap.replacement.volume_id)
 
 
 def _refuse_unfit(disk: Element, replacement: VolumeAttachment) -> None:

@@ -314,7 +314,7 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         pools = [p for p in stores.datastores if volume_id.startswith(f"{p}/")]
         for pool in pools:
             name = volume_id.removeprefix(f"{pool}/")
-            if "/" in name or not name or name.startswith(_DELETING) or is_part(name):
+            if not _is_name(name) or name.startswith(_DELETING) or is_part(name):
                 continue
             stores.datastore(pool)
             path = self.folders.path("volumes", f"{name}.vmdk", datastore=pool)

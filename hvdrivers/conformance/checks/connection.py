@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
 
 from hvdrivers.conformance.engine.assertions import expect_state
-from hvdrivers.conformance.engine.clauses import check, clause
+from hvdrivers.conformance.engine.clauses import Case, check, clause
 from hvdrivers.conformance.engine.trial import Trial
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, declared
@@ -41,6 +42,14 @@ CONN_007 = clause(
     operation="ping",
 )
 CONN_008 = clause("CONN-008", "the host's label is one line of printable text without credentials")
+CONN_009 = clause(
+    "CONN-009",
+    "connect() to an address at which there is no host raises ConnectionFailed, which is retryable,"
+    " within the limit for an attempt and five seconds more",
+)
+
+_ALLOWANCE = 5.0
+"""Seconds that a call may come back later than its limit."""
 
 
 @check(CONN_001)
@@ -167,3 +176,15 @@ def label_is_harmless(trial: Trial) -> None:
         trial.check(
             not re.search(r"//[^/\s]*:[^/\s]*@", text), "a user's password stands in the label"
         )
+
+
+@check(CONN_009, cases=[Case("refused", (False,)), Case("silent", (True,))])
+def nowhere_is_no_host(trial: Trial, silent: bool) -> None:
+    limit = 1.0 * trial.target.time_scale
+    began = time.monotonic()
+    with trial.raises(errors.ConnectionFailed) as caught:
+        trial.target.connect_nowhere(limit, silent=silent).close()
+    took = time.monotonic() - began
+    most = limit + _ALLOWANCE * trial.target.time_scale
+    trial.check(took <= most, f"it took {took:.1f} seconds, with a limit of {limit:g}")
+    trial.check(all(each.retryable for each in caught), "it says that a retry is of no use")

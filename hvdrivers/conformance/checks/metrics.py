@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -250,3 +251,55 @@ def time_is_that_of_the_question(trial: Trial) -> None:
         trial.check(asked, f"asked between {before} and {after}, they are of {found.at}")
         trial.check(last is None or found.at > last, f"the {question} ones are of {last} still")
         last = found.at
+
+
+METR_012 = clause(
+    "METR-012",
+    "cpu_time_ns is in nanoseconds and begins again at each start: no more than the CPUs of the"
+    " machine can have used since then, and a machine that boots uses a 200th of one at least",
+    operation="get_metrics",
+)
+_HELPERS = 4
+"""Threads of the hypervisor that may be busy for a machine beside its virtual CPUs."""
+_STARTING = 2e9
+"""Nanoseconds that it may take to bring a machine up."""
+_BUSY = 1 / 200
+_WINDOW = 0.1
+"""Seconds over which is measured at least."""
+
+
+@check(METR_012)
+def cpu_time_is_in_nanoseconds(trial: Trial) -> None:
+    began = time.monotonic()
+    uuid = trial.spawn().uuid
+    first = _cpu_time(trial, uuid, began)
+    if first is None:  # the hypervisor keeps no such counter: METR-004 asks for that in each state
+        trial.check(True, "")
+        return
+    start, since = first, time.monotonic()
+    trial.target.wait_booted(trial.driver, uuid)
+
+    def busy() -> bool:
+        used = (_cpu_time(trial, uuid, began) or 0) - start
+        passed = time.monotonic() - since
+        return passed >= _WINDOW and used >= passed * 1e9 * _BUSY
+
+    trial.eventually(busy, "the CPU time of a machine that boots is a thousandth of what it uses")
+    trial.driver.power_off(uuid)
+    began = time.monotonic()
+    trial.driver.power_on(uuid)
+    _cpu_time(trial, uuid, began)
+
+
+def _cpu_time(trial: Trial, uuid: UUID, began: float) -> int | None:
+    """What a machine that was started at ``began`` or later has used, which has an upper bound."""
+    found = _of(trial.driver, uuid)
+    if found is None or found.cpu_time_ns is None:
+        return None
+    passed = time.monotonic() - began
+    most = passed * 1e9 * (found.vcpus + _HELPERS) + _STARTING
+    trial.check(
+        found.cpu_time_ns <= most,
+        f"{found.cpu_time_ns} ns of CPU time, {passed:.3f} seconds after it was started",
+    )
+    return found.cpu_time_ns

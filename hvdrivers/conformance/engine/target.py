@@ -81,6 +81,18 @@ class Target(ABC):
     def connect(self) -> ComputeDriver:
         """A new connection to the same host."""
 
+    def connect_nowhere(self, seconds: float, *, silent: bool) -> ComputeDriver:
+        """What :meth:`connect` does, to an address at which there is no host.
+
+        ``hvdrivers.conformance.engine.dead_ends`` makes such addresses on this machine.
+
+        Args:
+            seconds: the driver's limit for an attempt to connect, where its configuration has one.
+            silent: connections to the address are accepted, and nobody answers, as a host that
+                hangs does. False: they are refused.
+        """
+        raise PreconditionMissing("the target has no address without a host (connect_nowhere)")
+
     @abstractmethod
     def driver_class(self) -> type[Driver]:
         """The class under test, for the checks that need no host."""
@@ -92,6 +104,18 @@ class Target(ABC):
     def vif(self, vif_id: str) -> Vif:
         """A NIC that can be plugged on this host."""
         raise PreconditionMissing("the target names no network (vif)")
+
+    def sriov_vif(self, vif_id: str) -> Vif:
+        """A NIC that asks for a virtual function (``sriov=True``) which this host can give it. Only
+        for a driver that takes the field of a kind of NIC."""
+        raise PreconditionMissing("the target names no network with virtual functions (sriov_vif)")
+
+    @contextmanager
+    def without_functions(self) -> Iterator[None]:
+        """The networks of other_host() have no virtual functions during the block, as far as
+        that matters to a machine that comes."""
+        raise PreconditionMissing("the other host keeps its functions (without_functions)")
+        yield
 
     def vif_to_nowhere(self, vif_id: str) -> Vif:
         """The same kind of NIC, on a network that does not exist."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import ClassVar
+import time
+from typing import ClassVar, Self
 
 from hvdrivers.conformance.mutants.registry import mutant
 from hvdrivers.contract import errors
@@ -11,11 +12,17 @@ from hvdrivers.contract.capabilities import Capability
 from hvdrivers.fake.config import FakeConfig
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.fake.host import FakeHost
+from hvdrivers.fake.world import FakeWorld
+from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.host import HostInfo
 from hvdrivers.models.state import InstanceState
 
 _NUMBERS = itertools.count()
+
+
+def _to_nowhere(config: DriverConfig) -> bool:
+    return isinstance(config, FakeConfig) and config.host == "nowhere"
 
 
 @mutant("CONN-001")
@@ -127,3 +134,49 @@ class LabelHasThePassword(FakeDriver):
     @property
     def host_label(self) -> str:
         return f"fake://root:calvin@{self.fake_host.name}"
+
+
+@mutant("CONN-009")
+class ConnectsWhenItIsAsked(FakeDriver):
+    """connect() asks no host: only the first operation finds that there is none."""
+
+    @classmethod
+    def connect(cls, config: DriverConfig) -> Self:
+        if isinstance(config, FakeConfig) and config.host is not None:
+            return cls((config.in_world or FakeWorld()).host(config.host, config), config)
+        return super().connect(config)
+
+
+@mutant("CONN-009")
+class NowhereIsABareError(FakeDriver):
+    """connect() to an address without a host is a HypervisorFault."""
+
+    @classmethod
+    def connect(cls, config: DriverConfig) -> Self:
+        try:
+            return super().connect(config)
+        except errors.ConnectionFailed as error:
+            raise errors.HypervisorFault("internal error") from error
+
+
+@mutant("CONN-009")
+class WaitsForNobody(FakeDriver):
+    """connect() to an address without a host waits far longer than its limit."""
+
+    @classmethod
+    def connect(cls, config: DriverConfig) -> Self:
+        if _to_nowhere(config):
+            time.sleep(7.0)
+        return super().connect(config)
+
+
+@mutant("CONN-009")
+class NowhereForEver(FakeDriver):
+    """connect() to an address without a host says that a retry is of no use."""
+
+    @classmethod
+    def connect(cls, config: DriverConfig) -> Self:
+        try:
+            return super().connect(config)
+        except errors.ConnectionFailed as error:
+            raise errors.ConnectionFailed(error.message, retryable=False) from error

@@ -207,3 +207,40 @@ class MetricsKeepTheirTime(FakeDriver):
         return [
             each.model_copy(update={"at": times.setdefault(each.uuid, each.at)}) for each in found
         ]
+
+
+class _OtherCpuTime(FakeDriver):
+    """What get_metrics() says of the CPU time is another."""
+
+    def _cpu_time(self, right: int) -> int:
+        raise NotImplementedError
+
+    def _of(self, machine: Machine) -> InstanceMetrics:
+        found = super()._of(machine)
+        if found.cpu_time_ns is None:
+            return found
+        return found.model_copy(update={"cpu_time_ns": self._cpu_time(found.cpu_time_ns)})
+
+
+@mutant("METR-012")
+class CpuTimeInMicroseconds(_OtherCpuTime):
+    """The CPU time is in microseconds."""
+
+    def _cpu_time(self, right: int) -> int:
+        return right // 1000
+
+
+@mutant("METR-012")
+class CpuTimeTimesThousand(_OtherCpuTime):
+    """The CPU time is a thousand times too large."""
+
+    def _cpu_time(self, right: int) -> int:
+        return right * 1000
+
+
+@mutant("METR-012")
+class CpuTimeOfTheHost(_OtherCpuTime):
+    """The CPU time counts from the start of the host."""
+
+    def _cpu_time(self, right: int) -> int:
+        return right + 86400 * 10**9

@@ -100,6 +100,9 @@ function Invoke-HvAttach {
                     Stop-Hv 'Unsupported' 'only a machine of generation 1 has IDE'
                 }
             }
+            elseif (-not (Hyper-V\Get-VMScsiController -VM $found.VM)) {
+                Stop-Hv 'NoController' 'the machine has no SCSI controller' # others have made it
+            }
             $begun = $true
         }
         if (-not $line -or $begun) {

@@ -1,4 +1,5 @@
-"""The sockets of this process to the libvirt daemon: for checks that cut a connection."""
+"""The sockets of this process to the libvirt daemon: for checks that cut a connection,
+and of those that find no daemon."""
 
 from __future__ import annotations
 
@@ -6,11 +7,21 @@ import os
 import socket
 import stat
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
 
 import libvirt
 
+from hvdrivers.conformance.engine.dead_ends import dead_socket
 from hvdrivers.conformance.engine.observer import PreconditionMissing
+
+
+@contextmanager
+def nowhere(uri: str, *, silent: bool) -> Iterator[str]:
+    """The URI of a daemon of the same kind that is not there; see ``dead_ends``."""
+    with dead_socket(silent=silent) as path:
+        yield f"qemu+unix://{urlsplit(uri).path}?socket={path}"
 
 
 def to_daemon(uri: str) -> list[int]:

@@ -34,7 +34,7 @@ from hvdrivers.libvirt.conformance.guest import in_time
 from hvdrivers.libvirt.conformance.observer import LibvirtObserver
 from hvdrivers.libvirt.conformance.raw_host import RawHost
 from hvdrivers.libvirt.conformance.seam import LibvirtSeam, Send
-from hvdrivers.libvirt.conformance.sockets import servers, to_daemon
+from hvdrivers.libvirt.conformance.sockets import nowhere, servers, to_daemon
 from hvdrivers.libvirt.conformance.storage import StorageGuest
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
@@ -132,6 +132,11 @@ class LibvirtTarget(StorageGuest):
         driver = self._driver.connect(self._config)
         driver.connection.seam = self._slow
         return guarded(driver)
+
+    def connect_nowhere(self, seconds: float, *, silent: bool) -> ComputeDriver:
+        with nowhere(self._config.uri, silent=silent) as uri:
+            changed = {"uri": uri, "connect_timeout": seconds}
+            return guarded(self._driver.connect(self._config.model_copy(update=changed)))
 
     def _slow(self, name: str, send: Send) -> Any:
         result = send()
@@ -306,7 +311,7 @@ class LibvirtTarget(StorageGuest):
     def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
         uuid = uuid4()
         connect = self.raw.connect
-        volume = self._foreign_volume(f"foreign-{uuid.hex[:8]}.img")
+        volume = self._foreign_volume(f"foreign-{uuid.hex[:8]}.qcow2")
         xml = el(
             "domain",
             el("name", name or f"foreign-{uuid.hex[:8]}"),
@@ -317,7 +322,7 @@ class LibvirtTarget(StorageGuest):
                 "devices",
                 el(
                     "disk",
-                    el("driver", name="qemu", type="raw"),
+                    el("driver", name="qemu", type="qcow2"),
                     el("source", file=volume.path()),
                     el("target", dev="vda", bus="virtio"),
                     type="file",
@@ -348,7 +353,9 @@ class LibvirtTarget(StorageGuest):
             pool = self.raw.connect.storagePoolLookupByName(self._config.pool)
         except libvirt.libvirtError:
             return None
-        return pool.createXML(text(el("volume", el("name", name), el("capacity", "1048576"))), 0)
+        target = el("target", el("format", type="qcow2"))
+        volume = el("volume", el("name", name), el("capacity", "1048576"), target)
+        return pool.createXML(text(volume), 0)
 
     @contextmanager
     def copied_machine(self, driver: ComputeDriver, uuid: UUID) -> Iterator[UUID]:

@@ -23,6 +23,7 @@ from uuid import UUID, uuid4
 from pyVmomi import vim, vmodl
 
 from hvdrivers.conformance.engine import image_files
+from hvdrivers.conformance.engine.dead_ends import dead_port
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
@@ -131,6 +132,11 @@ class VmwareTarget(PlayedGuest):
         self._layers.enter_context(driver.session.seam.through(self._slow))
         return guarded(driver)
 
+    def connect_nowhere(self, seconds: float, *, silent: bool) -> ComputeDriver:
+        with dead_port(silent=silent) as port:
+            there = {"host": "127.0.0.1", "port": port, "connect_timeout": seconds}
+            return guarded(self._driver.connect(self.config.model_copy(update=there)))
+
     @contextmanager
     def slowed(self, operation: str, seconds: float) -> Iterator[None]:
         """Each call that makes a part of the machine takes its share of the time."""
@@ -155,6 +161,11 @@ class VmwareTarget(PlayedGuest):
 
     def vif(self, vif_id: str) -> Vif:
         return NetworkVif(id=vif_id, network=self._network)
+
+    def sriov_vif(self, vif_id: str) -> Vif:
+        if len(self.server.read(vim.HostSystem, "name")) > 1:
+            raise PreconditionMissing("a cluster of several hosts gives no virtual functions")
+        return NetworkVif(id=vif_id, network=self._network, sriov=True)
 
     def vif_to_nowhere(self, vif_id: str) -> Vif:
         return NetworkVif(id=vif_id, network="hvct-nowhere")

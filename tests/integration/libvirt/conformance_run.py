@@ -91,7 +91,8 @@ _MOVING = {
 def moves(check: Check) -> bool:
     """Whether the check needs other hosts; a file of its own has them."""
     operation = OPERATIONS.get(check.clause.operation or "")
-    needs = check.needs | ({operation.capability} if operation is not None else set())
+    needs = check.needs | check.clause.needs
+    needs |= {operation.capability} if operation is not None else set()
     return check.clause.id.startswith("MIGR-") or bool(needs & _MOVING)
 
 

@@ -1,6 +1,6 @@
 """Hosts that are reached over TLS, as ``docs/libvirt.md`` says, on this machine's loopback; and
-what each certificate that is not fit is answered with. No SSH server runs here: only what ssh
-itself says."""
+what each certificate that is not fit is answered with. Of SSH only what ssh itself says where there
+is no server: see test_ssh.py."""
 
 from __future__ import annotations
 
