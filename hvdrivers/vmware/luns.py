@@ -51,6 +51,7 @@ from hvdrivers.vmware.moved import VolumeRecord
 from hvdrivers.vmware.place import Places, Surroundings
 from hvdrivers.vmware.reader import Reader, Row
 from hvdrivers.vmware.specs import Lun
+from hvdrivers.vmware.told_targets import ToldTargets
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 8
@@ -90,16 +91,19 @@ def letting_go(operation: Callable[Concatenate[Any, _P], _T]) -> Callable[Concat
 class Luns:
     """Finds LUNs on hosts."""
 
-    def __init__(self, reader: Reader, places: Places, machines: Machines) -> None:
+    def __init__(
+        self, reader: Reader, places: Places, machines: Machines, told: ToldTargets
+    ) -> None:
         self._reader = reader
         self._places = places
         self._machines = machines
+        self._told = told
 
     @provides(Capability.VOLUME_ISCSI, Capability.VOLUME_FC)
     def find(self, attachment: VolumeAttachment, volume: LunVolume, around: Surroundings) -> Lun:
         """The LUN, which all hosts see. 2 reads, and of each host one call for each adapter, to
-        look again, and one to tell it of iSCSI targets; 1 read if the hosts know the LUN by its
-        name.
+        look again, and one to tell it of iSCSI targets, and 1 for each target that no host knows; 1
+        read if the hosts know the LUN by its name.
 
         Raises:
             VolumeNotFound: a host does not see it.
@@ -119,7 +123,10 @@ class Luns:
             looks = []
             told: dict[Any, Sequence[Any]] = {}
             if isinstance(volume, IscsiVolume):
-                undo.callback(self._take_back, told)
+                known = {name_of(each.iScsiName) for row in rows for each in told_of(row)}
+                new = {name_of(each.iqn) for each in volume.targets} - known
+                undo.callback(self._take_back, told, new)
+                self._told.note(new)
             for row in rows:
                 login = None
                 if isinstance(volume, IscsiVolume):
@@ -129,20 +136,24 @@ class Luns:
             _at_once(looks)
             return self._one(self._reader.many(hosts, *STORAGE), volume)
 
-    def _take_back(self, told: Mapping[Any, Sequence[Any]]) -> None:
+    def _take_back(self, told: Mapping[Any, Sequence[Any]], noted: set[str]) -> None:
         """Let hosts forget targets that they were told of in vain: not those behind which a
         machine has got a LUN meanwhile, which another client has attached. 2 reads, and 2 calls for
-        each host."""
+        each host and for each note."""
         hosts = [host for host, new in told.items() if new]
         if not hosts:
+            self._told.forget(noted)
             return
         held = {uuid for uuids in self._holders() for uuid in uuids}
         ends = []
+        needed: set[str] = set()
         for row in self._reader.many(hosts, *STORAGE):
             busy = {target for lun, target, _ in behind(row, Iscsi) if lun.uuid in held}
+            needed |= busy
             left = [each for each in told[row.obj] if name_of(each.iScsiName) not in busy]
             ends.append(partial(_log_out, row, left))
         _at_once(ends)
+        self._told.forget(noted - needed)
 
     @staticmethod
     def _one(rows: Sequence[Row], volume: LunVolume) -> Lun:
@@ -209,10 +220,12 @@ class Luns:
 
     def release(self, disks: Iterable[Any], records: Iterable[VolumeRecord]) -> None:
         """Log out of the iSCSI targets that nothing needs any more, after the disks were detached.
-        2 reads; of each host that was told of such a target 2 calls. None without LUNs.
+        3 reads; if hosts were told of such a target 3 calls, 2 for each of those hosts, and 2 for
+        each target. None without LUNs.
 
-        A target with another LUN stays, and so does one whose LUN another machine has. What fails
-        is logged: the disk is detached, and a host with a target too many loses nothing.
+        A target with another LUN stays, and so does one whose LUN another machine has, or of which
+        not the driver has told the hosts. What fails is logged: the disk is detached, and a host
+        with a target too many loses nothing.
 
         Args:
             records: what was remembered of the disks: the array may export the LUN no more.
@@ -233,20 +246,33 @@ class Luns:
                     gone, targets = gone - held, set()  # one may be that LUN's
             if not gone:
                 return
-            hosts = [row.obj for row in self._places.surroundings().connected_hosts]
-            ends = []
-            for row in self._reader.many(hosts, *STORAGE):
-                there: dict[str, set[str]] = {name_of(each): set() for each in targets}
-                for lun, target, _ in behind(row, Iscsi):
-                    if target in there:  # a machine that was adopted brings none of ours
-                        there[target].add(lun.uuid)
-                idle = {target for target, luns in there.items() if luns <= gone}
-                told = [each for each in told_of(row) if name_of(each.iScsiName) in idle]
-                if told:
-                    ends.append(partial(_log_out, row, told))
+            around = self._places.surroundings()
+            hosts = [row.obj for row in around.connected_hosts]
+            rows = self._reader.many(hosts, *STORAGE)
+            idle = {row.obj: _idle(row, gone, targets) for row in rows}
+            ours = self._told.among({name_of(t.iScsiName) for ts in idle.values() for t in ts})
+            ends, stay = [], set[str]()
+            for row in rows:
+                left = [each for each in idle[row.obj] if name_of(each.iScsiName) in ours]
+                stay |= {name_of(each.iScsiName) for each in told_of(row) if each not in left}
+                if left:
+                    ends.append(partial(_log_out, row, left))
             _at_once(ends)
+            if len(hosts) == len(around.hosts):  # one that is not connected may know them too
+                self._told.forget(ours - stay)
         except errors.HypervisorError as error:
             _log.warning("hosts stay logged in to a target that nothing needs: %s", error)
+
+
+def _idle(row: Row, gone: set[str], targets: set[str]) -> list[Any]:
+    """Those of these targets that a host was told of and behind which it sees no other LUN than
+    these."""
+    there: dict[str, set[str]] = {name_of(each): set() for each in targets}
+    for lun, target, _ in behind(row, Iscsi):
+        if target in there:  # a machine that was adopted brings none of ours
+            there[target].add(lun.uuid)
+    idle = {target for target, luns in there.items() if luns <= gone}
+    return [each for each in told_of(row) if name_of(each.iScsiName) in idle]
 
 
 def luns_in(row: Row) -> set[str]:
