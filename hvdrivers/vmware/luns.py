@@ -15,8 +15,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
@@ -25,9 +25,9 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit import undoing
 from hvdrivers.models.volume import IscsiVolume, VolumeAttachment
-from hvdrivers.models.volume.iscsi import ISCSI_PORT
 from hvdrivers.vmware.deadline import unbounded
 from hvdrivers.vmware.devices import by_address, lun_of
+from hvdrivers.vmware.iscsi_logins import Login, log_out
 from hvdrivers.vmware.lun_paths import (
     LUNS,
     STORAGE,
@@ -130,7 +130,7 @@ class Luns:
             for row in rows:
                 login = None
                 if isinstance(volume, IscsiVolume):
-                    login = _Login.of(row, volume)
+                    login = Login.of(row, volume)
                     told[row.obj] = login.new
                 looks.append(partial(_look, row, kind_of(volume), login))
             _at_once(looks)
@@ -151,7 +151,7 @@ class Luns:
             busy = {target for lun, target, _ in behind(row, Iscsi) if lun.uuid in held}
             needed |= busy
             left = [each for each in told[row.obj] if name_of(each.iScsiName) not in busy]
-            ends.append(partial(_log_out, row, left))
+            ends.append(partial(log_out, row, left))
         _at_once(ends)
         self._told.forget(noted - needed)
 
@@ -218,6 +218,18 @@ class Luns:
                         hint="let it grow at its storage server first",
                     )
 
+    @contextmanager
+    def releasing(self, disks: Iterable[Any], records: Iterable[VolumeRecord]) -> Iterator[None]:
+        """Stands around what detaches disks: the same afterwards, also if the reply was lost. What
+        a machine has still, stays."""
+        try:
+            yield
+        except errors.OutcomeUnknown:
+            with unbounded():
+                self.release(disks, records)
+            raise
+        self.release(disks, records)
+
     def release(self, disks: Iterable[Any], records: Iterable[VolumeRecord]) -> None:
         """Log out of the iSCSI targets that nothing needs any more, after the disks were detached.
         3 reads; if hosts were told of such a target 3 calls, 2 for each of those hosts, and 2 for
@@ -256,7 +268,7 @@ class Luns:
                 left = [each for each in idle[row.obj] if name_of(each.iScsiName) in ours]
                 stay |= {name_of(each.iScsiName) for each in told_of(row) if each not in left}
                 if left:
-                    ends.append(partial(_log_out, row, left))
+                    ends.append(partial(log_out, row, left))
             _at_once(ends)
             if len(hosts) == len(around.hosts):  # one that is not connected may know them too
                 self._told.forget(ours - stay)
@@ -309,73 +321,7 @@ def _at_once(calls: Sequence[Callable[[], object]]) -> None:
         each.result()
 
 
-@dataclass(frozen=True)
-class _Login:
-    """The targets of a volume, for one host."""
-
-    new: Sequence[Any]
-    """Those that the host was not told of before."""
-    old: Sequence[Any]
-    auth: Any
-
-    @classmethod
-    def of(cls, row: Row, volume: IscsiVolume) -> _Login:
-        """What to tell a host. No call."""
-        chap = volume.chap
-        auth = None
-        if chap is not None:
-            auth = Iscsi.AuthenticationProperties(
-                chapAuthEnabled=True,
-                chapName=chap.username,
-                chapSecret=chap.password.get_secret_value(),
-                chapAuthenticationType="chapRequired",
-                chapInherited=False,
-            )
-        configured = initiator_of(row).configuredStaticTarget or ()
-        there = {_portal(each) for each in configured}
-        wanted = [
-            Iscsi.StaticTarget(
-                address=each.host, port=each.port, iScsiName=each.iqn, authenticationProperties=auth
-            )
-            for each in volume.targets
-        ]
-        new = [each for each in wanted if _portal(each) not in there]
-        return cls(new, [each for each in wanted if each not in new], auth)
-
-    def tell(self, row: Row) -> None:
-        """Tell a host of them. 1 call for those that it was not told of before, and 1 for others
-        with a secret: the array may have another by now."""
-        device = initiator_of(row).device
-        if self.old and self.auth is not None:
-            targets = Iscsi.TargetSet(staticTargets=[_bare(each) for each in self.old])
-            row[SYSTEM].UpdateInternetScsiAuthenticationProperties(device, self.auth, targets)
-        if self.new:
-            row[SYSTEM].AddInternetScsiStaticTargets(device, list(self.new))
-
-
-def _log_out(row: Row, targets: Sequence[Any]) -> None:
-    """Let a host forget targets, and what is behind them."""
-    if not targets:
-        return
-    device = initiator_of(row).device
-    try:
-        row[SYSTEM].RemoveInternetScsiStaticTargets(device, [_bare(each) for each in targets])
-    except errors.HypervisorError as error:
-        if error.vendor_code != "NotFound":  # it was never told of one
-            raise
-    row[SYSTEM].RescanHba(device)
-
-
-def _portal(target: Any) -> tuple[str, int, str]:
-    return target.address, target.port or ISCSI_PORT, name_of(target.iScsiName)
-
-
-def _bare(target: Any) -> Any:
-    """A target without its secret."""
-    return Iscsi.StaticTarget(address=target.address, port=target.port, iScsiName=target.iScsiName)
-
-
-def _look(row: Row, kind: Any, login: _Login | None = None) -> None:
+def _look(row: Row, kind: Any, login: Login | None = None) -> None:
     """Let a host look for what is behind its adapters of a kind, after it was told of targets."""
     if login is not None:
         login.tell(row)

@@ -123,8 +123,8 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         after = devices.model_copy(update={"volumes": volumes})
         snapshots = found.row.get("snapshot") is not None
         changes = [taking_away(each, snapshots=snapshots) for each in gone]
-        self.changes.change_devices(found, changes, after)
-        self.luns.release(gone, [devices.volumes[address]])
+        with self.luns.releasing(gone, [devices.volumes[address]]):
+            self.changes.change_devices(found, changes, after)
 
     @timed
     def get_volume_connector(

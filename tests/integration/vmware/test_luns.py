@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any
 from uuid import UUID
@@ -540,6 +540,33 @@ def test_a_target_that_an_administrator_has_added_stays(
             with suppress(errors.HypervisorError):
                 system[SYSTEM].RemoveInternetScsiStaticTargets(device, [target])
         clear(driver)
+
+
+@pytest.mark.parametrize("ends", ["detach", "destroy", "reconnect"])
+def test_a_reply_that_is_lost_to_what_detaches(
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, iscsi: Volume, ends: str
+) -> None:
+    """A call that is repeated does not know the LUN any more: the hosts log out at once."""
+    driver.attach_volume(machine, VolumeAttachment(volume=iscsi))
+    disk = driver.create_volume(VolumeSpec(size_bytes=1 << 20))
+    in_its_place = disk.model_copy(update={"serial": iscsi.volume_id})
+    run: dict[str, Callable[[], None]] = {
+        "detach": lambda: driver.detach_volume(machine, iscsi.volume_id),
+        "destroy": lambda: driver.destroy(machine),
+        "reconnect": lambda: driver.reconnect(
+            machine, volumes=(VolumeAttachment(volume=in_its_place),)
+        ),
+    }
+    task = "Destroy_Task" if ends == "destroy" else "ReconfigVM_Task"
+    with (
+        driver.session.seam.cut(cut_after, name=task),
+        pytest.raises(errors.OutcomeUnknown),
+    ):
+        run[ends]()
+    run[ends]()
+    assert told(peer) == set()
+    clear(driver)
+    driver.delete_volume(disk.volume_id)
 
 
 @pytest.mark.parametrize("ends", ["detach", "destroy"])
