@@ -39,14 +39,17 @@ class VmwareReconnect(Topic, Reconnect):
         timeout: float | None = None,
     ) -> None:
         """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes, 1
-        reconfiguration. For LUNs as attach_volume() and detach_volume()."""
+        reconfiguration. 3 calls more if a NIC has a virtual function. For LUNs as
+        attach_volume() and detach_volume()."""
         del timeout
         found = self.machines.checked("reconnect", uuid, *HARDWARE, "snapshot")
         devices = devices_in(found.row)
         hardware = found.row.get("config.hardware.device") or ()
         surroundings = self.places.surroundings()
         plan = Plan(self.room.slots(hardware))
-        wired = rewiring(devices, hardware, vifs, backings_of(vifs, surroundings), plan)
+        backings = backings_of(vifs, surroundings)
+        functions = self.functions.of(uuid, vifs, backings, starts=False)
+        wired = rewiring(devices, hardware, vifs, backings, plan, functions=functions)
         sources = []
         for attachment in volumes:
             _place_of(attachment, devices, hardware)
@@ -64,7 +67,7 @@ class VmwareReconnect(Topic, Reconnect):
             with self.luns.releasing(gone, old), undoing() as undo:
                 if any(each.lun is not None for each in sources):
                     self.claims.home(uuid, undo)
-                self.changes.change_devices(found, changes, after)
+                self.changes.change_devices(found, changes, after, reserve=bool(functions))
 
 
 def _place_of(attachment: VolumeAttachment, devices: Devices, hardware: Sequence[Any]) -> str:

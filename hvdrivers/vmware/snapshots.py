@@ -37,7 +37,7 @@ from hvdrivers.vmware.differences import (
     shuffled,
 )
 from hvdrivers.vmware.encrypted_memory import refuse_encrypted
-from hvdrivers.vmware.host_devices import refuse_with_devices
+from hvdrivers.vmware.host_devices import refuse_with_devices, refuse_with_functions
 from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.reader import Row
 from hvdrivers.vmware.record import DEVICES, devices_in, path_of
@@ -126,6 +126,7 @@ class VmwareSnapshots(Topic, Snapshots):
         devices or metadata have changed since, 1 reconfiguration and 2 requests more."""
         del timeout
         found = self.machines.checked("revert_snapshot", uuid, SNAPSHOT, VERSION, *WATCHED)
+        refuse_with_functions(found.row.get("config.hardware.device"), "reverts")
         node = _node(found, snapshot_id)
         if node is None:
             raise errors.VolumeNotFound("the instance has no such snapshot")
