@@ -19,7 +19,7 @@ from hvdrivers.cli.output import Output, table
 from hvdrivers.cli.report import tell
 from hvdrivers.cli.session import Session, choose, uuid_of
 from hvdrivers.cli.text import shown
-from hvdrivers.contract.errors import HypervisorError
+from hvdrivers.contract.errors import HypervisorError, InstanceNotFound
 from hvdrivers.models.instance import Keep
 
 if TYPE_CHECKING:
@@ -28,17 +28,21 @@ if TYPE_CHECKING:
 
 @dataclass
 class _Target:
-    uuid: UUID
+    uuid: UUID | None
+    """None: nothing has the name that was given, and that may be so."""
     name: str | None
     state: str | None
 
     def described(self) -> str:
+        if self.uuid is None:
+            return f"{shown(self.name or '')} (no instance has this name)"
         if self.name is None:
             return f"{self.uuid} (not listed: only left-overs can be there)"
         return f"{self.uuid} ({shown(self.name)}, {self.state})"
 
     def result(self, outcome: str, error: str | None = None) -> dict[str, Any]:
-        return {"uuid": str(self.uuid), "name": self.name, "outcome": outcome, "error": error}
+        uuid = None if self.uuid is None else str(self.uuid)
+        return {"uuid": uuid, "name": self.name, "outcome": outcome, "error": error}
 
 
 def destroy_instances(
@@ -66,14 +70,19 @@ def destroy_instances(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be destroyed.")
     ] = False,
+    missing_ok: Annotated[
+        bool, typer.Option("--missing-ok", help="A name that no instance has is a success.")
+    ] = False,
 ) -> None:
     """Remove instances and all that was made for them.
 
-    Attached volumes stay, with their data. One that is not there is a success: what an interrupted
-    spawn has left of it is removed. If some fail and some do not, the exit status is 5.
+    Attached volumes stay, with their data. A whole UUID that is not there is a success: what an
+    interrupted spawn has left of it is removed. A name, or the beginning of a UUID, that nothing
+    has is an error, before anything is destroyed, as it may be mistyped; with --missing-ok it is a
+    success. If some fail and some do not, the exit status is 5.
     """
     with session.host(host) as driver:
-        targets = _targets(driver, instances, session.timeout)
+        targets = _targets(driver, instances, session.timeout, missing_ok=missing_ok)
         if dry_run:
             _write(session, [target.result("would be destroyed") for target in targets])
             return
@@ -105,6 +114,8 @@ def _destroyed(
     keep: AbstractSet[Keep],
     codes: list[ExitCode],
 ) -> dict[str, Any]:
+    if target.uuid is None:
+        return target.result("absent")
     try:
         driver.destroy(target.uuid, keep=keep, timeout=session.timeout)
     except HypervisorError as error:
@@ -120,14 +131,23 @@ def _destroyed(
     return target.result("absent" if target.name is None else "destroyed")
 
 
-def _targets(driver: ComputeDriver, texts: Sequence[str], timeout: float | None) -> list[_Target]:
+def _targets(
+    driver: ComputeDriver, texts: Sequence[str], timeout: float | None, *, missing_ok: bool
+) -> list[_Target]:
     """All of them, each once, before the first is touched."""
     there = driver.list_instances(timeout=timeout)
     by_uuid = {each.uuid: each for each in there}
-    found: dict[UUID, _Target] = {}
+    found: dict[UUID | str, _Target] = {}
     for text in texts:
         uuid = uuid_of(text)
-        each = by_uuid.get(uuid) if uuid is not None else choose(there, text)
+        try:
+            each = by_uuid.get(uuid) if uuid is not None else choose(there, text)
+        except InstanceNotFound as error:
+            if not missing_ok:
+                error.hint = f"{error.hint}; --missing-ok makes it a success"
+                raise
+            found[text] = _Target(None, text, None)
+            continue
         if each is not None:
             found[each.uuid] = _Target(each.uuid, each.name, each.state)
         elif uuid is not None:

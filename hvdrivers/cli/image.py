@@ -36,7 +36,7 @@ def _view(found: Iterable[CachedImage]) -> Table:
                 "partial" if each.partial else "complete",
                 None if each.partial else size(each.virtual_size_bytes),
                 size(each.size_bytes),
-                each.in_use,
+                "unknown" if each.in_use is None and not each.partial else each.in_use,
                 each.last_written if each.partial else each.last_used,
             )
             for each in found
@@ -75,7 +75,8 @@ def list_images(session: Session) -> None:
     """List the images in the host's cache.
 
     A partial one is an upload that is under way, or what an upload has left whose client died; it
-    shows when it was last written to, by the host's clock.
+    shows when it was last written to, by the host's clock. IN USE is "unknown" on a host that
+    cannot list what is based on an image (libvirt); image evict asks, and refuses if something is.
     """
     with session.host() as driver:
         found = sorted(

@@ -75,7 +75,7 @@ def _emit_with_addresses(
     rows = [
         {
             **each.model_dump(mode="json"),
-            "addresses": addresses_of(session, driver, each.uuid, each.state),
+            "addresses": addresses_of(session, driver, each.uuid, each.state)[0],
         }
         for each in found
     ]
@@ -88,31 +88,44 @@ def _emit_with_addresses(
     )
 
 
-def addresses_of(session: Session, driver: ComputeDriver, uuid: UUID, state: object) -> list[str]:
-    """Where a running guest can be reached, as far as the host knows now; empty if nobody does."""
+def addresses_of(
+    session: Session, driver: ComputeDriver, uuid: UUID, state: object
+) -> tuple[list[str], str | None]:
+    """Where a running guest can be reached, as far as the host knows now; if nobody knows, why."""
     from hvdrivers.contract import errors
     from hvdrivers.contract.capabilities import Capability
     from hvdrivers.models.state import InstanceState
 
-    if state is not InstanceState.RUNNING or Capability.GUEST_ADDRESSES not in driver.capabilities:
-        return []
+    if state is not InstanceState.RUNNING:
+        return [], f"the instance is {state}"
+    lacking = driver.why_not(Capability.GUEST_ADDRESSES)
+    if lacking is not None:
+        return [], lacking
     try:
         found = driver.guest_addresses(uuid, timeout=session.timeout)
-    except (errors.GuestAgentUnavailable, errors.InstanceNotFound, errors.InvalidState):
-        return []  # it has stopped or gone since, or nobody answers in the guest
+    except (
+        errors.GuestAgentUnavailable,
+        errors.InstanceNotFound,  # it has stopped or gone since
+        errors.InvalidState,
+    ) as error:
+        return [], error.message
     local = [each.address for each in found if not each.address.is_link_local]
-    return list(dict.fromkeys(str(address) for address in local if not address.is_loopback))
+    known = list(dict.fromkeys(str(address) for address in local if not address.is_loopback))
+    return known, None if known else "neither the guest nor the host has told one yet"
 
 
 def show_instance(session: Session, host: HostArgument, instance: InstanceArgument) -> None:
-    """Show one instance in full."""
+    """Show one instance in full.
+
+    Where no address of a running guest is known, the table says why.
+    """
     with session.host(host) as driver:
         uuid = session.find(driver, instance)
         info = driver.get_instance(uuid, timeout=session.timeout)
-        addresses = addresses_of(session, driver, uuid, info.state)
+        addresses, unknown = addresses_of(session, driver, uuid, info.state)
     session.emit(
         {**info.model_dump(mode="json"), "addresses": addresses},
-        lambda: info_view(info, addresses),
+        lambda: info_view(info, addresses or (f"none known: {unknown}",)),
     )
 
 

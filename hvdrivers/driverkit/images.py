@@ -48,6 +48,7 @@ __all__ = [
     "Taken",
     "abandoned",
     "file_identity",
+    "not_cached",
     "partial_upload",
     "refuse_alive",
     "stage",
@@ -231,6 +232,14 @@ def staged_key(name: str) -> str | None:
     key, dot, nonce = name.partition(".")
     ours = key and dot and len(nonce) == 16 and set(nonce) <= set("0123456789abcdef")
     return key if ours else None
+
+
+def not_cached(key: str) -> errors.VolumeNotFound:
+    """What a driver raises for ``HostImage(name=key, cached=True)`` if the entry is not there."""
+    return errors.VolumeNotFound(
+        f"no image {key!r} is in the host's cache",
+        hint="list_cached_images() and `hvdrivers image list HOST` name the keys",
+    )
 
 
 def partial_upload(name: str, *, size_bytes: int, written: float | None) -> CachedImage | None:

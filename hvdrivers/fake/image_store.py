@@ -10,7 +10,7 @@ from pydantic import SecretBytes
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
-from hvdrivers.driverkit.images import abandoned, staging_name
+from hvdrivers.driverkit.images import abandoned, not_cached, staging_name
 from hvdrivers.fake import diskfile
 from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.records import ImageRecord, Pool
@@ -60,12 +60,16 @@ class Images:
                     content=(f"image:{image.name}",),
                 )
                 return cache.setdefault(record.key, record)
-        raise errors.VolumeNotFound(f"the host has no image {ref.name!r}")
+        there = ", ".join(image.name for image in self.host.size.images) or "none"
+        raise errors.VolumeNotFound(
+            f"the host has no image {ref.name!r}",
+            hint=f"this fake host has {there}; HostSize(images=...) gives it others",
+        )
 
     def cached_by_key(self, key: str) -> ImageRecord:
         found = self.find(key)
         if found is None:
-            raise errors.VolumeNotFound(f"no image {key!r} is in the host's cache")
+            raise not_cached(key)
         return found
 
     def find(self, key: str) -> ImageRecord | None:

@@ -38,6 +38,7 @@ from hvdrivers.hyperv.storage import HypervStorage
 from hvdrivers.hyperv.volume_sources import VolumeSources
 from hvdrivers.hyperv.wiring import Wiring
 from hvdrivers.models.config import DriverConfig
+from hvdrivers.models.image import HostImage
 from hvdrivers.models.vif import HypervVif, VifQos
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskQos, VolumeAttachment
@@ -73,6 +74,7 @@ class HypervDriver(
     config_model: ClassVar[type[DriverConfig]] = HypervConfig
     takes: ClassVar[Fields] = MappingProxyType(
         {
+            HostImage: frozenset({"cached"}),
             VolumeAttachment: frozenset({"bus"}),
             DiskQos: frozenset({"total_iops_sec"}),
             VifBase: frozenset({"active", "model", "vlan"}),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.driverkit.images import QUIET, KnownKeys, staging_name
+from hvdrivers.driverkit.images import QUIET, KnownKeys, not_cached, staging_name
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.hyperv.config import ImageRoute
 from hvdrivers.hyperv.instances import GIB
@@ -95,7 +95,7 @@ class ImageStore:
     def path_of(self, image: ImageRef, key: str | None) -> str:
         """Where the image is on the host, or will be."""
         root = self._session.facts().root
-        if not isinstance(image, HostImage):
+        if not isinstance(image, HostImage) or image.cached:
             return f"{root}\\images\\{key}.vhdx"
         if image.format not in (None, ImageFormat.VHDX, ImageFormat.VHD):
             raise errors.NotSupported("a host image is a VHDX or VHD file")
@@ -118,6 +118,8 @@ class ImageStore:
         """Bring the image into the cache, and return its key. Budget: 1 call if it is there, else 2
         and 1 for each MiB of its data."""
         if isinstance(image, HostImage):
+            if image.cached:
+                raise not_cached(image.name)
             raise errors.VolumeNotFound("there is no image of this name on the host")
         if isinstance(image, HttpImage) and self._is_pulled(image):
             return self._pull(image, deadline, progress)

@@ -77,6 +77,7 @@ from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.hardware import Hardware
+from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import InstanceSpec, Keep
 from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.vif import (
@@ -135,6 +136,7 @@ class LibvirtDriver(
         OwnDisk: frozenset({"size_mib", "bus", "kept"}),
         SeedDisc: frozenset({"bus", "device_type"}),
         Keep: frozenset({Keep.EPHEMERAL_DISKS.value, Keep.SWAP_DISK.value}),
+        HostImage: frozenset({"cached"}),
         VolumeAttachment: frozenset({"bus", "cache", "device_type", "discard"}),
         DiskQos: frozenset(DiskQos.model_fields),
         VifBase: frozenset({"active", "model", "mtu", "queues", "vlan"}),

@@ -20,7 +20,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.driverkit.images import KnownKeys, staging_name
+from hvdrivers.driverkit.images import KnownKeys, not_cached, staging_name
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.chains import Chains
 from hvdrivers.libvirt.files import times_of
@@ -80,12 +80,14 @@ class ImageStore:
     def base_if_there(self, image: ImageRef) -> Base | None:
         """The image in the cache, or on the host."""
         if isinstance(image, HostImage):
-            return self._host_image(image)
+            return self.cached(image.name) if image.cached else self._host_image(image)
         key = self._keys.of(image)
         return None if key is None else self.cached(key)
 
     def bring(self, image: ImageRef, deadline: Deadline, progress: ProgressCallback | None) -> Base:
         """Bring an image that is not there to the host."""
+        if isinstance(image, HostImage):
+            raise not_cached(image.name)
         key = self._keys.of(image)
         with self._keys.open(image, progress=progress, timeout=deadline.left) as opened:
             found = None if opened.cache_key == key else self.cached(opened.cache_key)

@@ -22,7 +22,7 @@ from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.deadline import current_deadline
-from hvdrivers.driverkit.images import KnownKeys, staging_name
+from hvdrivers.driverkit.images import KnownKeys, not_cached, staging_name
 from hvdrivers.models.image import HostImage, ImageFormat, ImageRef
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.vmware.files import Files, Found
@@ -85,6 +85,11 @@ class ImageStore:
         Raises:
             ImageRejected: the image is larger than that. It is not brought to the host then.
         """
+        if isinstance(image, HostImage) and image.cached:
+            found = self.by_key(image.name)
+            if found is None:
+                raise not_cached(image.name)
+            return found
         if isinstance(image, HostImage):
             return self._host_image(image)
         key = self._keys.of(image)

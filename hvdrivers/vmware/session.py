@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
@@ -200,7 +200,14 @@ class Session:
         # a wait of the server's own must not look like a server that does not answer
         wait = next((a.maxWaitSeconds for a in args or () if hasattr(a, "maxWaitSeconds")), None)
         timeout = None if wait is None else wait + self.config.request_timeout
-        body = stub.SerializeRequest(mo, info, args)
+        body = None
+        with suppress(UnicodeEncodeError):  # its text is the whole request
+            body = stub.SerializeRequest(mo, info, args)
+        if body is None:
+            raise errors.InvalidRequest(
+                f"a text for {info.wsdlName} is no Unicode: it has half of a surrogate pair",
+                hint="check texts and passwords that were decoded with surrogateescape",
+            )
         reply = self.transport.send(Request("POST", "/sdk", headers, body, timeout))
         if reply.status not in (200, 500):
             raise errors.HypervisorFault(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,7 +12,7 @@ from hvdrivers.conformance.engine.target import DriverTarget, Target
 from hvdrivers.contract.errors import HypervisorError, InvalidRequest, PluginError
 from hvdrivers.invalid import in_words
 from hvdrivers.models.image import ImageRef
-from hvdrivers.plugins.discovery import alternatives, registered
+from hvdrivers.plugins.discovery import alternatives, driver_of_scheme, load_driver, registered
 
 TARGETS = "hvdrivers.conformance"
 """Entry-point group of targets, by the driver's name. Each is called with the options of the
@@ -38,8 +38,10 @@ def find_target(
         drivers = registered()
         if driver not in drivers:
             raise InvalidRequest(
-                f"no package installed here registers the driver {driver!r}",
-                hint=alternatives(driver, drivers),
+                "a URL is no driver's name"
+                if "://" in driver
+                else f"no package installed here registers the driver {driver!r}",
+                hint=_hint(driver, drivers),
             )
         return DriverTarget(driver, **arguments)
     if len(claims) > 1:
@@ -72,6 +74,20 @@ def find_target(
     if not isinstance(target, Target):
         raise PluginError(f"{claims[0].value} made {target!r}, which is no conformance Target")
     return target
+
+
+def _hint(wanted: str, drivers: Collection[str]) -> str:
+    """What helps who named no driver; a URL is shown as its scheme, as it may hold a password."""
+    if "://" not in wanted:
+        return alternatives(wanted, drivers)
+    try:
+        name = driver_of_scheme(wanted.partition(":")[0].partition("+")[0].lower())
+        fields = load_driver(name).config_model.model_fields
+    except HypervisorError:
+        return f"name a driver in place of a URL; {alternatives('', drivers)}"
+    option = next((each for each in ("uri", "host", "address") if each in fields), None)
+    given = "" if option is None else f" --option {option}={'URL' if option == 'uri' else 'HOST'}"
+    return f"name the driver in place of a URL: hvdrivers conformance run {name}{given}"
 
 
 def close_target(target: Target) -> None:

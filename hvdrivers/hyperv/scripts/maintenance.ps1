@@ -2,7 +2,7 @@
 #
 #   ROOT\index\maintenance   every client of ours refuses to start a machine
 #   ROOT\index\down          the same while the host goes down: until it has started again, or for five
-#                            minutes
+#                            minutes. It holds the time of the start before.
 #
 # Who closes the host makes the file first. Then it waits for the requests that had an instance's lock by
 # then: they have not seen the file. Every later one looks for it when it has the lock, before it turns a
@@ -30,11 +30,21 @@ function Test-HvGoingDown {
     # of a file that is not there it is the year 1601
     $since = [IO.File]::GetLastWriteTimeUtc($file)
     if ($since.Year -lt 2000) { return $false }
-    if ($since.Ticks -gt $HvShared.Facts.Boot -and $since -gt [DateTime]::UtcNow.AddMinutes(-5)) {
-        return $true
-    }
+    if ($since.Ticks -gt $HvShared.Facts.Boot -and $since -gt [DateTime]::UtcNow.AddMinutes(-5) -and
+        (Test-HvSameStart $file)) { return $true }
     [IO.File]::Delete($file)
     $false
+}
+
+# Whether the host has not started since the file was written. Its clock may be behind after a start: then the
+# file is younger than the start. A clock that is set a little moves the time of the start along.
+function Test-HvSameStart {
+    param([string]$File)
+    try { $text = [IO.File]::ReadAllText($File) }
+    catch [IO.IOException] { return $true }
+    $then = 0L
+    if (-not [long]::TryParse($text, [ref]$then)) { return $true }
+    [Math]::Abs($then - $HvShared.Facts.Boot) -lt [TimeSpan]::FromSeconds(30).Ticks
 }
 
 function Assert-HvAllOff {
@@ -110,9 +120,11 @@ function Invoke-HvInMaintenance {
 function Invoke-HvHostPower {
     param($Arguments)
     $lock = Lock-Hv 'maintenance'
+    $new = $false
     $done = $false
     try {
-        Set-HvFile (Get-HvDown) ''
+        $new = -not (Test-HvGoingDown)
+        if ($new) { Set-HvFile (Get-HvDown) "$($HvShared.Facts.Boot)" }
         Wait-HvAllOff
         Assert-HvBudget
         # 6: reboot, 12: power off; both without asking the programs that run
@@ -125,9 +137,12 @@ function Invoke-HvHostPower {
             Stop-Hv 'NoRight' "Windows does not do it for this user ($($said.ReturnValue))"
         }
         $done = $true
+        # it goes down now, whenever another client had told it to
+        if (-not $new) { Set-HvFile (Get-HvDown) "$($HvShared.Facts.Boot)" }
     }
     finally {
-        if (-not $done) { [IO.File]::Delete((Get-HvDown)) }
+        # the file of another client, whose shutdown is under way, stays
+        if ($new -and -not $done) { [IO.File]::Delete((Get-HvDown)) }
         Unlock-Hv $lock
     }
 }

@@ -137,7 +137,8 @@ def test_every_byte_while_the_guest_writes(host: Host) -> None:
         machine.booted()
         disk = machine.sees("ephemeral")
         machine.run("rm -f /tmp/stop /tmp/done")
-        put = f"dd of=/dev/{disk} bs=4096 conv=notrunc oflag=direct"
+        # a flush each time: what QEMU has allocated is in its memory until then, and nobody sees it
+        put = f"dd of=/dev/{disk} bs=4096 conv=notrunc,fsync oflag=direct"
         loop = "i=0; while [ ! -f /tmp/stop ]; do i=$((i+1)); dd if=/dev/urandom bs=4096 count=1"
         loop += f" 2>/dev/null | {put} seek=$((i%4096)) 2>/dev/null; done; sync; touch /tmp/done"
         machine.run(f"( {loop} ) &")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -134,6 +135,34 @@ def test_volumes_of_any_name(driver: VmwareDriver, spec: SpecFactory, name: str)
     driver.destroy(info.uuid)
     driver.delete_volume(volume.volume_id)
     assert driver.list_volumes() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 10_000, "ü" * 300, "../../etc", "a/b", "\0", "", "hv-deleting-x", "x-flat"]
+)
+def test_volumes_that_cannot_be_there(driver: VmwareDriver, name: str) -> None:
+    """No volume has such a name: it is gone already, and the server is not asked about it."""
+    with driver.session.seam.counting() as calls:
+        driver.delete_volume(f"LocalDS_0/{name}")
+    assert set(calls) == {"RetrievePropertiesEx"}
+    with pytest.raises(errors.VolumeNotFound):
+        driver.get_volume(f"LocalDS_0/{name}")
+
+
+def test_half_a_surrogate_pair_in_a_password(
+    peer: VcsimPeer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The encoder's own error has the whole request in it, and so the password."""
+    caplog.set_level(logging.DEBUG)
+    secret = "hvct-secret"
+    with pytest.raises(errors.InvalidRequest, match="surrogate") as caught:
+        connected(peer, password=f"{secret}\ud800")
+    assert caught.value.hint
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert secret not in f"{error!r} {error}"
+        error = error.__cause__ or error.__context__
+    assert secret not in caplog.text
 
 
 @pytest.mark.parametrize("mac", ["00:0c:29:e7:c9:ec", "00:50:56:40:00:00", "00:50:56:FF:00:01"])

@@ -194,8 +194,25 @@ def test_one_wrong_name_and_nothing_is_destroyed(
     run: Runner, url: str, host: FakeHost, make: Make
 ) -> None:
     make("a")
-    assert run("destroy", url, "a", "b", "--yes").code == 1
+    done = run("destroy", url, "a", "b", "--yes")
+    assert done.code == 1
+    assert "--missing-ok" in done.err
     assert host.machines
+
+
+def test_an_absent_name_is_a_success_on_request(
+    run: Runner, url: str, host: FakeHost, make: Make
+) -> None:
+    make("a")
+    done = run("destroy", url, "a", "b", "--missing-ok", "--yes", "-o", "json")
+    assert done.code == 0
+    assert [(each["name"], each["outcome"]) for each in done.data] == [
+        ("a", "destroyed"),
+        ("b", "absent"),
+    ]
+    assert done.data[1]["uuid"] is None
+    assert not host.machines
+    assert run("destroy", url, "a", "--missing-ok", "--yes").code == 0
 
 
 def test_destroy_in_part(run: Runner, url: str, host: FakeHost, make: Make) -> None:

@@ -106,10 +106,13 @@ def test_list_and_show_tell_addresses(run: Runner, url: str, make: Make) -> None
 def test_addresses_fail_nothing(
     run: Runner, url: str, host: FakeHost, driver: ComputeDriver, make: Make
 ) -> None:
-    """A guest whose addresses nobody tells is shown without them."""
+    """A guest whose addresses nobody tells is shown without them, with the reason."""
     uuid = make()
-    assert run("show", url, "web1").code == 0
+    shown = run("show", url, "web1")
+    assert shown.code == 0
+    assert "none known: neither the guest nor the host has told one yet" in shown.out
     driver.pause(uuid)
+    assert "none known: the instance is paused" in run("show", url, "web1").out
     assert run("list", url, "--addresses").code == 0
 
 

@@ -244,6 +244,21 @@ def test_list_and_explain(command: Command) -> None:
     assert list(explained["checks"]) == [each.id for each in catalogue().of(mutant.killed_by)]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ("qemu+ssh://user:secret@lab1/system", "conformance run libvirt --option uri=URL"),
+        ("nope://lab1", "there are: fake"),
+        ("libvrt", "did you mean 'libvirt'?"),
+    ],
+)
+def test_a_url_is_no_driver(command: Command, wanted: str, words: str) -> None:
+    code, _, err = command("run", wanted)
+    assert code == 2
+    assert words in err
+    assert "secret" not in err
+
+
 class PowerOffDoesNothing(FakeDriver):
     """power_off() does nothing."""
 

@@ -17,6 +17,7 @@ from hvdrivers.fake import (
     FakeConfig,
     FakeDriver,
     FakeHost,
+    FakeImage,
     FakeWorld,
     FaultKind,
     FaultRule,
@@ -29,8 +30,10 @@ from hvdrivers.fake import (
     host_of,
 )
 from hvdrivers.fake.faults import Occasion
+from hvdrivers.models.image import HostImage
 from hvdrivers.models.progress import Phase
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.vif import NetworkVif
 from hvdrivers.models.volume import VolumeSpec
 
 R, S = InstanceState.RUNNING, InstanceState.STOPPED
@@ -369,3 +372,22 @@ def test_the_cost_of_bulk_reads_does_not_depend_on_the_number(host, driver, coun
         before = host.round_trips
         read()
         assert host.round_trips == before + 1
+
+
+def test_what_is_not_there_names_what_is() -> None:
+    size = HostSize(networks=frozenset({"lan"}), images=(FakeImage(name="cirros"),))
+    host = FakeHost("small", size=size, world=FakeWorld())
+    with host.connect() as driver:
+        with pytest.raises(errors.VolumeNotFound) as caught:
+            driver.spawn(spec(image=HostImage(name="debian")))
+        assert "this fake host has cirros; HostSize(images=...)" in (caught.value.hint or "")
+        with pytest.raises(errors.NetworkNotFound) as unwired:
+            driver.spawn(spec(vifs=(NetworkVif(id="nic", network="wan"),)))
+        assert "this fake host has lan;" in (unwired.value.hint or "")
+
+
+def test_an_unreachable_host_is_not_connected_to() -> None:
+    host = FakeHost("away", world=FakeWorld())
+    with host.unreachable(), pytest.raises(errors.ConnectionFailed, match="does not answer"):
+        host.connect()
+    host.connect().close()
