@@ -12,7 +12,6 @@ _REASONS = {
         (
             "rebuild",
             "rescue",
-            "migrate_storage",
         ),
         _NAMES,
     ),
