@@ -142,6 +142,8 @@ class HostSize(Model):
     """Names, keys, and NSX segments."""
     switches: frozenset[str] = frozenset({"External"})
     """Hyper-V switches."""
+    functions: frozenset[str] = frozenset({"default", "VM Network", "External"})
+    """Networks, port groups and switches of these that have virtual functions (SR-IOV) for NICs."""
     directories: frozenset[str] = frozenset({"/srv/share"})
     """What can be shared into a guest."""
     local_volumes: Mapping[str, int] = Field(default_factory=lambda: {"/dev/fake/lv0": 1 << 30})

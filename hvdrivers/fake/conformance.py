@@ -87,6 +87,19 @@ class FakeTarget(Target):
     def vif(self, vif_id: str) -> Vif:
         return NetworkVif(id=vif_id, network="private")
 
+    def sriov_vif(self, vif_id: str) -> Vif:
+        return NetworkVif(id=vif_id, network="default", sriov=True)
+
+    @contextmanager
+    def without_functions(self) -> Iterator[None]:
+        host = self._world.host("elsewhere")
+        usual = host.size
+        host.size = usual.model_copy(update={"functions": frozenset()})
+        try:
+            yield
+        finally:
+            host.size = usual
+
     def vif_to_nowhere(self, vif_id: str) -> Vif:
         return NetworkVif(id=vif_id, network="hvct-nowhere")
 

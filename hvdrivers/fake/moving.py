@@ -185,7 +185,7 @@ class Moving:
                 continue
             try:
                 self.ports.check_wiring(replaced.get(port.vif.id, port.vif), target)
-            except errors.NetworkNotFound as error:
+            except (errors.NetworkNotFound, errors.NotSupported) as error:
                 yield Blocker(kind=BlockerKind.NETWORK, reason=error.message, device=port.vif.id)
             if machine.takes_memory and taken & port_names(port.vif):
                 yield Blocker(

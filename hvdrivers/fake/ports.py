@@ -60,6 +60,9 @@ class Ports:
 
         Args:
             host: None: this one.
+
+        Raises:
+            NotSupported: the NIC wants a virtual function, and the network has none.
         """
         host = host or self.host
         match vif:
@@ -84,6 +87,7 @@ class Ports:
                     raise errors.NotSupported(
                         "a representor must be plugged on the host itself", hint="use os-vif there"
                     )
+        _check_functions(host, vif)
 
     def check(self, uuid: UUID, vif: Vif, *, starts: bool = True) -> None:
         """Raise unless this machine can have this NIC now.
@@ -165,6 +169,7 @@ class Ports:
             type=vif.type,
             device=device if on else None,
             model=None if passthrough else vif.model or NicModel.VIRTIO,
+            sriov=_wants_function(vif),
         )
 
 
@@ -180,6 +185,26 @@ def _check_network(host: FakeHost, kind: str, name: str) -> None:
             f"the host has no {kind} {name!r}",
             hint=f"this fake host has {there}; FakeHost.add_network(), HostSize or"
             " accept_any_network=True give it others",
+        )
+
+
+def _wants_function(vif: Vif) -> bool:
+    return isinstance(vif, NetworkVif | DvsVif | HypervVif) and vif.sriov
+
+
+def _check_functions(host: FakeHost, vif: Vif) -> None:
+    if not isinstance(vif, NetworkVif | DvsVif | HypervVif) or not vif.sriov:
+        return
+    match vif:
+        case NetworkVif():
+            name: str | None = vif.network
+        case HypervVif():
+            name = vif.switch
+        case DvsVif():
+            name = vif.port_group_key or vif.port_group or vif.opaque_network_id
+    if not host.accept_any_network and name not in host.size.functions:
+        raise errors.NotSupported(
+            f"the host has no virtual functions on {name!r}", hint="leave sriov out"
         )
 
 

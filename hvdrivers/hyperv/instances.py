@@ -78,6 +78,7 @@ def vifs_of(found: Mapping[str, Any], record: Record) -> tuple[AttachedVif, ...]
             address=shown_mac(adapters[vif_id]["mac"]),
             device=shown_text(adapters[vif_id]["switch"]) or None,
             model=NicModel.NETVSC,
+            sriov=bool(adapters[vif_id]["sriov"]),
         )
         for vif_id, nic in record.nics.items()
         if vif_id in adapters

@@ -21,6 +21,9 @@ LACKING: Mapping[C, str] = MappingProxyType(
             ),
             "Hyper-V shows a screen by RDP only",
         ),
+        C.CONSOLE_LOG: "Hyper-V keeps nothing of what a guest writes: its serial port is a named"
+        " pipe, from which a program on the host must read at that moment; get_console() with"
+        " ConsoleKind.SERIAL names the pipe, and screenshot() shows the screen",
         C.IMAGE_ISO: "Hyper-V takes an ISO as a disc, not as a disk",
         C.HOT_RESIZE_CPU: "Hyper-V changes the number of CPUs only while the machine is off",
         **dict.fromkeys(
@@ -42,6 +45,8 @@ LACKING: Mapping[C, str] = MappingProxyType(
         C.VIF_USER: "a NIC of Hyper-V's is plugged into a virtual switch",
         C.LIVE_MIGRATION_FORCE: "Hyper-V ends the copying itself after some rounds, and has no call"
         " for it",
+        C.MOVE_IN_STEPS: "Move-VM moves a machine as a whole, and leaves nothing at the source that"
+        " could be gone back to; live_migrate() moves a stopped instance too, and moves it back",
         C.START_PAUSED: "Hyper-V pauses only a machine that runs: a start has no such form, and"
         " by the time of Suspend-VM the guest has begun",
         C.SWAP_VOLUME: "Move-VMStorage makes new files and takes no existing volume",

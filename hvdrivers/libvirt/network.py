@@ -29,7 +29,7 @@ from hvdrivers.libvirt.hardware import with_model
 from hvdrivers.libvirt.host_nics import HOST_NICS
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
-from hvdrivers.libvirt.network_checks import Networks, macvtap_hint, missing_network
+from hvdrivers.libvirt.network_checks import Networks, macvtap_hint, unplugged
 from hvdrivers.libvirt.passthrough import Passthrough
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.remote import Remote
@@ -141,11 +141,11 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         try:
             domain.attachDeviceFlags(text(interface), flags)
         except errors.HypervisorFault as error:
-            missing = missing_network(self.connection.remote, interface)
-            if missing is None:
+            reason = unplugged(self.connection.remote, interface, error)
+            if reason is None:
                 error.hint = macvtap_hint(interface, error) or error.hint
                 raise
-            raise missing from error
+            raise reason from error
         except errors.InvalidState as error:
             if flags & libvirt.VIR_DOMAIN_AFFECT_LIVE and not domain.isActive():
                 raise  # it went off meanwhile

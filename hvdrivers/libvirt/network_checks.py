@@ -147,11 +147,33 @@ def missing_network(remote: Remote, interface: Element) -> errors.NetworkNotFoun
     if interface.get("type") == "direct":
         below = attribute(interface, "source", "dev") or ""
         return _missing_interface(remote, below, "network interface")
+    if interface.get("type") == "ethernet" and attribute(interface, "target", "managed") == "no":
+        device = attribute(interface, "target", "dev") or ""
+        return _missing_interface(remote, device, "tap device")
     bridge = attribute(interface, "source", "bridge")
     if bridge is None:
         return None
     plain = attribute(interface, "virtualport", "type") is None
     return _missing_interface(remote, bridge, "bridge", plain=plain)
+
+
+def unplugged(
+    remote: Remote, interface: Element, error: errors.HypervisorError
+) -> errors.HypervisorError | None:
+    """After a failure: why a NIC could not be plugged in, where it was that. Calls as for
+    missing_network()."""
+    missing = missing_network(remote, interface)
+    if missing is not None or attribute(interface, "source", "bridge") is None:
+        return missing
+    if error.vendor_code != "VIR_ERR_SYSTEM_ERROR/ENOTCONN":
+        return None
+    return errors.PermissionDenied(
+        error.message,
+        vendor_code=error.vendor_code,
+        hint="a session daemon plugs a NIC into a bridge by qemu-bridge-helper alone, which must be"
+        " set-user-ID root, and allowed that bridge in /etc/qemu/bridge.conf (allow BRIDGE); or use"
+        " a user-mode network (UserVif)",
+    )
 
 
 def macvtap_hint(interface: Element, error: errors.HypervisorError) -> str | None:

@@ -25,7 +25,7 @@ from hvdrivers.libvirt.metadata import (
     kept,
     put,
 )
-from hvdrivers.libvirt.network_checks import macvtap_hint, missing_network
+from hvdrivers.libvirt.network_checks import macvtap_hint, unplugged
 from hvdrivers.libvirt.odd_files import odd_file
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import unnoticed
@@ -203,9 +203,9 @@ def explained(
 ) -> errors.HypervisorError:
     """Why a machine could not be started."""
     for interface in xml.iterfind("devices/interface"):
-        missing = missing_network(remote, interface)
-        if missing is not None:
-            return missing
+        reason = unplugged(remote, interface, error)
+        if reason is not None:
+            return reason
     reason = (
         _too_large(remote, xml)
         or explained_pages(remote, xml)

@@ -268,7 +268,12 @@ def _dvs(port: _Port) -> dict[str, object]:
                 details.get("dvs_port_group_name") or port.bridge, "the port group"
             )
         }
-    return {"type": "dvs", **named, "port_key": details.get("dvs_port_key")}
+    return {
+        "type": "dvs",
+        **named,
+        "port_key": details.get("dvs_port_key"),
+        "sriov": port.vnic_type == "direct",
+    }
 
 
 def _hyperv(port: _Port) -> dict[str, object]:

@@ -15,6 +15,7 @@ from hvdrivers.vmware.destroy import Removal
 from hvdrivers.vmware.encrypted_memory import EncryptedMemory
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.functions import Functions
 from hvdrivers.vmware.groups import Groups
 from hvdrivers.vmware.guest_programs import Programs
 from hvdrivers.vmware.images import ImageStore
@@ -89,6 +90,8 @@ class Topic:
     """What there is room for."""
     passthrough: Passthrough
     """Devices of the host for machines."""
+    functions: Functions
+    """Virtual functions of the host's adapters for NICs."""
     encrypted_memory: EncryptedMemory
     """Hosts that encrypt the memory of machines."""
     groups: Groups

@@ -28,17 +28,23 @@ class Changes:
         """Change a machine. 2 calls."""
         self._tasks.run(lambda: obj.ReconfigVM_Task(config), entity=obj)
 
-    def change_devices(self, found: Machine, changes: Sequence[Any], devices: Devices) -> None:
+    def change_devices(
+        self, found: Machine, changes: Sequence[Any], devices: Devices, *, reserve: bool = False
+    ) -> None:
         """Change devices and the record of them in one request. It fails if another client has
-        changed the machine since it was read."""
-        self.reconfigure(
-            found.obj,
-            vim.vm.ConfigSpec(
-                changeVersion=found.row.get(VERSION),
-                deviceChange=list(changes),
-                extraConfig=[option(DEVICES, devices)],
-            ),
+        changed the machine since it was read.
+
+        Args:
+            reserve: all of the machine's memory is reserved from now on.
+        """
+        config = vim.vm.ConfigSpec(
+            changeVersion=found.row.get(VERSION),
+            deviceChange=list(changes),
+            extraConfig=[option(DEVICES, devices)],
         )
+        if reserve:
+            config.memoryReservationLockedToMax = True
+        self.reconfigure(found.obj, config)
 
     def remember_disks(self, found: Machine) -> None:
         """Write which disks the machine has, before their files get other names. 2 calls, none if

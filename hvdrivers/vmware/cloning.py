@@ -28,7 +28,7 @@ from hvdrivers.vmware.place import Places, Surroundings
 from hvdrivers.vmware.questions import ending_questions
 from hvdrivers.vmware.record import IMAGE, option
 from hvdrivers.vmware.seen_images import Base, SeenImages, Template
-from hvdrivers.vmware.specs import Plan
+from hvdrivers.vmware.specs import Plan, wants_function
 from hvdrivers.vmware.tasks import Tasks
 from hvdrivers.vmware.templates import Templates
 
@@ -76,6 +76,7 @@ class Cloning:
             or spec.sev
             or spec.pci_devices
             or spec.vgpus
+            or any(map(wants_function, spec.vifs))
             or base.key.startswith(_HOST_IMAGE)
             or not self._places.get().is_vcenter
         ):

@@ -18,7 +18,7 @@ from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import InstanceSpec, Keep
-from hvdrivers.models.vif import DvsVif, VifQos
+from hvdrivers.models.vif import DvsVif, NetworkVif, VifQos
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskQos, VolumeAttachment
 from hvdrivers.vmware.adopt import VmwareAdopt
@@ -36,6 +36,7 @@ from hvdrivers.vmware.events import VmwareEvents
 from hvdrivers.vmware.export import VmwareExport
 from hvdrivers.vmware.files import Files
 from hvdrivers.vmware.folders import Folders
+from hvdrivers.vmware.functions import Functions
 from hvdrivers.vmware.groups import Groups
 from hvdrivers.vmware.guest import VmwareGuest
 from hvdrivers.vmware.guest_inside import Insides
@@ -71,6 +72,7 @@ from hvdrivers.vmware.snapshots import VmwareSnapshots
 from hvdrivers.vmware.storage import VmwareStorage
 from hvdrivers.vmware.tasks import Tasks
 from hvdrivers.vmware.templates import Templates
+from hvdrivers.vmware.told_targets import ToldTargets
 from hvdrivers.vmware.uploads import PartialUploads
 from hvdrivers.vmware.usage import Usage
 from hvdrivers.vmware.volumes import VolumeSources
@@ -112,7 +114,8 @@ class VmwareDriver(
             HostImage: frozenset({"cached"}),
             VolumeAttachment: frozenset({"bus"}),
             VifBase: frozenset({"model", "active"}),
-            DvsVif: frozenset({"port_key", "opaque_network_type"}),
+            NetworkVif: frozenset({"sriov"}),
+            DvsVif: frozenset({"port_key", "opaque_network_type", "sriov"}),
             DiskQos: frozenset({"total_iops_sec"}),
             VifQos: frozenset({"outbound"}),
         }
@@ -141,11 +144,13 @@ class VmwareDriver(
         self.power = PowerSwitch(self.reader, self.tasks, self.moves)
         self.room = Room(config, self.places)
         self.passthrough = Passthrough(config, self.reader, self.places, self.machines)
+        self.functions = Functions(self.reader, self.places, self.machines)
         self.encrypted_memory = EncryptedMemory(self.reader, self.places)
         self.usage = Usage(self.machines)
         self.groups = Groups(self.reader, self.tasks, self.places, self.machines)
         self.listing = Listing(self.machines)
-        self.luns = Luns(self.reader, self.places, self.machines)
+        told = ToldTargets(self.places, self.files, self.folders)
+        self.luns = Luns(self.reader, self.places, self.machines, told)
         self.volumes = VolumeSources(
             self.session,
             self.reader,

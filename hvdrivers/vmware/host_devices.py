@@ -20,9 +20,9 @@ from hvdrivers.vmware.reader import Row
 
 _log = logging.getLogger(__name__)
 _MIB = 1 << 20
-PCI, _PASSTHROUGH = "hardware.pciDevice", "config.pciPassthruInfo"
+PCI, PASSTHROUGH = "hardware.pciDevice", "config.pciPassthruInfo"
 _NUMA, GRAPHICS = "hardware.numaInfo", "config.graphicsInfo"
-DEVICES_OF_A_HOST = (PCI, _PASSTHROUGH, _NUMA, GRAPHICS)
+DEVICES_OF_A_HOST = (PCI, PASSTHROUGH, _NUMA, GRAPHICS)
 """What is read of a host."""
 
 
@@ -54,7 +54,7 @@ def devices_of(
         slices: what GPUs can be cut into, by the server's ids of the devices.
     """
     cells = {text: int(node.typeId) for node in _nodes(host) for text in node.pciId or ()}
-    passed = {each.id: each for each in host.get(_PASSTHROUGH) or ()}
+    passed = {each.id: each for each in host.get(PASSTHROUGH) or ()}
     cards = {each.pciId: each for each in host.get(GRAPHICS) or ()}
     found = []
     for each in host.get(PCI) or ():
@@ -95,7 +95,7 @@ def device_at(host: Row, address: PciAddress) -> tuple[Any, Any]:
         except ValueError:
             continue
         if matches:
-            infos = host.get(_PASSTHROUGH) or ()
+            infos = host.get(PASSTHROUGH) or ()
             return each, next((info for info in infos if info.id == each.id), None)
     return None, None
 
@@ -107,13 +107,36 @@ def passed_devices(hardware: Sequence[Any]) -> list[Any]:
     ]
 
 
-def refuse_with_devices(hardware: Sequence[Any], what: str) -> None:
-    """Refuse what vSphere does not do with a machine that has a device of its host ("vSphere
-    Features Not Available with DirectPath I/O").
+def cards_with_functions(hardware: Sequence[Any]) -> list[Any]:
+    """The NICs of a machine that have a virtual function of its host's adapter, or get one at the
+    next start."""
+    return [
+        each for each in hardware or () if isinstance(each, vim.vm.device.VirtualSriovEthernetCard)
+    ]
+
+
+def refuse_with_functions(hardware: Sequence[Any], what: str) -> None:
+    """Refuse what vSphere does not do with a machine that has a NIC with a virtual function
+    ("Features Not Available with SR-IOV").
 
     Raises:
         NotSupported: it has one.
     """
+    if cards_with_functions(hardware):
+        raise errors.NotSupported(
+            f"vSphere {what} no machine that has a NIC with a virtual function (SR-IOV)",
+            hint="power_off() keeps its disks; unplug the NIC, or plug it without sriov",
+        )
+
+
+def refuse_with_devices(hardware: Sequence[Any], what: str) -> None:
+    """Refuse what vSphere does not do with a machine that has a device of its host ("vSphere
+    Features Not Available with DirectPath I/O"), or a NIC with a virtual function of one.
+
+    Raises:
+        NotSupported: it has one.
+    """
+    refuse_with_functions(hardware, what)
     if passed_devices(hardware):
         raise errors.NotSupported(
             f"vSphere {what} no machine that has a PCI device of its host",
@@ -124,16 +147,16 @@ def refuse_with_devices(hardware: Sequence[Any], what: str) -> None:
 def refuse_hot_plug(hardware: Sequence[Any], state: InstanceState) -> None:
     """Refuse devices that come or go while a machine runs that has a device of its host whole: the
     documentation names "hot adding and removing of virtual devices" among what is not there with
-    DirectPath I/O. With slices of a GPU the server decides.
+    DirectPath I/O, and with SR-IOV. With slices of a GPU the server decides.
 
     Raises:
         NotSupported: it has one, and is not stopped.
     """
     slices = vim.vm.device.VirtualPCIPassthrough.VmiopBackingInfo
     whole = [each for each in passed_devices(hardware) if not isinstance(each.backing, slices)]
-    if whole and state is not InstanceState.STOPPED:
+    if (whole or cards_with_functions(hardware)) and state is not InstanceState.STOPPED:
         raise errors.NotSupported(
             "vSphere adds and removes no devices while a machine runs that has a PCI device of its"
-            " host",
+            " host, or a NIC with a virtual function",
             hint="power_off() first",
         )

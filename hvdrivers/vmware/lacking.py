@@ -59,7 +59,8 @@ LACKING: Mapping[C, str] = MappingProxyType(
         C.INCREMENTAL_BACKUP: "the contract reads a point in time over NBD; vSphere tells which"
         " blocks have changed, and lets only VMware's disk library (VDDK) read a disk in use",
         C.VIF_HOSTDEV: "vSphere plugs a virtual function into a port group, which gives the VLAN,"
-        " and this kind of VIF, as Neutron describes it, names none",
+        " and this kind of VIF, as Neutron describes it, names none: NetworkVif(sriov=True) and"
+        " DvsVif(sriov=True) ask for one",
         C.VOLUME_NVMEOF: "vSphere maps no NVMe namespace into a machine: a raw device mapping is"
         " of a SCSI LUN",
         C.ENCRYPTED_VOLUME: "the contract's encrypted volumes are LUKS with the caller's key;"

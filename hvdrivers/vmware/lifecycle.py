@@ -91,8 +91,9 @@ class VmwareLifecycle(Topic, Lifecycle):
         came of it; 2 more to start it. Elsewhere, and for a disk that no template has: 13 calls, 9
         without starting it; 2 more where the disk is larger than the image. On both 1 more for a
         seed and for each volume, 1 if there are volumes or NICs, 4 if there are PCI devices or
-        slices of GPUs; 8 for each kept disk. 2 for a member of a server group, 3 more where the
-        rule changes, and 2 to start it, which the clone does not."""
+        slices of GPUs, 3 for NICs with virtual functions; 8 for each kept disk. 2 for a member
+        of a server group, 3 more where the rule changes, and 2 to start it, which the clone does
+        not."""
         del timeout
         self.claims.refuse_existing(spec.uuid)
         check_flavor(spec.flavor)
@@ -104,7 +105,7 @@ class VmwareLifecycle(Topic, Lifecycle):
         if host is None and able is not surroundings and not surroundings.drs:
             host = able.hosts[0].obj
         passed = self.passthrough.find(spec)
-        backings = backings_of(spec.vifs, surroundings)
+        wired = self.functions.of_spec(spec, backings_of(spec.vifs, surroundings))
         sources = [self.volumes.source(spec.uuid, each, surroundings) for each in spec.volumes]
         alone, shared = exclusive(spec.volumes, sources)
         luns = [each.lun.uuid for each in sources if each.lun is not None and spec.start]
@@ -132,7 +133,7 @@ class VmwareLifecycle(Topic, Lifecycle):
             sizes = {role: each.size for role, each in kept.items()}
             if base is not None:
                 sizes["root"] = capacity
-            plan = self._plan(spec, disks, sizes, backings, sources, disc=disc, template=template)
+            plan = self._plan(spec, disks, sizes, wired, sources, disc=disc, template=template)
             record = Record.of(spec, base.key if base else None)
             config = self._config_of(spec, record, plan)
             fit_nodes(config, spec.flavor, self.session.content.about.apiVersion)
@@ -190,7 +191,7 @@ class VmwareLifecycle(Topic, Lifecycle):
         spec: InstanceSpec,
         disks: Sequence[Planned],
         made: Mapping[str, int],
-        backings: Mapping[str, Any],
+        wired: Mapping[str, tuple[Any, Any]],
         sources: list[Source],
         *,
         disc: bytes | None,
@@ -226,7 +227,8 @@ class VmwareLifecycle(Topic, Lifecycle):
             self.files.upload(f"{folder}/{SEED}.iso", disc, len(disc))
             cdrom(plan, SEED, f"{folder}/{SEED}.iso")
         for vif in spec.vifs:
-            nic(plan, vif, backings[vif.id])
+            backing, function = wired[vif.id]
+            nic(plan, vif, backing, function=function)
         serial_port(plan, f"{folder}/console.log")
         return plan
 
@@ -290,7 +292,7 @@ class VmwareLifecycle(Topic, Lifecycle):
         """Budget: 5 calls, 2 more for each of: a running machine, attached volumes. To keep disks 2
         more, 3 for each, and 2 for each that is a child of an image; the first time 3 for folders.
         If it has snapshots 1 more; if those are merged (of a clone, and to keep disks) 3 more, and
-        1 for each kept disk. For LUNs 3 reads, and 2 calls for each host that logs out. For a
+        1 for each kept disk. For LUNs as detach_volume(). For a
         machine that is not there 2 more; 4 if somebody has detached one of its disks, and 2 for
         each; 1 for an adopted machine; 2 for a member of a server group, 3 more where the rule
         changes.

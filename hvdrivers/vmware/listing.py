@@ -15,8 +15,9 @@ from hvdrivers.models.instance import (
 from hvdrivers.models.vif import AttachedVif
 from hvdrivers.models.volume import AttachedVolume
 from hvdrivers.vmware.devices import by_address, by_mac, size_of
+from hvdrivers.vmware.host_devices import cards_with_functions
 from hvdrivers.vmware.machines import STATE, Machine, Machines, state_of, uuid_in
-from hvdrivers.vmware.moved import Devices
+from hvdrivers.vmware.moved import Devices, VifRecord
 from hvdrivers.vmware.names import unescaped
 from hvdrivers.vmware.record import (
     DEVICES,
@@ -135,7 +136,12 @@ def attached_vifs(devices: Devices, hardware: Any) -> tuple[AttachedVif, ...]:
     """The NICs that the machine really has."""
     cards = by_mac(hardware)
     return tuple(
-        AttachedVif(id=vif.id, address=mac, type=vif.type, model=vif.model)
-        for mac, vif in devices.vifs.items()
-        if mac in cards
+        attached_vif(mac, vif, cards[mac]) for mac, vif in devices.vifs.items() if mac in cards
     )
+
+
+def attached_vif(mac: str, vif: VifRecord, card: Any) -> AttachedVif:
+    """One NIC, as the machine has it."""
+    sriov = bool(cards_with_functions([card]))
+    model = None if sriov else vif.model
+    return AttachedVif(id=vif.id, address=mac, type=vif.type, model=model, sriov=sriov)

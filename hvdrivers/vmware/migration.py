@@ -32,13 +32,14 @@ from hvdrivers.models.vif import is_port_id
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, by_mac, capacity_of, file_of
+from hvdrivers.vmware.host_devices import cards_with_functions
 from hvdrivers.vmware.machines import STATE, VERSION, Machine, uuid_in
 from hvdrivers.vmware.names import split_path
 from hvdrivers.vmware.place import Places, Surroundings
 from hvdrivers.vmware.reader import IN_POOL, Row
 from hvdrivers.vmware.record import DEVICES, devices_in, mark_in, option, path_of
 from hvdrivers.vmware.rewiring import Rewiring, rewiring
-from hvdrivers.vmware.specs import Plan
+from hvdrivers.vmware.specs import Plan, wants_function
 from hvdrivers.vmware.wiring import backings_of
 
 _PATHS = (
@@ -225,6 +226,11 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
                 "a machine moves with its volumes as they are",
                 hint="reconnect() them when it is there",
             )
+        if any(map(wants_function, destination.vifs)):
+            raise errors.NotSupported(
+                "a NIC gets a virtual function on the host that the machine is on",
+                hint="reconnect() it when it is there",
+            )
         there = self._found(destination.host)
         if there is None:
             reason = f"vCenter has no host or cluster {destination.host!r} that is connected"
@@ -239,7 +245,7 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
             *_storage(found, destination, there),
             *self._luns_absent(found, there),
             *self._networks(found, destination, there),
-            *_devices(found),
+            *_devices(found, destination),
             *self.groups.blockers(found, there.places, there.around, there.host, running=running),
             *(self._rivals(found, there) if running else ()),
             *(_encrypted(found) if running else ()),
@@ -364,7 +370,19 @@ def _encrypted(found: Machine) -> Iterator[Blocker]:
         yield Blocker(kind=BlockerKind.DEVICE, reason=reason, hint="stop it, and move it then")
 
 
-def _devices(found: Machine) -> Iterator[Blocker]:
+def _devices(found: Machine, destination: Destination) -> Iterator[Blocker]:
+    vifs = devices_in(found.row).vifs
+    plain = {each.id for each in destination.vifs}
+    for mac, card in by_mac(found.row.get("config.hardware.device") or ()).items():
+        record = vifs.get(mac)
+        name = None if record is None else record.id
+        if cards_with_functions([card]) and name not in plain:
+            yield Blocker(
+                kind=BlockerKind.DEVICE,
+                reason="a NIC of the machine has a virtual function of its host's adapter",
+                device=name,
+                hint="move it stopped, with the NIC without sriov in Destination.vifs",
+            )
     for device in found.row.get("config.hardware.device") or ():
         if isinstance(device, _HOSTS_OWN):
             label = device.deviceInfo.label if device.deviceInfo is not None else "PCI device"

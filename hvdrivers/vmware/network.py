@@ -7,16 +7,17 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.network import Network, VifQosControl
+from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import AttachedVif, Vif, VifQos
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_mac, editing, removing
-from hvdrivers.vmware.host_devices import refuse_hot_plug
-from hvdrivers.vmware.listing import attached_vifs
-from hvdrivers.vmware.machines import HARDWARE
+from hvdrivers.vmware.host_devices import refuse_hot_plug, refuse_with_functions
+from hvdrivers.vmware.listing import attached_vif, attached_vifs
+from hvdrivers.vmware.machines import HARDWARE, Machine
 from hvdrivers.vmware.moved import Devices
-from hvdrivers.vmware.record import devices_in
-from hvdrivers.vmware.specs import Plan, nic, nic_limits
+from hvdrivers.vmware.record import RECORD, devices_in, path_of, record_in
+from hvdrivers.vmware.specs import Plan, nic, nic_limits, wants_function
 from hvdrivers.vmware.wiring import backings_of
 
 
@@ -27,16 +28,20 @@ class VmwareNetwork(Topic, Network, VifQosControl):
     @timed
     @rereading
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
-        """Budget: 2 reads, 1 more if the machine runs, and 1 reconfiguration."""
+        """Budget: 2 reads, 1 more if the machine runs, and 1 reconfiguration. 3 calls more for a
+        NIC with a virtual function."""
         del timeout
-        found = self.machines.checked("plug_vif", uuid, *HARDWARE)
+        found = self.machines.checked("plug_vif", uuid, *HARDWARE, path_of(RECORD))
         hardware = found.row.get("config.hardware.device") or ()
         devices = devices_in(found.row)
         for each in attached_vifs(devices, hardware):
             if each.id == vif.id:
                 return each
         refuse_hot_plug(hardware, found.state)
-        backing = backings_of([vif], self.places.surroundings())[vif.id]
+        if wants_function(vif):
+            _require_stopped(found)
+        backings = backings_of([vif], self.places.surroundings())
+        functions = self.functions.of(uuid, [vif], backings, starts=False)
         mac = vif.mac.lower()
         self.usage.require_free(uuid, vifs=[vif.id], macs=[mac])
         cards = by_mac(hardware)
@@ -45,12 +50,12 @@ class VmwareNetwork(Topic, Network, VifQosControl):
                 f"the instance has a NIC with the MAC address {mac} already", retryable=False
             )
         plan = Plan(self.room.slots(hardware))
-        nic(plan, vif, backing)
+        nic(plan, vif, backings[vif.id], function=functions.get(vif.id))
         kept = {key: each for key, each in devices.vifs.items() if key in cards}
         changed = devices.model_copy(update={"vifs": {**kept, **plan.vifs}})
-        self.changes.change_devices(found, plan.device_changes(), changed)
-        record = plan.vifs[mac]
-        return AttachedVif(id=vif.id, address=mac, type=record.type, model=record.model)
+        reserve = bool(functions)
+        self.changes.change_devices(found, plan.device_changes(), changed, reserve=reserve)
+        return attached_vif(mac, plan.vifs[mac], plan.changes[-1].device)
 
     @timed
     @rereading
@@ -82,8 +87,24 @@ class VmwareNetwork(Topic, Network, VifQosControl):
         card = by_mac(found.row.get("config.hardware.device") or ()).get(mac or "")
         if card is None:
             raise errors.NetworkNotFound("the instance has no such VIF")
+        refuse_with_functions([card], "limits a NIC of")
         card.resourceAllocation = nic_limits(qos)
         self.changes.change_devices(found, [editing(card)], devices)
+
+
+def _require_stopped(found: Machine) -> None:
+    if found.state is not InstanceState.STOPPED:
+        raise errors.NotSupported(
+            "vSphere plugs a NIC with a virtual function into a stopped machine only",
+            hint="power_off() first, or leave sriov out",
+        )
+    size = record_in(found.row).flavor
+    if size.max_vcpus is not None or size.max_memory_mib is not None:
+        raise errors.NotSupported(
+            "vSphere adds nothing to a running machine that has a NIC with a virtual function, and"
+            " the flavor says that CPUs or memory may be added",
+            hint="resize() it without max_vcpus and max_memory_mib, or leave sriov out",
+        )
 
 
 def _mac_of(devices: Devices, vif_id: str) -> str | None:

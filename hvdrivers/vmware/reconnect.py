@@ -39,14 +39,17 @@ class VmwareReconnect(Topic, Reconnect):
         timeout: float | None = None,
     ) -> None:
         """Budget: 2 reads, 1 more and 1 request for each volume if there are volumes, 1
-        reconfiguration. For LUNs as attach_volume() and detach_volume()."""
+        reconfiguration. 3 calls more if a NIC has a virtual function. For LUNs as
+        attach_volume() and detach_volume()."""
         del timeout
         found = self.machines.checked("reconnect", uuid, *HARDWARE, "snapshot")
         devices = devices_in(found.row)
         hardware = found.row.get("config.hardware.device") or ()
         surroundings = self.places.surroundings()
         plan = Plan(self.room.slots(hardware))
-        wired = rewiring(devices, hardware, vifs, backings_of(vifs, surroundings), plan)
+        backings = backings_of(vifs, surroundings)
+        functions = self.functions.of(uuid, vifs, backings, starts=False)
+        wired = rewiring(devices, hardware, vifs, backings, plan, functions=functions)
         sources = []
         for attachment in volumes:
             _place_of(attachment, devices, hardware)
@@ -59,12 +62,12 @@ class VmwareReconnect(Topic, Reconnect):
         changes = [*wired.removed, *taken, *plan.device_changes(), *wired.changed]
         after = devices.model_copy(update={"volumes": records, "vifs": wired.vifs})
         if changes:
-            with undoing() as undo:
+            kept = records.values()
+            old = [each for each in devices.volumes.values() if each not in kept]
+            with self.luns.releasing(gone, old), undoing() as undo:
                 if any(each.lun is not None for each in sources):
                     self.claims.home(uuid, undo)
-                self.changes.change_devices(found, changes, after)
-            kept = records.values()
-            self.luns.release(gone, [each for each in devices.volumes.values() if each not in kept])
+                self.changes.change_devices(found, changes, after, reserve=bool(functions))
 
 
 def _place_of(attachment: VolumeAttachment, devices: Devices, hardware: Sequence[Any]) -> str:

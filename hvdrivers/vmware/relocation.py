@@ -10,9 +10,11 @@ from pyVmomi import vim
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import StorageMigration
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
+from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_address, capacity_of, file_of
+from hvdrivers.vmware.host_devices import refuse_with_functions
 from hvdrivers.vmware.machines import VERSION, Machine
 from hvdrivers.vmware.names import split_path
 from hvdrivers.vmware.record import DEVICES, devices_in, path_of
@@ -49,6 +51,8 @@ class VmwareRelocation(Topic, StorageMigration):
             raise errors.InsufficientResources(
                 f"the disks need up to {wanted} bytes, and the datastore has {room} free"
             )
+        if found.state is not InstanceState.STOPPED:
+            refuse_with_functions(found.row.get("config.hardware.device"), "moves the disks of")
         locators = [
             vim.vm.RelocateSpec.DiskLocator(diskId=disk.key, datastore=store.obj) for disk in moving
         ]

@@ -14,7 +14,7 @@ from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import capacity_of, editing
-from hvdrivers.vmware.host_devices import refuse_with_devices
+from hvdrivers.vmware.host_devices import refuse_with_devices, refuse_with_functions
 from hvdrivers.vmware.machines import Machine
 from hvdrivers.vmware.record import DEVICES, RECORD, Record, option, own_disk, path_of, record_in
 from hvdrivers.vmware.specs import check_flavor, reserve_memory, size
@@ -56,6 +56,8 @@ class VmwareReshape(Topic, Resize, HotResizeCpu, HotResizeMemory):
             raise errors.InvalidRequest("a resize does not change the ephemeral and the swap disk")
         if flavor.max_memory_mib is not None:
             refuse_with_devices(found.row.get("config.hardware.device"), "adds memory to")
+        if flavor.max_vcpus is not None:
+            refuse_with_functions(found.row.get("config.hardware.device"), "adds CPUs to")
         surroundings = self.places.surroundings()
         self.room.host_for(flavor, surroundings)
         disk = _grown(found, flavor)

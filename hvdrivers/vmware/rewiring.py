@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from hvdrivers.contract import errors
 from hvdrivers.models.vif import Vif
 from hvdrivers.vmware.devices import by_mac, editing, removing
+from hvdrivers.vmware.host_devices import cards_with_functions
 from hvdrivers.vmware.moved import Devices, VifRecord, VolumeRecord
 from hvdrivers.vmware.specs import Plan, nic, nic_limits
 
@@ -34,9 +36,14 @@ def rewiring(
     vifs: Sequence[Vif],
     backings: Mapping[str, Any],
     plan: Plan,
+    *,
+    functions: Mapping[str, Any] = MappingProxyType({}),
 ) -> Rewiring:
     """Plug NICs that a machine has into other networks. A NIC keeps its address and its model,
     unless the VIF names others. NICs may take the addresses of each other.
+
+    Args:
+        functions: the adapter whose virtual function a NIC gets, by the VIF's id.
 
     Raises:
         NetworkNotFound: the machine has no such NIC.
@@ -54,7 +61,8 @@ def rewiring(
         old, mac = places[vif.id], addresses[vif.id]
         card, model = cards[old], devices.vifs[old].model
         keys.add(card.key)
-        if vif.model in (None, model):
+        same = bool(cards_with_functions([card])) == (vif.id in functions)
+        if same and vif.model in (None, model):
             card.backing = backings[vif.id]
             card.addressType, card.macAddress = "manual", mac
             card.connectable.startConnected = vif.active
@@ -64,7 +72,13 @@ def rewiring(
         else:
             removed.append(removing(card))
             other = Plan(plan.slots)
-            nic(other, vif.model_copy(update={"address": mac}), backings[vif.id], replaces=True)
+            nic(
+                other,
+                vif.model_copy(update={"address": mac}),
+                backings[vif.id],
+                function=functions.get(vif.id),
+                replaces=True,
+            )
             added += other.changes
         replaced[old] = mac, VifRecord(id=vif.id, type=vif.type, model=vif.model or model)
     records = in_place(devices.vifs, replaced)

@@ -10,7 +10,7 @@ from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec
-from hvdrivers.models.vif import NicModel, VifQos
+from hvdrivers.models.vif import DvsVif, NetworkVif, NicModel, VifQos
 from hvdrivers.models.vif.common import VifBase
 from hvdrivers.models.volume import DiskBus, DiskQos, VolumeAttachment
 from hvdrivers.vmware.devices import Slots, adding, bus_in, bus_of, file_of, lun_of
@@ -270,8 +270,32 @@ def check_mac(mac: str) -> None:
         )
 
 
-def nic(plan: Plan, vif: VifBase, backing: Any, *, replaces: bool = False) -> None:
+def wants_function(vif: VifBase) -> bool:
+    """Whether a NIC is to have a virtual function of the host's adapter."""
+    return isinstance(vif, NetworkVif | DvsVif) and vif.sriov
+
+
+def check_function(vif: VifBase) -> None:
+    """Refuse what a NIC with a virtual function does not have.
+
+    Raises:
+        NotSupported: a model, or limits: Network I/O Control is not there with SR-IOV.
+    """
+    if wants_function(vif):
+        for wanted, what in ((vif.model, "a model"), (vif.qos, "limits")):
+            if wanted is not None:
+                raise errors.NotSupported(
+                    f"a NIC with a virtual function has not {what}", hint="leave it, or sriov, out"
+                )
+
+
+def nic(
+    plan: Plan, vif: VifBase, backing: Any, *, function: Any = None, replaces: bool = False
+) -> None:
     """A NIC; it may take the place of another one that goes.
+
+    Args:
+        function: the adapter whose virtual function it gets.
 
     Raises:
         InvalidRequest: another NIC of the request has its address, by which the driver knows it.
@@ -281,7 +305,8 @@ def nic(plan: Plan, vif: VifBase, backing: Any, *, replaces: bool = False) -> No
     if not replaces:
         plan.slots.nic()
     model = model_of(vif)
-    card = _NICS[model](
+    kind = _NICS[model] if function is None else _dev.VirtualSriovEthernetCard
+    card = kind(
         key=plan.slots.key(),
         backing=backing,
         addressType="manual",
@@ -289,6 +314,10 @@ def nic(plan: Plan, vif: VifBase, backing: Any, *, replaces: bool = False) -> No
         wakeOnLanEnabled=True,
         connectable=_connected(connect=vif.active),
     )
+    if function is not None:
+        card.sriovBacking = _dev.VirtualSriovEthernetCard.SriovBackingInfo(
+            physicalFunctionBacking=function
+        )
     if vif.qos is not None:
         card.resourceAllocation = nic_limits(vif.qos)
     plan.changes.append(adding(card))
@@ -327,6 +356,7 @@ def machine(
     )
     if spec.sev:  # nothing swaps what the host cannot read
         config.sevEnabled = True
+    if spec.sev or any(map(wants_function, spec.vifs)):
         reserve_memory(config, spec.flavor)
     if spec.secure_boot:
         config.bootOptions.efiSecureBootEnabled = True

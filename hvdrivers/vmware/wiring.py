@@ -12,7 +12,7 @@ from hvdrivers.models.vif import DvsVif, NetworkVif, Vif
 from hvdrivers.vmware.names import escaped
 from hvdrivers.vmware.place import Surroundings
 from hvdrivers.vmware.reader import Row
-from hvdrivers.vmware.specs import check_mac, model_of
+from hvdrivers.vmware.specs import check_function, check_mac, model_of
 
 _card = vim.vm.device.VirtualEthernetCard
 _PORT_GROUP = vim.dvs.DistributedVirtualPortgroup
@@ -23,13 +23,15 @@ def backings_of(vifs: Iterable[Vif], surroundings: Surroundings) -> dict[str, An
 
     Raises:
         NetworkNotFound: there is no such network.
-        NotSupported: another type of VIF, or a model that vSphere does not have.
+        NotSupported: another type of VIF, or a model that vSphere does not have, also beside a
+            virtual function.
         InvalidRequest: a MAC address that vSphere keeps for itself.
     """
     found = {}
     for vif in vifs:
         model_of(vif)  # refuses a model that vSphere has not
         check_mac(vif.mac)
+        check_function(vif)
         found[vif.id] = _backing(vif, surroundings)
     return found
 

@@ -44,3 +44,8 @@ def test_each_reason_of_a_driver_is_used_and_says_more_than_no(name: str) -> Non
             assert reason.endswith(f"; instead: {INSTEAD[capability]}")
     finally:
         driver.close()
+
+
+def test_the_hyperv_driver_has_a_reason_for_all_that_it_lacks() -> None:
+    cls = load_driver("hyperv")
+    assert set(Capability) - declared(cls) == set(cls.__dict__["lacking"])

@@ -105,6 +105,18 @@ class Target(ABC):
         """A NIC that can be plugged on this host."""
         raise PreconditionMissing("the target names no network (vif)")
 
+    def sriov_vif(self, vif_id: str) -> Vif:
+        """A NIC that asks for a virtual function (``sriov=True``) which this host can give it. Only
+        for a driver that takes the field of a kind of NIC."""
+        raise PreconditionMissing("the target names no network with virtual functions (sriov_vif)")
+
+    @contextmanager
+    def without_functions(self) -> Iterator[None]:
+        """The networks of other_host() have no virtual functions during the block, as far as
+        that matters to a machine that comes."""
+        raise PreconditionMissing("the other host keeps its functions (without_functions)")
+        yield
+
     def vif_to_nowhere(self, vif_id: str) -> Vif:
         """The same kind of NIC, on a network that does not exist."""
         raise PreconditionMissing("the target names no absent network (vif_to_nowhere)")

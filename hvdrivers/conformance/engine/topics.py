@@ -35,6 +35,7 @@ TOPICS = (
     "network",
     "detach",
     "ports",
+    "sriov",
     "resources",
     "metrics",
     "images",

@@ -213,6 +213,7 @@ class HypervObserver(Observer):
                     "vlan": nic.vlan.access or None,
                     "active": nic.switch is not None,
                     "model": "netvsc",
+                    "sriov": nic.iov_weight > 0,
                 }
                 for name, nic in self._nics(uuid).items()
             }

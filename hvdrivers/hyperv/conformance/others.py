@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, cast
 
 from hvdrivers.hyperv.conformance.observer import HypervObserver
@@ -13,6 +15,15 @@ from hvdrivers.hyperv.simulator.wsman import WsmanServer
 
 SWITCH: Final = "hvct private"
 """The switch of every host that is fit."""
+
+
+FAST = "hvct fast"
+"""Another one, on an adapter with SR-IOV."""
+
+
+def with_functions() -> Switch:
+    """A switch whose NICs can have virtual functions."""
+    return Switch(FAST, kind="External", iov=True, functions=8)
 
 
 class OtherHost:
@@ -29,14 +40,26 @@ class OtherHost:
                 state.delegation = True
                 state.guardian_trust = True
             if fit:
-                switch = Switch(SWITCH)
-                self.host.state.switches[switch.id] = switch
+                for switch in (Switch(SWITCH), with_functions()):
+                    self.host.state.switches[switch.id] = switch
             else:
                 self.host.state.hardware.memory = self.host.state.hardware.reserved = 8 << 20
         self.service = WsmanServer(
             self.host, users={"operator": "hvct-secret"}, machine=name, warm=True
         )
         self.observer = HypervObserver(self.host)
+
+    @contextmanager
+    def without_functions(self) -> Iterator[None]:
+        """Its adapter has no virtual functions during the block."""
+        with self.host.world.lock:
+            fast = next(s for s in self.host.state.switches.values() if s.name == FAST)
+            usual, fast.functions = fast.functions, 0
+        try:
+            yield
+        finally:
+            with self.host.world.lock:
+                fast.functions = usual
 
     def close(self) -> None:
         self.service.close()

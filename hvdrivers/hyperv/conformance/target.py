@@ -34,7 +34,7 @@ from hvdrivers.hyperv.conformance import marks
 from hvdrivers.hyperv.conformance.devices import lend_devices
 from hvdrivers.hyperv.conformance.guest import PlayedGuest
 from hvdrivers.hyperv.conformance.observer import ROOT, HypervObserver
-from hvdrivers.hyperv.conformance.others import SWITCH, OtherHost, lent
+from hvdrivers.hyperv.conformance.others import FAST, SWITCH, OtherHost, lent, with_functions
 from hvdrivers.hyperv.conformance.seam import HypervSeam
 from hvdrivers.hyperv.conformance.served import Server
 from hvdrivers.hyperv.driver import HypervDriver
@@ -79,8 +79,8 @@ class HypervTarget(PlayedGuest):
         self.host = SimulatedHost("HVCT")
         self.host.start()
         with self.host.world.lock:
-            switch = Switch(SWITCH)
-            self.host.state.switches[switch.id] = switch
+            for switch in (Switch(SWITCH), with_functions()):
+                self.host.state.switches[switch.id] = switch
             lend_devices(self.host)
         self.service = WsmanServer(
             self.host, users={"operator": "hvct-secret"}, machine="HVCT", warm=True
@@ -126,6 +126,15 @@ class HypervTarget(PlayedGuest):
 
     def vif(self, vif_id: str) -> Vif:
         return HypervVif(id=vif_id, switch=SWITCH)
+
+    def sriov_vif(self, vif_id: str) -> Vif:
+        return HypervVif(id=vif_id, switch=FAST, sriov=True)
+
+    @contextmanager
+    def without_functions(self) -> Iterator[None]:
+        other = self._other("HVCT2", fit=True)
+        with other.without_functions():
+            yield
 
     def vif_to_nowhere(self, vif_id: str) -> Vif:
         return HypervVif(id=vif_id, switch="hvct nowhere")

@@ -272,6 +272,7 @@ function Read-HvInstance {
         [void]$nics.Add(@{
             id = [string]$nic.Id; name = [string]$nic.Name; mac = [string]$nic.MacAddress
             switch = [string]$nic.SwitchName; legacy = [bool]$nic.IsLegacy
+            sriov = [long]$nic.IovWeight -gt 0
         })
     }
     @{

@@ -97,10 +97,10 @@ function Invoke-HvMoveLook {
     foreach ($nic in Hyper-V\Get-VMNetworkAdapter -VM $vm) {
         $other = @($Arguments.nics | Where-Object { $_.name -ceq $nic.Name })
         if ($other.Count -gt 0) {
-            [void]$nics.Add(@([string]$nic.Name, [string]$other[0].switch))
+            [void]$nics.Add(@([string]$nic.Name, [string]$other[0].switch, [bool]$other[0].sriov))
             continue
         }
-        [void]$nics.Add(@([string]$nic.Name, [string]$nic.SwitchName))
+        [void]$nics.Add(@([string]$nic.Name, [string]$nic.SwitchName, ([long]$nic.IovWeight -gt 0)))
         # one that runs may go on without it; one that is off could not start there
         if ($state -eq 'stopped' -and (Test-HvSwitchGone $nic $lines)) {
             [void]$blockers.Add(@('network', 'a virtual switch of the instance is gone',
@@ -174,6 +174,16 @@ function Invoke-HvMoveFits {
     foreach ($nic in $Arguments.nics) {
         if ($nic[1] -and -not $switches[$nic[1]]) {
             [void]$blockers.Add(@('network', "it has no virtual switch $($nic[1])", $nic[0], ''))
+        }
+        elseif ($nic[1] -and $nic[2]) {
+            # Hyper-V would move it, and the NIC would go through the switch from then on
+            try { Assert-HvSwitch @{ switch = $nic[1]; sriov = $true } }
+            catch {
+                if ($_.FullyQualifiedErrorId -notmatch '^Hv\.NoFunctions') { throw }
+                [void]$blockers.Add(@('network',
+                    "there, the NIC would have no virtual function: $($_.Exception.Message)", $nic[0],
+                    'New-VMSwitch -EnableIov there, or a NIC without sriov in Destination.vifs'))
+            }
         }
         if ($Arguments.memory -le 0) { continue }
         try { Assert-HvPortFree $nic[0] }

@@ -33,8 +33,11 @@ _MOST_COMMANDS = 40
 _MOST_IDLE = 3
 _PATIENCE = 10.0
 """Seconds to wait for an engine that is about to be idle."""
+_REST = 1.0
+"""Seconds to wait for the rest of a line."""
 _SENT = re.compile(rb"(\d+) run .* \.")
 _CAME = re.compile(rb"HV1 \S+ (\d+) reply .*")
+_COMES = re.compile(rb"HV1 \S+ \d+ reply ")
 
 
 class WarmEngines:
@@ -271,7 +274,11 @@ class _Lent(Output):
                 link.shutdown(socket.SHUT_RDWR)
 
     def kill(self) -> None:
-        """End it; with its engine if it is at something."""
+        """End it; with its engine if it is at something.
+
+        The rest of a reply is no work any more, and comes in a moment.
+        """
+        self._requests.wait_for_rest(_REST)
         with self._lock:
             self._engine.give_up(self, idle=self._requests.idle)
             self.abandon()
@@ -282,7 +289,7 @@ class _Requests:
     """Which requests have no reply so far."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._begun = False
         """Whether the loop takes requests."""
         self._open: set[bytes] = set()
@@ -306,6 +313,12 @@ class _Requests:
                 self._begun = self._begun or line.startswith(b"HV1 ")
                 if found := _CAME.fullmatch(line):
                     self._open.discard(found[1])
+            self._lock.notify_all()
+
+    def wait_for_rest(self, seconds: float) -> None:
+        """Wait until no reply is there in part."""
+        with self._lock:
+            self._lock.wait_for(lambda: not _COMES.match(self._rest["came"]), seconds)
 
     @property
     def idle(self) -> bool:

@@ -198,3 +198,6 @@ class AttachedVif(Model):
     model: NicModel | None = None
     pci_address: PciAddress | None = None
     """Where the guest sees it, if the hypervisor says."""
+    sriov: bool = False
+    """It has a virtual function of the host's adapter, or gets one at the next start, as the VIF
+    has asked (``NetworkVif.sriov``, ``DvsVif.sriov``, ``HypervVif.sriov``)."""

@@ -30,6 +30,8 @@ class NetworkVif(VifBase):
     network: NetworkName
     portgroup: NetworkName | None = None
     """libvirt: a ``<portgroup>`` of it."""
+    sriov: bool = False
+    """As of :class:`DvsVif`."""
 
 
 class BridgeVif(VifBase):
@@ -192,6 +194,10 @@ class DvsVif(VifBase):
     opaque_network_id: Identifier | None = None
     """NSX logical switch or segment."""
     opaque_network_type: PrintableText = "nsx.LogicalSwitch"
+    sriov: bool = False
+    """Give the guest a virtual function of one of the host's adapters (SR-IOV). vSphere chooses it
+    at each start, and its port group says the VLAN. The machine has all of its memory reserved, and
+    stays on its host."""
 
     @model_validator(mode="after")
     def _named(self) -> Self:

@@ -274,8 +274,9 @@ class VmwareObserver(Observer):
                 vif = devices["vifs"].get(card.macAddress.lower())
                 if vif is not None:
                     found[vif["id"]] = {
-                        "model": _MODELS[type(card)],
+                        "model": _MODELS.get(type(card)),
                         "active": card.connectable.startConnected,
+                        "sriov": isinstance(card, _Device.VirtualSriovEthernetCard),
                     }
         return found
 

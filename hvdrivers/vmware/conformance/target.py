@@ -162,6 +162,11 @@ class VmwareTarget(PlayedGuest):
     def vif(self, vif_id: str) -> Vif:
         return NetworkVif(id=vif_id, network=self._network)
 
+    def sriov_vif(self, vif_id: str) -> Vif:
+        if len(self.server.read(vim.HostSystem, "name")) > 1:
+            raise PreconditionMissing("a cluster of several hosts gives no virtual functions")
+        return NetworkVif(id=vif_id, network=self._network, sriov=True)
+
     def vif_to_nowhere(self, vif_id: str) -> Vif:
         return NetworkVif(id=vif_id, network="hvct-nowhere")
 

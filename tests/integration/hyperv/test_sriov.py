@@ -12,6 +12,7 @@ from hvdrivers.hyperv.simulator.cmdlets.network_views import adapter
 from hvdrivers.hyperv.simulator.state.devices import NetworkAdapter
 from hvdrivers.hyperv.simulator.state.host import Switch
 from hvdrivers.models.image import FileImage
+from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.vif import HypervVif
 from tests.integration.hyperv.site import SWITCH, Site, spec
 
@@ -27,6 +28,13 @@ def fast(site: Site) -> Iterator[Switch]:
     yield made
     with site.host.world.lock:
         del site.host.state.switches[made.id]
+
+
+@pytest.fixture(scope="module")
+def second(site: Site) -> Iterator[Site]:
+    made = Site("HV2", site)
+    yield made
+    made.close()
 
 
 def nic(**changes: Any) -> HypervVif:
@@ -103,3 +111,41 @@ def test_another_connection_with_a_function_and_without(
     site.driver.reconnect(uuid, vifs=[usual])
     assert [each.iov_weight for each in adapters(site)] == [0]
     site.driver.destroy(uuid)
+
+
+@pytest.mark.parametrize("how", ["running", "stopped"])
+def test_a_destination_without_functions(
+    site: Site, second: Site, image: FileImage, fast: Switch, how: str
+) -> None:
+    """Hyper-V would move it, and nobody would be told that its traffic goes through the switch."""
+    usual = HypervVif(id="usual", switch=SWITCH)
+    uuid = site.driver.spawn(spec(image, start=how == "running", vifs=(nic(), usual))).uuid
+    shown = {each.id: each.sriov for each in site.driver.get_instance(uuid).vifs}
+    assert shown == {"fast": True, "usual": False}
+    there = Destination(host=f"127.0.0.1:{second.service.port}")
+    move = site.driver.live_migrate if how == "running" else site.driver.cold_migrate
+    slow = Switch(FAST, kind="External")
+    with site.host.world.lock:
+        second.host.state.switches[slow.id] = slow
+    try:
+        for iov, functions in ((False, 0), (True, 0)):
+            slow.iov, slow.functions = iov, functions
+            with pytest.raises(errors.InvalidRequest, match="no virtual function"):
+                move(uuid, there)
+            if how == "running":
+                plan = site.driver.check_live_migration(uuid, there)
+                found = [(each.kind, each.device) for each in plan.blockers]
+                assert found == [(BlockerKind.NETWORK, "fast")]
+        if how == "stopped":
+            plain = there.model_copy(update={"vifs": (nic(sriov=False),)})
+            site.driver.cold_migrate(uuid, plain)
+            assert [each.sriov for each in second.driver.get_instance(uuid).vifs] == [False, False]
+        else:
+            slow.functions = 1
+            move(uuid, there)
+            assert [each.sriov for each in second.driver.get_instance(uuid).vifs] == [True, False]
+        second.driver.destroy(uuid)
+    finally:
+        with site.host.world.lock:
+            del second.host.state.switches[slow.id]
+    assert site.left() == second.left() == []

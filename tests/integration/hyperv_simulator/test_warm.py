@@ -101,6 +101,16 @@ def test_shell_that_is_at_something_dies_with_its_process(
     assert not ended.exists(), "a process that was killed has cleaned up"
 
 
+def test_shell_whose_reply_is_half_out_gives_its_process_back(engines: WarmEngines) -> None:
+    first = started(engines)
+    process = asked(first, 1, "$PID")
+    half = "[Console]::Out.Write('HV1 nonce 2 reply '); [Threading.Thread]::Sleep(300)"
+    first.write(f"2 run {half.replace(' ', '~')} .\n".encode(), end=False)
+    assert first.wait(120)
+    first.kill()
+    assert asked(started(engines), 1, "$PID") == process
+
+
 @pytest.mark.parametrize("warm", [True, False])
 def test_a_process_that_has_ended_is_not_killed_again(
     engines: WarmEngines, monkeypatch: pytest.MonkeyPatch, warm: bool

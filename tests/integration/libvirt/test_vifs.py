@@ -29,6 +29,7 @@ from hvdrivers.models.vif import (
 )
 from tests.integration.libvirt.machines import BOOT, Host, Machine
 from tests.peers.bridge import LinuxBridge
+from tests.peers.dhcp import run_ip
 from tests.peers.openvswitch import OvsBridge
 
 BOTH = ("--live", "--config")
@@ -443,3 +444,25 @@ def test_a_network_of_the_machines_own(host: Host) -> None:
         assert len(metrics[machine.uuid].vifs) == 2
         host.driver.unplug_vif(machine.uuid, "later")
         assert [each.id for each in host.driver.get_instance(machine.uuid).vifs] == ["own"]
+
+
+def test_a_tap_device_that_nobody_has_made(host: Host) -> None:
+    """It is missing like a bridge, however the machine comes to it; and one that is there is
+    found."""
+    with host.unchanged(), host.empty_machine() as on, host.made_empty() as off:
+        absent = TapVif(id="absent", device=f"hv{uuid4().hex[:10]}")
+        with pytest.raises(errors.NetworkNotFound, match="tap device") as refused:
+            host.driver.plug_vif(on.uuid, absent)
+        assert refused.value.hint
+        with pytest.raises(errors.NetworkNotFound, match="tap device"):
+            host.made(host.empty(vifs=(absent,)))
+        host.driver.plug_vif(off.uuid, absent)
+        with pytest.raises(errors.NetworkNotFound, match="tap device"):
+            host.driver.power_on(off.uuid)
+        run_ip("tuntap", "add", "dev", absent.device_name, "mode", "tap")
+        try:
+            assert host.raw.connection.remote.interfaceLookupByName(absent.device_name)
+            host.driver.power_on(off.uuid)
+        finally:
+            host.driver.power_off(off.uuid)
+            run_ip("link", "delete", absent.device_name)

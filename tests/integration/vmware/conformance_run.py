@@ -21,10 +21,12 @@ UNTRIED = (
     "the target's second host does not die (dead_host)",
     "the host has no device in parts that is set aside for guests",
     "the driver gives no machine NUMA nodes and CPUs that are added",
+    "a cluster of several hosts gives no virtual functions",
 )
 """What the simulator cannot be brought to show, in the words of the suite and the target: its
 datastores are never full, its hosts do not die, and its administrator lets a GPU be had whole or in
-slices. The driver refuses NUMA nodes of a machine to which CPUs are added. Only SHOULD clauses need
+slices. The driver refuses NUMA nodes of a machine to which CPUs are added, and virtual functions in
+a cluster of several hosts. Only SHOULD clauses need
 it."""
 
 

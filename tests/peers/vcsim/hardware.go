@@ -20,6 +20,8 @@ const (
 	passed  = "0000:5e:00.0"
 	own     = "0000:d8:00.0"
 	gib     = int64(1) << 30
+	// functions are the virtual functions of the adapter.
+	functions = 2
 )
 
 // profiles are the slices that the shared GPU can be cut into, with their GiB.
@@ -73,6 +75,10 @@ func equip(registry *simulator.Registry, encrypts bool) {
 			&types.HostSriovInfo{
 				HostPciPassthruInfo:         *info(adapter, true, true).GetHostPciPassthruInfo(),
 				SriovCapable:                true,
+				SriovEnabled:                true,
+				SriovActive:                 true,
+				NumVirtualFunctionRequested: functions,
+				NumVirtualFunction:          functions,
 				MaxVirtualFunctionSupported: 64,
 			},
 			info(waiting, true, false), info(passed, true, true), info(own, false, false),
@@ -97,6 +103,15 @@ func equip(registry *simulator.Registry, encrypts bool) {
 			})
 		}
 		for at := range devices {
+			if devices[at].Id == adapter {
+				target.Sriov = append(target.Sriov, types.VirtualMachineSriovInfo{
+					VirtualMachinePciPassthroughInfo: types.VirtualMachinePciPassthroughInfo{
+						VirtualMachineTargetInfo: types.VirtualMachineTargetInfo{Name: devices[at].Id},
+						PciDevice:                devices[at], SystemId: systemOf(number),
+					},
+					Pnic: "vmnic9",
+				})
+			}
 			if devices[at].Id == adapter || devices[at].Id == passed {
 				target.PciPassthrough = append(target.PciPassthrough, &types.VirtualMachinePciPassthroughInfo{
 					VirtualMachineTargetInfo: types.VirtualMachineTargetInfo{Name: devices[at].Id},
@@ -170,6 +185,46 @@ func (m *machine) noSlice(ctx *simulator.Context) types.BaseMethodFault {
 	return nil
 }
 
+// cardsOf are the adapters of which a machine's NICs have a virtual function, once for each NIC.
+func cardsOf(vm *simulator.VirtualMachine) (found []string) {
+	for _, each := range vm.Config.Hardware.Device {
+		card, ok := each.(*types.VirtualSriovEthernetCard)
+		if !ok {
+			continue
+		}
+		if card.SriovBacking == nil || card.SriovBacking.PhysicalFunctionBacking == nil {
+			found = append(found, "")
+		} else {
+			found = append(found, card.SriovBacking.PhysicalFunctionBacking.Id)
+		}
+	}
+	return found
+}
+
+// noFunction is why a machine's NICs do not get their functions: the adapter has none left.
+func (m *machine) noFunction(ctx *simulator.Context) types.BaseMethodFault {
+	taken := 0
+	for _, each := range ctx.Map.All("VirtualMachine") {
+		other := each.(*simulator.VirtualMachine)
+		if other.Self != m.vm.Self && other.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
+			continue
+		}
+		if *other.Runtime.Host != *m.vm.Runtime.Host {
+			continue
+		}
+		for _, id := range cardsOf(other) {
+			if id != adapter {
+				return new(types.InvalidDeviceBacking)
+			}
+			taken++
+		}
+	}
+	if taken > functions {
+		return new(types.InsufficientHostCapacityFault)
+	}
+	return nil
+}
+
 // cannotStart is why a machine with devices of its host does not start: another machine that runs has
 // one, the host does not have it so, or not all of its memory is reserved.
 func (m *machine) cannotStart(ctx *simulator.Context) types.BaseMethodFault {
@@ -178,8 +233,11 @@ func (m *machine) cannotStart(ctx *simulator.Context) types.BaseMethodFault {
 		if fault := m.noSlice(ctx); fault != nil {
 			return fault
 		}
-	} else if len(mine) == 0 {
+	} else if len(mine) == 0 && len(cardsOf(m.vm)) == 0 {
 		return nil
+	}
+	if fault := m.noFunction(ctx); fault != nil {
+		return fault
 	}
 	host, ok := ctx.Map.Get(*m.vm.Runtime.Host).(*simulator.HostSystem)
 	if !ok {

@@ -343,21 +343,24 @@ func (c *control) handle(ctx *simulator.Context, method *simulator.Method) (mo.R
 	c.mu.Unlock()
 	time.Sleep(delay)
 	letEnd(ctx, method)
+	if ctx.Session == nil {
+		return nil, fault // nothing is played: the simulator asks for a login
+	}
 	if vm, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachine); ok && played[method.Name] {
 		self := types.ManagedObjectReference{Type: "PlayedMachine", Value: vm.Self.Value}
-		if ctx.Session != nil && ctx.Map.Get(self) == nil {
+		if ctx.Map.Get(self) == nil {
 			ctx.Map.Put(&machine{self: self, vm: vm})
 		}
 		method.This = self
 	}
 	if found := ctx.Map.Get(method.This); method.Name == "FindAllByUuid" && lacks(found, method.Name) {
 		self := types.ManagedObjectReference{Type: "PlayedIndex", Value: "index"}
-		if ctx.Session != nil && ctx.Map.Get(self) == nil {
+		if ctx.Map.Get(self) == nil {
 			ctx.Map.Put(&index{self: self})
 		}
 		method.This = self
 	}
-	if inGuest[method.Name] && ctx.Session != nil {
+	if inGuest[method.Name] {
 		self := types.ManagedObjectReference{Type: "PlayedGuests", Value: "guests"}
 		if ctx.Map.Get(self) == nil {
 			ctx.Map.Put(&managers{self: self})
@@ -366,7 +369,7 @@ func (c *control) handle(ctx *simulator.Context, method *simulator.Method) (mo.R
 	}
 	if of, ok := ctx.Map.Get(method.This).(*simulator.HostSystem); ok && played[method.Name] {
 		self := types.ManagedObjectReference{Type: "PlayedHost", Value: of.Self.Value}
-		if ctx.Session != nil && ctx.Map.Get(self) == nil {
+		if ctx.Map.Get(self) == nil {
 			ctx.Map.Put(&host{self: self, of: of, power: &c.power})
 		}
 		method.This = self
@@ -385,7 +388,7 @@ func (c *control) handle(ctx *simulator.Context, method *simulator.Method) (mo.R
 	}
 	if of, ok := ctx.Map.Get(method.This).(*simulator.VirtualMachineSnapshot); ok && played[method.Name] {
 		self := types.ManagedObjectReference{Type: "PlayedSnapshot", Value: of.Self.Value}
-		if ctx.Session != nil && ctx.Map.Get(self) == nil {
+		if ctx.Map.Get(self) == nil {
 			ctx.Map.Put(&snapshot{self: self, of: of})
 		}
 		method.This = self

@@ -124,6 +124,12 @@ class TestPort:
             parse_port(port("ovs", {"nsx-logical-switch-id": "ls-1"})).opaque_network_id == "ls-1"
         )
 
+    def test_dvs_with_a_function(self):
+        """A port of vnic_type direct is not plugged into the switch in silence."""
+        named = {"dvs_port_group_name": "VM Network"}
+        assert parse_port(port("dvs", named, vnic_type="direct")).sriov
+        assert not parse_port(port("dvs", named)).sriov
+
     def test_hyperv(self):
         network = {
             **neutron.NETWORK,
