@@ -26,16 +26,10 @@ class ToldTargets:
         self._files = files
         self._folders = folders
 
-    def note(self, names: Iterable[str]) -> frozenset[str]:
-        """Note that the driver tells hosts of targets. One call for each.
-
-        Returns:
-            Those that were not noted before.
-        """
-        paths = {name: self._path(name) for name in sorted(names)}
-        return frozenset(
-            name for name, path in paths.items() if self._files.make_folder(path, parents=True)
-        )
+    def note(self, names: Iterable[str]) -> None:
+        """Note that the driver tells hosts of targets. One call for each."""
+        for name in sorted(names):
+            self._files.make_folder(self._path(name), parents=True)
 
     def among(self, names: Collection[str]) -> frozenset[str]:
         """Those of these targets that the driver has told hosts of. 3 calls; none without names."""

@@ -498,14 +498,16 @@ def test_calls_that_are_cut(
     assert (told(peer), files(driver, machine)) == (set(), before)
 
 
-def test_a_reply_that_is_lost_to_a_host_that_looks(
+def test_a_reply_that_is_lost_to_what_may_be_done_twice(
     peer: VcsimPeer, driver: VmwareDriver, machine: UUID, volume: Volume
 ) -> None:
-    """A host may look twice: nothing is unknown after that."""
-    with driver.session.seam.cut(cut_after, name="RescanHba") as cut:
-        driver.attach_volume(machine, VolumeAttachment(volume=volume))
-    assert cut.struck
-    assert shown(driver, machine) == [volume.volume_id]
+    """A host may look twice, and a folder may be there already: nothing is unknown after that."""
+    for name in ("RescanHba", "MakeDirectory"):
+        with driver.session.seam.cut(cut_after, name=name) as cut:
+            driver.attach_volume(machine, VolumeAttachment(volume=volume))
+        assert cut.struck
+        assert shown(driver, machine) == [volume.volume_id]
+        driver.detach_volume(machine, volume.volume_id)
 
 
 @pytest.mark.parametrize("ends", ["detach", "destroy", "failure"])
