@@ -159,7 +159,6 @@ def test_what_it_cannot_is_refused_with_a_reason(own: Host) -> None:
         calls: dict[str, Callable[[], object]] = {
             "rebuild": lambda: own.driver.rebuild(machine.uuid, image),
             "rescue": lambda: own.driver.rescue(machine.uuid, image),
-            "migrate_storage": lambda: own.driver.migrate_storage(machine.uuid, "default"),
         }
         assert calls.keys() < _REASONS.keys()
         for name, call in calls.items():
