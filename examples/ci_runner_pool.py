@@ -1,9 +1,10 @@
 """A pool of CI runners: spawn some, wait until each has done its job and gone down, destroy them.
 
-    python examples/ci_runner_pool.py [HOST] [NUMBER]
+    python examples/ci_runner_pool.py [HOST] [NUMBER] [IMAGE]
 
 A runner's image runs its job when it boots and then powers the machine off. HOST is anything that
-``connect()`` takes; the default is a fake host whose guests do just that.
+``connect()`` takes; the default is a fake host whose guests do just that. IMAGE is a disk image of
+this machine, or the name of an image that the host has; the default is ``debian``.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from uuid import UUID, uuid4
 
 from hvdrivers import (
     ComputeDriver,
+    FileImage,
     Flavor,
     HostImage,
     HypervisorError,
+    ImageRef,
     InstanceSpec,
     InstanceState,
     connect,
@@ -26,7 +30,9 @@ from hvdrivers import (
 DONE = {InstanceState.STOPPED, InstanceState.CRASHED}
 
 
-def run_pool(driver: ComputeDriver, number: int, image: str, timeout: float) -> dict[UUID, str]:
+def run_pool(
+    driver: ComputeDriver, number: int, image: ImageRef, timeout: float
+) -> dict[UUID, str]:
     """Run ``number`` runners to their end.
 
     Args:
@@ -40,7 +46,7 @@ def run_pool(driver: ComputeDriver, number: int, image: str, timeout: float) -> 
             uuid=uuid4(),
             name=f"runner-{index}",
             flavor=Flavor(vcpus=1, memory_mib=512),
-            image=HostImage(name=image),
+            image=image,
         )
         for index in range(number)
     ]
@@ -53,7 +59,7 @@ def run_pool(driver: ComputeDriver, number: int, image: str, timeout: float) -> 
             try:
                 driver.spawn(spec)
             except HypervisorError as error:
-                results[spec.uuid] = type(error).__name__
+                results[spec.uuid] = f"{type(error).__name__}: {error.message} ({error.hint})"
 
         try:
             list(threads.map(start, specs))
@@ -100,8 +106,11 @@ def main() -> None:
     """Run the pool that the command line asks for."""
     target = sys.argv[1] if len(sys.argv) > 1 else None
     number = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    name = sys.argv[3] if len(sys.argv) > 3 else "debian"
+    path = Path(name)
+    image = FileImage(path=path) if path.is_file() else HostImage(name=name)
     with connect(target) if target else _fake_with_jobs() as driver:
-        results = run_pool(driver, number, image="debian", timeout=600)
+        results = run_pool(driver, number, image, timeout=600)
         for uuid, result in results.items():
             print(uuid, result)
         print(f"{len(driver.list_instances())} instances are left")

@@ -1,10 +1,11 @@
 """A pool that keeps a number of runners alive: whatever dies is replaced, also after a restart.
 
-    python examples/runner_pool.py [HOST] [NUMBER]
+    python examples/runner_pool.py [HOST] [NUMBER] [IMAGE]
 
 The pool's members are named by their UUIDs, which are made from the pool's name and a slot: another
 process, after the death of this one, finds the same members and goes on. HOST is anything that
-``connect()`` takes; the default is a fake host on which a runner dies now and then.
+``connect()`` takes; the default is a fake host. IMAGE is a disk image of this machine, or the name
+of an image that the host has; the default is ``debian``. Two runners are switched off and replaced.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from hvdrivers import (
     ComputeDriver,
+    FileImage,
     Flavor,
     HostImage,
     HypervisorError,
+    ImageRef,
     InstanceExists,
     InstanceSpec,
     InstanceState,
@@ -34,7 +38,7 @@ DEAD = {InstanceState.STOPPED, InstanceState.CRASHED}
 class Pool:
     """So many runners, of one kind."""
 
-    def __init__(self, driver: ComputeDriver, name: str, number: int, image: str) -> None:
+    def __init__(self, driver: ComputeDriver, name: str, number: int, image: ImageRef) -> None:
         self.driver = driver
         self.image = image
         self.members = {uuid5(NAMESPACE_URL, f"pool:{name}:{slot}"): slot for slot in range(number)}
@@ -76,15 +80,17 @@ class Pool:
             uuid=uuid,
             name=f"runner-{self.members[uuid]}",
             flavor=Flavor(vcpus=1, memory_mib=512),
-            image=HostImage(name=self.image),
+            image=self.image,
         )
         with suppress(InstanceExists):
             self.driver.spawn(spec)
 
 
-def main(host: str, number: int) -> int:
+def main(host: str, number: int, image: str) -> None:
+    path = Path(image)
+    source = FileImage(path=path) if path.is_file() else HostImage(name=image)
     with connect(host) as driver:
-        pool = Pool(driver, "example", number, "debian")
+        pool = Pool(driver, "example", number, source)
         deaths = iter(list(pool.members)[:2])
 
         def stop() -> bool:
@@ -102,9 +108,11 @@ def main(host: str, number: int) -> int:
         print(f"{len(pool.members)} runners, {pool.replaced} replaced")
         for uuid in pool.members:
             driver.destroy(uuid)
-    return 0
 
 
 if __name__ == "__main__":
     arguments = dict(enumerate(sys.argv))
-    sys.exit(main(arguments.get(1, "fake"), int(arguments.get(2, "3"))))
+    try:
+        main(arguments.get(1, "fake"), int(arguments.get(2, "3")), arguments.get(3, "debian"))
+    except HypervisorError as error:
+        sys.exit(f"error: {error}" + (f"\nhint: {error.hint}" if error.hint else ""))

@@ -27,7 +27,6 @@ from hvdrivers.hyperv.session import Session
 from hvdrivers.hyperv.vhd import MOST_BYTES, footer, padded
 from hvdrivers.limits import IMAGE_DOWNLOAD_BYTES
 from hvdrivers.models.image import (
-    FileImage,
     HostImage,
     HttpImage,
     ImageFormat,
@@ -120,7 +119,11 @@ class ImageStore:
         if isinstance(image, HostImage):
             if image.cached:
                 raise not_cached(image.name)
-            raise errors.VolumeNotFound("there is no image of this name on the host")
+            raise errors.VolumeNotFound(
+                f"there is no image {image.name!r} on the host",
+                hint=f"it would be {self.path_of(image, None)}; a file of this machine is a"
+                " FileImage, or --image PATH",
+            )
         if isinstance(image, HttpImage) and self._is_pulled(image):
             return self._pull(image, deadline, progress)
         with self._keys.open(image, progress=progress, timeout=deadline.left) as opened:
@@ -205,11 +208,6 @@ class ImageStore:
 
     def _drop(self, names: dict[str, str]) -> None:
         self._session.call("ImageDrop", names, Deadline(10))
-
-
-def is_brought(image: ImageRef | None) -> bool:
-    """Whether an image that the host lacks can be brought there."""
-    return isinstance(image, FileImage | HttpImage)
 
 
 @contextmanager

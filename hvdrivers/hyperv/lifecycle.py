@@ -19,7 +19,7 @@ from hvdrivers.contract.lifecycle import Lifecycle
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.own_disks import seed_of
 from hvdrivers.hyperv.base import Topic
-from hvdrivers.hyperv.image_store import ImageStore, is_brought
+from hvdrivers.hyperv.image_store import ImageStore
 from hvdrivers.hyperv.instances import GIB, MIB, info_of
 from hvdrivers.hyperv.library import Json
 from hvdrivers.hyperv.naming import volume_file
@@ -103,7 +103,6 @@ class HypervLifecycle(Topic, Lifecycle):
             "numa": flavor.numa_nodes or 0,
             "nested": False,
             "image": self.store.path_of(spec.image, key) if spec.image is not None else "",
-            "absent": "ImageMissing" if is_brought(spec.image) else "VolumeNotFound",
             "size": flavor.disk_gib * GIB,
             "extra": extra,
             "volumes": [self.sources.attachment(each) for each in spec.volumes],

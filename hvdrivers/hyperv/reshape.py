@@ -10,7 +10,7 @@ from hvdrivers.contract.lifecycle import HotResizeMemory, Rebuild, Rescue, Resiz
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.own_disks import disc_of
 from hvdrivers.hyperv.base import Topic
-from hvdrivers.hyperv.image_store import ImageStore, is_brought
+from hvdrivers.hyperv.image_store import ImageStore
 from hvdrivers.hyperv.instances import GIB, MIB
 from hvdrivers.hyperv.library import Json
 from hvdrivers.hyperv.record import packed
@@ -101,6 +101,5 @@ class HypervReshape(Topic, Resize, HotResizeMemory, Rebuild, Rescue):
         key = self.store.key_of(image, deadline, progress)
         return {
             "image": self.store.path_of(image, key) if image is not None else "",
-            "absent": "ImageMissing" if is_brought(image) else "VolumeNotFound",
             "key": key or "",
         }

@@ -8,12 +8,15 @@ of the machine brings the element along, and has other disks.
 from __future__ import annotations
 
 import json
+import posixpath
 from copy import deepcopy
+from uuid import UUID
 
 from pydantic import ValidationError
 
+from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.metadata import NAMESPACE, kept
-from hvdrivers.libvirt.naming import OWN_ALIAS
+from hvdrivers.libvirt.naming import OWN_ALIAS, is_own
 from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.base import Model
 
@@ -36,6 +39,13 @@ class Adoption(Model):
 
     uuid: str
     disks: tuple[AdoptedDisk, ...] = ()
+
+    def has(self, role: str, path: str) -> bool:
+        """Whether a file is the machine's disk of this role: the one that was recorded, or where
+        migrate_storage() has put it, which an interrupted one has not recorded."""
+        known = next((each.path for each in self.disks if each.role == role), None)
+        is_moved = is_own(posixpath.basename(path), UUID(self.uuid), role)
+        return known is not None and (clean(path) == clean(known) or is_moved)
 
     def text(self) -> str:
         """As the element holds it."""

@@ -178,7 +178,7 @@ class Adopting:
             if disk is None:
                 continue  # others have taken it out: it is not the machine's any more
             above: set[str] = set()
-            for volume in self._down_to(clean(each.path), disk, uuid):
+            for volume in self._down_to(adoption, each, disk, uuid):
                 if self._is_of_others(uuid, volume) or self._user_of(uuid, volume, above):
                     break  # what stands below is used with it
                 found[clean(str(volume.path()))] = volume
@@ -198,19 +198,32 @@ class Adopting:
                 found[path] = volume
         return found
 
+    def used(self, uuid: UUID, paths: Iterable[str]) -> set[str]:
+        """Of files that an adopted machine has had, those that others use. For each one call and
+        those of delete_volume()."""
+        found = set()
+        for path in paths:
+            with suppress(errors.VolumeNotFound):
+                volume = self._connection.remote.storageVolLookupByPath(path)
+                if self._user_of(uuid, volume) is not None:
+                    found.add(path)
+        return found
+
     @staticmethod
     def _is_of_others(uuid: UUID, volume: Remote) -> bool:
         """Whether a file is one of the driver's, and none of this instance's."""
         name = str(volume.name())
         return is_of_the_driver(name) and not name.startswith(disk_name(uuid, ""))
 
-    def _down_to(self, recorded: str, disk: Element, uuid: UUID) -> list[Remote]:
+    def _down_to(
+        self, adoption: Adoption, known: AdoptedDisk, disk: Element, uuid: UUID
+    ) -> list[Remote]:
         """The volumes of a disk, from the file that was recorded to the top file; none where the
         machine has another disk now."""
-        volume = self._volume_of(disk)
+        volume, recorded = self._volume_of(disk), clean(known.path)
         if volume is None:
             return []
-        if clean(str(volume.path())) == recorded:
+        if adoption.has(known.role, str(volume.path())):
             return [volume]
         above = self._chains.above(str(volume.path()), {recorded}, uuid)
         description = described(above[-1]) if above else None

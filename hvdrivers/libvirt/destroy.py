@@ -206,6 +206,8 @@ class Removal:
         backed_up = kept_in(xml, BACKUP_NAMESPACE) is not None
         if adoption is not None:
             files = self._adopting.files_of(uuid, adoption, xml)
+            noted = {clean(file.path) for file in noted_in(uuid, xml)} - files.keys()
+            files |= self._adopting.left_files(uuid, noted)
             spared = frozenset(clean(each.path) for each in adoption.disks)
             return _Found({}, away=files, adopted=True, backed_up=backed_up, spared=spared)
         if label_of(domain.name(), uuid) is None:

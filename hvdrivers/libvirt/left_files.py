@@ -17,6 +17,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.files import clean, paths_in
 from hvdrivers.libvirt.held_volumes import in_both, source_of
@@ -47,8 +48,8 @@ class _Note(Model):
 
 
 def noted_in(uuid: UUID, *domains: Element) -> list[File]:
-    """The files that a machine's XML notes. A file of another name than the instance's own have is
-    none: others have edited the domain."""
+    """The files that a machine's XML notes. A file that has another name than the instance's own,
+    and that adopt() has not recorded, is none: others have edited the domain."""
     found: dict[File, None] = {}
     for domain in domains:
         content = kept(domain, _NAMESPACE)
@@ -58,8 +59,11 @@ def noted_in(uuid: UUID, *domains: Element) -> list[File]:
             files = _Note.model_validate_json(content).files
         except ValidationError:
             continue
-        own = disk_name(uuid, "")
-        found |= dict.fromkeys(each for each in files if each.name.startswith(own))
+        own, adoption = disk_name(uuid, ""), adoption_in(domain)
+        had = {clean(each.path) for each in adoption.disks} if adoption is not None else set()
+        found |= dict.fromkeys(
+            each for each in files if each.name.startswith(own) or clean(each.path) in had
+        )
     return list(found)
 
 

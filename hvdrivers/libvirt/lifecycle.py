@@ -70,6 +70,15 @@ from hvdrivers.models.instance import (
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState, StartAs
 
+_NOT_WRITTEN = "VIR_ERR_SYSTEM_ERROR/ENOSPC"
+_FORGOTTEN = (
+    "free room for libvirt's own files (/etc/libvirt/qemu). libvirt could not write the definition"
+    " and has lost sight of the machine's process, which runs on without its disks: restart"
+    " libvirtd on the host, and destroy() the machine then"
+)
+"""libvirt 9.0 takes a machine that runs without a definition off its list when it cannot write
+one. Its daemon finds the process again when it starts."""
+
 
 class LibvirtLifecycle(Topic, Lifecycle):
     """Core lifecycle."""
@@ -93,9 +102,9 @@ class LibvirtLifecycle(Topic, Lifecycle):
         each local volume, 4 for one of a pool; for a kept disk those of three delete_volume(), for
         a file that the driver has not made those that attach_volume() names, for such an image once
         for each connection; with PCI devices of the host, NICs among them, 3, 2 for each device
-        and 1 for each machine of the host; for macvtap over a PCI device 1 and 1 for each network
-        device of the host, for a vDPA device 1 and 1 for each of the host's. 7 of
-        the 9 are made in sequence, the others beside them."""
+        and 1 for each machine of the host, 2 if it is on; for macvtap over a PCI device 1 and 1 for
+        each network device of the host, for a vDPA device 1 and 1 for each of the host's. 7 of the
+        9 are made in sequence, the others beside them."""
         del timeout
         deadline = current_deadline()
         refuse_hardware(spec, self.facts.domain_capabilities())
@@ -216,12 +225,22 @@ class LibvirtLifecycle(Topic, Lifecycle):
                 partial(self.removal.remove_domain, spec.uuid, is_coming=True), guards=needed
             )
             raise
+        except errors.InsufficientResources as error:
+            if error.vendor_code == _NOT_WRITTEN and self._is_forgotten(spec):
+                error.hint = _FORGOTTEN
+            raise
         if spec.start and domain.ID() < 0:
             raise errors.HypervisorFault(
                 "the machine ended before it was complete",
                 hint="somebody has destroyed it, or it has died: the daemon's log tells",
             )
         return domain
+
+    def _is_forgotten(self, spec: InstanceSpec) -> bool:
+        """Whether libvirt does not know the machine any more that it has just started. One call."""
+        with suppress(errors.HypervisorError):
+            return spec.start and self.domains.if_there(spec.uuid) is None
+        return False
 
     def complete_spawns(self) -> None:
         """Define what runs because its spawn was interrupted, and was not defined any more. One
@@ -332,7 +351,16 @@ class LibvirtLifecycle(Topic, Lifecycle):
             if state is InstanceState.SUSPENDED:
                 redefine_saved(domain, lambda saved: put(saved, METADATA_NAMESPACE, content))
             flags = affecting(domain, state)
-            keep(domain, METADATA_NAMESPACE, content, flags)
+            try:
+                keep(domain, METADATA_NAMESPACE, content, flags)
+            except errors.InsufficientResources as error:
+                # libvirt 9.0 changes the definition that it has in memory, and then writes it
+                raise errors.OutcomeUnknown(
+                    "libvirt could not write the definition, and shows the new metadata until it is"
+                    f" restarted: {error.message}",
+                    vendor_code=error.vendor_code,
+                    hint="free room for libvirt's own files (/etc/libvirt/qemu), and call again",
+                ) from error
             if not flags & libvirt.VIR_DOMAIN_AFFECT_LIVE:
                 require_off(domain)
 

@@ -82,7 +82,9 @@ def _look_at_disks(here: Topic, uuid: UUID, plan: Plan) -> None:
     covered = [
         attribute(disks[each.role], "target", "dev")
         for each in (adoption.disks if adoption is not None else ())
-        if each.role in disks and clean(source_of(disks[each.role])) != clean(each.path)
+        if each.role in disks
+        and adoption is not None
+        and not adoption.has(each.role, source_of(disks[each.role]))
     ]
     for target in covered:
         plan.add(

@@ -15,6 +15,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disks_in
@@ -33,6 +34,10 @@ _COPY = (
     # the guest's writes go to both at once: a busy guest cannot keep the copy from its end
     | libvirt.VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES
 )
+
+
+_TOLD = ("name", "type", "cache", "discard")
+"""What a copy takes over of how a disk is driven; others may have set more."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,10 @@ class Part:
     def begin(self, domain: Remote, live: Element) -> None:
         """Begin to copy the disk of a running machine. One call."""
         disk = _disk(live, self.role)
-        told = [deepcopy(each) for each in disk.iterfind("driver")]
+        told = [
+            el("driver", **{name: value for name in _TOLD if (value := each.get(name))})
+            for each in disk.iterfind("driver")
+        ]
         target = el("disk", *told, el("source", file=self.new.path), type="file", device="disk")
         shallow = libvirt.VIR_DOMAIN_BLOCK_COPY_SHALLOW if self.backing is not None else 0
         domain.blockCopy(self.device, text(target), None, _COPY | shallow)
@@ -107,17 +115,29 @@ def moving(uuid: UUID, domain: Element, folder: str) -> dict[str, Element]:
 
     Raises:
         DeviceBusy: others have put a file of their own over one.
+        InvalidRequest: one is not qcow2, as others have made it.
     """
     found = {}
+    adoption = adoption_in(domain)
     for role, disk in movable(domain).items():
-        path = clean(source_of(disk))
-        if not is_own(posixpath.basename(path), uuid, role):
+        path, device = clean(source_of(disk)), attribute(disk, "target", "dev")
+        is_there = (
+            is_own(posixpath.basename(path), uuid, role)
+            if adoption is None
+            else adoption.has(role, path)
+        )
+        if not is_there:
             raise errors.DeviceBusy(
-                "others have made a snapshot of the machine, with a file over its disk",
+                f"others have put another file, such as that of a snapshot, over the disk {device}",
                 hint="remove it: virsh blockcommit, virsh snapshot-delete",
                 retryable=False,
             )
         if posixpath.dirname(path) != folder:
+            if attribute(disk, "driver", "type") != "qcow2":
+                raise errors.InvalidRequest(
+                    f"the disk {device} is not qcow2, and copies are",
+                    hint="convert it first (qemu-img convert)",
+                )
             found[role] = disk
     return found
 
@@ -163,6 +183,19 @@ def require_same(live: Element, stored: Element) -> None:
             hint="power_off() it first",
             retryable=False,
         )
+
+
+def refuse_by_pool(stored: Element, disks: Iterable[Element]) -> None:
+    """Raise InvalidRequest if a definition names one of these disks by pool and volume: libvirt
+    would not let it name the copy that the running machine goes on with."""
+    devices = {attribute(disk, "target", "dev") for disk in disks}
+    for disk in stored.iterfind("devices/disk[@type='volume']"):
+        device = attribute(disk, "target", "dev")
+        if device in devices:
+            raise errors.InvalidRequest(
+                f"the disk {device} is named by its storage pool, and moves while it is off alone",
+                hint="power_off() it first",
+            )
 
 
 def files_of(parts: Iterable[Part]) -> list[File]:

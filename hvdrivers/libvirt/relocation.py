@@ -18,6 +18,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from secrets import token_hex
 from uuid import UUID
 
@@ -27,11 +28,13 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.storage import StorageMigration
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.undo import changed, undoing
+from hvdrivers.libvirt.adopted import ADOPTED_NAMESPACE, Adoption, adoption_in
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, xml_of
-from hvdrivers.libvirt.files import Times
+from hvdrivers.libvirt.files import Times, clean
+from hvdrivers.libvirt.held_volumes import in_both
 from hvdrivers.libvirt.left_files import (
     File,
     delete_files,
@@ -57,6 +60,7 @@ from hvdrivers.libvirt.relocating import (
     files_of,
     moving,
     parts_of,
+    refuse_by_pool,
     require_same,
 )
 from hvdrivers.libvirt.remote import Remote
@@ -86,7 +90,8 @@ class LibvirtRelocation(Topic, StorageMigration):
     ) -> None:
         """Budget: 9 calls for disks that are there. Else for one disk 30 calls if it runs, and 2
         for each further look, about one a second; 35 if it is off, and 5 for each look. For each
-        further disk 15 more; 2 for each root disk that rebuild() has made. It waits for what
+        further disk 15 more; for each one of an adopted machine 5 more, and those of
+        delete_volume(); 2 for each root disk that rebuild() has made. It waits for what
         another client does with the snapshots, as those are in the disks."""
         del timeout
         deadline = current_deadline()
@@ -124,6 +129,7 @@ class _Relocating:
         disks = moving(uuid, stored, here.pools.path(target))
         if machine.state is InstanceState.RUNNING:
             require_same(live, stored)
+            refuse_by_pool(stored, disks.values())
         if not disks:
             return
         machine = replace(machine, xml=stored)
@@ -163,6 +169,7 @@ class _Relocating:
             with changed():
                 self._name_root(move)
                 undo.close()  # the old files go
+                _record(move)
         move.tell(move.total)
 
     # ---- a machine that is off -------------------------------------------------------------------
@@ -282,6 +289,13 @@ class _Relocating:
         for each in remembered:
             keep(machine.domain, disk_namespace(each), None, _CONFIG)
 
+    def _unused(self, uuid: UUID, files: Sequence[File]) -> list[File]:
+        """Those that nothing else uses. A file with a name of the driver's is the instance's alone.
+        For each other one, of an adopted machine, those of delete_volume() and one more."""
+        theirs = {clean(each.path) for each in files if not each.name.startswith(f"{uuid}.")}
+        used = self._here.adopting.used(uuid, theirs)
+        return [each for each in files if clean(each.path) not in used]
+
     def clear(self, uuid: UUID, turn: Turn, parts: Sequence[Part]) -> None:
         """End the copies that run, and delete each file that is noted, or of these parts, and that
         the machine has not. Six calls for a machine that is off, five for one that runs, and two
@@ -304,8 +318,23 @@ class _Relocating:
             files = list(dict.fromkeys([*files, *noted_in(uuid, stored, live)]))
         if end_copies(domain, live, files):
             live = xml_of(domain)
-        away = delete_files(self._here.pools, unnamed(files, stored, live))
+        gone = self._unused(uuid, unnamed(files, stored, live))
+        away = delete_files(self._here.pools, gone)
         if mine:
             # what only one of both names is left when the machine goes off
             one = {*unnamed(files, stored)} ^ {*unnamed(files, live)}
             note(domain, [each for each in files if each in away or each in one])
+
+
+def _record(move: Move) -> None:
+    """Record where the disks of an adopted machine are now. No call for any other; two, one for a
+    machine that is off."""
+    adoption = adoption_in(move.machine.xml)
+    if adoption is None:
+        return
+    new = {part.role: part.new.path for part in move.parts}
+    disks = tuple(
+        each.model_copy(update={"path": new.get(each.role, each.path)}) for each in adoption.disks
+    )
+    content = Adoption(uuid=adoption.uuid, disks=disks).text()
+    in_both(partial(keep, move.machine.domain, ADOPTED_NAMESPACE, content))

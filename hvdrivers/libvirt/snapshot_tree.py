@@ -32,7 +32,6 @@ from hvdrivers.contract import errors
 from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS, own_disks_in
-from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept, record_in
 from hvdrivers.libvirt.naming import is_own
 from hvdrivers.libvirt.remote import Remote
@@ -316,7 +315,6 @@ def own_files(uuid: UUID, xml: Element) -> dict[str, str]:
             hint="make a snapshot of its volumes where they are kept",
         )
     adoption = adoption_in(xml)
-    recorded = {each.role: clean(each.path) for each in adoption.disks} if adoption else {}
     for alias, disk in disks.items():
         device = attribute(disk, "target", "dev")
         if attribute(disk, "driver", "type") != "qcow2":
@@ -328,7 +326,7 @@ def own_files(uuid: UUID, xml: Element) -> dict[str, str]:
         is_there = (
             is_own(posixpath.basename(path), uuid, role)
             if adoption is None
-            else clean(path) == recorded.get(role)
+            else adoption.has(role, path)
         )
         if not is_there:
             raise errors.DeviceBusy(

@@ -135,10 +135,11 @@ class Removal:
             # before, as who calls again finds no machine that says its group; and after, as another
             # client may have found it in between
             self._groups.settle(found.mark.server_group, without=found.uuid)
-            self._destroy_machine(found)
+            disks = by_address(found.row.get("config.hardware.device") or ()).values()
+            records = self._devices_or_none(found).volumes.values()
+            with self._luns.releasing(disks, records):
+                self._destroy_machine(found)
             self._groups.settle(found.mark.server_group, without=found.uuid)
-            disks = by_address(found.row.get("config.hardware.device") or ())
-            self._luns.release(disks.values(), self._devices_or_none(found).volumes.values())
 
     def _others_may_have(self, found: Machine) -> list[str]:
         """Own disks in folders that spawn() did not make: an adopted machine may share them."""

@@ -72,6 +72,7 @@ from hvdrivers.vmware.snapshots import VmwareSnapshots
 from hvdrivers.vmware.storage import VmwareStorage
 from hvdrivers.vmware.tasks import Tasks
 from hvdrivers.vmware.templates import Templates
+from hvdrivers.vmware.told_targets import ToldTargets
 from hvdrivers.vmware.uploads import PartialUploads
 from hvdrivers.vmware.usage import Usage
 from hvdrivers.vmware.volumes import VolumeSources
@@ -148,7 +149,8 @@ class VmwareDriver(
         self.usage = Usage(self.machines)
         self.groups = Groups(self.reader, self.tasks, self.places, self.machines)
         self.listing = Listing(self.machines)
-        self.luns = Luns(self.reader, self.places, self.machines)
+        told = ToldTargets(self.places, self.files, self.folders)
+        self.luns = Luns(self.reader, self.places, self.machines, told)
         self.volumes = VolumeSources(
             self.session,
             self.reader,

@@ -58,9 +58,13 @@ class Files:
 
     def make_folder(self, path: str, *, parents: bool = False) -> bool:
         """Make a folder; False if something of this name is there. One call: of two makers one
-        gets it."""
+        gets it. With its parents it is nobody's own, and is made again if the reply was lost."""
         try:
             self._manager.MakeDirectory(path, self._datacenter, parents)
+        except errors.OutcomeUnknown:
+            if not parents:
+                raise
+            return self.make_folder(path)
         except errors.InvalidRequest as error:
             if error.vendor_code != "FileAlreadyExists":
                 raise

@@ -71,6 +71,19 @@ class Rescues:
         self.mark_started(found.uuid)
         return self._machines.get(found.uuid, *paths)
 
+    def over(self, found: Machine) -> Machine:
+        """Before a snapshot: it would keep the rescue disk that a machine has which went off while
+        it was rescued, and vSphere removes no disk that a snapshot has. No call without one; else 3
+        reads and 2 reconfigurations. Whether the machine is to run again stays as it is."""
+        if not found.mark.rescued or found.state is not InstanceState.STOPPED:
+            return found
+        paths = tuple(found.row.values)
+        now = self._machines.get(found.uuid, *CONFIGURATION)
+        if now.state is InstanceState.STOPPED:
+            self.leave(now)
+            self._changes.mark(self._machines.get(found.uuid, VERSION), rescued=False)
+        return self._machines.get(found.uuid, *paths)
+
     def leave_of(self, uuid: UUID, path: str) -> None:
         """Undo a rescue that has failed: the machine stays off. One that has another rescue disk
         than ``path`` is another client's."""

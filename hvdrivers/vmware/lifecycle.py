@@ -292,7 +292,7 @@ class VmwareLifecycle(Topic, Lifecycle):
         """Budget: 5 calls, 2 more for each of: a running machine, attached volumes. To keep disks 2
         more, 3 for each, and 2 for each that is a child of an image; the first time 3 for folders.
         If it has snapshots 1 more; if those are merged (of a clone, and to keep disks) 3 more, and
-        1 for each kept disk. For LUNs 3 reads, and 2 calls for each host that logs out. For a
+        1 for each kept disk. For LUNs as detach_volume(). For a
         machine that is not there 2 more; 4 if somebody has detached one of its disks, and 2 for
         each; 1 for an adopted machine; 2 for a member of a server group, 3 more where the rule
         changes.

@@ -15,8 +15,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
@@ -25,9 +25,9 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit import undoing
 from hvdrivers.models.volume import IscsiVolume, VolumeAttachment
-from hvdrivers.models.volume.iscsi import ISCSI_PORT
 from hvdrivers.vmware.deadline import unbounded
 from hvdrivers.vmware.devices import by_address, lun_of
+from hvdrivers.vmware.iscsi_logins import Login, log_out
 from hvdrivers.vmware.lun_paths import (
     LUNS,
     STORAGE,
@@ -51,6 +51,7 @@ from hvdrivers.vmware.moved import VolumeRecord
 from hvdrivers.vmware.place import Places, Surroundings
 from hvdrivers.vmware.reader import Reader, Row
 from hvdrivers.vmware.specs import Lun
+from hvdrivers.vmware.told_targets import ToldTargets
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 8
@@ -90,16 +91,19 @@ def letting_go(operation: Callable[Concatenate[Any, _P], _T]) -> Callable[Concat
 class Luns:
     """Finds LUNs on hosts."""
 
-    def __init__(self, reader: Reader, places: Places, machines: Machines) -> None:
+    def __init__(
+        self, reader: Reader, places: Places, machines: Machines, told: ToldTargets
+    ) -> None:
         self._reader = reader
         self._places = places
         self._machines = machines
+        self._told = told
 
     @provides(Capability.VOLUME_ISCSI, Capability.VOLUME_FC)
     def find(self, attachment: VolumeAttachment, volume: LunVolume, around: Surroundings) -> Lun:
         """The LUN, which all hosts see. 2 reads, and of each host one call for each adapter, to
-        look again, and one to tell it of iSCSI targets; 1 read if the hosts know the LUN by its
-        name.
+        look again, and one to tell it of iSCSI targets, and 1 for each target that no host knows; 1
+        read if the hosts know the LUN by its name.
 
         Raises:
             VolumeNotFound: a host does not see it.
@@ -119,30 +123,37 @@ class Luns:
             looks = []
             told: dict[Any, Sequence[Any]] = {}
             if isinstance(volume, IscsiVolume):
-                undo.callback(self._take_back, told)
+                known = {name_of(each.iScsiName) for row in rows for each in told_of(row)}
+                new = {name_of(each.iqn) for each in volume.targets} - known
+                undo.callback(self._take_back, told, new)
+                self._told.note(new)
             for row in rows:
                 login = None
                 if isinstance(volume, IscsiVolume):
-                    login = _Login.of(row, volume)
+                    login = Login.of(row, volume)
                     told[row.obj] = login.new
                 looks.append(partial(_look, row, kind_of(volume), login))
             _at_once(looks)
             return self._one(self._reader.many(hosts, *STORAGE), volume)
 
-    def _take_back(self, told: Mapping[Any, Sequence[Any]]) -> None:
+    def _take_back(self, told: Mapping[Any, Sequence[Any]], noted: set[str]) -> None:
         """Let hosts forget targets that they were told of in vain: not those behind which a
         machine has got a LUN meanwhile, which another client has attached. 2 reads, and 2 calls for
-        each host."""
+        each host and for each note."""
         hosts = [host for host, new in told.items() if new]
         if not hosts:
+            self._told.forget(noted)
             return
         held = {uuid for uuids in self._holders() for uuid in uuids}
         ends = []
+        needed: set[str] = set()
         for row in self._reader.many(hosts, *STORAGE):
             busy = {target for lun, target, _ in behind(row, Iscsi) if lun.uuid in held}
+            needed |= busy
             left = [each for each in told[row.obj] if name_of(each.iScsiName) not in busy]
-            ends.append(partial(_log_out, row, left))
+            ends.append(partial(log_out, row, left))
         _at_once(ends)
+        self._told.forget(noted - needed)
 
     @staticmethod
     def _one(rows: Sequence[Row], volume: LunVolume) -> Lun:
@@ -207,12 +218,26 @@ class Luns:
                         hint="let it grow at its storage server first",
                     )
 
+    @contextmanager
+    def releasing(self, disks: Iterable[Any], records: Iterable[VolumeRecord]) -> Iterator[None]:
+        """Stands around what detaches disks: the same afterwards, also if the reply was lost. What
+        a machine has still, stays."""
+        try:
+            yield
+        except errors.OutcomeUnknown:
+            with unbounded():
+                self.release(disks, records)
+            raise
+        self.release(disks, records)
+
     def release(self, disks: Iterable[Any], records: Iterable[VolumeRecord]) -> None:
         """Log out of the iSCSI targets that nothing needs any more, after the disks were detached.
-        2 reads; of each host that was told of such a target 2 calls. None without LUNs.
+        3 reads; if hosts were told of such a target 3 calls, 2 for each of those hosts, and 2 for
+        each target. None without LUNs.
 
-        A target with another LUN stays, and so does one whose LUN another machine has. What fails
-        is logged: the disk is detached, and a host with a target too many loses nothing.
+        A target with another LUN stays, and so does one whose LUN another machine has, or of which
+        not the driver has told the hosts. What fails is logged: the disk is detached, and a host
+        with a target too many loses nothing.
 
         Args:
             records: what was remembered of the disks: the array may export the LUN no more.
@@ -233,20 +258,33 @@ class Luns:
                     gone, targets = gone - held, set()  # one may be that LUN's
             if not gone:
                 return
-            hosts = [row.obj for row in self._places.surroundings().connected_hosts]
-            ends = []
-            for row in self._reader.many(hosts, *STORAGE):
-                there: dict[str, set[str]] = {name_of(each): set() for each in targets}
-                for lun, target, _ in behind(row, Iscsi):
-                    if target in there:  # a machine that was adopted brings none of ours
-                        there[target].add(lun.uuid)
-                idle = {target for target, luns in there.items() if luns <= gone}
-                told = [each for each in told_of(row) if name_of(each.iScsiName) in idle]
-                if told:
-                    ends.append(partial(_log_out, row, told))
+            around = self._places.surroundings()
+            hosts = [row.obj for row in around.connected_hosts]
+            rows = self._reader.many(hosts, *STORAGE)
+            idle = {row.obj: _idle(row, gone, targets) for row in rows}
+            ours = self._told.among({name_of(t.iScsiName) for ts in idle.values() for t in ts})
+            ends, stay = [], set[str]()
+            for row in rows:
+                left = [each for each in idle[row.obj] if name_of(each.iScsiName) in ours]
+                stay |= {name_of(each.iScsiName) for each in told_of(row) if each not in left}
+                if left:
+                    ends.append(partial(log_out, row, left))
             _at_once(ends)
+            if len(hosts) == len(around.hosts):  # one that is not connected may know them too
+                self._told.forget(ours - stay)
         except errors.HypervisorError as error:
             _log.warning("hosts stay logged in to a target that nothing needs: %s", error)
+
+
+def _idle(row: Row, gone: set[str], targets: set[str]) -> list[Any]:
+    """Those of these targets that a host was told of and behind which it sees no other LUN than
+    these."""
+    there: dict[str, set[str]] = {name_of(each): set() for each in targets}
+    for lun, target, _ in behind(row, Iscsi):
+        if target in there:  # a machine that was adopted brings none of ours
+            there[target].add(lun.uuid)
+    idle = {target for target, luns in there.items() if luns <= gone}
+    return [each for each in told_of(row) if name_of(each.iScsiName) in idle]
 
 
 def luns_in(row: Row) -> set[str]:
@@ -283,73 +321,7 @@ def _at_once(calls: Sequence[Callable[[], object]]) -> None:
         each.result()
 
 
-@dataclass(frozen=True)
-class _Login:
-    """The targets of a volume, for one host."""
-
-    new: Sequence[Any]
-    """Those that the host was not told of before."""
-    old: Sequence[Any]
-    auth: Any
-
-    @classmethod
-    def of(cls, row: Row, volume: IscsiVolume) -> _Login:
-        """What to tell a host. No call."""
-        chap = volume.chap
-        auth = None
-        if chap is not None:
-            auth = Iscsi.AuthenticationProperties(
-                chapAuthEnabled=True,
-                chapName=chap.username,
-                chapSecret=chap.password.get_secret_value(),
-                chapAuthenticationType="chapRequired",
-                chapInherited=False,
-            )
-        configured = initiator_of(row).configuredStaticTarget or ()
-        there = {_portal(each) for each in configured}
-        wanted = [
-            Iscsi.StaticTarget(
-                address=each.host, port=each.port, iScsiName=each.iqn, authenticationProperties=auth
-            )
-            for each in volume.targets
-        ]
-        new = [each for each in wanted if _portal(each) not in there]
-        return cls(new, [each for each in wanted if each not in new], auth)
-
-    def tell(self, row: Row) -> None:
-        """Tell a host of them. 1 call for those that it was not told of before, and 1 for others
-        with a secret: the array may have another by now."""
-        device = initiator_of(row).device
-        if self.old and self.auth is not None:
-            targets = Iscsi.TargetSet(staticTargets=[_bare(each) for each in self.old])
-            row[SYSTEM].UpdateInternetScsiAuthenticationProperties(device, self.auth, targets)
-        if self.new:
-            row[SYSTEM].AddInternetScsiStaticTargets(device, list(self.new))
-
-
-def _log_out(row: Row, targets: Sequence[Any]) -> None:
-    """Let a host forget targets, and what is behind them."""
-    if not targets:
-        return
-    device = initiator_of(row).device
-    try:
-        row[SYSTEM].RemoveInternetScsiStaticTargets(device, [_bare(each) for each in targets])
-    except errors.HypervisorError as error:
-        if error.vendor_code != "NotFound":  # it was never told of one
-            raise
-    row[SYSTEM].RescanHba(device)
-
-
-def _portal(target: Any) -> tuple[str, int, str]:
-    return target.address, target.port or ISCSI_PORT, name_of(target.iScsiName)
-
-
-def _bare(target: Any) -> Any:
-    """A target without its secret."""
-    return Iscsi.StaticTarget(address=target.address, port=target.port, iScsiName=target.iScsiName)
-
-
-def _look(row: Row, kind: Any, login: _Login | None = None) -> None:
+def _look(row: Row, kind: Any, login: Login | None = None) -> None:
     """Let a host look for what is behind its adapters of a kind, after it was told of targets."""
     if login is not None:
         login.tell(row)

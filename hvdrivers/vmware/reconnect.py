@@ -62,12 +62,12 @@ class VmwareReconnect(Topic, Reconnect):
         changes = [*wired.removed, *taken, *plan.device_changes(), *wired.changed]
         after = devices.model_copy(update={"volumes": records, "vifs": wired.vifs})
         if changes:
-            with undoing() as undo:
+            kept = records.values()
+            old = [each for each in devices.volumes.values() if each not in kept]
+            with self.luns.releasing(gone, old), undoing() as undo:
                 if any(each.lun is not None for each in sources):
                     self.claims.home(uuid, undo)
                 self.changes.change_devices(found, changes, after, reserve=bool(functions))
-            kept = records.values()
-            self.luns.release(gone, [each for each in devices.volumes.values() if each not in kept])
 
 
 def _place_of(attachment: VolumeAttachment, devices: Devices, hardware: Sequence[Any]) -> str:

@@ -56,7 +56,8 @@ class VmwareSnapshots(Topic, Snapshots):
         self, uuid: UUID, name: str, *, memory: bool = False, timeout: float | None = None
     ) -> Snapshot:
         """Budget: 2 reads and the task; 1 task more where another client has made one of the name
-        at the same moment."""
+        at the same moment; of a machine that went off while it was rescued 3 reads and 2
+        reconfigurations more."""
         del timeout
         found = self.machines.checked(
             "create_snapshot", uuid, SNAPSHOT, path_of(DEVICES), "config.hardware.device"
@@ -68,6 +69,7 @@ class VmwareSnapshots(Topic, Snapshots):
             refuse_encrypted(found.mark, "keeps the memory of")
         if memory and found.state is InstanceState.STOPPED:
             raise errors.InvalidRequest("a stopped machine has no memory to keep")
+        found = self.rescues.over(found)
         devices = devices_in(found.row)
         if strange := _others_frozen(found.row, devices.sure):
             raise _holds_others(f"the snapshot would keep the data of {min(strange)} too")
@@ -123,13 +125,15 @@ class VmwareSnapshots(Topic, Snapshots):
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
         """Budget: 3 reads, 1 request and the task; with memory 1 read more; if size,
-        devices or metadata have changed since, 1 reconfiguration and 2 requests more."""
+        devices or metadata have changed since, 1 reconfiguration and 2 requests more; of a machine
+        that went off while it was rescued 3 reads and 2 reconfigurations more."""
         del timeout
         found = self.machines.checked("revert_snapshot", uuid, SNAPSHOT, VERSION, *WATCHED)
         refuse_with_functions(found.row.get("config.hardware.device"), "reverts")
         node = _node(found, snapshot_id)
         if node is None:
             raise errors.VolumeNotFound("the instance has no such snapshot")
+        found = self.rescues.over(found)
         with self._unless_deleted(uuid, snapshot_id):
             then = self.reader.one(node.obj, *WATCHED)
         # of a snapshot that somebody made by hand; a disk that came later stays as it is

@@ -69,7 +69,7 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
         """Budget: 3 reads, 1 request for the volume, and 1 reconfiguration. For a LUN no request, 3
-        calls more, 1 more of a running instance, and 2 for each host."""
+        calls more, 1 more of a running instance, 1 for each new iSCSI target, 2 for each host."""
         del timeout
         found = self.machines.checked("attach_volume", uuid, *HARDWARE)
         devices, disks = _has(found)
@@ -102,8 +102,8 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
     @timed
     @rereading
     def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:
-        """Budget: 1 read and 1 reconfiguration. For a LUN 3 reads more, and 2 calls for each host
-        that is logged in to a target that nothing needs any more."""
+        """Budget: 1 read and 1 reconfiguration. For a LUN 3 reads more. If hosts are logged in
+        to a target that nothing needs any more 3 calls, 2 for each host, and 2 for each target."""
         del timeout
         self._detach(uuid, volume_id)
 
@@ -123,8 +123,8 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         after = devices.model_copy(update={"volumes": volumes})
         snapshots = found.row.get("snapshot") is not None
         changes = [taking_away(each, snapshots=snapshots) for each in gone]
-        self.changes.change_devices(found, changes, after)
-        self.luns.release(gone, [devices.volumes[address]])
+        with self.luns.releasing(gone, [devices.volumes[address]]):
+            self.changes.change_devices(found, changes, after)
 
     @timed
     def get_volume_connector(

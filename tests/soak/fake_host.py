@@ -16,6 +16,7 @@ from hvdrivers.fake.observer import FakeObserver
 from hvdrivers.fake.world import default_world
 from hvdrivers.models.image import HostImage, ImageRef
 from hvdrivers.models.migration import Destination
+from hvdrivers.models.vif import UserVif, Vif
 from hvdrivers.models.volume import PoolVolume
 from tests.soak.hosts import Fault, SoakHost, pattern
 
@@ -45,6 +46,9 @@ class FakeSoakHost(SoakHost):
 
     def image(self) -> ImageRef:
         return HostImage(name="cirros")
+
+    def vif(self, vif_id: str) -> Vif:
+        return UserVif(id=vif_id)
 
     def faults(self) -> Sequence[Fault]:
         def cut(kind: FaultKind) -> Fault:

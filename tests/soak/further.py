@@ -6,16 +6,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter
 
 from hvdrivers.contract import errors
 from hvdrivers.models.console import ConsoleKind
+from hvdrivers.models.vif import Bandwidth, Vif, VifQos
 from hvdrivers.models.volume import DiskQos, PoolVolume, VolumeSpec
 from tests.soak.hosts import image_of
 
 if TYPE_CHECKING:
     from tests.soak.worker import Worker
 
+_VIF: TypeAdapter[Vif] = TypeAdapter(Vif)
 _KINDS = (ConsoleKind.SERIAL, ConsoleKind.VNC)
 _WITHOUT_AGENT = 3.0
 """Seconds: no machine of the soak has a guest agent, and so it says."""
@@ -32,6 +34,8 @@ class Further:
         self.worker = worker
         self._points: list[str] = []
         """Backups that have been made, of which the machine may still know."""
+        self._pools: list[str] = []
+        """Of the host, as it has told last."""
 
     def actions(self) -> list[tuple[str, float, Callable[[], object]]]:
         """Name, weight and what to do."""
@@ -43,6 +47,8 @@ class Further:
             ("end_backup", 1, lambda: self.worker.changing("end_backup")),
             ("set_disk_qos", 0.7, self._limit),
             ("swap_volume", 1, self._swap),
+            ("migrate_storage", 0.7, self._to_another_pool),
+            *self._of_the_nic(),
             ("reconnect", 0.5, self._reconnect),
             ("get_console", 0.5, self._console),
             ("screenshot", 0.5, lambda: self._read("screenshot")),
@@ -79,6 +85,34 @@ class Further:
         rate = worker.rng.choice((None, DiskQos(total_iops_sec=worker.rng.randrange(100, 900))))
         worker.changing("set_disk_qos", worker.rng.choice(worker.volumes), rate)
 
+    def _to_another_pool(self) -> None:
+        worker = self.worker
+        with suppress(errors.HypervisorError):
+            found = worker.client.call(
+                worker.uuid,
+                "get_available_resource",
+                lambda timeout: worker.driver.get_available_resource(timeout=timeout),
+            )
+            self._pools = sorted(each.name for each in found.storage)
+        if self._pools:
+            worker.changing("migrate_storage", worker.rng.choice(self._pools))
+
+    def _of_the_nic(self) -> list[tuple[str, float, Callable[[], object]]]:
+        worker, nic = self.worker, self.worker.nic
+        if nic is None:
+            return []
+        vif = _VIF.validate_python({**worker.host["vif"], "id": nic})
+
+        def limit() -> None:
+            rate = Bandwidth(average=worker.rng.randrange(64_000, 512_000, 1000))
+            worker.changing("set_vif_qos", nic, worker.rng.choice((None, VifQos(inbound=rate))))
+
+        return [
+            ("plug_vif", 1.5, lambda: worker.device("plug_vif", nic, vif, attached=True)),
+            ("unplug_vif", 1.5, lambda: worker.device("unplug_vif", nic, nic, attached=False)),
+            ("set_vif_qos", 0.5, limit),
+        ]
+
     def _swap(self) -> None:
         """From the first volume to the spare one, and back. Only a whole copy of the first volume
         is ever in the spare one while that is attached, so the first keeps its content."""
@@ -88,8 +122,7 @@ class Further:
         pair = (spare, first) if attached.get(spare) else (first, spare)
         done = worker.changing("swap_volume", pair[0], worker.attachment(pair[1]))
         if done is not False:
-            for volume, is_there in zip(pair, (False, True), strict=True):
-                worker.model.device_set(volume, is_there, sure=bool(done))
+            worker.model.device_swapped(*pair, sure=bool(done))
 
     def _reconnect(self) -> None:
         worker = self.worker

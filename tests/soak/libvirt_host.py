@@ -24,6 +24,7 @@ from hvdrivers.libvirt.states import is_starting
 from hvdrivers.libvirt.xml import parse
 from hvdrivers.models.image import FileImage, ImageFormat, ImageRef
 from hvdrivers.models.migration import Destination
+from hvdrivers.models.vif import UserVif, Vif
 from hvdrivers.models.volume import PoolVolume
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
@@ -99,6 +100,9 @@ class LibvirtSoakHost(SoakHost):
 
     def image(self) -> ImageRef:
         return FileImage(path=self._image, format=ImageFormat.RAW)
+
+    def vif(self, vif_id: str) -> Vif:
+        return UserVif(id=vif_id)
 
     # -- faults -----------------------------------------------------------------------------------
 

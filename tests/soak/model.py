@@ -84,8 +84,8 @@ class Expected:
         """A rebuild() that did not come to its end may have switched the machine off. The next
         one starts it again."""
         self.attached: dict[str, bool | None] = {}
-        """Volumes by id: attached, not attached, or (None) nobody knows. Absent: not attached,
-        or unknown where ``metadata`` is."""
+        """Volumes and NICs by id: attached, not attached, or (None) nobody knows. Absent: not
+        attached, or unknown where ``metadata`` is."""
         self.leaving: set[str] = set()
         """Volumes that the guest was asked for and did not give in time: it may still do so, at
         the latest when it is reset."""
@@ -259,7 +259,7 @@ class Expected:
             if possible is not None and value not in possible:
                 raise Violation(f"{what} is {value!r}, possible is {possible}")
             self.values[what] = [value, *self._late.values.get(what, [])]
-        found = {each.volume_id for each in info.volumes}
+        found = {each.volume_id for each in info.volumes} | {each.id for each in info.vifs}
         for volume, attached in self.attached.items():
             if (
                 attached is not None
@@ -319,6 +319,14 @@ class Expected:
     def device_kept(self, volume: str) -> None:
         """detach_volume() says that the guest did not let go in time."""
         self.leaving.add(volume)
+
+    def device_swapped(self, old: str, new: str, *, sure: bool) -> None:
+        """swap_volume() returned (``sure``), or nobody knows whether it did anything. The guest may
+        have been asked for the disk, which holds the new volume now."""
+        if old in self.leaving:
+            self.leaving.add(new)
+        self.device_set(old, False, sure=sure)
+        self.device_set(new, True, sure=sure)
 
     def reverted(self, *, with_memory: bool) -> None:
         """revert_snapshot() returned: a machine without memory starts from its disks."""

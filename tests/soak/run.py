@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from pydantic import BaseModel
+
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.models.instance import InstanceSpec
-from hvdrivers.models.migration import Destination, MovePhase
+from hvdrivers.models.migration import MovePhase
 from hvdrivers.models.volume import PoolVolume, VolumeSpec
 from tests.soak.client import Client
 from tests.soak.further import SCRATCH
@@ -139,6 +141,7 @@ class Soak:
                     "runs_to_the_end": host.runs_to_the_end,
                     "options": dict(host.options()),
                     "destination": _dumped(host.destination()),
+                    "vif": _dumped(host.vif("nic")),
                     "image": host.image().model_dump(mode="json"),
                     "flavor": host.flavor.model_dump(mode="json"),
                     "volumes": volumes[number * self.threads : (number + 1) * self.threads],
@@ -389,8 +392,8 @@ class Soak:
         return "\n".join(lines)
 
 
-def _dumped(destination: Destination | None) -> object:
-    return None if destination is None else destination.model_dump(mode="json")
+def _dumped(value: BaseModel | None) -> object:
+    return None if value is None else value.model_dump(mode="json")
 
 
 def _ended(driver: ComputeDriver, uuid: UUID) -> None:

@@ -11,6 +11,7 @@ from hvdrivers.contract import errors
 from hvdrivers.fake.world import default_world
 from hvdrivers.models.instance import Flavor, InstanceInfo
 from hvdrivers.models.state import InstanceState as S
+from hvdrivers.models.vif import AttachedVif
 from hvdrivers.models.volume import AttachedVolume
 from tests.peers.waiting import wait_until
 from tests.soak.client import Client
@@ -258,13 +259,39 @@ def test_a_rebuild_after_one_that_was_interrupted() -> None:
         model.seen(S.RUNNING, "get")
 
 
-def _info(*volumes: str, name: str = "x") -> InstanceInfo:
+def _info(*volumes: str, name: str = "x", nic: str | None = None) -> InstanceInfo:
     return InstanceInfo.model_construct(
         name=name,
         flavor=Flavor(vcpus=1, memory_mib=64),
         metadata={},
         volumes=tuple(AttachedVolume.model_construct(volume_id=each) for each in volumes),
+        vifs=(AttachedVif.model_construct(id=nic),) if nic else (),
     )
+
+
+def test_a_nic_that_must_be_there() -> None:
+    model = Expected(known=True)
+    model.attached = {"nic": False}
+    model.succeeded("spawn")
+    model.device_set("nic", True, sure=True)
+    model.seen_whole(_info(nic="nic"))
+    with pytest.raises(Violation, match="nic should be attached"):
+        model.seen_whole(_info())
+
+
+def test_a_disk_that_the_guest_was_asked_for_and_that_holds_another_volume_now() -> None:
+    """The guest lets go of it at its next reset, whatever is in it."""
+    model = Expected(known=True)
+    model.attached = {"a": False, "spare": False}
+    model.succeeded("spawn")
+    model.device_set("a", True, sure=True)
+    model.device_kept("a")
+    model.device_swapped("a", "spare", sure=True)
+    model.seen_whole(_info("spare"))
+    model.seen_whole(_info())
+    model.device_swapped("spare", "a", sure=True)
+    with pytest.raises(Violation, match="a should be attached"):
+        model.seen_whole(_info())
 
 
 def test_snapshots_that_must_be_there() -> None:

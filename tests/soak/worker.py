@@ -61,6 +61,8 @@ class Worker:
         self.volumes: list[str] = host["volumes"][thread][:2]
         self.spare: str = host["volumes"][thread][2]
         """To which the content of the first one may be moved."""
+        self.nic = f"nic-{self.uuid}" if host["vif"] is not None else None
+        """The id of a NIC that comes and goes; None where the host has no network."""
         self._further = Further(self)
         self.flavor = Flavor.model_validate(host["flavor"])
         self.model = self._expected(known=client.config["fresh"])
@@ -82,10 +84,10 @@ class Worker:
             runs_to_the_end=self.host["runs_to_the_end"],
             capabilities=self.driver.capabilities,
         )
-        volumes = [*self.volumes, self.spare]
-        model.attached = dict.fromkeys(volumes, False if known else None)
+        devices = [*self.volumes, self.spare, *([self.nic] if self.nic else [])]
+        model.attached = dict.fromkeys(devices, False if known else None)
         if not known:
-            model.taken_over(volumes)
+            model.taken_over(devices)
         return model
 
     # -- changes ----------------------------------------------------------------------------------
@@ -326,15 +328,20 @@ class Worker:
         return VolumeAttachment(volume=PoolVolume.model_validate(fields))
 
     def _attach(self) -> None:
-        self._device("attach_volume", self.rng.choice(self.volumes), attached=True)
+        volume = self.rng.choice(self.volumes)
+        self.device("attach_volume", volume, self.attachment(volume), attached=True)
 
     def _detach(self) -> None:
         volume = self.rng.choice([*self.volumes, self.spare])
-        self._device("detach_volume", volume, attached=False)
+        self.device("detach_volume", volume, volume, attached=False)
 
-    def _device(self, operation: str, volume: str, *, attached: bool) -> None:
+    def device(self, operation: str, device: str, argument: object, *, attached: bool) -> None:
+        """Attach or detach a volume, or plug or unplug a NIC.
+
+        Args:
+            device: its id.
+        """
         before = self.model.possible
-        argument = self.attachment(volume) if attached else volume
         # a machine without an operating system lets go of nothing: that is DeviceBusy in the end
         seconds = 3.0 if not attached else None
         try:
@@ -348,12 +355,12 @@ class Worker:
         except errors.HypervisorError as error:
             self._with_deaths(before, partial(self._failed, operation, error))
             if isinstance(error, errors.OutcomeUnknown | errors.HypervisorFault):
-                self.model.device_set(volume, attached, sure=False)
+                self.model.device_set(device, attached, sure=False)
             if not attached and isinstance(error, errors.DeviceBusy | errors.OutcomeUnknown):
-                self.model.device_kept(volume)
+                self.model.device_kept(device)
         else:
             self._with_deaths(before, lambda: self.model.succeeded(operation))
-            self.model.device_set(volume, attached, sure=True)
+            self.model.device_set(device, attached, sure=True)
 
     def _metadata(self) -> None:
         before = self.model.possible
@@ -405,7 +412,7 @@ class Worker:
         self.model.seen(state, where, died=self.client.has_died(self.uuid))
 
     def _bulk(self) -> None:
-        for read in ("get_metrics", "list_volumes", "get_available_resource"):
+        for read in ("get_metrics", "list_volumes", "get_available_resource", "list_foreign"):
             call = getattr(self.driver, read)
             with suppress(errors.HypervisorError):
                 self.client.call(self.uuid, read, lambda timeout, call=call: call(timeout=timeout))  # type: ignore[misc]

@@ -19,7 +19,7 @@ function Invoke-HvSpawn {
         Assert-HvSwitch $nic
         if ($Arguments.start) { Assert-HvPortFree $nic.name }
     }
-    if ($Arguments.image) { Assert-HvImage $Arguments.image $Arguments.absent }
+    if ($Arguments.image) { Assert-HvImage $Arguments.image }
     foreach ($volume in $Arguments.volumes) {
         # the disk that generation 1 boots from is on IDE, the others are on SCSI
         if ($volume.ide -and -not ($volume.boot -and $Arguments.generation -eq 1)) {

@@ -81,9 +81,9 @@ function Assert-HvOnOtherHost {
 
 # A host image is there, and no disk that a machine has: the machine would write to it.
 function Assert-HvImage {
-    param([string]$Path, [string]$Absent)
+    param([string]$Path)
     Assert-HvOnOtherHost $Path
-    if (-not (Test-HvFile $Path)) { Stop-Hv $Absent 'the image is not on the host' }
+    if (-not (Test-HvFile $Path)) { Stop-Hv 'ImageMissing' 'the image is not on the host' }
     if ($Path.StartsWith("$($HvShared.Facts.Root)\", 'OrdinalIgnoreCase')) { return }
     if (@(Get-HvUsers $Path).Count -gt 0) {
         Stop-Hv 'DiskInUse' 'a machine has this disk, and would change what others are based on'

@@ -157,7 +157,7 @@ function Invoke-HvRebuild {
         if ($null -eq (Find-HvRoot $found)) {
             Stop-Hv 'Refused' 'the instance was booted from a volume'
         }
-        Assert-HvImage $Arguments.image $Arguments.absent
+        Assert-HvImage $Arguments.image
         $begun = $true
         Remove-HvTree $fresh
         $null = Hyper-V\New-VHD -Path $fresh -ParentPath $Arguments.image -Differencing
@@ -290,7 +290,7 @@ function Invoke-HvRescue {
             $image = "$((Hyper-V\Get-VHD -Path (Get-HvBase $root.Path)).ParentPath)"
             if (-not $image) { Stop-Hv 'Refused' 'the root disk is not based on an image' }
         }
-        if ($Arguments.image) { Assert-HvImage $image $Arguments.absent }
+        if ($Arguments.image) { Assert-HvImage $image }
         elseif (-not (Test-HvFile $image)) {
             Stop-Hv 'VolumeNotFound' 'the image is not on the host'
         }

@@ -150,3 +150,14 @@ def test_a_name_and_a_password_are_refused(site: Site, uuid: UUID, options: str)
     # what mount.cifs of a Linux host is told says nothing about who it is
     site.driver.attach_volume(uuid, volume(options="-o noperm,file_mode=0775"))
     site.driver.detach_volume(uuid, "smb-1")
+
+
+def test_an_image_that_is_not_there_is_named(site: Site) -> None:
+    for image, words in (
+        (HostImage(name="debian"), r"\templates\debian.vhdx"),
+        (HostImage(name="raw-sha256-00", cached=True), "hvdrivers image list"),
+    ):
+        with pytest.raises(errors.VolumeNotFound, match=image.name) as caught:
+            site.driver.spawn(spec(image))
+        assert words in (caught.value.hint or "")
+    assert site.left() == []

@@ -159,7 +159,6 @@ def test_what_it_cannot_is_refused_with_a_reason(own: Host) -> None:
         calls: dict[str, Callable[[], object]] = {
             "rebuild": lambda: own.driver.rebuild(machine.uuid, image),
             "rescue": lambda: own.driver.rescue(machine.uuid, image),
-            "migrate_storage": lambda: own.driver.migrate_storage(machine.uuid, "default"),
         }
         assert calls.keys() < _REASONS.keys()
         for name, call in calls.items():
@@ -845,3 +844,31 @@ def test_a_raw_volume_that_claims_to_stand_on_another(own: Host) -> None:
         _with_header(file, base)
         own.driver.delete_volume(victim.volume_id)
         assert not own.peer.path(base).exists()
+
+
+def test_no_room_for_the_mark_or_the_record(own: Host) -> None:
+    """Nothing has changed then: neither who has the machine nor what it is called."""
+    with theirs(own) as machine, closing(Theirs(own)) as second:
+        own.driver.adopt(second.uuid, name="first")
+        before = machine.bare()
+        for folder in ("/etc/libvirt/secrets", "/etc/libvirt/qemu"):
+            with own.peer.small(folder, 4096):
+                own.peer.inside("sh", "-c", f"cat /dev/zero >{folder}/fill", check=False)
+                with pytest.raises(errors.InsufficientResources) as refused:
+                    own.driver.adopt(machine.uuid)
+                assert refused.value.hint
+                assert not machine.xml().findall("metadata/*"), ET.tostring(machine.xml())[:900]
+                assert machine.bare() == before
+                assert is_foreign(own.driver, machine.uuid)
+                if folder.endswith("secrets"):
+                    with pytest.raises(errors.InsufficientResources):
+                        own.driver.rename(second.uuid, "second")
+                    assert own.driver.get_instance(second.uuid).name == "first"
+                else:  # libvirt shows what it could not write
+                    with pytest.raises(errors.OutcomeUnknown, match="space"):
+                        own.driver.set_metadata(second.uuid, {"k": "v"})
+        own.driver.set_metadata(second.uuid, {"k": "v"})
+        own.peer.restart()
+        assert dict(own.driver.get_instance(second.uuid).metadata) == {"k": "v"}
+        assert own.driver.adopt(machine.uuid).name == machine.name
+        own.driver.destroy(second.uuid)

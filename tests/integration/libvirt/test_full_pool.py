@@ -115,3 +115,24 @@ def test_what_was_sent_is_compared(host: Host) -> None:
     with pytest.raises(errors.HypervisorFault) as missing:
         sent.require_written(volume, Deadline(None))
     assert missing.value.hint
+
+
+def test_no_room_for_libvirts_own_definition(host: Host) -> None:
+    """libvirt forgets the machine that it has started. The error says so, and what it says helps;
+    of a machine that was not to be started nothing is left."""
+    driver, peer = host.driver, host.peer
+    folder = "/etc/libvirt/qemu"
+    peer.inside("mkdir", "-p", folder)
+    with host.unchanged():
+        with peer.small(folder, 4096):
+            peer.inside("sh", "-c", f"cat /dev/zero >{folder}/fill", check=False)
+            with host.unchanged(), pytest.raises(errors.InsufficientResources):
+                host.made(host.empty(start=False))
+            spec = host.empty()
+            with pytest.raises(errors.InsufficientResources, match="space") as refused:
+                host.made(spec)
+            assert "restart libvirtd" in (refused.value.hint or "")
+        assert driver.list_instances() == []
+        assert peer.qemu_pid(str(spec.uuid))
+        peer.restart()
+        driver.destroy(spec.uuid)

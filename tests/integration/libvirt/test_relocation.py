@@ -629,7 +629,7 @@ def test_budget(own: Host, start: bool, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(driver.connection.links, "spare", lambda: None)
     text = " ".join((LibvirtDriver.migrate_storage.__doc__ or "").split())
     named = [int(each) for each in re.findall(r"\b\d+\b", text)]
-    nothing, running, looks, off, _, further, _ = named
+    nothing, running, looks, off, _, further, *_ = named
     for flavor, disks in ((Flavor(vcpus=1, memory_mib=64), 1), (TWO_DISKS, 2)):
         with own.empty_machine(start=start, flavor=flavor) as machine:
             driver.get_available_resource()

@@ -450,7 +450,7 @@ def test_a_tap_device_that_nobody_has_made(host: Host) -> None:
     """It is missing like a bridge, however the machine comes to it; and one that is there is
     found."""
     with host.unchanged(), host.empty_machine() as on, host.made_empty() as off:
-        absent = TapVif(id="absent")
+        absent = TapVif(id="absent", device=f"hv{uuid4().hex[:10]}")
         with pytest.raises(errors.NetworkNotFound, match="tap device") as refused:
             host.driver.plug_vif(on.uuid, absent)
         assert refused.value.hint

@@ -185,6 +185,24 @@ def test_snapshots(driver: VmwareDriver, machine: Any) -> None:
     assert gone == {READ: 2, "RemoveSnapshot_Task": 1}
 
 
+def test_snapshots_of_a_machine_that_went_off_while_it_was_rescued(
+    driver: VmwareDriver, machine: Any, image: ImageRef
+) -> None:
+    """Each reconfiguration is read once more than it is counted in the budget, as each task is."""
+    plain = calls(driver, lambda: driver.create_snapshot(machine, "plain"))
+    (snapshot,) = driver.list_snapshots(machine)
+    driver.set_metadata(machine, {"newer": "yes"})
+    reverted = calls(driver, lambda: driver.revert_snapshot(machine, snapshot.id))
+    more = Counter({READ: 3 + 2, "ReconfigVM_Task": 2})
+    for operation, less in (
+        (lambda: driver.create_snapshot(machine, "budget"), plain),
+        (lambda: driver.revert_snapshot(machine, snapshot.id), reverted),
+    ):
+        driver.rescue(machine, image)
+        driver.power_off(machine)
+        assert calls(driver, operation) == less + more
+
+
 def test_another_root_disk(
     peer: VcsimPeer, driver: VmwareDriver, machine: Any, image: ImageRef
 ) -> None:

@@ -114,11 +114,13 @@ def test_a_running_machine_and_a_lun(
         uuid = driver.spawn(spec(start=True)).uuid
         attached = calls(driver, lambda: driver.attach_volume(uuid, attachment))
         login = {"AddInternetScsiStaticTargets": hosts} if iscsi else {}
-        look = {"RescanHba": hosts, "MakeDirectory": 1, "ReconfigVM_Task": 1}
+        look = {"RescanHba": hosts, "MakeDirectory": 1 + iscsi, "ReconfigVM_Task": 1}
         assert attached == {READ: 7, **look, **login}
         logout = {"RemoveInternetScsiStaticTargets": hosts, "RescanHba": hosts} if iscsi else {}
         ended = calls(driver, lambda: driver.destroy(uuid))
-        assert ended == plus(PLAIN, reads=5, PowerOffVM_Task=1, ReconfigVM_Task=1, **logout)
+        notes = {"SearchDatastore_Task": 1, "DeleteDatastoreFile_Task": 1} if iscsi else {}
+        ends = plus(PLAIN, reads=5, PowerOffVM_Task=1, ReconfigVM_Task=1, **logout)
+        assert ended == plus(ends, reads=3 * iscsi, **notes)
         uuid = driver.spawn(spec(volumes=(attachment,))).uuid
         started = calls(driver, lambda: driver.power_on(uuid))
         assert started == {READ: 5, "HEAD /folder": 2, "PowerOnVM_Task": 1}

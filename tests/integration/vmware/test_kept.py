@@ -256,6 +256,32 @@ def test_kept_disk_stays_a_volume_until_the_machine_is_there(
     driver.destroy(again.uuid)
 
 
+def test_a_snapshot_keeps_no_rescue_disk(
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, image: ImageRef
+) -> None:
+    """A machine that went off while it was rescued has the rescue disk until it starts. A snapshot
+    had it too, and no start could take it away any more."""
+    raw = RawServer(driver.config)
+    observer = VmwareObserver(raw, driver.config.directory, driver.config.compute)
+    before = observer.residue()
+    driver.rescue(machine, image)
+    driver.power_off(machine)
+    point = driver.create_snapshot(machine, "after a rescue")
+    driver.power_on(machine)
+    assert driver.get_instance(machine).state is InstanceState.RUNNING
+    driver.rescue(machine, image)
+    driver.power_off(machine)
+    driver.revert_snapshot(machine, point.id)
+    driver.unrescue(machine)
+    assert driver.get_instance(machine).state is InstanceState.STOPPED
+    driver.power_on(machine)
+    assert driver.get_instance(machine).state is InstanceState.RUNNING
+    driver.delete_snapshot(machine, point.id)
+    driver.power_off(machine)
+    assert observer.residue() == before
+    raw.drop()
+
+
 def test_seed_of_a_rescue_goes_with_it(
     peer: VcsimPeer, driver: VmwareDriver, machine: UUID, image: ImageRef
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any
 from uuid import UUID
@@ -22,6 +22,7 @@ from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.volume import DiskBus, DiskQos, Volume, VolumeAttachment, VolumeSpec
 from hvdrivers.vmware.devices import by_address, lun_of
 from hvdrivers.vmware.driver import VmwareDriver
+from hvdrivers.vmware.lun_paths import STORAGE, SYSTEM, initiator_of
 from tests.integration.vmware.conftest import SpecFactory, connected
 from tests.integration.vmware.test_budgets import READ, calls
 from tests.peers.vcsim import VcsimPeer
@@ -104,7 +105,7 @@ def test_attach_and_detach(
     assert attached == {
         READ: 6,
         "RescanHba": hosts,
-        "MakeDirectory": 1,
+        "MakeDirectory": 1 + iscsi,
         "ReconfigVM_Task": 1,
         **login,
     }
@@ -120,7 +121,8 @@ def test_attach_and_detach(
     assert driver.attach_volume(machine, attachment).size_bytes is None
     logout = {"RemoveInternetScsiStaticTargets": hosts, "RescanHba": hosts} if iscsi else {}
     detached = calls(driver, lambda: driver.detach_volume(machine, volume.volume_id))
-    assert detached == {READ: 5, "ReconfigVM_Task": 1, **logout}
+    notes = {"SearchDatastore_Task": 1, "DeleteDatastoreFile_Task": 1} if iscsi else {}
+    assert detached == {READ: 5 + 3 * iscsi, "ReconfigVM_Task": 1, **logout, **notes}
     assert (shown(driver, machine), told(peer)) == ([], set())
     assert files(driver, machine) == before
 
@@ -496,14 +498,77 @@ def test_calls_that_are_cut(
     assert (told(peer), files(driver, machine)) == (set(), before)
 
 
-def test_a_reply_that_is_lost_to_a_host_that_looks(
+def test_a_reply_that_is_lost_to_what_may_be_done_twice(
     peer: VcsimPeer, driver: VmwareDriver, machine: UUID, volume: Volume
 ) -> None:
-    """A host may look twice: nothing is unknown after that."""
-    with driver.session.seam.cut(cut_after, name="RescanHba") as cut:
-        driver.attach_volume(machine, VolumeAttachment(volume=volume))
-    assert cut.struck
-    assert shown(driver, machine) == [volume.volume_id]
+    """A host may look twice, and a folder may be there already: nothing is unknown after that."""
+    for name in ("RescanHba", "MakeDirectory"):
+        with driver.session.seam.cut(cut_after, name=name) as cut:
+            driver.attach_volume(machine, VolumeAttachment(volume=volume))
+        assert cut.struck
+        assert shown(driver, machine) == [volume.volume_id]
+        driver.detach_volume(machine, volume.volume_id)
+
+
+@pytest.mark.parametrize("ends", ["detach", "destroy", "failure"])
+def test_a_target_that_an_administrator_has_added_stays(
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, array: VcsimArray, ends: str
+) -> None:
+    """On one host of the cluster: hosts are logged out only of what the driver has told them."""
+    with array.export(ISCSI) as volume:
+        row, *_ = driver.reader.many([driver.places.surroundings().hosts[0].obj], *STORAGE)
+        target = vim.host.InternetScsiHba.StaticTarget(
+            address="192.0.2.7", port=3260, iScsiName=array.unit(volume.volume_id)["target"]
+        )
+        device = initiator_of(row).device
+        row[SYSTEM].AddInternetScsiStaticTargets(device, [target])
+        before = peer.ask("/targets")
+        if ends == "failure":
+            alone = {**array.unit(volume.volume_id), "host": row["name"]}
+            array.add(volume.volume_id, **alone)
+            wrong = changed(volume, wwn="naa.1")
+            with pytest.raises(errors.VolumeNotFound):
+                driver.attach_volume(machine, wrong)
+            assert peer.ask("/targets") == before
+        else:
+            driver.attach_volume(machine, VolumeAttachment(volume=volume))
+            if ends == "detach":
+                driver.detach_volume(machine, volume.volume_id)
+            else:
+                driver.destroy(machine)
+            assert peer.ask("/targets")[row["name"]] == before[row["name"]]
+        for each in driver.places.surroundings().hosts:
+            (system,) = driver.reader.many([each.obj], SYSTEM)
+            with suppress(errors.HypervisorError):
+                system[SYSTEM].RemoveInternetScsiStaticTargets(device, [target])
+        clear(driver)
+
+
+@pytest.mark.parametrize("ends", ["detach", "destroy", "reconnect"])
+def test_a_reply_that_is_lost_to_what_detaches(
+    peer: VcsimPeer, driver: VmwareDriver, machine: UUID, iscsi: Volume, ends: str
+) -> None:
+    """A call that is repeated does not know the LUN any more: the hosts log out at once."""
+    driver.attach_volume(machine, VolumeAttachment(volume=iscsi))
+    disk = driver.create_volume(VolumeSpec(size_bytes=1 << 20))
+    in_its_place = disk.model_copy(update={"serial": iscsi.volume_id})
+    run: dict[str, Callable[[], None]] = {
+        "detach": lambda: driver.detach_volume(machine, iscsi.volume_id),
+        "destroy": lambda: driver.destroy(machine),
+        "reconnect": lambda: driver.reconnect(
+            machine, volumes=(VolumeAttachment(volume=in_its_place),)
+        ),
+    }
+    task = "Destroy_Task" if ends == "destroy" else "ReconfigVM_Task"
+    with (
+        driver.session.seam.cut(cut_after, name=task),
+        pytest.raises(errors.OutcomeUnknown),
+    ):
+        run[ends]()
+    run[ends]()
+    assert told(peer) == set()
+    clear(driver)
+    driver.delete_volume(disk.volume_id)
 
 
 @pytest.mark.parametrize("ends", ["detach", "destroy"])

@@ -1,0 +1,180 @@
+"""migrate_storage() of machines that others have made, and that adopt() has taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from hvdrivers.contract import errors
+from hvdrivers.guard import guarded
+from hvdrivers.libvirt import turns
+from hvdrivers.models.state import InstanceState
+from tests.integration.libvirt.machines import Host
+from tests.integration.libvirt.test_adopted_snapshots import value_in, write
+from tests.integration.libvirt.test_budgets import calls, numbers
+from tests.integration.libvirt.theirs import Theirs, cuts, is_foreign, theirs
+
+S = InstanceState
+POOL = "hvdrivers"
+"""The driver's own."""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn that a dead client has left is taken over soon."""
+    monkeypatch.setattr(turns, "_APART", 0.01)
+
+
+def adopted(own: Host, machine: Theirs, *, on: bool) -> None:
+    """Two disks, whose bytes are 1 and 2."""
+    first, second = machine.volume(), machine.volume()
+    odd = machine.disk(second, "sda").replace("bus='virtio'", "bus='sata'")
+    machine.define(
+        disks=[
+            machine.disk(first).replace(
+                "type='qcow2'", "type='qcow2' iothread='1' discard='unmap'"
+            ),
+            odd,
+        ],
+        more="<iothreads>1</iothreads><features><acpi/></features>",
+    )
+    for value, file in enumerate(machine.files[-2:], 1):
+        write(file, value)
+    if on:
+        machine.start()
+    own.driver.adopt(machine.uuid)
+
+
+def now_at(machine: Theirs) -> list[Path]:
+    return [
+        machine.peer.path(each.attrib["file"])
+        for each in machine.xml("--inactive").iterfind("devices/disk/source")
+    ]
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
+def test_there_and_back(own: Host, on: bool) -> None:
+    """It stays ours, and on; the old files go; what follows finds the new ones."""
+    driver = own.driver
+    with theirs(own, disks=[]) as machine:
+        adopted(own, machine, on=on)
+        uuid, old = machine.uuid, machine.files[-2:]
+        mark, info = own.raw.identity.marks()[uuid], driver.get_instance(uuid)
+        for pool in (POOL, "default", POOL):
+            driver.migrate_storage(uuid, pool)
+            assert driver.get_instance(uuid) == info
+            assert not any(each.exists() for each in old)
+            old = now_at(machine)
+            assert len(old) == 2
+            assert all(each.exists() for each in old)
+        assert own.raw.identity.marks()[uuid] == mark
+        made = driver.create_snapshot(uuid, "there")
+        driver.delete_snapshot(uuid, made.id)
+        if on:
+            driver.power_off(uuid)
+        assert [value_in(each) for each in now_at(machine)] == [1, 2]
+        driver.power_on(uuid)
+        driver.destroy(uuid)
+        assert not any(each.exists() for each in old)
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
+def test_each_changing_call_is_lost(own: Host, on: bool) -> None:
+    """The machine has every byte, another call brings it there, and destroy() leaves nothing."""
+    raw, driver, made = own.raw, own.driver, list[Theirs]()
+
+    def begin() -> Callable[[], object]:
+        made.append(Theirs(own, disks=[]))
+        adopted(own, made[-1], on=on)
+        return lambda: guarded(raw).migrate_storage(made[-1].uuid, POOL)
+
+    lost = 0
+    try:
+        for what in cuts(raw, begin):
+            machine, lost = made[-1], lost + 1
+            uuid, old = machine.uuid, machine.files[-2:]
+            assert not is_foreign(driver, uuid), what
+            assert all(each.exists() for each in now_at(machine)), what
+            again = lost % 2
+            if again:
+                driver.migrate_storage(uuid, POOL)
+                assert not any(each.exists() for each in old), what
+            with suppress(errors.InvalidState):
+                driver.power_off(uuid)
+            assert [value_in(each) for each in now_at(machine)] == [1, 2], what
+            driver.destroy(uuid)
+            assert not any(each.exists() for each in old), what
+            own.peer.virsh("pool-refresh", POOL)
+            assert not [line for line in own.residue() if str(uuid) in line], what
+            machine.remove()
+        assert lost >= 16
+    finally:
+        for each in made:
+            with suppress(errors.HypervisorError):
+                driver.destroy(each.uuid)
+            each.remove()
+
+
+def test_disks_that_cannot_are_named(own: Host) -> None:
+    driver = own.driver
+    with theirs(own, disks=[]) as machine:
+        path, raw = machine.volume(), machine.volume(format_="raw")
+        machine.define(disks=[machine.disk(path), machine.disk(raw, "vdb", "raw")])
+        driver.adopt(machine.uuid)
+        with pytest.raises(errors.InvalidRequest, match="the disk vdb is not qcow2"):
+            driver.migrate_storage(machine.uuid, POOL)
+        assert [each.name for each in now_at(machine)] == [each.name for each in machine.files]
+    with theirs(own, disks=[]) as machine:
+        name = Path(machine.volume()).name
+        by_pool = (
+            "<disk type='volume' device='disk'><driver name='qemu' type='qcow2'/>"
+            f"<source pool='default' volume='{name}'/><target dev='vda' bus='virtio'/></disk>"
+        )
+        machine.define(disks=[by_pool])
+        write(machine.files[0], 9)
+        machine.start()
+        driver.adopt(machine.uuid)
+        with pytest.raises(errors.InvalidRequest, match="the disk vda is named by its"):
+            driver.migrate_storage(machine.uuid, POOL)
+        driver.power_off(machine.uuid)
+        driver.migrate_storage(machine.uuid, POOL)
+        (now,) = now_at(machine)
+        assert value_in(now) == 9
+        assert not machine.files[0].exists()
+
+
+def test_a_file_that_others_use_stays(own: Host) -> None:
+    """Somebody has made an overlay over the disk since: that keeps its base."""
+    driver = own.driver
+    with theirs(own) as machine:
+        driver.adopt(machine.uuid)
+        base, name = machine.files[0], f"over-{machine.uuid.hex[:8]}"
+        machine.peer.virsh(
+            *("vol-create-as", "default", name, "8M", "--format", "qcow2", "--backing-vol"),
+            *(f"{machine.peer.images}/{base.name}", "--backing-vol-format", "qcow2"),
+        )
+        machine.files.append(machine.peer.path(machine.peer.images) / name)
+        driver.migrate_storage(machine.uuid, POOL)
+        (now,) = now_at(machine)
+        assert now != base
+        assert base.exists()
+        driver.destroy(machine.uuid)
+        assert base.exists()
+        assert not now.exists()
+
+
+def test_the_calls_that_it_takes(own: Host) -> None:
+    raw = own.raw
+    with theirs(own) as machine:
+        raw.adopt(machine.uuid)
+        assert calls(raw, lambda: raw.migrate_storage(machine.uuid, "default")) <= 9 + 1
+        pools = raw.pools.files()
+        volumes = sum(len(pool.listAllVolumes(0)) for pool in pools) + 1
+        machines = len(raw.connection.remote.listAllDomains(0)) + 1
+        look = 2 * len(pools) + 3 + volumes + 2 * machines + 2
+        found = calls(raw, lambda: raw.migrate_storage(machine.uuid, POOL))
+        assert found <= 35 + 5 + look
+        assert {35, 5} <= set(numbers("migrate_storage"))
