@@ -373,7 +373,7 @@ def test_an_interrupted_caller_leaves_the_driver_to_itself(monkeypatch) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(guarded_call.futures, "wait", interrupted)
+        patch.setattr(guarded_call.futures.Future, "exception", interrupted)
         with pytest.raises(KeyboardInterrupt):
             driver.power_on(uuid)
     assert len(driver._locks) == 1
