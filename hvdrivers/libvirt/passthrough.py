@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from uuid import UUID
 
+import libvirt
+
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.driverkit.deadline import current_deadline
@@ -45,8 +47,8 @@ class Passthrough:
     def new(self, spec: InstanceSpec, undo: Undo) -> Iterator[list[Element]]:
         """The ``<hostdev>`` elements of a new machine, whose devices are nobody else's until the
         block ends, in which it is defined; those of its NICs too. No call for none. Else 3 calls, 2
-        for each device and one for each machine of the host; for slices of GPUs 2, and those that
-        ``vgpus.py`` names for each.
+        for each device and one for each machine of the host, two if it is on; for slices of GPUs 2,
+        and those that ``vgpus.py`` names for each.
 
         Raises:
             InsufficientResources: a device is not there, is not set aside, or another machine has
@@ -127,7 +129,8 @@ class Passthrough:
         return device_in(parse(node.XMLDesc(0)))
 
     def _holders(self) -> dict[PciAddress, str]:
-        """Devices that machines have, and the UUID of the machine. One call, and one for each."""
+        """Devices that machines have, and the UUID of the machine. One call, and one for each; two
+        for each that is on."""
         found: dict[PciAddress, str] = {}
         for domain in self._connection.remote.listAllDomains(0):
             for address in _given_by(domain):
@@ -136,8 +139,17 @@ class Passthrough:
 
 
 def _given_by(domain: Remote) -> list[PciAddress]:
+    """Of one that runs what it has, and what its definition has for the next start."""
+
+    def read() -> list[PciAddress]:
+        xml = parse(domain.XMLDesc(0))
+        found = devices_in(xml)
+        if xml.get("id") is not None:
+            found += devices_in(parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
+        return found
+
     with suppress(errors.InstanceNotFound):  # it has gone meanwhile
-        return readable("a machine", lambda: devices_in(parse(domain.XMLDesc(0)))) or []
+        return readable("a machine", read) or []
     return []
 
 

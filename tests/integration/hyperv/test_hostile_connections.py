@@ -12,11 +12,12 @@ from pydantic import ValidationError
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
 from hvdrivers.hyperv.driver import HypervDriver
-from hvdrivers.hyperv.simulator.state.host import HostDevice, PartitionableGpu
+from hvdrivers.hyperv.simulator.state.host import HostDevice, PartitionableGpu, Switch
 from hvdrivers.hyperv.simulator.state.storage import StorageState
 from hvdrivers.models.image import FileImage
 from hvdrivers.models.instance import PciRequest, VgpuRequest
 from hvdrivers.models.pci import PciAddress
+from hvdrivers.models.vif import HypervVif
 from hvdrivers.models.volume import Volume, VolumeAttachment, parse_connection_info
 from tests.integration.hyperv.site import Site, spec
 
@@ -268,3 +269,23 @@ def test_names_of_devices_are_data(site: Site, image: FileImage, canary: Canary)
             with site.host.world.lock:
                 hardware.devices.clear()
                 hardware.gpus.clear()
+
+
+def test_the_name_of_a_switch_is_data(site: Site, image: FileImage, canary: Canary) -> None:
+    uuid = site.driver.spawn(spec(image)).uuid
+    with pytest.raises(ValidationError):
+        HypervVif(id="nic", switch="line\nbreak")
+    for text in (*canary.texts.values(), "*", "[a-z]*", "x" * 200):
+        vif = HypervVif(id=f"nic {text}"[:200], switch=text)
+        with pytest.raises((errors.NetworkNotFound, errors.InvalidRequest)):
+            site.driver.plug_vif(uuid, vif)
+        switch = Switch(text)
+        with site.host.world.lock:
+            site.host.state.switches[switch.id] = switch
+        site.driver.plug_vif(uuid, vif)
+        assert vif.id in {each.id for each in site.driver.get_instance(uuid).vifs}
+        site.driver.unplug_vif(uuid, vif.id)
+        with site.host.world.lock:
+            del site.host.state.switches[switch.id]
+    assert len(site.driver.get_instance(uuid).vifs) == 1
+    site.driver.destroy(uuid)

@@ -107,8 +107,9 @@ def test_a_share_of_this_host_is_no_other_host(site: Site, image: FileImage) -> 
             attachment = VolumeAttachment(volume=_on_share(path))
             with pytest.raises(errors.VolumeNotFound, match="share of this host"):
                 driver.attach_volume(thief, attachment)
-        # one of another server, whose share has the name of one of ours
-        with pytest.raises(errors.VolumeNotFound, match="does not find"):
+        # one of another server, whose share has the name of one of ours: that server is asked, and
+        # the session has no credentials for it
+        with pytest.raises(errors.PermissionDenied, match="lets this session see no file"):
             driver.attach_volume(
                 thief, VolumeAttachment(volume=_on_share("\\\\nas\\theirs\\c.vhdx"))
             )

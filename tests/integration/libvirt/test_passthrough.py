@@ -138,6 +138,21 @@ def test_who_has_it(host: Host, raw: LibvirtDriver) -> None:
             host.peer.virsh("undefine", foreign)
 
 
+def test_what_a_running_machine_gets_at_its_next_start(host: Host, raw: LibvirtDriver) -> None:
+    """virsh attach-device --config: only the definition names the device."""
+    with host.unchanged(), host.empty_machine() as owner:
+        path = host.peer.root / "device.xml"
+        path.write_text(
+            "<hostdev mode='subsystem' type='pci'><source><address domain='0' bus='0x7d'"
+            " slot='0' function='0'/></source></hostdev>"
+        )
+        host.peer.virsh("attach-device", str(owner.uuid), str(path), "--config")
+        assert owner.xml().find("devices/hostdev") is None
+        with pytest.raises(errors.InsufficientResources, match=str(owner.uuid)):
+            _spawn(host, raw, GPU)
+        path.unlink()
+
+
 def test_two_clients_at_once(host: Host, raw: LibvirtDriver) -> None:
     """One of four gets it."""
     with (
