@@ -167,7 +167,7 @@ def test_most_operations_have_one() -> None:
 
 
 def test_a_line_of_a_list_is_the_same_made_in_either_way() -> None:
-    slow, quick = InstanceSummary(**SUMMARY), InstanceSummary.of(**SUMMARY)
+    slow, quick = InstanceSummary(**SUMMARY, server_group=None), InstanceSummary.of(**SUMMARY)
     assert quick == slow
     assert hash(quick) == hash(slow)
     assert repr(quick) == repr(slow)
