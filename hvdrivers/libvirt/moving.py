@@ -136,7 +136,8 @@ class Move:
             plan.rewiring.on(each)
             if plan.adoption is None:
                 place(each, self._call.uuid, self._here, self._there)
-            moving_adopted.place(each, plan, self._there)
+            else:
+                moving_adopted.place(each, plan, plan.adoption, self._there)
         parameters: dict[str, Any] = {
             libvirt.VIR_MIGRATE_PARAM_DEST_XML: text(live),
             libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: text(stored),

@@ -42,7 +42,7 @@ _ARRIVING, _ARRIVED = 2, 1
 """Numbers of the marks at the destination (see ``identity.py``)."""
 
 
-def look(here: Topic, there: Topic, uuid: UUID, domain: Remote, plan: Plan) -> None:
+def look(here: Topic, there: Topic, domain: Remote, plan: Plan, adoption: Adoption) -> None:
     """What of an adopted machine keeps it here, and whether both hosts have its disks. Three calls
     there, and two for each disk and CD that the hosts do not share; here 1 for each."""
     try:
@@ -61,11 +61,11 @@ def look(here: Topic, there: Topic, uuid: UUID, domain: Remote, plan: Plan) -> N
             "it keeps the variables of its firmware in a file that no storage pool has",
             hint="snapshot_to_image() it, and spawn() one from that image there",
         )
-    _look_at_disks(here, uuid, plan)
+    _look_at_disks(here, plan, adoption)
     _look_at_others(here, there, plan)
     found = [reaches(here, there, each.path) for each in plan.disks]
     plan.shared = bool(found) and all(found)
-    rest = disk_name(uuid, "")
+    rest = disk_name(UUID(adoption.uuid), "")
     for pool in (there.pools.disks(), there.pools.consoles()):
         refresh(pool)
         if any(name.startswith(rest) for name in there.pools.volumes(pool)):
@@ -77,14 +77,12 @@ def look(here: Topic, there: Topic, uuid: UUID, domain: Remote, plan: Plan) -> N
             break
 
 
-def _look_at_disks(here: Topic, uuid: UUID, plan: Plan) -> None:
-    adoption, disks = plan.adoption, own_disks_in(plan.xml)
+def _look_at_disks(here: Topic, plan: Plan, adoption: Adoption) -> None:
+    disks = own_disks_in(plan.xml)
     covered = [
         attribute(disks[each.role], "target", "dev")
-        for each in (adoption.disks if adoption is not None else ())
-        if each.role in disks
-        and adoption is not None
-        and not adoption.has(each.role, source_of(disks[each.role]))
+        for each in adoption.disks
+        if each.role in disks and not adoption.has(each.role, source_of(disks[each.role]))
     ]
     for target in covered:
         plan.add(
@@ -96,7 +94,7 @@ def _look_at_disks(here: Topic, uuid: UUID, plan: Plan) -> None:
     if covered:
         return
     plan.disks = [
-        replace(each, name=disk_name(uuid, each.role))
+        replace(each, name=disk_name(UUID(adoption.uuid), each.role))
         for each in own_files(here.connection.remote, plan.xml)
     ]
     for each in plan.disks:
@@ -164,9 +162,9 @@ def arrived(there: Topic, uuid: UUID, domain: Remote) -> None:
         there.identity.remove(mark)
 
 
-def place(xml: Element, plan: Plan, there: Topic) -> None:
+def place(xml: Element, plan: Plan, adoption: Adoption, there: Topic) -> None:
     """Let a definition, and the record of the adoption in it, name the copies. No call."""
-    if plan.adoption is None or plan.shared:
+    if plan.shared:
         return
     new = {each.role: there.pools.disk_path(each.name) for each in plan.disks}
     targets = {each.target: new[each.role] for each in plan.disks}
@@ -182,7 +180,7 @@ def place(xml: Element, plan: Plan, there: Topic) -> None:
             disk.remove(below)  # the copy stands alone
     moved = tuple(
         each.model_copy(update={"path": new[each.role]})
-        for each in plan.adoption.disks
+        for each in adoption.disks
         if each.role in new
     )
-    put(xml, ADOPTED_NAMESPACE, Adoption(uuid=plan.adoption.uuid, disks=moved).text())
+    put(xml, ADOPTED_NAMESPACE, Adoption(uuid=adoption.uuid, disks=moved).text())

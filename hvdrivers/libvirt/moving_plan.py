@@ -25,7 +25,7 @@ from hvdrivers.libvirt.moving_adopted import look as look_at_adopted
 from hvdrivers.libvirt.naming import console_name
 from hvdrivers.libvirt.network_checks import missing_network
 from hvdrivers.libvirt.pinning import has_own, own_cpus
-from hvdrivers.libvirt.plan_of_move import Own, Plan, is_same, own_files, reaches
+from hvdrivers.libvirt.plan_of_move import Own, Plan, own_files, reaches, same_in
 from hvdrivers.libvirt.pools import backing_of, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.secrets import has_secrets
@@ -175,7 +175,7 @@ class MovingPlan:
             return
         plan.adoption = adoption_in(plan.xml)
         if plan.adoption is not None:
-            look_at_adopted(self._here, self._there, uuid, domain, plan)
+            look_at_adopted(self._here, self._there, domain, plan, plan.adoption)
             self._look_at_room(plan, self._there.pools.disks())
             return
         plan.disks = list(own_files(self._here.connection.remote, plan.xml))
@@ -184,13 +184,13 @@ class MovingPlan:
             return
         pool = self._there.pools.disks()
         refresh(pool)
-        same = [is_same(each.volume, pool, each.name) for each in plan.disks]
+        same = [same_in(each.volume, pool, each.name) for each in plan.disks]
         plan.shared = bool(same) and all(each is True for each in same)
         consoles = self._there.pools.consoles()
         refresh(consoles)
         name = console_name(uuid)
         log = self._here.pools.consoles().storageVolLookupByName(name)
-        found = is_same(log, consoles, name)
+        found = same_in(log, consoles, name)
         plan.log_shared = found is True
         rest = [
             each.name for each, is_same in zip(plan.disks, same, strict=True) if is_same is False

@@ -77,21 +77,23 @@ def reaches(here: Topic, there: Topic, path: str) -> bool:
         other = there.connection.remote.storageVolLookupByPath(path)
     except errors.VolumeNotFound:
         return False
-    before, found = _times(mine), _times(other)
-    # a guest may be writing to it
-    return found is not None and found in {before, _times(mine)}
+    return _is_same(mine, other)
 
 
-def is_same(volume: Remote, pool: Remote, name: str) -> bool | None:
+def same_in(volume: Remote, pool: Remote, name: str) -> bool | None:
     """Whether a volume is that of the other host's pool; None: that has none of this name."""
     try:
         other = pool.storageVolLookupByName(name)
     except errors.VolumeNotFound:
         return None
-    before = _times(volume)
-    found = _times(other)
+    return _is_same(volume, other)
+
+
+def _is_same(mine: Remote, other: Remote) -> bool:
+    """Whether two volumes are one file. Two calls, or three."""
+    before, found = _times(mine), _times(other)
     # a guest may be writing to it
-    return found is not None and found in {before, _times(volume)}
+    return found is not None and found in {before, _times(mine)}
 
 
 def _times(volume: Remote) -> tuple[str, str] | None:

@@ -17,11 +17,11 @@ from uuid import UUID
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
-from hvdrivers.models.instance import InstanceSpec
+from hvdrivers.models.instance import Flavor, InstanceSpec
 from hvdrivers.models.vif import Vif
 from hvdrivers.vmware.host_devices import PASSTHROUGH, cards_with_functions
 from hvdrivers.vmware.machines import Machines, uuid_in
-from hvdrivers.vmware.passthrough import BROWSER
+from hvdrivers.vmware.passthrough import host_and_target
 from hvdrivers.vmware.place import Places
 from hvdrivers.vmware.reader import Reader, Row
 from hvdrivers.vmware.specs import wants_function
@@ -51,13 +51,7 @@ class Functions:
             NotSupported: it is to have what vSphere does not give beside such a NIC.
         """
         if any(map(wants_function, spec.vifs)):
-            flavor = spec.flavor
-            if flavor.max_vcpus is not None or flavor.max_memory_mib is not None:
-                raise errors.NotSupported(
-                    "vSphere adds nothing to a running machine that has a NIC with a virtual"
-                    " function",
-                    hint="leave max_vcpus and max_memory_mib out",
-                )
+            refuse_growth(spec.flavor, "leave max_vcpus and max_memory_mib out")
         found = self.of(spec.uuid, spec.vifs, backings, starts=spec.start)
         return {name: (backing, found.get(name)) for name, backing in backings.items()}
 
@@ -84,13 +78,7 @@ class Functions:
                 "vSphere gives no virtual functions to a machine in a cluster of several hosts",
                 hint="connect to a single host; or leave sriov out",
             )
-        rows = self._reader.read(
-            [(vim.HostSystem, (PASSTHROUGH,)), (vim.ComputeResource, (BROWSER,))],
-            [(place.only_host, ()), (place.compute, ())],
-        )
-        host = next(row for row in rows if isinstance(row.obj, vim.HostSystem))
-        browser = next(row for row in rows if isinstance(row.obj, vim.ComputeResource))
-        target = browser[BROWSER].QueryConfigTarget(place.only_host)
+        host, target = host_and_target(self._reader, place.only_host, place.compute, (PASSTHROUGH,))
         adapters = _adapters(host, (target.sriov if target is not None else None) or ())
         if not adapters:
             raise errors.NotSupported("no adapter of the host has virtual functions", hint=_HINT)
@@ -117,6 +105,17 @@ class Functions:
                     physical = card.sriovBacking and card.sriovBacking.physicalFunctionBacking
                     if physical is not None:
                         yield physical.id
+
+
+def refuse_growth(flavor: Flavor, hint: str) -> None:
+    """Raise NotSupported for a flavor to which CPUs or memory may be added, of a machine that has,
+    or gets, such a NIC."""
+    if flavor.max_vcpus is not None or flavor.max_memory_mib is not None:
+        raise errors.NotSupported(
+            "vSphere adds nothing to a running machine that has a NIC with a virtual function, and"
+            " the flavor says that CPUs or memory may be added",
+            hint=hint,
+        )
 
 
 def _adapters(host: Row, infos: Sequence[Any]) -> list[tuple[Any, int]]:

@@ -50,7 +50,7 @@ class _Seen:
         """The ids of the machines in the rule."""
         return frozenset(each._moId for each in (self.rule.vm or ())) if self.rule else frozenset()
 
-    def wanted(self, group: ServerGroup, *, without: UUID | None) -> dict[str, Any]:
+    def wanted(self, *, without: UUID | None) -> dict[str, Any]:
         """The machines that the rule shall list, by id; none, where there shall be no rule."""
         ours = {row.moid: row.obj for uuid, each, row in self.members if uuid != without}
         if not ours:
@@ -141,7 +141,7 @@ class Groups:
             seen = self._look(group, where)
             if joins is not None:
                 _require_policy(seen, group, besides=joins)
-            wanted = seen.wanted(group, without=without)
+            wanted = seen.wanted(without=without)
             if seen.is_kept(group, wanted):
                 return
             now = seen.listed, frozenset(wanted), getattr(seen.rule, "key", None)

@@ -12,6 +12,7 @@ from hvdrivers.models.vif import AttachedVif, Vif, VifQos
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import by_mac, editing, removing
+from hvdrivers.vmware.functions import refuse_growth
 from hvdrivers.vmware.host_devices import refuse_hot_plug, refuse_with_functions
 from hvdrivers.vmware.listing import attached_vif, attached_vifs
 from hvdrivers.vmware.machines import HARDWARE, Machine
@@ -98,13 +99,10 @@ def _require_stopped(found: Machine) -> None:
             "vSphere plugs a NIC with a virtual function into a stopped machine only",
             hint="power_off() first, or leave sriov out",
         )
-    size = record_in(found.row).flavor
-    if size.max_vcpus is not None or size.max_memory_mib is not None:
-        raise errors.NotSupported(
-            "vSphere adds nothing to a running machine that has a NIC with a virtual function, and"
-            " the flavor says that CPUs or memory may be added",
-            hint="resize() it without max_vcpus and max_memory_mib, or leave sriov out",
-        )
+    refuse_growth(
+        record_in(found.row).flavor,
+        "resize() it without max_vcpus and max_memory_mib, or leave sriov out",
+    )
 
 
 def _mac_of(devices: Devices, vif_id: str) -> str | None:

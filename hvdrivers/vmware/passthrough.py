@@ -44,6 +44,19 @@ TYPES, BROWSER = "config.sharedPassthruGpuTypes", "environmentBrowser"
 _HARDWARE = "config.hardware.device"
 
 
+def host_and_target(
+    reader: Reader, host: Any, compute: Any, paths: Sequence[str]
+) -> tuple[Row, Any]:
+    """These properties of a host, and what it can give machines (``ConfigTarget``), which it may
+    not say. 2 calls."""
+    rows = reader.read(
+        [(vim.HostSystem, paths), (vim.ComputeResource, (BROWSER,))], [(host, ()), (compute, ())]
+    )
+    found = next(row for row in rows if isinstance(row.obj, vim.HostSystem))
+    browser = next(row for row in rows if isinstance(row.obj, vim.ComputeResource))
+    return found, browser[BROWSER].QueryConfigTarget(host)
+
+
 @dataclass(frozen=True)
 class Passed:
     """A device, or a slice of one, that a machine gets."""
@@ -126,16 +139,10 @@ class Passthrough:
                 f"a machine has at most {_MOST} PCI devices, and {_MOST_SLICES} slices of GPUs"
             )
         place = self._places.get()
-        only, compute = place.only_host, place.compute
+        only = place.only_host
         if only is None:
             raise errors.NotSupported("a cluster of several hosts shows no devices of theirs")
-        rows = self._reader.read(
-            [(vim.HostSystem, DEVICES_OF_A_HOST), (vim.ComputeResource, (BROWSER,))],
-            [(only, ()), (compute, ())],
-        )
-        host = next(row for row in rows if isinstance(row.obj, vim.HostSystem))
-        browser = next(row for row in rows if isinstance(row.obj, vim.ComputeResource))
-        target = browser[BROWSER].QueryConfigTarget(only)
+        host, target = host_and_target(self._reader, only, place.compute, DEVICES_OF_A_HOST)
         others = self._others(spec.uuid)
         profiles = profiles_in(target)
         devices = [

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import threading
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -84,27 +84,22 @@ def _expect_no_growth(
     call = load(trial)
     for _ in range(2):  # what is made once and kept is no leak
         call()
-    for last in (False, False, True):  # nor is a pool that fills: a leak grows each time
+    for seconds in (2.0, 2.0, 10.0):  # nor is a pool that fills: a leak grows each time
         gc.collect()
         before = count()
         for _ in range(6):
             call()
         gc.collect()
-        if last or _falls_to(trial, before, count):
+        after = count()
+        # one may still be on its way out
+        gone = trial.becomes(partial(_is_at_most, before, count), seconds)
+        if gone:
             break
-    # one may still be on its way out
-    trial.eventually(
-        lambda: count() <= before, f"there were {before} {what}, and then {count()}", timeout=10.0
-    )
+    trial.check(gone, f"there were {before} {what}, and then {after}")
 
 
-def _falls_to(trial: Trial, before: int, count: Callable[[], int]) -> bool:
-    end = time.monotonic() + trial.patience(2.0)
-    while count() > before:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
+def _is_at_most(most: int, count: Callable[[], int]) -> bool:
+    return count() <= most
 
 
 @check(CONC_006, cases=_LOADS)

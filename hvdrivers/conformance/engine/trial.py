@@ -148,12 +148,16 @@ class Trial:
         self, condition: Callable[[], bool], message: str, timeout: float = 30.0
     ) -> None:
         """The clause is broken unless the condition comes true in time."""
+        self.check(self.becomes(condition, timeout), message)
+
+    def becomes(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Whether the condition comes true in time."""
         end = time.monotonic() + self.patience(timeout)
         while not condition():
             if time.monotonic() > end:
-                self.check(False, message)
+                return False
             time.sleep(0.02)
-        self.check(True, message)
+        return True
 
     # ---- time -----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from hvdrivers.conformance.engine import image_files
+from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.guard import guarded
 from hvdrivers.models.image import ImageFormat, ImageRef
@@ -39,6 +40,15 @@ def peer(shared_peer: VcsimPeer) -> Iterator[VcsimPeer]:
 def connected(peer: VcsimPeer, **options: Any) -> VmwareDriver:
     """The raw driver, without the guard."""
     return VmwareDriver.connect(VmwareConfig(**(peer.options | options)))
+
+
+def answers(driver: VmwareDriver) -> bool:
+    """Whether the server is up."""
+    try:
+        driver.ping()
+    except errors.ConnectionFailed:
+        return False
+    return True
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hvdrivers.driverkit import cut_after, cut_before
 from hvdrivers.models.host import HostPowerAction
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.driver import VmwareDriver
-from tests.integration.vmware.conftest import SpecFactory, connected
+from tests.integration.vmware.conftest import SpecFactory, answers, connected
 from tests.integration.vmware.test_budgets import READ, calls
 from tests.peers.fixtures import started
 from tests.peers.vcsim import VcsimPeer
@@ -37,14 +37,6 @@ def esxi(host: VcsimPeer) -> Iterator[VmwareDriver]:
     made.close()
 
 
-def _answers(driver: VmwareDriver) -> bool:
-    try:
-        driver.ping()
-    except errors.ConnectionFailed:
-        return False
-    return True
-
-
 def test_cut_request_is_told_truthfully(
     host: VcsimPeer, esxi: VmwareDriver, spec: SpecFactory
 ) -> None:
@@ -60,9 +52,9 @@ def test_cut_request_is_told_truthfully(
         pytest.raises(errors.OutcomeUnknown),
     ):
         esxi.host_power(SHUTDOWN)
-    wait_until(lambda: not _answers(esxi), timeout=60, what="it goes down all the same")
+    wait_until(lambda: not answers(esxi), timeout=60, what="it goes down all the same")
     host.ask("/up", "POST")
-    wait_until(lambda: _answers(esxi), timeout=60, what="it is up again")
+    wait_until(lambda: answers(esxi), timeout=60, what="it is up again")
     assert esxi.get_instance(uuid).state is InstanceState.STOPPED
 
 
@@ -81,7 +73,7 @@ def test_host_that_refuses_and_machines_of_others(
     asked = calls(esxi, lambda: esxi.host_power(SHUTDOWN))
     assert asked["ShutdownHost_Task"] == 1
     assert asked[READ] <= 4
-    wait_until(lambda: not _answers(esxi), timeout=60, what="it goes down")
+    wait_until(lambda: not answers(esxi), timeout=60, what="it goes down")
     other.close()
 
 

@@ -25,7 +25,7 @@ from hvdrivers.vmware.conformance.observer import VmwareObserver
 from hvdrivers.vmware.conformance.raw_server import RawServer
 from hvdrivers.vmware.driver import VmwareDriver
 from tests.integration.vmware.client import stopped
-from tests.integration.vmware.conftest import SpecFactory, connected
+from tests.integration.vmware.conftest import SpecFactory, answers, connected
 from tests.integration.vmware.test_by_hand import foreign
 from tests.integration.vmware.test_luns import mappings, told
 from tests.peers.fixtures import started
@@ -352,19 +352,11 @@ def _powered(before: Callable[[ComputeDriver, UUID], None], spec: SpecFactory) -
                 before(raw, uuid)
             said = other.go()
         if said == "done":
-            wait_until(lambda: not _answers(raw), timeout=60, what="it goes down")
-        up = _answers(raw)
+            wait_until(lambda: not answers(raw), timeout=60, what="it goes down")
+        up = answers(raw)
         peer.ask("/up", "POST")
         raw.close()
     return said, up
-
-
-def _answers(driver: VmwareDriver) -> bool:
-    try:
-        driver.ping()
-    except errors.ConnectionFailed:
-        return False
-    return True
 
 
 def test_host_power(spec: SpecFactory) -> None:
