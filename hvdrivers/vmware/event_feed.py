@@ -47,6 +47,8 @@ _BOOTED = "runtime.bootTime"
 """When the machine was last powered on after it was off; unset while it is off."""
 WATCHED = (*STATE, path_of(DEVICES), _BOOTED)
 """What is watched, and what a stream reads."""
+RUNS = frozenset({InstanceState.RUNNING, InstanceState.RESCUED, InstanceState.PAUSED})
+"""States of a machine that is powered on."""
 _REMEMBERED = 10_000
 """Machines that have gone of which the feed knows when it told so."""
 
@@ -282,6 +284,11 @@ class EventFeed:
         before = self._told.get(moid)
         if now == before:
             return
+        if now is not None and before is not None and {now.state, before.state} <= RUNS:
+            # a start is told in two steps: the time comes after the power state
+            now = replace(now, booted=now.booted or before.booted)
+            if now == before:
+                return
         self._at[moid] = self.answers
         if now is None:
             assert before is not None  # noqa: S101 - for the type checker
@@ -316,12 +323,13 @@ def _seen(row: Row) -> Update | None:
     if uuid is None or mark is None:
         return None
     host = row.get("runtime.host")
+    state = state_of(row.get("runtime.powerState"), mark)
     return Update(
         uuid=uuid,
-        state=state_of(row.get("runtime.powerState"), mark),
+        state=state,
         devices=_ids(value_in(row, DEVICES)),
         host=host._moId if host is not None else None,
-        booted=row.get(_BOOTED),
+        booted=row.get(_BOOTED) if state in RUNS else None,
     )
 
 

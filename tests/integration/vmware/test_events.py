@@ -27,6 +27,7 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import NetworkVif
 from hvdrivers.vmware.event_feed import EventFeed, Raw
 from tests.integration.vmware.conftest import SpecFactory
+from tests.peers.vcsim import VcsimPeer
 
 _K, _S = LifecycleKind, InstanceState
 _STOPPED, _STARTED = (_K.STOPPED, _S.STOPPED), (_K.STARTED, _S.RUNNING)
@@ -47,6 +48,29 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     monkeypatch.setattr(EventFeed, "ask", late)
     yield opened
     opened.set()
+
+
+class Polls:
+    """Lets polls pass one by one."""
+
+    def __init__(self) -> None:
+        self.permits = threading.Semaphore(0)
+        self.answered = threading.Event()
+
+
+@pytest.fixture
+def polls(monkeypatch: pytest.MonkeyPatch) -> Polls:
+    """Stands before the driver in a test's arguments: the driver's feed keeps what it has."""
+    made, ask = Polls(), EventFeed.ask
+
+    def one_by_one(feed: EventFeed) -> list[Raw]:
+        made.permits.acquire(timeout=_PATIENCE)
+        found = ask(feed)
+        made.answered.set()
+        return found
+
+    monkeypatch.setattr(EventFeed, "ask", one_by_one)
+    return made
 
 
 @pytest.fixture
@@ -129,6 +153,30 @@ def test_restart_between_two_answers_is_not_merged_into_nothing(
             guarded_driver.power_on(machine)
         gate.set()
         # merged it would be no change at all: RUNNING before and after
+        assert told(stream, machine, _STARTED) == [_STOPPED, _STARTED]
+
+
+def test_restart_of_which_an_answer_saw_the_time_unset_is_told(
+    polls: Polls,
+    guarded_driver: ComputeDriver,
+    machine: UUID,
+    peer: VcsimPeer,
+    gate: threading.Event,
+) -> None:
+    """The power state and the time of the start change one after the other. An answer between them
+    shows a machine that runs and was never started."""
+    guarded_driver.power_on(machine)
+    gate.set()
+    with guarded_driver.watch() as stream:
+        assert isinstance(stream.next(_PATIENCE), ResyncEvent)
+        polls.permits.release()
+        with peer.slow_task("PowerOff", 2):
+            stop = threading.Thread(target=lambda: guarded_driver.power_off(machine))
+            stop.start()
+            assert polls.answered.wait(_PATIENCE)
+            stop.join()
+        guarded_driver.power_on(machine)
+        polls.permits.release(1000)
         assert told(stream, machine, _STARTED) == [_STOPPED, _STARTED]
 
 

@@ -185,7 +185,7 @@ class VcsimPeer:
 
     @contextmanager
     def slow_task(self, name: str, seconds: float) -> Iterator[None]:
-        """Let each task of this name (``CreateVM_Task``) take so much longer."""
+        """Let each task of this name (``CreateVm``, ``PowerOff``) take so much longer."""
         self.ask("/task-delay", "POST", name=name, ms=int(seconds * 1000))
         try:
             yield
