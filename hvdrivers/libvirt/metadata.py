@@ -63,7 +63,7 @@ class Record(Model):
     firmware: Firmware = Firmware.BIOS
     image: str | None = None
     """Cache key of the image it was made from."""
-    hardware: Hardware = Hardware()
+    hardware: Hardware = Hardware.model_construct()
     """For what is attached and plugged later, and names no bus and no model."""
     numa: tuple[NumaNode, ...] = ()
     """Where the caller has placed it."""

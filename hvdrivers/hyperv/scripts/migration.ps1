@@ -331,7 +331,7 @@ function Complete-HvArrival {
     $state = 'stopped'
     if (Test-HvPoweredOn $VM) { $state = 'running' }
     Set-HvOwner $Uuid $id $state
-    [IO.File]::Delete($file)
+    Remove-HvFile $file
 }
 
 # The machine is here: it is the instance, and has the connections that it was given for this host.
@@ -375,7 +375,7 @@ function Invoke-HvMove {
         catch { $failure = $_ }
         if ($null -ne (Get-HvMachine $id)) {
             Undo-Hv { $null = Complete-HvReconnect $found }
-            [IO.File]::Delete($leaving)
+            Remove-HvFile $leaving
             if ($late) { Stop-Hv 'Deadline' 'the deadline passed; the machine stays where it was' }
             if ($null -ne $failure) { throw $failure }
             Stop-Hv 'NotMoved' 'the host has moved nothing'
@@ -414,7 +414,7 @@ function Invoke-HvMoveLeave {
             if ([IO.File]::Exists((Get-HvReconnecting $uuid))) {
                 $null = Complete-HvReconnect (Find-Hv $uuid)
             }
-            [IO.File]::Delete((Get-HvLeaving $uuid))
+            Remove-HvFile (Get-HvLeaving $uuid)
         }
         else { Clear-HvDeparted $uuid }
         @{ here = $here }
