@@ -341,8 +341,11 @@ def test_target_that_cannot_be_ended_is_told() -> None:
 def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """``hvdrivers conformance run fake --jobs 2``, whose processes are known by their folder."""
     folder.mkdir()
+    # what a shell runs in the background ignores Ctrl-C, and so would its children
+    listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    runs = f"{listens}\nfrom hvdrivers.cli.app import app\napp()"
     return subprocess.Popen(
-        [sys.executable, *("-m", "hvdrivers", "conformance", "run", "fake"), *arguments],
+        [sys.executable, *("-c", runs, "conformance", "run", "fake"), *arguments],
         env=environment(TMPDIR=str(folder)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
