@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from hvdrivers.conformance.engine.clauses import Check
+    from hvdrivers.conformance.engine.jobs import Jobs
     from hvdrivers.conformance.engine.report import CheckResult, Report
+    from hvdrivers.conformance.engine.runner import KnownIssue
     from hvdrivers.conformance.engine.runner import Session as Run
+    from hvdrivers.conformance.engine.target import Target
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -63,6 +68,14 @@ def run(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Of everything random, to do it again.")
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Run so many checks at once, each on a host of its own: of a simulator.",
+        ),
+    ] = 1,
     report: Annotated[
         list[Path] | None,
         typer.Option(
@@ -88,21 +101,25 @@ def run(
     from hvdrivers.conformance.engine.arguments import image_of, options_of
     from hvdrivers.conformance.engine.finding import find_target
     from hvdrivers.conformance.engine.known import read_known_issues
+    from hvdrivers.conformance.engine.runner import Session as Run
     from hvdrivers.conformance.engine.writers import check_name, write
 
     for path in report or ():
         check_name(path)
     checks = chosen(profile, clause, [tier] if tier is not None else list(Tier))
     issues = read_known_issues(known_issues) if known_issues else []
-    target = find_target(
-        driver, image=image_of(image) if image else None, options=options_of(option or (), config)
+    make = partial(
+        find_target,
+        driver,
+        image=image_of(image) if image else None,
+        options=options_of(option or (), config),
     )
-    from hvdrivers.conformance.engine.runner import Session as EngineSession
-
+    target = make()
     own_journal = journal is None and not target.simulated and tier is not Tier.STATIC
     journal = _default_journal(driver) if own_journal else journal
-    with EngineSession(target, journal=journal, known_issues=issues, seed=seed) as engine:
-        if any(each.tier is Tier.HOST for each in checks):
+    given = _Given(journal=journal, known_issues=issues, seed=seed)
+    with _leftovers_told(), _engine(target, make, jobs, report or (), given) as engine:
+        if isinstance(engine, Run) and any(each.tier is Tier.HOST for each in checks):
             _reach(engine)
         with _Progress(len(checks)) as tell:
             engine.run(checks, on_result=tell)
@@ -144,21 +161,69 @@ def chosen(
     return found
 
 
-def _reach(engine: Run) -> None:
-    """Connect before the first check: a host that is not there is no broken clause."""
+class _Given(TypedDict):
+    """What every engine takes."""
+
+    journal: Path | None
+    known_issues: Sequence[KnownIssue]
+    seed: int | None
+
+
+def _engine(
+    target: Target,
+    make: Callable[[], Target],
+    jobs: int,
+    reports: Sequence[Path],
+    given: _Given,
+) -> Run | Jobs:
+    """What runs the checks: here, or in several processes, which make a target each."""
+    from hvdrivers.conformance.engine.finding import close_target
+    from hvdrivers.conformance.engine.jobs import Jobs
+    from hvdrivers.conformance.engine.runner import Session as Run
+    from hvdrivers.conformance.engine.worker import needs_own_host
+
+    if jobs == 1:
+        return Run(target, **given)
+    try:
+        needs_own_host(target)
+    finally:
+        close_target(target)
+    return Jobs(make, jobs, seconds=_last_time(reports), on_trouble=say, **given)
+
+
+def _last_time(reports: Sequence[Path]) -> dict[str, float]:
+    """How long checks took, where the report that is to be written is there already."""
+    from hvdrivers.conformance.engine.verifying import read_report
+    from hvdrivers.contract.errors import InvalidRequest
+
+    for path in reports:
+        if path.suffix == ".json" and path.exists():
+            with suppress(InvalidRequest):  # it will be another one
+                return {each.check: each.seconds for each in read_report(path).results}
+    return {}
+
+
+@contextmanager
+def _leftovers_told() -> Iterator[None]:
     from hvdrivers.conformance.engine.runner import LeftoversFound
-    from hvdrivers.contract import errors
 
     try:
-        _ = engine.driver
+        yield
     except LeftoversFound as error:
         raise CommandError(
             str(error),
             code=ExitCode.PARTIAL,
             hint="hvdrivers conformance reap HOST --dry-run shows them",
         ) from error
-    except (errors.ConnectionFailed, errors.PermissionDenied, errors.InvalidRequest,
-            errors.PluginError):  # fmt: skip
+
+
+def _reach(engine: Run) -> None:
+    """Connect before the first check: a host that is not there is no broken clause."""
+    from hvdrivers.conformance.engine.worker import NO_HOST
+
+    try:
+        _ = engine.driver
+    except NO_HOST:
         raise
     except Exception as error:  # noqa: BLE001 - the driver is broken: each check will say so
         say(f"the driver does not connect: {' '.join(f'{type(error).__name__}: {error}'.split())}")

@@ -44,6 +44,7 @@ class FakeTarget(Target):
 
     name = "fake"
     simulated = True
+    makes_host = True
 
     def __init__(self, driver: type[Driver] = FakeDriver, **options: object) -> None:
         self._driver = driver

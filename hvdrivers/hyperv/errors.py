@@ -163,6 +163,7 @@ BY_HRESULT: Mapping[int, type[e.HypervisorError]] = MappingProxyType(
         0x80070005: e.PermissionDenied,  # E_ACCESSDENIED
         0x80070020: e.DeviceBusy,  # ERROR_SHARING_VIOLATION
         0x80070021: e.DeviceBusy,  # ERROR_LOCK_VIOLATION
+        0x80070091: e.DeviceBusy,  # ERROR_DIR_NOT_EMPTY
         0x800700AA: e.DeviceBusy,  # ERROR_BUSY
         0x80070002: e.VolumeNotFound,  # ERROR_FILE_NOT_FOUND
         0x80070003: e.VolumeNotFound,  # ERROR_PATH_NOT_FOUND
@@ -194,6 +195,8 @@ _HINTS: Mapping[type[e.HypervisorError], str] = {
 
 _CODE_HINTS: Mapping[int, str] = MappingProxyType(
     {
+        0x80070091: "a file came into the folder while it was removed, or one of its files is open."
+        " Repeat it; openfiles /query on the host tells who has a file open",
         0xC03A001A: "Hyper-V takes no disk file that is compressed, encrypted or sparse, or has the"
         " integrity bit of ReFS. Switch that off for the driver's folder and for the pools, and for"
         " the files in them: compact /u /s, cipher /d /s, Set-FileIntegrity -Enable $false",

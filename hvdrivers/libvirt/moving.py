@@ -17,7 +17,6 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Undo, changed, undoing
 from hvdrivers.libvirt import moving_adopted
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.devices import vifs_of
 from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.naming import console_name, disk_name
 from hvdrivers.libvirt.pinning import without_own_pins
@@ -151,9 +150,9 @@ class Move:
 
     def _start_frozen(self) -> None:
         """Start a machine for its move, with its CPUs frozen. What a NIC is wired to here may be
-        gone where it has another wiring there: it gets a device that leads nowhere. A machine with
-        CPUs to itself gets none, as it does not run. This start alone knows of that, the definition
-        does not."""
+        gone where it has another wiring there: it is what it will be there, and leads nowhere. A
+        machine with CPUs to itself gets none, as it does not run. This start alone knows of that,
+        the definition does not."""
         call = self._call
         pinned = bool(self._here.config.aside)
         if not call.destination.vifs and not pinned:
@@ -163,13 +162,7 @@ class Move:
         xml = definable(parse(call.domain.XMLDesc(flags)))
         if pinned:
             without_own_pins(xml)
-        nics = vifs_of(xml)
-        for vif in call.destination.vifs:
-            _, interface = nics[vif.id]
-            interface.set("type", "ethernet")
-            for each in list(interface):
-                if each.tag in {"source", "virtualport", "target", "vlan", "bandwidth"}:
-                    interface.remove(each)
+        xml = self._plan.rewiring.nowhere(xml)
         call.domain.connect().createXML(text(xml), libvirt.VIR_DOMAIN_START_PAUSED)
 
     def _stop_again(self) -> None:

@@ -72,6 +72,8 @@ class MovingPlan:
             plan.add(BlockerKind.NETWORK, error.message, hint=error.hint)
         except (errors.VolumeNotFound, errors.DeviceBusy) as error:
             plan.add(BlockerKind.STORAGE, error.message, hint=error.hint)
+        if running:
+            plan.blockers.extend(plan.rewiring.seen_by_guest(plan.xml))
         self._look_at_host_nics(plan)  # those that it has, and those that it would get
         plan.xml = plan.rewiring.on(plan.xml)
         self._look_at_host_nics(plan)

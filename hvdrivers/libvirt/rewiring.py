@@ -6,7 +6,7 @@ A device keeps its id, its place and what the guest sees of it. Only what is beh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from uuid import UUID
@@ -21,16 +21,37 @@ from hvdrivers.libvirt.devices import (
 )
 from hvdrivers.libvirt.domain import next_target
 from hvdrivers.libvirt.held_volumes import settle
+from hvdrivers.libvirt.host_nics import HOST_NICS
 from hvdrivers.libvirt.network_checks import Networks
 from hvdrivers.libvirt.shared_memory import fit_memory
 from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.wiring import vif_element
 from hvdrivers.libvirt.xml import Element, attribute
+from hvdrivers.models.migration import Blocker, BlockerKind
 from hvdrivers.models.vif import HostdevVif, MacvtapVif, UserVif, VdpaVif, Vif
 from hvdrivers.models.volume import VolumeAttachment
 
 _STAYS = ("boot", "rom", "acpi")
 """What the guest's firmware sees of a device."""
+_SEEN = {
+    "MAC address": ("mac", "address"),
+    "model": ("model", "type"),
+    "queues": ("driver", "queues"),
+    "MTU": ("mtu", "size"),
+}
+"""What the guest's driver sees of a NIC: tag and attribute of each."""
+_TO_USER = (
+    "a user-mode network does not offer what the guest's virtio NIC has here (headers of offloaded"
+    " packets, vnet_hdr)"
+)
+_FROM_USER = (
+    "the guest's connections are in the user-mode network that it has here, and QEMU hands them to"
+    " another user-mode network alone"
+)
+_OF_HOST = {None, "hostdev", "vdpa"}
+"""Types of elements of NICs that stay with their host."""
+_WIRED = {"source", "virtualport", "target", "vlan", "bandwidth"}
+"""What says where a NIC leads."""
 
 
 def wire_of(device: Element) -> str:
@@ -74,6 +95,60 @@ class Rewiring:
             devices[index] = new
         # nothing but a new connection changes what the memory is for
         return fit_memory(xml) if self.devices else xml
+
+    def nowhere(self, xml: Element) -> Element:
+        """A machine's XML with the new NICs alone, changed in place. Each leads nowhere: the guest
+        sees what it will see at the other host, and nothing on this host is needed for it.
+
+        In the state of a virtio NIC QEMU says whether the device on the host passes on a header
+        with each packet (vnet_hdr). It takes such a state only for a device that does so too, and
+        a user-mode network does not.
+        """
+        nics = {wire: each for wire, each in self.devices.items() if each.tag == "interface"}
+        xml = Rewiring(nics).on(xml)
+        names = {attribute(each, "alias", "name") for each in nics.values()}
+        for interface in xml.iterfind("devices/interface"):
+            if attribute(interface, "alias", "name") not in names:
+                continue
+            if interface.get("type") != "user":
+                interface.set("type", "ethernet")
+            for each in [each for each in interface if each.tag in _WIRED]:
+                interface.remove(each)
+        return xml
+
+    def seen_by_guest(self, xml: Element) -> Iterator[Blocker]:
+        """Why a guest that runs cannot have the new NICs.
+
+        Args:
+            xml: the machine as it runs.
+        """
+        for vif_id, (kind, interface) in vifs_of(xml).items():
+            new = self.devices.get(wire_of(interface))
+            if new is None or kind in HOST_NICS or new.get("type") in _OF_HOST:
+                continue  # another blocker says so
+            here, there = interface.get("type"), new.get("type")
+            model = attribute(interface, "model", "type")
+            others = [
+                name
+                for name, (tag, key) in _SEEN.items()
+                if attribute(interface, tag, key) != attribute(new, tag, key)
+            ]
+            if others:
+                yield Blocker(
+                    kind=BlockerKind.NETWORK,
+                    reason=f"the guest runs, and would find another {' and another '.join(others)}"
+                    " of its NIC",
+                    hint="leave that as it is; or power_off() the instance, and cold_migrate() it",
+                    device=vif_id,
+                )
+            elif here != there and (here == "user" or (there == "user" and model == "virtio")):
+                yield Blocker(
+                    kind=BlockerKind.NETWORK,
+                    reason=_FROM_USER if here == "user" else _TO_USER,
+                    hint="power_off() the instance, and cold_migrate() it; or give it a NIC of the"
+                    " same kind there",
+                    device=vif_id,
+                )
 
 
 class Rewirings:

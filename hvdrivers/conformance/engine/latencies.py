@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
+from collections.abc import Mapping
 
 from hvdrivers.conformance.engine.report import Latency
 
@@ -17,6 +18,20 @@ class Latencies(logging.Handler):
         fields = getattr(record, "hvdrivers", None)
         if fields is not None:
             self.seconds.setdefault(fields["operation"], []).append(fields["seconds"])
+
+    def taken(self) -> dict[str, list[float]]:
+        """What was measured since the last time, which is counted here no more."""
+        self.acquire()  # an operation of another thread may end now
+        try:
+            taken, self.seconds = self.seconds, {}
+            return taken
+        finally:
+            self.release()
+
+    def add(self, measured: Mapping[str, list[float]]) -> None:
+        """Count what another process has measured."""
+        for operation, seconds in measured.items():
+            self.seconds.setdefault(operation, []).extend(seconds)
 
     def table(self) -> tuple[Latency, ...]:
         rows = []

@@ -85,11 +85,11 @@ class Session:
         self._foreign: object = None
         self._began = datetime.now(UTC)
         self._clock = time.monotonic()
-        self._latencies = Latencies()
+        self.latencies = Latencies()
 
     def __enter__(self) -> Self:
         log = logging.getLogger("hvdrivers.operations")
-        log.addHandler(self._latencies)
+        log.addHandler(self.latencies)
         self._log_before = (log.level, log.propagate)
         # every operation is measured, and the console is not flooded with what is expected
         log.setLevel(logging.DEBUG)
@@ -103,7 +103,7 @@ class Session:
         tb: TracebackType | None,
     ) -> None:
         log = logging.getLogger("hvdrivers.operations")
-        log.removeHandler(self._latencies)
+        log.removeHandler(self.latencies)
         log.setLevel(self._log_before[0])
         log.propagate = self._log_before[1]
         with ExitStack() as closing:
@@ -290,7 +290,7 @@ class Session:
             profiles=tuple(profiles),
             verdict=overall(profiles, leftovers=bool(leftovers)),
             leftovers=leftovers,
-            latencies=self._latencies.table(),
+            latencies=self.latencies.table(),
         )
 
     def _leftovers(self) -> tuple[str, ...]:

@@ -35,6 +35,10 @@ class Target(ABC):
     simulated: bool = False
     """True: the host is a simulator of the hypervisor; the report says so. Each property below says
     one thing that mostly goes with it, and a target may say otherwise."""
+    makes_host: bool = False
+    """Whether each target of this kind makes a host for itself, as a simulator can: then several
+    run at once (``--jobs``), each in a process of its own. There the folder for temporary files
+    (``TMPDIR``) is one of that process, and is removed after it."""
     not_shown: Mapping[str, str] = MappingProxyType({})
     """Checks by their id (``METR-004/counts[disk]``) that this simulator cannot show, each with the
     reason. They are run all the same, and an entry whose check passes is a failure. Only for a

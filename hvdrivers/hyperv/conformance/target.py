@@ -70,6 +70,7 @@ class HypervTarget(PlayedGuest):
 
     name = "hyperv"
     simulated = True
+    makes_host = True
     immediate = False
     """PowerShell is a real one: to start, or to load a module, takes it a second or longer."""
     not_shown: Mapping[str, str] = MappingProxyType({})

@@ -101,7 +101,7 @@ function Find-HvSettled {
     if (-not (Test-HvLeft $Uuid)) { return $found }
     Wait-HvCalls $found.VM
     Wait-HvDiskCalls
-    [IO.File]::Delete((Get-HvBegun $Uuid))
+    Remove-HvFile (Get-HvBegun $Uuid)
     Find-Hv $Uuid
 }
 

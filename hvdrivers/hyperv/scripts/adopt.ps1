@@ -50,7 +50,7 @@ function Invoke-HvAdopt {
         if ($made -and -not $done) {
             Undo-Hv {
                 Remove-HvTree (Get-HvFolder $uuid)
-                [IO.File]::Delete((Get-HvClaim $uuid))
+                Remove-HvFile (Get-HvClaim $uuid)
             }
         }
         Unlock-Hv $lock

@@ -119,7 +119,7 @@ function Write-HvDevice {
     $lines += "$number $Kind $Word"
     $name = "$($Found.Uuid).$number.devices"
     Set-HvFile ([IO.Path]::Combine($HvShared.Facts.Index, $name)) (($lines -join "`n") + "`n")
-    foreach ($file in $old) { [IO.File]::Delete($file.File) }
+    foreach ($file in $old) { Remove-HvFile $file.File }
 }
 
 # What was written after these numbers, by UUID, which are brought up to date.

@@ -141,10 +141,12 @@ function Set-HvFile {
     $new = "$File.$([guid]::NewGuid().ToString('N'))"
     [IO.File]::WriteAllText($new, $Text, (New-Object Text.UTF8Encoding($false)))
     try {
-        if ([IO.File]::Exists($File)) { [IO.File]::Replace($new, $File, [NullString]::Value) }
-        else { [IO.File]::Move($new, $File) }
+        Invoke-HvAgain {
+            if ([IO.File]::Exists($File)) { [IO.File]::Replace($new, $File, [NullString]::Value) }
+            else { [IO.File]::Move($new, $File) }
+        }
     }
-    finally { if ([IO.File]::Exists($new)) { [IO.File]::Delete($new) } }
+    finally { if ([IO.File]::Exists($new)) { Remove-HvFile $new } }
 }
 
 # Holds back every other request, of whatever client, that changes the same thing.
@@ -161,7 +163,7 @@ function Lock-Hv {
 function Unlock-Hv {
     param($Lock)
     if ($null -eq $Lock) { return }
-    try { if ($Lock.Begun) { [IO.File]::Delete($Lock.Begun) } }
+    try { if ($Lock.Begun) { Remove-HvFile $Lock.Begun } }
     finally { $Lock.Dispose() }
 }
 
@@ -314,7 +316,7 @@ function Get-HvRecord {
     param([string]$Folder)
     $file = Get-HvFile "$Folder\record"
     if (-not [IO.File]::Exists($file)) { return , @() }
-    , @([IO.File]::ReadAllLines($file))
+    , @(Invoke-HvAgain { [IO.File]::ReadAllLines($file) })
 }
 
 function Set-HvRecord {
@@ -372,11 +374,4 @@ function Get-HvSwitch {
     param([string]$Name)
     foreach ($each in Hyper-V\Get-VMSwitch) { if ($each.Name -ceq $Name) { return $each } }
     Stop-Hv 'NetworkNotFound' 'there is no such virtual switch'
-}
-
-function Remove-HvTree {
-    param([string]$Path)
-    if (Test-Path -LiteralPath $Path) {
-        Remove-Item -LiteralPath $Path -Recurse -Force -Confirm:$false
-    }
 }

@@ -309,7 +309,7 @@ function Invoke-HvEvict {
     $gone = $false
     try {
         Assert-HvImageUnused $path
-        Remove-Item -LiteralPath $aside -Force
+        Remove-HvTree $aside
         $gone = $true
     }
     finally {

@@ -390,7 +390,7 @@ function Remove-HvInstance {
     if (Test-HvHalfAdopted $Uuid) {
         # the machine and its disks stay those of others
         Remove-HvTree $folder
-        [IO.File]::Delete((Get-HvClaim $Uuid))
+        Remove-HvFile (Get-HvClaim $Uuid)
         return
     }
     $vm = Find-HvRemains $Uuid
@@ -451,9 +451,9 @@ function Remove-HvInstance {
     foreach ($other in Get-HvPoolFolders $Uuid) { Remove-HvTree $other }
     Remove-HvTree $folder
     foreach ($file in [IO.Directory]::GetFiles($HvShared.Facts.Index, "$Uuid.*")) {
-        if (-not $file.EndsWith('.claim')) { [IO.File]::Delete($file) }
+        if (-not $file.EndsWith('.claim')) { Remove-HvFile $file }
     }
-    [IO.File]::Delete((Get-HvClaim $Uuid))
+    Remove-HvFile (Get-HvClaim $Uuid)
 }
 
 # The machine of an instance, complete or not.

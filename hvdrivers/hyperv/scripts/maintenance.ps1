@@ -32,7 +32,7 @@ function Test-HvGoingDown {
     if ($since.Year -lt 2000) { return $false }
     if ($since.Ticks -gt $HvShared.Facts.Boot -and $since -gt [DateTime]::UtcNow.AddMinutes(-5) -and
         (Test-HvSameStart $file)) { return $true }
-    [IO.File]::Delete($file)
+    Remove-HvFile $file
     $false
 }
 
@@ -99,7 +99,7 @@ function Invoke-HvEnterMaintenance {
         $done = $true
     }
     finally {
-        if ($new -and -not $done) { [IO.File]::Delete((Get-HvClosed)) }
+        if ($new -and -not $done) { Remove-HvFile (Get-HvClosed) }
         Unlock-Hv $lock
     }
 }
@@ -107,7 +107,7 @@ function Invoke-HvEnterMaintenance {
 function Invoke-HvExitMaintenance {
     param($Arguments)
     $lock = Lock-Hv 'maintenance'
-    try { [IO.File]::Delete((Get-HvClosed)) }
+    try { Remove-HvFile (Get-HvClosed) }
     finally { Unlock-Hv $lock }
 }
 
@@ -142,7 +142,7 @@ function Invoke-HvHostPower {
     }
     finally {
         # the file of another client, whose shutdown is under way, stays
-        if ($new -and -not $done) { [IO.File]::Delete((Get-HvDown)) }
+        if ($new -and -not $done) { Remove-HvFile (Get-HvDown) }
         Unlock-Hv $lock
     }
 }

@@ -77,7 +77,7 @@ function Complete-HvMoving {
     $id = Get-HvMachineId $Uuid
     if ($id) { while (@(Get-HvMigrations $id).Count -gt 0) { Wait-Hv 50 } }
     Clear-HvDeparted $Uuid
-    foreach ($file in $files) { [IO.File]::Delete($file) }
+    foreach ($file in $files) { Remove-HvFile $file }
 }
 
 # UUIDs of machines that were to come here, and will not: the deadline of the migration passed ten

@@ -104,7 +104,7 @@ function Invoke-HvReconnect {
         Set-HvRecord $found.Folder (Set-HvLines $lines $records)
         Assert-HvBudget
         if ($disks) { Disconnect-HvTargets $targets }
-        [IO.File]::Delete((Get-HvReconnecting $found.Uuid))
+        Remove-HvFile (Get-HvReconnecting $found.Uuid)
         $done = $true
     }
     finally {
@@ -392,7 +392,7 @@ function Complete-HvReconnect {
         try { Disconnect-HvTargets $intent }
         finally { Unlock-Hv $lock }
     }
-    [IO.File]::Delete($file)
+    Remove-HvFile $file
     $Found.VM = Get-HvMachine $Found.VM.Id.ToString()
     $forward
 }

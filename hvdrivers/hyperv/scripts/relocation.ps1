@@ -103,7 +103,7 @@ function Invoke-HvRelocate {
                 else { foreach ($each in $vhds) { Remove-HvTree $each.DestinationFilePath } }
             }
         }
-        if ($begun) { [IO.File]::Delete($file) }
+        if ($begun) { Remove-HvFile $file }
         Unlock-Hv $lock
     }
 }

@@ -183,7 +183,7 @@ function Invoke-HvRebuild {
         Set-HvRecord $found.Folder (Edit-HvLines $lines 'image' $new)
         $done = $true
         Remove-HvTree $aside
-        [IO.File]::Delete($file)
+        Remove-HvFile $file
     }
     finally {
         if ($begun -and -not $done) {
@@ -193,7 +193,7 @@ function Invoke-HvRebuild {
                     Stop-HvMachine $found.VM 0
                     Restore-HvRoot $found
                 }
-                [IO.File]::Delete($file)
+                Remove-HvFile $file
                 if ($was -eq 'running' -and
                     (Get-HvMachine $found.VM.Id.ToString()).State.ToString() -match '^Off') {
                     Start-HvMachine $found.VM
@@ -220,7 +220,7 @@ function Complete-HvRebuild {
         Set-HvRecord $Found.Folder $lines
     }
     Restore-HvRoot $Found
-    [IO.File]::Delete($file)
+    Remove-HvFile $file
     $Found.VM = Get-HvMachine $Found.VM.Id.ToString()
 }
 
@@ -403,7 +403,7 @@ function Exit-HvRescue {
     }
     Remove-HvTree $path
     Remove-HvRescueDisc $Found
-    [IO.File]::Delete((Get-HvFlag $Found.Uuid))
+    Remove-HvFile (Get-HvFlag $Found.Uuid)
     $Found.Rescued = $false
 }
 

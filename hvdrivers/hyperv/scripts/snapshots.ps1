@@ -283,7 +283,7 @@ function Complete-HvRevert {
             Wait-HvState $vm 'Paused'
         }
     }
-    [IO.File]::Delete($file)
+    Remove-HvFile $file
     $Found.VM = Get-HvMachine $vm.Id.ToString()
 }
 

@@ -291,7 +291,7 @@ function Invoke-HvCreateVolume {
     }
     finally {
         if ($made -and -not $done) { Undo-Hv { Remove-HvTree $path } }
-        [IO.File]::Delete($hold)
+        Remove-HvFile $hold
     }
     $path
 }
@@ -351,7 +351,7 @@ function Invoke-HvDeleteVolume {
         }
         if (Test-HvBelow $path) { Stop-Hv 'DiskInUse' 'another disk is based on the volume' }
         Assert-HvBudget
-        Remove-Item -LiteralPath $path -Force -Confirm:$false
+        Remove-HvTree $path
     }
     finally { Unlock-Hv $lock }
 }

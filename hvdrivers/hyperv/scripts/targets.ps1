@@ -73,7 +73,7 @@ function Connect-HvTarget {
     catch {
         if (-not (Test-HvLoggedIn $_)) { throw }
         # somebody else has meanwhile, and logs out
-        [IO.File]::Delete($mark)
+        Remove-HvFile $mark
         return $false
     }
     $true
@@ -113,7 +113,7 @@ function Disconnect-HvTarget {
                 -TargetPortalPortNumber $mark[0].port -Confirm:$false
         }
     }
-    [IO.File]::Delete($mark[0].file)
+    Remove-HvFile $mark[0].file
 }
 
 function Test-HvTargetUsed {

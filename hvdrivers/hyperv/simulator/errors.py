@@ -13,6 +13,7 @@ E_OUT_OF_MEMORY = 0x8007000E
 E_SHARING_VIOLATION = 0x80070020
 E_FILE_EXISTS = 0x80070050
 E_DISK_FULL = 0x80070070
+E_DIR_NOT_EMPTY = 0x80070091
 E_INVALID_NAME = 0x8007007B
 E_FILE_NOT_FOUND = 0x80070002
 E_PATH_NOT_FOUND = 0x80070003
@@ -98,6 +99,10 @@ MESSAGES: Mapping[str, Mapping[str, str]] = {
     "path-not-found": {
         "en": "The system cannot find the path '{path}'.",
         "de": "Das System kann den Pfad '{path}' nicht finden.",
+    },
+    "dir-not-empty": {
+        "en": "Cannot remove item {path}: The directory is not empty.",
+        "de": "Das Element {path} kann nicht entfernt werden: Das Verzeichnis ist nicht leer.",
     },
     "file-in-use": {
         "en": "The process cannot access '{path}' because it is being used by another process.",

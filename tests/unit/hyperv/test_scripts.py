@@ -90,6 +90,13 @@ def test_only_the_module_itself_is_asked() -> None:
             assert found[1] not in names, f"{script.name}: {found[1]} without its module"
 
 
+def test_files_are_removed_where_a_busy_one_is_waited_for() -> None:
+    for script in SCRIPTS:
+        if script.name != "removing.ps1":
+            text = script.read_text(encoding="utf-8")
+            assert not re.search(r"\bRemove-Item\b|::Delete\(", text), script.name
+
+
 def test_looks_have_runspaces_of_their_own() -> None:
     text = (FOLDER / "loop.ps1").read_text(encoding="utf-8")
     kinds = text[text.index("function Get-HvKind") : text.index("function New-HvStopped")]

@@ -26,6 +26,7 @@ _ROOMS = (
     "metering",
     "migration",
     "power",
+    "removal",
     "security",
     "services",
     "settings",

@@ -70,7 +70,7 @@ def _write(folder: Path, module: str, text: str) -> None:
     names = ", ".join(f"'{name}'" for name in HANDMADE.get(module) or sorted(documented_here))
     if module == "Hyper-V":
         # they hide the engine's own, which nobody could load a module over
-        names += ", 'Invoke-Command', 'Test-Path'"
+        names += ", 'Invoke-Command', 'Remove-Item', 'Test-Path'"
     if module == "SimulatedHost":
         names = "'Add-SimulatedDrive', 'Get-SimulatedFunction', 'Invoke-SimulatedCmdlet'"
     by_alias = module == "Hyper-V" or module in HANDMADE
@@ -108,6 +108,7 @@ def _module_text(module: str) -> str:
         parts.append("Add-SimulatedDrive\n")
         parts.append(_own("types.ps1"))
         parts.append(_own("direct.ps1"))
+        parts.append(_own("removal.ps1"))
         parts.append(_own("shares.ps1"))
     return "".join(parts)
 
