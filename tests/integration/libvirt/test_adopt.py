@@ -158,7 +158,6 @@ def test_what_it_cannot_is_refused_with_a_reason(own: Host) -> None:
         assert image is not None
         calls: dict[str, Callable[[], object]] = {
             "rebuild": lambda: own.driver.rebuild(machine.uuid, image),
-            "rescue": lambda: own.driver.rescue(machine.uuid, image),
         }
         assert calls.keys() < _REASONS.keys()
         for name, call in calls.items():
