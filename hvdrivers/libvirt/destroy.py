@@ -16,7 +16,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.undo import changed
+from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.adopting import Adopting
 from hvdrivers.libvirt.chains import Chains
@@ -131,9 +131,11 @@ class Removal:
                 self._keeping.refuse_taken(each, own)
             ran = domain is not None and _switched_off(domain)
             with changed():
-                for each in kept:
-                    # before the definition goes: if there is no room, the instance is still there
-                    self._keeping.keep(each, own)
+                with undoing() as undo:
+                    for each in kept:
+                        # before the definition goes: if there is no room, the instance is there
+                        if self._keeping.keep(each, own):
+                            undo.callback(self._keeping.take_back, each)
                 disks |= {name: each for name, each in own.items() if name not in found.away}
                 remove_helper(self._connection.remote, uuid)
                 self._delete_all(found.away.items())
