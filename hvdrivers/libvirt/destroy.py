@@ -27,6 +27,7 @@ from hvdrivers.libvirt.domains import Domains, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.files import clean, paths_in
 from hvdrivers.libvirt.keeping import Keeping, is_mark, kept_disks, own_names
+from hvdrivers.libvirt.leaving import refuse_shared
 from hvdrivers.libvirt.left_files import noted_in
 from hvdrivers.libvirt.metadata import BACKUP_NAMESPACE
 from hvdrivers.libvirt.metadata import kept as kept_in
@@ -202,6 +203,7 @@ class Removal:
         xml = readable(f"the machine {uuid}", partial(xml_of, domain))
         if xml is None:
             return _Found({})
+        refuse_shared(domain, xml)
         adoption = adoption_in(xml)
         backed_up = kept_in(xml, BACKUP_NAMESPACE) is not None
         if adoption is not None:
