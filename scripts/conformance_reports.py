@@ -1,19 +1,26 @@
-"""Make the committed reports: ``python scripts/conformance_reports.py [NAME ...]``.
+"""Make the committed reports: ``python scripts/conformance_reports.py [--jobs N] [NAME ...]``.
 
 ``fake``, ``mutants``, and each on a host of its own ``libvirt`` (half an hour), ``vmware`` (a
 simulated vCenter), ``esxi`` (the same driver on a simulated ESXi host) and ``hyperv`` (its
 simulator); without arguments all of them. ``badges`` makes no report, only what comes from the JSON
 that is there: the badges and the marks of docs/hypervisors.md.
+
+Where the host is a simulator, ``--jobs N`` checks are run at once, each on a host of its own; by
+itself one more than there are cores. The times of the report that is there say which take longest.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from hvdrivers.conformance.engine.jobs import Jobs
 from hvdrivers.conformance.engine.report import GOOD, CheckResult
 from hvdrivers.conformance.engine.runner import Session, selected
 from hvdrivers.conformance.engine.target import Target
@@ -26,17 +33,24 @@ from hvdrivers.fake.conformance import FakeTarget, mutant_target
 FOLDER = Path(__file__).parent.parent / "docs" / "reports"
 
 
-def report_on(target: Target, name: str | None = None) -> None:
+def report_on(engine: Session | Jobs, name: str) -> None:
     """A driver's report; what is found on the way stands in a line of its own."""
 
     def told(result: CheckResult) -> None:
         if result.status not in GOOD:
             print(f"{result.status}: {result.check}: {result.message}", flush=True)
 
-    with Session(target, seed=1) as session:
-        session.run(selected(), on_result=told)
-        report = session.report(complete=True)
-    write(report, FOLDER / f"{name or target.name}.json")
+    with engine:
+        engine.run(selected(), on_result=told)
+        report = engine.report(complete=True)
+    write(report, FOLDER / f"{name}.json")
+
+
+def simulated(make: Callable[[], Target], name: str, jobs: int) -> None:
+    """The report of a driver on hosts that its target makes."""
+    path = FOLDER / f"{name}.json"
+    last = {each.check: each.seconds for each in read_report(path).results} if path.exists() else {}
+    report_on(Jobs(make, jobs, seed=1, seconds=last, on_trouble=print), name)
 
 
 def libvirt() -> None:
@@ -61,23 +75,22 @@ def libvirt() -> None:
         target = LibvirtTarget(
             uri=peer.uri, host_root=peer.host_root, served=[iscsi(san).volume], **options
         )
-        report_on(target)
+        report_on(Session(target, seed=1), "libvirt")
 
 
-def vmware(mode: str, name: str) -> None:
+def vmware(mode: str, name: str, jobs: int) -> None:
     """The report of the vSphere driver on the simulator that ``tests/integration`` has."""
     sys.path.insert(0, str(FOLDER.parent.parent))
-    from tests.integration.vmware.conformance_run import simulated
+    from tests.integration.vmware.conformance_run import SimulatedTarget
 
-    with simulated(mode) as (_, target):
-        report_on(target, name)
+    simulated(partial(SimulatedTarget, mode), name, jobs)
 
 
-def hyperv() -> None:
+def hyperv(jobs: int) -> None:
     """The report of the Hyper-V driver on its simulator."""
     from hvdrivers.hyperv.conformance.target import HypervTarget
 
-    report_on(HypervTarget())
+    simulated(HypervTarget, "hyperv", jobs)
 
 
 def mutants() -> None:
@@ -109,23 +122,27 @@ def badges() -> dict[str, str]:
     return made
 
 
-MAKERS: dict[str, Callable[[], None]] = {
-    "fake": lambda: report_on(FakeTarget()),
-    "mutants": mutants,
-    "libvirt": libvirt,
-    "vmware": lambda: vmware("vpx", "vmware"),
-    "esxi": lambda: vmware("esx", "vmware-esxi"),
+MAKERS: dict[str, Callable[[int], None]] = {
+    "fake": lambda jobs: simulated(FakeTarget, "fake", jobs),
+    "mutants": lambda _: mutants(),
+    "libvirt": lambda _: libvirt(),
+    "vmware": lambda jobs: vmware("vpx", "vmware", jobs),
+    "esxi": lambda jobs: vmware("esx", "vmware-esxi", jobs),
     "hyperv": hyperv,
 }
 
 
 def main() -> None:
     """Make what the command line asks for."""
-    wanted = sys.argv[1:] or MAKERS
+    parser = ArgumentParser()
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--jobs", type=int, default=(os.cpu_count() or 1) + 1, metavar="N")
+    given = parser.parse_args()
+    wanted = given.names or MAKERS
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name in wanted:
         if name != "badges":
-            MAKERS[name]()
+            MAKERS[name](given.jobs)
     for name, svg in badges().items():
         FOLDER.joinpath(f"{name}.svg").write_text(svg, encoding="utf-8")
     runpy.run_path(str(Path(__file__).with_name("hypervisor_marks.py")), run_name="__main__")

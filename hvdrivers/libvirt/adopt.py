@@ -82,7 +82,7 @@ class LibvirtAdopt(Topic, Adopt):
     ) -> tuple[InstanceState, str]:
         """State and label of a machine, if it may be adopted. Three calls, four for one that is
         off."""
-        state = self.domains.state(domain)
+        state = self.domains.state(domain, rescued=False)
         check_state("adopt", state, uuid)
         label = name if name is not None else domain.name()
         if not is_name(label):

@@ -180,10 +180,12 @@ def vifs_of(domain: Element) -> dict[str, tuple[VifType, Element]]:
     found = {}
     adopted = adoption_in(domain) is not None
     for device in domain.iterfind("devices/*"):
+        if device.tag not in _NICS:
+            continue  # most devices of a machine are none
         named = vif_in_alias(attribute(device, "alias", "name") or "")
         if named is None and adopted and device.tag == "interface":
             named = _brought_along(device)
-        if named is not None and device.tag in _NICS:
+        if named is not None:
             found[named[1]] = (named[0], device)
     return found
 

@@ -17,14 +17,21 @@ from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
-from hvdrivers.libvirt.identity import Identity
+from hvdrivers.libvirt.identity import Identity, Known
 from hvdrivers.libvirt.leaving import refuse_cut
 from hvdrivers.libvirt.metadata import NO_NAMESPACE
 from hvdrivers.libvirt.naming import is_moving, is_rescued, label_of
 from hvdrivers.libvirt.not_adopted import refuse_adopted
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
-from hvdrivers.libvirt.states import SAVED, is_off, is_restoring, is_starting, state_of
+from hvdrivers.libvirt.states import (
+    SAVED,
+    as_rescued,
+    is_off,
+    is_restoring,
+    is_starting,
+    state_of,
+)
 from hvdrivers.libvirt.xml import Element, parse
 from hvdrivers.models.state import InstanceState
 
@@ -71,13 +78,23 @@ class Domains:
 
     def named(self, uuid: UUID) -> tuple[Remote, str]:
         """The same, and its label."""
+        domain, known = self._known(uuid)
+        return domain, known.label
+
+    def _known(self, uuid: UUID) -> tuple[Remote, Known]:
         domain: Remote = self._connection.remote.lookupByUUIDString(str(uuid))
-        label = self._identity.label(domain.name(), uuid)
-        if label is None:
+        known = self._identity.known([(uuid, domain.name())]).get(uuid)
+        if known is None:
             raise errors.InstanceNotFound(
                 "there is a machine with this UUID, made by others", hint="adopt() it"
             )
-        return domain, label
+        return domain, known
+
+    def seen(self, uuid: UUID) -> tuple[Remote, str, InstanceState]:
+        """The domain of an instance of ours, its label, and its state. Calls as for find() and
+        state(), without the one for the marks."""
+        domain, known = self._known(uuid)
+        return domain, known.label, self.state(domain, rescued=bool(known.rescues))
 
     def if_there(self, uuid: UUID) -> Remote | None:
         """The domain of an instance of ours; None where there is none. One call.
@@ -92,22 +109,35 @@ class Domains:
                 raise  # a foreign machine
             return None
 
-    def state(self, domain: Remote) -> InstanceState:
+    def state(self, domain: Remote, *, rescued: bool | None = None) -> InstanceState:
         """The state of a machine. One call; two if it is off, as no reason tells whether its
         memory is saved; up to four while it is being started, or has been suspended and resumed
         meanwhile. The budgets of operations count one for a machine that is on, two for one that
-        is off."""
-        return self._named(domain, *domain.state(0))
+        is off. One more for an adopted one that is on: its marks.
 
-    def _named(self, domain: Remote, state: int, reason: int) -> InstanceState:
+        Args:
+            rescued: whether a mark says that an adopted machine is rescued; None: look.
+        """
+        return self._named(domain, *domain.state(0), marked=rescued)
+
+    def _named(
+        self, domain: Remote, state: int, reason: int, *, marked: bool | None
+    ) -> InstanceState:
         defined = not is_starting(state, reason) or bool(domain.isPersistent())
         if is_starting(state, reason) and defined:
             state, reason = domain.state(0)  # spawn() may have come to its end meanwhile
         saved = is_off(state, reason) and bool(domain.hasManagedSaveImage(0))
         if not saved and ((state, reason) == SAVED or is_restoring(state, reason)):
             state, reason = domain.state(0)  # it may have been resumed meanwhile
-        rescued = is_rescued(domain.name(), UUID(domain.UUIDString()))
-        return state_of(state, reason, saved=saved, defined=defined, rescued=rescued)
+        uuid, name = UUID(domain.UUIDString()), domain.name()
+        rescued = is_rescued(name, uuid)
+        found = state_of(state, reason, saved=saved, defined=defined, rescued=rescued)
+        rescued_too = as_rescued(found)
+        if rescued_too is found or label_of(name, uuid) is not None:
+            return found
+        if marked is None:
+            marked = bool(self._identity.rescues(uuid))
+        return rescued_too if marked else found
 
     def checked(
         self,
@@ -121,12 +151,12 @@ class Domains:
         Another process may be starting the machine. Reads see the state from before; a change
         waits until the start has ended, or it would be a change of that state, and be lost.
         """
-        domain = self.find(uuid)
-        at = domain.state(0)
+        domain, known = self._known(uuid)
+        at, marked = domain.state(0), bool(known.rescues)
         if OPERATIONS[operation].changes and _starts(domain, at):
-            state = self._started(uuid, domain, deadline)
+            state = self._started(uuid, domain, deadline, marked)
         else:
-            state = self._named(domain, *at)
+            state = self._named(domain, *at, marked=marked)
         check_state(operation, state, uuid, variant=variant)
         if is_restoring(*at) and OPERATIONS[operation].changes:
             refuse_cut(operation, uuid, domain)
@@ -136,7 +166,9 @@ class Domains:
             _refuse_moving(operation, uuid)
         return domain, state
 
-    def _started(self, uuid: UUID, domain: Remote, deadline: Deadline) -> InstanceState:
+    def _started(
+        self, uuid: UUID, domain: Remote, deadline: Deadline, marked: bool
+    ) -> InstanceState:
         """The state when the start that is under way has ended; BUILDING if it is a spawn's."""
         with self._hub.listening() as events:
             while True:
@@ -145,7 +177,7 @@ class Domains:
                     await_job(domain)
                     return self.state(domain)
                 if not domain.isPersistent():
-                    return self._named(domain, *at)
+                    return self._named(domain, *at, marked=marked)
                 if deadline.passed:
                     raise errors.DeviceBusy(
                         "another client is starting the machine",

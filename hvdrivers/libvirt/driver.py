@@ -200,7 +200,7 @@ class LibvirtDriver(
         self.claims = Claims(self.hub, self.pools, self.domains, self.removal)
         self.plugging = Plugging(self.connection, self.hub, self.domains)
         self.snapshot_data = SnapshotData(self.connection, self.hub)
-        self.rescues = Rescues(self.pools, self.domains)
+        self.rescues = Rescues(self.pools, self.domains, self.identity)
         self.backup_jobs = BackupJobs(self.hub, self.domains)
         self.rewirings = Rewirings(self.networks, self.volumes)
         self.streams = Streams()

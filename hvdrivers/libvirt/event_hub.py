@@ -23,7 +23,7 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline, waitable
 from hvdrivers.driverkit.hub import Hub, Listener
 from hvdrivers.libvirt.errors import translate_opening
-from hvdrivers.libvirt.identity import mark_in
+from hvdrivers.libvirt.identity import mark_in, rescue_in
 from hvdrivers.libvirt.link import Link, NoAnswer, NotMade
 from hvdrivers.libvirt.metadata import MARK_NAMESPACE, STATE_NAMESPACE
 from hvdrivers.libvirt.session import Connection
@@ -103,7 +103,17 @@ class Adopted:
     """That it was in when it was adopted."""
 
 
-RawEvent = Lifecycle | Reboot | Dropped | Device | BackupEnded | Marked | Adopted
+@dataclass(frozen=True)
+class Rescued:
+    """The mark of a rescue has been set on an adopted machine, or taken away."""
+
+    name: str
+    """The role of the rescue disk."""
+    uuid: UUID
+    begins: bool
+
+
+RawEvent = Lifecycle | Reboot | Dropped | Device | BackupEnded | Marked | Adopted | Rescued
 
 
 class EventHub(Hub[RawEvent]):
@@ -202,7 +212,11 @@ class EventHub(Hub[RawEvent]):
     def _on_reboot(self, _c: Any, domain: Any, _o: Any) -> None:
         self.put(Reboot(domain.name(), UUID(domain.UUIDString())))
 
-    def _on_metadata(self, _c: Any, domain: Any, _kind: int, namespace: str, _o: Any) -> None:
+    def _on_metadata(
+        self, _c: Any, domain: Any, _kind: int, namespace: str | None, _o: Any
+    ) -> None:
+        if namespace is None:
+            return  # a title or a description
         if namespace == STATE_NAMESPACE:
             self.put(Dropped(domain.name(), UUID(domain.UUIDString())))
         elif namespace.startswith(MARK_NAMESPACE):
@@ -216,7 +230,13 @@ class EventHub(Hub[RawEvent]):
             self.put(BackupEnded(domain.name(), UUID(domain.UUIDString()), success, message))
 
     def _on_secret(self, _c: Any, secret: Any, event: int, _detail: int, _o: Any) -> None:
-        mark = mark_in(str(secret.usageID() or ""))
+        usage = str(secret.usageID() or "")
+        rescue = rescue_in(usage)
+        if rescue is not None:
+            uuid, role = rescue
+            self.put(Rescued(role, uuid, event == libvirt.VIR_SECRET_EVENT_DEFINED))
+            return
+        mark = mark_in(usage)
         # a later number is that of a rename()
         if mark is not None and mark.number == 1 and event == libvirt.VIR_SECRET_EVENT_DEFINED:
             self.put(Adopted(mark.label, mark.uuid, mark.state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID
 
 import libvirt
@@ -11,6 +12,7 @@ from hvdrivers.libvirt.event_hub import EventHub, RawEvent
 from hvdrivers.libvirt.identity import Identity
 from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.session import Connection
+from hvdrivers.libvirt.states import as_rescued
 from hvdrivers.libvirt.translation import Translation
 from hvdrivers.models.state import InstanceState
 
@@ -32,17 +34,31 @@ class EventStreams:
         Args:
             limit: events that may wait for its consumer.
         """
-        return InstanceStream(self._hub, self._states, self._translation, limit=limit)
+        rescues: dict[UUID, frozenset[str]] = {}
+        """As the last reading of the states has found them."""
 
-    def _translation(self) -> Translation:
+        def states() -> dict[UUID, InstanceState]:
+            found = self._read()
+            rescues.clear()
+            rescues.update((uuid, roles) for uuid, (_, roles) in found.items() if roles)
+            return {uuid: state for uuid, (state, _) in found.items()}
+
+        return InstanceStream(self._hub, states, lambda: self._translation(rescues), limit=limit)
+
+    def _translation(self, rescues: Mapping[UUID, frozenset[str]]) -> Translation:
         # after an interrupted spawn there are such: the end of their power is their end
         with self._connection.operation(None):
             transient = self._listing.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
-        return Translation(transient)
+        return Translation(transient, rescues)
 
-    def _states(self) -> dict[UUID, InstanceState]:
+    def _read(self) -> dict[UUID, tuple[InstanceState, frozenset[str]]]:
+        """The state of each instance, and what marks it as rescued."""
         with self._connection.operation(None):
             self._hub.ensure()  # what happens after the reading is an event
             machines = self._listing.machines()
-            ours = self._identity.labels((uuid, name) for uuid, name, _, _ in machines)
-        return {uuid: state for uuid, _, state, _ in machines if uuid in ours}
+            known = self._identity.known((uuid, name) for uuid, name, _, _ in machines)
+        return {
+            uuid: (as_rescued(state) if known[uuid].rescues else state, known[uuid].rescues)
+            for uuid, _, state, _ in machines
+            if uuid in known
+        }

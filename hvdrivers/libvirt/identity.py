@@ -11,12 +11,18 @@ event for each, so one call tells who is ours. A volume in a pool would be such 
 pool may be inactive or hold thousands of volumes, and sends no event. The secret's UUID is made of
 the machine's UUID and the number: of two clients that give a machine different labels, libvirt
 takes one. rename() makes the mark with the next number, and then removes the older one.
+
+A rescue of such a machine is another secret, made before the machine is started from the rescue
+disk, and named by that disk. Who takes away what a rescue has left removes the marks that it has
+seen: one of a later rescue has another name.
+
+    hvdrivers <uuid> /rescued/<role of the rescue disk>
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID, uuid5
@@ -38,6 +44,22 @@ _USAGE = re.compile(
     re.DOTALL,
 )
 
+_RESCUE = "/rescued/"
+_RESCUED = re.compile(
+    secret_name(_SOME, "").replace(str(_SOME), "(?P<uuid>[0-9a-f-]{36})")
+    + rf"{_RESCUE}(?P<role>rescue-[0-9a-f]+)"
+)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of an instance without a look at its definition."""
+
+    label: str
+    rescues: frozenset[str] = frozenset()
+    """Roles of the disks of the rescues that mark it, of an adopted machine. One that spawn() has
+    made says it in its name."""
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -57,15 +79,7 @@ class Mark:
     def document(self) -> str:
         """The secret's XML."""
         usage = f"/adopted/{self.number}/{self.state.value}/{self.label}"
-        return text(
-            el(
-                "secret",
-                el("uuid", str(self.secret)),
-                el("usage", el("name", secret_name(self.uuid, usage)), type="tls"),
-                ephemeral="no",
-                private="yes",
-            )
-        )
+        return _secret(self.secret, self.uuid, usage)
 
 
 def mark_in(usage: str) -> Mark | None:
@@ -78,6 +92,35 @@ def mark_in(usage: str) -> Mark | None:
         return Mark(UUID(found["uuid"]), found["label"], state, int(found["number"]))
     except ValueError:
         return None
+
+
+def rescue_in(usage: str) -> tuple[UUID, str] | None:
+    """The machine, and the role of the rescue disk, that a secret of this usage marks as rescued;
+    None for any other secret."""
+    found = _RESCUED.fullmatch(usage)
+    if found is None:
+        return None
+    try:
+        return UUID(found["uuid"]), found["role"]
+    except ValueError:
+        return None
+
+
+def _secret(uuid: UUID, marked: UUID, usage: str) -> str:
+    """The XML of a secret without a value."""
+    return text(
+        el(
+            "secret",
+            el("uuid", str(uuid)),
+            el("usage", el("name", secret_name(marked, usage)), type="tls"),
+            ephemeral="no",
+            private="yes",
+        )
+    )
+
+
+def _rescue_secret(uuid: UUID, role: str) -> UUID:
+    return uuid5(uuid, f"rescued {role}")
 
 
 class Identity:
@@ -98,36 +141,57 @@ class Identity:
         Args:
             machines: UUID and name of each.
         """
-        found: dict[UUID, str] = {}
+        return {uuid: known.label for uuid, known in self.known(machines).items()}
+
+    def known(self, machines: Iterable[tuple[UUID, str]]) -> dict[UUID, Known]:
+        """What is known of those of these machines that are ours, by UUID. Calls as for
+        labels()."""
+        found: dict[UUID, Known] = {}
         others: list[UUID] = []
         for uuid, name in machines:
             label = label_of(name, uuid)
             if label is not None:
-                found[uuid] = label
+                found[uuid] = Known(label)
             elif not is_helper(name):
                 others.append(uuid)
-        marks = self.marks() if others else {}
-        return found | {uuid: marks[uuid].label for uuid in others if uuid in marks}
+        if not others:
+            return found
+        usages = self._usages()
+        marks, rescues = _newest(usages), _rescues(usages)
+        return found | {
+            uuid: Known(marks[uuid].label, frozenset(rescues.get(uuid, ())))
+            for uuid in others
+            if uuid in marks
+        }
 
     def marks(self) -> dict[UUID, Mark]:
         """The marks of all adopted machines. One call."""
-        found: dict[UUID, Mark] = {}
-        for mark in self._all():
-            if mark.uuid not in found or found[mark.uuid].number < mark.number:
-                found[mark.uuid] = mark
-        return found
+        return _newest(self._usages())
 
-    def _all(self) -> list[Mark]:
+    def _usages(self) -> list[str]:
         try:
             secrets = self._connection.remote.listAllSecrets(0)
         except errors.NotSupported:
             return []  # the daemon keeps no secrets: adopt() has marked nothing
-        usages = (
+        return [
             str(each.usageID() or "")
             for each in secrets
             if each.usageType() == libvirt.VIR_SECRET_USAGE_TYPE_TLS
-        )
-        return [mark for mark in map(mark_in, usages) if mark is not None]
+        ]
+
+    def rescues(self, uuid: UUID) -> frozenset[str]:
+        """Roles of the disks of the rescues that mark an adopted machine. One call."""
+        return frozenset(_rescues(self._usages()).get(uuid, ()))
+
+    def put_rescue(self, uuid: UUID, role: str) -> None:
+        """Mark an adopted machine as rescued by a disk of this role. One call."""
+        document = _secret(_rescue_secret(uuid, role), uuid, f"{_RESCUE}{role}")
+        self._connection.remote.secretDefineXML(document, 0)
+
+    def remove_rescues(self, uuid: UUID, roles: Collection[str]) -> None:
+        """Remove these marks, where they are. Two calls for each."""
+        for role in roles:
+            self._remove(_rescue_secret(uuid, role))
 
     def put(self, mark: Mark) -> None:
         """Make a mark. One call.
@@ -145,7 +209,7 @@ class Identity:
             InstanceNotFound: it has been destroyed.
         """
         while True:
-            all_ = [mark for mark in self._all() if mark.uuid == uuid]
+            all_ = [mark for mark in _marks(self._usages()) if mark.uuid == uuid]
             if not all_:
                 raise errors.InstanceNotFound("the instance was destroyed meanwhile", instance=uuid)
             now = max(all_, key=lambda mark: mark.number)
@@ -163,6 +227,28 @@ class Identity:
 
     def remove(self, mark: Mark) -> None:
         """Remove a mark, if it is there. Two calls."""
+        self._remove(mark.secret)
+
+    def _remove(self, secret_uuid: UUID) -> None:
         with suppress(errors.HypervisorFault):  # libvirt's class for "no such secret"
-            secret: Remote = self._connection.remote.secretLookupByUUIDString(str(mark.secret))
+            secret: Remote = self._connection.remote.secretLookupByUUIDString(str(secret_uuid))
             secret.undefine()
+
+
+def _marks(usages: Iterable[str]) -> list[Mark]:
+    return [mark for mark in map(mark_in, usages) if mark is not None]
+
+
+def _newest(usages: Iterable[str]) -> dict[UUID, Mark]:
+    found: dict[UUID, Mark] = {}
+    for mark in _marks(usages):
+        if mark.uuid not in found or found[mark.uuid].number < mark.number:
+            found[mark.uuid] = mark
+    return found
+
+
+def _rescues(usages: Iterable[str]) -> dict[UUID, set[str]]:
+    found: dict[UUID, set[str]] = {}
+    for uuid, role in filter(None, map(rescue_in, usages)):
+        found.setdefault(uuid, set()).add(role)
+    return found

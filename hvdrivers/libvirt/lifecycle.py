@@ -58,6 +58,7 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shown import shown
 from hvdrivers.libvirt.slots import refuse_too_many
 from hvdrivers.libvirt.start import start_new
+from hvdrivers.libvirt.states import as_rescued
 from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.instance import (
     Firmware,
@@ -265,7 +266,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         secrets; 2 more if it did not run, 5 more for each disk that is kept. 1 more for each disk
         that migrate_storage() has moved to another pool; on a host with slices of GPUs 1 more, and
         2 for each that it has. Of an adopted machine 2 more, and for each of its disks 1 and those
-        of delete_volume()."""
+        of delete_volume(); with ``keep`` 5 more for each, and those of delete_volume() again."""
         del timeout
         again = self.removal.destroy(uuid, keep, partial(leave_destination, self, uuid))
         with changed():
@@ -282,8 +283,8 @@ class LibvirtLifecycle(Topic, Lifecycle):
         del timeout
 
         def look() -> InstanceInfo:
-            domain, label = self.domains.named(uuid)
-            return shown(uuid, domain, self.domains.state(domain), label)
+            domain, label, state = self.domains.seen(uuid)
+            return shown(uuid, domain, state, label)
 
         return self.connection.straight(look)
 
@@ -292,17 +293,17 @@ class LibvirtLifecycle(Topic, Lifecycle):
         spawn() has not made."""
         del timeout
         machines = self.listing.machines()
-        labels = self.identity.labels((uuid, name) for uuid, name, _, _ in machines)
+        known = self.identity.known((uuid, name) for uuid, name, _, _ in machines)
         return [
             _line(
                 uuid,
-                label,
-                state,
+                ours.label,
+                as_rescued(state) if ours.rescues else state,
                 int(stats.get("vcpu.current", 1)),
                 int(stats.get("balloon.maximum", 0)) // 1024,
             )
             for uuid, _, state, stats in machines
-            if (label := labels.get(uuid)) is not None
+            if (ours := known.get(uuid)) is not None
         ]
 
     def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:

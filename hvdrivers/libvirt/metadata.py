@@ -63,7 +63,7 @@ class Record(Model):
     firmware: Firmware = Firmware.BIOS
     image: str | None = None
     """Cache key of the image it was made from."""
-    hardware: Hardware = Hardware()
+    hardware: Hardware = Hardware.model_construct()
     """For what is attached and plugged later, and names no bus and no model."""
     numa: tuple[NumaNode, ...] = ()
     """Where the caller has placed it."""
@@ -138,7 +138,9 @@ def keep(domain: Remote, namespace: str, content: str | None, flags: int) -> Non
 
 def kept(domain: Element, namespace: str) -> str | None:
     """The content of an element of the domain's metadata, or None."""
-    return domain.findtext(f"metadata/{{{namespace}}}instance")
+    # step by step: ElementTree walks a path of several steps in Python, and one step in C
+    above = domain.find("metadata")
+    return above.findtext(f"{{{namespace}}}instance") if above is not None else None
 
 
 def to_run_text() -> str:
@@ -173,7 +175,8 @@ def put(domain: Element, namespace: str, content: str) -> Element:
 def roots_in(domain: Element) -> dict[str, RootDisk]:
     """What rebuild() remembers of root disks, by the role in their names, the newest last."""
     found = {}
-    for element in domain.iterfind("metadata/*"):
+    above = domain.find("metadata")
+    for element in above if above is not None else ():
         namespace = element.tag.removeprefix("{").partition("}")[0]
         if namespace.startswith(_DISK_NAMESPACE):
             role = namespace.removeprefix(_DISK_NAMESPACE)

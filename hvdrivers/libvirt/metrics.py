@@ -12,6 +12,7 @@ import libvirt
 
 from hvdrivers.contract.metrics import Metrics
 from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.states import as_rescued
 from hvdrivers.models.metrics import DiskMetrics, InstanceMetrics, VifMetrics
 from hvdrivers.models.state import InstanceState
 
@@ -35,9 +36,11 @@ class LibvirtMetrics(Topic, Metrics):
         more where the host has machines that spawn() has not made."""
         del timeout
         machines = self.listing.machines(_STATS, wait=True, only=uuids)
-        labels = self.identity.labels((uuid, name) for uuid, name, _, _ in machines)
+        known = self.identity.known((uuid, name) for uuid, name, _, _ in machines)
         return [
-            _metrics(uuid, state, stats) for uuid, _, state, stats in machines if uuid in labels
+            _metrics(uuid, as_rescued(state) if known[uuid].rescues else state, stats)
+            for uuid, _, state, stats in machines
+            if uuid in known
         ]
 
 

@@ -6,6 +6,10 @@ changes nothing of the instance but its domain's name: a mark in it tells every 
 machine is rescued. Libvirt renames a machine only while it is off. So the mark, and the rescue
 disk, stay until the next start, which takes them away first (``leaving_rescue.py``).
 
+An adopted machine keeps its name, and a secret is its mark. Its rescue disk sits on the bus of its
+root disk. The driver cannot tell which of its CDs is a seed disc: with one of the caller's, all its
+drives are empty meanwhile.
+
 unrescue() marks the stored definition before it switches the machine off, as rebuild() does: a
 repeated call then lets the machine run.
 """
@@ -27,6 +31,7 @@ from hvdrivers.contract.lifecycle import Rescue
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.own_disks import disc_of
 from hvdrivers.driverkit.undo import Undo, changed, undoing
+from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import TARGET_PREFIX, source_of
 from hvdrivers.libvirt.disk_plan import seed_drive
@@ -55,7 +60,6 @@ from hvdrivers.libvirt.naming import (
     SEED,
     disk_name,
     domain_name,
-    is_rescued,
     label_of,
 )
 from hvdrivers.libvirt.overlays import Base
@@ -70,6 +74,7 @@ from hvdrivers.models.image import ImageRef
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import DiskBus
 
 _FLAGS = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 _CONFIG = libvirt.VIR_DOMAIN_AFFECT_CONFIG
@@ -102,8 +107,8 @@ class LibvirtRescue(Topic, Rescue):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Budget from a cached image: 18 calls; 3 more for a seed, and 2 for each disk that an
-        interrupted rescue has left. It waits for what another client does with the snapshots:
-        qemu-img may be at the disks."""
+        interrupted rescue has left. 6 more for an adopted machine. It waits for what another client
+        does with the snapshots: qemu-img may be at the disks."""
         del timeout
         deadline = current_deadline()
         disc = disc_of(seed) if seed is not None else None
@@ -168,7 +173,7 @@ class LibvirtRescue(Topic, Rescue):
             made = undo.steps
             if state is InstanceState.RUNNING:
                 made = (*made, undo.callback(self._run_own, uuid, others))
-            undo.callback(self._end_rescue, uuid, name, guards=made)
+            undo.callback(self._end_rescue, uuid, role, guards=made)
             if state is InstanceState.RUNNING:
                 self.plugging.settle_before_the_end(uuid, domain)
                 if not cut(domain):
@@ -176,18 +181,21 @@ class LibvirtRescue(Topic, Rescue):
                     raise LookAgain
             elif state is not InstanceState.STOPPED:
                 cut(domain)
-            self.rescues.set_mark(domain, uuid, rescued=True)
-            label = label_of(domain.name(), uuid) or ""
-            _boot_from(xml, role, hardware, self.pools.disk_path(name))
+            self.rescues.begin(domain, uuid, role)
+            cache = _cache_of(xml) or self.config.disk_cache
+            _boot_from(xml, role, _bus_for(xml, hardware), self.pools.disk_path(name), cache)
             if boots.seed is not None:
                 _replace_seed(xml, boots.seed, hardware, self.pools.disk_path(disc_name))
-            _name_of(xml).text = domain_name(label, uuid, rescued=True)
+            label = label_of(domain.name(), uuid)
+            if label is not None:
+                _name_of(xml).text = domain_name(label, uuid, rescued=True)
             with self.dedicated.placed(uuid, xml):
                 started = self._start_rescued(uuid, domain, xml, name)
             if not started.isPersistent():
                 raise errors.InstanceNotFound("the instance was destroyed meanwhile", instance=uuid)
         with changed():
             self.rescues.delete_disks(uuid, but={name, disc_name})
+            self.rescues.end_others(domain, uuid, role)
 
     def _start_rescued(self, uuid: UUID, domain: Remote, xml: Element, name: str) -> Remote:
         """Start the machine by a definition that is not stored. One call. Another client that has
@@ -199,7 +207,7 @@ class LibvirtRescue(Topic, Rescue):
             except (errors.InvalidState, errors.HypervisorFault, errors.VolumeNotFound) as error:
                 now = self.domains.find(uuid)
                 if not now.isActive():
-                    if not is_rescued(now.name(), uuid) or not self._has_disk(name):
+                    if not self.rescues.is_marked(now, uuid) or not self._has_disk(name):
                         raise LookAgain from error  # another client has ended the rescue
                     if isinstance(error, errors.VolumeNotFound):
                         raise
@@ -227,17 +235,19 @@ class LibvirtRescue(Topic, Rescue):
             volume = pool.createXML(volume_xml(name, len(disc), "raw", allocation=len(disc)), 0)
         self.images.upload_bytes(volume, disc)
 
-    def _end_rescue(self, uuid: UUID, name: str) -> None:
+    def _end_rescue(self, uuid: UUID, role: str) -> None:
         """Undo the start; a rescue of another client's stays."""
         with suppress(errors.InstanceNotFound):
             domain = self.domains.find(uuid)
             if domain.isActive():
                 disk = _rescue_disk(xml_of(domain))
-                if disk is None or PurePosixPath(source_of(disk)).name != name:
+                name = disk_name(uuid, role)
+                if disk is not None and PurePosixPath(source_of(disk)).name == name:
+                    cut(domain)
+                elif label_of(domain.name(), uuid) is not None:
                     return
-                cut(domain)
             with suppress(errors.InvalidState):  # another client has started it
-                self.rescues.set_mark(domain, uuid, rescued=False)
+                self.rescues.end(domain, uuid, role)
 
     def _run_own(self, uuid: UUID, others: Collection[str]) -> None:
         """Undo the end of a machine that ran. What other clients have ended stays as it is."""
@@ -248,8 +258,8 @@ class LibvirtRescue(Topic, Rescue):
 
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 14 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
-        it is off; 2 more for a rescue's seed, or where an earlier one was cut. It waits as rescue()
-        does."""
+        it is off; 2 more for a rescue's seed, or where an earlier one was cut; 4 more for an
+        adopted machine. It waits as rescue() does."""
         del timeout
 
         def act(_: Turn, domain: Remote, state: InstanceState) -> None:
@@ -267,7 +277,7 @@ class LibvirtRescue(Topic, Rescue):
                     forget_crash(domain)
                 if state is not InstanceState.RUNNING:
                     self.rescues.delete_disks(uuid, unless_on=domain)
-                    self.rescues.set_mark(domain, uuid, rescued=False)
+                    self.rescues.end(domain, uuid)
                 if runs:
                     if state in {InstanceState.RESCUED, InstanceState.STOPPED}:
                         with self.dedicated.starting(uuid, domain):
@@ -292,26 +302,40 @@ def _rescue_disk(xml: Element) -> Element | None:
     return None
 
 
-def _boot_from(xml: Element, role: str, hardware: Hardware, path: str) -> None:
+def _bus_for(xml: Element, hardware: Hardware) -> DiskBus:
+    """The bus of the rescue disk: that of the root disk of an adopted machine, whose firmware boots
+    from it. In the place of IDE, which has four disks at most, SATA."""
+    root = own_disk(xml, ROOT) if adoption_in(xml) is not None else None
+    if root is None:
+        return bus_of_own(None, hardware)
+    there = attribute(root, "target", "bus")
+    if there == DiskBus.IDE:
+        return DiskBus.SATA
+    return next((bus for bus in TARGET_PREFIX if bus == there), DiskBus.VIRTIO)
+
+
+def _boot_from(xml: Element, role: str, bus: DiskBus, path: str, cache: str) -> None:
     """Add the rescue disk to a definition, which boots from it. No other disk changes its place."""
-    bus = bus_of_own(None, hardware)
     added = OwnDisk(role, path, "qcow2", next_target(TARGET_PREFIX[bus], xml), bus)
     system, devices = xml.find("os"), xml.find("devices")
     if system is None or devices is None:
         raise errors.HypervisorFault("the domain has no devices")
-    for each in system.findall("boot"):
-        system.remove(each)
+    # an adopted machine may boot a kernel of the host
+    for tag in ("boot", "kernel", "initrd", "cmdline", "dtb"):
+        for each in system.findall(tag):
+            system.remove(each)
     for device in devices:
         for each in device.findall("boot"):
             device.remove(each)
     last = [number for number, each in enumerate(devices) if each.tag == "disk"]
-    devices.insert(
-        last[-1] + 1 if last else 0, fitted(own_disk_element(added, _cache_of(xml)), xml)
-    )
+    devices.insert(last[-1] + 1 if last else 0, fitted(own_disk_element(added, cache), xml))
 
 
-def _cache_of(xml: Element) -> str:
-    """The cache mode of the machine's other disks."""
+def _cache_of(xml: Element) -> str | None:
+    """The cache mode of the machine's other disks, in the driver's own pool too; not of an adopted
+    machine, whose disks are elsewhere."""
+    if adoption_in(xml) is not None:
+        return None
     modes = [attribute(disk, "driver", "cache") for disk in xml.iterfind("devices/disk")]
     return next((mode for mode in modes if mode), "none")
 
@@ -323,6 +347,11 @@ def _replace_seed(xml: Element, seed: SeedDisc, hardware: Hardware, path: str) -
     devices = xml.find("devices")
     if devices is None:
         raise errors.HypervisorFault("the domain has no devices")
+    if adoption_in(xml) is not None:
+        for disc in devices.findall("disk[@device='cdrom']"):
+            disc.set("type", "file")
+            for each in (*disc.findall("source"), *disc.findall("backingStore")):
+                disc.remove(each)
     if own is not None:
         kind = "cdrom" if drive.cdrom else "disk"
         source = own.find("source")

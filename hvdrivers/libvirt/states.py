@@ -37,6 +37,11 @@ SAVED = (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_SAVED)
 """State and reason of a machine that was suspended; they stay when its memory is thrown away."""
 
 
+def as_rescued(state: InstanceState) -> InstanceState:
+    """The state of a machine that a rescue marks: RESCUED if it is on."""
+    return InstanceState.RESCUED if state in _ON else state
+
+
 def is_starting(state: int, reason: int) -> bool:
     """Whether QEMU is being started: for a spawn, a power-on or a resume."""
     return _BY_REASON.get((state, reason)) is InstanceState.BUILDING
@@ -74,4 +79,4 @@ def state_of(
     if saved and (state == libvirt.VIR_DOMAIN_SHUTOFF or is_restoring(state, reason)):
         return InstanceState.SUSPENDED
     found = _BY_REASON.get((state, reason), _BY_STATE.get(state, InstanceState.STOPPED))
-    return InstanceState.RESCUED if rescued and found in _ON else found
+    return as_rescued(found) if rescued else found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from uuid import UUID
 
 import libvirt
@@ -19,6 +21,7 @@ from hvdrivers.libvirt.event_hub import (
     Marked,
     RawEvent,
     Reboot,
+    Rescued,
 )
 from hvdrivers.libvirt.naming import from_alias, is_rescued, label_of
 from hvdrivers.models.events import DeviceKind, LifecycleKind
@@ -118,9 +121,15 @@ class Translation:
     as libvirt's event does not tell why.
     """
 
-    def __init__(self, not_defined: Iterable[UUID] = ()) -> None:
+    def __init__(
+        self,
+        not_defined: Iterable[UUID] = (),
+        rescues: Mapping[UUID, AbstractSet[str]] = MappingProxyType({}),
+    ) -> None:
         self._not_defined = set(not_defined)
         """Machines that spawn() has started and not defined yet: they end with their power."""
+        self._rescues = {uuid: set(roles) for uuid, roles in rescues.items()}
+        """The marks of rescues of adopted machines. Others say it in their names."""
         self._foreign: dict[UUID, InstanceState] = {}
         """What machines of others have told of their states: one may be adopted, and the event of
         that may tell an older state."""
@@ -134,7 +143,8 @@ class Translation:
         self, raw: RawEvent, seen: Mapping[UUID, InstanceState], at: datetime
     ) -> Iterator[Change | DeviceChange]:
         """The changes of one event; see ``driverkit.events.Translate``."""
-        if isinstance(raw, BackupEnded | Marked):
+        if isinstance(raw, BackupEnded | Marked | Rescued):
+            self._note(raw)
             return
         if isinstance(raw, Adopted):
             if raw.uuid not in seen:
@@ -158,11 +168,19 @@ class Translation:
         for kind, state in changes:
             if state is None:
                 self._rebooted.pop(raw.uuid, None)
-            elif state in _ON and is_rescued(raw.name, raw.uuid):
-                state = _S.RESCUED  # noqa: PLW2901 - the name says what it runs as
+            elif state in _ON and self._is_rescued(raw):
+                state = _S.RESCUED  # noqa: PLW2901 - the mark says what it runs as
                 if before is state and kind is not _K.REBOOTED:
                     continue
             yield Change(raw.uuid, kind, state)
+
+    def _note(self, raw: RawEvent) -> None:
+        if isinstance(raw, Rescued):
+            marks = self._rescues.setdefault(raw.uuid, set())
+            (marks.add if raw.begins else marks.discard)(raw.name)
+
+    def _is_rescued(self, raw: RawEvent) -> bool:
+        return is_rescued(raw.name, raw.uuid) or bool(self._rescues.get(raw.uuid))
 
     def _remember(self, raw: RawEvent) -> None:
         """The state of a machine of others."""

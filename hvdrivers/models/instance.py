@@ -99,7 +99,7 @@ class InstanceSpec(Model):
     disks: tuple[OwnDisk, ...] = ()
     """Wishes for the instance's own disks. Those that are not named are made as the flavor says.
     Several ephemeral ones share its ``ephemeral_gib``, in this order."""
-    hardware: Hardware = Hardware()
+    hardware: Hardware = Hardware.model_construct()  # validates nothing, so no validator is made
     """What the machine is made of, where that is not left to the driver."""
     numa: tuple[NumaNode, ...] = ()
     """Virtual NUMA nodes, each on a cell of the host. Empty: as ``Flavor.numa_nodes`` says, where

@@ -191,7 +191,7 @@ class HostResources(Model):
     devices: tuple[PciDevice, ...] = ()
     largest_machine: LargestMachine | None = None
     """For a cluster: its largest host, as no machine is on two. None: as large as the whole."""
-    choices: MachineChoices = MachineChoices()
+    choices: MachineChoices = MachineChoices.model_construct()
     encrypted_guests: int | None = None
     """Machines with encrypted memory (``InstanceSpec.sev``) that run at once: Placement's
     MEM_ENCRYPTION_CONTEXT. None: there are none, or the host does not say how many."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from types import FunctionType
 
 from hvdrivers.contract.capabilities import Capability, declared
 from hvdrivers.contract.consoles import CONSOLE_CAPABILITIES, InteractiveConsole
@@ -72,11 +73,33 @@ def _operations(cls: type[Driver]) -> Iterator[str]:
             yield f"{name} is not a plain method"
         elif inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member):
             yield f"{name}() is asynchronous; the contract is synchronous (hvdrivers.aio wraps it)"
-        else:
+        elif not _takes_the_same(member, inspect.getattr_static(ComputeDriver, name)):
             ours = inspect.signature(member)
             theirs = inspect.signature(inspect.getattr_static(ComputeDriver, name))
             for difference in _differences(ours, theirs, OPERATIONS[name].optional):
                 yield f"{name}{ours.replace(return_annotation=ours.empty)}: {difference}"
+
+
+def _takes_the_same(ours: FunctionType, theirs: FunctionType) -> bool:
+    """Whether both have the same arguments, with the same defaults. Nearly all have, and each
+    connect() asks; signatures take ten times as long. They decide about all else."""
+    mine = _shape(ours)
+    return mine is not None and mine == _shape(theirs)
+
+
+def _shape(function: FunctionType) -> tuple[object, ...] | None:
+    """The arguments of the function that a signature would be made of; None where that may be made
+    of something else."""
+    said = inspect.unwrap(function, stop=lambda each: hasattr(each, "__signature__"))
+    if not inspect.isfunction(said) or hasattr(said, "__signature__"):
+        return None
+    code = said.__code__
+    if code.co_posonlyargcount:
+        return None
+    packed = code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount + packed.bit_count()]
+    counts = (code.co_argcount, code.co_kwonlyargcount, packed)
+    return counts, names, said.__defaults__, said.__kwdefaults__
 
 
 def _differences(

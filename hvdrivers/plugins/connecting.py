@@ -17,9 +17,11 @@ from hvdrivers.invalid import field_of, plain
 from hvdrivers.models.config import CREDENTIALS_HINT, DriverConfig
 from hvdrivers.plugins import hosts
 from hvdrivers.plugins.discovery import (
+    Installed,
     alternatives,
     close_to,
     driver_of_scheme,
+    installed,
     load_driver,
     registered,
 )
@@ -85,25 +87,27 @@ def _resolve(
     if config_file is None and "://" in target:
         # only the scheme goes into messages: the rest may hold a password
         scheme = target.partition(":")[0].partition("+")[0].lower()
-        cls = load_driver(driver_of_scheme(scheme))
+        among = installed()
+        cls = load_driver(driver_of_scheme(scheme, among), among)
         if not addressed_by_url(cls.config_model):
             raise InvalidRequest(f"the driver of {scheme}: is not addressed by a URL")
         with _no_bare_errors(cls.config_model, f"{scheme} URL"):
             return cls, cls.config_model.from_url(target, **options), _shown(target)
-    if config_file is None and target in registered():
-        cls = load_driver(target)
+    among = installed()
+    if config_file is None and target in registered(among=among):
+        cls = load_driver(target, among)
         with _no_bare_errors(cls.config_model, target):
             return cls, cls.config_model.model_validate(options), None
-    host = _host(target, config_file)
-    cls = load_driver(host.driver)
+    host = _host(target, config_file, among)
+    cls = load_driver(host.driver, among)
     found, from_files = hosts.options_of(host, cls.config_model)
     hosts.refuse_exposed(host, cls.config_model, from_files)
     with _no_bare_errors(cls.config_model, host.where):
         return cls, cls.config_model.model_validate(found | options), host.name
 
 
-def _host(target: str, config_file: str | os.PathLike[str] | None) -> hosts.Host:
-    known = hosts.read_hosts(config_file)
+def _host(target: str, config_file: str | os.PathLike[str] | None, among: Installed) -> hosts.Host:
+    known = hosts.read_hosts(config_file, among)
     if target in known:
         return known[target]
     path = hosts.default_hosts_file() if config_file is None else config_file
@@ -111,7 +115,7 @@ def _host(target: str, config_file: str | os.PathLike[str] | None) -> hosts.Host
         raise InvalidRequest(
             f"{os.fspath(path)} has no host {target!r}", hint=alternatives(target, known)
         )
-    drivers = registered()
+    drivers = registered(among=among)
     raise InvalidRequest(
         f"{target!r} is neither a driver nor a host in {path}",
         hint=f"{close_to(target, [*drivers, *known])}drivers: {', '.join(drivers) or 'none'};"

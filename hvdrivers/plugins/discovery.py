@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, cast
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from typing import Any, Protocol, cast
 
 from hvdrivers.contract.capabilities import Capability, declared
 from hvdrivers.contract.driver import Driver
@@ -41,17 +41,34 @@ class PluginInfo(Model):
     """What its code can do beyond Core; a host may narrow that. Empty if it is not usable."""
 
 
-def registered(group: str = DRIVERS) -> dict[str, list[EntryPoint]]:
-    """Entry points by name. More than one under a name is a conflict, and nobody's to resolve."""
-    found: dict[str, list[EntryPoint]] = {}
+class Installed(Protocol):
+    """What all installed packages register, of every group."""
+
+    def select(self, *, group: str) -> EntryPoints:
+        """The entry points of one group."""
+
+
+def installed() -> Installed:
+    """Look at the metadata of each installed package once. What needs several answers about them
+    hands this on, so that it does not look again for each."""
     try:
-        installed = entry_points(group=group)
+        return entry_points()
     except OSError as error:  # a process that can open no more files, say
         raise ConnectionFailed(
             f"what is installed here cannot be read: {error.strerror or error}",
             hint="the process may be at its limit of open files: see `ulimit -n`",
         ) from error
-    for entry_point in sorted(installed, key=lambda each: each.name):
+
+
+def registered(group: str = DRIVERS, among: Installed | None = None) -> dict[str, list[EntryPoint]]:
+    """Entry points by name. More than one under a name is a conflict, and nobody's to resolve.
+
+    Args:
+        among: what has been found installed. None: look.
+    """
+    found: dict[str, list[EntryPoint]] = {}
+    of_group = (among or installed()).select(group=group)
+    for entry_point in sorted(of_group, key=lambda each: each.name):
         found.setdefault(entry_point.name, []).append(entry_point)
     return found
 
@@ -59,22 +76,23 @@ def registered(group: str = DRIVERS) -> dict[str, list[EntryPoint]]:
 def list_plugins() -> list[PluginInfo]:
     """Every registered driver, by name. One that is broken, or whose name is taken twice, is
     listed with the reason, and stops none of the others."""
+    among = installed()
     schemes: dict[str, list[str]] = {}
-    for scheme, claims in registered(SCHEMES).items():
+    for scheme, claims in registered(SCHEMES, among).items():
         for claim in claims:
             schemes.setdefault(claim.value, []).append(scheme)
     return [
-        _info(entry_point, tuple(schemes.get(entry_point.value, ())))
-        for claims in registered().values()
+        _info(entry_point, tuple(schemes.get(entry_point.value, ())), among)
+        for claims in registered(among=among).values()
         for entry_point in claims
     ]
 
 
-def _info(entry_point: EntryPoint, schemes: tuple[str, ...]) -> PluginInfo:
+def _info(entry_point: EntryPoint, schemes: tuple[str, ...], among: Installed) -> PluginInfo:
     reason = hint = None
     capabilities: Iterable[Capability] = ()
     try:
-        capabilities = declared(load_driver(entry_point.name))
+        capabilities = declared(load_driver(entry_point.name, among))
     except PluginError as error:
         reason, hint = error.message, error.hint
     return PluginInfo(
@@ -90,14 +108,17 @@ def _info(entry_point: EntryPoint, schemes: tuple[str, ...]) -> PluginInfo:
     )
 
 
-def load_driver(name: str) -> type[Driver]:
+def load_driver(name: str, among: Installed | None = None) -> type[Driver]:
     """The class registered under this name, imported and judged.
+
+    Args:
+        among: what has been found installed. None: look.
 
     Raises:
         InvalidRequest: no package registers this name.
         PluginError: registered, and not usable; the message says why, the hint what to install.
     """
-    entry_point = _only(DRIVERS, "driver", name)
+    entry_point = _only(DRIVERS, "driver", name, among)
     cls = _imported(entry_point)
     faults = faults_of(cls, name)
     if faults:
@@ -109,15 +130,19 @@ def load_driver(name: str) -> type[Driver]:
     return cast(type[Driver], cls)
 
 
-def driver_of_scheme(scheme: str) -> str:
+def driver_of_scheme(scheme: str, among: Installed | None = None) -> str:
     """The name of the driver that a URL scheme leads to.
+
+    Args:
+        among: what has been found installed. None: look.
 
     Raises:
         InvalidRequest: no package registers this scheme.
         PluginError: two do, or it leads to a class that is registered as no driver.
     """
-    wanted = _only(SCHEMES, "URL scheme", scheme)
-    for name, claims in registered().items():
+    among = among or installed()
+    wanted = _only(SCHEMES, "URL scheme", scheme, among)
+    for name, claims in registered(among=among).items():
         if any(claim.value == wanted.value for claim in claims):
             return name
     raise PluginError(
@@ -139,8 +164,8 @@ def close_to(wanted: str, existing: Iterable[str]) -> str:
     return f"did you mean {' or '.join(map(repr, close))}? " if close else ""
 
 
-def _only(group: str, what: str, name: str) -> EntryPoint:
-    found = registered(group)
+def _only(group: str, what: str, name: str, among: Installed | None) -> EntryPoint:
+    found = registered(group, among)
     claims = found.get(name, [])
     if not claims:
         raise InvalidRequest(

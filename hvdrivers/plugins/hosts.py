@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tomllib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +30,7 @@ from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.limits import HOSTS_FILE_BYTES
 from hvdrivers.models._veil import holds_secret
 from hvdrivers.models.config import DriverConfig
-from hvdrivers.plugins.discovery import registered
+from hvdrivers.plugins.discovery import Installed, registered
 
 _FILE = "_file"
 
@@ -76,8 +75,14 @@ def list_hosts(config_file: str | os.PathLike[str] | None = None) -> dict[str, s
     return {host.name: host.driver for host in read_hosts(config_file).values()}
 
 
-def read_hosts(config_file: str | os.PathLike[str] | None = None) -> dict[str, Host]:
-    """The file's hosts by name. A default file that is not there has none."""
+def read_hosts(
+    config_file: str | os.PathLike[str] | None = None, among: Installed | None = None
+) -> dict[str, Host]:
+    """The file's hosts by name. A default file that is not there has none.
+
+    Args:
+        among: what has been found installed. None: look, if there is a host.
+    """
     path = default_hosts_file() if config_file is None else Path(config_file)
     try:
         text, private = _read(path)
@@ -85,6 +90,8 @@ def read_hosts(config_file: str | os.PathLike[str] | None = None) -> dict[str, H
         if config_file is None:
             return {}
         raise InvalidRequest(f"{path}: there is no such file") from None
+    import tomllib  # a URL needs no file
+
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -96,10 +103,11 @@ def read_hosts(config_file: str | os.PathLike[str] | None = None) -> dict[str, H
         raise InvalidRequest(f"{path}: unknown key {min(content)!r}: only [hosts.NAME] is known")
     if not isinstance(tables, dict):
         raise InvalidRequest(f"{path}: 'hosts' must be tables: [hosts.NAME]")
-    return {name: _host(path, name, table, private) for name, table in tables.items()}
+    drivers = registered(among=among) if tables else {}
+    return {name: _host(path, name, table, private, drivers) for name, table in tables.items()}
 
 
-def _host(path: Path, name: str, table: object, private: bool) -> Host:
+def _host(path: Path, name: str, table: object, private: bool, drivers: Collection[str]) -> Host:
     where = f"{path}: [hosts.{name}]"
     if not isinstance(table, dict):
         raise InvalidRequest(f"{where} must be a table")
@@ -107,7 +115,7 @@ def _host(path: Path, name: str, table: object, private: bool) -> Host:
     driver = options.pop("driver", None)
     if not isinstance(driver, str):
         raise InvalidRequest(f'{where} must name its driver: driver = "..."')
-    if name in registered():
+    if name in drivers:
         raise InvalidRequest(
             f"{where} has the name of a driver, which connect({name!r}) would mean",
             hint="give the host another name",

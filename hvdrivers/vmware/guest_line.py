@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from hvdrivers.contract import errors
 
-_NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_IN_XML = re.compile("[\0-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
 """What an XML text does not hold, and the carriage return, which comes out as a line feed."""
 _IN_QUOTES = re.compile(r'["$`\\]')
 """What a shell reads between the double quotes that Tools put around the program's path."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import ClassVar
@@ -228,6 +230,28 @@ def test_the_least_driver_has_no_fault() -> None:
     assert faults_of(LeastDriver, "least") == []
 
 
+@pytest.mark.parametrize("name", ["fake", "libvirt", "vmware", "hyperv"])
+def test_a_connect_makes_no_signatures(name: str, monkeypatch) -> None:
+    """They are slow, and only a driver that differs from the contract needs them."""
+    cls = discovery.load_driver(name)
+    monkeypatch.setattr(inspect, "signature", None)
+    assert faults_of(cls, name) == []
+
+
+def _says(signature: str) -> Callable[..., None]:
+    def ping(self: object, *, timeout: float | None = None) -> None: ...
+
+    ping.__signature__ = inspect.signature(eval(f"lambda {signature}: None"))  # type: ignore[attr-defined]
+    return ping
+
+
+def _wraps(method: object) -> Callable[..., None]:
+    def ping(self: object, *, timeout: float | None = None) -> None: ...
+
+    ping.__wrapped__ = method  # type: ignore[attr-defined]
+    return ping
+
+
 @pytest.mark.parametrize(
     ("cls", "fault"),
     [
@@ -242,6 +266,10 @@ def test_the_least_driver_has_no_fault() -> None:
         (twisted(ping=lambda self, timeout, /: None), "'timeout' cannot be given by name"),
         (twisted(ping=lambda self, *, timeout: None), "'timeout' has a default in the contract"),
         (twisted(ping=lambda self, *, timeout=9: None), "default of 'timeout' is None"),
+        (twisted(ping=lambda self, *timeout: None), "'timeout' cannot be given by name"),
+        (twisted(ping=_says("self, *, timeout=9")), "default of 'timeout' is None"),
+        (twisted(ping=_wraps(lambda self: None)), "argument 'timeout' is missing"),
+        (twisted(ping=_wraps(_says("self"))), "argument 'timeout' is missing"),
         (
             twisted(ping=lambda self, tenant, *, timeout=None: None),
             "no argument 'tenant', and it has no default",
@@ -548,6 +576,32 @@ def test_a_models_own_file_key_is_left_alone(least: Site) -> None:
     options: dict[str, object] = {"token_file": "a", "name_file": "b"}
     host = hosts.Host("lab1", "least", options, Path("hosts.toml"), private=True)
     assert hosts.options_of(host, Config) == (options, set())
+
+
+def test_what_is_installed_is_looked_at_once(file: Path, monkeypatch) -> None:
+    """Each look reads the metadata of every installed package."""
+    looks: list[object] = []
+    real = discovery.entry_points
+
+    def entry_points(**chosen: str) -> object:
+        looks.append(chosen)
+        return real(**chosen)
+
+    monkeypatch.setattr(discovery, "entry_points", entry_points)
+    write(
+        file,
+        "".join(f'[hosts.lab{each}]\ndriver = "least"\nhost = "one"\n' for each in range(50)),
+    )
+    for target in ("least://one", "least", "lab7"):
+        looks.clear()
+        connect(target).close()
+        assert len(looks) == 1, target
+    looks.clear()
+    list_plugins()
+    assert len(looks) == 1
+    looks.clear()
+    hosts.list_hosts()
+    assert len(looks) == 1
 
 
 # stevedore's cache ----------------------------------------------------------------------------

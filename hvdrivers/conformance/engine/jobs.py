@@ -25,8 +25,9 @@ from hvdrivers.conformance.engine.runner import KnownIssue
 from hvdrivers.conformance.engine.target import Target
 from hvdrivers.contract import errors
 
-STUCK_SECONDS = 900.0
-"""A process that answers nothing for so long hangs, and is ended. Far more than any check takes."""
+STUCK_SECONDS = 450.0
+"""By the time scale of the target: a process that answers nothing for so long hangs, and is ended.
+It is far more than any check takes."""
 
 _LONG = frozenset({"MODEL-001", "HOSTP-002", "EVENT-008", "CONC-006", "CONC-007", "MIGR-006"})
 """Clauses whose checks take long with most drivers."""
@@ -62,7 +63,7 @@ class Jobs:
         seed: as in ``Session``.
         seconds: how long some checks took once, by their id. The longest are tried first.
         on_trouble: gets a sentence when a process cannot go on.
-        patience: seconds without an answer after which a process is ended.
+        patience: seconds without an answer, by the time scale, after which a process is ended.
     """
 
     def __init__(

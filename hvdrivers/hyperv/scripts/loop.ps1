@@ -184,6 +184,8 @@ function Invoke-HvRequest {
     }
     catch {
         $reply = @{ ok = $false; error = (ConvertTo-HvError $_) }
+        $between = Get-HvBetween $reply.error $arguments
+        if ($between) { $reply.error = @{ id = 'Hv.BetweenStates'; message = $between } }
     }
     finally {
         # a stopped pipeline comes only here

@@ -23,6 +23,12 @@ function Get-HvLeaving {
 # What the destination must have for it. With "seed": the seed disc too, which Move-VM leaves behind.
 function Invoke-HvMoveLook {
     param($Arguments)
+    if ($Arguments.seed -and [IO.File]::Exists((Get-HvLeaving $Arguments.uuid))) {
+        # another client moves it: what this one would prepare at the destination takes that one's files away
+        $lock = Lock-Hv $Arguments.uuid
+        try { Complete-HvMoving $Arguments.uuid }
+        finally { Unlock-Hv $lock }
+    }
     $found = Find-HvSeen $Arguments
     $rescued = $found.Rescued -and $found.State -eq 'stopped'
     if ($Arguments.seed -and ($rescued -or (Test-HvReconnecting $Arguments.uuid))) {
@@ -268,7 +274,7 @@ function Invoke-HvMovePrepare {
         $known = Get-HvMachineId $uuid
         if ($known -and $null -ne (Get-HvMachine $known)) { $vm = Get-HvMachine $known }
         if (-not $Arguments.arrived) {
-            if ($null -ne $vm) { Stop-Hv 'Refused' 'the destination has this machine already' }
+            if ($null -ne $vm) { Stop-Hv 'Changed' 'the machine has come to the destination meanwhile' }
             # it may have been closed since it was asked
             Assert-HvMayStart
             # the lock is ours: nobody works at what is there

@@ -289,9 +289,18 @@ def _state(domain: Any) -> InstanceState:
     if state == libvirt.VIR_DOMAIN_SHUTOFF and domain.hasManagedSaveImage(0):
         return InstanceState.SUSPENDED
     found = _STATES.get(state, InstanceState.STOPPED)
-    rescued = domain.name().endswith(f"%rescued.{domain.UUIDString()}")
-    on = found in {InstanceState.RUNNING, InstanceState.PAUSED}
-    return InstanceState.RESCUED if rescued and on else found
+    if found not in {InstanceState.RUNNING, InstanceState.PAUSED}:
+        return found
+    return InstanceState.RESCUED if _is_rescued(domain) else found
+
+
+def _is_rescued(domain: Any) -> bool:
+    """Whether the name says so; of an adopted machine, a secret."""
+    name, uuid = domain.name(), domain.UUIDString()
+    if name.endswith(f".{uuid}"):
+        return bool(name.endswith(f"%rescued.{uuid}"))
+    secrets = domain.connect().listAllSecrets(0)
+    return any(str(each.usageID()).startswith(f"hvdrivers {uuid} /rescued/") for each in secrets)
 
 
 def _of_domain(domain: Any) -> set[str]:

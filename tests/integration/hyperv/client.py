@@ -14,7 +14,9 @@ from uuid import UUID
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
-from hvdrivers.models.instance import InstanceSpec
+from hvdrivers.models.image import FileImage
+from hvdrivers.models.instance import Flavor, InstanceSpec
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.vif import HypervVif
 from hvdrivers.models.volume import PoolVolume, VolumeAttachment
 from hvdrivers.plugins import connect
@@ -32,6 +34,15 @@ def call(driver: ComputeDriver, operation: str, given: Mapping[str, Any]) -> str
     elif operation == "plug_vif":
         vif = HypervVif.model_validate_json(arguments["vif"])
         arguments = {"uuid": uuid, "vif": vif}
+    elif operation == "rebuild":
+        image = FileImage.model_validate_json(arguments["image"])
+        arguments = {"uuid": uuid, "image": image}
+    elif operation == "resize":
+        flavor = Flavor.model_validate_json(arguments["flavor"])
+        arguments = {"uuid": uuid, "flavor": flavor}
+    elif operation == "live_migrate":
+        destination = Destination(host=arguments["host"])
+        arguments = {"uuid": uuid, "destination": destination}
     elif uuid is not None:
         arguments["uuid"] = uuid
     try:

@@ -4,7 +4,7 @@ beside each other."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hvdrivers.conformance.engine.clauses import Check, Level
@@ -51,34 +51,40 @@ class Run:
         ends_well(self._session)
 
 
-@contextmanager
-def simulated(mode: str) -> Iterator[tuple[VcsimPeer, VmwareTarget]]:
+class SimulatedTarget(VmwareTarget):
     """A simulator and the target on it. Of each change a few calls are cut: a spawn makes a dozen
     calls, and each pair of them would be cut; ``hvdrivers conformance run vmware`` tries all."""
-    vcenter = mode == "vpx"
-    flags = {"standalone": 2} if vcenter else {}
-    other, unfit = ("DC0_H0", "DC0_H1") if vcenter else (None, None)
-    with started(lambda: VcsimPeer(mode, **flags)) as peer:
-        target = VmwareTarget(
-            **peer.options,
-            other=other,
-            unfit=unfit,
-            guest_user=GUEST_USER,
-            guest_password=GUEST_PASSWORD,
-            wake=lambda: peer.ask("/up", "POST"),  # host_power() has switched it off
-            array=VcsimArray(peer),
-            thorough=False,
-        )
-        try:
-            yield peer, target
-        finally:
-            target.close()
+
+    makes_host = True
+
+    def __init__(self, mode: str) -> None:
+        vcenter = mode == "vpx"
+        flags = {"standalone": 2} if vcenter else {}
+        other, unfit = ("DC0_H0", "DC0_H1") if vcenter else (None, None)
+        with ExitStack() as stack:
+            peer = stack.enter_context(started(lambda: VcsimPeer(mode, **flags)))
+            super().__init__(
+                **peer.options,
+                other=other,
+                unfit=unfit,
+                guest_user=GUEST_USER,
+                guest_password=GUEST_PASSWORD,
+                wake=lambda: peer.ask("/up", "POST"),  # host_power() has switched it off
+                array=VcsimArray(peer),
+                thorough=False,
+            )
+            self.peer = peer
+            self._simulator = stack.pop_all()
+
+    def close(self) -> None:
+        with self._simulator:
+            super().close()
 
 
 @contextmanager
 def running(mode: str, folder: Path) -> Iterator[Run]:
     """A simulator and a run against it."""
-    with simulated(mode) as (peer, target):
-        target.time_scale = 2.0  # other tests run beside it
-        with Session(target, journal=folder / "journal", seed=SEED) as session:
-            yield Run(session, peer)
+    target = SimulatedTarget(mode)
+    target.time_scale = 2.0  # other tests run beside it
+    with Session(target, journal=folder / "journal", seed=SEED) as session:
+        yield Run(session, target.peer)

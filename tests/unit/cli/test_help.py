@@ -139,6 +139,7 @@ def test_a_list_imports_nothing_heavy(code: str) -> None:
         "multiprocessing",
         "ssl",
         "tarfile",
+        "tomllib",
         "urllib.request",
         "yaml",
         "httpx",

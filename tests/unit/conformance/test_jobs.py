@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import select
 import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -11,7 +15,7 @@ from collections.abc import Set as AbstractSet
 from datetime import date
 from functools import partial
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -21,13 +25,16 @@ from hvdrivers.conformance.engine.journal import unfinished
 from hvdrivers.conformance.engine.report import CheckResult, ProfileVerdict, Report, Status
 from hvdrivers.conformance.engine.runner import KnownIssue, LeftoversFound, Session, selected
 from hvdrivers.conformance.engine.target import Target
-from hvdrivers.conformance.engine.verifying import verify
+from hvdrivers.conformance.engine.verifying import read_report, verify
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.fake.conformance import FakeTarget
 from hvdrivers.fake.driver import FakeDriver
 from hvdrivers.models.instance import InstanceSpec, Keep
+from tests.peers.janitor import processes_of
+
+from .doors import environment
 
 SOME = ("STATIC-001", "LIFE-001", "LIFE-004", "STATE-PAUSE", "POWER-003")
 KILLER = "LIFE-008"
@@ -326,3 +333,92 @@ def test_process_that_never_begins_is_told() -> None:
 def test_target_that_cannot_be_ended_is_told() -> None:
     with pytest.raises(errors.PluginError, match="RuntimeError: it stays"):
         in_processes(Unclosable, checks("LIFE-001", "POWER-003"))
+
+
+# ---- the command -----------------------------------------------------------------------------
+
+
+def command(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """``hvdrivers conformance run fake --jobs 2``, whose processes are known by their folder."""
+    folder.mkdir()
+    # what a shell runs in the background ignores Ctrl-C, and so would its children
+    listens = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    runs = f"{listens}\nfrom hvdrivers.cli.app import app\napp()"
+    return subprocess.Popen(
+        [sys.executable, *("-c", runs, "conformance", "run", "fake"), *arguments],
+        env=environment(TMPDIR=str(folder)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+WORKER = {"--multiprocessing-fork"}
+
+
+def of_clauses(*clauses: str) -> list[str]:
+    return [word for each in clauses for word in ("--clause", each)]
+
+
+def test_command_makes_one_report(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    for _ in range(2):  # the second run reads how long each check took
+        arguments = ("--jobs", "2", "--seed", "7", "--report", str(report), *of_clauses(*SOME))
+        with command(tmp_path / uuid4().hex, *arguments) as run:
+            out, err = run.communicate()
+        assert run.returncode == 0, err
+        assert "verdict: success" in out
+        found = read_report(report)
+        assert [each.check for each in found.results] == [each.id for each in checks()]
+        assert (found.seed, found.complete, verify(found)) == (7, False, [])
+
+
+def test_command_does_not_mind_what_is_no_report(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    report.write_text("no report")
+    arguments = ("--jobs", "2", "--report", str(report), *of_clauses("LIFE-001"))
+    with command(tmp_path / "it", *arguments) as run:
+        _, err = run.communicate()
+    assert run.returncode == 0, err
+    assert len(read_report(report).results) == len(checks("LIFE-001"))
+
+
+def test_command_refuses_a_target_that_is_given_its_host(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "hvdrivers", "conformance", "run", "libvirt", "--jobs", "2"),
+            *("--option", "uri=test:///default"),
+        ],
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        _, err = run.communicate()
+    assert run.returncode == 2
+    assert "makes no host of its own" in err
+    assert "hint: leave --jobs out" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_command_that_is_ended_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "it"
+    with command(folder, "--jobs", "2") as run:
+        assert run.stderr is not None
+        first = run.stderr.readline()
+        assert re.fullmatch(r"[0-9]+ of [0-9]+ checks\n", first)
+        started = processes_of(None, str(folder))
+        assert len(started) > 2
+        ends = [os.pidfd_open(each) for each in started]
+        run.send_signal(number)
+        err = run.stderr.read()
+        run.wait()
+    if number is signal.SIGINT:
+        assert run.returncode == 130
+        assert err.splitlines()[-1] == "interrupted"
+        assert "Traceback" not in err
+        assert list(folder.iterdir()) == []
+        assert [each for each in processes_of(None, str(folder)).values() if WORKER & {*each}] == []
+    for each in ends:  # if nobody tells them, they see that nobody gives orders any more
+        select.select([each], [], [])
+        os.close(each)
+    assert processes_of(None, str(folder)) == {}

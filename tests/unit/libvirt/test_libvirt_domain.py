@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
+from xml.etree import ElementPath
 from xml.etree import ElementTree as ET
 
 import libvirt
@@ -23,10 +25,13 @@ from hvdrivers.libvirt.devices import (
 )
 from hvdrivers.libvirt.domain import OWN_ALIAS, HostChoice, OwnDisk, domain_xml, next_target
 from hvdrivers.libvirt.metadata import Record, record_in
+from hvdrivers.libvirt.naming import domain_name
+from hvdrivers.libvirt.shown import shown_in
 from hvdrivers.libvirt.wiring import vif_element
 from hvdrivers.libvirt.xml import attribute, el, parse, text
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec
+from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import (
     Bandwidth,
     BridgeVif,
@@ -206,6 +211,24 @@ def test_it_reads_back() -> None:
         found = attached_vif(vif.id, *nics[vif.id])
         whole = vif.type == "hostdev_physical"
         assert (found.type, found.address) == (vif.type, None if whole else vif.mac)
+
+
+def test_an_instance_is_read_with_few_walks_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ElementTree walks a path of one step in C, and a longer one in Python."""
+    spec = next(each for each in specs() if len(each.vifs) > 1)
+    xml = parse(built(spec, HOSTS[0]))
+    walked: list[str] = []
+    real = ElementPath.iterfind
+
+    def iterfind(element: ET.Element, path: str, names: object = None) -> object:
+        walked.append(path)
+        return real(element, path, names)
+
+    monkeypatch.setattr(ElementPath, "iterfind", iterfind)
+    name = domain_name(spec.name, spec.uuid)
+    found = shown_in(xml, spec.uuid, SimpleNamespace(name=lambda: name), InstanceState.STOPPED)  # type: ignore[arg-type]
+    assert len(found.vifs) == len(spec.vifs)
+    assert sorted(walked) == ["devices/*", "devices/disk"]
 
 
 def test_damaged_metadata_is_told() -> None:
