@@ -93,6 +93,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "Unsupported": e.NotSupported,
         "NoController": e.NotSupported,
         "NoFunctions": e.NotSupported,
+        "ManyPaths": e.NotSupported,
         "NotUndone": e.OutcomeUnknown,
         "Deadline": e.OperationTimeout,
         "Stopped": e.OperationTimeout,
@@ -217,6 +218,9 @@ _OWN_HINTS: Mapping[str, str] = MappingProxyType(
         " switched on (Get-VMHost, Get-NetAdapterSriov), or sriov=False",
         "GuestDoesNotStop": _STOPPING,
         "BetweenStates": _STOPPING,
+        "ManyPaths": "Install-WindowsFeature Multipath-IO and Enable-MSDSMAutomaticClaim -BusType"
+        " iSCSI (mpclaim for Fibre Channel) make one disk of them, after the host has started"
+        " again; or log the host out of all paths but one",
         "Closed": "exit_maintenance() on that host, or another host",
         "GoingDown": "another host, or this one when it is up again. If somebody has called the"
         " shutdown off, it takes machines five minutes after it was asked for",
