@@ -91,6 +91,22 @@ def kept_disks(
     ]
 
 
+def kept_of_adopted(
+    uuid: UUID, keep: AbstractSet[Keep], files: Mapping[str, str]
+) -> list[KeptDisk]:
+    """The disks of an adopted machine to keep. Those beside the root disk count as ephemeral disks:
+    with all that ``keep`` can say, nothing is lost.
+
+    Args:
+        files: names of its disks by role.
+    """
+    return [
+        KeptDisk(uuid, role, name)
+        for role, name in files.items()
+        if (Keep.ROOT_DISK if role == ROOT else Keep.EPHEMERAL_DISKS) in keep
+    ]
+
+
 def is_mark(name: str, uuid: UUID) -> bool:
     """Whether a volume of an instance is one of the marks."""
     role = name.removeprefix(disk_name(uuid, ""))
