@@ -7,7 +7,7 @@ the driver asks the host how much room there is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from secrets import token_hex
 
@@ -51,6 +51,41 @@ def needing_room(pool: Remote, size: int = 0, *, capacity: int = 0) -> Iterator[
         if lacking is None:
             raise
         raise lacking from error
+
+
+@contextmanager
+def growing(
+    remote: Remote, paths: Iterable[str], size: int = _LEAST, *, capacity: int = 0
+) -> Iterator[None]:
+    """Around what makes files of the host larger, each in the storage pool that has it: a disk or a
+    volume is not always in the driver's own. No call; after a failure three for each file, and for
+    each pool those of needing_room().
+
+    Args:
+        size: bytes that they take at once, in one of the pools.
+        capacity: bytes that one of them may take in the end.
+
+    Raises:
+        InsufficientResources: it failed, and one of the pools has less room than that.
+    """
+    try:
+        yield
+    except errors.HypervisorFault as error:
+        for pool in _pools_of(remote, paths):
+            refuse_larger(pool, capacity, error)
+            lacking = lacking_room(pool, size, error)
+            if lacking is not None:
+                raise lacking from error
+        raise
+
+
+def _pools_of(remote: Remote, paths: Iterable[str]) -> list[Remote]:
+    found: dict[str, Remote] = {}
+    for path in paths:
+        with suppress(errors.VolumeNotFound):  # in no pool
+            pool = remote.storageVolLookupByPath(path).storagePoolLookupByVolume()
+            found.setdefault(pool.name(), pool)
+    return list(found.values())
 
 
 @contextmanager
