@@ -13,7 +13,7 @@ from secrets import token_hex
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
-from hvdrivers.libvirt.pools import refresh
+from hvdrivers.libvirt.pools import LOOK, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import last_calls
 from hvdrivers.libvirt.xml import Element, el, parse, text
@@ -194,7 +194,7 @@ def explained_save(domain: Remote, error: errors.HypervisorFault) -> errors.Hype
     needed = int(xml.findtext("memory") or 0) << 10
     pool_xml = el(
         "pool",
-        el("name", f"hv-room-{token_hex(8)}"),
+        el("name", f"{LOOK}{token_hex(8)}"),
         el("target", el("path", _save_folder(xml))),
         type="dir",
     )
