@@ -16,7 +16,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.undo import changed
+from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.adopting import Adopting, refuse_copy_of_disguised
 from hvdrivers.libvirt.chains import Chains
@@ -27,6 +27,7 @@ from hvdrivers.libvirt.domains import Domains, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.files import clean, paths_in
 from hvdrivers.libvirt.keeping import Keeping, is_mark, kept_disks, kept_of_adopted, own_names
+from hvdrivers.libvirt.leaving import refuse_shared
 from hvdrivers.libvirt.left_files import noted_in
 from hvdrivers.libvirt.metadata import BACKUP_NAMESPACE
 from hvdrivers.libvirt.metadata import kept as kept_in
@@ -136,12 +137,14 @@ class Removal:
                 self._keeping.refuse_taken(each, own)
             ran = domain is not None and _switched_off(domain)
             with changed():
-                for each in kept:
-                    if each.role in found.to_keep and ran:
-                        # the guest may have written to it since
-                        refuse_copy_of_disguised(*found.to_keep[each.role])
-                    # before the definition goes: if there is no room, the instance is still there
-                    self._keeping.keep(each, own)
+                with undoing() as undo:
+                    for each in kept:
+                        if each.role in found.to_keep and ran:
+                            # the guest may have written to it since
+                            refuse_copy_of_disguised(*found.to_keep[each.role])
+                        # before the definition goes: if there is no room, the instance is there
+                        if self._keeping.keep(each, own):
+                            undo.callback(self._keeping.take_back, each)
                 gone = found.away.keys() | originals.keys()
                 disks |= {name: each for name, each in own.items() if name not in gone}
                 remove_helper(self._connection.remote, uuid)
@@ -211,6 +214,7 @@ class Removal:
         xml = readable(f"the machine {uuid}", partial(xml_of, domain))
         if xml is None:
             return _Found({})
+        refuse_shared(domain, xml)
         adoption = adoption_in(xml)
         backed_up = kept_in(xml, BACKUP_NAMESPACE) is not None
         if adoption is not None:
