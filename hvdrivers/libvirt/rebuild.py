@@ -48,6 +48,7 @@ from hvdrivers.libvirt.metadata import (
 from hvdrivers.libvirt.naming import ROOT, disk_name, is_root
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.room import growing
 from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.start import cut, forget_crash, shall_run, start
 from hvdrivers.libvirt.turns import Turn
@@ -170,7 +171,9 @@ class LibvirtRebuild(Topic, Rebuild):
         if source_of(root) == path:
             volume = self.connection.remote.storageVolLookupByPath(path)
             if int(volume.info()[1]) < wanted:
-                volume.resize(wanted, 0)  # another client has given the machine a larger disk
+                # another client has given the machine a larger disk
+                with growing(self.connection.remote, [path], capacity=wanted):
+                    volume.resize(wanted, 0)
         return True
 
     def _restarted(self, domain: Remote, *, is_off: bool) -> None:
