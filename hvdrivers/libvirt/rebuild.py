@@ -58,11 +58,8 @@ from hvdrivers.libvirt.metadata import (
 from hvdrivers.libvirt.naming import ROOT, disk_name, is_root
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.remote import Remote
-<<<<<<< HEAD
-from hvdrivers.libvirt.roots_of_others import refuse_odd_root, root_at
-=======
 from hvdrivers.libvirt.room import growing
->>>>>>> main
+from hvdrivers.libvirt.roots_of_others import refuse_odd_root, root_at
 from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.start import cut, forget_crash, shall_run, start
 from hvdrivers.libvirt.turns import Robbed, Turn
