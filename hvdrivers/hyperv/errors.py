@@ -80,6 +80,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "ImageRefused": e.ImageRejected,
         "Download": e.HypervisorFault,
         "NotMoved": e.HypervisorFault,
+        "FolderGone": e.HypervisorFault,
         "Changed": e.DeviceBusy,
         "NoAgent": e.GuestAgentUnavailable,
         "GuestRefused": e.PermissionDenied,
@@ -218,6 +219,8 @@ _OWN_HINTS: Mapping[str, str] = MappingProxyType(
         " switched on (Get-VMHost, Get-NetAdapterSriov), or sriov=False",
         "GuestDoesNotStop": _STOPPING,
         "BetweenStates": _STOPPING,
+        "FolderGone": "bring the drive of folder= online again, or put the folder back. A new"
+        " connection makes an empty one, and then the machines count as those of others",
         "ManyPaths": "Install-WindowsFeature Multipath-IO and Enable-MSDSMAutomaticClaim -BusType"
         " iSCSI (mpclaim for Fibre Channel) make one disk of them, after the host has started"
         " again; or log the host out of all paths but one",

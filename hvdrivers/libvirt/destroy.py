@@ -16,7 +16,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.undo import changed
+from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.adopting import Adopting, refuse_copy_of_disguised
 from hvdrivers.libvirt.chains import Chains
@@ -137,12 +137,14 @@ class Removal:
                 self._keeping.refuse_taken(each, own)
             ran = domain is not None and _switched_off(domain)
             with changed():
-                for each in kept:
-                    if each.role in found.to_keep and ran:
-                        # the guest may have written to it since
-                        refuse_copy_of_disguised(*found.to_keep[each.role])
-                    # before the definition goes: if there is no room, the instance is still there
-                    self._keeping.keep(each, own)
+                with undoing() as undo:
+                    for each in kept:
+                        if each.role in found.to_keep and ran:
+                            # the guest may have written to it since
+                            refuse_copy_of_disguised(*found.to_keep[each.role])
+                        # before the definition goes: if there is no room, the instance is there
+                        if self._keeping.keep(each, own):
+                            undo.callback(self._keeping.take_back, each)
                 gone = found.away.keys() | originals.keys()
                 disks |= {name: each for name, each in own.items() if name not in gone}
                 remove_helper(self._connection.remote, uuid)
