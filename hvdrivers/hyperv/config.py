@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 
 from hvdrivers.addresses import bracketed
 from hvdrivers.contract.errors import InvalidRequest
-from hvdrivers.hyperv.naming import plain_path
+from hvdrivers.hyperv.naming import meeting, plain_path
 from hvdrivers.invalid import in_words
 from hvdrivers.limits import WAIT_SECONDS
 from hvdrivers.models.base import PrintableText
@@ -133,6 +133,9 @@ class HypervConfig(DriverConfig):
             raise ValueError("ca_file and verify_tls=False contradict each other")
         if "default" in self.pools:
             raise ValueError("the pool 'default' is the one below folder")
+        why = meeting(self.pools, self.folder)
+        if why is not None:
+            raise ValueError(f"{why}. Give each pool a folder of its own, beside the driver's")
         return self
 
     @classmethod

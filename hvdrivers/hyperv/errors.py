@@ -62,6 +62,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "HasSnapshots": e.DeviceBusy,
         "Remains": e.DeviceBusy,
         "GuestDoesNotStop": e.DeviceBusy,
+        "BetweenStates": e.DeviceBusy,
         "ColdOnly": e.NotSupported,
         "BootVolume": e.InvalidRequest,
         "TooSmall": e.InvalidRequest,
@@ -79,6 +80,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "ImageRefused": e.ImageRejected,
         "Download": e.HypervisorFault,
         "NotMoved": e.HypervisorFault,
+        "FolderGone": e.HypervisorFault,
         "Changed": e.DeviceBusy,
         "NoAgent": e.GuestAgentUnavailable,
         "GuestRefused": e.PermissionDenied,
@@ -92,6 +94,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "Unsupported": e.NotSupported,
         "NoController": e.NotSupported,
         "NoFunctions": e.NotSupported,
+        "ManyPaths": e.NotSupported,
         "NotUndone": e.OutcomeUnknown,
         "Deadline": e.OperationTimeout,
         "Stopped": e.OperationTimeout,
@@ -204,12 +207,23 @@ _CODE_HINTS: Mapping[int, str] = MappingProxyType(
 )
 """Where a code says more about what to do than the class."""
 
+_STOPPING = (
+    "repeat it. Hyper-V gives a guest that it has asked to shut down five minutes, also if somebody"
+    " calls the shutdown off in the guest; power_off() without graceful= cuts the power"
+)
 _OWN_HINTS: Mapping[str, str] = MappingProxyType(
     {
         "NoController": "power_off() it, and add one on the host: Add-VMScsiController",
         "ShareRefused": _SHARE,
         "NoFunctions": "New-VMSwitch -EnableIov on an adapter with SR-IOV, which the firmware has"
         " switched on (Get-VMHost, Get-NetAdapterSriov), or sriov=False",
+        "GuestDoesNotStop": _STOPPING,
+        "BetweenStates": _STOPPING,
+        "FolderGone": "bring the drive of folder= online again, or put the folder back. A new"
+        " connection makes an empty one, and then the machines count as those of others",
+        "ManyPaths": "Install-WindowsFeature Multipath-IO and Enable-MSDSMAutomaticClaim -BusType"
+        " iSCSI (mpclaim for Fibre Channel) make one disk of them, after the host has started"
+        " again; or log the host out of all paths but one",
         "Closed": "exit_maintenance() on that host, or another host",
         "GoingDown": "another host, or this one when it is up again. If somebody has called the"
         " shutdown off, it takes machines five minutes after it was asked for",

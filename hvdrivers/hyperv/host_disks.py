@@ -37,6 +37,11 @@ def disk_path(volume: IscsiVolume | FibreChannelVolume) -> str:
 
 def disk_of(volume: Volume) -> dict[str, Json] | None:
     """Where the host finds the disk; None for a volume that is a file."""
+    if isinstance(volume, IscsiVolume | FibreChannelVolume) and volume.data.enforce_multipath:
+        raise errors.NotSupported(
+            "this driver logs in to one path of a volume, and counts no paths",
+            hint="leave enforce_multipath out; the host may have more paths through Multipath I/O",
+        )
     if isinstance(volume, IscsiVolume):
         if volume.driver_volume_type != "iscsi":
             raise errors.NotSupported("the initiator of Windows has no iSER")

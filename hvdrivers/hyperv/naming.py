@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -86,6 +87,20 @@ def belongs_to_host(path: str, root: str) -> bool:
             return True
         folders = folders[4:]
     return any(_UUID.fullmatch(each) for each in folders)
+
+
+def meeting(pools: Mapping[str, str], root: str | None) -> str | None:
+    """Why these pools cannot stand beside each other and the driver's folder; None if they can. In
+    one folder a volume would be that of two pools, or an image of the cache."""
+    seen: dict[str, str] = {}
+    for name, path in pools.items():
+        folded = path.casefold()
+        if folded in seen:
+            return f"the pools {seen[folded]} and {name} are one folder: {path}"
+        seen[folded] = name
+        if root is not None and f"{folded}\\".startswith(f"{root}\\".casefold()):
+            return f"the pool {name} lies in the driver's folder: {path}"
+    return None
 
 
 def plain_mac(mac: str) -> str:

@@ -19,6 +19,7 @@ from hvdrivers.driverkit.session import Reconnecting, exchange
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.errors import ScriptError, translate
 from hvdrivers.hyperv.library import Json
+from hvdrivers.hyperv.naming import meeting
 from hvdrivers.hyperv.powershell import PowerShell
 from hvdrivers.models.base import Model
 from hvdrivers.models.state import InstanceState
@@ -96,7 +97,12 @@ class Session:
                 "nics": self.config.nic_slots,
                 "mmio": self.config.gpu_mmio_mib << 20,
             }
-            shell.facts = HostFacts.model_validate(shell.request("Open", arguments, deadline))
+            facts = HostFacts.model_validate(shell.request("Open", arguments, deadline))
+            why = meeting(self.config.pools, facts.root)
+            if why is not None:
+                hint = "give each pool a folder of its own, beside the driver's"
+                raise errors.InvalidRequest(why, hint=hint)
+            shell.facts = facts
         except ScriptError as error:
             shell.close()
             raise self._cannot_open(error) from error

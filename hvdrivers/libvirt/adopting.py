@@ -16,6 +16,7 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.adopted import AdoptedDisk, Adoption, adopted_disks, adoption_in
 from hvdrivers.libvirt.chains import Chains, described
+from hvdrivers.libvirt.disguised import refuse_disguised
 from hvdrivers.libvirt.files import base_path, clean, paths_in
 from hvdrivers.libvirt.held_volumes import source_of, volumes_of
 from hvdrivers.libvirt.metadata import NAMESPACE
@@ -185,6 +186,33 @@ class Adopting:
                 above.add(volume.name())
         return found
 
+    def to_keep(
+        self, uuid: UUID, adoption: Adoption, xml: Element
+    ) -> dict[str, tuple[Element, Remote]]:
+        """What destroy() may keep a copy of: of each disk that the machine still has the ``<disk>``
+        and the top file, by role. For each disk 3 calls, and those of delete_volume().
+
+        Raises:
+            DeviceBusy: something else uses a disk.
+            NotSupported: a disk is encrypted.
+            InvalidRequest: the host would take a raw disk for another format.
+        """
+        self.require_alone(uuid, xml)
+        disks, found = adopted_disks(xml, adoption), dict[str, tuple[Element, Remote]]()
+        for each in adoption.disks:
+            disk = disks.get(each.role)
+            files = self._down_to(adoption, each, disk, uuid) if disk is not None else []
+            if disk is None or not files:
+                continue
+            if next(disk.iter("encryption"), None) is not None:
+                raise errors.NotSupported(
+                    f"the disk {each.target} is encrypted: the host copies none that is",
+                    hint="destroy() it without keep=, or decrypt the disk first",
+                )
+            refuse_copy_of_disguised(disk, files[0])
+            found[each.role] = disk, files[0]
+        return found
+
     def left_files(self, uuid: UUID, paths: Iterable[str]) -> dict[str, Remote]:
         """Of the files that an adopted machine has left here, those that nothing uses, by path.
         Calls as for files_of()."""
@@ -234,6 +262,14 @@ class Adopting:
         except errors.VolumeNotFound:
             return above
         return [*above, below]
+
+
+def refuse_copy_of_disguised(disk: Element, volume: Remote) -> None:
+    """Raise InvalidRequest if the host would copy a raw disk as one of another format. One call,
+    none for qcow2."""
+    refuse_disguised(
+        disk, volume, "snapshot_to_image() it while it runs, and destroy() it without keep="
+    )
 
 
 def _owned(domain: Element) -> Iterator[Element]:

@@ -16,9 +16,9 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.undo import changed
+from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.adopted import adoption_in
-from hvdrivers.libvirt.adopting import Adopting
+from hvdrivers.libvirt.adopting import Adopting, refuse_copy_of_disguised
 from hvdrivers.libvirt.chains import Chains
 from hvdrivers.libvirt.definition import undefine
 from hvdrivers.libvirt.devices import source_of
@@ -26,7 +26,8 @@ from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.domains import Domains, xml_of
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.files import clean, paths_in
-from hvdrivers.libvirt.keeping import Keeping, is_mark, kept_disks, own_names
+from hvdrivers.libvirt.keeping import Keeping, is_mark, kept_disks, kept_of_adopted, own_names
+from hvdrivers.libvirt.leaving import refuse_shared
 from hvdrivers.libvirt.left_files import noted_in
 from hvdrivers.libvirt.metadata import BACKUP_NAMESPACE
 from hvdrivers.libvirt.metadata import kept as kept_in
@@ -36,7 +37,7 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.turns import remove_helper
-from hvdrivers.libvirt.xml import parse, readable
+from hvdrivers.libvirt.xml import Element, parse, readable
 from hvdrivers.models.instance import Keep
 
 _SETTLING = 1.0
@@ -57,6 +58,9 @@ class _Found:
     interrupted."""
     adopted: bool = False
     """Its disks have the names that others gave them: ``away`` has them by path."""
+    to_keep: Mapping[str, tuple[Element, Remote]] = field(default_factory=dict)
+    """Of an adopted machine whose disks are to be kept, the ``<disk>`` and the file of each, by
+    role."""
     spared: frozenset[str] = frozenset()
     """Files that stay, also if their names are the instance's: those that ``away`` has not of an
     adopted machine, as others use them."""
@@ -110,7 +114,7 @@ class Removal:
             if domain is not None and leave is not None and is_moving(domain.name(), uuid):
                 leave(domain)
             if domain is not None:
-                found = self._found(domain, disks)
+                found = self._found(domain, disks, keeps=bool(keep))
                 disks |= found.overlays
                 if found.backed_up:
                     refresh(self._pools.disks())
@@ -121,20 +125,28 @@ class Removal:
                 if clean(self._pools.disk_path(name)) not in found.spared
             }
             own = disks | found.away
-            if found.adopted and keep:
-                raise errors.NotSupported(
-                    "the disks of an adopted machine are not kept",
-                    hint="snapshot_to_image() it first, or destroy() without keep=",
-                )
-            kept = kept_disks(uuid, keep, own, found.in_use)
+            paths = {role: clean(str(file.path())) for role, (_, file) in found.to_keep.items()}
+            originals = {paths[role]: file for role, (_, file) in found.to_keep.items()}
+            kept = (
+                kept_of_adopted(uuid, keep, paths)
+                if found.adopted
+                else kept_disks(uuid, keep, own, found.in_use)
+            )
+            own |= originals
             for each in kept:
                 self._keeping.refuse_taken(each, own)
             ran = domain is not None and _switched_off(domain)
             with changed():
-                for each in kept:
-                    # before the definition goes: if there is no room, the instance is still there
-                    self._keeping.keep(each, own)
-                disks |= {name: each for name, each in own.items() if name not in found.away}
+                with undoing() as undo:
+                    for each in kept:
+                        if each.role in found.to_keep and ran:
+                            # the guest may have written to it since
+                            refuse_copy_of_disguised(*found.to_keep[each.role])
+                        # before the definition goes: if there is no room, the instance is there
+                        if self._keeping.keep(each, own):
+                            undo.callback(self._keeping.take_back, each)
+                gone = found.away.keys() | originals.keys()
+                disks |= {name: each for name, each in own.items() if name not in gone}
                 remove_helper(self._connection.remote, uuid)
                 self._delete_all(found.away.items())
                 self.remove(uuid, domain, disks)
@@ -195,21 +207,28 @@ class Removal:
         volumes = self._pools.volumes(self._pools.disks())
         return [each for name, each in volumes.items() if name.startswith(f"{uuid}.")]
 
-    def _found(self, domain: Remote, own: dict[str, Remote]) -> _Found:
+    def _found(self, domain: Remote, own: dict[str, Remote], *, keeps: bool) -> _Found:
         """What the definition tells. One call; more if there is any snapshot, and two for each file
         in another pool than the driver's own."""
         uuid = UUID(domain.UUIDString())
         xml = readable(f"the machine {uuid}", partial(xml_of, domain))
         if xml is None:
             return _Found({})
+        refuse_shared(domain, xml)
         adoption = adoption_in(xml)
         backed_up = kept_in(xml, BACKUP_NAMESPACE) is not None
         if adoption is not None:
             files = self._adopting.files_of(uuid, adoption, xml)
             noted = {clean(file.path) for file in noted_in(uuid, xml)} - files.keys()
             files |= self._adopting.left_files(uuid, noted)
-            spared = frozenset(clean(each.path) for each in adoption.disks)
-            return _Found({}, away=files, adopted=True, backed_up=backed_up, spared=spared)
+            return _Found(
+                {},
+                away=files,
+                adopted=True,
+                backed_up=backed_up,
+                to_keep=self._adopting.to_keep(uuid, adoption, xml) if keeps else {},
+                spared=frozenset(clean(each.path) for each in adoption.disks),
+            )
         if label_of(domain.name(), uuid) is None:
             # others have made another machine with the UUID of an adopted one: its mark stood
             return _Found({}, spared=frozenset(paths_in(xml)))

@@ -18,6 +18,7 @@ from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
 from hvdrivers.libvirt.identity import Identity, Known
+from hvdrivers.libvirt.leaving import refuse_cut
 from hvdrivers.libvirt.metadata import NO_NAMESPACE
 from hvdrivers.libvirt.naming import is_moving, is_rescued, label_of
 from hvdrivers.libvirt.not_adopted import refuse_adopted
@@ -157,6 +158,8 @@ class Domains:
         else:
             state = self._named(domain, *at, marked=marked)
         check_state(operation, state, uuid, variant=variant)
+        if is_restoring(*at) and OPERATIONS[operation].changes:
+            refuse_cut(operation, uuid, domain)
         if label_of(domain.name(), uuid) is None:
             refuse_adopted(operation, uuid)
         if is_moving(domain.name(), uuid) and operation not in _OF_A_MOVE:

@@ -212,7 +212,11 @@ class EventHub(Hub[RawEvent]):
     def _on_reboot(self, _c: Any, domain: Any, _o: Any) -> None:
         self.put(Reboot(domain.name(), UUID(domain.UUIDString())))
 
-    def _on_metadata(self, _c: Any, domain: Any, _kind: int, namespace: str, _o: Any) -> None:
+    def _on_metadata(
+        self, _c: Any, domain: Any, _kind: int, namespace: str | None, _o: Any
+    ) -> None:
+        if namespace is None:
+            return  # a title or a description
         if namespace == STATE_NAMESPACE:
             self.put(Dropped(domain.name(), UUID(domain.UUIDString())))
         elif namespace.startswith(MARK_NAMESPACE):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from uuid import UUID
 
 import libvirt
@@ -15,7 +14,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.room import refuse_larger
+from hvdrivers.libvirt.room import growing
 from hvdrivers.libvirt.xml import Element, attribute
 from hvdrivers.models.state import InstanceState
 
@@ -78,7 +77,7 @@ class LibvirtExtend(Topic, ExtendVolume):
         running: bool,
     ) -> None:
         """After a failure, for which QEMU has no code: whether a block job has the disk, or no pool
-        could hold it. Up to four calls."""
+        could hold it. Up to seven calls."""
         if running and disk.find("source/slices") is not None:
             raise errors.NotSupported(
                 "the running machine uses a part of the volume, since swap_volume()",
@@ -91,6 +90,5 @@ class LibvirtExtend(Topic, ExtendVolume):
                 vendor_code=error.vendor_code,
                 hint="call again when the job has ended",
             ) from error
-        with suppress(errors.VolumeNotFound):
-            volume = self.connection.remote.storageVolLookupByPath(source_of(disk))
-            refuse_larger(volume.storagePoolLookupByVolume(), size_bytes, error)
+        with growing(self.connection.remote, [source_of(disk)], capacity=size_bytes):
+            raise error

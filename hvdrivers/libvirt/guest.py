@@ -7,7 +7,6 @@ the guest's administrator and asks for no account.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any
@@ -251,7 +250,7 @@ def _result(status: Any) -> ExecResult:
 def _decoded(text: str | None) -> bytes:
     try:
         return base64.b64decode(text or "", validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # also of letters that are no ASCII
         raise errors.OutcomeUnknown(
             "the program has ended, and its output is not readable"
         ) from error

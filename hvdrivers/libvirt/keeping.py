@@ -16,8 +16,10 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.own_disks import keeps
 from hvdrivers.driverkit.undo import undoing
+from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disks_in
+from hvdrivers.libvirt.files import written_at
 from hvdrivers.libvirt.naming import ROOT, VOLUME_PREFIX, disk_name, is_copy, is_root
 from hvdrivers.libvirt.pools import Pools, volume_xml
 from hvdrivers.libvirt.remote import Remote
@@ -91,6 +93,22 @@ def kept_disks(
     ]
 
 
+def kept_of_adopted(
+    uuid: UUID, keep: AbstractSet[Keep], files: Mapping[str, str]
+) -> list[KeptDisk]:
+    """The disks of an adopted machine to keep. Those beside the root disk count as ephemeral disks:
+    with all that ``keep`` can say, nothing is lost.
+
+    Args:
+        files: names of its disks by role.
+    """
+    return [
+        KeptDisk(uuid, role, name)
+        for role, name in files.items()
+        if (Keep.ROOT_DISK if role == ROOT else Keep.EPHEMERAL_DISKS) in keep
+    ]
+
+
 def is_mark(name: str, uuid: UUID) -> bool:
     """Whether a volume of an instance is one of the marks."""
     role = name.removeprefix(disk_name(uuid, ""))
@@ -103,24 +121,40 @@ class Keeping:
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
 
-    def keep(self, disk: KeptDisk, own: dict[str, Remote]) -> None:
-        """Copy a disk. Five calls; none where that has been done."""
+    def keep(self, disk: KeptDisk, own: dict[str, Remote]) -> bool:
+        """Copy a disk; whether that had not been done yet. Five calls; two where it has been done,
+        and eight more where the machine has run since."""
         pool = self._pools.disks()
         volume = own.get(disk.name)
-        if volume is None or disk.done in own:
-            return
-        if disk.begun in own:
+        if volume is None:
+            return False
+        done = own.get(disk.done)
+        if done is not None:
+            if not _is_newer(volume, done):
+                return False
+            # an earlier destroy() was interrupted, and somebody has let the machine run since
+            self._pools.delete_disk(disk.done)
+            del own[disk.done]
+        if done is not None or disk.begun in own:
             self._pools.delete_disk(disk.volume)
         with undoing() as undo:
             mark = undo.callback(self._pools.delete_disk, disk.begun)
             if disk.begun not in own:
                 own[disk.begun] = pool.createXML(volume_xml(disk.begun, 0, "raw"), 0)
             # without the mark, a half copy would pass for a disk that was kept
-            undo.callback(self._pools.delete_disk, disk.volume, guards=[mark])
+            copy = undo.callback(self._pools.delete_disk, disk.volume, guards=[mark])
             _, capacity, allocation = volume.info()
             with needing_room(pool, int(allocation)):
                 pool.createXMLFrom(volume_xml(disk.volume, int(capacity), "qcow2"), volume, 0)
-        own[disk.done] = pool.createXML(volume_xml(disk.done, 0, "raw"), 0)
+            # nor may the mark "complete" stay without its copy
+            undo.callback(self._pools.delete_disk, disk.done, guards=[copy, mark])
+            own[disk.done] = pool.createXML(volume_xml(disk.done, 0, "raw"), 0)
+        return True
+
+    def take_back(self, disk: KeptDisk) -> None:
+        """Remove a copy that keep() has made, as another disk cannot be kept. Up to six calls."""
+        for name in (disk.done, disk.volume, disk.begun):
+            self._pools.delete_disk(name)
 
     def refuse_taken(self, disk: KeptDisk, own: Mapping[str, Remote]) -> None:
         """Before anything is done. With one of the marks what is there is of this instance."""
@@ -134,3 +168,9 @@ class Keeping:
             f"the {disk.role} disk of an earlier instance with this UUID has been kept",
             hint="delete_volume() that one first, or destroy() without keep=",
         )
+
+
+def _is_newer(volume: Remote, mark: Remote) -> bool:
+    """Whether a disk was written to after a mark was made. Two calls."""
+    written, made = written_at(described(volume)), written_at(described(mark))
+    return written is not None and made is not None and written > made

@@ -219,16 +219,12 @@ class LibvirtLifecycle(Topic, Lifecycle):
         try:
             if spec.start:
                 start_new(remote, xml, paused=spec.start_as is StartAs.PAUSED)
-            domain = define(remote, xml, validated=spec.start)
+            domain = self._defined(spec, xml)
         except errors.OutcomeUnknown:
             undo.forget()
             undo.callback(
                 partial(self.removal.remove_domain, spec.uuid, is_coming=True), guards=needed
             )
-            raise
-        except errors.InsufficientResources as error:
-            if error.vendor_code == _NOT_WRITTEN and self._is_forgotten(spec):
-                error.hint = _FORGOTTEN
             raise
         if spec.start and domain.ID() < 0:
             raise errors.HypervisorFault(
@@ -236,6 +232,14 @@ class LibvirtLifecycle(Topic, Lifecycle):
                 hint="somebody has destroyed it, or it has died: the daemon's log tells",
             )
         return domain
+
+    def _defined(self, spec: InstanceSpec, xml: str) -> Remote:
+        try:
+            return define(self.connection.remote, xml, validated=spec.start)
+        except errors.InsufficientResources as error:
+            if error.vendor_code == _NOT_WRITTEN and self._is_forgotten(spec):
+                error.hint = _FORGOTTEN
+            raise
 
     def _is_forgotten(self, spec: InstanceSpec) -> bool:
         """Whether libvirt does not know the machine any more that it has just started. One call."""
@@ -266,7 +270,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         secrets; 2 more if it did not run, 5 more for each disk that is kept. 1 more for each disk
         that migrate_storage() has moved to another pool; on a host with slices of GPUs 1 more, and
         2 for each that it has. Of an adopted machine 2 more, and for each of its disks 1 and those
-        of delete_volume()."""
+        of delete_volume(); with ``keep`` 5 more for each, and those of delete_volume() again."""
         del timeout
         again = self.removal.destroy(uuid, keep, partial(leave_destination, self, uuid))
         with changed():

@@ -153,7 +153,7 @@ def is_to_run(domain: Element) -> bool:
     mark = kept(domain, STATE_NAMESPACE)
     if mark is None:
         return False
-    with suppress(ValueError):
+    with suppress(ValueError, TypeError):  # others have written it: no time, or one without a zone
         return abs(datetime.now(UTC) - datetime.fromisoformat(mark)) < _REMEMBERED
     return False
 

@@ -23,10 +23,12 @@ from hvdrivers.contract.migration import (
 )
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
-from hvdrivers.libvirt.moving import Call, Move, abort, bytes_of, job_of
+from hvdrivers.libvirt.leaving import cut_in, job_of
+from hvdrivers.libvirt.moving import Call, Move, abort, bytes_of
 from hvdrivers.libvirt.moving_plan import MovingPlan
 from hvdrivers.libvirt.other_host import reached
 from hvdrivers.libvirt.plan_of_move import Plan
@@ -39,6 +41,7 @@ from hvdrivers.models.migration import (
     MigrationProgress,
 )
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
+from hvdrivers.models.state import InstanceState
 
 _NO_LIMIT = 8796093022207
 """MiB per second: the most that libvirt takes."""
@@ -76,13 +79,14 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: that of check_live_migration() and 5 calls, and 2 for each disk that is copied;
+        """Budget: that of check_live_migration() and 6 calls, and 2 for each disk that is copied;
         one more for each half second that it takes. Of an adopted machine 4 more, and for each disk
         that is copied 4 and those of delete_volume(); 8 more there."""
         del timeout
         deadline = current_deadline()
-        domain, _ = self.domains.checked("live_migrate", uuid, deadline)
-        self._moved(Call(uuid, domain, destination, running=True), deadline, progress)
+        domain, state = self.domains.checked("live_migrate", uuid, deadline)
+        call = Call(uuid, domain, destination, running=True)
+        self._moved(call, deadline, progress, maybe_gone=state is InstanceState.PAUSED)
 
     def cold_migrate(
         self,
@@ -139,10 +143,14 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
         call: Call,
         deadline: Deadline,
         progress: ProgressCallback | None,
+        *,
+        maybe_gone: bool = False,
     ) -> None:
         with reached(self, call.destination) as there:
             if isinstance(there, Blocker):
                 raise errors.InvalidRequest(there.reason, hint=there.hint)
+            if maybe_gone and self._settled(call, there):
+                return
             plan = MovingPlan(self, there).made(
                 call.uuid, call.domain, call.destination, running=call.running
             )
@@ -155,6 +163,15 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
             if progress is not None:
                 progress(Progress(phase=Phase.MIGRATE, done=0))
             Move(self, there, call, plan).make(deadline, progress)
+
+    def _settled(self, call: Call, there: Topic) -> bool:
+        """Whether a migration that was cut at its end has brought the machine there."""
+        note = cut_in(call.domain)
+        if note is None:
+            return False
+        xml = xml_of(call.domain)
+        plan = Plan(xml, shared=note.shared, log_shared=note.log_shared, adoption=adoption_in(xml))
+        return Move(self, there, call, plan).settle(note)
 
 
 def _look_at_memory(plan: Plan) -> None:

@@ -114,7 +114,7 @@ class Mirroring:
         taken = 0
         with suppress(errors.VolumeNotFound):
             taken = int(move.pool.storageVolLookupByName(part.new.name).info()[2])
-        return lacking_room(move.pool, max(part.allocation - taken, 1 << 20), error) or error
+        return lacking_room(move.pool, part.allocation - taken, error) or error
 
     def _pivot(self, part: Part, move: Move, live: Element) -> None:
         """Let the machine go on with the copy. One call; more where QEMU is not ready."""

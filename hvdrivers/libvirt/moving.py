@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Collection
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +18,13 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Undo, changed, undoing
 from hvdrivers.libvirt import moving_adopted
 from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.definition import undefine
 from hvdrivers.libvirt.domain import definable
+from hvdrivers.libvirt.domains import xml_of
+from hvdrivers.libvirt.leaving import LEAVING_NAMESPACE, Leaving, cut_in, forget, go_on, job_of
+from hvdrivers.libvirt.metadata import kept, put
+from hvdrivers.libvirt.move_mark import ARRIVED_NAMESPACE
+from hvdrivers.libvirt.move_shapes import without
 from hvdrivers.libvirt.naming import console_name, disk_name
 from hvdrivers.libvirt.pinning import without_own_pins
 from hvdrivers.libvirt.plan_of_move import Plan
@@ -25,8 +32,9 @@ from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
 from hvdrivers.libvirt.start import cut
+from hvdrivers.libvirt.states import is_restoring
 from hvdrivers.libvirt.streams import read_stream
-from hvdrivers.libvirt.xml import Element, parse, text
+from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
@@ -61,24 +69,70 @@ class Move:
         self._there = there
         self._call = call
         self._plan = plan
+        self._note = Leaving(
+            where=call.destination.host, shared=plan.shared, log_shared=plan.log_shared
+        )
 
     def make(self, deadline: Deadline, progress: ProgressCallback | None) -> None:
         """Move it; all that was made on the way goes again if the move fails."""
-        uuid, there, call, plan = self._call.uuid, self._there, self._call, self._plan
+        uuid, there, call = self._call.uuid, self._there, self._call
         with undoing() as undo:
             self._prepare(deadline, undo)
             for attachment in call.destination.volumes:
                 there.secrets.make(uuid, attachment, undo)
-            if not call.running:
+            if call.running:
+                undo.callback(self._forget)
+                self._note.on(call.domain)
+            else:
                 undo.callback(self._stop_again)
                 self._start_frozen()
             _await_end(call.domain, self._sending(), deadline, progress)
         with changed():
             if not call.running:
                 cut(there.domains.find(uuid))
-            if plan.adoption is not None:
-                moving_adopted.arrived(there, uuid, there.domains.find(uuid))
-            _leave(self._here, uuid, plan, by_name=plan.adoption is None)
+            self._clear()
+
+    def settle(self, note: Leaving) -> bool:
+        """After a migration that was cut at its end: leave one of both machines; whether it is the
+        one there. Two calls here and one there; five more there and those of a destroy() here where
+        it has arrived."""
+        uuid, there, domain = self._call.uuid, self._there, self._call.domain
+        try:
+            arrived = there.connection.remote.lookupByUUIDString(str(uuid))
+        except errors.InstanceNotFound:
+            go_on(domain)
+            return False
+        if is_restoring(*arrived.state(0)) or not arrived.isPersistent():
+            raise errors.DeviceBusy(
+                "the destination still waits for the end of the migration",
+                hint="call again: another client ends it, or the destination does",
+            )
+        if kept(xml_of(arrived), ARRIVED_NAMESPACE) != note.token:
+            raise errors.InvalidState(
+                "the machine with this UUID that is there has not come by this migration",
+                instance=uuid,
+                hint="look at both machines: unadopt() or destroy() the one that is too many",
+            )
+        cut(domain)
+        with changed():
+            undefine(domain)
+            self._clear()
+        return True
+
+    def _clear(self) -> None:
+        """Remove what is left here of a machine that is there."""
+        uuid, there, plan = self._call.uuid, self._there, self._plan
+        if plan.adoption is not None:
+            moving_adopted.arrived(there, uuid, there.domains.find(uuid))
+        _leave(self._here, uuid, plan, by_name=plan.adoption is None)
+
+    def _forget(self) -> None:
+        """A machine that stays."""
+        domain = self._here.domains.if_there(self._call.uuid)
+        if domain is not None:
+            with suppress(errors.InvalidState):  # it has gone off meanwhile
+                if cut_in(domain) is None:
+                    forget(domain)
 
     def _prepare(self, deadline: Deadline, undo: Undo) -> None:
         """Make what the machine needs there: the claim first, which is its log."""
@@ -129,10 +183,16 @@ class Move:
         secure = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE
         live = parse(domain.XMLDesc(secure))
         stored = parse(domain.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE))
+        copied = [each.target for each in plan.disks if not each.read_only]
         for each in (live, stored):
+            if not plan.shared:
+                _alone(each, copied)
             if self._here.config.aside and not call.running:
                 without_own_pins(each)
             plan.rewiring.on(each)
+            without(each, LEAVING_NAMESPACE)
+            if call.running:
+                put(each, ARRIVED_NAMESPACE, self._note.token)
             if plan.adoption is None:
                 place(each, self._call.uuid, self._here, self._there)
             else:
@@ -143,7 +203,6 @@ class Move:
         }
         if address is not None:
             parameters[libvirt.VIR_MIGRATE_PARAM_URI] = f"tcp://{bracketed(address)}"
-        copied = [each.target for each in plan.disks if not each.read_only]
         if copied and not plan.shared:
             parameters[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = copied
         return parameters
@@ -214,6 +273,15 @@ def place(xml: Element, uuid: UUID, here: Topic, there: Topic) -> None:
                 element.text = other + (element.text or "").removeprefix(mine)
 
 
+def _alone(xml: Element, targets: Collection[str]) -> None:
+    """Let disks that are copied stand alone. A daemon that has started anew takes the files below
+    them for some that the definition names, and asks for them there."""
+    for disk in xml.iterfind("devices/disk"):
+        below = disk.find("backingStore")
+        if below is not None and attribute(disk, "target", "dev") in targets:
+            disk.remove(below)
+
+
 def _await_end(
     domain: Remote,
     sending: Future[None],
@@ -279,19 +347,6 @@ def _leave(host: Topic, uuid: UUID, plan: Plan, *, by_name: bool = True) -> None
     host.secrets.delete(uuid, host.removal.delete_left)
     if not plan.log_shared:
         host.removal.delete_console(uuid)
-
-
-def job_of(domain: Remote) -> dict[str, Any]:
-    """The migration away from this host that is under way; empty without one. One call."""
-    try:
-        found: dict[str, Any] = domain.jobStats(0)
-    except (errors.InvalidState, errors.InstanceNotFound):
-        return {}  # it is off, or has gone
-    if int(found.get("type", 0)) == libvirt.VIR_DOMAIN_JOB_NONE:
-        return {}
-    if found.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
-        return {}
-    return found
 
 
 def bytes_of(found: dict[str, Any]) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from hvdrivers.libvirt.huge_pages import pages_in
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.room import growing
 from hvdrivers.libvirt.size_refusals import refuse_other_disks, refuse_placed
 from hvdrivers.libvirt.sizes import MEMORY_BLOCK_MIB, huge_page_of, plugged_memory, vcpus_of
 from hvdrivers.libvirt.snapshot_data import Machine
@@ -137,24 +138,16 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
         )
         undo.callback(self._shrink_root, turn, path, wanted, now)
         turn.check()
-        self._grow(domain, volume, wanted)
+        with growing(self.connection.remote, [path], capacity=wanted):
+            self._grow(domain, volume, wanted)
 
-    def _grow(self, domain: Remote, volume: Remote, wanted: int) -> None:
+    @staticmethod
+    def _grow(domain: Remote, volume: Remote, wanted: int) -> None:
         try:
             volume.resize(wanted, 0)
         except (errors.HypervisorFault, errors.InvalidRequest, errors.InvalidState) as error:
             if domain.isActive() or int(volume.info()[1]) > wanted:
                 raise LookAgain from error  # another client was faster
-            if not isinstance(error, errors.HypervisorFault):
-                raise
-            room = int(volume.storagePoolLookupByVolume().info()[1])
-            if wanted > room:
-                raise errors.InsufficientResources(
-                    f"the disk of {wanted // _GIB} GiB is larger than its storage pool, which has"
-                    f" {room / _GIB:.0f} GiB",
-                    vendor_code=error.vendor_code,
-                    hint="choose a flavor with a smaller disk",
-                ) from error
             raise
 
     def _shrink_root(self, turn: Turn, path: str, grown: int, before: int) -> None:

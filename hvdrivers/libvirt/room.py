@@ -7,7 +7,7 @@ the driver asks the host how much room there is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from secrets import token_hex
 
@@ -32,11 +32,11 @@ _CHANNELS = "/channel/target/"
 
 
 @contextmanager
-def needing_room(pool: Remote, size: int = _LEAST, *, capacity: int = 0) -> Iterator[None]:
+def needing_room(pool: Remote, size: int = 0, *, capacity: int = 0) -> Iterator[None]:
     """Around the making of a volume. No call; two after a failure.
 
     Args:
-        size: bytes that it takes at once.
+        size: bytes of content that it takes at once, beside its tables.
         capacity: bytes that it may take in the end.
 
     Raises:
@@ -51,6 +51,41 @@ def needing_room(pool: Remote, size: int = _LEAST, *, capacity: int = 0) -> Iter
         if lacking is None:
             raise
         raise lacking from error
+
+
+@contextmanager
+def growing(
+    remote: Remote, paths: Iterable[str], size: int = _LEAST, *, capacity: int = 0
+) -> Iterator[None]:
+    """Around what makes files of the host larger, each in the storage pool that has it: a disk or a
+    volume is not always in the driver's own. No call; after a failure three for each file, and for
+    each pool those of needing_room().
+
+    Args:
+        size: bytes that they take at once, in one of the pools.
+        capacity: bytes that one of them may take in the end.
+
+    Raises:
+        InsufficientResources: it failed, and one of the pools has less room than that.
+    """
+    try:
+        yield
+    except errors.HypervisorFault as error:
+        for pool in _pools_of(remote, paths):
+            refuse_larger(pool, capacity, error)
+            lacking = lacking_room(pool, size, error)
+            if lacking is not None:
+                raise lacking from error
+        raise
+
+
+def _pools_of(remote: Remote, paths: Iterable[str]) -> list[Remote]:
+    found: dict[str, Remote] = {}
+    for path in paths:
+        with suppress(errors.VolumeNotFound):  # in no pool
+            pool = remote.storageVolLookupByPath(path).storagePoolLookupByVolume()
+            found.setdefault(pool.name(), pool)
+    return list(found.values())
 
 
 @contextmanager
@@ -71,7 +106,7 @@ def full_while_sent(pool_now: Callable[[], Remote]) -> Iterator[None]:
     except (errors.ConnectionFailed, errors.OutcomeUnknown) as error:
         lacking = None
         with suppress(errors.HypervisorError), last_calls():
-            lacking = lacking_room(pool_now(), _LEAST, error)
+            lacking = lacking_room(pool_now(), 0, error)
         if lacking is None:
             raise
         raise lacking from error
@@ -80,14 +115,17 @@ def full_while_sent(pool_now: Callable[[], Remote]) -> Iterator[None]:
 def lacking_room(
     pool: Remote, size: int, error: errors.HypervisorError
 ) -> errors.InsufficientResources | None:
-    """The error for a pool that has less room than this; None if it has as much. Two calls.
+    """The error for a pool that has less room than this and a file's tables; None if it has as
+    much. Two calls.
 
     Args:
-        size: bytes.
+        size: bytes of content.
         error: what has failed.
     """
     free = _free(pool)
-    if free is None or free >= size:
+    content = max(size, 0)
+    # what was written before the failure is removed by now, and has given its room back
+    if free is None or free >= content + (content >> 10) + _LEAST:
         return None
     return errors.InsufficientResources(
         f"storage pool '{pool.name()}' has {free / _MIB:.1f} MiB of room left",

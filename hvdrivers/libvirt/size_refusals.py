@@ -26,7 +26,11 @@ def refuse_placed(record: Record, after: Flavor) -> None:
 
 def refuse_other_disks(before: Flavor, after: Flavor) -> None:
     if (before.ephemeral_gib, before.swap_mib) != (after.ephemeral_gib, after.swap_mib):
-        raise errors.InvalidRequest("the ephemeral or swap disk would change")
+        raise errors.InvalidRequest(
+            "the ephemeral or swap disk would change",
+            hint="choose a flavor with the same ephemeral_gib and swap_mib; create_volume() and"
+            " attach_volume() give more room",
+        )
 
 
 def _shape(flavor: Flavor) -> tuple[int, int, int | None]:

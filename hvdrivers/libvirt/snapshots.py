@@ -32,7 +32,7 @@ from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
 from hvdrivers.libvirt.metadata import put
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.room import needing_room, unsaved_in
+from hvdrivers.libvirt.room import growing, needing_room, unsaved_in
 from hvdrivers.libvirt.snapshot_data import LiveDisk, Machine
 from hvdrivers.libvirt.snapshot_tree import (
     Node,
@@ -133,7 +133,8 @@ class LibvirtSnapshots(Topic, Snapshots):
         size = _LEAST
         if note.with_memory:
             size += int(machine.xml.findtext("memory") or 0) << 10
-        with needing_room(self.pools.disks(), size):
+        files = own_files(machine.uuid, machine.xml).values()
+        with growing(self.connection.remote, files, size):
             if machine.state is InstanceState.STOPPED:
                 self.snapshot_data.tag(machine.turn, machine.xml, made)
             elif note.with_memory:

@@ -38,6 +38,7 @@ from hvdrivers.libvirt.held_volumes import (
     write_slot,
 )
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.room import lacking_room
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.swap import Swap, defined_anew, destination
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
@@ -226,17 +227,23 @@ class LibvirtSwap(Topic, SwapVolume):
         return True
 
     def _require_swapped(self, swap: Swap, domain: Remote) -> None:
-        """After the end of a copy that this client has not ended. One call."""
+        """After the end of a copy that this client has not ended. One call; four more after a
+        failure."""
         xml = xml_of(domain)
         if swap.is_on(xml) is not None:
             return
         if xml.get("id") != swap.run:
             raise LookAgain  # the machine went off
-        raise errors.HypervisorFault(
+        error = errors.HypervisorFault(
             "the copy came to no end: the replacement has another size, or could not be written,"
             " or another client has stopped the copy",
             hint="the daemon's log on the host has the details",
         )
+        volume = None
+        if swap.new.get("type") != "network":
+            volume = self.volumes.in_a_pool(source_of(swap.new))
+        pool = volume.storagePoolLookupByVolume() if volume is not None else None
+        raise (lacking_room(pool, 0, error) if pool is not None else None) or error
 
     def _completed(self, swap: Swap, domain: Remote, before: Element | None) -> AttachedVolume:
         """What follows the pivot: the definition, the limits, and the old one's secrets. Another

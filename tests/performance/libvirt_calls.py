@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import UUID, uuid4
@@ -97,7 +98,23 @@ def _life(driver: ComputeDriver, bare: Bare, image: FileImage) -> Iterator[Row]:
         _TURNS,
     )
     one, other = ours[0], theirs[0]
-    yield pairs("get", lambda: driver.get_instance(one), lambda: bare.get(other), 50)
+    mine = bare.connection.lookupByUUIDString(str(one))
+    numbers = count()
+
+    def renew() -> None:
+        mine.setMetadata(
+            libvirt.VIR_DOMAIN_METADATA_DESCRIPTION,
+            f"text {next(numbers)}",
+            None,
+            None,
+            libvirt.VIR_DOMAIN_AFFECT_LIVE,
+        )
+
+    def get() -> object:
+        return driver.get_instance(one)
+
+    yield pairs("get, as at the last look", get, lambda: bare.get(other), 200)
+    yield pairs("get, of a text that is new", get, lambda: bare.get(other), 200, before=renew)
     raw = bare.connection.lookupByUUIDString(str(other))
     yield pairs(
         "snapshot of a running machine, with memory",

@@ -36,9 +36,23 @@ class Row:
         return f"{self.what:48} {times} {self.ratio:7.2f} x"
 
 
-def pairs(what: str, ours: Callable[[], object], theirs: Callable[[], object], turns: int) -> Row:
-    """Let the driver and the other take turns, so that what slows the machine down slows both."""
-    times = [(seconds(ours), seconds(theirs)) for _ in range(turns)]
+def pairs(
+    what: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    turns: int,
+    *,
+    before: Callable[[], object] = lambda: None,
+) -> Row:
+    """Let the driver and the other take turns, so that what slows the machine down slows both.
+
+    Args:
+        before: what comes before each turn, and is not counted.
+    """
+    times = []
+    for _ in range(turns):
+        before()
+        times.append((seconds(ours), seconds(theirs)))
     return Row(
         what,
         median(mine for mine, _ in times),

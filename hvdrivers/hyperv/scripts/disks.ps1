@@ -110,7 +110,9 @@ function Connect-HvDisk {
             if ($Disk.kind -eq 'iscsi') { $units = @(Get-HvUnits $target.iqn) }
             else { $units = @(Get-HvFibreUnits $target.wwn) }
             foreach ($unit in $units) {
-                if ($unit.lun -eq [long]$target.lun) { return Get-Disk -Number $unit.number }
+                if ($unit.lun -eq [long]$target.lun) {
+                    return Assert-HvOneDisk (Get-Disk -Number $unit.number)
+                }
             }
             Assert-HvBudget
             Update-HostStorageCache
@@ -119,6 +121,18 @@ function Connect-HvDisk {
     }
     if ($null -ne $unreachable) { throw $unreachable }
     Stop-Hv 'VolumeNotFound' 'the storage server does not show this volume to the host'
+}
+
+# A host without Multipath I/O takes each path to a unit for a disk. Two machines could have one each, and
+# write to the same unit.
+function Assert-HvOneDisk {
+    param($Disk)
+    $same = @(Get-Disk | Where-Object { "$($_.UniqueId)" -and "$($_.UniqueId)" -eq "$($Disk.UniqueId)" })
+    if ($same.Count -gt 1) {
+        $numbers = ($same | ForEach-Object { $_.Number }) -join ', '
+        Stop-Hv 'ManyPaths' "the host takes several paths to the volume for disks of their own ($numbers)"
+    }
+    $Disk
 }
 
 # Nobody else has it, and the host itself lets go of it.
@@ -305,7 +319,9 @@ function Get-HvBootPlace {
 function Find-HvUnique {
     param([string]$UniqueId)
     foreach ($attempt in 1, 2) {
-        foreach ($disk in Get-Disk) { if ("$($disk.UniqueId)" -eq $UniqueId) { return $disk } }
+        foreach ($disk in Get-Disk) {
+            if ("$($disk.UniqueId)" -eq $UniqueId) { return Assert-HvOneDisk $disk }
+        }
         if ($attempt -eq 1) { Update-HostStorageCache }
     }
     Stop-Hv 'VolumeNotFound' 'a volume of the instance is gone'

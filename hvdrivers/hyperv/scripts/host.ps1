@@ -149,6 +149,22 @@ function Set-HvFile {
     finally { if ([IO.File]::Exists($new)) { Remove-HvFile $new } }
 }
 
+# Why something was not found, if the driver's own folders are not there any more: their drive is offline, or
+# somebody has removed them. Empty: they are there, or the problem is another one.
+function Get-HvFolderGone {
+    param($Problem)
+    $missing = @($Problem.codes | Where-Object { $_ -eq 0x80070002 -or $_ -eq 0x80070003 })
+    if ($missing.Count -eq 0 -and $Problem.id -notmatch '^(PathNotFound|DriveNotFound)(,|$)') { return '' }
+    $root = $HvShared.Facts.Root
+    if (-not $root) { return '' }
+    foreach ($name in 'index', 'instances', 'images', 'volumes', 'locks') {
+        try { $there = Test-Path -LiteralPath "$root\$name" }
+        catch { $there = $false }
+        if (-not $there) { return "the folder $root\$name is not there any more" }
+    }
+    ''
+}
+
 # Holds back every other request, of whatever client, that changes the same thing.
 function Lock-Hv {
     param([string]$Name)
@@ -156,7 +172,10 @@ function Lock-Hv {
     while ($true) {
         # shared with nobody, and gone when it is closed, by whatever end the process has
         try { return [IO.File]::Create($file, 1, [IO.FileOptions]::DeleteOnClose) }
-        catch [IO.IOException] { Wait-Hv 15 }
+        catch [IO.IOException] {
+            if (-not [IO.Directory]::Exists($HvShared.Facts.Locks)) { throw }
+            Wait-Hv 15
+        }
     }
 }
 

@@ -184,6 +184,10 @@ function Invoke-HvRequest {
     }
     catch {
         $reply = @{ ok = $false; error = (ConvertTo-HvError $_) }
+        $between = Get-HvBetween $reply.error $arguments
+        if ($between) { $reply.error = @{ id = 'Hv.BetweenStates'; message = $between } }
+        $gone = Get-HvFolderGone $reply.error
+        if ($gone) { $reply.error = @{ id = 'Hv.FolderGone'; message = $gone } }
     }
     finally {
         # a stopped pipeline comes only here

@@ -161,6 +161,19 @@ function Test-HvDeaf {
     $false
 }
 
+# The host has refused a change that the contract allows, as the machine is between two states: it says
+# InvalidState, or 0x80048052. Empty: that is not why. "Stopping" may last: nothing on the host tells that
+# somebody in the guest has called the shutdown off.
+function Get-HvBetween {
+    param($Problem, $Arguments)
+    if ($Problem.id -notmatch '^InvalidState(,|$)' -and $Problem.codes -notcontains 0x80048052) { return '' }
+    if ($null -eq $Arguments -or -not $Arguments.uuid) { return '' }
+    try { $state = (Find-Hv $Arguments.uuid).VM.State.ToString() }
+    catch { return '' }
+    if ($state -notmatch '^(Starting|Stopping|Saving|Pausing|Resuming|Reset|FastSaving)') { return '' }
+    "Hyper-V refuses it while the machine is between two states ($state)"
+}
+
 # Volumes and ports that another machine which is powered on has. What stays is told the machine: the
 # numbers that its disks of the host have now.
 function Assert-HvStartable {

@@ -44,6 +44,8 @@ while :; do
       echo '{{"return":['"$other,$own"']}}' >&4
       ;;
     *fsfreeze-status*) echo 'this is no JSON' >&4; again ;;
+    *odd*) echo '{{"return": {{"pid": 7}}}}' >&4 ;;
+    *exec-status*) echo '{{"return": {{"exited": true, "exitcode": 0, "out-data": "é"}}}}' >&4 ;;
     *guest-exec*) yes aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa | head -c 100000000 >&4; again ;;
     *) : ;; # and never a word to anything else
   esac
@@ -135,6 +137,8 @@ def test_an_agent_that_lies(host: Host, machine: Machine) -> None:
     # addresses of others' NICs are left out, and names are cut
     assert [each.mac for each in told] == [MAC]
     assert len(told[0].interface or "") <= 64
+    with pytest.raises(errors.OutcomeUnknown, match="output"):  # letters that are no base64
+        driver.guest_exec(uuid, ["/bin/odd"])
     with pytest.raises(errors.OutcomeUnknown):  # it never answers
         driver.set_guest_password(uuid, "root", SecretStr("hv-Secret-2"), timeout=3)
     with pytest.raises(errors.GuestAgentUnavailable):  # no JSON

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.sent import LastPart
 from hvdrivers.models.image import FileImage, ImageFormat
+from hvdrivers.models.instance import Firmware, Flavor, Keep
+from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.machines import Host
 from tests.peers.libvirtd import LibvirtPeer
 
@@ -36,11 +40,11 @@ def host(tmp_path: Path) -> Iterator[Host]:
             made.close()
 
 
-def filled(host: Host) -> Callable[[], object]:
+def filled(host: Host, room: int = ROOM) -> Callable[[], object]:
     """Leave little room in the driver's pool; what this returns gives it back."""
     pool = host.raw.pools.disks()
     pool.refresh(0)
-    size = (int(pool.info()[3]) - ROOM) // 4096 * 4096
+    size = (int(pool.info()[3]) - room) // 4096 * 4096
     filler = pool.createXML(volume_xml("filler", size, "raw", allocation=size), 0)
     return lambda: filler.delete(0)
 
@@ -48,6 +52,12 @@ def filled(host: Host) -> Callable[[], object]:
 def image(folder: Path) -> FileImage:
     path = folder / "image.raw"
     path.write_bytes(os.urandom(IMAGE))
+    return FileImage(path=path, format=ImageFormat.RAW)
+
+
+def large(folder: Path) -> FileImage:
+    path = folder / "large.raw"
+    path.write_bytes(os.urandom(3 << 20))
     return FileImage(path=path, format=ImageFormat.RAW)
 
 
@@ -136,3 +146,88 @@ def test_no_room_for_libvirts_own_definition(host: Host) -> None:
         assert peer.qemu_pid(str(spec.uuid))
         peer.restart()
         driver.destroy(spec.uuid)
+
+
+def test_disks_that_are_kept(host: Host, tmp_path: Path) -> None:
+    """There is room for one of two: neither has been kept, and the instance is there."""
+    driver = host.driver
+    spec = host.spec(
+        image=large(tmp_path),
+        flavor=Flavor(vcpus=1, memory_mib=64, ephemeral_gib=1),
+        start=False,
+    )
+    driver.spawn(spec)
+    give_back = filled(host, 1 << 20)
+    with host.unchanged(), pytest.raises(errors.InsufficientResources) as refused:
+        driver.destroy(spec.uuid, keep=set(Keep))
+    assert refused.value.hint
+    assert driver.get_instance(spec.uuid).state is InstanceState.STOPPED
+    assert driver.list_volumes() == []
+    give_back()
+    driver.destroy(spec.uuid, keep=set(Keep))
+    kept = [each.volume_id for each in driver.list_volumes()]
+    assert len(kept) == 2
+    for each in kept:
+        driver.delete_volume(each)
+
+
+def test_a_copy_whose_tables_find_no_room(host: Host, tmp_path: Path) -> None:
+    """What was written before is removed with the failure: the room that is there afterwards is
+    more than the disk's content takes."""
+    driver, small = host.driver, Flavor(vcpus=1, memory_mib=64, disk_gib=1)
+    spec = host.spec(image=image(tmp_path), flavor=small, start=False)
+    driver.spawn(spec)
+    give_back = filled(host, 256 << 10)
+    other = small.model_copy(update={"vcpus": 2, "disk_gib": 2})
+    with host.unchanged(), pytest.raises(errors.InsufficientResources) as refused:
+        driver.prepare_move(spec.uuid, flavor=other)
+    assert refused.value.hint
+    give_back()
+    driver.prepare_move(spec.uuid, flavor=other)
+    driver.revert_move(spec.uuid)
+    driver.destroy(spec.uuid)
+
+
+def test_no_room_for_the_variables_of_uefi(host: Host, tmp_path: Path) -> None:
+    """QEMU has not begun: nothing has been lost sight of, and nothing is to be restarted."""
+    wanted = image(tmp_path)
+    host.driver.cache_image(wanted)
+    give_back = filled(host, 256 << 10)
+    spec = host.empty(image=wanted, firmware=Firmware.UEFI)
+    with host.unchanged(), pytest.raises(errors.InsufficientResources) as refused:
+        host.driver.spawn(spec)
+    assert refused.value.hint
+    assert "restart" not in refused.value.hint
+    give_back()
+    host.driver.spawn(spec)
+    host.driver.destroy(spec.uuid)
+
+
+def test_a_replacement_that_finds_no_room(host: Host, tmp_path: Path) -> None:
+    """QEMU's copy ends by itself; the volume stays where it was."""
+    driver = host.driver
+    spec = host.empty(image=image(tmp_path))
+    driver.spawn(spec)
+    old, new = (
+        driver.create_volume(VolumeSpec(name=n, size_bytes=8 << 20)) for n in ("old", "new")
+    )
+    path = host.raw.pools.disk_path(next(n for n in names(host) if old.volume_id in n))
+    file = f"{host.peer.host_root}{path}"
+    write = ["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 4M", file]
+    subprocess.run(write, check=True, stdout=subprocess.DEVNULL)
+    driver.attach_volume(spec.uuid, VolumeAttachment(volume=old))
+    give_back = filled(host, 0)
+    replacement = VolumeAttachment(volume=new)
+    with host.unchanged(), pytest.raises(errors.InsufficientResources) as refused:
+        driver.swap_volume(spec.uuid, old.volume_id, replacement)
+    assert refused.value.hint
+    assert [each.volume_id for each in driver.get_instance(spec.uuid).volumes] == [old.volume_id]
+    give_back()
+    driver.swap_volume(spec.uuid, old.volume_id, replacement)
+    driver.destroy(spec.uuid)
+    for each in driver.list_volumes():
+        driver.delete_volume(each.volume_id)
+
+
+def names(host: Host) -> list[str]:
+    return list(host.raw.pools.volumes(host.raw.pools.disks()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Flavor, Keep
 from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.volume import DeviceType, DiskBus, VolumeAttachment
+from tests.integration.libvirt.children import killed_in
+from tests.integration.libvirt.test_relocation import write
 
 from .machines import Host, host
 
@@ -154,3 +157,33 @@ def test_seed_discs_in_every_drive(host: Host, tmp_path: Path) -> None:
         ):
             with pytest.raises(error):
                 host.driver.spawn(host.empty(seed=given.model_copy(update=refused)))
+
+
+def test_a_machine_that_ran_after_a_disk_was_kept(host: Host) -> None:
+    """A client dies between two disks. Another lets the machine run, and then keeps what the guest
+    has written until now."""
+    driver = host.driver
+    with host.unchanged():
+        machine = host.made(host.empty(flavor=FLAVOR, start=False))
+        uuid = machine.uuid
+        write(machine, 1)
+        pool = host.raw.pools.disks()
+        number = 0
+        while not any(".kept-" in name for name in host.raw.pools.volumes(pool)):
+            keywords = {"keep": set(Keep)}
+            assert killed_in(
+                *(host.peer.uri, "destroy", (uuid,), number, "after"),
+                reads=False,
+                keywords=keywords,
+            )
+            number += 1
+        driver.power_on(uuid)
+        driver.power_off(uuid)
+        write(machine, 2)
+        driver.destroy(uuid, keep=set(Keep))
+        for role in ("ephemeral", "root", "swap"):
+            path = host.raw.pools.disk_path(f"hv-volume-{uuid}-{role}.qcow2")
+            read = ["qemu-io", "-f", "qcow2", "-c", "read -P 2 0 64k", str(host.peer.path(path))]
+            done = subprocess.run(read, capture_output=True, text=True, check=True)
+            assert "verification failed" not in done.stdout, role
+            driver.delete_volume(f"{uuid}-{role}")

@@ -115,3 +115,23 @@ def test_a_folder_of_the_driver_has_one_name(folder: str) -> None:
     for values in ({"folder": folder}, {"pools": {"p": folder}}):
         with pytest.raises(ValidationError, match="short name"):
             HypervConfig.model_validate(options | values)
+
+
+@pytest.mark.parametrize(
+    "pools",
+    [
+        {"a": "C:\\hv"},
+        {"a": "c:\\HV\\images"},
+        {"a": "C:/hv/volumes/"},
+        {"a": "D:\\p", "b": "d:\\P"},
+    ],
+)
+def test_pools_have_folders_of_their_own(pools: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="a folder of its own"):
+        HypervConfig(host="h", username="u", password="p", folder="C:\\hv", pools=pools)
+
+
+def test_a_pool_beside_the_folder_or_above_it() -> None:
+    pools = {"a": "C:\\hv-second", "b": "C:\\data", "c": "\\\\nas\\vm"}
+    for folder in ("C:\\hv", "C:\\data\\hv"):
+        HypervConfig(host="h", username="u", password="p", folder=folder, pools=pools)

@@ -293,7 +293,7 @@ def end_session(host: HostState, session: IscsiSession) -> None:
         s for s in storage.sessions.values() if s.target == session.target and s is not session
     ]
     mine = [disk for disk in storage.disks.values() if disk.session == session.identifier]
-    if others:
+    if others and storage.multipath:
         for disk in mine:
             disk.session = others[0].identifier
     else:

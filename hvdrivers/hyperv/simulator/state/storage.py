@@ -1,6 +1,6 @@
 """Disks of the host as the Storage and iSCSI modules show them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -103,6 +103,8 @@ class StorageState:
     """Node and port name of each Fibre Channel port of the host."""
     fabric: dict[str, FibreTarget] = field(default_factory=dict)
     """Target ports that the host's are zoned to."""
+    multipath: bool = True
+    """Whether Multipath I/O makes one disk of all paths to a unit; else each path is a disk."""
 
     def __post_init__(self) -> None:
         self.disks[0] = HostDisk(0, "SIMBOOT0", "SIMBOOT0", 1 << 40, boot=True, style="GPT")
@@ -173,6 +175,21 @@ class StorageState:
                 name=f"SIM {bus} Disk",
                 location=f"Bus 0 : Target 0 : LUN {unit.number}",
             )
+        if not self.multipath:
+            self._rescan_paths()
+
+    def _rescan_paths(self) -> None:
+        """Each further session that sees a unit brings a disk of its own, of the same unique id."""
+        shown = {(disk.unique_id, disk.session) for disk in self.disks.values()}
+        for session in self.sessions.values():
+            for unit in self.network[session.target].luns:
+                if (unit.unique_id, session.identifier) in shown:
+                    continue
+                first = next(d for d in self.disks.values() if d.unique_id == unit.unique_id)
+                number = self.free_number()
+                self.disks[number] = replace(
+                    first, number=number, session=session.identifier, offline=True
+                )
 
     def restart(self) -> None:
         """The host has started again: sessions that were not persistent are gone, and the disks
