@@ -138,6 +138,24 @@ class HypervConfig(DriverConfig):
             raise ValueError(f"{why}. Give each pool a folder of its own, beside the driver's")
         return self
 
+    def check_files(self) -> None:
+        """Read the files of this machine that the connection needs.
+
+        Raises:
+            InvalidRequest: one cannot be read.
+        """
+        for name in ("ca_file", "client_certificate", "client_key"):
+            path: Path | None = getattr(self, name)
+            if path is None:
+                continue
+            try:
+                path.read_bytes()
+            except OSError as error:
+                raise InvalidRequest(
+                    f"{name} cannot be read: {path}: {error.strerror}",
+                    hint="name a PEM file of this machine that the user may read",
+                ) from error
+
     @classmethod
     def from_url(cls, url: str, **options: object) -> Self:
         """``hyperv://user@host:port?tls=false``; the password is an option, or in the URL."""

@@ -106,6 +106,7 @@ class HypervDriver(
         """Budget: 1 call, and the start of PowerShell on the host."""
         if not isinstance(config, HypervConfig):
             raise errors.InvalidRequest("the hyperv driver needs a HypervConfig")
+        config.check_files()
         driver = cls(config)
         try:
             driver.session.facts()

@@ -65,7 +65,10 @@ def judge(facts: Mapping[str, Any], config: HypervConfig, *, now: float) -> list
 def _rights(facts: Mapping[str, Any], config: HypervConfig) -> Iterator[HostCheck]:
     del config
     groups = facts["groups"]
-    hint = "add the user to 'Hyper-V Administrators', in a new logon: Add-LocalGroupMember -SID"
+    hint = (
+        f"Add-LocalGroupMember -SID {_HYPERV_ADMINISTRATORS} -Member 'USER', and a new logon. A"
+        " local administrator needs LocalAccountTokenFilterPolicy = 1"
+    )
     if groups is None:
         yield _line("rights", "skip", "the host does not tell the user's groups")
     elif _ADMINISTRATORS in groups:
@@ -77,14 +80,14 @@ def _rights(facts: Mapping[str, Any], config: HypervConfig) -> Iterator[HostChec
             "rights",
             "fail",
             "neither in 'Hyper-V Administrators' nor an administrator: machines are hidden",
-            f"{hint} {_HYPERV_ADMINISTRATORS}",
+            hint,
         )
     if not facts["writable"]:
         yield _line(
             "folder",
             "fail",
             f"the user may not write below {facts['root']}",
-            "icacls FOLDER /grant USER:(OI)(CI)M, or name another folder=",
+            "icacls 'FOLDER' /grant 'USER:(OI)(CI)M', or name another folder=",
         )
 
 

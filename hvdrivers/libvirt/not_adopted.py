@@ -7,7 +7,7 @@ from uuid import UUID
 from hvdrivers.contract import errors
 
 _NAMES = "its disks do not have the names by which the driver tells a disk from what replaces it"
-_REASONS = dict.fromkeys(("rebuild", "prepare_move"), _NAMES)
+_REASONS = {"prepare_move": _NAMES}
 _INSTEAD = (
     "snapshot_to_image() and spawn() one from that image; or use the machine's own tools before"
     " adopt()"

@@ -39,13 +39,14 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
 
     def power_on(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls if it runs, 4 if it is stopped, 6 if it has crashed, 7 if it is
-        suspended; 5 more if it went off while it was rescued."""
+        suspended; 5 more if it went off while it was rescued; 2 more for a start of an adopted
+        machine."""
         del timeout
         self._power_on("power_on", uuid, current_deadline(), InstanceState.RUNNING)
 
     def start_paused(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Budget: 3 calls if it is paused, 4 if it is stopped or suspended, 6 if it has crashed; 5
-        more if it went off while it was rescued."""
+        more if it went off while it was rescued; 2 more for a start of an adopted machine."""
         del timeout
         self._power_on("start_paused", uuid, current_deadline(), InstanceState.PAUSED)
 

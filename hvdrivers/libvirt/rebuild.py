@@ -12,13 +12,20 @@ another client may be about to put it in.
 
 A machine that runs is marked before it is switched off. The next rebuild() finds the mark if this
 one is interrupted, and lets the machine run. power_off() removes the mark.
+
+The root disk of an adopted machine is a file that others have made, in a place of theirs. The new
+one is the driver's, in its pool, at the old one's device. Both are noted first
+(``left_files.py``), and the old file goes when the machine runs with the new one, unless others use
+it.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from contextlib import suppress
 from copy import deepcopy
+from functools import partial
 from pathlib import PurePosixPath
 from uuid import UUID
 
@@ -29,11 +36,14 @@ from hvdrivers.contract.lifecycle import Rebuild
 from hvdrivers.driverkit.checks import root_disk_bytes
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.undo import changed, undoing
+from hvdrivers.libvirt.adopted import ADOPTED_NAMESPACE, Adoption, adoption_in
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, xml_of
-from hvdrivers.libvirt.left_files import File, note, noted_in
+from hvdrivers.libvirt.files import clean
+from hvdrivers.libvirt.held_volumes import in_both
+from hvdrivers.libvirt.left_files import File, delete_files, note, noted_in, unnamed
 from hvdrivers.libvirt.metadata import (
     STATE_NAMESPACE,
     RootDisk,
@@ -49,10 +59,11 @@ from hvdrivers.libvirt.naming import ROOT, disk_name, is_root
 from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import growing
+from hvdrivers.libvirt.roots_of_others import refuse_odd_root, root_at
 from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.start import cut, forget_crash, shall_run, start
-from hvdrivers.libvirt.turns import Turn
-from hvdrivers.libvirt.xml import Element, parse, text
+from hvdrivers.libvirt.turns import Robbed, Turn
+from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState
@@ -73,7 +84,8 @@ class LibvirtRebuild(Topic, Rebuild):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Budget from a cached image: 26 calls; 3 more where a rebuild() has made the disk before
-        it, 8 where it is in another pool than the driver's own, and 2 where an earlier one was cut.
+        it, 8 where it is in another pool than the driver's own, and 2 where an earlier one was cut;
+        of an adopted machine 15 more, and those of delete_volume().
         It waits for what another client does with the snapshots, as those are in the disk that
         goes."""
         del timeout
@@ -86,7 +98,12 @@ class LibvirtRebuild(Topic, Rebuild):
 
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
             xml = parse(domain.XMLDesc(_FLAGS))
-            self._rebuilt(Machine(uuid, domain, state, xml, deadline, turn), base)
+            machine = Machine(uuid, domain, state, xml, deadline, turn)
+            adoption = adoption_in(xml)
+            if adoption is not None:
+                self._rebuilt_adopted(machine, adoption, base)
+            else:
+                self._rebuilt(machine, base)
 
         self.turns.change("rebuild", uuid, deadline, act)
 
@@ -134,6 +151,91 @@ class LibvirtRebuild(Topic, Rebuild):
                 note(domain, ())
             if state is InstanceState.CRASHED and self.domains.state(domain) is state:
                 forget_crash(domain)
+
+    def _rebuilt_adopted(self, machine: Machine, adoption: Adoption, base: Base) -> None:
+        uuid, domain, state = machine.uuid, machine.domain, machine.state
+        left: list[File] = []
+        if noted_in(uuid, machine.xml):
+            self._clear(machine, ())  # what an interrupted one has left
+            left = noted_in(uuid, xml_of(domain, inactive=True))  # a running machine has it still
+        self.snapshot_data.require_none(machine, "the disk has snapshots")
+        shown = _root_of(machine.xml)
+        old = _as_it_stands(machine.xml, shown)
+        refuse_odd_root(shown, adoption)
+        volume = self.connection.remote.storageVolLookupByPath(source_of(shown))
+        old_file = File(
+            pool=volume.storagePoolLookupByVolume().name(), path=clean(source_of(shown))
+        )
+        capacity = root_disk_bytes(base.virtual_size, record_in(machine.xml).flavor.disk_gib)
+        capacity = max(capacity, int(volume.info()[1]))
+        runs = state is InstanceState.RUNNING
+        runs = runs or (state is InstanceState.STOPPED and shall_run(domain, machine.xml))
+        role = f"{ROOT}-{secrets.token_hex(4)}"
+        name, pool = disk_name(uuid, role), self.pools.disks()
+        new_file = File(pool=pool.name(), path=self.pools.disk_path(name))
+        with undoing() as undo:
+            undo.callback(self._clear, machine, (new_file,))
+            note(domain, list(dict.fromkeys([*left, old_file, new_file])))
+            self.overlays.make(name, capacity, base, undo, pool)
+            made = undo.steps
+            undo.callback(self._run_again, uuid)
+            back = undo.callback(self._put_back_adopted, uuid, old, new_file, guards=made)
+            machine.turn.check()
+            try:
+                domain.updateDeviceFlags(text(root_at(shown, new_file.path)), _CONFIG)
+                with changed():
+                    placed = RootDisk(image=base.key, placed=True)
+                    keep(domain, disk_namespace(role), root_text(placed), _CONFIG)
+                    path = new_file.path
+                    if runs or not self._is_off_with(path, domain, state, base):
+                        self._restarted(domain, is_off=runs and state is not InstanceState.RUNNING)
+            except errors.OutcomeUnknown:
+                back.block()  # the new disk may be the machine's
+                raise
+        with changed():
+            self._clear(machine, ())
+            for each in roots_in(machine.xml):
+                self._forget_root(uuid, each)
+            disks = tuple(
+                each.model_copy(update={"path": new_file.path}) if each.role == ROOT else each
+                for each in adoption.disks
+            )
+            content = Adoption(uuid=adoption.uuid, disks=disks).text()
+            in_both(partial(keep, domain, ADOPTED_NAMESPACE, content))
+            if state is InstanceState.CRASHED and self.domains.state(domain) is state:
+                forget_crash(domain)
+
+    def _clear(self, machine: Machine, made: Collection[File]) -> None:
+        """Delete each file that is noted, or of these, and that an adopted machine has not, and
+        nothing else uses."""
+        # the machine is looked up now: this is how things are undone after a connection was lost
+        try:
+            domain = self.domains.find(machine.uuid)
+        except errors.InstanceNotFound:
+            delete_files(self.pools, made)
+            return
+        mine = True
+        try:
+            machine.turn.again(self.connection.remote)
+        except Robbed:
+            mine = False  # what is noted now is another client's
+        stored, live = xml_of(domain, inactive=True), xml_of(domain)
+        files = noted_in(machine.uuid, stored, live) if mine else list(made)
+        gone = unnamed(files, stored, live)
+        theirs = {clean(each.path) for each in gone if not each.name.startswith(f"{machine.uuid}.")}
+        used = self.adopting.used(machine.uuid, theirs)
+        away = delete_files(self.pools, [each for each in gone if clean(each.path) not in used])
+        if mine:
+            # what only one of both names is left until the machine starts by its definition
+            one = {*unnamed(files, stored)} ^ {*unnamed(files, live)}
+            note(domain, [each for each in files if each in away or each in one])
+
+    def _put_back_adopted(self, uuid: UUID, old: Element, new: File) -> None:
+        """Undo the change of the disk."""
+        with suppress(errors.InstanceNotFound):
+            domain = self.domains.find(uuid)
+            if clean(source_of(_root_of(parse(domain.XMLDesc(_FLAGS))))) == new.path:
+                domain.updateDeviceFlags(text(old), _CONFIG)
 
     def _note_away(self, machine: Machine, pool: Remote, name: str) -> None:
         """Before a root disk is made in another pool than the driver's own: without a note
@@ -237,6 +339,13 @@ def _root_of(xml: Element) -> Element:
     if disk is None or disk.find("source") is None:
         raise errors.InvalidRequest("the instance boots from a volume: there is no root disk")
     return disk
+
+
+def _as_it_stands(xml: Element, root: Element) -> Element:
+    """The root disk as the definition names it: maybe by its pool and volume."""
+    target = attribute(root, "target", "dev")
+    disks = xml.iterfind("devices/disk")
+    return next((each for each in disks if attribute(each, "target", "dev") == target), root)
 
 
 def _name_of(disk: Element) -> str:

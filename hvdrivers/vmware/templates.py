@@ -43,7 +43,6 @@ _PATHS = (
     "runtime.powerState",
     "snapshot",
 )
-_SMALL = Flavor(vcpus=1, memory_mib=64)
 _MAKING = frozenset({"Folder.createVm"})
 """``descriptionId`` of the task that makes a template."""
 _TAKEN = frozenset({"FileAlreadyExists", "AlreadyExists", "DuplicateName"})
@@ -136,6 +135,7 @@ class Templates:
         """Make the machine; False if the server has files, or a machine, in its place."""
         place = self._places.get()
         uuid = uuid4()
+        small = Flavor(vcpus=1, memory_mib=64)
         slots = Slots()
         controller, unit, _ = slots.disk(DiskBus.SCSI)
         disk = disk_at(base.path, controller, unit, base.virtual_size, key=slots.key())
@@ -143,15 +143,15 @@ class Templates:
             name=f"hvdrivers.image.{base.key[:24]}.{file_name(base.path)[:8]}",
             instanceUuid=str(uuid),
             guestId=self._config.guest_id,
-            numCPUs=_SMALL.vcpus,
-            memoryMB=_SMALL.memory_mib,
+            numCPUs=small.vcpus,
+            memoryMB=small.memory_mib,
             files=vim.vm.FileInfo(vmPathName=_vmx(base.path)),
             deviceChange=[*slots.added, adding(disk)],
             extraConfig=[option(IMAGE, ImageMark(uuid=uuid, key=base.key))],
         )
         host = None
         with suppress(errors.InsufficientResources):  # in maintenance: a template does not run
-            host = self._room.host_for(_SMALL, surroundings)
+            host = self._room.host_for(small, surroundings)
         self._files.make_folder(_home(base.path))
         try:
             self._tasks.run(

@@ -4,11 +4,12 @@ source's daemon is killed, or the client, or both daemons."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -16,6 +17,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.power import RebootKind
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
+from tests.integration.libvirt.children import context, driver_on
 from tests.integration.libvirt.machines import Host, Machine
 from tests.integration.libvirt.test_migration import without_pools
 from tests.peers.fixtures import started
@@ -42,28 +44,34 @@ def _phase(peer: LibvirtPeer, name: str) -> str | None:
     return found[1] if found else None
 
 
+def _stands_still(pair: tuple[Host, Host], machine: Machine, ended: Callable[[], bool]) -> None:
+    """Wait until the guest stands still here, with that daemon stopped."""
+    here, there = pair
+    name = here.peer.virsh("domname", str(machine.uuid)).strip()
+    wait_until(
+        lambda: _phase(here.peer, name) == "perform3" or ended(),
+        timeout=60,
+        what="it moves",
+        interval=0.005,
+    )
+    there.peer.sigstop()
+    wait_until(
+        lambda: _phase(here.peer, name) == "perform3_done" or ended(),
+        timeout=120,
+        what="the guest stands still here",
+    )
+
+
 @contextmanager
 def _at_its_end(pair: tuple[Host, Host], machine: Machine) -> Iterator[Future[None]]:
     """A migration whose guest stands still here, and is not started there: that daemon does not
     hear of it. The block ends that."""
     here, there = pair
-    name = here.peer.virsh("domname", str(machine.uuid)).strip()
     here.peer.virsh("migrate-setspeed", str(machine.uuid), "1")  # time to stop that daemon
     with ThreadPoolExecutor(1) as pool:
         moving = pool.submit(here.driver.live_migrate, machine.uuid, to(there))
-        wait_until(
-            lambda: _phase(here.peer, name) == "perform3" or moving.done(),
-            timeout=60,
-            what="it moves",
-            interval=0.005,
-        )
-        there.peer.sigstop()
         try:
-            wait_until(
-                lambda: _phase(here.peer, name) == "perform3_done" or moving.done(),
-                timeout=120,
-                what="the guest stands still here",
-            )
+            _stands_still(pair, machine, moving.done)
             assert not moving.done(), moving.exception()
             yield moving
         finally:
@@ -162,6 +170,42 @@ def test_the_caller_decides(pair: tuple[Host, Host]) -> None:
         here.driver.power_on(machine.uuid)
         assert states(pair, machine) == ["running", None]
         there.driver.destroy(machine.uuid)
+
+
+def _move_and_wait(uri: str, uuid: UUID, destination: Destination) -> None:
+    driver_on(uri).live_migrate(uuid, destination)
+
+
+def test_the_client_dies(pair: tuple[Host, Host]) -> None:
+    """Both daemons live, and the source keeps the machine as it stands. The destination has got the
+    client's last word, and starts the machine; or it has not, and ends what nobody has started."""
+    here, there = pair
+    with here.empty_machine() as machine:
+        here.peer.virsh("migrate-setspeed", str(machine.uuid), "1")
+        arguments = here.peer.uri, machine.uuid, to(there)
+        child = context.Process(target=_move_and_wait, args=arguments)
+        child.start()
+        try:
+            _stands_still(pair, machine, lambda: not child.is_alive())
+            assert child.is_alive()
+        finally:
+            child.kill()
+            child.join()
+            there.peer.sigcont()
+        wait_until(
+            lambda: states(pair, machine) in (["paused", None], ["paused", "running"]),
+            timeout=60,
+            what="both have seen it",
+        )
+        with pytest.raises(errors.InvalidState, match="cut at its end"):
+            here.driver.unpause(machine.uuid)
+        if states(pair, machine)[1] is None:
+            there.driver.destroy(machine.uuid)  # the copies of its disks
+        try:
+            here.driver.live_migrate(machine.uuid, to(there))
+            assert states(pair, machine) == [None, "running"]
+        finally:
+            there.driver.destroy(machine.uuid)
 
 
 def test_after_the_daemon_has_started_anew(pair: tuple[Host, Host]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import winrm.transport
 
@@ -33,3 +35,15 @@ def test_a_url_without_a_password_says_where_it_goes() -> None:
     with pytest.raises(InvalidRequest, match="password: Field required") as caught:
         connect("esxi://root@esx1.example.org")
     assert "password_file" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ["ca_file", "client_certificate", "client_key"])
+def test_a_file_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
+    """It looked as if the host could not be reached."""
+    there = tmp_path / "there.pem"
+    there.write_text("")
+    files = {"client_certificate": there, "client_key": there, name: tmp_path / "gone.pem"}
+    with pytest.raises(InvalidRequest, match=f"{name} cannot be read") as caught:
+        connect("hyperv", host="127.0.0.1", port=9, authentication="certificate", **files)
+    assert not caught.value.retryable
+    assert "PEM" in (caught.value.hint or "")

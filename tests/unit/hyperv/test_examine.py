@@ -59,9 +59,9 @@ def test_a_host_that_is_fit_gives_no_warning() -> None:
 @pytest.mark.parametrize(
     ("name", "status", "hint", "changes"),
     [
-        ("rights", "fail", "Hyper-V Administrators", {"groups": ["S-1-1-0"]}),
+        ("rights", "fail", "S-1-5-32-578 -Member 'USER'", {"groups": ["S-1-1-0"]}),
         ("rights", "skip", None, {"groups": None}),
-        ("folder", "fail", "icacls", {"writable": False}),
+        ("folder", "fail", "'USER:(OI)(CI)M'", {"writable": False}),
         ("hypervisor", "fail", "hypervisorlaunchtype", {"hypervisor": False}),
         ("windows", "warn", "2016", {"build": 9600}),
         ("virtual switches", "warn", "New-VMSwitch", {"switches": []}),

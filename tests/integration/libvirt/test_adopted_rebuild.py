@@ -1,0 +1,176 @@
+"""rebuild() of machines that others have made, and that adopt() has taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from hvdrivers.contract import errors
+from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.guard import guarded
+from hvdrivers.libvirt import turns
+from hvdrivers.models.image import FileImage, ImageFormat
+from hvdrivers.models.state import InstanceState
+from tests.integration.libvirt.machines import Host
+from tests.integration.libvirt.test_budgets import calls, numbers
+from tests.integration.libvirt.theirs import Theirs, cuts, is_foreign, theirs
+
+S = InstanceState
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn that a dead client has left is taken over soon."""
+    monkeypatch.setattr(turns, "_APART", 0.01)
+
+
+@pytest.fixture(scope="module")
+def fresh(own: Host) -> FileImage:
+    """An image whose bytes are 3."""
+    path = own.peer.root / "fresh-adopted.raw"
+    path.write_bytes(b"\3" * (1 << 20))
+    return FileImage(path=path, format=ImageFormat.RAW)
+
+
+def value_in(machine: Theirs) -> int:
+    """What its root disk has in its first MiB."""
+    target = machine.peer.root / "the content"
+    target.unlink(missing_ok=True)
+    machine.own.driver.snapshot_to_image(machine.uuid, target, format=ImageFormat.RAW)
+    (value,) = set(target.read_bytes()[: 1 << 20])
+    target.unlink()
+    return value
+
+
+def root_now(machine: Theirs) -> Path:
+    sources = machine.xml("--inactive").findall("devices/disk/source")
+    return machine.peer.path(sources[0].attrib["file"])
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
+@pytest.mark.parametrize("kind", ["sata raw", "by pool"])
+def test_a_new_disk_in_its_place(
+    own: Host, other: ComputeDriver, fresh: FileImage, on: bool, kind: str
+) -> None:
+    """On its bus, as large as before; another disk stays; and again, and rescued from it."""
+    driver = own.driver
+    with theirs(own, disks=[]) as machine:
+        format_ = "raw" if kind == "sata raw" else "qcow2"
+        root, second = machine.volume(format_=format_), machine.volume()
+        if kind == "sata raw":
+            disk = machine.disk(root, "sda", "raw").replace("bus='virtio'", "bus='sata'")
+        else:
+            source = f"<source pool='default' volume='{Path(root).name}'/>"
+            disk = machine.disk(root).replace(f"<source file='{root}'/>", source)
+            disk = disk.replace("type='file'", "type='volume'")
+        machine.define(disks=[disk, machine.disk(second, "vdb")])
+        if on:
+            machine.start()
+        info = driver.adopt(machine.uuid)
+        target = machine.xml("--inactive").find("devices/disk/target")
+        assert target is not None
+        old = machine.files[0]
+        for _ in range(2):
+            driver.rebuild(machine.uuid, fresh)
+            now = other.get_instance(machine.uuid)
+            assert now.image is not None
+            assert now.model_copy(update={"image": info.image}) == info
+            assert not old.exists()
+            old = root_now(machine)
+            assert old.name.startswith(f"{machine.uuid}.root-")
+            assert machine.files[1].exists()
+            found = machine.xml("--inactive").find("devices/disk/target")
+            assert found is not None
+            assert found.attrib == target.attrib
+            size = machine.peer.virsh("vol-info", "--pool", "hvdrivers", old.name)
+            assert "8.00 MiB" in size
+        driver.rescue(machine.uuid)
+        driver.unrescue(machine.uuid)
+        driver.power_off(machine.uuid)
+        made = driver.create_snapshot(machine.uuid, "one")
+        with pytest.raises(errors.DeviceBusy):
+            driver.rebuild(machine.uuid, fresh)
+        driver.delete_snapshot(machine.uuid, made.id)
+        assert value_in(machine) == 3
+        driver.destroy(machine.uuid)
+        assert not old.exists()
+        assert not machine.files[1].exists()
+
+
+def test_what_it_cannot_and_what_others_use(own: Host, fresh: FileImage) -> None:
+    driver = own.driver
+    with theirs(own, disks=[]) as machine:
+        driver.adopt(machine.uuid)
+        with pytest.raises(errors.InvalidRequest, match="no root disk"):
+            driver.rebuild(machine.uuid, fresh)
+    with theirs(own) as machine:
+        driver.adopt(machine.uuid)
+        base, name = machine.files[0], f"over-{machine.uuid.hex[:8]}"
+        machine.peer.virsh(
+            *("vol-create-as", "default", name, "8M", "--format", "qcow2", "--backing-vol"),
+            *(f"{machine.peer.images}/{base.name}", "--backing-vol-format", "qcow2"),
+        )
+        machine.files.append(base.with_name(name))
+        driver.rebuild(machine.uuid, fresh)
+        assert base.exists(), "an overlay of others stands on it"
+        assert root_now(machine) != base
+        driver.destroy(machine.uuid)
+        assert base.exists()
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
+def test_each_changing_call_is_lost(own: Host, fresh: FileImage, on: bool) -> None:
+    """The machine has a whole disk, the same call comes to the end, and nothing is left."""
+    raw, driver, made = own.raw, own.driver, list[Theirs]()
+    state = S.RUNNING if on else S.STOPPED
+
+    def begin() -> Callable[[], object]:
+        machine = Theirs(own, disks=[])
+        made.append(machine)
+        machine.define(disks=[machine.disk(machine.volume())])
+        if on:
+            machine.start()
+        driver.adopt(machine.uuid)
+        return lambda: guarded(raw).rebuild(machine.uuid, fresh)
+
+    lost = 0
+    try:
+        for what in cuts(raw, begin):
+            machine, lost = made[-1], lost + 1
+            uuid = machine.uuid
+            assert not is_foreign(driver, uuid), what
+            assert root_now(machine).exists(), what
+            if lost % 4:
+                driver.rebuild(uuid, fresh)
+                assert driver.get_instance(uuid).state is state, what
+                assert not machine.files[-1].exists(), what
+                driver.power_off(uuid)
+                assert value_in(machine) == 3, what
+            driver.destroy(uuid)
+            assert not machine.files[-1].exists(), what
+            assert not [line for line in own.residue() if str(uuid) in line], what
+            machine.remove()
+        assert lost >= 12
+    finally:
+        for each in made:
+            with suppress(errors.HypervisorError):
+                driver.destroy(each.uuid)
+            each.remove()
+
+
+def test_the_calls_that_it_takes(own: Host, fresh: FileImage) -> None:
+    raw = own.raw
+    with theirs(own) as machine:
+        machine.start()
+        raw.adopt(machine.uuid)
+        own.driver.rescue(machine.uuid, fresh)  # the image comes to the host
+        own.driver.unrescue(machine.uuid)
+        pools = raw.pools.files()
+        volumes = sum(len(pool.listAllVolumes(0)) for pool in pools) + 1
+        machines = len(raw.connection.remote.listAllDomains(0)) + 1
+        look = 2 * len(pools) + 3 + volumes + 2 * machines + 2
+        assert calls(raw, lambda: raw.rebuild(machine.uuid, fresh)) <= 26 + 15 + look
+        assert {26, 15} <= set(numbers("rebuild"))
