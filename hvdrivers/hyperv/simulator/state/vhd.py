@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 
 from hvdrivers.hyperv.simulator.errors import file_error
 from hvdrivers.hyperv.simulator.state.files import WindowsFiles, normal
-from hvdrivers.hyperv.simulator.state.qcow2 import qcow2_info
+from hvdrivers.hyperv.simulator.state.qcow2 import grow, make_layer, qcow2_info
 
 MIB = 1 << 20
 BLOCK = 32 * MIB
@@ -151,20 +151,11 @@ class DiskStore:
         base = self.look(parent)
         file = self._new(path)
         parent_file = self.files.file(parent)
-        self._run(
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-u",
-            "-b",
-            str(parent_file),
-            "-F",
-            image_format(parent_file) or "raw",
-            str(file),
-            str(size or base.size),
-            path=path,
-        )
+        below, whole = image_format(parent_file) or "raw", size or base.size
+        self._known.pop(str(file), None)
+        if not make_layer(file, parent_file, below, whole):
+            command = ("create", "-q", "-f", "qcow2", "-u", "-b", str(parent_file), "-F", below)
+            self._run(*command, str(file), str(whole), path=path)
         self._parents[normal(path)] = parent
         return self.look(path)
 
@@ -208,8 +199,11 @@ class DiskStore:
             self.need(path, max(0, size - disk.size))
             self._fixed[normal(path)] = size
         self._to_qcow2(path, file)
-        shrink = ["--shrink"] if size < disk.size else []
-        self._run("resize", "-q", *shrink, "-f", "qcow2", str(file), str(size), path=path)
+        # the clock of the file system may be too slow to tell of the change
+        self._known.pop(str(file), None)
+        if not grow(file, size):
+            shrink = ["--shrink"] if size < disk.size else []
+            self._run("resize", "-q", *shrink, "-f", "qcow2", str(file), str(size), path=path)
         return self.look(path)
 
     def rebase(self, path: str, parent: str) -> None:
