@@ -1,4 +1,4 @@
-"""qcow2 files that hold no data, and the header of any, without a process of qemu-img for each.
+"""What the simulator does often with qcow2 files, without a process of qemu-img for it.
 
 The form is that of https://www.qemu.org/docs/master/interop/qcow2.html.
 """
@@ -7,21 +7,11 @@ import fcntl
 import os
 import struct
 from pathlib import Path
+from typing import Final
 
 _HEADER = struct.Struct(">4sIQIIQ")
 """Magic, version, place and length of the backing file's name, bits of a cluster, virtual size."""
 _LONGEST_NAME = 1023
-_BITS = 16
-_CLUSTER = 1 << _BITS
-"""Bytes of a cluster, as qemu-img makes them."""
-_WHOLE_HEADER = struct.Struct(">4sIQIIQIIQQIIQQQQII")
-"""What _HEADER has, encryption, entries and place of the first table, place and clusters of the
-table of reference counts, number and place of snapshots, three sets of features, bits of a
-reference count, length of this header."""
-_FORMAT = 0xE2792ACA
-"""The extension that names the format of the backing file."""
-_LOCKS = (200, 100)
-"""How many bytes QEMU locks in a file that it has open, and where."""
 
 
 def qcow2_info(file: Path) -> dict[str, object] | None:
@@ -49,65 +39,70 @@ def qcow2_info(file: Path) -> dict[str, object] | None:
     return {**info, "full-backing-filename": name} if name.startswith("/") else None
 
 
-def make_qcow2(file: Path, size: int, backing: Path, backing_format: str) -> bool:
-    """A new file without data over another one. False leaves it to qemu-img."""
+_CLUSTER: Final = 1 << 16
+_ENTRIES: Final = _CLUSTER // 8
+"""Of a table that takes one cluster."""
+_LARGEST: Final = _CLUSTER * _ENTRIES * _ENTRIES
+"""What one cluster of first tables reaches: 4 TiB."""
+_FORMAT: Final = 0xE2792ACA
+"""The extension of the header that names the format of the backing file."""
+_WHOLE = struct.Struct(">4sIQIIQIIQQIIQQQQII")
+"""A header of version 3."""
+
+
+def make_layer(file: Path, backing: Path, backing_format: str, size: int) -> bool:
+    """Make an empty qcow2 file over another one, as ``qemu-img create -u -b`` does. False where
+    this does not reach: qemu-img then makes it."""
     name, kind = os.fsencode(backing), backing_format.encode()
-    if not backing.is_absolute() or len(name) > _LONGEST_NAME or size % 512:
+    if not 0 < size <= _LARGEST or size % 512 or len(name) > _LONGEST_NAME:
         return False
-    entries = _entries(size, _BITS)
-    extensions = struct.pack(">II", _FORMAT, len(kind)) + kind
-    extensions += bytes(-len(extensions) % 8 + 8)  # and the one that is the last
-    place = _WHOLE_HEADER.size + len(extensions)
-    header = _WHOLE_HEADER.pack(
-        *(b"QFI\xfb", 3, place, len(name), _BITS, size),
-        *(0, entries, 3 * _CLUSTER, _CLUSTER, 1, 0, 0, 0, 0, 0, 4, _WHOLE_HEADER.size),
+    extension = struct.pack(">II", _FORMAT, len(kind)) + kind.ljust(-(-len(kind) // 8) * 8, b"\0")
+    place = _WHOLE.size + len(extension) + 8  # the last extension is an empty one
+    tables = _first_tables(size)
+    # the clusters: header, table of the counts' blocks, a block of counts, first tables
+    header = _WHOLE.pack(
+        *(b"QFI\xfb", 3, place, len(name), 16, size, 0, tables, 3 * _CLUSTER, _CLUSTER, 1),
+        *(0, 0, 0, 0, 0, 4, _WHOLE.size),
     )
-    clusters = 3 + -(-8 * entries // _CLUSTER)
-    try:
-        with file.open("xb") as stream:
-            stream.write(header + extensions + name)
-            stream.seek(_CLUSTER)
-            stream.write((2 * _CLUSTER).to_bytes(8, "big"))
-            stream.seek(2 * _CLUSTER)
-            stream.write(b"\0\1" * clusters)
-            stream.truncate(3 * _CLUSTER + 8 * entries)
-    except FileExistsError:
-        return False
-    except OSError:
-        file.unlink(missing_ok=True)
-        return False
+    with file.open("xb") as stream:
+        stream.write(header + extension + bytes(8) + name)
+        stream.seek(_CLUSTER)
+        stream.write((2 * _CLUSTER).to_bytes(8, "big"))
+        stream.seek(2 * _CLUSTER)
+        stream.write((1).to_bytes(2, "big") * 4)
+        stream.truncate(4 * _CLUSTER)
     return True
 
 
-def grow_qcow2(file: Path, size: int) -> bool:
-    """Make the disk in a file larger. False leaves it to qemu-img: the file is not as the simulator
-    makes it, a process has it open, its first table needs more room, or the disk shrinks."""
-    try:
-        with file.open("r+b") as stream:
-            # qemu-img tells best what a lock means
-            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB, *_LOCKS)
-            head = stream.read(_WHOLE_HEADER.size)
-            if len(head) < _WHOLE_HEADER.size:
-                return False
-            found = _WHOLE_HEADER.unpack(head)
-            magic, version, _, _, bits, old, encrypted, entries, table = found[:9]
-            plain = not (encrypted or found[11] or any(found[13:16])) and 9 <= bits <= 21
-            if magic != b"QFI\xfb" or version != 3 or not plain or size < old or size % 512:
-                return False
-            more = _entries(size, bits)
-            if 8 * more > -(-8 * entries >> bits) << bits:
-                return False
-            if more > entries:
-                stream.seek(table + 8 * entries)
-                stream.write(bytes(8 * (more - entries)))
-                stream.flush()
-            stream.seek(24)
-            stream.write(struct.pack(">QII", size, 0, max(more, entries)))
-    except OSError:
-        return False
+def grow(file: Path, size: int) -> bool:
+    """Make the disk in a qcow2 file larger, as ``qemu-img resize`` does. False for what is not as
+    the simulator makes it, what another process has open, and what is not smaller now."""
+    with file.open("r+b") as stream:
+        head = stream.read(_WHOLE.size)
+        if len(head) < _WHOLE.size:
+            return False
+        magic, version, _, _, bits, old, cipher, tables, place, *rest = _WHOLE.unpack(head)
+        snapshots, incompatible, automatic = rest[2], rest[4], rest[6]
+        ours = (magic, version, bits) == (b"QFI\xfb", 3, 16)
+        if not ours or cipher or snapshots or incompatible or automatic or tables > _ENTRIES:
+            return False
+        if not old < size <= _LARGEST or size % 512:
+            return False
+        try:
+            # where QEMU locks what it has open
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB, 200, 100)
+        except OSError:
+            return False
+        more = _first_tables(size)
+        if more > tables:
+            stream.seek(place + 8 * tables)
+            stream.write(bytes(8 * (more - tables)))
+        stream.seek(24)
+        stream.write(size.to_bytes(8, "big"))
+        stream.seek(36)
+        stream.write(max(tables, more).to_bytes(4, "big"))
     return True
 
 
-def _entries(size: int, bits: int) -> int:
-    """How many tables of the second level a disk has. Each entry is of eight bytes."""
-    return max(1, -(-size >> (2 * bits - 3)))
+def _first_tables(size: int) -> int:
+    return -(-size // (_CLUSTER * _ENTRIES))

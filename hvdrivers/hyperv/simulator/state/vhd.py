@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 from hvdrivers.hyperv.simulator.errors import file_error
 from hvdrivers.hyperv.simulator.state.blank import Blank
 from hvdrivers.hyperv.simulator.state.files import WindowsFiles, normal
-from hvdrivers.hyperv.simulator.state.qcow2 import grow_qcow2, make_qcow2, qcow2_info
+from hvdrivers.hyperv.simulator.state.qcow2 import grow, make_layer, qcow2_info
 
 MIB = 1 << 20
 BLOCK = 32 * MIB
@@ -160,12 +160,11 @@ class DiskStore:
         base = self.look(parent)
         file = self._new(path)
         parent_file = self.files.file(parent)
-        parent_format = image_format(parent_file) or "raw"
-        size = size or base.size
+        below, whole = image_format(parent_file) or "raw", size or base.size
         self._known.pop(str(file), None)
-        if not make_qcow2(file, size, parent_file, parent_format):
-            over = ["-u", "-b", str(parent_file), "-F", parent_format]
-            self._run("create", "-q", "-f", "qcow2", *over, str(file), str(size), path=path)
+        if not make_layer(file, parent_file, below, whole):
+            command = ("create", "-q", "-f", "qcow2", "-u", "-b", str(parent_file), "-F", below)
+            self._run(*command, str(file), str(whole), path=path)
         self._parents[normal(path)] = parent
         return self.look(path)
 
@@ -209,8 +208,9 @@ class DiskStore:
             self.need(path, max(0, size - disk.size))
             self._fixed[normal(path)] = size
         self._to_qcow2(path, file)
+        # the clock of the file system may be too slow to tell of the change
         self._known.pop(str(file), None)
-        if not grow_qcow2(file, size):
+        if not grow(file, size):
             shrink = ["--shrink"] if size < disk.size else []
             self._run("resize", "-q", *shrink, "-f", "qcow2", str(file), str(size), path=path)
         return self.look(path)
