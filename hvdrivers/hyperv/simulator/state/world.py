@@ -22,7 +22,7 @@ class World:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self._planned = threading.Condition(self.lock)
-        """Wakes the clock, which has nothing to do with most changes: each call of the host is one."""
+        """Wakes the clock, which most changes do not concern: each call of the host is one."""
         self.closed = False
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
