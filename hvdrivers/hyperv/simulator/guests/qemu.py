@@ -83,7 +83,7 @@ class QemuGuest:
         self._said = bytearray()
         self._echo = False
         self._serial_socket: socket.socket | None = None
-        self.serial = SerialPipes(machine, self._type)
+        self.serial = SerialPipes(machine, self.type)
         self._log = (self._folder / "log").open("wb")
         self._process = subprocess.Popen(  # noqa: S603 - a program that the owner of the host names
             self._command(saved), stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
@@ -319,7 +319,8 @@ class QemuGuest:
     def accounts(self) -> dict[str, str] | None:
         return None  # no Windows
 
-    def _type(self, sent: bytes) -> None:
+    def type(self, sent: bytes) -> None:
+        """Bytes to the guest's first serial port."""
         if self._serial_socket is not None:
             try:
                 self._serial_socket.sendall(sent)
