@@ -29,6 +29,8 @@ KbdInteractiveAuthentication no
 StrictModes no
 UsePAM no
 MaxStartups 200
+# what root's shell reads at a login, and how long that takes, is no part of a test
+SetEnv HOME={root}
 """
 
 

@@ -299,7 +299,12 @@ def _is_rescued(domain: Any) -> bool:
     name, uuid = domain.name(), domain.UUIDString()
     if name.endswith(f".{uuid}"):
         return bool(name.endswith(f"%rescued.{uuid}"))
-    secrets = domain.connect().listAllSecrets(0)
+    try:
+        secrets = domain.connect().listAllSecrets(0)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+        return False  # a host that keeps no secrets has no adopted machine
     return any(str(each.usageID()).startswith(f"hvdrivers {uuid} /rescued/") for each in secrets)
 
 

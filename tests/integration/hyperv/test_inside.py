@@ -92,8 +92,10 @@ def test_what_looks_like_script_stays_data(site: Site, guest: UUID, tmp_path: Pa
         assert run(guest, ["/bin/true"], credentials=account).exit_code == 0
         with pytest.raises(errors.InvalidRequest):
             site.driver.set_guest_password(guest, each, password, credentials=ADMIN)
+        # some of these no guarded driver gets: the model refuses them
+        stranger = GuestCredentials.model_construct(user=each, password=SecretStr("x"))
         with pytest.raises(errors.PermissionDenied):
-            run(guest, ["/bin/true"], credentials=GuestCredentials(user=each, password="x"))
+            run(guest, ["/bin/true"], credentials=stranger)
     for pattern in ("*", "r??t", "[a-z]oot"):
         with pytest.raises(errors.InvalidRequest):
             site.driver.set_guest_password(guest, pattern, SecretStr("abcdef"), credentials=ADMIN)

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
@@ -175,8 +175,11 @@ def test_a_hostile_account(driver: VmwareDriver, guest: UUID) -> None:
         account = GuestCredentials(user=user, password="]]></password>&")
         with pytest.raises(errors.PermissionDenied):
             driver.guest_exec(guest, ["/bin/true"], credentials=account)
+    with pytest.raises(ValidationError, match=r"U\+0000"):
+        GuestCredentials(user="root\0", password="x")
     for account in (
-        GuestCredentials(user="root\0", password="x"),
+        # a driver that is not guarded gets what nobody has looked at
+        GuestCredentials.model_construct(user="root\0", password=SecretStr("x")),
         GuestCredentials(user="root", password="x\x1b"),
     ):
         with pytest.raises(errors.InvalidRequest):

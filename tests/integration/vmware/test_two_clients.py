@@ -21,7 +21,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.driverkit import Undo, cut_before
 from hvdrivers.guard import guarded
-from hvdrivers.models.image import ImageRef
+from hvdrivers.models.image import HostImage, ImageRef
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import NetworkVif
@@ -210,7 +210,8 @@ def test_runners_that_go_down_when_their_job_is_done(
     guest = threading.Thread(target=jobs_end)
     guest.start()
     try:
-        ended = _example("ci_runner_pool.py")["run_pool"](guarded_driver, 3, "runner", 60.0)
+        run_pool = _example("ci_runner_pool.py")["run_pool"]
+        ended = run_pool(guarded_driver, 3, HostImage(name="runner"), 60.0)
     finally:
         over.set()
         guest.join()
