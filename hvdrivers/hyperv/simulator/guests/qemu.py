@@ -56,10 +56,12 @@ class QemuGuests:
 
 @dataclass
 class Saved:
-    """Memory of a guest in a file, and which port each adapter had."""
+    """Memory of a guest in a file, which port each adapter had, and what the guest had said since
+    it started: one that goes on says none of it again."""
 
     file: Path
     ports: dict[UUID, int]
+    said: bytes
 
     def drop(self) -> None:
         """Delete the file."""
@@ -80,7 +82,7 @@ class QemuGuest:
         self._uefi = makes.uefi and machine.config.generation == 2
         self._asked = False
         self._gone = False
-        self._said = bytearray()
+        self._said = bytearray(saved.said if saved else b"")
         self._echo = False
         self._serial_socket: socket.socket | None = None
         self.serial = SerialPipes(machine, self.type)
@@ -197,7 +199,7 @@ class QemuGuest:
         os.close(descriptor)
         file = Path(name)
         self._migrate("migrate", f"exec:cat > {shlex.quote(str(file))}")
-        return Saved(file, dict(self._ports))
+        return Saved(file, dict(self._ports), bytes(self._said))
 
     def _bring_back(self, saved: Saved) -> None:
         self._migrate("migrate-incoming", f"exec:cat {shlex.quote(str(saved.file))}")
