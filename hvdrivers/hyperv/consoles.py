@@ -22,6 +22,10 @@ from hvdrivers.models.guest import AddressSource, GuestAddress
 
 _SIZE: Final = (1024, 768)
 """Pixels of a picture. The host scales what is on the screen."""
+_RED: Final = bytes((each >> 3) * 255 // 31 for each in range(256))
+"""How bright a pixel is, by its second byte; and by its bits of green, and by its first byte."""
+_GREEN: Final = bytes((each & 63) * 255 // 63 for each in range(256))
+_BLUE: Final = bytes((each & 31) * 255 // 31 for each in range(256))
 
 
 class HypervConsoles(Topic, InteractiveConsole, ScreenCapture, GuestAddresses):
@@ -80,14 +84,16 @@ class HypervConsoles(Topic, InteractiveConsole, ScreenCapture, GuestAddresses):
 
 def png(pixels: bytes, width: int) -> bytes:
     """A PNG of pixels of 16 bits: five of red, six of green, five of blue, little endian."""
-    lines = []
-    for start in range(0, len(pixels), 2 * width):
-        line = struct.unpack(f"<{width}H", pixels[start : start + 2 * width])
-        bright = bytearray(3 * width)
-        bright[0::3] = bytes((each >> 11) * 255 // 31 for each in line)
-        bright[1::3] = bytes((each >> 5 & 63) * 255 // 63 for each in line)
-        bright[2::3] = bytes((each & 31) * 255 // 31 for each in line)
-        lines.append(b"\0" + bright)
+    low, high = pixels[0::2], pixels[1::2]
+    # green lies across both bytes: shifted as one number, and the six bits of each pixel taken
+    six = int.from_bytes(b"\x3f\0" * len(low), "little")
+    green = (int.from_bytes(pixels, "little") >> 5 & six).to_bytes(len(pixels), "little")
+    bright = bytearray(3 * len(low))
+    bright[0::3] = high.translate(_RED)
+    bright[1::3] = green[0::2].translate(_GREEN)
+    bright[2::3] = low.translate(_BLUE)
+    step = 3 * width
+    lines = [b"\0" + bright[at : at + step] for at in range(0, len(bright), step)]
     head = struct.pack(">IIBBBBB", width, len(lines), 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(b"".join(lines), 6)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(

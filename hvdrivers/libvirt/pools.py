@@ -33,6 +33,9 @@ _FILE_KINDS = (
 LOOK = "hv-look-"
 """Names of pools that the driver makes for a moment, to look into a folder, begin so."""
 
+LOOK_ENDS_WITHIN = 600.0
+"""Seconds. A look takes no more than a few; the pool of one whose client was killed stays."""
+
 _ACTIVE_FILE_POOLS = _FILE_KINDS | libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE
 
 
@@ -41,6 +44,7 @@ class Pools:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._looks: dict[str, float] = {}
 
     def disks(self) -> Remote:
         """The pool for disks, images and volumes."""
@@ -80,14 +84,29 @@ class Pools:
 
     def files(self) -> list[Remote]:
         """The active pools of files, with the disk pool. One call; one more if someone has stopped
-        the disk pool, which is started again."""
+        the disk pool, which is started again; and one for each look that a
+        killed client has left."""
         disks = self.disks()  # makes it where it is missing
         found: list[Remote] = self._connection.remote.listAllStoragePools(_ACTIVE_FILE_POOLS)
-        pools = [pool for pool in found if not pool.name().startswith(LOOK)]
+        names = {pool.name(): pool for pool in found}
+        looks = {name: names.pop(name) for name in list(names) if name.startswith(LOOK)}
+        pools = list(names.values())
+        self._end_left(looks)
         if disks.name() not in {pool.name() for pool in pools}:
             _activate(disks, made=False)
             pools.append(disks)
         return pools
+
+    def _end_left(self, looks: dict[str, Remote]) -> None:
+        """End the looks of clients that were killed: those that this connection has seen for longer
+        than any look takes. The clocks of other clients do not count."""
+        now = time.monotonic()
+        seen = self._looks  # never changed, but replaced: other threads list pools too
+        self._looks = {name: seen.get(name, now) for name in looks}
+        for name in seen.keys() & looks.keys():
+            if now - seen[name] >= LOOK_ENDS_WITHIN:
+                with suppress(errors.HypervisorError):  # another client has ended it
+                    looks[name].destroy()
 
     def for_disks(self) -> list[Remote]:
         """The active pools that the disks of instances can be in, the disk pool first. Calls as for

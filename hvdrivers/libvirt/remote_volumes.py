@@ -123,6 +123,12 @@ def iscsi_source(instance: UUID, volume: IscsiVolume, initiator: str) -> Element
     """QEMU's own initiator. It takes one path: the first that is named."""
     if volume.driver_volume_type != "iscsi":
         raise errors.NotSupported("QEMU's initiator speaks iSCSI over TCP only, no iSER")
+    if volume.data.enforce_multipath:
+        raise errors.NotSupported(
+            "QEMU's initiator takes one path of a volume, and counts no paths",
+            hint="leave enforce_multipath out; or log in on the host, and attach the device of"
+            " dm-multipath there as a local volume",
+        )
     target = volume.targets[0]
     chap = volume.chap
     uuid = _uuid(instance, "iscsi", volume.volume_id)

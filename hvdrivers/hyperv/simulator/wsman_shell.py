@@ -320,6 +320,8 @@ def process_environment(host: Host, extra: Mapping[str, str]) -> dict[str, str]:
         "PSHOST_CRLF": "1",
         # A process lives for seconds: what it would compile a second time is not worth it.
         "DOTNET_TieredCompilation": "0",
+        # Nobody waits for its pauses, and a second thread for them costs more than it saves.
+        "DOTNET_gcConcurrent": "0",
         **host.environment(),
         **extra,
     }

@@ -688,15 +688,18 @@ def test_each_call_fails(own: Host, peer: LibvirtPeer) -> None:
         with theirs(own) as machine:
             with script(raw) as seam:
                 driver.adopt(machine.uuid)
-            calls = len(seam.calls)
-        for number in range(calls):
-            for after in (False, True):
-                _fails(own, raw, driver, number, after=after)
+            fewest = len(seam.calls) - 3  # a turn that lasts is counted on, in a call more
+        number = 0
+        while all(_fails(own, raw, driver, number, after=each) for each in (False, True)):
+            number += 1
+        assert number > fewest
 
 
 def _fails(
     own: Host, raw: LibvirtDriver, driver: ComputeDriver, number: int, *, after: bool
-) -> None:
+) -> bool:
+    """Whether adopt() makes a call of this number."""
+
     def fault(name: str, send: Callable[[], Any]) -> Any:
         if after:
             send()
@@ -708,13 +711,16 @@ def _fails(
         shape = machine.bare()
         with script(raw, number, fault) as seam, suppress(errors.HypervisorError):
             driver.adopt(machine.uuid, name="x")
-        assert seam.reached
+        if not seam.reached:
+            assert not is_foreign(own.driver, machine.uuid)
+            return False
         if is_foreign(own.driver, machine.uuid):
             own.compare(before)
             assert machine.bare() == shape, seam.calls[number]
             # libvirt leaves an empty <metadata> behind
             assert not machine.xml().findall("metadata/*"), seam.calls[number]
         assert driver.adopt(machine.uuid, name="x").name == "x"
+        return True
 
 
 def test_a_stream_tells_of_it_and_of_what_follows(own: Host, other: ComputeDriver) -> None:

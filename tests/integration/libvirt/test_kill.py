@@ -45,10 +45,12 @@ def observer(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
 
 def seen_and_destroyed(observer: LibvirtDriver, spec: InstanceSpec) -> None:
     """What another process sees is an instance or none; then it is destroyed."""
+    # in this order: the daemon may still define it, after the call of its dead client
+    listed = spec.uuid in {each.uuid for each in observer.list_instances()}
     try:
         info = observer.get_instance(spec.uuid)
     except errors.InstanceNotFound:
-        assert spec.uuid not in {each.uuid for each in observer.list_instances()}
+        assert not listed
     else:
         # BUILDING: the daemon is still at the start that its client did not wait for
         assert info.state in set(InstanceState) - {InstanceState.CRASHED}

@@ -29,6 +29,7 @@ from hvdrivers.models.volume import (
     RbdVolume,
     VolumeAttachment,
     VolumeEncryption,
+    parse_connection_info,
 )
 from tests.peers.fixtures import started
 from tests.peers.tgt import PASSWORD, USER, IscsiServer
@@ -159,6 +160,34 @@ def test_the_suites_checks_on_a_real_server(host: Host, server: IscsiServer) -> 
     with host.unchanged(), Session(target) as session:
         result = session.run_check(check)
         assert result.status is Status.PASSED, f"{result.message}\n{result.detail}"
+
+
+def test_several_paths_are_not_promised(host: Host, server: IscsiServer) -> None:
+    """Cold, hot, and in a spawn, whichever way it is said; nothing is left."""
+    driver = host.driver
+    told = iscsi(server).volume.to_connection_info()
+    data = told["data"]
+    assert isinstance(data, dict)
+    volumes = [
+        parse_connection_info({**told, "data": {**data, "enforce_multipath": True}}),
+        parse_connection_info({"driver_volume_type": "iscsi", "volume_id": "san-1", **data}
+                              | {"enforce_multipath": True}),
+    ]  # fmt: skip
+    with host.unchanged():
+        with host.made_empty() as machine:
+            for running in (False, True):
+                if running:
+                    driver.power_on(machine.uuid)
+                for volume in volumes:
+                    with pytest.raises(errors.NotSupported) as caught:
+                        driver.attach_volume(machine.uuid, VolumeAttachment(volume=volume))
+                    assert "enforce_multipath" in (caught.value.hint or "")
+                assert machine.info.volumes == ()
+                assert secrets(host) == set()
+            assert driver.attach_volume(machine.uuid, iscsi(server)).volume_id == "san-1"
+        boots = VolumeAttachment(volume=volumes[0], boot_index=0)
+        with pytest.raises(errors.NotSupported):
+            host.spawn(image=None, volumes=(boots,))
 
 
 def test_budget(host: Host, server: IscsiServer) -> None:

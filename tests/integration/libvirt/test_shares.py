@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
+from hvdrivers.libvirt import pools
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.guest import Share
 from hvdrivers.models.instance import Flavor
@@ -249,3 +250,27 @@ def test_budgets(host: Host) -> None:
         counted.insert(0, count(lambda: raw.detach_share(machine.uuid, "two")))
         counted.append(count(lambda: raw.detach_share(machine.uuid, "two")))
         assert counted == stated(LibvirtDriver.detach_share)
+
+
+def test_a_look_that_a_killed_client_left_is_ended(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at once: it may be another client's that lives. The directory stays."""
+    name = f"{pools.LOOK}{uuid4().hex[:16]}"
+    with directory(host) as (path, outside):
+        (outside / "file").write_text("kept")
+        host.peer.virsh("pool-create-as", name, "dir", "--target", path)
+        try:
+            host.driver.list_volumes()
+            with host.raw.connection.counting() as young:
+                host.driver.list_volumes()
+            assert name in host.peer.virsh("pool-list", "--name").split()
+            monkeypatch.setattr(pools, "LOOK_ENDS_WITHIN", 0.0)
+            with host.raw.connection.counting() as calls:
+                host.driver.list_volumes()
+            assert sum(calls.values()) <= sum(young.values()) + 1, calls
+            assert name not in host.peer.virsh("pool-list", "--name", "--all").split()
+        finally:
+            if name in host.peer.virsh("pool-list", "--name", "--all").split():
+                host.peer.virsh("pool-destroy", name)
+        assert (outside / "file").read_text() == "kept"

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import struct
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
@@ -190,11 +191,12 @@ def _thumbnail(call: Call, _: dict[str, str], arguments: dict[str, object]) -> R
     if screen is not None:
         return {"ImageData": screen(width, height)}
     # RGB565, little endian: a ramp, so that a picture of it is not one colour.
-    pixels = b"".join(
-        ((x * 31 // width) << 11 | (y * 63 // height) << 5 | 8).to_bytes(2, "little")
-        for y in range(height)
-        for x in range(width)
-    )
+    across = [(x * 31 // width) << 11 | 8 for x in range(width)]
+    lines = {
+        level: struct.pack(f"<{width}H", *(each | level << 5 for each in across))
+        for level in {y * 63 // height for y in range(height)}
+    }
+    pixels = b"".join(lines[y * 63 // height] for y in range(height))
     return {"ImageData": pixels}
 
 

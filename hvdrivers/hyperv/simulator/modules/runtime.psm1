@@ -170,9 +170,16 @@ function Write-Thing($cmdlet, [string]$text, [string[]]$inner) {
     }
 }
 
+# Without cmdlets: the module that has those of drives takes longer to load than all else that a command
+# without Hyper-V needs.
 function Add-SimulatedDrive {
-    if ($env:HVSIM_DRIVE -and -not (Get-PSDrive -Name C -ErrorAction Ignore)) {
-        $null = New-PSDrive -Name C -PSProvider FileSystem -Root $env:HVSIM_DRIVE -Scope Global
+    if (-not $env:HVSIM_DRIVE) { return }
+    $session = $ExecutionContext.SessionState
+    $provider = $session.Provider.GetOne('FileSystem')
+    $drive = [System.Management.Automation.PSDriveInfo]::new('C', $provider, $env:HVSIM_DRIVE, '', $null)
+    try { $null = $session.Drive.New($drive, 'global') }
+    catch [System.Management.Automation.SessionStateException] {
+        if ($_.Exception.ErrorRecord.CategoryInfo.Category -ne 'ResourceExists') { throw }
     }
 }
 

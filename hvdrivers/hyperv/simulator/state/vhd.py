@@ -1,5 +1,7 @@
 """Virtual hard disks as real files, made and read with qemu-img.
 
+Empty ones, and ones that only become larger, are written without a process of it: most are such.
+
 A client that reads a disk finds a real VHDX or VHD. Inside, two things are qcow2 under a
 ``.vhdx`` name, since qemu-img can neither make differencing VHDX nor change a VHDX's size:
 differencing disks, and disks after ``Resize-VHD``. ``Convert-VHD`` and exports write real VHDX.
@@ -13,8 +15,9 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from hvdrivers.hyperv.simulator.errors import file_error
+from hvdrivers.hyperv.simulator.state.blank import Blank
 from hvdrivers.hyperv.simulator.state.files import WindowsFiles, normal
-from hvdrivers.hyperv.simulator.state.qcow2 import qcow2_info
+from hvdrivers.hyperv.simulator.state.qcow2 import grow, make_layer, qcow2_info
 
 MIB = 1 << 20
 BLOCK = 32 * MIB
@@ -44,6 +47,11 @@ def _taken(name: str, status: os.stat_result) -> int:
     return max(blocks, 4 * MIB) if suffix in {"vhdx", "avhdx"} else blocks
 
 
+def _signature(status: os.stat_result) -> tuple[int, int, int]:
+    """Differs once a file was changed, but for what comes within the same few milliseconds."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 @dataclass
 class DiskStore:
     """The virtual hard disks of one host."""
@@ -55,6 +63,8 @@ class DiskStore:
     _fixed: dict[str, int] = field(default_factory=dict)
     _parents: dict[str, str] = field(default_factory=dict)
     _known: dict[str, tuple[tuple[int, int, int], dict[str, object]]] = field(default_factory=dict)
+    _blanks: dict[int, Blank] = field(default_factory=dict)
+    """Empty VHDX files by the size of their disks."""
 
     def free(self) -> int:
         """Bytes that are free on drive ``C:``: the capacity less what the files take."""
@@ -111,8 +121,7 @@ class DiskStore:
 
     def _info(self, path: str, file: Path, kind: str) -> dict[str, object]:
         """What qemu-img says of a file; asked again only after the file has changed."""
-        stat = file.stat()
-        signature = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        signature = _signature(file.stat())
         known = self._known.get(str(file))
         if known is not None and known[0] == signature:
             return known[1]
@@ -128,43 +137,34 @@ class DiskStore:
         file = self._new(path)
         if kind == "Fixed":
             self.need(path, size)
-        options: list[str] = []
-        vhd = path.lower().endswith(".vhd")
-        if vhd:
-            options = ["-o", f"subformat={'fixed' if kind == 'Fixed' else 'dynamic'},force_size=on"]
-        self._run(
-            "create",
-            "-q",
-            "-f",
-            "vpc" if vhd else "vhdx",
-            *options,
-            str(file),
-            str(size),
-            path=path,
-        )
+        if path.lower().endswith(".vhd"):
+            form = f"subformat={'fixed' if kind == 'Fixed' else 'dynamic'},force_size=on"
+            self._run("create", "-q", "-f", "vpc", "-o", form, str(file), str(size), path=path)
+        else:
+            self._new_vhdx(path, file, size)
         if kind == "Fixed":
             self._fixed[normal(path)] = size
         return self.look(path)
+
+    def _new_vhdx(self, path: str, file: Path, size: int) -> None:
+        self._known.pop(str(file), None)
+        blank = self._blanks.get(size)
+        if blank is not None and blank.make(file):
+            self._known[str(file)] = (_signature(file.stat()), blank.info)
+            return
+        self._run("create", "-q", "-f", "vhdx", str(file), str(size), path=path)
+        self._blanks[size] = Blank.of(file, self._info(path, file, "vhdx"))
 
     def differencing(self, path: str, parent: str, size: int | None = None) -> DiskFile:
         """A disk that holds the differences from its parent, which it names."""
         base = self.look(parent)
         file = self._new(path)
         parent_file = self.files.file(parent)
-        self._run(
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-u",
-            "-b",
-            str(parent_file),
-            "-F",
-            image_format(parent_file) or "raw",
-            str(file),
-            str(size or base.size),
-            path=path,
-        )
+        below, whole = image_format(parent_file) or "raw", size or base.size
+        self._known.pop(str(file), None)
+        if not make_layer(file, parent_file, below, whole):
+            command = ("create", "-q", "-f", "qcow2", "-u", "-b", str(parent_file), "-F", below)
+            self._run(*command, str(file), str(whole), path=path)
         self._parents[normal(path)] = parent
         return self.look(path)
 
@@ -208,8 +208,11 @@ class DiskStore:
             self.need(path, max(0, size - disk.size))
             self._fixed[normal(path)] = size
         self._to_qcow2(path, file)
-        shrink = ["--shrink"] if size < disk.size else []
-        self._run("resize", "-q", *shrink, "-f", "qcow2", str(file), str(size), path=path)
+        # the clock of the file system may be too slow to tell of the change
+        self._known.pop(str(file), None)
+        if not grow(file, size):
+            shrink = ["--shrink"] if size < disk.size else []
+            self._run("resize", "-q", *shrink, "-f", "qcow2", str(file), str(size), path=path)
         return self.look(path)
 
     def rebase(self, path: str, parent: str) -> None:

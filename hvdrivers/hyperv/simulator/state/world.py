@@ -21,6 +21,8 @@ class World:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
+        self._planned = threading.Condition(self.lock)
+        """Wakes the clock, which most changes do not concern: each call of the host is one."""
         self.closed = False
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
@@ -39,7 +41,7 @@ class World:
                     target=self._run, name="hyperv-simulator-clock", daemon=True
                 )
                 self._thread.start()
-            self.changed.notify_all()
+            self._planned.notify_all()
 
     def pause(self, seconds: float) -> None:
         """Let ``seconds`` pass while others change the state."""
@@ -62,6 +64,7 @@ class World:
         with self.lock:
             self.closed = True
             self.changed.notify_all()
+            self._planned.notify_all()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join()
@@ -78,4 +81,4 @@ class World:
                         _log.exception("an event of the simulated host failed")
                     self.changed.notify_all()
                     continue
-                self.changed.wait(self._queue[0][0] - now if self._queue else None)
+                self._planned.wait(self._queue[0][0] - now if self._queue else None)
