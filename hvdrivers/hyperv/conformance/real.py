@@ -193,7 +193,7 @@ class RealGuestTarget(HypervTarget):
     def _device(self, driver: ComputeDriver, uuid: UUID, disk: str) -> str:
         """The guest's own name for a disk, by its serial number, of which it is told 20
         characters."""
-        path = self._disk_path(uuid, disk)
+        path = self.disk_path(uuid, disk)
         drives = (each for each in self.guest_of(uuid).config.drives if each.path == path)
         drive = next(drives, None)
         if drive is None or not path:
@@ -210,7 +210,7 @@ class RealGuestTarget(HypervTarget):
         """On a disk of the guest the text is a line of the file that write_disk() writes. On the
         disk of another image it stands anywhere."""
         with self.host.world.lock:
-            file = self._file(uuid, "root")
+            file = self.disk_file(uuid, "root")
         with TemporaryDirectory(prefix="hvct-") as folder:
             raw = Path(folder) / "disk"
             kind = image_format(file) or "raw"
