@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -20,6 +21,12 @@ def library() -> str:
     return "\n".join(
         (folder / name).read_text(encoding="utf-8") for name in names if name != "bootstrap.ps1"
     )
+
+
+@cache
+def packed(text: str) -> bytes:
+    """Scripts as the bootstrap reads them. A process that connects again packs them once."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0))
 
 
 @cache

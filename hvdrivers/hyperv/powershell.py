@@ -15,8 +15,6 @@ takes the output that comes next along. For as long as it can, the driver asks f
 
 from __future__ import annotations
 
-import base64
-import gzip
 import secrets
 import threading
 import time
@@ -30,7 +28,7 @@ from hvdrivers.driverkit.deadline import Deadline, waitable
 from hvdrivers.driverkit.seam import NotSent, ReplyLost, SessionExpired
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.errors import ScriptError
-from hvdrivers.hyperv.library import Json, bootstrap, library
+from hvdrivers.hyperv.library import Json, bootstrap, library, packed
 from hvdrivers.hyperv.open_requests import OpenRequest, OpenRequests
 from hvdrivers.hyperv.wire import Idle, RemoteProcess, ShellLost
 from hvdrivers.messages import shortened
@@ -116,9 +114,8 @@ class PowerShell:
         process = self._process
         arguments = ["-NoProfile", "-NonInteractive", "-NoLogo", "-EncodedCommand", bootstrap()]
         process.start("powershell", arguments, wait=max(1.0, deadline.left))
-        packed = base64.b64encode(gzip.compress(library().encode(), mtime=0))
         hello = f"\n{self._nonce} {self._config.workers}\n".encode()
-        process.write(packed + hello, wait=max(1.0, deadline.left))
+        process.write(packed(library()) + hello, wait=max(1.0, deadline.left))
         self._reader = threading.Thread(
             target=self._read_on, name="hvdrivers-hyperv-receive", daemon=True
         )
