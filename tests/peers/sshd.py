@@ -60,8 +60,7 @@ class SshServer:
         self.key = self.root / "key"
         try:
             for name in ("host", "key", "stranger"):
-                command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f"]
-                subprocess.run([*command, str(self.root / name)], check=True)
+                self._make_key(name)
             shutil.copy(self.root / "key.pub", self.root / "authorized")
             settings = _SETTINGS.format(port=self.port, root=self.root)
             (self.root / "config").write_text(settings)
@@ -86,6 +85,20 @@ class SshServer:
                 os.kill(each, signal.SIGKILL)
         (self.root / "pid").unlink(missing_ok=True)
 
+    def change_key(self) -> None:
+        """Have another key of its own, from the next start on."""
+        (self.root / "host").unlink()
+        self._make_key("host")
+
+    def known(self) -> str:
+        """Its line in a client's known_hosts."""
+        return f"[127.0.0.1]:{self.port} {(self.root / 'host.pub').read_text()}"
+
+    def _make_key(self, name: str) -> None:
+        (self.root / f"{name}.pub").unlink(missing_ok=True)
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f"]
+        subprocess.run([*command, str(self.root / name)], check=True)
+
     def _pid(self) -> int | None:
         with suppress(OSError, ValueError):
             return int((self.root / "pid").read_text())
@@ -101,8 +114,7 @@ class SshServer:
         ssh = self.root / ("ssh" if known else "ssh-of-a-newcomer")
         if not ssh.exists():
             hosts = self.root / f"{ssh.name}.known"
-            entry = f"[127.0.0.1]:{self.port} {(self.root / 'host.pub').read_text()}"
-            hosts.write_text(entry if known else "")
+            hosts.write_text(self.known() if known else "")
             ssh.write_text(f'#!/bin/sh\nexec ssh -F none -o UserKnownHostsFile={hosts} "$@"\n')
             ssh.chmod(0o755)
         return (

@@ -1,9 +1,10 @@
-"""A Hyper-V host as a target of the conformance suite: the simulator, with played guests.
+"""A Hyper-V host as a target of the conformance suite: the simulator, with played guests or with
+real ones.
 
 ::
 
     hvdrivers conformance run hyperv
-    hvdrivers conformance run hyperv --option authentication=basic
+    hvdrivers conformance run hyperv --option guests=real --option authentication=basic
 
 The driver, pywinrm, the WinRM service and PowerShell are real; the Hyper-V module and what is
 behind it are simulated.
@@ -19,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Self, cast
 from uuid import UUID, uuid4
 
 from hvdrivers.conformance.engine import image_files as imagefiles
@@ -27,6 +28,7 @@ from hvdrivers.conformance.engine.dead_ends import dead_port
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
+from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.driverkit.images import staging_name
 from hvdrivers.guard import guarded, unguarded
 from hvdrivers.hyperv.config import HypervConfig
@@ -65,6 +67,7 @@ class HypervTarget(PlayedGuest):
 
     Args:
         driver: the class to test.
+        guests: ``real`` makes a `real.RealGuestTarget`, whose guests boot in QEMU.
         options: fields of HypervConfig.
     """
 
@@ -75,7 +78,20 @@ class HypervTarget(PlayedGuest):
     """PowerShell is a real one: to start, or to load a module, takes it a second or longer."""
     not_shown: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, driver: type[HypervDriver] = HypervDriver, **options: Any) -> None:
+    def __new__(cls, *_: object, guests: str = "played", **__: object) -> Self:
+        kind: type[HypervTarget] = cls
+        if guests not in ("played", "real"):
+            raise InvalidRequest(f"there are no guests {guests!r}", hint="guests=played, or real")
+        if cls is HypervTarget and guests == "real":
+            from hvdrivers.hyperv.conformance.real import RealGuestTarget
+
+            kind = RealGuestTarget
+        return cast("Self", super().__new__(kind))
+
+    def __init__(
+        self, driver: type[HypervDriver] = HypervDriver, *, guests: str = "played", **options: Any
+    ) -> None:
+        del guests  # __new__() has made what they need
         self._driver = driver
         self.host = SimulatedHost("HVCT")
         self.host.start()
@@ -298,7 +314,8 @@ class HypervTarget(PlayedGuest):
 
     # ---- disks ----------------------------------------------------------------------------------
 
-    def _disk_path(self, uuid: UUID, disk: str) -> str:
+    def disk_path(self, uuid: UUID, disk: str) -> str:
+        """The host's path of a disk or volume of an instance."""
         if disk in {"root", "ephemeral", "swap"}:
             found = f"{ROOT}\\instances\\{uuid}\\{disk}"
             drives = self._looking(uuid).machine(uuid).config.drives
@@ -310,18 +327,18 @@ class HypervTarget(PlayedGuest):
             return f"{found}.vhdx"
         return str(self._looking(uuid).volumes(uuid)[disk].path)
 
-    def _file(self, uuid: UUID, disk: str) -> Path:
-        host = self._looking(uuid).machine(uuid).host
-        return host.files.file(self._disk_path(uuid, disk))
+    def disk_file(self, uuid: UUID, disk: str) -> Path:
+        """The same as a file of this machine."""
+        return self.guest_of(uuid).host.files.file(self.disk_path(uuid, disk))
 
     def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
         with self.host.world.lock:
-            file = self._file(uuid, disk)
+            file = self.disk_file(uuid, disk)
         marks.write(file, text)
 
     def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
         with self.host.world.lock:
-            return marks.read(self._file(uuid, disk))
+            return marks.read(self.disk_file(uuid, disk))
 
     def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
         return text in self.written(driver, uuid)

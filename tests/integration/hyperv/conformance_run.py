@@ -44,16 +44,20 @@ class Run:
             good = {*GOOD, Status.DECLINED}
             assert result.status in good, f"{result.status}: {result.message}\n{result.detail}"
 
+    def leaves_nothing(self) -> None:
+        """The host is as it was before. For a run of which many checks cannot be tried."""
+        assert self._session.report(complete=False).leftovers == ()
+
     def ends_well(self) -> None:
         """What all the checks together come to."""
         ends_well(self._session)
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Run]:
+def running(folder: Path, *, guests: str = "played") -> Iterator[Run]:
     """A simulated host and a run against it."""
     try:
-        target = HypervTarget()
+        target = HypervTarget(guests=guests)
     except NoEngine as error:
         missing(str(error))
     target.time_scale = 3.0  # other tests run beside it

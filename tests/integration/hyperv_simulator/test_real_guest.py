@@ -121,7 +121,7 @@ def test_a_machine_boots_its_own_disk_and_lives_through_all_of_it(
 def test_a_checkpoint_brings_the_memory_back(
     engine: Engine, machine: Machine, until: Callable[[Callable[[], bool], str], None]
 ) -> None:
-    until(lambda: ready(machine), "it boots")
+    until(lambda: ready(machine) and "address eth0" in said(machine), "it boots")
     engine(
         "Checkpoint-VM real -SnapshotName warm; Stop-VM real -TurnOff -Force;"
         "Restore-VMSnapshot -VMName real -Name warm -Confirm:$false"
@@ -130,6 +130,10 @@ def test_a_checkpoint_brings_the_memory_back(
     engine("Start-VM real")
     until(lambda: "tick" in said(machine), "the guest goes on")
     assert "boot number" not in said(machine)
+    assert ready(machine)
+    assert engine("(Get-VMNetworkAdapter -VMName real).IPAddresses")[0].startswith("10.")
+    engine("Stop-VM real")
+    assert machine.state == "Off"
 
 
 def test_the_disks_move_while_the_guest_runs(

@@ -59,3 +59,38 @@ def test_a_root_disk_that_has_moved_there_grows(own: Host) -> None:
         with full(own, pool):
             refused(pool, lambda: own.driver.resize(machine.uuid, flavor))
         assert machine.info.flavor.disk_gib != 1000
+
+
+@pytest.mark.parametrize("start", [True, False], ids=["on", "off"])
+def test_a_volume_there_grows(own: Host, start: bool) -> None:
+    with (
+        small_pool(own.peer, 4 << 20) as pool,
+        own.made_empty() as machine,
+        own.volume(pool=pool) as volume,
+    ):
+        volume_id = volume.volume_id
+        machine.attach(volume)
+        if start:
+            own.driver.power_on(machine.uuid)
+        with full(own, pool):
+            refused(pool, lambda: own.driver.extend_volume(machine.uuid, volume_id, 1000 * _GIB))
+        assert own.driver.get_volume(volume_id).capacity_bytes == 8 << 20
+        own.driver.extend_volume(machine.uuid, volume_id, 16 << 20)
+        assert own.driver.get_volume(volume_id).capacity_bytes == 16 << 20
+        own.driver.power_off(machine.uuid)  # it would not let go of the volume
+        own.driver.detach_volume(machine.uuid, volume_id)
+
+
+def test_a_root_disk_that_has_moved_there_is_made_anew(own: Host) -> None:
+    with small_pool(own.peer, 4 << 20) as pool, own.made_empty() as machine:
+        own.driver.migrate_storage(machine.uuid, pool)
+        image = own.empty().image
+        assert image is not None
+        before = machine.xml(inactive=True).find("devices/disk/source")
+        assert before is not None
+        with full(own, pool):
+            refused(pool, lambda: own.driver.rebuild(machine.uuid, image))
+            after = machine.xml(inactive=True).find("devices/disk/source")
+            assert after is not None
+            assert after.attrib == before.attrib
+        own.driver.rebuild(machine.uuid, image)

@@ -95,3 +95,32 @@ def test_a_server_that_ends_and_comes_back(
         assert driver.get_instance(spec.uuid).state is InstanceState.RUNNING
         driver.destroy(spec.uuid)
     assert str(spec.uuid) not in peer.virsh("list", "--all", "--uuid")
+
+
+def test_a_server_that_comes_back_with_another_key(
+    peer: LibvirtPeer, server: SshServer, spec: InstanceSpec
+) -> None:
+    """Nobody is let in its place, until its new key is known: then the same connection goes on."""
+    known = server.root / "ssh.known"
+    with connect(server.uri(), virt_type="qemu") as driver:
+        driver.spawn(spec)
+        server.kill()
+        server.change_key()
+        server.start()
+        for _ in range(2):
+            with pytest.raises(errors.ConnectionFailed) as refused:
+                driver.list_instances(timeout=20)
+        assert "IDENTIFICATION HAS CHANGED" in str(refused.value)
+        assert "known_hosts" in (refused.value.hint or "")
+        assert str(spec.uuid) in peer.virsh("list", "--uuid")
+        known.write_text(server.known())
+
+        def there() -> bool:
+            try:
+                return [each.uuid for each in driver.list_instances(timeout=20)] == [spec.uuid]
+            except errors.ConnectionFailed:
+                return False
+
+        wait_until(there, timeout=60, what="the next call logs in")
+        driver.destroy(spec.uuid)
+    assert str(spec.uuid) not in peer.virsh("list", "--all", "--uuid")

@@ -56,10 +56,12 @@ class QemuGuests:
 
 @dataclass
 class Saved:
-    """Memory of a guest in a file, and which port each adapter had."""
+    """Memory of a guest in a file, which port each adapter had, and what the guest had said since
+    it started: one that goes on says none of it again."""
 
     file: Path
     ports: dict[UUID, int]
+    said: bytes
 
     def drop(self) -> None:
         """Delete the file."""
@@ -80,10 +82,10 @@ class QemuGuest:
         self._uefi = makes.uefi and machine.config.generation == 2
         self._asked = False
         self._gone = False
-        self._said = bytearray()
+        self._said = bytearray(saved.said if saved else b"")
         self._echo = False
         self._serial_socket: socket.socket | None = None
-        self.serial = SerialPipes(machine, self._type)
+        self.serial = SerialPipes(machine, self.type)
         self._log = (self._folder / "log").open("wb")
         self._process = subprocess.Popen(  # noqa: S603 - a program that the owner of the host names
             self._command(saved), stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
@@ -197,7 +199,7 @@ class QemuGuest:
         os.close(descriptor)
         file = Path(name)
         self._migrate("migrate", f"exec:cat > {shlex.quote(str(file))}")
-        return Saved(file, dict(self._ports))
+        return Saved(file, dict(self._ports), bytes(self._said))
 
     def _bring_back(self, saved: Saved) -> None:
         self._migrate("migrate-incoming", f"exec:cat {shlex.quote(str(saved.file))}")
@@ -319,7 +321,8 @@ class QemuGuest:
     def accounts(self) -> dict[str, str] | None:
         return None  # no Windows
 
-    def _type(self, sent: bytes) -> None:
+    def type(self, sent: bytes) -> None:
+        """Bytes to the guest's first serial port."""
         if self._serial_socket is not None:
             try:
                 self._serial_socket.sendall(sent)
