@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from hvdrivers.conformance.engine.observer import NotShown
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.hyperv.simulator.guests.qemu import QemuGuest
 from hvdrivers.hyperv.simulator.host import SimulatedHost
 from hvdrivers.hyperv.simulator.state.storage import LogicalUnit
 from hvdrivers.models.volume import Volume, parse_connection_info
@@ -20,6 +21,14 @@ FIBRE_PORT: Final = ("20000025b5111100", "10000025b5111100")
 """Node and port name of the Fibre Channel adapter of the host."""
 FILE_SERVER: Final = "files.example.org"
 _SIZE: Final = 64 << 20
+
+
+def enlarge(host: SimulatedHost, path: str, size_bytes: int) -> None:
+    """Make a disk of a host larger, in the QEMU of the real guest that has it open, if one has."""
+    with host.world.lock:
+        guests = [each.guest for each in host.state.users_of(path)]
+        if not any(each.grow(path, size_bytes) for each in guests if isinstance(each, QemuGuest)):
+            host.state.disks.resize(path, size_bytes)
 
 
 class Server:
@@ -117,8 +126,7 @@ class Server:
         """Whether the volume is one of this server's, which is larger now."""
         path = self._files.get(volume_id)
         if path is not None:
-            with self._host.world.lock:
-                self._host.state.disks.resize(path, size_bytes)
+            enlarge(self._host, path, size_bytes)
             return True
         unit = self._units.get(volume_id)
         if unit is not None:

@@ -38,7 +38,7 @@ from hvdrivers.hyperv.conformance.guest import PlayedGuest
 from hvdrivers.hyperv.conformance.observer import ROOT, HypervObserver
 from hvdrivers.hyperv.conformance.others import FAST, SWITCH, OtherHost, lent, with_functions
 from hvdrivers.hyperv.conformance.seam import HypervSeam
-from hvdrivers.hyperv.conformance.served import Server
+from hvdrivers.hyperv.conformance.served import Server, enlarge
 from hvdrivers.hyperv.driver import HypervDriver
 from hvdrivers.hyperv.simulator.guests.played import Behaviour
 from hvdrivers.hyperv.simulator.host import SimulatedHost
@@ -365,9 +365,7 @@ class HypervTarget(PlayedGuest):
             return
         name = volume_id.partition("/")[2]
         file = self._observer.volume_files()[name]
-        with self.host.world.lock:
-            path = self.host.state.files.windows(file)
-            self.host.state.disks.resize(path, size_bytes)
+        enlarge(self.host, self.host.state.files.windows(file), size_bytes)
 
     def lose_volume(self, driver: ComputeDriver, volume_id: str) -> None:
         self._observer.volume_files()[volume_id.partition("/")[2]].unlink()
