@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import Any, Final, Self, cast
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from hvdrivers.conformance.engine import image_files as imagefiles
@@ -28,7 +28,6 @@ from hvdrivers.conformance.engine.dead_ends import dead_port
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
-from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.driverkit.images import staging_name
 from hvdrivers.guard import guarded, unguarded
 from hvdrivers.hyperv.config import HypervConfig
@@ -67,7 +66,6 @@ class HypervTarget(PlayedGuest):
 
     Args:
         driver: the class to test.
-        guests: ``real`` makes a `real.RealGuestTarget`, whose guests boot in QEMU.
         options: fields of HypervConfig.
     """
 
@@ -78,20 +76,7 @@ class HypervTarget(PlayedGuest):
     """PowerShell is a real one: to start, or to load a module, takes it a second or longer."""
     not_shown: Mapping[str, str] = MappingProxyType({})
 
-    def __new__(cls, *_: object, guests: str = "played", **__: object) -> Self:
-        kind: type[HypervTarget] = cls
-        if guests not in ("played", "real"):
-            raise InvalidRequest(f"there are no guests {guests!r}", hint="guests=played, or real")
-        if cls is HypervTarget and guests == "real":
-            from hvdrivers.hyperv.conformance.real import RealGuestTarget
-
-            kind = RealGuestTarget
-        return cast("Self", super().__new__(kind))
-
-    def __init__(
-        self, driver: type[HypervDriver] = HypervDriver, *, guests: str = "played", **options: Any
-    ) -> None:
-        del guests  # __new__() has made what they need
+    def __init__(self, driver: type[HypervDriver] = HypervDriver, **options: Any) -> None:
         self._driver = driver
         self.host = SimulatedHost("HVCT")
         self.host.start()

@@ -15,7 +15,7 @@ from typing import Final
 from hvdrivers.conformance.engine.clauses import Check, Level
 from hvdrivers.conformance.engine.report import GOOD, Status
 from hvdrivers.conformance.engine.runner import Session, selected
-from hvdrivers.hyperv.conformance.target import HypervTarget
+from hvdrivers.hyperv.conformance.choice import hyperv_target
 from hvdrivers.hyperv.simulator.wsman_shell import NoEngine
 from tests.integration.part_of_suite import SEED, ends_well
 from tests.peers.precondition import missing
@@ -57,7 +57,7 @@ class Run:
 def running(folder: Path, *, guests: str = "played") -> Iterator[Run]:
     """A simulated host and a run against it."""
     try:
-        target = HypervTarget(guests=guests)
+        target = hyperv_target(guests=guests)
     except NoEngine as error:
         missing(str(error))
     target.time_scale = 3.0  # other tests run beside it
