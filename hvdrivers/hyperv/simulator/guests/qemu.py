@@ -6,7 +6,6 @@ button stands for the shutdown service. A guest that reports on its serial conso
 ``hvdrivers.testing.guestimage`` does has a heartbeat and addresses; another one has neither.
 """
 
-import os
 import re
 import shlex
 import shutil
@@ -15,8 +14,9 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from tempfile import mkdtemp, mkstemp
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -195,9 +195,10 @@ class QemuGuest:
         """Write the memory of a paused guest to a file, for a checkpoint; it stays paused."""
         folder = self._host.files.file(join(self._machine.path, "Snapshots"))
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = mkstemp(suffix=".vmrs", dir=folder)
-        os.close(descriptor)
-        file = Path(name)
+        # the first that is free: who compares two machines finds the same names
+        names = (folder / f"memory-{number}.vmrs" for number in count(1))
+        file = next(each for each in names if not each.exists())
+        file.touch(exist_ok=False)
         self._migrate("migrate", f"exec:cat > {shlex.quote(str(file))}")
         return Saved(file, dict(self._ports), bytes(self._said))
 
