@@ -36,6 +36,7 @@ LONGER: Final = frozenset(
         "POWER-005/is_cut_in_the_end",
         "RESCUE-002/own_disk_is_as_it_was",
         "SNAP-005/brings_the_disks_back",
+        "STOR-020/new_size_is_seen[running]",
     }
 )
 """Those that take an emulated guest longest: ``HVDRIVERS_CONFORMANCE=whole`` tries them too."""
