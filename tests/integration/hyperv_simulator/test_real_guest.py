@@ -143,6 +143,7 @@ def test_the_disks_move_while_the_guest_runs(
     until: Callable[[Callable[[], bool], str], None],
 ) -> None:
     until(lambda: ready(machine), "it boots")
+    engine("Set-VMMemory -VMName real -StartupBytes 448MB")
     engine("Move-VMStorage -Name real -DestinationStoragePath C:\\moved")
     assert machine.config.drives[0].path == "C:\\moved\\Virtual Hard Disks\\root.vhdx"
     assert not host.state.files.file("C:\\img\\root.vhdx").exists()

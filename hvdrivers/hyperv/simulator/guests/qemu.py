@@ -14,11 +14,10 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from hvdrivers.hyperv.simulator.errors import E_FAIL, failed
 from hvdrivers.hyperv.simulator.guests import blocks, picture
@@ -57,11 +56,13 @@ class QemuGuests:
 @dataclass
 class Saved:
     """Memory of a guest in a file, which port each adapter had, and what the guest had said since
-    it started: one that goes on says none of it again."""
+    it started: one that goes on says none of it again. The memory has the size that the guest
+    started with, in bytes, whatever size the machine has by now."""
 
     file: Path
     ports: dict[UUID, int]
     said: bytes
+    memory: int
 
     def drop(self) -> None:
         """Delete the file."""
@@ -80,6 +81,7 @@ class QemuGuest:
         self._folder = Path(mkdtemp(prefix="q", dir=machine.host.pipes))
         self._ports: dict[UUID, int] = dict(saved.ports) if saved else {}
         self._uefi = makes.uefi and machine.config.generation == 2
+        self._memory = saved.memory if saved else machine.config.memory.startup
         self._asked = False
         self._gone = False
         self._said = bytearray(saved.said if saved else b"")
@@ -119,7 +121,7 @@ class QemuGuest:
             makes.program, "-name", "hvsim", "-nodefaults", "-no-user-config", "-S",
             "-machine", f"q35,accel={makes.accelerator}", "-cpu", "max",
             "-uuid", str(config.bios_guid), "-smp", str(config.processor.count),
-            "-m", f"{config.memory.startup >> 20}M", "-display", "none", "-vga", "std",
+            "-m", f"{self._memory >> 20}M", "-display", "none", "-vga", "std",
             "-qmp", f"unix:{self._folder / 'm'},server=on,wait=off",
             "-chardev", f"socket,id=com1,path={self._folder / 's'},server=on,wait=off",
             "-device", "isa-serial,chardev=com1", *makes.arguments,
@@ -195,12 +197,9 @@ class QemuGuest:
         """Write the memory of a paused guest to a file, for a checkpoint; it stays paused."""
         folder = self._host.files.file(join(self._machine.path, "Snapshots"))
         folder.mkdir(parents=True, exist_ok=True)
-        # the first that is free: who compares two machines finds the same names
-        names = (folder / f"memory-{number}.vmrs" for number in count(1))
-        file = next(each for each in names if not each.exists())
-        file.touch(exist_ok=False)
+        file = folder / f"{str(uuid4()).upper()}.vmrs"  # as Hyper-V names it
         self._migrate("migrate", f"exec:cat > {shlex.quote(str(file))}")
-        return Saved(file, dict(self._ports), bytes(self._said))
+        return Saved(file, dict(self._ports), bytes(self._said), self._memory)
 
     def _bring_back(self, saved: Saved) -> None:
         self._migrate("migrate-incoming", f"exec:cat {shlex.quote(str(saved.file))}")
