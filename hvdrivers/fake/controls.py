@@ -16,10 +16,10 @@ from hvdrivers.contract.errors import (
 from hvdrivers.contract.limits import Limit
 from hvdrivers.fake.behaviour import GuestBehaviour
 from hvdrivers.fake.inventory import Inventory, take_inventory
-from hvdrivers.fake.records import POWERED_ON, Content, Disk, Lock, Machine, VolumeRecord
+from hvdrivers.fake.records import Content, Disk, Lock, Machine, VolumeRecord
 from hvdrivers.models.events import DeviceKind, LifecycleKind
 from hvdrivers.models.instance import Flavor
-from hvdrivers.models.state import InstanceState
+from hvdrivers.models.state import POWERED_ON, InstanceState
 
 if TYPE_CHECKING:
     from hvdrivers.contract.driver import ComputeDriver

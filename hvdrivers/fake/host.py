@@ -17,7 +17,6 @@ from hvdrivers.fake.event_streams import Change, FakeEventStream, device, lifecy
 from hvdrivers.fake.faults import Faults
 from hvdrivers.fake.groups import GroupRecord
 from hvdrivers.fake.records import (
-    POWERED_ON,
     Claim,
     Content,
     Disk,
@@ -31,7 +30,7 @@ from hvdrivers.fake.steps import Call
 from hvdrivers.fake.world import FakeWorld
 from hvdrivers.models.events import DeviceKind, LifecycleKind
 from hvdrivers.models.host import HostInfo
-from hvdrivers.models.state import InstanceState
+from hvdrivers.models.state import POWERED_ON, InstanceState
 
 if TYPE_CHECKING:
     from hvdrivers.fake.config import FakePool

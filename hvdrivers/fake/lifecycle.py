@@ -17,7 +17,7 @@ from hvdrivers.fake.capacity import check_device_free, check_power, find_slice
 from hvdrivers.fake.image_store import Images
 from hvdrivers.fake.own_disks import OwnDisks
 from hvdrivers.fake.ports import Ports
-from hvdrivers.fake.records import POWERED_ON, Claim, ImageRecord, Machine
+from hvdrivers.fake.records import Claim, ImageRecord, Machine
 from hvdrivers.fake.steps import Task
 from hvdrivers.fake.volumes import Volumes
 from hvdrivers.models.base import Name
@@ -32,7 +32,7 @@ from hvdrivers.models.instance import (
     Metadata,
 )
 from hvdrivers.models.progress import ProgressCallback
-from hvdrivers.models.state import InstanceState, StartAs
+from hvdrivers.models.state import POWERED_ON, InstanceState, StartAs
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hvdrivers.contract import errors
 from hvdrivers.contract.maintenance import HostPower, Maintenance
 from hvdrivers.fake.base import FakeBase
-from hvdrivers.fake.records import POWERED_ON
 from hvdrivers.models.host import HostPowerAction
+from hvdrivers.models.state import POWERED_ON
 
 
 class FakeMaintenance(FakeBase, Maintenance):

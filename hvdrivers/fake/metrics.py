@@ -9,8 +9,9 @@ from uuid import UUID
 from hvdrivers.contract.metrics import Metrics
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.own_disks import role_of
-from hvdrivers.fake.records import POWERED_ON, Machine
+from hvdrivers.fake.records import Machine
 from hvdrivers.models.metrics import DiskMetrics, InstanceMetrics, VifMetrics
+from hvdrivers.models.state import POWERED_ON
 
 _DEVICES = {"root": "vda", "seed": "sr0"}
 """Names of an instance's own disks by role, where they are not the role."""

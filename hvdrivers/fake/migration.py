@@ -12,7 +12,7 @@ from hvdrivers.contract.migration import (
     LiveMigrationForce,
 )
 from hvdrivers.fake.base import FakeBase
-from hvdrivers.fake.records import POWERED_ON, Machine, Migration
+from hvdrivers.fake.records import Machine, Migration
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.migration import (
     Destination,
@@ -21,6 +21,7 @@ from hvdrivers.models.migration import (
     MigrationProgress,
 )
 from hvdrivers.models.progress import Phase, ProgressCallback
+from hvdrivers.models.state import POWERED_ON
 
 _SLICES = 4
 _ROUND_SECONDS = 1.0

@@ -9,10 +9,10 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.driverkit.checks import Holder, require_port_free
 from hvdrivers.fake.capacity import check_device_free, device_at
-from hvdrivers.fake.records import POWERED_ON, Claim, Machine, Port
+from hvdrivers.fake.records import Claim, Machine, Port
 from hvdrivers.fake.steps import Task
 from hvdrivers.models.pci import PciAddress
-from hvdrivers.models.state import InstanceState
+from hvdrivers.models.state import POWERED_ON, InstanceState
 from hvdrivers.models.vif import (
     AttachedVif,
     BridgeVif,

@@ -24,15 +24,13 @@ from hvdrivers.models.migration import MigrationPhase, Move, MovePhase
 from hvdrivers.models.numa import NumaNode
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.seed import SeedDisc
-from hvdrivers.models.state import InstanceState
+from hvdrivers.models.state import POWERED_ON, InstanceState
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import DiskQos, VolumeAttachment
 
 Content = tuple[str, ...]
 """What is on a disk: where it came from, then every write in order. Two disks with equal content
 hold the same data."""
-
-POWERED_ON = frozenset({InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.RESCUED})
 
 
 @dataclass

@@ -13,13 +13,13 @@ from hvdrivers.fake import diskfile
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.own_disks import role_of
-from hvdrivers.fake.records import POWERED_ON, BackupRecord, Content, Disk, Machine, SnapshotRecord
+from hvdrivers.fake.records import BackupRecord, Content, Disk, Machine, SnapshotRecord
 from hvdrivers.models.base import Name
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, ProgressCallback
 from hvdrivers.models.snapshot import Backup, ChangedExtent, Snapshot
-from hvdrivers.models.state import InstanceState
+from hvdrivers.models.state import POWERED_ON, InstanceState
 
 _OVERHEAD = 1 << 20
 _EXTENT = 65536

@@ -33,7 +33,7 @@ from hvdrivers.libvirt.states import (
     state_of,
 )
 from hvdrivers.libvirt.xml import Element, parse
-from hvdrivers.models.state import InstanceState
+from hvdrivers.models.state import POWERED_ON, InstanceState
 
 _T = TypeVar("_T")
 
@@ -271,8 +271,7 @@ def affecting(domain: Remote, state: InstanceState) -> int:
     """Flags that change the definition, and the running machine too if there is one. No call, or
     one for a crashed machine: one whose guest has panicked is still there, in memory."""
     flags: int = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    powered_on = state in {InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.RESCUED}
-    if powered_on or (state is InstanceState.CRASHED and domain.isActive()):
+    if state in POWERED_ON or (state is InstanceState.CRASHED and domain.isActive()):
         flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
     return flags
 

@@ -32,3 +32,7 @@ class InstanceState(StrEnum):
     CRASHED = "crashed"
     """The guest's kernel or the virtual machine process died, and the hypervisor tells (libvirt;
     elsewhere such a machine is STOPPED, or RUNNING without doing anything). Disks and NICs stay."""
+
+
+POWERED_ON = frozenset({InstanceState.RUNNING, InstanceState.PAUSED, InstanceState.RESCUED})
+"""Of these the machine has memory, and its devices are there."""

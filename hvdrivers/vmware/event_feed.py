@@ -28,7 +28,7 @@ from pyVmomi import vim, vmodl
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.feeds import Missed
 from hvdrivers.driverkit.hub import Hub
-from hvdrivers.models.state import InstanceState
+from hvdrivers.models.state import POWERED_ON, InstanceState
 from hvdrivers.vmware.machines import STATE, is_unreadable, state_of, uuid_in
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.place import Places
@@ -47,8 +47,6 @@ _BOOTED = "runtime.bootTime"
 """When the machine was last powered on after it was off; unset while it is off."""
 WATCHED = (*STATE, path_of(DEVICES), _BOOTED)
 """What is watched, and what a stream reads."""
-RUNS = frozenset({InstanceState.RUNNING, InstanceState.RESCUED, InstanceState.PAUSED})
-"""States of a machine that is powered on."""
 _REMEMBERED = 10_000
 """Machines that have gone of which the feed knows when it told so."""
 
@@ -282,13 +280,11 @@ class EventFeed:
     def _tell(self, moid: str, now: Update | None) -> None:
         """Tell what a machine is, if it is not what was told before."""
         before = self._told.get(moid)
-        if now == before:
-            return
-        if now is not None and before is not None and {now.state, before.state} <= RUNS:
+        if now is not None and before is not None and {now.state, before.state} <= POWERED_ON:
             # a start is told in two steps: the time comes after the power state
             now = replace(now, booted=now.booted or before.booted)
-            if now == before:
-                return
+        if now == before:
+            return
         self._at[moid] = self.answers
         if now is None:
             assert before is not None  # noqa: S101 - for the type checker
@@ -329,7 +325,7 @@ def _seen(row: Row) -> Update | None:
         state=state,
         devices=_ids(value_in(row, DEVICES)),
         host=host._moId if host is not None else None,
-        booted=row.get(_BOOTED) if state in RUNS else None,
+        booted=row.get(_BOOTED) if state in POWERED_ON else None,
     )
 
 

@@ -10,10 +10,10 @@ from hvdrivers.contract.events import Events, EventStream
 from hvdrivers.driverkit.events import Change, DeviceChange, InstanceStream, Streams
 from hvdrivers.driverkit.hub import Hub
 from hvdrivers.models.events import DeviceKind, LifecycleKind
-from hvdrivers.models.state import InstanceState
+from hvdrivers.models.state import POWERED_ON, InstanceState
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
-from hvdrivers.vmware.event_feed import RUNS, WATCHED, EventFeed, Raw, Rebooted
+from hvdrivers.vmware.event_feed import WATCHED, EventFeed, Raw, Rebooted
 from hvdrivers.vmware.machines import state_of, uuid_in
 from hvdrivers.vmware.record import mark_in
 
@@ -27,19 +27,19 @@ def translate(
     del at
     before = seen.get(raw.uuid)
     if isinstance(raw, Rebooted):
-        if before in RUNS:  # else it was switched off right after that
+        if before in POWERED_ON:  # else it was switched off right after that
             yield Change(raw.uuid, _K.REBOOTED, before)
         return
     if raw.state is None:
         if before is not None:
             yield Change(raw.uuid, _K.DESTROYED, None)
         return
-    if raw.restarted and before in RUNS and raw.state in RUNS:
+    if raw.restarted and before in POWERED_ON and raw.state in POWERED_ON:
         yield Change(raw.uuid, _K.STOPPED, _S.STOPPED)
         yield from _lifecycle(raw.uuid, _S.STOPPED, raw.state)
     else:
         yield from _lifecycle(raw.uuid, before, raw.state)
-    if raw.had is None or before not in RUNS or raw.state not in RUNS:
+    if raw.had is None or before not in POWERED_ON or raw.state not in POWERED_ON:
         return
     if raw.host != raw.came_from and None not in (raw.host, raw.came_from):
         yield Change(raw.uuid, _K.MIGRATED, raw.state)
@@ -54,10 +54,10 @@ def _lifecycle(uuid: UUID, before: InstanceState | None, now: InstanceState) -> 
         return
     if before is None:
         # a machine that runs was made and started between two polls
-        yield Change(uuid, _K.CREATED, _S.BUILDING if now in RUNS else now)
-        if now in RUNS:
+        yield Change(uuid, _K.CREATED, _S.BUILDING if now in POWERED_ON else now)
+        if now in POWERED_ON:
             yield Change(uuid, _K.STARTED, now)
-    elif now in RUNS:
+    elif now in POWERED_ON:
         kind = _K.RESUMED if before in (_S.SUSPENDED, _S.PAUSED) else _K.STARTED
         yield Change(uuid, kind, now)
     elif now is _S.SUSPENDED:

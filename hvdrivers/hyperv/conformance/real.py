@@ -9,13 +9,12 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from hvdrivers.conformance.engine.observer import PreconditionMissing
 from hvdrivers.contract.capabilities import Capability
@@ -33,13 +32,8 @@ from hvdrivers.models.guest import GuestCredentials
 from hvdrivers.models.image import FileImage, ImageFormat, ImageRef
 from hvdrivers.models.volume import Volume
 from hvdrivers.testing.guestimage import GuestImageUnavailable, build_guest_image
+from hvdrivers.testing.serialguest import SerialShell, in_time
 
-_BOOT: Final = 90.0
-"""Seconds within which an emulated guest has booted on a busy machine."""
-_PATIENCE: Final = 1.0
-"""Seconds after which a guest that has not answered is asked again."""
-_TEXTS: Final = "dd if={} bs=4096 count=1 2>/dev/null | tr -d '\\000'"
-"""What write_disk() has written to a device, which has no file system."""
 _STARTS: Final = re.compile(rb"^SYSLINUX ", re.MULTILINE)
 """What the guest's disk says first each time it is booted from."""
 _OURS: Final = slice(440, 444), b"hvg1"
@@ -72,7 +66,7 @@ class _Guests(QemuGuests):
         return guest
 
 
-class RealGuestTarget(HypervTarget):
+class RealGuestTarget(SerialShell, HypervTarget):
     """Simulated hosts whose machines are QEMU processes that boot their own disks."""
 
     guests_run = True
@@ -80,19 +74,17 @@ class RealGuestTarget(HypervTarget):
     fillable = False
     time_scale = 2.0
 
-    def __init__(
-        self, driver: type[HypervDriver] = HypervDriver, *, guests: str = "real", **options: Any
-    ) -> None:
+    def __init__(self, driver: type[HypervDriver] = HypervDriver, **options: Any) -> None:
         if shutil.which("qemu-system-x86_64") is None:
             raise InvalidRequest(
-                f"guests={guests}: there is no qemu-system-x86_64 on this machine",
+                "guests=real: there is no qemu-system-x86_64 on this machine",
                 hint="install QEMU (on Debian the package qemu-system-x86), or use guests=played",
             )
         try:
             self._boots_from = build_guest_image()
         except GuestImageUnavailable as error:
             raise InvalidRequest(
-                f"guests={guests}: no image to boot: {error}", hint="guests=played needs none"
+                f"guests=real: no image to boot: {error}", hint="guests=played needs none"
             ) from error
         super().__init__(driver, **options)
         self._runs: dict[UUID, list[_Guest]] = {}
@@ -117,37 +109,17 @@ class RealGuestTarget(HypervTarget):
             raise PreconditionMissing("the machine is off")
         return guest
 
-    def _said(self, uuid: UUID) -> str:
-        return self._guest(uuid).serial.written.decode("utf-8", "replace")
+    def said(self, driver: ComputeDriver, uuid: UUID) -> bytes:
+        return self._guest(uuid).serial.written
+
+    def is_ready(self, uuid: UUID, said: bytes) -> bool:
+        return self._guest(uuid).heartbeat()
+
+    def type_line(self, uuid: UUID, line: str) -> None:
+        self._guest(uuid).type(f"{line}\n".encode())
 
     def wait_booted(self, driver: ComputeDriver, uuid: UUID) -> None:
-        before = self._said(uuid).count("hv-guest: pong")
-        asked = -_PATIENCE
-
-        def answers() -> bool:
-            nonlocal asked
-            said = self._said(uuid)
-            if time.monotonic() - asked > _PATIENCE and self._guest(uuid).heartbeat():
-                asked = time.monotonic()
-                self._guest(uuid).type(b"ping\n")
-            return said.count("hv-guest: pong") > before
-
-        if not _in_time(answers, _BOOT * self.time_scale):
-            raise PreconditionMissing("the guest did not boot in time")
-
-    def shell(self, driver: ComputeDriver, uuid: UUID, command: str) -> str:
-        """Run a command in the guest; what it printed."""
-        self.wait_booted(driver, uuid)
-        mark = uuid4().hex[:8]
-        # in quotes, so that the echo of what is typed is not taken for the output
-        begin, end = f'hvct-"begin"-{mark}', f'hvct-"end"-{mark}'
-        first, last = (each.replace('"', "") for each in (begin, end))
-        self._guest(uuid).type(f"echo {begin}; {command}; echo {end}\n".encode())
-        if not _in_time(lambda: last in self._said(uuid), _BOOT * self.time_scale):
-            raise PreconditionMissing("the guest does not answer on its console")
-        between = self._said(uuid).partition(first)[2].partition(last)[0].replace("\r", "")
-        lines = (each for each in between.splitlines() if not each.startswith("hv-guest: "))
-        return "\n".join(lines).strip()
+        self.wait_shell(driver, uuid)
 
     def boots(self, driver: ComputeDriver, uuid: UUID) -> int:
         """The guest's boot loader says each start on the serial port: nothing of the host's is
@@ -162,7 +134,7 @@ class RealGuestTarget(HypervTarget):
         self.wait_booted(driver, uuid)
         guest = self._guest(uuid)
         guest.type(b"sync; halt -f\n")
-        if not _in_time(lambda: b"System halted" in guest.serial.written, 20 * self.time_scale):
+        if not in_time(lambda: b"System halted" in guest.serial.written, 20 * self.time_scale):
             raise PreconditionMissing("the guest does not halt")
         resets = guest.resets
         try:
@@ -174,23 +146,7 @@ class RealGuestTarget(HypervTarget):
 
     # ---- its disks -------------------------------------------------------------------------------
 
-    def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
-        if disk == "root":
-            self.shell(driver, uuid, f"echo '{text}' >> /disk/hvct; sync")
-            return
-        device = self._device(driver, uuid, disk)
-        command = f"{{ {_TEXTS.format(device)}; echo '{text}'; }} >/run/hvct"
-        write = f"dd if=/run/hvct of={device} bs=4096 conv=sync,notrunc,fsync 2>/dev/null"
-        self.shell(driver, uuid, f"{command}; {write}")
-
-    def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
-        if disk == "root":
-            return self.shell(driver, uuid, "cat /disk/hvct 2>/dev/null").splitlines()
-        return self.shell(
-            driver, uuid, _TEXTS.format(self._device(driver, uuid, disk))
-        ).splitlines()
-
-    def _device(self, driver: ComputeDriver, uuid: UUID, disk: str) -> str:
+    def device(self, driver: ComputeDriver, uuid: UUID, disk: str) -> str:
         """The guest's own name for a disk, by its serial number, of which it is told 20
         characters."""
         path = self.disk_path(uuid, disk)
@@ -285,12 +241,3 @@ def _run(*command: str) -> str:
     return subprocess.run(  # noqa: S603 - fixed programs, and no shell
         [program, *command[1:]], check=True, capture_output=True, text=True
     ).stdout
-
-
-def _in_time(condition: Callable[[], bool], seconds: float) -> bool:
-    ends = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > ends:
-            return False
-        time.sleep(0.03)
-    return True

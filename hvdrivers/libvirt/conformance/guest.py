@@ -4,12 +4,11 @@ is typed there."""
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import libvirt
 import libvirt_qemu
@@ -21,20 +20,15 @@ from hvdrivers.libvirt.conformance.raw_host import RawHost
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.xml import attribute, parse
 from hvdrivers.models.image import FileImage
+from hvdrivers.testing.serialguest import BOOT_SECONDS, SerialShell, in_time
 
-_TEXTS = "dd if={} bs=4096 count=1 2>/dev/null | tr -d '\\000'"
-"""What write_disk() has written to a device, which has no file system."""
-_BOOT = 90.0
-"""Seconds within which an emulated guest has booted on a busy machine."""
-_PATIENCE = 1.0
-"""Seconds after which a guest that has not answered is asked again."""
 _LOOKS = 60
 """How often, about once a second, a guest looks for a volume that was just plugged."""
 _STARTS = re.compile(rb"^SYSLINUX |^hv-guest: starts", re.MULTILINE)
 """What the test guest says first: through BIOS, and through UEFI."""
 
 
-class SerialGuest(Target):
+class SerialGuest(SerialShell, Target):
     """The half of the libvirt target that talks to the guest of `hvdrivers.testing.guestimage`."""
 
     def __init__(self, raw: RawHost, there: RawHost | None = None) -> None:
@@ -55,25 +49,9 @@ class SerialGuest(Target):
     def wait_booted(self, driver: ComputeDriver, uuid: UUID) -> None:
         """The guest answers when it is spoken to on its serial console, and its agent when it is
         asked: an agent starts a moment after the guest says that it is ready."""
-        self._wait_console(driver, uuid)
-        if not in_time(lambda: self._agent_answers(uuid), _BOOT * self.time_scale):
+        self.wait_shell(driver, uuid)
+        if not in_time(lambda: self._agent_answers(uuid), BOOT_SECONDS * self.time_scale):
             raise PreconditionMissing("the guest's agent did not start in time")
-
-    def _wait_console(self, driver: ComputeDriver, uuid: UUID) -> None:
-        before = console(driver, uuid).count(b"hv-guest: pong")
-        asked = -_PATIENCE
-
-        def answers() -> bool:
-            nonlocal asked
-            self._open_console(uuid)  # so that QEMU listens when the guest does
-            said = console(driver, uuid)
-            if b"hv-guest: ready" in said and time.monotonic() - asked > _PATIENCE:
-                asked = time.monotonic()
-                self._type(uuid, "ping")
-            return said.count(b"hv-guest: pong") > before
-
-        if not in_time(answers, _BOOT * self.time_scale):
-            raise PreconditionMissing("the guest did not boot in time")
 
     def _agent_answers(self, uuid: UUID) -> bool:
         with suppress(libvirt.libvirtError):
@@ -89,21 +67,6 @@ class SerialGuest(Target):
             return int(domain.ID())  # a machine of others has no log; each start has a number
         return len(_STARTS.findall(console(driver, uuid)))
 
-    def write_disk(self, driver: ComputeDriver, uuid: UUID, text: str, disk: str = "root") -> None:
-        if disk == "root":
-            self.shell(driver, uuid, f"echo '{text}' >> /disk/hvct; sync")
-            return
-        device = self.device(driver, uuid, disk)
-        command = f"{{ {_TEXTS.format(device)}; echo '{text}'; }} >/run/hvct"
-        write = f"dd if=/run/hvct of={device} bs=4096 conv=sync,notrunc,fsync 2>/dev/null"
-        self.shell(driver, uuid, f"{command}; {write}")
-
-    def written(self, driver: ComputeDriver, uuid: UUID, disk: str = "root") -> Sequence[str]:
-        if disk == "root":
-            return self.shell(driver, uuid, "cat /disk/hvct 2>/dev/null").splitlines()
-        texts = _TEXTS.format(self.device(driver, uuid, disk))
-        return self.shell(driver, uuid, texts).splitlines()
-
     def on_disk(self, driver: ComputeDriver, uuid: UUID, text: str) -> bool:
         """What a guest writes stands in the disk's file as it is, neither compressed nor
         encrypted; or in a file that the disk stands on, if that is another image than that of the
@@ -118,19 +81,19 @@ class SerialGuest(Target):
                 return any(text.encode() in part for part in parts if part != usual)
         raise PreconditionMissing("the machine boots from no disk")
 
-    def device(self, driver: ComputeDriver, uuid: UUID, volume_id: str) -> str:
+    def device(self, driver: ComputeDriver, uuid: UUID, disk: str) -> str:
         """The guest's own name for a volume, by its serial number, of which virtio tells 20
         characters."""
         xml = parse(self._host(uuid).domain(uuid).XMLDesc(0))
-        own = xml.find(f"devices/disk/alias[@name='ua-own-{volume_id}']/..")
-        disk = own if own is not None else volumes_of(xml)[volume_id]
-        serial = (disk.findtext("serial") or "")[:20]
+        own = xml.find(f"devices/disk/alias[@name='ua-own-{disk}']/..")
+        element = own if own is not None else volumes_of(xml)[disk]
+        serial = (element.findtext("serial") or "")[:20]
         files = "/sys/block/*/serial"
-        if attribute(disk, "address", "type") == "pci":
+        if attribute(element, "address", "type") == "pci":
             # a volume that was swapped keeps the number of the one before it
-            parts = [attribute(disk, "address", name) for name in ("domain", "bus", "slot")]
+            parts = [attribute(element, "address", name) for name in ("domain", "bus", "slot")]
             numbers = [int(each or "0", 16) for each in parts]
-            function = int(attribute(disk, "address", "function") or "0", 16)
+            function = int(attribute(element, "address", "function") or "0", 16)
             where = "{:04x}:{:02x}:{:02x}".format(*numbers)
             files = f"/sys/bus/pci/devices/{where}.{function}/virtio*/block/*/serial"
         # a disk that was just plugged may have no such file yet
@@ -138,7 +101,7 @@ class SerialGuest(Target):
         found = self.shell(driver, uuid, f"i=0; while [ $i -lt {_LOOKS} ]; do {look}; done")
         if found.count("\n") or not found:
             raise PreconditionMissing(
-                f"the guest does not see the volume {volume_id} at {files}: {found!r}"
+                f"the guest does not see the volume {disk} at {files}: {found!r}"
             )
         return f"/dev/{found.split('/')[-2]}"
 
@@ -158,7 +121,7 @@ class SerialGuest(Target):
         """The guest's kernel halts without switching the machine off. It starts again at the end,
         or when the machine is switched off and on."""
         self.wait_booted(driver, uuid)
-        self._type(uuid, "sync; halt -f")
+        self.type_line(uuid, "sync; halt -f")
         in_time(lambda: b"System halted" in console(driver, uuid), 5)
         try:
             yield
@@ -197,20 +160,9 @@ class SerialGuest(Target):
         finally:
             self.shell(driver, uuid, "killall sleep")
 
-    def shell(self, driver: ComputeDriver, uuid: UUID, command: str) -> str:
-        """Run a command in the guest; what it printed."""
-        self._wait_console(driver, uuid)
-        mark = uuid4().hex[:8]
-        # in quotes, so that the echo of what is typed is not taken for the output
-        begin, end = f'hvct-"begin"-{mark}', f'hvct-"end"-{mark}'
-        first, last = (each.replace('"', "").encode() for each in (begin, end))
-        self._type(uuid, f"echo {begin}; {command}; echo {end}")
-        if not in_time(lambda: last in console(driver, uuid), _BOOT * self.time_scale):
-            raise PreconditionMissing("the guest does not answer on its console")
-        between = console(driver, uuid).partition(first)[2].partition(last)[0]
-        lines = between.decode(errors="replace").replace("\r", "").splitlines()
-        # what the guest says by itself meanwhile is no output of the command
-        return "\n".join(each for each in lines if not each.startswith("hv-guest: ")).strip()
+    def said(self, driver: ComputeDriver, uuid: UUID) -> bytes:
+        self._open_console(uuid)  # so that QEMU listens when the guest does
+        return console(driver, uuid)
 
     def _open_console(self, uuid: UUID) -> Any:
         """The guest's console. It stays open: QEMU takes a second to see that somebody is there."""
@@ -231,20 +183,10 @@ class SerialGuest(Target):
             with suppress(libvirt.libvirtError):  # it has ended with its machine
                 console[1].abort()
 
-    def _type(self, uuid: UUID, line: str) -> None:
+    def type_line(self, uuid: UUID, line: str) -> None:
         self._open_console(uuid).send(line.encode() + b"\n")
 
 
 def console(driver: ComputeDriver, uuid: UUID) -> bytes:
     """All that the guest has said."""
     return driver.get_console_log(uuid, max_bytes=1 << 20).data
-
-
-def in_time(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for it; whether it came."""
-    ends = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > ends:
-            return False
-        time.sleep(0.03)
-    return True

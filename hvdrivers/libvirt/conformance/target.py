@@ -30,7 +30,6 @@ from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.driverkit.images import staging_name
 from hvdrivers.guard import guarded, unguarded
 from hvdrivers.libvirt.config import LibvirtConfig
-from hvdrivers.libvirt.conformance.guest import in_time
 from hvdrivers.libvirt.conformance.observer import LibvirtObserver
 from hvdrivers.libvirt.conformance.raw_host import RawHost
 from hvdrivers.libvirt.conformance.seam import LibvirtSeam, Send
@@ -46,6 +45,7 @@ from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.vif import BridgeVif, NetworkVif, OvsVif, Vif
 from hvdrivers.models.volume import Volume
 from hvdrivers.testing.guestimage import GuestImageUnavailable, build_guest_image
+from hvdrivers.testing.serialguest import in_time
 
 _MAKING = frozenset({"StoragePool.createXML", "Connect.createXML", "Connect.defineXMLFlags"})
 _LEAST_MADE = 4
