@@ -16,8 +16,12 @@ from hvdrivers.hyperv.simulator.state.host import HostState
 from hvdrivers.hyperv.simulator.state.world import World
 from hvdrivers.hyperv.simulator.stateserver import StateServer
 
-PRELUDE = "Import-Module SimulatedHost -DisableNameChecking; Add-SimulatedDrive;"
-"""Makes drive ``C:``. The engine loads modules by itself only after one was imported by name."""
+PRELUDE = (
+    "$env:PATH = ''; Import-Module SimulatedHost -DisableNameChecking; Add-SimulatedDrive;"
+)
+"""Makes drive ``C:``. The engine loads modules by itself only after one was imported by name. The
+programs of this machine are none of the host's, and the engine would look through them all again
+and again."""
 
 
 class SimulatedHost:

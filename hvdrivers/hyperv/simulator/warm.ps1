@@ -14,6 +14,9 @@ while ($null -ne ($path = $in.ReadLine())) {
     $writer = [System.IO.StreamWriter]::new($stream, $utf8)
     $writer.AutoFlush = $true
     $text = [System.Text.Encoding]::Unicode.GetString([Convert]::FromBase64String($reader.ReadLine()))
+    # what the runspaces of the command open to the simulated host, and nobody closes when they end
+    $links = [System.Collections.Concurrent.ConcurrentQueue[object]]::new()
+    [AppDomain]::CurrentDomain.SetData('SimulatedHost.Links', $links)
     [Console]::SetIn($reader)
     [Console]::SetOut($writer)
     [Console]::SetError($writer)
@@ -33,6 +36,7 @@ while ($null -ne ($path = $in.ReadLine())) {
         }
         $each.Dispose()
     }
+    foreach ($each in $links) { $each.Dispose() }
     $stream.Dispose()
     $out.WriteLine('ended')
 }

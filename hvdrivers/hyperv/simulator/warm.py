@@ -4,7 +4,8 @@ PowerShell takes a second of a processor to start, and three more until it has c
 driver sends. A command that is ended while nothing of it runs therefore gives its engine back: its
 runspaces are disposed of, and the next command gets one of its own in the same process. A command
 that is ended in the middle of a request has its process killed, as always: the fault checks look
-for what a dead process leaves.
+for what a dead process leaves. A stream of events that waits leaves nothing: it is stopped, and the
+process is kept.
 
 What is a request is told by the lines of the driver's loop (``scripts/loop.ps1``).
 """
@@ -35,8 +36,10 @@ _PATIENCE = 10.0
 """Seconds to wait for an engine that is about to be idle."""
 _REST = 1.0
 """Seconds to wait for the rest of a line."""
-_SENT = re.compile(rb"(\d+) run .* \.")
+_SENT = re.compile(rb"(\d+) run (?:\d+ \d+ (\w+) )?.* \.")
 _CAME = re.compile(rb"HV1 \S+ (\d+) reply .*")
+_WAITS = frozenset({b"Events"})
+"""Operations that look, wait, and hold nothing of the host."""
 _COMES = re.compile(rb"HV1 \S+ \d+ reply ")
 
 
@@ -286,7 +289,7 @@ class _Lent(Output):
 
 
 class _Requests:
-    """Which requests have no reply so far."""
+    """Which requests have no reply so far, but for those that only wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Condition()
@@ -303,7 +306,7 @@ class _Requests:
         """Bytes for the loop."""
         with self._lock:
             for line in self._lines("sent", data):
-                if found := _SENT.fullmatch(line):
+                if (found := _SENT.fullmatch(line)) and found[2] not in _WAITS:
                     self._open.add(found[1])
 
     def came(self, data: bytes) -> None:
@@ -322,6 +325,6 @@ class _Requests:
 
     @property
     def idle(self) -> bool:
-        """Whether every request has its reply."""
+        """Whether every request has its reply, or only waits."""
         with self._lock:
             return self._begun and not self._open and not any(self._rest.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,18 @@ while ($null -ne ($line = [Console]::In.ReadLine())) {
 }
 """
 """Runs what a request holds, with ``~`` for each space."""
+SIDE = """
+[Console]::Out.WriteLine('HV1 nonce hello reply 1')
+$shells = [System.Collections.ArrayList]::new()
+while ($null -ne ($line = [Console]::In.ReadLine())) {
+    $part = $line.Split(' ')
+    $shell = [powershell]::Create([initialsessionstate]::CreateDefault2())
+    [void]$shells.Add($shell.AddScript($part[5].Replace('~', ' ')))
+    [void]$shell.BeginInvoke()
+}
+foreach ($shell in $shells) { $shell.Stop() }
+"""
+"""The same, beside the loop, as the driver's does."""
 
 
 @pytest.fixture
@@ -46,8 +59,8 @@ def engines() -> Iterator[WarmEngines]:
     made.close()
 
 
-def started(engines: WarmEngines) -> AnyCommand:
-    text = base64.b64encode(LOOP.encode("utf-16-le")).decode()
+def started(engines: WarmEngines, loop: str = LOOP) -> AnyCommand:
+    text = base64.b64encode(loop.encode("utf-16-le")).decode()
     arguments = ["-NoProfile", "-NonInteractive", "-EncodedCommand", text]
     command = engines.start(arguments, process_environment(BareHost(), {}))
     assert line_of(command) == "HV1 nonce hello reply 1"
@@ -99,6 +112,25 @@ def test_shell_that_is_at_something_dies_with_its_process(
     assert not Path("/proc", process).exists()
     assert asked(second, 2, "$PID") != process
     assert not ended.exists(), "a process that was killed has cleaned up"
+
+
+@pytest.mark.parametrize(("operation", "kept"), [("Events", True), ("Spawn", False)])
+def test_shell_that_only_waits_for_events_gives_its_process_back(
+    engines: WarmEngines, tmp_path: Path, operation: str, kept: bool
+) -> None:
+    begun = tmp_path / "begun"
+    first = started(engines, SIDE)
+    work = f"[IO.File]::WriteAllText('{begun}', [string]$PID)"
+    work += "; while ($true) { Start-Sleep -Milliseconds 50 }"
+    line = f"2 run 1 2 {operation} {work.replace(' ', '~')} ."
+    first.write(f"{line}\n".encode(), end=False)
+    end = time.monotonic() + 120
+    while not (begun.exists() and begun.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    first.kill()
+    second = started(engines)
+    assert (asked(second, 1, "$PID") == begun.read_text()) == kept
 
 
 def test_shell_whose_reply_is_half_out_gives_its_process_back(engines: WarmEngines) -> None:

@@ -22,6 +22,9 @@ function Open-Link {
     $socket = [System.Net.Sockets.Socket]::new(
         [System.Net.Sockets.AddressFamily]::Unix, [System.Net.Sockets.SocketType]::Stream, 0)
     $socket.Connect([System.Net.Sockets.UnixDomainSocketEndPoint]::new($env:HVSIM_SERVER))
+    # a process that outlives its runspaces closes them
+    $links = [AppDomain]::CurrentDomain.GetData('SimulatedHost.Links')
+    if ($null -ne $links) { $links.Enqueue($socket) }
     $stream = [System.Net.Sockets.NetworkStream]::new($socket, $true)
     $utf8 = [System.Text.UTF8Encoding]::new($false)
     @{
