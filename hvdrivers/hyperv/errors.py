@@ -64,6 +64,9 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "GuestDoesNotStop": e.DeviceBusy,
         "BetweenStates": e.DeviceBusy,
         "ColdOnly": e.NotSupported,
+        "Adopted": e.NotSupported,
+        "Checkpoints": e.NotSupported,
+        "NoImage": e.InvalidRequest,
         "BootVolume": e.InvalidRequest,
         "TooSmall": e.InvalidRequest,
         "NameTaken": e.VolumeExists,
@@ -214,6 +217,10 @@ _STOPPING = (
 )
 _OWN_HINTS: Mapping[str, str] = MappingProxyType(
     {
+        "Adopted": "spawn() another instance from the image. destroy(keep=) leaves the disk of"
+        " this one as a volume",
+        "Checkpoints": "Set-VM -CheckpointType Standard on the host",
+        "NoImage": "name the image to boot",
         "NoController": "power_off() it, and add one on the host: Add-VMScsiController",
         "ShareRefused": _SHARE,
         "NoFunctions": "New-VMSwitch -EnableIov on an adapter with SR-IOV, which the firmware has"

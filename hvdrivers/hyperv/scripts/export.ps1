@@ -19,6 +19,7 @@ function Invoke-HvExport {
         if ($null -eq $root) {
             Stop-Hv 'Refused' 'the instance has no root disk of its own: it boots from a volume'
         }
+        if (Test-HvPoweredOn $found.VM) { Assert-HvCheckpoints $found.VM $false }
         # one that a client has left which died in the middle
         $vm = Remove-HvExportPoints $found.VM
         $source = "$((Find-HvRoot $found).Path)"

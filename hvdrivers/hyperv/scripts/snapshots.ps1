@@ -115,6 +115,16 @@ function Invoke-HvSnapshots {
     , (Read-HvSnapshots (Find-Hv $Arguments.uuid))
 }
 
+# A machine that others have made may have any type of checkpoints; Hyper-V's own default has no memory.
+function Assert-HvCheckpoints {
+    param($VM, [bool]$Memory)
+    $type = "$($VM.CheckpointType)"
+    if ($type -eq 'Disabled') { Stop-Hv 'Checkpoints' 'checkpoints of the machine are switched off' }
+    if ($Memory -and $type -ne 'Standard') {
+        Stop-Hv 'Checkpoints' 'a production checkpoint of the machine has no memory'
+    }
+}
+
 function Invoke-HvSnapshot {
     param($Arguments)
     $lock = Lock-Hv $Arguments.uuid
@@ -145,6 +155,7 @@ function Invoke-HvSnapshot {
         if (Test-HvHasDevices $vm) {
             Stop-Hv 'Unsupported' 'a machine with a device of the host has no checkpoints'
         }
+        Assert-HvCheckpoints $vm $Arguments.memory
         if (@(Get-HvStrangeDrives $found.Uuid $vm $lines).Count -gt 0) {
             Stop-Hv 'HasVolumes' 'somebody has attached a disk, which a checkpoint would contain'
         }
