@@ -65,6 +65,9 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "GuestDoesNotStop": e.DeviceBusy,
         "BetweenStates": e.DeviceBusy,
         "ColdOnly": e.NotSupported,
+        "Adopted": e.NotSupported,
+        "Checkpoints": e.NotSupported,
+        "NoImage": e.InvalidRequest,
         "BootVolume": e.InvalidRequest,
         "TooSmall": e.InvalidRequest,
         "NameTaken": e.VolumeExists,
@@ -97,7 +100,6 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "NoController": e.NotSupported,
         "NoFunctions": e.NotSupported,
         "ManyPaths": e.NotSupported,
-        "NoCheckpoints": e.NotSupported,
         "OffOnly": e.NotSupported,
         "NotUndone": e.OutcomeUnknown,
         "Deadline": e.OperationTimeout,
@@ -229,6 +231,10 @@ _STOPPING = (
 )
 _OWN_HINTS: Mapping[str, str] = MappingProxyType(
     {
+        "Adopted": "spawn() another instance from the image. destroy(keep=) leaves the disk of"
+        " this one as a volume",
+        "Checkpoints": "Set-VM -CheckpointType Standard on the host",
+        "NoImage": "name the image to boot",
         "NoController": "power_off() it, and add one on the host: Add-VMScsiController",
         "ShareRefused": _SHARE,
         "NoFunctions": "New-VMSwitch -EnableIov on an adapter with SR-IOV, which the firmware has"
@@ -241,7 +247,6 @@ _OWN_HINTS: Mapping[str, str] = MappingProxyType(
         " iSCSI (mpclaim for Fibre Channel) make one disk of them, after the host has started"
         " again; or log the host out of all paths but one",
         "ManySwitches": "give each virtual switch of the host a name of its own: Rename-VMSwitch",
-        "NoCheckpoints": "Set-VM -CheckpointType Standard on the host",
         "OffOnly": "power_off() the instance first",
         "NotMerged": "the log Microsoft-Windows-Hyper-V-VMMS-Admin on the host says why; a file"
         " that the disk is based on may be gone. destroy() again when the disks are merged",

@@ -19,6 +19,7 @@ function Invoke-HvExport {
         if ($null -eq $root) {
             Stop-Hv 'Refused' 'the instance has no root disk of its own: it boots from a volume'
         }
+        if (Test-HvPoweredOn $found.VM) { Assert-HvCheckpoints $found.VM $false }
         # one that a client has left which died in the middle
         $vm = Remove-HvExportPoints $found.VM
         $source = "$((Find-HvRoot $found).Path)"
@@ -49,10 +50,9 @@ function Invoke-HvExport {
     }
 }
 
-# Hyper-V makes checkpoints of the machine.
+# Hyper-V makes checkpoints of what the machine has.
 function Assert-HvFreezes {
     param($VM)
-    Assert-HvCheckpoints $VM $false
     $passed = @(Hyper-V\Get-VMHardDiskDrive -VM $VM | Where-Object { Test-HvPassed $_ })
     if ($passed.Count -gt 0 -or (Test-HvHasDevices $VM)) {
         Stop-Hv 'OffOnly' 'Hyper-V makes no checkpoint of a machine with a disk or device of the host'

@@ -398,6 +398,13 @@ function Remove-HvInstance {
     if (Test-Path -LiteralPath $folder) { $lines = Get-HvRecord $folder }
     if ($Keep) {
         if (Test-Path -LiteralPath $Keep) { Stop-Hv 'NameTaken' 'a volume has this name already' }
+        $line = Find-HvLine $lines 'own'
+        if ($line -and $null -ne $vm) {
+            foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $vm) {
+                $path = Get-HvBase "$($drive.Path)"
+                if (Test-HvHad $Uuid $line $path) { Assert-HvNoBase $vm $path }
+            }
+        }
     }
     $own = @()
     if ($null -ne $vm) {

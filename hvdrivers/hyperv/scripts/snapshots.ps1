@@ -61,16 +61,6 @@ function Get-HvShape {
     "$([int]$VM.ProcessorCount);$([long]$VM.MemoryStartup);" + ($names -join ';')
 }
 
-# Which checkpoints a machine makes is said by its administrator. A production checkpoint has no memory.
-function Assert-HvCheckpoints {
-    param($VM, [bool]$Memory)
-    $kind = "$($VM.CheckpointType)"
-    if ($kind -eq 'Disabled') { Stop-Hv 'NoCheckpoints' 'somebody has switched off its checkpoints' }
-    if ($Memory -and $kind -match '^Production') {
-        Stop-Hv 'NoCheckpoints' 'it makes production checkpoints, which have no memory'
-    }
-}
-
 # Until the host has done with the checkpoints and disks of a machine.
 function Wait-HvIdle {
     param($VM)
@@ -118,6 +108,16 @@ function Find-HvSnapshot {
 function Invoke-HvSnapshots {
     param($Arguments)
     , (Read-HvSnapshots (Find-Hv $Arguments.uuid))
+}
+
+# A machine that others have made may have any type of checkpoints; Hyper-V's own default has no memory.
+function Assert-HvCheckpoints {
+    param($VM, [bool]$Memory)
+    $type = "$($VM.CheckpointType)"
+    if ($type -eq 'Disabled') { Stop-Hv 'Checkpoints' 'checkpoints of the machine are switched off' }
+    if ($Memory -and $type -ne 'Standard') {
+        Stop-Hv 'Checkpoints' 'a production checkpoint of the machine has no memory'
+    }
 }
 
 function Invoke-HvSnapshot {
