@@ -21,7 +21,7 @@ from uuid import UUID
 from hvdrivers.conformance.engine.observer import PreconditionMissing
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver
-from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.hyperv.conformance.needs import lacking, need_program
 from hvdrivers.hyperv.conformance.others import OtherHost
 from hvdrivers.hyperv.conformance.target import HypervTarget
 from hvdrivers.hyperv.driver import HypervDriver
@@ -83,17 +83,11 @@ class RealGuestTarget(SerialShell, HypervTarget):
     time_scale = 2.0
 
     def __init__(self, driver: type[HypervDriver] = HypervDriver, **options: Any) -> None:
-        if shutil.which("qemu-system-x86_64") is None:
-            raise InvalidRequest(
-                "guests=real: there is no qemu-system-x86_64 on this machine",
-                hint="install QEMU (on Debian the package qemu-system-x86), or use guests=played",
-            )
+        need_program("qemu-system-x86_64", instead=", or use guests=played")
         try:
             self._boots_from = build_guest_image()
         except GuestImageUnavailable as error:
-            raise InvalidRequest(
-                f"guests=real: no image to boot: {error}", hint="guests=played needs none"
-            ) from error
+            raise lacking(f"no image to boot: {error}", "guests=played needs none") from error
         super().__init__(driver, **options)
         self._runs: dict[UUID, list[_Guest]] = {}
         with self.host.world.lock:

@@ -216,7 +216,7 @@ class HypervTarget(PlayedGuest):
             return
         if operation != "spawn":
             raise PreconditionMissing(f"the target does not slow {operation}() down")
-        # longer than the suite's deadline, by its time scale, and beyond that no longer than the script
+        # longer than the suite's deadline, by its time scale. Beyond that no longer than the script
         # has to undo: Hyper-V takes no start back that is under way
         timing = self.host.state.timing
         usual, timing.start = timing.start, min(seconds, max(1.5, 0.75 * self.time_scale))
