@@ -117,6 +117,30 @@ def test_restarted_meanwhile(own: Host, other: ComputeDriver, call: str) -> None
         assert sum_of(own, new) == sum_of(own, old)
 
 
+@pytest.mark.parametrize("size", [SIZE, 4 * SIZE])
+def test_extended_meanwhile(own: Host, other: ComputeDriver, size: int) -> None:
+    """The replacement is looked at again: it may be too small now, or have room enough."""
+    with (
+        own.unchanged(),
+        own.volume(size_bytes=SIZE, format=ImageFormat.QCOW2) as old,
+        own.volume(size_bytes=size, format=ImageFormat.RAW) as new,
+        own.empty_machine(volumes=(VolumeAttachment(volume=old),)) as machine,
+    ):
+        uuid, wanted = machine.uuid, VolumeAttachment(volume=new)
+        meet = lambda: other.extend_volume(uuid, old.volume_id, 2 * SIZE)  # noqa: E731
+        with met(own, _BEGIN, meet):
+            if size == SIZE:
+                with pytest.raises(errors.InvalidRequest, match=str(2 * SIZE)) as refused:
+                    own.driver.swap_volume(uuid, old.volume_id, wanted)
+                assert refused.value.hint
+            else:
+                own.driver.swap_volume(uuid, old.volume_id, wanted)
+        assert held(machine) == (old if size == SIZE else new).volume_id
+        assert not copies(machine)
+        own.driver.power_off(uuid)
+        own.driver.detach_volume(uuid, held(machine))
+
+
 @pytest.mark.parametrize("replaces", ["swap", "detach"])
 def test_another_volume_is_there_meanwhile(own: Host, other: ComputeDriver, replaces: str) -> None:
     """A copy goes by the name of the device, and another volume has got it."""
