@@ -17,6 +17,7 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.libvirt.held_volumes import volumes_of
+from hvdrivers.libvirt.pools import LOOK
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import DiskQos, PoolVolume, VolumeAttachment
@@ -63,6 +64,10 @@ def dies(own: Host, machine: Machine, volume_id: str, wanted: VolumeAttachment, 
             own.peer.uri, "swap_volume", (machine.uuid, volume_id, wanted), number, "after"
         )
         assert made, f"there was no {call}"
+        # a look at a file ends later: see test_shares.py
+        for pool in own.peer.virsh("pool-list", "--name").split():
+            if pool.startswith(LOOK):
+                own.peer.virsh("pool-destroy", pool)
         if made == call:
             return
 
