@@ -118,6 +118,7 @@ class LibvirtSwap(Topic, SwapVolume):
             )
         _refuse_unfit(disk, replacement)
         new = self.volumes.element(uuid, replacement, attribute(disk, "target", "dev") or "")
+        _refuse_other_sectors(disk, new)
         if place_of(new) in map(place_of, (*mine.values(), *stored.values())):
             raise errors.InvalidRequest(
                 "the replacement is a volume of this instance, under another id"
@@ -349,5 +350,14 @@ def _refuse_unfit(disk: Element, replacement: VolumeAttachment) -> None:
     if disk.find("readonly") is not None or replacement.read_only:
         raise errors.NotSupported(
             "QEMU swaps no volume that is read-only",
+            hint="detach_volume() the old one, and attach_volume() the other",
+        )
+
+
+def _refuse_other_sectors(disk: Element, new: Element) -> None:
+    wanted, there = new.find("blockio"), disk.find("blockio")
+    if wanted is not None and wanted.attrib != (there.attrib if there is not None else {}):
+        raise errors.NotSupported(
+            "the guest knows the disk by the sizes of its blocks, and the replacement has others",
             hint="detach_volume() the old one, and attach_volume() the other",
         )

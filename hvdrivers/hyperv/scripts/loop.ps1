@@ -193,7 +193,9 @@ function Invoke-HvRequest {
         # a stopped pipeline comes only here
         if ($null -eq $reply) { $reply = @{ ok = $false; error = (New-HvStopped) } }
         if ($null -ne $HvNotUndone) {
-            $reply = @{ ok = $false; error = @{ id = 'Hv.NotUndone'; message = $HvNotUndone } }
+            $message = $HvNotUndone
+            if ($reply.error -and $reply.error.message) { $message += ". Why: $($reply.error.message)" }
+            $reply = @{ ok = $false; error = @{ id = 'Hv.NotUndone'; message = $message } }
         }
         Write-HvFrame $Part[0] $reply
     }
