@@ -408,6 +408,7 @@ function Remove-HvInstance {
     }
     $own = @()
     if ($null -ne $vm) {
+        Assert-HvAlone $vm
         Stop-HvMachine $vm 0
         $volumes = Get-HvVolumePaths $lines
         foreach ($drive in @(Remove-HvSnapshots $vm)) {

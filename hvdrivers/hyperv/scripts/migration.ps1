@@ -50,6 +50,10 @@ function Invoke-HvMoveLook {
         [void]$blockers.Add(@('storage', 'it has snapshots', '',
             'delete the snapshots first'))
     }
+    if ($vm.IsClustered) {
+        [void]$blockers.Add(@('state', 'a failover cluster has the machine', '',
+            'Move-ClusterVirtualMachineRole moves it within the cluster'))
+    }
     $volumes = Get-HvVolumePaths $lines
     $bytes = 0L
     $base = ''
