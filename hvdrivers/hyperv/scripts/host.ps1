@@ -391,6 +391,8 @@ function Get-HvPool {
 
 function Get-HvSwitch {
     param([string]$Name)
-    foreach ($each in Hyper-V\Get-VMSwitch) { if ($each.Name -ceq $Name) { return $each } }
+    $named = @(Hyper-V\Get-VMSwitch | Where-Object { $_.Name -ceq $Name })
+    if ($named.Count -eq 1) { return $named[0] }
+    if ($named.Count -gt 1) { Stop-Hv 'ManySwitches' 'several virtual switches have this name' }
     Stop-Hv 'NetworkNotFound' 'there is no such virtual switch'
 }

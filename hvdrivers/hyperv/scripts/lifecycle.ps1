@@ -409,8 +409,13 @@ function Remove-HvInstance {
     $own = @()
     if ($null -ne $vm) {
         Stop-HvMachine $vm 0
-        Remove-HvSnapshots $vm
         $volumes = Get-HvVolumePaths $lines
+        foreach ($drive in @(Remove-HvSnapshots $vm)) {
+            $path = Get-HvBase $drive.Path
+            if ($Keep -or $volumes -contains $path -or -not (Test-HvOwn $Uuid $lines $path)) {
+                Stop-Hv 'NotMerged' "the host does not merge the checkpoints into $path, which stays"
+            }
+        }
         foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $vm) {
             $path = "$($drive.Path)"
             if ((Test-HvPassed $drive)) { continue }
@@ -486,28 +491,41 @@ function Find-HvRemains {
 function Remove-HvSnapshots {
     param($VM)
     $snapshots = @(Hyper-V\Get-VMSnapshot -VM $VM)
-    if ($snapshots.Count -eq 0) { return }
+    # what the machine had when the first checkpoint was made. Backup software may have left an .avhdx there
+    $first = @{}
+    foreach ($snapshot in $snapshots) {
+        if ($snapshot.ParentSnapshotId) { continue }
+        foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VMSnapshot $snapshot) {
+            $first["$($drive.Path)"] = $true
+        }
+    }
     foreach ($snapshot in $snapshots) {
         if (-not $snapshot.ParentSnapshotId) {
             Hyper-V\Remove-VMSnapshot -VMSnapshot $snapshot -IncludeAllChildSnapshots -Confirm:$false
         }
     }
-    Wait-HvMerged $VM
+    $seconds = 0
+    if ($snapshots.Count -gt 0) { $seconds = 10 }
+    Wait-HvMerged $VM $first $seconds
 }
 
-# Until no drive of the machine is a checkpoint's any more, as far as no checkpoint is left.
+# Until no checkpoint is left and the machine has the disks that it had first. Returns the drives that the
+# host does not merge: it has not worked at them for so many seconds.
 function Wait-HvMerged {
-    param($VM)
+    param($VM, $First, [int]$Seconds)
+    $clock = [System.Diagnostics.Stopwatch]::StartNew()
     while ($true) {
         $now = Get-HvMachine $VM.Id.ToString()
         if ($null -eq $now) { return }
-        $busy = @(Hyper-V\Get-VMSnapshot -VM $now).Count -gt 0
-        if (-not $busy) {
-            foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $now) {
-                if ("$($drive.Path)" -match '\.avhdx?$') { $busy = $true }
-            }
+        $works = "$($now.SecondaryOperationalStatus)" -match 'Merging|Snapshot' -or
+            @(Hyper-V\Get-VMSnapshot -VM $now).Count -gt 0
+        if (-not $works) {
+            $left = @(Hyper-V\Get-VMHardDiskDrive -VM $now | Where-Object {
+                "$($_.Path)" -match '\.avhdx?$' -and -not $First["$($_.Path)"] })
+            if ($left.Count -eq 0) { return }
+            if ($clock.Elapsed.TotalSeconds -ge $Seconds) { return $left }
         }
-        if (-not $busy) { return }
+        else { $clock.Restart() }
         Wait-Hv 25
     }
 }

@@ -175,11 +175,15 @@ function Invoke-HvMoveFits {
     if ($Arguments.bytes -gt [long](Get-HvSpace 'default').free) {
         [void]$blockers.Add(@('storage', 'it has no room for the disks', '', ''))
     }
-    $switches = @{}
-    foreach ($each in Hyper-V\Get-VMSwitch) { $switches[$each.Name] = $true }
+    $switches = New-Object System.Collections.Hashtable ([StringComparer]::Ordinal)
+    foreach ($each in Hyper-V\Get-VMSwitch) { $switches["$($each.Name)"] += 1 }
     foreach ($nic in $Arguments.nics) {
         if ($nic[1] -and -not $switches[$nic[1]]) {
             [void]$blockers.Add(@('network', "it has no virtual switch $($nic[1])", $nic[0], ''))
+        }
+        elseif ($nic[1] -and $switches[$nic[1]] -gt 1) {
+            [void]$blockers.Add(@('network', "it has several virtual switches $($nic[1])", $nic[0],
+                'Rename-VMSwitch'))
         }
         elseif ($nic[1] -and $nic[2]) {
             # Hyper-V would move it, and the NIC would go through the switch from then on

@@ -187,15 +187,20 @@ function Move-HvDisk {
 }
 
 # A folder that the instance's disks have left: a machine may use a disk there that is not its own.
+# USED: the disks that the instance has. Those stay too.
 function Remove-HvOwnFolder {
-    param($Found, [string]$Folder)
+    param($Found, [string]$Folder, [string[]]$Used)
     if (-not (Test-Path -LiteralPath $Folder)) { return }
     $lines = Get-HvRecord $Found.Folder
+    $kept = @(foreach ($each in $Used) { if ($each) { Get-HvChain $each } })
     $strange = $false
     foreach ($item in Get-ChildItem -LiteralPath $Folder -Recurse -File) {
         if ($item.Name -notmatch '\.a?vhdx?$') { continue }
         $path = Get-HvWindowsPath $Folder $item
-        if (Test-HvOwn $Found.Uuid $lines $path) { Remove-HvTree $path } else { $strange = $true }
+        if ($kept -notcontains $path -and (Test-HvOwn $Found.Uuid $lines $path)) {
+            Remove-HvTree $path
+        }
+        else { $strange = $true }
     }
     if (-not $strange) { Remove-HvTree $Folder }
 }

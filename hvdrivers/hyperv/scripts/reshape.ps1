@@ -426,16 +426,25 @@ function Exit-HvRescue {
 function Invoke-HvUnrescue {
     param($Arguments)
     $lock = Lock-Hv $Arguments.uuid
+    $off = $false
     try {
         $found = Find-HvLegal $Arguments
         if (-not $found.Rescued) { return }
         $on = $found.State -ne 'stopped'
         if ($on) {
             Assert-HvMayStart
+            $off = $true
             Stop-HvMachine $found.VM 0
         }
         Exit-HvRescue $found
         if ($on) { Start-HvMachine $found.VM }
+        $off = $false
     }
-    finally { Unlock-Hv $lock }
+    finally {
+        if ($off) {
+            # there is no way back to the rescue
+            $global:HvNotUndone = 'it did not come to its end: power_on() ends it, and starts the machine'
+        }
+        Unlock-Hv $lock
+    }
 }
