@@ -18,7 +18,7 @@ from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.library import Json
-from hvdrivers.hyperv.session import Session
+from hvdrivers.hyperv.session import Session, naming_states
 from hvdrivers.hyperv.watching import watched
 from hvdrivers.models.migration import Blocker, BlockerKind, Destination
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
@@ -252,7 +252,8 @@ class Move:
         arguments = {**self._plan, "legal": legal, "record": self._look["record"]}
 
         def move() -> None:
-            self._source.session.call("Move", arguments, self._deadline)
+            with naming_states(self._operation, self._uuid):
+                self._source.session.call("Move", arguments, self._deadline)
 
         if progress is None:
             move()

@@ -79,6 +79,7 @@ from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import InstanceSpec, Keep
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.vif import (
     Bandwidth,
@@ -92,7 +93,14 @@ from hvdrivers.models.vif import (
     VifQos,
 )
 from hvdrivers.models.vif.common import VifBase
-from hvdrivers.models.volume import DiskQos, VolumeAttachment
+from hvdrivers.models.volume import (
+    DiskQos,
+    NfsData,
+    RbdData,
+    VolumeAttachment,
+    VolumeData,
+    VolumeEncryption,
+)
 
 
 class LibvirtDriver(
@@ -133,11 +141,17 @@ class LibvirtDriver(
     takes: ClassVar[Fields] = {
         InstanceSpec: frozenset({"disks", "numa"}),
         Hardware: frozenset(Hardware.model_fields),
+        Destination: frozenset({"storage", "address", "user", "password"}),
         OwnDisk: frozenset({"size_mib", "bus", "kept"}),
         SeedDisc: frozenset({"bus", "device_type"}),
         Keep: frozenset({Keep.EPHEMERAL_DISKS.value, Keep.SWAP_DISK.value}),
         HostImage: frozenset({"cached"}),
         VolumeAttachment: frozenset({"bus", "cache", "device_type", "discard"}),
+        VolumeData: frozenset({"logical_block_size", "physical_block_size", "enforce_multipath"}),
+        RbdData: frozenset({"cluster_name"}),
+        NfsData: frozenset({"options"}),
+        # the header of a LUKS volume says both, and QEMU reads them there
+        VolumeEncryption: frozenset({"cipher", "key_size"}),
         DiskQos: frozenset(DiskQos.model_fields),
         VifBase: frozenset({"active", "model", "mtu", "queues", "vlan"}),
         VifQos: frozenset(VifQos.model_fields),

@@ -12,7 +12,9 @@ from contextlib import contextmanager, suppress
 from secrets import token_hex
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
+from hvdrivers.libvirt.files import base_path
 from hvdrivers.libvirt.pools import LOOK, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import last_calls
@@ -51,6 +53,41 @@ def needing_room(pool: Remote, size: int = 0, *, capacity: int = 0) -> Iterator[
         if lacking is None:
             raise
         raise lacking from error
+
+
+@contextmanager
+def needing_room_alone(pool: Remote, original: Remote) -> Iterator[None]:
+    """Around a copy that stands alone: it takes what the original takes, and what that stands on.
+    No call; after a failure three, and two for each file of the chain.
+
+    Raises:
+        InsufficientResources: the copy failed, and the pool has less room than that.
+    """
+    try:
+        yield
+    except errors.HypervisorFault as error:
+        size = 0
+        with suppress(errors.HypervisorError):
+            size = size_alone(original.connect(), str(original.path()))
+        lacking = lacking_room(pool, size, error)
+        if lacking is None:
+            raise
+        raise lacking from error
+
+
+def size_alone(remote: Remote, path: str) -> int:
+    """Bytes that a disk takes on the host, with all that it stands on. Two calls for each file."""
+    total = 0
+    while path:
+        try:
+            description = described(remote.storageVolLookupByPath(path))
+        except errors.VolumeNotFound:
+            break
+        if description is None:
+            break
+        total += int(description.findtext("allocation") or 0)
+        path = base_path(description)
+    return total
 
 
 @contextmanager

@@ -19,11 +19,14 @@ function Invoke-HvExport {
         if ($null -eq $root) {
             Stop-Hv 'Refused' 'the instance has no root disk of its own: it boots from a volume'
         }
+        if (Test-HvPoweredOn $found.VM) { Assert-HvCheckpoints $found.VM $false }
         # one that a client has left which died in the middle
         $vm = Remove-HvExportPoints $found.VM
         $source = "$((Find-HvRoot $found).Path)"
+        $on = Test-HvPoweredOn $vm
+        if ($on) { Assert-HvFreezes $vm }
         $begun = $true
-        if (Test-HvPoweredOn $vm) {
+        if ($on) {
             Hyper-V\Checkpoint-VM -VM $vm -SnapshotName "hvdrivers.export-$($Arguments.nonce)"
             Assert-HvBudget
             $source = "$((Hyper-V\Get-VHD -Path (Find-HvRoot $found).Path).ParentPath)"
@@ -47,6 +50,15 @@ function Invoke-HvExport {
     }
 }
 
+# Hyper-V makes checkpoints of what the machine has.
+function Assert-HvFreezes {
+    param($VM)
+    $passed = @(Hyper-V\Get-VMHardDiskDrive -VM $VM | Where-Object { Test-HvPassed $_ })
+    if ($passed.Count -gt 0 -or (Test-HvHasDevices $VM)) {
+        Stop-Hv 'OffOnly' 'Hyper-V makes no checkpoint of a machine with a disk or device of the host'
+    }
+}
+
 # The caller has the lock of the instance: whoever made such a checkpoint is not at work any more.
 function Remove-HvExportPoints {
     param($VM)
@@ -62,6 +74,10 @@ function Remove-HvExportPoints {
 # One piece: raw deflate of at most so many bytes from this offset on.
 function Invoke-HvExportRead {
     param($Arguments)
+    if (-not (Test-Path -LiteralPath (Get-HvExport $Arguments))) {
+        $null = Find-Hv $Arguments.uuid # it was destroyed meanwhile
+        Stop-Hv 'Changed' 'somebody has removed the copy of the disk'
+    }
     $stream = [IO.File]::Open((Get-HvFile (Get-HvExport $Arguments)), 'Open', 'Read', 'Read')
     try {
         [void]$stream.Seek($Arguments.offset, 'Begin')
