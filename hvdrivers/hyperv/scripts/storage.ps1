@@ -18,7 +18,7 @@ function Assert-HvVolume {
 function Test-HvFile {
     param([string]$Path, [switch]$Blind)
     if (Test-Path -LiteralPath $Path) { return $true }
-    if (-not $Path.StartsWith('\\')) { return $false }
+    if (-not $Path.StartsWith('\\', 'Ordinal')) { return $false }
     try { $null = Hyper-V\Get-VHD -Path $Path }
     catch {
         if (-not (Test-HvDenied $_)) { return $false }
