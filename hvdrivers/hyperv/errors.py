@@ -66,6 +66,8 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "BetweenStates": e.DeviceBusy,
         "ColdOnly": e.NotSupported,
         "Adopted": e.NotSupported,
+        "Clustered": e.NotSupported,
+        "Replica": e.NotSupported,
         "Checkpoints": e.NotSupported,
         "NoImage": e.InvalidRequest,
         "BootVolume": e.InvalidRequest,
@@ -232,6 +234,8 @@ _STOPPING = (
 )
 _OWN_HINTS: Mapping[str, str] = MappingProxyType(
     {
+        "Clustered": "take its role out of the cluster first: Remove-ClusterGroup -RemoveResources",
+        "Replica": "adopt() it on the host that it runs on, or Remove-VMReplication first",
         "Adopted": "spawn() another instance from the image. destroy(keep=) leaves the disk of"
         " this one as a volume",
         "Checkpoints": "Set-VM -CheckpointType Standard on the host",

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from hvdrivers.contract import errors
-from hvdrivers.hyperv.library import Json
+from hvdrivers.hyperv.library import Json, Secret
 from hvdrivers.models.volume import ChapCredentials, FibreChannelVolume, IscsiVolume, Volume
 
 _PATTERN: Final = re.compile(r"[*?\[\]`]")
@@ -98,4 +98,4 @@ def _chap(credentials: ChapCredentials | None) -> dict[str, Json] | None:
             f"a CHAP user has at most {_USER_BYTES} bytes",
             hint="give auth_username as the storage server knows it",
         )
-    return {"user": credentials.username, "secret": secret}
+    return {"user": credentials.username, "secret": Secret(secret)}

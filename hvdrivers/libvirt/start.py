@@ -58,7 +58,7 @@ _NO_DIRECT_IO = (
 
 def start(domain: Remote, *, paused: bool = False) -> bool:
     """Power on; False if somebody else has done it: that one may have started it otherwise. One
-    call; after a failure two more, two for each NIC, one for the disks, and up to six for each raw
+    call; after a failure two more, two for each NIC, one for the disks, and up to six for each
     file.
 
     Args:
@@ -81,7 +81,7 @@ def _paused(paused: bool) -> int:
 def start_new(remote: Remote, xml: str, *, paused: bool = False) -> Remote:
     """Power on a machine that is not defined: until its CPUs run it is not there, or starting up.
     It has to be defined then, or it ends with its power. One call; after a failure one more, two
-    for each NIC, one for the disks, and up to six for each raw file."""
+    for each NIC, one for the disks, and up to six for each file."""
     try:
         flags = libvirt.VIR_DOMAIN_START_VALIDATE | _paused(paused)
         domain: Remote = remote.createXML(xml, flags)

@@ -123,7 +123,7 @@ class LibvirtSwap(Topic, SwapVolume):
             raise errors.InvalidRequest(
                 "the replacement is a volume of this instance, under another id"
             )
-        capacity = int(domain.blockInfo(attribute(disk, "target", "dev"), 0)[0])
+        capacity = _capacity(domain, attribute(disk, "target", "dev"))
         size = self._size_of(new)
         if size is not None and size < capacity:
             raise errors.InvalidRequest(
@@ -144,6 +144,7 @@ class LibvirtSwap(Topic, SwapVolume):
             disk=disk,
             new=new,
             part=capacity if larger else None,
+            capacity=capacity,
             run=xml.get("id"),
         )
 
@@ -228,13 +229,15 @@ class LibvirtSwap(Topic, SwapVolume):
         return True
 
     def _require_swapped(self, swap: Swap, domain: Remote) -> None:
-        """After the end of a copy that this client has not ended. One call; four more after a
+        """After the end of a copy that this client has not ended. One call; five more after a
         failure."""
         xml = xml_of(domain)
         if swap.is_on(xml) is not None:
             return
-        if xml.get("id") != swap.run:
-            raise LookAgain  # the machine went off
+        if xml.get("id") != swap.run or swap.is_another(xml):
+            raise LookAgain  # the machine went off, or another client has detached the volume
+        if swap.capacity != _capacity(domain, swap.device):
+            raise LookAgain  # another client has extended the volume
         error = errors.HypervisorFault(
             "the copy came to no end: the replacement has another size, or could not be written,"
             " or another client has stopped the copy",
@@ -295,7 +298,16 @@ class LibvirtSwap(Topic, SwapVolume):
         if stored is None or stored.findtext("serial") == serial_of(replacement.volume_id):
             return
         with changed():
-            swap = Swap(uuid, volume_id, replacement, disk, new=disk, part=None, run=xml.get("id"))
+            swap = Swap(
+                uuid=uuid,
+                volume_id=volume_id,
+                replacement=replacement,
+                disk=disk,
+                new=disk,
+                part=None,
+                capacity=None,
+                run=xml.get("id"),
+            )
             self._completed(swap, domain, None)
 
     def _given_up(self, swap: Swap) -> None:
@@ -320,6 +332,11 @@ class LibvirtSwap(Topic, SwapVolume):
             if swap.copies(xml) or swap.replacement.volume_id in volumes_of(xml):
                 return
         self.secrets.delete_of(swap.uuid, swap.replacement.volume_id)
+
+
+def _capacity(domain: Remote, device: str | None) -> int:
+    """The bytes that a guest sees of a disk. One call."""
+    return int(domain.blockInfo(device, 0)[0])
 
 
 def _refuse_unfit(disk: Element, replacement: VolumeAttachment) -> None:

@@ -216,9 +216,10 @@ class HypervTarget(PlayedGuest):
             return
         if operation != "spawn":
             raise PreconditionMissing(f"the target does not slow {operation}() down")
-        # no longer than the script has to undo: Hyper-V takes no start back that is under way
+        # longer than the suite's deadline, by its time scale. Beyond that no longer than the script
+        # has to undo: Hyper-V takes no start back that is under way
         timing = self.host.state.timing
-        usual, timing.start = timing.start, min(seconds, 1.5)
+        usual, timing.start = timing.start, min(seconds, max(1.5, 0.75 * self.time_scale))
         try:
             yield
         finally:

@@ -64,14 +64,14 @@ function Get-HvSource {
 # The parameter of Add- and Set-VMHardDiskDrive for that.
 function Get-HvSourceArgument {
     param([string]$Source)
-    if (-not $Source.StartsWith('disk:')) { return @{ Path = $Source } }
+    if (-not $Source.StartsWith('disk:', 'Ordinal')) { return @{ Path = $Source } }
     @{ DiskNumber = (Find-HvUnique $Source.Substring(5)).Number }
 }
 
 # Whether it is there.
 function Test-HvSource {
     param([string]$Source)
-    if (-not $Source.StartsWith('disk:')) { return Test-HvFile $Source -Blind }
+    if (-not $Source.StartsWith('disk:', 'Ordinal')) { return Test-HvFile $Source -Blind }
     @(Get-Disk | Where-Object { "disk:$($_.UniqueId)" -eq $Source }).Count -gt 0
 }
 
@@ -167,7 +167,7 @@ function Find-HvFreePlace {
     foreach ($drive in @(Hyper-V\Get-VMHardDiskDrive -VM $VM) + @(Hyper-V\Get-VMDvdDrive -VM $VM)) {
         $place = Get-HvPlace $drive
         $taken[$place] = $true
-        if ($place.StartsWith('SCSI')) { $count++ }
+        if ($place.StartsWith('SCSI', 'Ordinal')) { $count++ }
     }
     if ($Ide) {
         foreach ($place in 'IDE 0 0', 'IDE 0 1', 'IDE 1 0', 'IDE 1 1') {

@@ -282,7 +282,7 @@ function Find-Hv {
 function Get-HvState {
     param($VM, [bool]$Rescued)
     $name = $VM.State.ToString()
-    if ($name.EndsWith('Critical')) { $name = $name.Substring(0, $name.Length - 8) }
+    if ($name.EndsWith('Critical', 'Ordinal')) { $name = $name.Substring(0, $name.Length - 8) }
     switch ($name) {
         'Off' { return 'stopped' }
         'Starting' { return 'stopped' }

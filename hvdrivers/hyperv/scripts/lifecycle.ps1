@@ -408,6 +408,7 @@ function Remove-HvInstance {
     }
     $own = @()
     if ($null -ne $vm) {
+        Assert-HvAlone $vm
         Stop-HvMachine $vm 0
         $volumes = Get-HvVolumePaths $lines
         foreach ($drive in @(Remove-HvSnapshots $vm)) {
@@ -463,7 +464,7 @@ function Remove-HvInstance {
     foreach ($other in Get-HvPoolFolders $Uuid) { Remove-HvTree $other }
     Remove-HvTree $folder
     foreach ($file in [IO.Directory]::GetFiles($HvShared.Facts.Index, "$Uuid.*")) {
-        if (-not $file.EndsWith('.claim')) { Remove-HvFile $file }
+        if (-not $file.EndsWith('.claim', 'Ordinal')) { Remove-HvFile $file }
     }
     Remove-HvFile (Get-HvClaim $Uuid)
 }

@@ -50,6 +50,10 @@ function Invoke-HvMoveLook {
         [void]$blockers.Add(@('storage', 'it has snapshots', '',
             'delete the snapshots first'))
     }
+    if ($vm.IsClustered) {
+        [void]$blockers.Add(@('state', 'a failover cluster has the machine', '',
+            'Move-ClusterVirtualMachineRole moves it within the cluster'))
+    }
     $volumes = Get-HvVolumePaths $lines
     $bytes = 0L
     $base = ''
@@ -63,7 +67,7 @@ function Invoke-HvMoveLook {
         }
         $file = Get-HvBase $path
         if ($volumes -contains $path -or -not (Test-HvOwn $Arguments.uuid $lines $file)) {
-            if (-not $path.StartsWith('\\')) {
+            if (-not $path.StartsWith('\\', 'Ordinal')) {
                 $what = 'a volume is on a disk of its host'
                 if ($volumes -notcontains $path) {
                     $what = 'somebody has attached a disk of its host to it'
@@ -369,7 +373,7 @@ function Invoke-HvMove {
         }
         foreach ($drive in Get-HvStrangeDrives $uuid $found.VM (Get-HvRecord $found.Folder)) {
             # the host would take it along to the machine's folder
-            if (-not "$($drive.Path)".StartsWith('\\')) {
+            if (-not "$($drive.Path)".StartsWith('\\', 'Ordinal')) {
                 Stop-Hv 'Changed' 'somebody has attached a disk while the migration began'
             }
         }

@@ -76,7 +76,7 @@ function Get-HvOwnLines {
 # that nobody compares with another. Whatever the path calls the server: this host has many names.
 function Assert-HvOnOtherHost {
     param([string]$Path)
-    if (-not $Path.StartsWith('\\')) { return }
+    if (-not $Path.StartsWith('\\', 'Ordinal')) { return }
     $part = $Path.Substring(2).Split('\')
     $rest = ($part | Select-Object -Skip 2) -join '\'
     $kept = @($HvShared.Facts.Root) + @($HvShared.Facts.Pools | ForEach-Object { $_.path })

@@ -57,7 +57,7 @@ function Invoke-HvHost {
 function Get-HvSpace {
     param([string]$Name)
     $path = Get-HvPool $Name
-    $space = @{ name = $Name; total = $null; free = $null; shared = $path.StartsWith('\\') }
+    $space = @{ name = $Name; total = $null; free = $null; shared = $path.StartsWith('\\', 'Ordinal') }
     if ($path -notmatch '^[A-Za-z]:') { return $space }
     try {
         # a folder may lie on another volume than its letter says

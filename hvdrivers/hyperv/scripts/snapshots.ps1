@@ -218,6 +218,10 @@ function Invoke-HvRevert {
         $vm = Wait-HvIdle $found.VM
         $snapshot = Find-HvSnapshot $vm $Arguments.id
         if ($null -eq $snapshot) { Stop-Hv 'SnapshotNotFound' 'there is no such snapshot' }
+        $type = "$($snapshot.SnapshotType)"
+        if ($type -match '^(Recovery|Planned|Missing)$') {
+            Stop-Hv 'Refused' "it is no snapshot to go back to, but Hyper-V's own ($type), of a backup for instance"
+        }
         if ($found.State -eq 'stopped') { Exit-HvRescue $found }
         $lines = Get-HvRecord $found.Folder
         $volumes = Get-HvVolumePaths $lines

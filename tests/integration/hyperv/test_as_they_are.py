@@ -16,8 +16,9 @@ from hvdrivers.contract.power import RebootKind
 from hvdrivers.hyperv.simulator.cmdlets.checkpoints import take
 from hvdrivers.hyperv.simulator.errors import E_OUT_OF_MEMORY
 from hvdrivers.hyperv.simulator.guests.played import Behaviour
-from hvdrivers.hyperv.simulator.state.devices import HardDrive, Slot
+from hvdrivers.hyperv.simulator.state.devices import Config, HardDrive, Slot
 from hvdrivers.hyperv.simulator.state.host import Switch
+from hvdrivers.hyperv.simulator.state.machine import Machine
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
@@ -290,5 +291,47 @@ def test_a_reboot_that_ends_half_way(site: Site, image: FileImage) -> None:
         driver.reboot(uuid, RebootKind.SOFT)
     faults.clear()
     assert driver.get_instance(uuid).state is InstanceState.STOPPED
+    driver.destroy(uuid)
+    assert site.left() == []
+
+
+def test_a_machine_of_a_cluster_and_a_replica(site: Site, image: FileImage) -> None:
+    """Somebody else decides where it is, and what is on its disks."""
+    driver, state = site.driver, site.host.state
+    uuid = driver.spawn(spec(image)).uuid
+    machine = machine_of(site, uuid)
+    stranger = Machine(host=state, config=Config(name="theirs", generation=2), path="C:\\elsewhere")
+    with site.host.world.lock:
+        machine.clustered = stranger.clustered = True
+        state.machines[stranger.id] = stranger
+    with pytest.raises(errors.NotSupported) as refused:
+        driver.destroy(uuid)
+    assert "Remove-ClusterGroup" in str(refused.value.hint)
+    assert driver.get_instance(uuid).state is InstanceState.RUNNING
+    with pytest.raises(errors.NotSupported):
+        driver.adopt(stranger.id)
+    with site.host.world.lock:
+        machine.clustered = stranger.clustered = False
+        stranger.replication_mode = "Replica"
+    with pytest.raises(errors.NotSupported):
+        driver.adopt(stranger.id)
+    assert [each.uuid for each in driver.list_foreign()] == [stranger.id]
+    with site.host.world.lock:
+        del state.machines[stranger.id]
+    driver.destroy(uuid)
+    assert site.left() == []
+
+
+def test_a_checkpoint_of_backup_software(site: Site, image: FileImage) -> None:
+    """Hyper-V's manager neither applies nor deletes it; a backup leaves it."""
+    driver = site.driver
+    uuid = driver.spawn(spec(image, start=False)).uuid
+    with site.host.world.lock:
+        point = take(machine_of(site, uuid), "backup")
+        point.kind = "Recovery"
+    assert [each.id for each in driver.list_snapshots(uuid)] == [str(point.id)]
+    with pytest.raises(errors.InvalidRequest, match="Recovery"):
+        driver.revert_snapshot(uuid, str(point.id))
+    driver.delete_snapshot(uuid, str(point.id))
     driver.destroy(uuid)
     assert site.left() == []

@@ -111,6 +111,16 @@ def test_arrays_that_come_whole_are_taken_apart() -> None:
     assert re.search(bare, "Get-HvRecord $Folder | Where-Object { $_ }")
 
 
+def test_texts_are_compared_letter_by_letter() -> None:
+    """Without a word .NET compares as the language of the host does, where some letters count for
+    nothing and others for two."""
+    for script in SCRIPTS:
+        for line in script.read_text(encoding="utf-8").splitlines():
+            if re.search(r"\.(StartsWith|EndsWith)\(", line):
+                assert "'Ordinal" in line, f"{script.name}: {line.strip()}"
+            assert not re.search(r"\.To(Lower|Upper)\(", line), f"{script.name}: {line.strip()}"
+
+
 def test_looks_have_runspaces_of_their_own() -> None:
     text = (FOLDER / "loop.ps1").read_text(encoding="utf-8")
     kinds = text[text.index("function Get-HvKind") : text.index("function New-HvStopped")]

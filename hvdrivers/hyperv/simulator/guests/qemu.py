@@ -260,8 +260,10 @@ class QemuGuest:
                 )  # fmt: skip
             self._link(nic)
         for identity in [each for each in self._ports if each not in wanted]:
-            # The guest lets go of the device by itself; _heard() frees its port then.
+            # The guest lets go of the device by itself; _heard() frees its port then. One that does
+            # not has no link any more: Hyper-V asks no guest.
             try:
+                self.qmp("set_link", name=f"nic{identity.hex}", up=False)
                 self.qmp("device_del", id=f"nic{identity.hex}")
             except QmpError:
                 continue
