@@ -58,7 +58,6 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shown import shown
 from hvdrivers.libvirt.slots import refuse_too_many
 from hvdrivers.libvirt.start import start_new
-from hvdrivers.libvirt.states import as_rescued
 from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.instance import (
     Firmware,
@@ -296,18 +295,15 @@ class LibvirtLifecycle(Topic, Lifecycle):
         """Budget: 2 calls for any number of instances; 1 more where the host has machines that
         spawn() has not made."""
         del timeout
-        machines = self.listing.machines()
-        known = self.identity.known((uuid, name) for uuid, name, _, _ in machines)
         return [
             _line(
                 uuid,
-                ours.label,
-                as_rescued(state) if ours.rescues else state,
+                known.label,
+                state,
                 int(stats.get("vcpu.current", 1)),
                 int(stats.get("balloon.maximum", 0)) // 1024,
             )
-            for uuid, _, state, stats in machines
-            if (ours := known.get(uuid)) is not None
+            for uuid, known, state, stats in self.listing.ours()
         ]
 
     def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:

@@ -206,7 +206,7 @@ def record_in(domain: Element) -> Record:
             now["flavor"] = Flavor.model_validate_json(flavor)
         if roots := roots_in(domain):
             now["image"] = _current(domain, roots).image
-        return record.model_copy(update=now)
+        return record.model_copy(update=now) if now else record
     except ValidationError as error:
         raise errors.HypervisorFault(
             "the domain's hvdrivers metadata is missing or damaged",

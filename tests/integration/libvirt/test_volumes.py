@@ -558,11 +558,13 @@ def test_what_is_no_disk(host: Host, machine: Machine, off: Machine) -> None:
         shutil.rmtree(outside)
 
 
-def test_budget_of_a_look_at_a_file(host: Host, off: Machine) -> None:
+def test_budget_of_a_look_at_a_file(
+    host: Host, off: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One call for a file by its path, three more for one in no pool."""
     looks = {"Connect.storageVolLookupByPath": 1}
     beside = {"Connect.storagePoolCreateXML", "StoragePool.storageVolLookupByName"}
-    host.raw.connection.links.spare = lambda: None  # type: ignore[method-assign] # one connection
+    monkeypatch.setattr(host.raw.connection.links, "spare", lambda: None)  # one connection
     with host.unchanged(), host.file() as path:
         host.peer.virsh("pool-refresh", "default")
         elsewhere = f"{host.peer.images}/{uuid4().hex[:8]}"
