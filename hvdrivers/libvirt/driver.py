@@ -61,6 +61,7 @@ from hvdrivers.libvirt.rescue import LibvirtRescue
 from hvdrivers.libvirt.resize import LibvirtResize
 from hvdrivers.libvirt.resources import LibvirtResources
 from hvdrivers.libvirt.rewiring import Rewirings
+from hvdrivers.libvirt.room import full_daemon
 from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.serial_line import LibvirtSerial
 from hvdrivers.libvirt.session import Connection
@@ -256,8 +257,16 @@ def _bounded(operation: Callable[..., Any], *, changes: bool) -> Callable[..., A
     def bounded(
         self: LibvirtDriver, *args: Any, timeout: float | None = None, **kwargs: Any
     ) -> Any:
-        with self.connection.operation(timeout), truthful() if changes else nullcontext():
-            return operation(self, *args, timeout=timeout, **kwargs)
+        with self.connection.operation(timeout):
+            try:
+                with truthful() if changes else nullcontext():
+                    return operation(self, *args, timeout=timeout, **kwargs)
+            except errors.HypervisorFault as error:
+                # whatever it was doing: libvirt writes something down of nearly everything
+                full = full_daemon(self.connection.remote, error)
+                if full is None:
+                    raise
+                raise full from error
 
     return bounded
 

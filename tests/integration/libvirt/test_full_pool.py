@@ -204,6 +204,27 @@ def test_a_copy_that_stands_alone_of_a_disk_over_an_image(host: Host, tmp_path: 
     driver.destroy(spec.uuid)
 
 
+def test_a_resize_that_finds_no_room(host: Host, tmp_path: Path) -> None:
+    """A larger root disk takes its tables at once, and never more than the pool has in all. The
+    machine keeps its size; other sizes need no room."""
+    driver, small = host.driver, Flavor(vcpus=1, memory_mib=64, disk_gib=1)
+    spec = host.spec(image=image(tmp_path), flavor=small, start=False)
+    driver.spawn(spec)
+    give_back = filled(host, 0)
+    for disk in (2, 1 << 20):
+        wanted = small.model_copy(update={"vcpus": 2, "disk_gib": disk})
+        with host.unchanged(), pytest.raises(errors.InsufficientResources) as refused:
+            driver.resize(spec.uuid, wanted)
+        assert refused.value.hint
+        assert driver.get_instance(spec.uuid).flavor == small
+    larger = small.model_copy(update={"vcpus": 2, "memory_mib": 96})
+    driver.resize(spec.uuid, larger)
+    assert driver.get_instance(spec.uuid).flavor == larger
+    give_back()
+    driver.resize(spec.uuid, larger.model_copy(update={"disk_gib": 2}))
+    driver.destroy(spec.uuid)
+
+
 def test_no_room_for_the_variables_of_uefi(host: Host, tmp_path: Path) -> None:
     """QEMU has not begun: nothing has been lost sight of, and nothing is to be restarted."""
     wanted = image(tmp_path)
