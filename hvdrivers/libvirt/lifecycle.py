@@ -69,6 +69,7 @@ from hvdrivers.models.instance import (
 )
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState, StartAs
+from hvdrivers.models.vif import MacvtapVif
 
 _NOT_WRITTEN = "VIR_ERR_SYSTEM_ERROR/ENOSPC"
 _FORGOTTEN = (
@@ -102,9 +103,9 @@ class LibvirtLifecycle(Topic, Lifecycle):
         each local volume, 4 for one of a pool; for a kept disk those of three delete_volume(), for
         a file that the driver has not made those that attach_volume() names, for such an image once
         for each connection; with PCI devices of the host, NICs among them, 3, 2 for each device
-        and 1 for each machine of the host, 2 if it is on; for macvtap over a PCI device 1 and 1 for
-        each network device of the host, for a vDPA device 1 and 1 for each of the host's. 7 of the
-        9 are made in sequence, the others beside them."""
+        and 1 for each machine of the host, 2 if it is on; for macvtap 1, over a PCI device 2 and 1
+        for each network device of the host; for a vDPA device 1 and 1 for each of the host's. 7 of
+        the 9 are made in sequence, the others beside them."""
         del timeout
         deadline = current_deadline()
         refuse_hardware(spec, self.facts.domain_capabilities())
@@ -155,6 +156,8 @@ class LibvirtLifecycle(Topic, Lifecycle):
 
         def places() -> list[Element]:
             self.networks.require(spec.vifs)
+            taps = (each.tap for each in spec.vifs if isinstance(each, MacvtapVif))
+            self.networks.refuse_taken(spec.uuid, *taps)
             return self.volumes.elements(spec)
 
         bases: list[Base | None] = []

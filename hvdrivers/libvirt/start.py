@@ -50,6 +50,8 @@ _CUT = {
 }
 """Why a machine is off that an operation has switched off to start it again."""
 
+_TO_EXPLAIN = (errors.InvalidState, errors.HypervisorFault, errors.NetworkNotFound)
+"""What libvirt answers to a start whose reason it does not tell, or tells without what helps."""
 _NO_DIRECT_IO = (
     "where it says that a file cannot be opened: a file system without O_DIRECT needs"
     ' connect(disk_cache="writeback")'
@@ -66,7 +68,7 @@ def start(domain: Remote, *, paused: bool = False) -> bool:
     """
     try:
         domain.createWithFlags(_paused(paused))
-    except (errors.InvalidState, errors.HypervisorFault) as error:
+    except _TO_EXPLAIN as error:
         if isinstance(error, errors.InvalidState) and domain.isActive():
             return False
         xml = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
@@ -85,7 +87,7 @@ def start_new(remote: Remote, xml: str, *, paused: bool = False) -> Remote:
     try:
         flags = libvirt.VIR_DOMAIN_START_VALIDATE | _paused(paused)
         domain: Remote = remote.createXML(xml, flags)
-    except (errors.InvalidState, errors.HypervisorFault) as error:
+    except _TO_EXPLAIN as error:
         raise explained(remote, parse(xml), error) from error
     return domain
 
@@ -235,13 +237,17 @@ def taken(error: errors.InvalidState) -> errors.DeviceBusy:
 
 
 def explained(
-    remote: Remote, xml: Element, error: errors.InvalidState | errors.HypervisorFault
+    remote: Remote,
+    xml: Element,
+    error: errors.InvalidState | errors.HypervisorFault | errors.NetworkNotFound,
 ) -> errors.HypervisorError:
     """Why a machine could not be started."""
     for interface in xml.iterfind("devices/interface"):
         reason = unplugged(remote, interface, error)
         if reason is not None:
             return reason
+    if isinstance(error, errors.NetworkNotFound):
+        return error
     reason = (
         _too_large(remote, xml)
         or explained_pages(remote, xml)

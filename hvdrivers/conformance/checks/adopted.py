@@ -61,6 +61,9 @@ ADOPT_011 = adopted_clause(
 def adopted_machine(trial: Trial, *, on: bool = False) -> Iterator[InstanceInfo]:
     """An adopted machine, which is destroyed at the end of the block."""
     label = f"{trial.journal.prefix}adopted"
+    if trial.has(Capability.HOST_VOLUMES):
+        # a driver may make its storage at its first use, and a target puts the machine's disk there
+        trial.driver.list_volumes()
     with trial.target.foreign_machine() as uuid:
         trial.will_destroy(uuid)
         metadata = {METADATA_KEY: trial.journal.run, "hvct.kept": "yes"}

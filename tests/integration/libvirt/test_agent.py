@@ -108,6 +108,33 @@ def test_budgets(host: Host, machine: Machine) -> None:
         host.driver.guest_exec(uuid, [])
 
 
+def test_long_output(host: Host, machine: Machine) -> None:
+    """What libvirt does not carry: the caller learns that the program has run, and what helps."""
+    write = "head -c {} /dev/zero; echo ran >> /tmp/ran"
+    result = host.driver.guest_exec(machine.uuid, ["/bin/sh", "-c", write.format(3_000_000)])
+    assert (result.exit_code, result.stdout) == (0, bytes(3_000_000))
+    with pytest.raises(errors.OutcomeUnknown, match="was started") as told:
+        host.driver.guest_exec(machine.uuid, ["/bin/sh", "-c", write.format(4_000_000)])
+    assert "file" in (told.value.hint or "")
+    found = host.driver.guest_exec(machine.uuid, ["/bin/cat", "/tmp/ran"])
+    assert found.stdout == b"ran\nran\n"
+
+
+def test_what_is_too_long_for_the_agent(host: Host, machine: Machine) -> None:
+    """The call is refused: the agent was silent for half a minute, and gone after that."""
+    for call in (
+        lambda: host.driver.guest_exec(machine.uuid, ["/bin/echo", "x" * (1 << 20)]),
+        lambda: host.driver.guest_exec(machine.uuid, ["/bin/echo", *"x" * 300_000]),
+        lambda: host.driver.set_guest_password(machine.uuid, "root", SecretStr("x" * 4097)),
+    ):
+        with pytest.raises(errors.InvalidRequest) as refused:
+            call()
+        assert refused.value.hint
+    result = host.driver.guest_exec(machine.uuid, ["/bin/echo", *"x" * 3_000])
+    assert len(result.stdout) == 6_000
+    host.driver.set_guest_password(machine.uuid, "root", SecretStr("hv-Secret-3"))
+
+
 def test_addresses_by_source(host: Host, machine: Machine) -> None:
     def by_agent() -> bool:
         found = host.driver.guest_addresses(machine.uuid)
