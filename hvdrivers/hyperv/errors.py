@@ -103,6 +103,8 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "NoFunctions": e.NotSupported,
         "ManyPaths": e.NotSupported,
         "SameName": e.NotSupported,
+        "NoMultipath": e.NotSupported,
+        "PathMissing": e.VolumeNotFound,
         "OffOnly": e.NotSupported,
         "NotUndone": e.OutcomeUnknown,
         "Deadline": e.OperationTimeout,
@@ -248,6 +250,10 @@ _OWN_HINTS: Mapping[str, str] = MappingProxyType(
         "BetweenStates": _STOPPING,
         "FolderGone": "bring the drive of folder= online again, or put the folder back. A new"
         " connection makes an empty one, and then the machines count as those of others",
+        "NoMultipath": "Install-WindowsFeature Multipath-IO and Enable-MSDSMAutomaticClaim -BusType"
+        " iSCSI, then start the host again; or leave enforce_multipath out",
+        "PathMissing": "Test-NetConnection PORTAL -Port 3260 on the host tells which portal does"
+        " not answer; or leave enforce_multipath out",
         "ManyPaths": "Install-WindowsFeature Multipath-IO and Enable-MSDSMAutomaticClaim -BusType"
         " iSCSI (mpclaim for Fibre Channel) make one disk of them, after the host has started"
         " again; or log the host out of all paths but one",

@@ -65,6 +65,7 @@ class HypervStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             initiator=found["initiator"] or None,
             wwpns=tuple(found["wwpns"]),
             wwnns=tuple(found["wwnns"]),
+            multipath=found["multipath"],
             platform="x86_64",
             os_type="win32",
         )

@@ -43,7 +43,8 @@ class SerialShell(ABC):
     def is_ready(self, uuid: UUID, said: bytes) -> bool:
         """Whether the guest has said that it is ready, since it started."""
         del uuid
-        return b"hv-guest: ready" in said
+        # the whole line: who types before it has ended writes into it
+        return b"hv-guest: ready\r\n" in said or b"hv-guest: tick " in said
 
     def wait_shell(self, driver: ComputeDriver, uuid: UUID) -> None:
         """The guest answers when it is spoken to."""

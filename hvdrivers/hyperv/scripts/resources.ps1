@@ -133,7 +133,8 @@ function Read-HvMetrics {
 
 function Invoke-HvConnector {
     param($Arguments)
-    $result = @{ initiator = ''; wwpns = @(); wwnns = @(); host = [string]$env:COMPUTERNAME; ip = '' }
+    $result = @{ initiator = ''; wwpns = @(); wwnns = @(); host = [string]$env:COMPUTERNAME; ip = ''
+        multipath = Test-HvMultipath }
     foreach ($port in Get-InitiatorPort) {
         $type = "$($port.ConnectionType)"
         if ($type -match 'iSCSI|^2$' -and -not $result.initiator) {

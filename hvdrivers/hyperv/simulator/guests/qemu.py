@@ -23,6 +23,7 @@ from hvdrivers.hyperv.simulator.errors import E_FAIL, failed
 from hvdrivers.hyperv.simulator.guests import blocks, picture
 from hvdrivers.hyperv.simulator.guests.played import guest_stopped
 from hvdrivers.hyperv.simulator.guests.qmp import Json, Qmp, QmpError
+from hvdrivers.hyperv.simulator.guests.reports import lives, reports
 from hvdrivers.hyperv.simulator.guests.serial import SerialPipes
 from hvdrivers.hyperv.simulator.state.devices import NetworkAdapter
 from hvdrivers.hyperv.simulator.state.files import join
@@ -292,11 +293,10 @@ class QemuGuest:
     # What the guest says.
 
     def _reports(self) -> list[str]:
-        text = bytes(self._said).decode("utf-8", "replace")
-        return re.findall(r"^hv-guest: (.*?)\r?$", text, re.M)
+        return reports(bytes(self._said))
 
     def heartbeat(self) -> bool:
-        return not self._gone and any(line == "ready" for line in self._reports())
+        return not self._gone and lives(self._reports())
 
     def addresses(self, adapter: UUID) -> list[str]:
         """Addresses that the guest reported for the interface with this adapter's MAC address."""
