@@ -37,6 +37,8 @@ _MOST_ADDRESSES = 1000
 _MOST_INPUT = 1 << 20
 """Bytes of input to a program, and of its arguments. They travel in one message, the input as
 base64, which libvirt bounds."""
+_EXIT_CODES = range(-(1 << 31), 1 << 32)
+"""32 bits: Linux has 8 of them, and Windows shows them with or without a sign."""
 _LONGEST_PASSWORD = 4096
 """Bytes. What sets a password in a guest reads lines of at most 8 KiB (chpasswd), and the agent
 that waits for it answers nobody."""
@@ -260,10 +262,13 @@ def _addresses(answer: Any, source: AddressSource) -> Iterator[GuestAddress]:
 
 def _result(status: Any) -> ExecResult:
     code = field(status, "exitcode", int)
-    signal = field(status, "signal", int)
-    return ExecResult(
+    if code is None:
         # as a shell counts: a program that a signal has ended
-        exit_code=code if code is not None else 128 + (signal or 0),
+        code = 128 + (field(status, "signal", int) or 0)
+    if code not in _EXIT_CODES:
+        raise errors.OutcomeUnknown("the program has ended, and the agent told no exit code")
+    return ExecResult(
+        exit_code=code,
         stdout=_decoded(field(status, "out-data", str)),
         stderr=_decoded(field(status, "err-data", str)),
         truncated=bool(status.get("out-truncated")) or bool(status.get("err-truncated")),

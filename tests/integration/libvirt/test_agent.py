@@ -26,7 +26,7 @@ ENEMY = rf"""#!/bin/sh
 # speaks the agent's protocol, until it is asked for what it answers its own way
 while killall hv-agent qemu-ga; do sleep 1; done
 port=/dev/virtio-ports/org.qemu.guest_agent.0
-nic='"ip-addresses":[{{"ip-address":"10.9.8.7","ip-address-type":"ipv4","prefix":24}}]'
+nic='"ip-addresses":[{{"ip-address":"10.9.8.7","ip-address-type":"ipv4","prefix":4000000000}}]'
 # libvirt connects when the port is opened: a read before it has would find the end of a file
 again() {{ exec 4>&-; sleep 1; exec 4<>$port; sleep 1; }}
 exec 4<>$port
@@ -164,6 +164,7 @@ def test_an_agent_that_lies(host: Host, machine: Machine) -> None:
     # addresses of others' NICs are left out, and names are cut
     assert [each.mac for each in told] == [MAC]
     assert len(told[0].interface or "") <= 64
+    assert told[0].prefix_length is None
     with pytest.raises(errors.OutcomeUnknown, match="output"):  # letters that are no base64
         driver.guest_exec(uuid, ["/bin/odd"])
     with pytest.raises(errors.OutcomeUnknown):  # it never answers

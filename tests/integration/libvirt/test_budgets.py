@@ -158,11 +158,15 @@ def test_calls_in_sequence(peer: LibvirtPeer, spec: SpecFactory) -> None:
                 made = spec(start=True)
                 with host.connection.counting() as calls:
                     host.spawn(made)
-                host.destroy(made.uuid)
+                with host.connection.counting() as ending:
+                    host.destroy(made.uuid)
                 wait_until(lambda: len(host.connection.links.links) >= 3, timeout=30, what="spare")
             assert sum(calls.values()) == 9
             assert calls.in_sequence == 7
             assert 7 in numbers("spawn")
+            assert sum(ending.values()) == 11
+            assert ending.in_sequence == 9
+            assert {9, 11} <= set(numbers("destroy"))
 
 
 def test_a_look_is_three_calls_in_sequence(host: LibvirtDriver, spec: SpecFactory) -> None:
