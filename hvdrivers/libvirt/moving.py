@@ -130,7 +130,7 @@ class Move:
             raise errors.InvalidState(
                 "the machine with this UUID that is there has not come by this migration",
                 instance=uuid,
-                hint="look at both machines: unadopt() or destroy() the one that is too many",
+                hint="look at both machines, and destroy() the one that is too many",
             )
         cut(domain)
         with changed():
