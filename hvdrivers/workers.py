@@ -50,9 +50,21 @@ def _nothing() -> None:
     pass
 
 
+class Errand:
+    """A call that has no result, and that nobody waits for. It must not raise."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def run(self) -> Callable[[], None]:
+        """Do it."""
+        self._call()
+        return _nothing
+
+
 class _Worker:
-    def __init__(self, first: Job[Any]) -> None:
-        self.inbox: SimpleQueue[Job[Any] | None] = SimpleQueue()
+    def __init__(self, first: Job[Any] | Errand) -> None:
+        self.inbox: SimpleQueue[Job[Any] | Errand | None] = SimpleQueue()
         # before the thread starts: if its start is interrupted, the job is still its own
         self.inbox.put(first)
         self.thread: threading.Thread | None = None
@@ -75,11 +87,11 @@ class Workers:
         self.start(job)
         return job.future
 
-    def start(self, job: Job[Any]) -> None:
-        """Start a job at once in some thread.
+    def start(self, job: Job[Any] | Errand) -> None:
+        """Start it at once in some thread.
 
         Raises:
-            RuntimeError: the process can have no more threads; the job was not started.
+            RuntimeError: the process can have no more threads; it was not started.
         """
         with self._lock:
             worker = self._idle.pop() if self._idle else None

@@ -155,7 +155,8 @@ class AsyncRescue(Running):
             seed: a seed disc that the rescued machine has instead of its own. Needs SEED_DISC.
 
         Raises:
-            InvalidRequest: no image given and the instance was booted from a volume.
+            InvalidRequest: no image given, and the instance was booted from a volume, or others
+                have made it and its root disk is not based on an image.
             ImageRejected: as in spawn.
         """
         await self._run(
@@ -266,10 +267,13 @@ class AsyncAdopt(Running):
     ) -> InstanceInfo:
         """Make a foreign machine (see list_foreign()) an instance of ours, as it is.
 
-        Nothing of it is changed but the mark. A later destroy() removes the disks too that it
-        has now. The other operations are for it as for any instance. One that cannot be, as others
-        have made the machine in another way, raises NotSupported or InvalidRequest with a hint, and
-        changes nothing.
+        Nothing of it is changed but the mark. The first disk that it has now counts as its root
+        disk. A later destroy() removes all disks that it has now, and with ``keep=`` leaves the
+        root disk as a volume. rescue() boots another image, and leaves the disks of the machine as
+        they are. rebuild() replaces the root disk by a fresh one, and leaves the machine's other
+        disks. The other operations, too, are for it as for any instance. One that cannot be, as
+        others have made the machine in another way, raises NotSupported or InvalidRequest with a
+        hint, and changes nothing.
 
         Args:
             name: a label; None takes the machine's own name.

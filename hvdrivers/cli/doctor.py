@@ -14,6 +14,7 @@ from hvdrivers.cli.command import HostArgument
 from hvdrivers.cli.output import table
 from hvdrivers.cli.session import Session
 from hvdrivers.cli.verdict import Check, Status, failed
+from hvdrivers.cli.wording import in_commands
 from hvdrivers.contract import errors
 
 _ORDER = list(Status)
@@ -46,7 +47,7 @@ def examine(session: Session, host: HostArgument) -> None:
 def _without_itself(check: Check) -> Check:
     """A hint that says to call this very command helps nobody who has called it."""
     advises_itself = check.hint is not None and "hvdrivers doctor" in check.hint
-    return replace(check, hint=_UNREACHABLE) if advises_itself else check
+    return replace(check, hint=_UNREACHABLE if advises_itself else in_commands(check.hint))
 
 
 def _rows(checks: Iterable[Check]) -> Iterator[tuple[str, str, str]]:

@@ -14,6 +14,7 @@ from hvdrivers.cli.complete import complete_instance
 from hvdrivers.cli.output import details, size, table
 from hvdrivers.cli.parse import checked
 from hvdrivers.cli.session import Session
+from hvdrivers.cli.wording import in_commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +40,7 @@ def show_capabilities(session: Session, host: HostArgument) -> None:
             {
                 "capability": str(each),
                 "available": each in driver.capabilities,
-                "reason": driver.why_not(each),
+                "reason": in_commands(driver.why_not(each)),
             }
             for each in Capability
         ]

@@ -21,6 +21,7 @@ from hvdrivers.cli.output import details, table
 from hvdrivers.cli.parse import checked, secret_of
 from hvdrivers.cli.report import BadUsageError
 from hvdrivers.cli.session import Session
+from hvdrivers.cli.wording import in_commands
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -112,7 +113,7 @@ def _plan_view(plan: MigrationPlan) -> Table | str:
         return f"nothing stands in the way; {copied}"
     return table(
         ("BLOCKER", "DEVICE", "REASON", "HINT"),
-        ((each.kind, each.device, each.reason, each.hint) for each in plan.blockers),
+        ((each.kind, each.device, each.reason, in_commands(each.hint)) for each in plan.blockers),
     )
 
 

@@ -15,6 +15,7 @@ import typer
 
 from hvdrivers.cli.codes import ExitCode, code_of
 from hvdrivers.cli.text import shown
+from hvdrivers.cli.wording import in_commands
 from hvdrivers.contract import errors
 from hvdrivers.invalid import plain
 
@@ -144,7 +145,7 @@ def _message(error: BaseException) -> str:
 
 def _hint(error: BaseException) -> str | None:
     if isinstance(error, errors.HypervisorError | CommandError):
-        return error.hint
+        return in_commands(error.hint)
     context = getattr(error, "ctx", None)
     if isinstance(error, PARSER_ERROR) and context is not None:
         return f"{context.command_path} --help"

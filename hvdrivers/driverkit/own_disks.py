@@ -88,4 +88,7 @@ def disc_of(seed: SeedDisc) -> bytes:
     try:
         return seed.read()
     except (OSError, ValueError) as error:
-        raise errors.InvalidRequest(f"the seed disc cannot be used: {error}") from error
+        raise errors.InvalidRequest(
+            f"the seed disc cannot be used: {error}",
+            hint="SeedDisc(path=) names a file of this machine, of 512 bytes to 64 MiB",
+        ) from error

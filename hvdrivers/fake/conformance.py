@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from hvdrivers.conformance.engine import image_files as imagefiles
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer
-from hvdrivers.conformance.engine.target import Target
+from hvdrivers.conformance.engine.target import FOREIGN_TEXT, Target
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver, Driver
 from hvdrivers.driverkit.images import staging_name
@@ -291,6 +291,7 @@ class FakeTarget(Target):
     @contextmanager
     def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
         uuid = self.host.add_foreign(name=name or "somebody else's")
+        self.host.write_disk(uuid, FOREIGN_TEXT)
         try:
             yield uuid
         finally:

@@ -55,13 +55,14 @@ class FakeRescue(FakeBase, Rescue):
 
     def _rescue_image(self, uuid: UUID, image: ImageRef | None) -> ImageRef:
         machine = self.machines.checked("rescue", uuid)
-        if machine.image_key is None:
+        if self.fake_host.disk(uuid, "root") is None:
             self._check_rescue_of_volume()
         self.starting.check(machine)
         found = image or machine.image
         if found is None:
             raise errors.InvalidRequest(
-                "the instance was not made from an image: name one to boot from"
+                "the instance was not made from an image",
+                hint="name the image to boot from",
             )
         return found
 
@@ -228,7 +229,7 @@ class FakeRebuild(FakeBase, Rebuild):
 
     def _check_rebuild(self, uuid: UUID) -> Machine:
         machine = self.machines.checked("rebuild", uuid)
-        if machine.image_key is None:
+        if self.fake_host.disk(uuid, "root") is None:
             raise errors.InvalidRequest("the instance boots from a volume: there is no root disk")
         if machine.snapshots:
             raise errors.DeviceBusy(

@@ -39,9 +39,10 @@ from hvdrivers.hyperv.volume_sources import VolumeSources
 from hvdrivers.hyperv.wiring import Wiring
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.image import HostImage
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.vif import HypervVif, VifQos
 from hvdrivers.models.vif.common import VifBase
-from hvdrivers.models.volume import DiskQos, VolumeAttachment
+from hvdrivers.models.volume import DiskQos, VolumeAttachment, VolumeData
 
 
 class HypervDriver(
@@ -75,7 +76,13 @@ class HypervDriver(
     takes: ClassVar[Fields] = MappingProxyType(
         {
             HostImage: frozenset({"cached"}),
+            # of storage and address each value is refused, with a hint of its own
+            Destination: frozenset({"storage", "address", "user", "password"}),
             VolumeAttachment: frozenset({"bus"}),
+            # of a disk that is passed through the guest sees the unit's own blocks
+            VolumeData: frozenset(
+                {"logical_block_size", "physical_block_size", "enforce_multipath"}
+            ),
             DiskQos: frozenset({"total_iops_sec"}),
             VifBase: frozenset({"active", "model", "vlan"}),
             HypervVif: frozenset({"sriov"}),

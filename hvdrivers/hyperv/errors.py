@@ -52,6 +52,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "Closed": e.InsufficientResources,
         "GoingDown": e.InsufficientResources,
         "NetworkNotFound": e.NetworkNotFound,
+        "ManySwitches": e.NetworkNotFound,
         "VolumeNotFound": e.VolumeNotFound,
         "SnapshotNotFound": e.VolumeNotFound,
         "DiskBusy": e.DeviceBusy,
@@ -64,6 +65,11 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "GuestDoesNotStop": e.DeviceBusy,
         "BetweenStates": e.DeviceBusy,
         "ColdOnly": e.NotSupported,
+        "Adopted": e.NotSupported,
+        "Clustered": e.NotSupported,
+        "Replica": e.NotSupported,
+        "Checkpoints": e.NotSupported,
+        "NoImage": e.InvalidRequest,
         "BootVolume": e.InvalidRequest,
         "TooSmall": e.InvalidRequest,
         "NameTaken": e.VolumeExists,
@@ -80,6 +86,7 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "ImageRefused": e.ImageRejected,
         "Download": e.HypervisorFault,
         "NotMoved": e.HypervisorFault,
+        "NotMerged": e.HypervisorFault,
         "FolderGone": e.HypervisorFault,
         "Changed": e.DeviceBusy,
         "NoAgent": e.GuestAgentUnavailable,
@@ -95,6 +102,10 @@ OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
         "NoController": e.NotSupported,
         "NoFunctions": e.NotSupported,
         "ManyPaths": e.NotSupported,
+        "SameName": e.NotSupported,
+        "NoMultipath": e.NotSupported,
+        "PathMissing": e.VolumeNotFound,
+        "OffOnly": e.NotSupported,
         "NotUndone": e.OutcomeUnknown,
         "Deadline": e.OperationTimeout,
         "Stopped": e.OperationTimeout,
@@ -163,6 +174,10 @@ BY_HRESULT: Mapping[int, type[e.HypervisorError]] = MappingProxyType(
         0x800705AF: e.InsufficientResources,  # ERROR_COMMITMENT_LIMIT
         0x80070070: e.InsufficientResources,  # ERROR_DISK_FULL
         0x80070027: e.InsufficientResources,  # ERROR_HANDLE_DISK_FULL
+        0x800700DF: e.InsufficientResources,  # ERROR_FILE_TOO_LARGE
+        0x80070299: e.InsufficientResources,  # ERROR_FILE_SYSTEM_LIMITATION
+        0x8007050F: e.InsufficientResources,  # ERROR_DISK_QUOTA_EXCEEDED
+        0x80070013: e.PermissionDenied,  # ERROR_WRITE_PROTECT
         0x80070005: e.PermissionDenied,  # E_ACCESSDENIED
         0x80070020: e.DeviceBusy,  # ERROR_SHARING_VIOLATION
         0x80070021: e.DeviceBusy,  # ERROR_LOCK_VIOLATION
@@ -174,6 +189,8 @@ BY_HRESULT: Mapping[int, type[e.HypervisorError]] = MappingProxyType(
         0x80070035: e.VolumeNotFound,  # ERROR_BAD_NETPATH
         0x80070043: e.VolumeNotFound,  # ERROR_BAD_NET_NAME
         0xC03A0002: e.HypervisorFault,  # a virtual disk is damaged
+        0xC03A000D: e.HypervisorFault,  # ERROR_VHD_PARENT_VHD_NOT_FOUND
+        0xC03A000E: e.HypervisorFault,  # ERROR_VHD_CHILD_PARENT_ID_MISMATCH
         0xC03A001A: e.HypervisorFault,  # the disk's file is compressed, encrypted or sparse
         0x80048052: e.InvalidState,
         0x80070032: e.NotSupported,  # ERROR_NOT_SUPPORTED
@@ -200,6 +217,12 @@ _CODE_HINTS: Mapping[int, str] = MappingProxyType(
     {
         0x80070091: "a file came into the folder while it was removed, or one of its files is open."
         " Repeat it; openfiles /query on the host tells who has a file open",
+        0x80070013: "the drive is write-protected: Set-Disk -IsReadOnly $false on the host, or"
+        " another pool",
+        0xC03A000D: "a file that the disk is based on is not where it was: bring it back, or tell"
+        " the disk where it is now (Set-VHD -ParentPath)",
+        0xC03A000E: "a file that the disk is based on is gone, or was changed since: bring it back"
+        " as it was; Get-VHD names it (ParentPath)",
         0xC03A001A: "Hyper-V takes no disk file that is compressed, encrypted or sparse, or has the"
         " integrity bit of ReFS. Switch that off for the driver's folder and for the pools, and for"
         " the files in them: compact /u /s, cipher /d /s, Set-FileIntegrity -Enable $false",
@@ -213,6 +236,12 @@ _STOPPING = (
 )
 _OWN_HINTS: Mapping[str, str] = MappingProxyType(
     {
+        "Clustered": "take its role out of the cluster first: Remove-ClusterGroup -RemoveResources",
+        "Replica": "adopt() it on the host that it runs on, or Remove-VMReplication first",
+        "Adopted": "spawn() another instance from the image. destroy(keep=) leaves the disk of"
+        " this one as a volume",
+        "Checkpoints": "Set-VM -CheckpointType Standard on the host",
+        "NoImage": "name the image to boot",
         "NoController": "power_off() it, and add one on the host: Add-VMScsiController",
         "ShareRefused": _SHARE,
         "NoFunctions": "New-VMSwitch -EnableIov on an adapter with SR-IOV, which the firmware has"
@@ -221,15 +250,24 @@ _OWN_HINTS: Mapping[str, str] = MappingProxyType(
         "BetweenStates": _STOPPING,
         "FolderGone": "bring the drive of folder= online again, or put the folder back. A new"
         " connection makes an empty one, and then the machines count as those of others",
+        "NoMultipath": "Install-WindowsFeature Multipath-IO and Enable-MSDSMAutomaticClaim -BusType"
+        " iSCSI, then start the host again; or leave enforce_multipath out",
+        "PathMissing": "Test-NetConnection PORTAL -Port 3260 on the host tells which portal does"
+        " not answer; or leave enforce_multipath out",
         "ManyPaths": "Install-WindowsFeature Multipath-IO and Enable-MSDSMAutomaticClaim -BusType"
         " iSCSI (mpclaim for Fibre Channel) make one disk of them, after the host has started"
         " again; or log the host out of all paths but one",
+        "ManySwitches": "give each virtual switch of the host a name of its own: Rename-VMSwitch",
+        "OffOnly": "power_off() the instance first",
+        "NotMerged": "the log Microsoft-Windows-Hyper-V-VMMS-Admin on the host says why; a file"
+        " that the disk is based on may be gone. destroy() again when the disks are merged",
         "Closed": "exit_maintenance() on that host, or another host",
         "GoingDown": "another host, or this one when it is up again. If somebody has called the"
         " shutdown off, it takes machines five minutes after it was asked for",
         "MachinesOn": "stop them, or move them to another host, first",
         "HasSnapshots": "delete the instance's snapshots first",
         "Remains": "destroy() removes what is left",
+        "SameName": "leave them where they are: the driver keeps a machine's disks in one folder",
         "HasVolumes": "detach the volumes first",
         "GuestRefused": "give credentials= that the guest's Windows takes",
         "GuestDenied": "give credentials= of an administrator of the guest",

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestExec, GuestPassword
 from hvdrivers.hyperv.base import Topic
-from hvdrivers.hyperv.library import Json
+from hvdrivers.hyperv.library import Json, Secret
 from hvdrivers.models.guest import ExecResult, GuestCredentials
 
 _MOST_LINE: Final = 32_766
@@ -71,7 +71,7 @@ class HypervGuest(Topic, GuestExec, GuestPassword):
     ) -> None:
         """Budget: 1 call. A local user of the guest: ``Set-LocalUser``."""
         accounts = _accounts(credentials)
-        secret = password.get_secret_value()
+        secret = Secret(password.get_secret_value())
         _check("the name of the user", user)
         _check("the password", secret)
         if credentials is not None and _bare(credentials.user) == _bare(user):
@@ -95,7 +95,7 @@ def _accounts(credentials: GuestCredentials | None) -> list[Json]:
     """Without one the script refuses: what the instance's state forbids comes first."""
     if credentials is None:
         return []
-    password = credentials.password.get_secret_value()
+    password = Secret(credentials.password.get_secret_value())
     _check("the name of the account", credentials.user)
     _check("the password of the account", password)
     return [{"user": credentials.user, "password": password}]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from hvdrivers.contract import errors
-from hvdrivers.hyperv.library import Json
+from hvdrivers.hyperv.library import Json, Secret
 from hvdrivers.models.volume import ChapCredentials, FibreChannelVolume, IscsiVolume, Volume
 
 _PATTERN: Final = re.compile(r"[*?\[\]`]")
@@ -37,9 +37,9 @@ def disk_path(volume: IscsiVolume | FibreChannelVolume) -> str:
 
 def disk_of(volume: Volume) -> dict[str, Json] | None:
     """Where the host finds the disk; None for a volume that is a file."""
-    if isinstance(volume, IscsiVolume | FibreChannelVolume) and volume.data.enforce_multipath:
+    if isinstance(volume, FibreChannelVolume) and volume.data.enforce_multipath:
         raise errors.NotSupported(
-            "this driver logs in to one path of a volume, and counts no paths",
+            "this driver counts no paths on the Fibre Channel",
             hint="leave enforce_multipath out; the host may have more paths through Multipath I/O",
         )
     if isinstance(volume, IscsiVolume):
@@ -58,6 +58,7 @@ def disk_of(volume: Volume) -> dict[str, Json] | None:
                 {"host": each.host, "port": each.port, "iqn": each.iqn, "lun": each.lun}
                 for each in volume.targets
             ],
+            "enforce": volume.data.enforce_multipath,
             "chap": _chap(volume.chap),
             "discovery": _chap(volume.discovery_chap),
         }
@@ -98,4 +99,4 @@ def _chap(credentials: ChapCredentials | None) -> dict[str, Json] | None:
             f"a CHAP user has at most {_USER_BYTES} bytes",
             hint="give auth_username as the storage server knows it",
         )
-    return {"user": credentials.username, "secret": secret}
+    return {"user": credentials.username, "secret": Secret(secret)}

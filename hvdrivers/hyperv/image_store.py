@@ -21,7 +21,7 @@ from hvdrivers.driverkit.images import QUIET, KnownKeys, not_cached, staging_nam
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.hyperv.config import ImageRoute
 from hvdrivers.hyperv.instances import GIB
-from hvdrivers.hyperv.library import Json
+from hvdrivers.hyperv.library import Json, Secret
 from hvdrivers.hyperv.naming import belongs_to_host, plain_path
 from hvdrivers.hyperv.session import Session
 from hvdrivers.hyperv.vhd import MOST_BYTES, footer, padded
@@ -144,7 +144,7 @@ class ImageStore:
         key, _, nonce = staging_name(cache_key).partition(".")
         names = {"key": key, "nonce": nonce}
         wanted: dict[str, Json] = {
-            "url": str(image.url),
+            "url": Secret(str(image.url)),  # it may be signed
             "algorithm": image.checksum.algorithm,
             "digest": image.checksum.value,
             "most": IMAGE_DOWNLOAD_BYTES,

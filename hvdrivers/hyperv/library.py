@@ -37,12 +37,26 @@ def bootstrap() -> str:
     return base64.b64encode(text.encode("utf-16-le")).decode()
 
 
-def marked(value: Json) -> Json:
-    """Arguments with '=' in front of each string, as the loop reads them."""
+class Secret(str):
+    """An argument that travels beside the JSON. Windows can log the parameters of each cmdlet that
+    runs (module logging, event 4103), and the JSON is one of ``ConvertFrom-Json``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Secret('**********')"
+
+
+def marked(value: Json, secrets: list[str]) -> Json:
+    """Arguments with '=' in front of each string, as the loop reads them; for each secret its place
+    in ``secrets``, behind '#'."""
+    if isinstance(value, Secret):
+        secrets.append(value)
+        return f"#{len(secrets) - 1}"
     if isinstance(value, str):
         return f"={value}"
     if isinstance(value, Mapping):
-        return {key: marked(each) for key, each in value.items()}
+        return {key: marked(each, secrets) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [marked(each) for each in value]
+        return [marked(each, secrets) for each in value]
     return value

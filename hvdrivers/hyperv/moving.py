@@ -18,7 +18,7 @@ from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.library import Json
-from hvdrivers.hyperv.session import Session
+from hvdrivers.hyperv.session import Session, naming_states
 from hvdrivers.hyperv.watching import watched
 from hvdrivers.models.migration import Blocker, BlockerKind, Destination
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
@@ -233,8 +233,9 @@ class Move:
     def _take_back(self, names: dict[str, Json]) -> None:
         """Remove what was prepared, unless the machine has come."""
         assert self._there is not None  # noqa: S101 - something was prepared there
-        limit = Deadline(_LAST)
-        self._there.session.call("MoveSettle", {**names, "remove": True}, limit, counted=False)
+        arguments = {**names, "remove": True}
+        limit = max(_LAST, min(self._deadline.left, _SETTLE))
+        self._there.session.clean("MoveSettle", arguments, limit, counted=False)
 
     def _has_gone(self, names: dict[str, Json]) -> bool | None:
         """After a lost reply: wait until the host is done. Whether the machine has left; None if
@@ -252,7 +253,8 @@ class Move:
         arguments = {**self._plan, "legal": legal, "record": self._look["record"]}
 
         def move() -> None:
-            self._source.session.call("Move", arguments, self._deadline)
+            with naming_states(self._operation, self._uuid):
+                self._source.session.call("Move", arguments, self._deadline)
 
         if progress is None:
             move()

@@ -63,9 +63,14 @@ class OpenRequests:
         Raises:
             ShellLost: the process has ended.
         """
-        text = json.dumps(marked(arguments), ensure_ascii=True, separators=(",", ":"))
+        secrets: list[str] = []
+        marks = marked(arguments, secrets)
+        text = json.dumps(marks, ensure_ascii=True, separators=(",", ":"))
         packed = base64.b64encode(text.encode()).decode()
         tail = f" {base64.b64encode(data).decode()}" if data is not None else ""
+        if secrets:
+            words = (base64.b64encode(each.encode()).decode() for each in secrets)
+            tail = f"{tail or ' -'} {','.join(words)}"
         with self._lock:
             if self.ended is not None:
                 raise ShellLost(self.ended.message, vendor_code=self.ended.vendor_code)

@@ -6,7 +6,8 @@ seam under the name of the operation (``hyperv.Spawn``), where tests count and c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 from uuid import UUID
 
@@ -31,6 +32,17 @@ READS: Final = frozenset(
      "Examine"}
 )  # fmt: skip
 """Requests that change nothing on the host."""
+
+
+@contextmanager
+def naming_states(operation: str, uuid: UUID, variant: RebootKind | None = None) -> Iterator[None]:
+    """Turn a script's word for the state that it has found into the contract's error for it."""
+    try:
+        yield
+    except errors.InvalidState as error:
+        if error.vendor_code == "Hv.InvalidState":
+            check_state(operation, InstanceState(error.message), uuid, variant=variant)
+        raise
 
 
 class HostFacts(Model):
@@ -169,6 +181,17 @@ class Session:
         except ScriptError as error:
             raise translate(error) from error
 
+    def clean(
+        self, operation: str, arguments: Mapping[str, Json], limit: float, *, counted: bool = True
+    ) -> None:
+        """Remove what was made for an operation: once more if the first reply was lost, as nobody
+        else would. A further one finds nothing."""
+        deadline = Deadline(limit)
+        try:
+            self.call(operation, arguments, deadline, counted=counted)
+        except errors.OutcomeUnknown:
+            self.call(operation, arguments, deadline, counted=False)
+
     def change(
         self,
         operation: str,
@@ -187,12 +210,8 @@ class Session:
         assert row is not None  # noqa: S101 - an operation about an instance has one
         legal = [state.value for state in InstanceState if row[state].legal]
         sent = {"uuid": str(uuid), "legal": legal, **arguments}
-        try:
+        with naming_states(operation, uuid, variant):
             return self.call(script, sent, Deadline(timeout), data=data)
-        except errors.InvalidState as error:
-            if error.vendor_code == "Hv.InvalidState":
-                check_state(operation, InstanceState(error.message), uuid, variant=variant)
-            raise
 
     def close(self) -> None:
         """End it for good."""

@@ -65,6 +65,7 @@ class HypervStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             initiator=found["initiator"] or None,
             wwpns=tuple(found["wwpns"]),
             wwnns=tuple(found["wwnns"]),
+            multipath=found["multipath"],
             platform="x86_64",
             os_type="win32",
         )
@@ -114,15 +115,16 @@ class HypervStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
 
     def get_volume(self, volume_id: str, *, timeout: float | None = None) -> HostVolume:
         """Budget: 1 call."""
-        pool = volume_id.partition("/")[0]
-        if pool in self._pools():
-            for volume in self._listed([pool], timeout):
+        pool, _, name = volume_id.partition("/")
+        if name and pool in self._pools():
+            for volume in self._listed([pool], timeout, file_of(name)):
                 if volume.volume_id == volume_id:
                     return volume
         raise errors.VolumeNotFound(f"the host has no volume {volume_id!r}")
 
-    def _listed(self, pools: list[str], timeout: float | None) -> list[HostVolume]:
-        found = self.session.call("ListVolumes", {"pools": pools}, Deadline(timeout))
+    def _listed(self, pools: list[str], timeout: float | None, only: str = "") -> list[HostVolume]:
+        arguments = {"pools": pools, "file": only}
+        found = self.session.call("ListVolumes", arguments, Deadline(timeout))
         return [
             HostVolume(
                 volume_id=f"{pool}/{name}",

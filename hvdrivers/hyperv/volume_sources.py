@@ -53,6 +53,13 @@ class VolumeSources:
         Capability.MULTI_ATTACH,
     )
     def _path_of(self, volume: Volume) -> str:
+        data = volume.data
+        sectors = data.logical_block_size or data.physical_block_size
+        if sectors and not isinstance(volume, IscsiVolume | FibreChannelVolume):
+            raise errors.NotSupported(
+                "a virtual disk has the sectors that its file says, and no others",
+                hint="leave logical_block_size and physical_block_size out",
+            )
         if isinstance(volume, PoolVolume):
             if volume.data.format not in (None, ImageFormat.VHDX):
                 raise errors.NotSupported("the volumes of a Hyper-V host are VHDX")

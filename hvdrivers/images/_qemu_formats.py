@@ -18,6 +18,8 @@ _MIB = 1024**2
 # ---------------------------------------------------------------------------------------- qcow2
 # Offsets and limits: QEMU docs/interop/qcow2.txt and block/qcow2.h.
 _DIRTY, _CORRUPT, _DATA_FILE, _COMPRESSION = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_DATA_FILE_RAW = 1 << 1
+"""Of the features that a writer may clear: what the other file is like."""
 _MAX_L1_BYTES = 32 * _MIB
 _MAX_REFTABLE_BYTES = 8 * _MIB
 _MAX_SNAPSHOTS = 64  # QEMU allows 65536; nobody ships an image with more than a few
@@ -59,8 +61,9 @@ def check_qcow2(view: View) -> Found:
 
 
 def _qcow2_version_3(view: View, cluster: int) -> None:
-    features, _compatible, _autoclear, refcount_order, header_length = view.unpack(">QQQII", 72)
-    if features & _DATA_FILE:
+    features, _compatible, autoclear, refcount_order, header_length = view.unpack(">QQQII", 72)
+    # QEMU opens no image of which only the second is said
+    if features & _DATA_FILE or autoclear & _DATA_FILE_RAW:
         reject("the qcow2 image keeps its data in another file", _FLATTEN.format("qcow2"))
     if features & _CORRUPT:
         reject("the qcow2 image is marked as corrupt", "repair it: qemu-img check -r all IMAGE")

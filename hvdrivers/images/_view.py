@@ -28,7 +28,10 @@ class Found(NamedTuple):
     subformat: str | None
 
 
-def reject(message: str, hint: str | None = None) -> NoReturn:
+WHOLE = "is the file whole, as its checksum tells, and of that format? qemu-img check IMAGE"
+
+
+def reject(message: str, hint: str = WHOLE) -> NoReturn:
     """Refuse the image. The message never contains text taken from the image itself."""
     raise ImageRejected(message, hint=hint)
 

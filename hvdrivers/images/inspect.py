@@ -31,6 +31,7 @@ from hvdrivers.images._view import (
     HEAD_BYTES,
     MAX_VIRTUAL_SIZE_BYTES,
     TAIL_BYTES,
+    WHOLE,
     Found,
     View,
     reject,
@@ -201,7 +202,7 @@ class ImageInspector:
         try:
             found = check(view)
         except (struct.error, ValueError, IndexError) as error:
-            raise ImageRejected(f"the {self._declared} image is corrupt") from error
+            raise ImageRejected(f"the {self._declared} image is corrupt", hint=WHOLE) from error
         if view.complete and seen is not None and self._declared.value in seen:
             self._oslo.safety_check(self._declared.value)
         return found
@@ -313,7 +314,7 @@ def check_tables(descriptor: int, info: ImageInfo) -> None:
     try:
         check(lambda length, offset: os.pread(descriptor, length, offset), size)
     except (struct.error, ValueError) as error:  # somebody writes to the file meanwhile
-        raise ImageRejected(f"the {info.format} image is corrupt") from error
+        raise ImageRejected(f"the {info.format} image is corrupt", hint=WHOLE) from error
 
 
 def open_regular(path: Path) -> IO[bytes]:

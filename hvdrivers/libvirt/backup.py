@@ -92,7 +92,7 @@ class LibvirtBackup(Topic, IncrementalBackup):
             with unnoticed():
                 keep(domain, BACKUP_NAMESPACE, made, _BOTH)
             with undoing() as undo:
-                undo.callback(self._take_back_backup, uuid, made)
+                undo.callback(self._take_back_backup, uuid, made, targets)
                 try:
                     if since is not None:
                         with unnoticed():
@@ -152,10 +152,13 @@ class LibvirtBackup(Topic, IncrementalBackup):
         self.domains.change("end_backup", uuid, deadline, act)
 
     def _stop(self, uuid: UUID, domain: Remote, backup_id: str, deadline: Deadline) -> None:
-        """End the job of this backup, and wait for its end. Two calls, and one for each look."""
+        """End the job of this backup, and wait for its end. Two calls, and one for each look; after
+        a failure of libvirt's own one more, and one for each disk."""
         with self.hub.listening() as events:
-            with suppress(errors.InvalidState):  # it has just ended
+            try:
                 domain.abortJob()
+            except errors.InvalidState:  # it has just ended; or libvirt began it and then failed
+                points.end_jobs(domain)
             pause = FIRST_LOOK
             while (job := job_of(domain)) is not None and _id_of(job) == backup_id:
                 deadline.check("the backup came to its end")
@@ -167,7 +170,7 @@ class LibvirtBackup(Topic, IncrementalBackup):
                     raise errors.ConnectionFailed("the connection broke while the backup ended")
                 pause = min(2 * pause, LOOKS_APART)
 
-    def _take_back_backup(self, uuid: UUID, made: str) -> None:
+    def _take_back_backup(self, uuid: UUID, made: str, aliases: Iterable[str]) -> None:
         """Undo begin_backup(), as far as it has come."""
         # the machine is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.InstanceNotFound, errors.InvalidState):
@@ -177,6 +180,7 @@ class LibvirtBackup(Topic, IncrementalBackup):
                 self._stop(uuid, domain, made, current_deadline())
             points.forget_checkpoints(domain)
             xml = xml_of(domain)
+            self._delete_scratch(uuid, made, aliases)  # libvirt leaves it where it fails late
             with suppress(errors.DeviceBusy):  # another client's backup: it goes with the old ones
                 disks = self.snapshot_data.live_disks(domain, xml, own_files(uuid, xml))
                 by_node = {disk.node: disk.points for disk in disks}

@@ -96,6 +96,11 @@ class LibvirtScreen(Topic, InteractiveConsole, ScreenCapture):
             if xml_of(domain).find("devices/video") is not None:
                 raise
             raise _no_screen("this machine") from error
+        except errors.VolumeNotFound as error:
+            # the file of the picture, which QEMU could not write
+            raise errors.HypervisorFault(
+                error.message, vendor_code="VIR_ERR_INTERNAL_ERROR"
+            ) from error
         data = read_stream(stream, _PICTURE, deadline)
         if media_type == "image/x-portable-pixmap":
             data, media_type = png_of_ppm(data), "image/png"

@@ -24,17 +24,15 @@ from hvdrivers.driverkit.files import new_file
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.backup_job import Backup, backup_target
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.disguised import refuse_disguised
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import await_job, xml_of
-from hvdrivers.libvirt.files import base_path
 from hvdrivers.libvirt.naming import ROOT, disk_name
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.room import lacking_room, needing_room
+from hvdrivers.libvirt.room import lacking_room, needing_room, size_alone
 from hvdrivers.libvirt.xml import Element, attribute, el, text
 from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
@@ -223,23 +221,8 @@ class LibvirtCopying(Topic, SnapshotToImage):
                 return _Again(f"another client removed the copy: {error.message}")
         if not isinstance(error, errors.HypervisorFault):
             return error
-        needed = self._allocated(source_of(disk)) - taken
+        needed = size_alone(self.connection.remote, source_of(disk)) - taken
         return lacking_room(pool, needed, error) or error
-
-    def _allocated(self, path: str) -> int:
-        """Bytes that a disk takes on the host, with all that it stands on."""
-        total = 0
-        while path:
-            try:
-                volume = self.connection.remote.storageVolLookupByPath(path)
-            except errors.VolumeNotFound:
-                break
-            description = described(volume)
-            if description is None:
-                break
-            total += int(description.findtext("allocation") or 0)
-            path = base_path(description)
-        return total
 
     def _copied(self, disk: Element, name: str, format_: str) -> tuple[Remote, int]:
         pool = self.pools.disks()

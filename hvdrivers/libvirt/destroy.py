@@ -147,13 +147,21 @@ class Removal:
                             undo.callback(self._keeping.take_back, each)
                 gone = found.away.keys() | originals.keys()
                 disks |= {name: each for name, each in own.items() if name not in gone}
-                remove_helper(self._connection.remote, uuid)
+                # it is off, and writes no log any more
+                self._connection.together(
+                    lambda: remove_helper(self._connection.remote, uuid), self._look_for_logs
+                )
                 self._delete_all(found.away.items())
                 self.remove(uuid, domain, disks)
+                logs: dict[str, Remote] = {}
+                moved = self.delete_left if domain is None else None
                 # by their names: others may have taken the volume out of the definition
-                self._secrets.delete(uuid, self.delete_left if domain is None else None)
-                logs = self.delete_console(uuid)
-            anything = domain is not None or bool(disks) or logs
+                self._connection.together(
+                    lambda: logs.update(self._logs_of(uuid)),
+                    lambda: self._secrets.delete(uuid, moved),
+                )
+                self._delete_all(logs.items())
+            anything = domain is not None or bool(disks) or bool(logs)
             if anything and domain is None:
                 events.wait(lambda event: is_about(event, uuid), _SETTLING)
                 # a start that was under way, and fails as its disks have gone, has made a log
@@ -303,18 +311,20 @@ class Removal:
         refresh(self._pools.disks())  # QEMU's driver has made the file, the pool has not seen it
         self._pools.delete_disk(disk_name(uuid, NVRAM))
 
-    def delete_console(self, uuid: UUID) -> bool:
-        """Delete the console logs, and with them the claim; whether there was any."""
-        pool = self._pools.consoles()
-        # the daemon's log rotation makes files (".0", ".1") that the pool has not seen
-        refresh(pool)
-        logs = [
-            each
-            for each in self._pools.volumes(pool).items()
-            if each[0].startswith(console_name(uuid))
-        ]
-        self._delete_all(logs)
-        return bool(logs)
+    def delete_console(self, uuid: UUID) -> None:
+        """Delete the console logs, and with them the claim. Two calls, and one for each."""
+        self._look_for_logs()
+        self._delete_all(self._logs_of(uuid).items())
+
+    def _look_for_logs(self) -> None:
+        """The daemon's log rotation makes files (".0", ".1") that the pool has not seen. One
+        call."""
+        refresh(self._pools.consoles())
+
+    def _logs_of(self, uuid: UUID) -> dict[str, Remote]:
+        """The console logs that the pool has seen. One call."""
+        volumes = self._pools.volumes(self._pools.consoles())
+        return {name: log for name, log in volumes.items() if name.startswith(console_name(uuid))}
 
 
 def is_about(event: RawEvent, uuid: UUID) -> bool:

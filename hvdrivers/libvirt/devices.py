@@ -14,10 +14,14 @@ from hvdrivers.models.vif import AttachedVif, NicModel, VifType
 from hvdrivers.models.volume import (
     AttachedVolume,
     CacheMode,
+    DeviceType,
     DiskBus,
     DiskQos,
     VolumeAttachment,
 )
+
+_SECTOR, _LARGEST_SECTOR = 512, 2 << 20
+"""Bytes: what a disk has if nobody says otherwise, and the most that QEMU takes."""
 
 TARGET_PREFIX = {
     DiskBus.VIRTIO: "vd",
@@ -69,6 +73,7 @@ def disk_element(
         ),
         source,
         el("target", dev=target, bus=bus_of(attachment).value),
+        blockio(attachment),
         iotune(attachment.qos) if attachment.qos else None,
         el("readonly") if attachment.read_only else None,
         el("shareable") if attachment.volume.multiattach else None,
@@ -79,6 +84,37 @@ def disk_element(
         type=kind,
         device=attachment.device_type.value,
     )
+
+
+def blockio(attachment: VolumeAttachment) -> Element | None:
+    """``<blockio>``: the sizes of the sectors, where the storage server tells them.
+
+    Raises:
+        InvalidRequest: no disk has such sectors.
+        NotSupported: QEMU makes no such sectors on this bus.
+    """
+    data = attachment.volume.data
+    logical, physical = data.logical_block_size, data.physical_block_size
+    if (logical, physical) == (None, None) or attachment.device_type is DeviceType.LUN:
+        return None  # the guest asks the unit itself
+    logical = logical or _SECTOR
+    physical = physical or logical  # QEMU's own would be 512, which may be too small
+    if physical < logical or any(each & (each - 1) for each in (logical, physical)):
+        raise errors.InvalidRequest(
+            f"no disk has logical blocks of {logical} bytes and physical ones of {physical}",
+            hint="both are powers of two, and logical_block_size is not the larger one",
+        )
+    if attachment.device_type is DeviceType.CDROM or physical > _LARGEST_SECTOR:
+        raise errors.NotSupported(
+            "QEMU chooses no block sizes of a CD, and none above 2 MiB",
+            hint="leave logical_block_size and physical_block_size out",
+        )
+    if logical != _SECTOR and bus_of(attachment) is DiskBus.SATA:
+        raise errors.NotSupported(
+            f"QEMU has no SATA disks with logical blocks of {logical} bytes",
+            hint="use virtio, scsi or usb",
+        )
+    return el("blockio", logical_block_size=logical, physical_block_size=physical)
 
 
 def serial_of(volume_id: str) -> str:

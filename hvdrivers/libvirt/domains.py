@@ -129,15 +129,16 @@ class Domains:
         saved = is_off(state, reason) and bool(domain.hasManagedSaveImage(0))
         if not saved and ((state, reason) == SAVED or is_restoring(state, reason)):
             state, reason = domain.state(0)  # it may have been resumed meanwhile
-        uuid, name = UUID(domain.UUIDString()), domain.name()
-        rescued = is_rescued(name, uuid)
-        found = state_of(state, reason, saved=saved, defined=defined, rescued=rescued)
-        rescued_too = as_rescued(found)
-        if rescued_too is found or label_of(name, uuid) is not None:
+        found = state_of(state, reason, saved=saved, defined=defined)
+        rescued = as_rescued(found)
+        if rescued is found:
             return found
+        uuid, name = UUID(domain.UUIDString()), domain.name()
+        if label_of(name, uuid) is not None:
+            return rescued if is_rescued(name, uuid) else found
         if marked is None:
             marked = bool(self._identity.rescues(uuid))
-        return rescued_too if marked else found
+        return rescued if marked else found
 
     def checked(
         self,

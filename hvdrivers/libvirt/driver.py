@@ -61,6 +61,7 @@ from hvdrivers.libvirt.rescue import LibvirtRescue
 from hvdrivers.libvirt.resize import LibvirtResize
 from hvdrivers.libvirt.resources import LibvirtResources
 from hvdrivers.libvirt.rewiring import Rewirings
+from hvdrivers.libvirt.room import full_daemon
 from hvdrivers.libvirt.secrets import Secrets
 from hvdrivers.libvirt.serial_line import LibvirtSerial
 from hvdrivers.libvirt.session import Connection
@@ -79,6 +80,7 @@ from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import InstanceSpec, Keep
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.vif import (
     Bandwidth,
@@ -92,7 +94,14 @@ from hvdrivers.models.vif import (
     VifQos,
 )
 from hvdrivers.models.vif.common import VifBase
-from hvdrivers.models.volume import DiskQos, VolumeAttachment
+from hvdrivers.models.volume import (
+    DiskQos,
+    NfsData,
+    RbdData,
+    VolumeAttachment,
+    VolumeData,
+    VolumeEncryption,
+)
 
 
 class LibvirtDriver(
@@ -133,11 +142,17 @@ class LibvirtDriver(
     takes: ClassVar[Fields] = {
         InstanceSpec: frozenset({"disks", "numa"}),
         Hardware: frozenset(Hardware.model_fields),
+        Destination: frozenset({"storage", "address", "user", "password"}),
         OwnDisk: frozenset({"size_mib", "bus", "kept"}),
         SeedDisc: frozenset({"bus", "device_type"}),
         Keep: frozenset({Keep.EPHEMERAL_DISKS.value, Keep.SWAP_DISK.value}),
         HostImage: frozenset({"cached"}),
         VolumeAttachment: frozenset({"bus", "cache", "device_type", "discard"}),
+        VolumeData: frozenset({"logical_block_size", "physical_block_size", "enforce_multipath"}),
+        RbdData: frozenset({"cluster_name"}),
+        NfsData: frozenset({"options"}),
+        # the header of a LUKS volume says both, and QEMU reads them there
+        VolumeEncryption: frozenset({"cipher", "key_size"}),
         DiskQos: frozenset(DiskQos.model_fields),
         VifBase: frozenset({"active", "model", "mtu", "queues", "vlan"}),
         VifQos: frozenset(VifQos.model_fields),
@@ -170,8 +185,8 @@ class LibvirtDriver(
         self.secrets = Secrets(self.connection)
         self.identity = Identity(self.connection)
         self.domains = Domains(self.connection, self.hub, self.identity)
-        self.listing = Listing(self.connection, self.domains)
-        self.event_streams = EventStreams(self.connection, self.hub, self.listing, self.identity)
+        self.listing = Listing(self.connection, self.domains, self.identity)
+        self.event_streams = EventStreams(self.connection, self.hub, self.listing)
         self.turns = Turns(self.connection, self.hub, self.domains, self.facts)
         self.huge_pages = HugePageStock(self.connection, self.facts)
         self.dedicated = Dedicated(self.connection, self.hub, self.turns, self.facts)
@@ -242,8 +257,16 @@ def _bounded(operation: Callable[..., Any], *, changes: bool) -> Callable[..., A
     def bounded(
         self: LibvirtDriver, *args: Any, timeout: float | None = None, **kwargs: Any
     ) -> Any:
-        with self.connection.operation(timeout), truthful() if changes else nullcontext():
-            return operation(self, *args, timeout=timeout, **kwargs)
+        with self.connection.operation(timeout):
+            try:
+                with truthful() if changes else nullcontext():
+                    return operation(self, *args, timeout=timeout, **kwargs)
+            except errors.HypervisorFault as error:
+                # whatever it was doing: libvirt writes something down of nearly everything
+                full = full_daemon(self.connection.remote, error)
+                if full is None:
+                    raise
+                raise full from error
 
     return bounded
 

@@ -9,10 +9,8 @@ import libvirt
 
 from hvdrivers.driverkit.events import InstanceStream
 from hvdrivers.libvirt.event_hub import EventHub, RawEvent
-from hvdrivers.libvirt.identity import Identity
 from hvdrivers.libvirt.listing import Listing
 from hvdrivers.libvirt.session import Connection
-from hvdrivers.libvirt.states import as_rescued
 from hvdrivers.libvirt.translation import Translation
 from hvdrivers.models.state import InstanceState
 
@@ -20,13 +18,10 @@ from hvdrivers.models.state import InstanceState
 class EventStreams:
     """Make them."""
 
-    def __init__(
-        self, connection: Connection, hub: EventHub, listing: Listing, identity: Identity
-    ) -> None:
+    def __init__(self, connection: Connection, hub: EventHub, listing: Listing) -> None:
         self._connection = connection
         self._hub = hub
         self._listing = listing
-        self._identity = identity
 
     def made(self, limit: int = 10_000) -> InstanceStream[RawEvent]:
         """A stream that has not begun.
@@ -55,10 +50,5 @@ class EventStreams:
         """The state of each instance, and what marks it as rescued."""
         with self._connection.operation(None):
             self._hub.ensure()  # what happens after the reading is an event
-            machines = self._listing.machines()
-            known = self._identity.known((uuid, name) for uuid, name, _, _ in machines)
-        return {
-            uuid: (as_rescued(state) if known[uuid].rescues else state, known[uuid].rescues)
-            for uuid, _, state, _ in machines
-            if uuid in known
-        }
+            ours = self._listing.ours()
+        return {uuid: (state, known.rescues) for uuid, known, state, _ in ours}

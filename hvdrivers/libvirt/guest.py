@@ -7,6 +7,7 @@ the guest's administrator and asks for no account.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator, Sequence
 from ipaddress import ip_address
 from typing import Any
@@ -34,7 +35,19 @@ _SOURCES = (
 _MOST_ADDRESSES = 1000
 """Of one machine: a guest says what it likes."""
 _MOST_INPUT = 1 << 20
-"""Bytes of input to a program: it travels as base64 in one message, which libvirt bounds."""
+"""Bytes of input to a program, and of its arguments. They travel in one message, the input as
+base64, which libvirt bounds."""
+_EXIT_CODES = range(-(1 << 31), 1 << 32)
+"""32 bits: Linux has 8 of them, and Windows shows them with or without a sign."""
+_LONGEST_PASSWORD = 4096
+"""Bytes. What sets a password in a guest reads lines of at most 8 KiB (chpasswd), and the agent
+that waits for it answers nobody."""
+_OUTPUT_HINT = (
+    "libvirt carries 3 MiB of output, and after 7 MiB it gives the agent up until that starts anew"
+    " in the guest: let the program write more to a file, and read that in parts"
+)
+"""The agent's whole answer is one text, in base64. libvirt's own messages take 4 MiB
+(REMOTE_STRING_MAX), and it reads 10 MiB of an agent's (QEMU_AGENT_MAX_RESPONSE)."""
 _FIRST_LOOK = 0.02
 _LOOKS_APART = 1.0
 """Seconds: the agent has no event for the end of a program, so it is asked, ever less often."""
@@ -85,6 +98,11 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         """Budget: 4 calls."""
         del timeout
         _refuse_account(credentials)
+        if len(password.get_secret_value().encode()) > _LONGEST_PASSWORD:
+            raise errors.InvalidRequest(
+                f"the password is longer than {_LONGEST_PASSWORD} bytes in UTF-8",
+                hint="guests take none of that length",
+            )
         deadline = current_deadline()
         domain, _ = self.domains.checked("set_guest_password", uuid, deadline)
         require(domain)
@@ -151,6 +169,12 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         _refuse_account(credentials)
         if not command:
             raise errors.InvalidRequest("no program is named")
+        if len(json.dumps(list(command))) > _MOST_INPUT:
+            raise errors.InvalidRequest(
+                f"the program's arguments take more than {_MOST_INPUT} bytes in the message to the"
+                " agent",
+                hint="give them as stdin=, or in a file",
+            )
         if len(stdin) > _MOST_INPUT:
             raise errors.InvalidRequest(
                 f"{len(stdin)} bytes of input are more than {_MOST_INPUT}",
@@ -199,6 +223,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
                 raise errors.OutcomeUnknown(
                     f"the program was started, and its end is not known: {error.message}",
                     vendor_code=error.vendor_code,
+                    hint=_OUTPUT_HINT,
                 ) from error
             if field(status, "exited", bool):
                 return _result(status)
@@ -237,10 +262,13 @@ def _addresses(answer: Any, source: AddressSource) -> Iterator[GuestAddress]:
 
 def _result(status: Any) -> ExecResult:
     code = field(status, "exitcode", int)
-    signal = field(status, "signal", int)
-    return ExecResult(
+    if code is None:
         # as a shell counts: a program that a signal has ended
-        exit_code=code if code is not None else 128 + (signal or 0),
+        code = 128 + (field(status, "signal", int) or 0)
+    if code not in _EXIT_CODES:
+        raise errors.OutcomeUnknown("the program has ended, and the agent told no exit code")
+    return ExecResult(
+        exit_code=code,
         stdout=_decoded(field(status, "out-data", str)),
         stderr=_decoded(field(status, "err-data", str)),
         truncated=bool(status.get("out-truncated")) or bool(status.get("err-truncated")),

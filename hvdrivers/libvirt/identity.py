@@ -21,6 +21,7 @@ seen: one of a later rescue has another name.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -59,6 +60,13 @@ class Known:
     rescues: frozenset[str] = frozenset()
     """Roles of the disks of the rescues that mark it, of an adopted machine. One that spawn() has
     made says it in its name."""
+
+
+@functools.lru_cache(16384)
+def named(name: str, uuid: UUID) -> Known | None:
+    """What the name of a machine says; None if spawn() has not made it. No call."""
+    label = label_of(name, uuid)
+    return None if label is None else Known(label)
 
 
 @dataclass(frozen=True)
@@ -149,9 +157,9 @@ class Identity:
         found: dict[UUID, Known] = {}
         others: list[UUID] = []
         for uuid, name in machines:
-            label = label_of(name, uuid)
-            if label is not None:
-                found[uuid] = Known(label)
+            known = named(name, uuid)
+            if known is not None:
+                found[uuid] = known
             elif not is_helper(name):
                 others.append(uuid)
         if not others:

@@ -23,7 +23,7 @@ from hvdrivers.libvirt.files import written_at
 from hvdrivers.libvirt.naming import ROOT, VOLUME_PREFIX, disk_name, is_copy, is_root
 from hvdrivers.libvirt.pools import Pools, volume_xml
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.room import needing_room_alone
 from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.instance import Keep
 
@@ -143,9 +143,9 @@ class Keeping:
                 own[disk.begun] = pool.createXML(volume_xml(disk.begun, 0, "raw"), 0)
             # without the mark, a half copy would pass for a disk that was kept
             copy = undo.callback(self._pools.delete_disk, disk.volume, guards=[mark])
-            _, capacity, allocation = volume.info()
-            with needing_room(pool, int(allocation)):
-                pool.createXMLFrom(volume_xml(disk.volume, int(capacity), "qcow2"), volume, 0)
+            capacity = int(volume.info()[1])
+            with needing_room_alone(pool, volume):
+                pool.createXMLFrom(volume_xml(disk.volume, capacity, "qcow2"), volume, 0)
             # nor may the mark "complete" stay without its copy
             undo.callback(self._pools.delete_disk, disk.done, guards=[copy, mark])
             own[disk.done] = pool.createXML(volume_xml(disk.done, 0, "raw"), 0)

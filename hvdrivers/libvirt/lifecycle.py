@@ -58,7 +58,6 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shown import shown
 from hvdrivers.libvirt.slots import refuse_too_many
 from hvdrivers.libvirt.start import start_new
-from hvdrivers.libvirt.states import as_rescued
 from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.instance import (
     Firmware,
@@ -70,6 +69,7 @@ from hvdrivers.models.instance import (
 )
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState, StartAs
+from hvdrivers.models.vif import MacvtapVif
 
 _NOT_WRITTEN = "VIR_ERR_SYSTEM_ERROR/ENOSPC"
 _FORGOTTEN = (
@@ -103,9 +103,9 @@ class LibvirtLifecycle(Topic, Lifecycle):
         each local volume, 4 for one of a pool; for a kept disk those of three delete_volume(), for
         a file that the driver has not made those that attach_volume() names, for such an image once
         for each connection; with PCI devices of the host, NICs among them, 3, 2 for each device
-        and 1 for each machine of the host, 2 if it is on; for macvtap over a PCI device 1 and 1 for
-        each network device of the host, for a vDPA device 1 and 1 for each of the host's. 7 of the
-        9 are made in sequence, the others beside them."""
+        and 1 for each machine of the host, 2 if it is on; for macvtap 1, over a PCI device 2 and 1
+        for each network device of the host; for a vDPA device 1 and 1 for each of the host's. 7 of
+        the 9 are made in sequence, the others beside them."""
         del timeout
         deadline = current_deadline()
         refuse_hardware(spec, self.facts.domain_capabilities())
@@ -156,6 +156,8 @@ class LibvirtLifecycle(Topic, Lifecycle):
 
         def places() -> list[Element]:
             self.networks.require(spec.vifs)
+            taps = (each.tap for each in spec.vifs if isinstance(each, MacvtapVif))
+            self.networks.refuse_taken(spec.uuid, *taps)
             return self.volumes.elements(spec)
 
         bases: list[Base | None] = []
@@ -270,7 +272,8 @@ class LibvirtLifecycle(Topic, Lifecycle):
         secrets; 2 more if it did not run, 5 more for each disk that is kept. 1 more for each disk
         that migrate_storage() has moved to another pool; on a host with slices of GPUs 1 more, and
         2 for each that it has. Of an adopted machine 2 more, and for each of its disks 1 and those
-        of delete_volume(); with ``keep`` 5 more for each, and those of delete_volume() again."""
+        of delete_volume(); with ``keep`` 5 more for each, and those of delete_volume() again. 9 of
+        the 11 for a machine with one disk are made in sequence, the others beside them."""
         del timeout
         again = self.removal.destroy(uuid, keep, partial(leave_destination, self, uuid))
         with changed():
@@ -296,18 +299,15 @@ class LibvirtLifecycle(Topic, Lifecycle):
         """Budget: 2 calls for any number of instances; 1 more where the host has machines that
         spawn() has not made."""
         del timeout
-        machines = self.listing.machines()
-        known = self.identity.known((uuid, name) for uuid, name, _, _ in machines)
         return [
             _line(
                 uuid,
-                ours.label,
-                as_rescued(state) if ours.rescues else state,
+                known.label,
+                state,
                 int(stats.get("vcpu.current", 1)),
                 int(stats.get("balloon.maximum", 0)) // 1024,
             )
-            for uuid, _, state, stats in machines
-            if (ours := known.get(uuid)) is not None
+            for uuid, known, state, stats in self.listing.ours()
         ]
 
     def list_foreign(self, *, timeout: float | None = None) -> Sequence[ForeignInstance]:

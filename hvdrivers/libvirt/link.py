@@ -40,7 +40,7 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import waitable
-from hvdrivers.workers import Job, Workers
+from hvdrivers.workers import Errand, Job, Workers
 
 _T = TypeVar("_T")
 
@@ -126,7 +126,7 @@ class Link:
                 return job.future
             self._busy = True
         try:
-            self._workers.start(Job(self._serve))
+            self._workers.start(Errand(self._serve))
         except BaseException as error:
             with self._lock:
                 self._busy = False

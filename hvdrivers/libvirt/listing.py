@@ -6,7 +6,7 @@ Each state is made by ``states.state_of()``, as in ``get_instance()``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 from uuid import UUID
@@ -16,10 +16,11 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline
 from hvdrivers.libvirt.domains import Domains
+from hvdrivers.libvirt.identity import Identity, Known, named
 from hvdrivers.libvirt.naming import is_rescued
 from hvdrivers.libvirt.remote import Bulk, statistics_of
 from hvdrivers.libvirt.session import Connection
-from hvdrivers.libvirt.states import SAVED, is_starting, state_of
+from hvdrivers.libvirt.states import SAVED, as_rescued, is_starting, state_of
 from hvdrivers.models.state import InstanceState
 
 _STATS = libvirt.VIR_DOMAIN_STATS_STATE | libvirt.VIR_DOMAIN_STATS_VCPU
@@ -36,9 +37,36 @@ _MOST_HUNG = 4
 class Listing:
     """The bulk read behind lists, events, inventory and metrics."""
 
-    def __init__(self, connection: Connection, domains: Domains) -> None:
+    def __init__(self, connection: Connection, domains: Domains, identity: Identity) -> None:
         self._connection = connection
         self._domains = domains
+        self._identity = identity
+
+    def ours(
+        self,
+        groups: int = _STATS,
+        *,
+        wait: bool = False,
+        only: AbstractSet[UUID] | None = None,
+    ) -> Iterable[tuple[UUID, Known, InstanceState, Mapping[str, Any]]]:
+        """UUID, what is known, state and statistics of every instance. Calls as for machines(); one
+        more where the host has machines that spawn() has not made.
+
+        Args:
+            groups: as for machines(), as the others are.
+            wait:
+            only:
+        """
+        machines = self.machines(groups, wait=wait, only=only)
+        all_ = [named(name, uuid) for uuid, name, _, _ in machines]
+        if None in all_:
+            known = self._identity.known((uuid, name) for uuid, name, _, _ in machines)
+            all_ = [known.get(uuid) for uuid, _, _, _ in machines]
+        return (
+            (uuid, known, as_rescued(state) if known.rescues else state, stats)
+            for known, (uuid, _, state, stats) in zip(all_, machines, strict=True)
+            if known is not None
+        )
 
     def machines(
         self,
@@ -57,25 +85,29 @@ class Listing:
         """
         saved = self.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
         bulk = self._stats(groups, wait, only)
-        machines = [
-            (uuid, name, (stats.get("state.state", 0), stats.get("state.reason", 0)), stats)
-            for uuid, name, stats in bulk
-        ]
-        if any(at == SAVED and uuid not in saved for uuid, _, at, _ in machines):
+        machines = bulk.rows()
+        kinds = {_at(stats) for _, _, stats in machines}
+        if SAVED in kinds and any(
+            _at(stats) == SAVED and uuid not in saved for uuid, _, stats in machines
+        ):
             # suspended between the two calls, or its memory has been thrown away
             saved |= self.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
         building: set[UUID] = set()
-        starting = {at for at in {at for _, _, at, _ in machines} if is_starting(*at)}
+        starting = {at for at in kinds if is_starting(*at)}
         if starting:
             building = self.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+        usual = {at: state_of(*at, saved=False) for at in kinds}
+        special = saved | building
         found: list[tuple[UUID, str, InstanceState, Mapping[str, Any]]] = []
-        for number, (uuid, name, at, stats) in enumerate(machines):
+        for number, (uuid, name, stats) in enumerate(machines):
+            at = _at(stats)
+            state = usual[at]
             if at in starting and uuid not in building:
                 try:
                     state = self._domains.state(bulk.domain(number))
                 except errors.InstanceNotFound:
                     continue  # its spawn has failed, or it was destroyed
-            else:
+            elif (special and uuid in special) or is_rescued(name, uuid):
                 state = state_of(
                     *at,
                     saved=uuid in saved,
@@ -124,3 +156,8 @@ class Listing:
         """UUIDs of the machines of a kind. One call."""
         machines = self._connection.remote.listAllDomains(flags)
         return {UUID(bytes=each.UUID()) for each in machines}
+
+
+def _at(stats: Mapping[str, Any]) -> tuple[int, int]:
+    """State and reason."""
+    return stats.get("state.state", 0), stats.get("state.reason", 0)

@@ -143,9 +143,13 @@ def kept(domain: Element, namespace: str) -> str | None:
     return above.findtext(f"{{{namespace}}}instance") if above is not None else None
 
 
-def to_run_text() -> str:
-    """The mark of a machine that is switched off to be started again."""
-    return datetime.now(UTC).isoformat()
+def to_run_text(written: str = "") -> str:
+    """The mark of a machine that is switched off to be started again.
+
+    Args:
+        written: the machine's disk, and when it was written to, once the machine is off.
+    """
+    return f"{datetime.now(UTC).isoformat()} {written}".strip()
 
 
 def is_to_run(domain: Element) -> bool:
@@ -154,8 +158,15 @@ def is_to_run(domain: Element) -> bool:
     if mark is None:
         return False
     with suppress(ValueError, TypeError):  # others have written it: no time, or one without a zone
-        return abs(datetime.now(UTC) - datetime.fromisoformat(mark)) < _REMEMBERED
+        time = datetime.fromisoformat(mark.partition(" ")[0])
+        return abs(datetime.now(UTC) - time) < _REMEMBERED
     return False
+
+
+def written_in(domain: Element) -> str:
+    """What the mark says of the machine's disk; nothing, if it was made before the machine was
+    off."""
+    return (kept(domain, STATE_NAMESPACE) or "").partition(" ")[2]
 
 
 def put(domain: Element, namespace: str, content: str) -> Element:
@@ -195,7 +206,7 @@ def record_in(domain: Element) -> Record:
             now["flavor"] = Flavor.model_validate_json(flavor)
         if roots := roots_in(domain):
             now["image"] = _current(domain, roots).image
-        return record.model_copy(update=now)
+        return record.model_copy(update=now) if now else record
     except ValidationError as error:
         raise errors.HypervisorFault(
             "the domain's hvdrivers metadata is missing or damaged",

@@ -12,7 +12,6 @@ import libvirt
 
 from hvdrivers.contract.metrics import Metrics
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.states import as_rescued
 from hvdrivers.models.metrics import DiskMetrics, InstanceMetrics, VifMetrics
 from hvdrivers.models.state import InstanceState
 
@@ -35,13 +34,8 @@ class LibvirtMetrics(Topic, Metrics):
         """Budget: 2 calls for all instances, 3 for certain ones, however many they are; 1
         more where the host has machines that spawn() has not made."""
         del timeout
-        machines = self.listing.machines(_STATS, wait=True, only=uuids)
-        known = self.identity.known((uuid, name) for uuid, name, _, _ in machines)
-        return [
-            _metrics(uuid, as_rescued(state) if known[uuid].rescues else state, stats)
-            for uuid, _, state, stats in machines
-            if uuid in known
-        ]
+        ours = self.listing.ours(_STATS, wait=True, only=uuids)
+        return [_metrics(uuid, state, stats) for uuid, _, state, stats in ours]
 
 
 def _metrics(uuid: UUID, state: InstanceState, stats: Mapping[str, Any]) -> InstanceMetrics:

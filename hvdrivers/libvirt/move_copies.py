@@ -27,7 +27,7 @@ from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name
 from hvdrivers.libvirt.plan_of_move import Own
 from hvdrivers.libvirt.pools import backing_of, refresh, volume_xml
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.room import full_while_sent, needing_room
+from hvdrivers.libvirt.room import full_while_sent, needing_room, needing_room_alone
 from hvdrivers.libvirt.sent import LastPart
 from hvdrivers.libvirt.streams import read_stream
 from hvdrivers.libvirt.turns import Turn
@@ -73,7 +73,7 @@ class Copying:
     def _stand_alone(self, pool: Remote, disk: Own, name: str) -> Remote:
         _, capacity, allocation = disk.volume.info()
         xml = volume_xml(name, int(capacity), "qcow2")
-        with needing_room(pool, int(allocation)):
+        with needing_room_alone(pool, disk.volume):
             made: Remote = pool.createXMLFrom(xml, disk.volume, 0)
         self._told(int(allocation))
         return made

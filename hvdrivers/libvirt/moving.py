@@ -30,7 +30,7 @@ from hvdrivers.libvirt.pinning import without_own_pins
 from hvdrivers.libvirt.plan_of_move import Plan
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.room import lacking_room, needing_room, size_alone
 from hvdrivers.libvirt.start import cut
 from hvdrivers.libvirt.states import is_restoring
 from hvdrivers.libvirt.streams import read_stream
@@ -86,11 +86,30 @@ class Move:
             else:
                 undo.callback(self._stop_again)
                 self._start_frozen()
-            _await_end(call.domain, self._sending(), deadline, progress)
+            try:
+                _await_end(call.domain, self._sending(), deadline, progress)
+            except errors.HypervisorFault as error:
+                lacking = self._lacking_room(error)
+                if lacking is None:
+                    raise
+                raise lacking from error
         with changed():
             if not call.running:
                 cut(there.domains.find(uuid))
             self._clear()
+
+    def _lacking_room(self, error: errors.HypervisorFault) -> errors.InsufficientResources | None:
+        """After a failure: the pool there has less room than the copies lack; None if it has as
+        much. Three calls there, and two for each disk; here two for each disk and what it stands
+        on."""
+        if self._plan.shared:
+            return None
+        pool, lacking = self._there.pools.disks(), 0
+        with suppress(errors.HypervisorError):
+            for each in self._plan.disks:
+                lacking += size_alone(self._here.connection.remote, each.path)
+                lacking -= int(pool.storageVolLookupByName(each.name).info()[2])
+        return lacking_room(pool, lacking, error)
 
     def settle(self, note: Leaving) -> bool:
         """After a migration that was cut at its end: leave one of both machines; whether it is the
@@ -111,7 +130,7 @@ class Move:
             raise errors.InvalidState(
                 "the machine with this UUID that is there has not come by this migration",
                 instance=uuid,
-                hint="look at both machines: unadopt() or destroy() the one that is too many",
+                hint="look at both machines, and destroy() the one that is too many",
             )
         cut(domain)
         with changed():

@@ -87,7 +87,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
     ) -> AttachedVif:
         stopped = state is InstanceState.STOPPED
         if stopped:
-            self._refuse_taken_port(uuid, vif)
+            self.networks.refuse_taken(uuid, tap_of(vif))
         elif not has_free_port(xml):
             raise no_free_port()
         flags = affecting(domain, state)
@@ -118,24 +118,6 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         if present is None:
             raise Moved  # started meanwhile, without it; or another client has unplugged it
         return attached_vif(vif.id, *present)
-
-    def _refuse_taken_port(self, uuid: UUID, vif: Vif) -> None:
-        """For a stopped machine libvirt looks only when it starts whether another one has the
-        device. (Not so the MAC address: libvirt tells those of each machine apart.)"""
-        device = tap_of(vif)
-        if not device:
-            return  # it has none on the host
-        flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-        flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-        for other, stats in self.connection.remote.getAllDomainStats(
-            libvirt.VIR_DOMAIN_STATS_INTERFACE, flags
-        ):
-            names = {stats.get(f"net.{number}.name") for number in range(stats.get("net.count", 0))}
-            if device in names and other.UUIDString() != str(uuid):
-                raise errors.DeviceBusy(
-                    f"machine {other.UUIDString()} has this port ({device})",
-                    hint="unplug_vif() it there, or power_off() that machine",
-                )
 
     def _plug(self, domain: Remote, interface: Element, flags: int) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from uuid import UUID
 
 import libvirt
 
@@ -66,6 +67,29 @@ class Networks:
             )
             if missing is not None:
                 raise missing
+
+    def refuse_taken(self, uuid: UUID, *devices: str | None) -> None:
+        """Refuse network devices of NICs that a machine which runs has. One call; none without a
+        device.
+
+        For a stopped machine libvirt looks only when it starts. A start that fails removes the
+        macvtap devices that its definition names, whosever they are (seen with libvirt 9.0). Not so
+        the MAC address: libvirt tells those of each machine apart.
+        """
+        wanted = {each for each in devices if each}
+        if not wanted:
+            return
+        flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+        flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+        for other, stats in self._connection.remote.getAllDomainStats(
+            libvirt.VIR_DOMAIN_STATS_INTERFACE, flags
+        ):
+            names = {stats.get(f"net.{number}.name") for number in range(stats.get("net.count", 0))}
+            if wanted & names and other.UUIDString() != str(uuid):
+                raise errors.DeviceBusy(
+                    f"machine {other.UUIDString()} has this port ({min(wanted & names)})",
+                    hint="unplug_vif() it there, or power_off() that machine",
+                )
 
     def refuse_emulated(self, vifs: Iterable[Vif], virt_type: str | None) -> None:
         """Refuse ports of a userspace switch for a machine that is emulated. No call.

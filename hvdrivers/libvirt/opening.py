@@ -26,10 +26,12 @@ _LONGEST_SOCKET = 107
 
 
 def _run_event_loop() -> None:
+    one_round = libvirt.virEventRunDefaultImpl
     while True:
         # an error of one round (a descriptor closed in between) must not end all events
         with suppress(libvirt.libvirtError):
-            libvirt.virEventRunDefaultImpl()
+            while True:  # each call of any thread makes two rounds: nothing else is done in one
+                one_round()
 
 
 def ensure_event_loop() -> None:

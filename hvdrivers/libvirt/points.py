@@ -28,6 +28,8 @@ from hvdrivers.libvirt.session import unnoticed
 _PREFIX = "hv-backup-"
 _ID = re.compile(rf"{_PREFIX}([0-9]{{1,9}})-[0-9a-f]{{8}}")
 _FORGET = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
+_JOB = "backup-"
+"""What libvirt calls the jobs of a backup in QEMU, at the beginning."""
 MOST = 8
 """Points that are kept. Each bitmap costs QEMU a little at each write."""
 
@@ -109,3 +111,13 @@ def forget_checkpoints(domain: Remote) -> int:
         with suppress(errors.VolumeNotFound), unnoticed():
             checkpoint.delete(_FORGET)
     return others
+
+
+def end_jobs(domain: Remote) -> None:
+    """End what QEMU has begun of a backup that libvirt 9.0 takes for failed: it knows of no job
+    then that it could end, and keeps the backup until these have ended. One call, and one for each
+    disk."""
+    for job in monitor.ask(domain, "query-block-jobs", reads=True):
+        if str(job.get("device", "")).startswith(_JOB):
+            with suppress(errors.HypervisorFault):  # it has ended meanwhile
+                monitor.ask(domain, "block-job-cancel", {"device": job["device"]})

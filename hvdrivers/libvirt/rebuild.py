@@ -61,7 +61,7 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import growing
 from hvdrivers.libvirt.roots_of_others import refuse_odd_root, root_at
 from hvdrivers.libvirt.snapshot_data import Machine
-from hvdrivers.libvirt.start import cut, forget_crash, shall_run, start
+from hvdrivers.libvirt.start import cut, forget_crash, note_disk, shall_run, start
 from hvdrivers.libvirt.turns import Robbed, Turn
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.image import ImageRef
@@ -83,9 +83,9 @@ class LibvirtRebuild(Topic, Rebuild):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget from a cached image: 26 calls; 3 more where a rebuild() has made the disk before
-        it, 8 where it is in another pool than the driver's own, and 2 where an earlier one was cut;
-        of an adopted machine 15 more, and those of delete_volume().
+        """Budget from a cached image: 26 calls, 30 if it runs; 3 more where a rebuild() has made
+        the disk before it, 8 where it is in another pool than the driver's own, and 2 where an
+        earlier one was cut; of an adopted machine 15 more, and those of delete_volume().
         It waits for what another client does with the snapshots, as those are in the disk that
         goes."""
         del timeout
@@ -279,10 +279,11 @@ class LibvirtRebuild(Topic, Rebuild):
         return True
 
     def _restarted(self, domain: Remote, *, is_off: bool) -> None:
-        """Let the machine start with the new disk. Four calls. What another client has switched
+        """Let the machine start with the new disk. Eight calls. What another client has switched
         off meanwhile stays off."""
         keep(domain, STATE_NAMESPACE, to_run_text(), _CONFIG)
         if is_off or cut(domain):
+            note_disk(domain)
             uuid = UUID(domain.UUIDString())
             self.rescues.leave(uuid, domain)
             with self.dedicated.starting(uuid, domain):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -94,10 +94,9 @@ class Bulk:
     def __init__(self, of: Remote, rows: list[tuple[Any, dict[str, Any]]]) -> None:
         self._connection, self._link, self._rows = of._connection, of._link, rows
 
-    def __iter__(self) -> Iterator[tuple[UUID, str, dict[str, Any]]]:
+    def rows(self) -> list[tuple[UUID, str, dict[str, Any]]]:
         """The UUID, the name and the statistics of each."""
-        for domain, stats in self._rows:
-            yield _uuid(domain.UUID()), domain.name(), stats
+        return [(_uuid(domain.UUID()), domain.name(), stats) for domain, stats in self._rows]
 
     def domain(self, number: int) -> Remote:
         """The domain of the row with this number."""
@@ -152,6 +151,7 @@ def call_about(domain: Remote, name: str, function: Callable[..., Any], *args: o
     return domain._connection.call(domain._link, f"Domain.{name}", call, *args)
 
 
+@functools.cache
 def changes_nothing(method: str) -> bool:
     """Whether a method reads, so that nobody misses its answer."""
     return _READ.match(method) is not None

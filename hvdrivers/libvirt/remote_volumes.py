@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass
 from uuid import UUID, uuid5
 
@@ -67,7 +68,7 @@ def secrets_of(instance: UUID, attachment: VolumeAttachment) -> list[HostSecret]
     volume = attachment.volume
     if isinstance(volume, IscsiVolume) and volume.chap is not None:
         values["iscsi"] = volume.chap.password.get_secret_value().encode()
-    if isinstance(volume, RbdVolume) and volume.key is not None:
+    if isinstance(volume, RbdVolume) and volume.key is not None and _authenticates(volume):
         values["ceph"] = _ceph_key(volume.key.get_secret_value())
     passphrase = _passphrase(attachment)
     if passphrase is not None:
@@ -145,26 +146,72 @@ def iscsi_source(instance: UUID, volume: IscsiVolume, initiator: str) -> Element
 
 
 def rbd_source(instance: UUID, volume: RbdVolume) -> Element:
-    """QEMU's own Ceph client."""
+    """QEMU's own Ceph client. Without monitors it asks those in the host's file of the
+    cluster."""
     if volume.namespace is not None:
         raise errors.NotSupported("libvirt 9 names no namespace of a Ceph pool")
-    uuid: UUID | str = _uuid(instance, "ceph", volume.volume_id)
-    if volume.key is None and volume.data.secret_uuid is not None:
-        uuid = volume.data.secret_uuid  # of others, and there already
-    user = volume.data.auth_username
+    cluster = volume.data.cluster_name
+    file = None
+    if cluster not in {None, "ceph"} and not volume.monitors:
+        if re.fullmatch("[A-Za-z0-9_-]+", str(cluster)) is None:
+            raise errors.InvalidRequest("the name of the Ceph cluster is no part of a file name")
+        file = f"/etc/ceph/{cluster}.conf"
     return el(
         "source",
         *(el("host", name=each.host, port=each.port) for each in volume.monitors),
-        el("auth", el("secret", type="ceph", uuid=uuid), username=user) if user else None,
+        _ceph_auth(instance, volume),
+        el("config", file=file) if file is not None else None,
         protocol="rbd",
         name=f"{volume.pool}/{volume.image}",
     )
+
+
+def _authenticates(volume: RbdVolume) -> bool:
+    """Whether credentials are used: as the volume says, else if there are some."""
+    data = volume.data
+    if data.auth_enabled is None:
+        return any((data.keyring, data.secret_uuid, data.auth_username))
+    return data.auth_enabled
+
+
+def _ceph_auth(instance: UUID, volume: RbdVolume) -> Element | None:
+    """``<auth>``."""
+    data = volume.data
+    if not _authenticates(volume):
+        return None
+    if not data.auth_username:
+        raise errors.InvalidRequest(
+            "the Ceph user is not given whose key it is", hint="give auth_username, without client."
+        )
+    uuid: UUID | str | None = data.secret_uuid  # of others, and there already
+    if volume.key is not None:
+        uuid = _uuid(instance, "ceph", volume.volume_id)
+    if uuid is None:
+        raise errors.InvalidRequest(
+            f"there is no key of the Ceph user {data.auth_username}",
+            hint="give keyring, or secret_uuid of a secret that the host has; or auth_enabled=False"
+            " where the cluster asks for none",
+        )
+    return el("auth", el("secret", type="ceph", uuid=uuid), username=data.auth_username)
+
+
+_NFS_OPTIONS = frozenset({"", "rw", "vers=3", "nfsvers=3", "proto=tcp", "tcp", "defaults"})
+"""Mount options that say what QEMU's client does anyway."""
 
 
 def nfs_source(volume: NfsVolume) -> tuple[Element, str]:
     """QEMU's own NFS client, and the file's format."""
     if volume.data.format not in _FORMATS:
         raise errors.NotSupported(f"volumes of format {volume.data.format}")
+    text = (volume.data.options or "").strip().removeprefix("-o").strip()
+    odd = [each for each in map(str.strip, text.split(",")) if each not in _NFS_OPTIONS]
+    if odd:
+        # not quoted: they may carry a password
+        raise errors.NotSupported(
+            "QEMU's NFS client mounts nothing, speaks NFS 3 over TCP, and takes no mount options",
+            hint="leave options out; or mount the export on the host, and attach the file as a"
+            " local volume",
+        )
     path = f"{volume.path.rstrip('/')}/{volume.data.name}"
     source = el("source", el("host", name=volume.host), protocol="nfs", name=path)
     return source, _FORMATS[volume.data.format]

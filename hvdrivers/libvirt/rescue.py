@@ -66,7 +66,7 @@ from hvdrivers.libvirt.overlays import Base
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.start import cut, explained, forget_crash, shall_run, start
+from hvdrivers.libvirt.start import cut, explained, forget_crash, note_disk, shall_run, start
 from hvdrivers.libvirt.turns import Turn
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.hardware import Hardware
@@ -257,7 +257,7 @@ class LibvirtRescue(Topic, Rescue):
             start(self.domains.find(uuid))
 
     def unrescue(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 14 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
+        """Budget: 18 calls, 11 if it is off; of a machine that was not rescued 5 if it runs, 8 if
         it is off; 2 more for a rescue's seed, or where an earlier one was cut; 4 more for an
         adopted machine. It waits as rescue() does."""
         del timeout
@@ -269,6 +269,8 @@ class LibvirtRescue(Topic, Rescue):
                 if not cut(domain):  # it has gone down by itself, and stays down
                     keep(domain, STATE_NAMESPACE, None, _CONFIG)
                     raise LookAgain
+                with changed():
+                    note_disk(domain)
                 runs = True
             else:
                 runs = shall_run(domain, xml_of(domain, inactive=True))

@@ -31,8 +31,8 @@ from hvdrivers.models.migration import Blocker, BlockerKind
 from hvdrivers.models.vif import HostdevVif, MacvtapVif, UserVif, VdpaVif, Vif
 from hvdrivers.models.volume import VolumeAttachment
 
-_STAYS = ("boot", "rom", "acpi")
-"""What the guest's firmware sees of a device."""
+_STAYS = ("boot", "rom", "acpi", "blockio")
+"""What the guest sees of a device, whatever it is connected to."""
 _SEEN = {
     "MAC address": ("mac", "address"),
     "model": ("model", "type"),
@@ -89,7 +89,7 @@ class Rewiring:
             same_bus = attribute(new, "target", "bus") == attribute(device, "target", "bus")
             if address is not None and same_bus:
                 new.append(deepcopy(address))
-            for tag in _STAYS:  # what only others set
+            for tag in _STAYS:  # where the new connection does not say
                 if new.find(tag) is None and (kept := device.find(tag)) is not None:
                     new.append(deepcopy(kept))
             devices[index] = new

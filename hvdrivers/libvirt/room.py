@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from secrets import token_hex
+from urllib.parse import urlsplit
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
+from hvdrivers.libvirt.files import base_path
 from hvdrivers.libvirt.pools import LOOK, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import last_calls
@@ -27,7 +30,10 @@ _UNSAVED = (
     "devices/interface[@type='hostdev']",
     "devices/interface[@type='vdpa']",
 )
-_SAVE_FOLDER = "/var/lib/libvirt/qemu/save"
+_DAEMON_FOLDER = "/var/lib/libvirt/qemu"
+_SAVE_FOLDER = f"{_DAEMON_FOLDER}/save"
+_HELPER = "VIR_ERR_INTERNAL_ERROR"
+"""What libvirt says of nearly everything that it could not write."""
 _CHANNELS = "/channel/target/"
 
 
@@ -51,6 +57,41 @@ def needing_room(pool: Remote, size: int = 0, *, capacity: int = 0) -> Iterator[
         if lacking is None:
             raise
         raise lacking from error
+
+
+@contextmanager
+def needing_room_alone(pool: Remote, original: Remote) -> Iterator[None]:
+    """Around a copy that stands alone: it takes what the original takes, and what that stands on.
+    No call; after a failure three, and two for each file of the chain.
+
+    Raises:
+        InsufficientResources: the copy failed, and the pool has less room than that.
+    """
+    try:
+        yield
+    except errors.HypervisorFault as error:
+        size = 0
+        with suppress(errors.HypervisorError):
+            size = size_alone(original.connect(), str(original.path()))
+        lacking = lacking_room(pool, size, error)
+        if lacking is None:
+            raise
+        raise lacking from error
+
+
+def size_alone(remote: Remote, path: str) -> int:
+    """Bytes that a disk takes on the host, with all that it stands on. Two calls for each file."""
+    total = 0
+    while path:
+        try:
+            description = described(remote.storageVolLookupByPath(path))
+        except errors.VolumeNotFound:
+            break
+        if description is None:
+            break
+        total += int(description.findtext("allocation") or 0)
+        path = base_path(description)
+    return total
 
 
 @contextmanager
@@ -192,20 +233,7 @@ def explained_save(domain: Remote, error: errors.HypervisorFault) -> errors.Hype
     """
     xml = parse(domain.XMLDesc(0))
     needed = int(xml.findtext("memory") or 0) << 10
-    pool_xml = el(
-        "pool",
-        el("name", f"{LOOK}{token_hex(8)}"),
-        el("target", el("path", _save_folder(xml))),
-        type="dir",
-    )
-    free = None
-    with suppress(errors.HypervisorError):
-        pool = domain.connect().storagePoolCreateXML(text(pool_xml), 0)
-        try:
-            free = int(pool.info()[3])
-        finally:
-            with last_calls():
-                pool.destroy()
+    free = _free_in(domain.connect(), _save_folder(xml))
     if free is None or free >= needed:
         return error
     return errors.InsufficientResources(
@@ -214,6 +242,45 @@ def explained_save(domain: Remote, error: errors.HypervisorFault) -> errors.Hype
         vendor_code=error.vendor_code,
         hint="free room on the host; a paused machine must run again before it can be saved",
     )
+
+
+def full_daemon(
+    remote: Remote, error: errors.HypervisorFault
+) -> errors.InsufficientResources | None:
+    """After a failure: the system daemon has no room for what it writes down of its machines; None
+    if it has some, or does not tell. Three calls."""
+    if error.vendor_code != _HELPER:
+        return None
+    free = None
+    with last_calls(), suppress(errors.HypervisorError):
+        if urlsplit(str(remote.getURI())).path != "/session":
+            free = _free_in(remote, _DAEMON_FOLDER)
+    if free is None or free >= _LEAST:
+        return None
+    return errors.InsufficientResources(
+        f"the host has {free / _MIB:.1f} MiB of room left in {_DAEMON_FOLDER}, where libvirt writes"
+        f" down what it knows of its machines: {error.message}",
+        vendor_code=error.vendor_code,
+        hint="free room on the host",
+    )
+
+
+def _free_in(remote: Remote, folder: str) -> int | None:
+    """Bytes of room in a folder of the host; None if it does not tell. Three calls."""
+    pool_xml = el(
+        "pool",
+        el("name", f"{LOOK}{token_hex(8)}"),
+        el("target", el("path", folder)),
+        type="dir",
+    )
+    with suppress(errors.HypervisorError):
+        pool = remote.storagePoolCreateXML(text(pool_xml), 0)
+        try:
+            return int(pool.info()[3])
+        finally:
+            with last_calls():
+                pool.destroy()
+    return None
 
 
 def _free(pool: Remote) -> int | None:

@@ -8,6 +8,7 @@ is asked for the text each time.
 from __future__ import annotations
 
 import functools
+import re
 from uuid import UUID
 
 from hvdrivers.libvirt.devices import attached_vif, attached_volume, vifs_of, volumes_of
@@ -23,6 +24,15 @@ from hvdrivers.models.state import InstanceState
 
 _MOST_TEXTS = 256
 """Of about ten thousand characters each."""
+_DEVICES = "\n  <devices>\n"
+_FITTINGS = re.compile(
+    r"^    <(controller|serial|console|channel|input|graphics|video|memballoon|rng)\b"
+    r"[^\n]*(?<!/)>\n"
+    r"(?:      [^\n]*\n)*"
+    r"    </\1>\n",
+    re.MULTILINE,
+)
+"""As libvirt writes them: one tag a line, each level two spaces further in."""
 
 
 def shown(
@@ -45,7 +55,15 @@ def shown_in(
 
 @functools.lru_cache(_MOST_TEXTS)
 def _read(document: str, uuid: UUID, name: str, label: str | None) -> InstanceInfo:
-    return _described(parse(document), uuid, name, label)
+    return _described(parse(_abridged(document)), uuid, name, label)
+
+
+def _abridged(document: str) -> str:
+    """A definition without the devices that the guest comes with: nothing of an instance's is said
+    there, and a parser needs half of its time for them. What stands before the devices, where
+    others may have put XML of their own, stays as it is."""
+    before, devices, after = document.rpartition(_DEVICES)
+    return before + devices + _FITTINGS.sub("", after) if devices else document
 
 
 def _in_state(found: InstanceInfo, state: InstanceState) -> InstanceInfo:
@@ -75,8 +93,9 @@ def _described(xml: Element, uuid: UUID, name: str, label: str | None) -> Instan
 def flavor_now(xml: Element, record: Record) -> Flavor:
     """The record says what was asked for. What the hypervisor says now wins, as in lists: someone
     may have changed it by hand (``virsh setmaxmem``, ``setvcpus``)."""
-    now = {
-        "vcpus": vcpus_of(xml) or record.flavor.vcpus,
-        "memory_mib": int(xml.findtext("memory") or record.flavor.memory_mib << 10) >> 10,
-    }
-    return record.flavor.model_copy(update=now)
+    flavor = record.flavor
+    vcpus = vcpus_of(xml) or flavor.vcpus
+    memory_mib = int(xml.findtext("memory") or flavor.memory_mib << 10) >> 10
+    if (vcpus, memory_mib) == (flavor.vcpus, flavor.memory_mib):
+        return flavor
+    return flavor.model_copy(update={"vcpus": vcpus, "memory_mib": memory_mib})

@@ -248,19 +248,23 @@ class SnapshotData:
                 snapshot = turn.helper.snapshotCreateXML(known_to(shape, name), _REDEFINE)
             turn.helper.revertToSnapshot(snapshot, 0)
 
-    def _untag(self, turn: Turn, shape: Element, name: str) -> None:
+    def _untag(self, turn: Turn, shape: Element, name: str, begun: set[str]) -> None:
         """Delete the data of a snapshot, where it is. Two calls.
 
         Args:
             shape: what :meth:`_reach_disks` returned.
+            begun: gets the name, once it may have lost data.
         """
         with turn.own():
             if name == turn.tagged:  # the helper knows it, unless it was not made
                 with suppress(errors.VolumeNotFound):
-                    turn.helper.snapshotLookupByName(name).delete(0)
+                    snapshot = turn.helper.snapshotLookupByName(name)
+                    begun.add(name)
+                    snapshot.delete(0)
                     return
             with unnoticed():
                 snapshot = turn.helper.snapshotCreateXML(known_to(shape, name), _REDEFINE)
+            begun.add(name)
             snapshot.delete(0)
 
     def _reach_disks(self, turn: Turn, xml: Element) -> Element:
@@ -326,8 +330,7 @@ class SnapshotData:
             for number, node in enumerate(nodes):
                 if number:
                     turn.check()
-                begun.add(node.remote.getName())
-                self._untag(turn, shape, node.remote.getName())
+                self._untag(turn, shape, node.remote.getName(), begun)
             # libvirt does not say so where qemu-img could not open a disk, as the machine has it
             if domain.isActive():
                 disks = self.live_disks(domain, xml_of(domain), own_files(uuid, xml))

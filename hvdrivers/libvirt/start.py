@@ -14,8 +14,10 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.devices import source_of
-from hvdrivers.libvirt.domain import definable, used_sources
+from hvdrivers.libvirt.domain import definable, own_disk, used_sources
+from hvdrivers.libvirt.files import written_at
 from hvdrivers.libvirt.huge_pages import explained_pages, page_size_in
 from hvdrivers.libvirt.metadata import (
     METADATA_NAMESPACE,
@@ -24,7 +26,10 @@ from hvdrivers.libvirt.metadata import (
     keep,
     kept,
     put,
+    to_run_text,
+    written_in,
 )
+from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.network_checks import macvtap_hint, unplugged
 from hvdrivers.libvirt.odd_files import odd_file
 from hvdrivers.libvirt.remote import Remote
@@ -45,6 +50,8 @@ _CUT = {
 }
 """Why a machine is off that an operation has switched off to start it again."""
 
+_TO_EXPLAIN = (errors.InvalidState, errors.HypervisorFault, errors.NetworkNotFound)
+"""What libvirt answers to a start whose reason it does not tell, or tells without what helps."""
 _NO_DIRECT_IO = (
     "where it says that a file cannot be opened: a file system without O_DIRECT needs"
     ' connect(disk_cache="writeback")'
@@ -53,7 +60,7 @@ _NO_DIRECT_IO = (
 
 def start(domain: Remote, *, paused: bool = False) -> bool:
     """Power on; False if somebody else has done it: that one may have started it otherwise. One
-    call; after a failure two more, two for each NIC, one for the disks, and up to six for each raw
+    call; after a failure two more, two for each NIC, one for the disks, and up to six for each
     file.
 
     Args:
@@ -61,7 +68,7 @@ def start(domain: Remote, *, paused: bool = False) -> bool:
     """
     try:
         domain.createWithFlags(_paused(paused))
-    except (errors.InvalidState, errors.HypervisorFault) as error:
+    except _TO_EXPLAIN as error:
         if isinstance(error, errors.InvalidState) and domain.isActive():
             return False
         xml = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
@@ -76,11 +83,11 @@ def _paused(paused: bool) -> int:
 def start_new(remote: Remote, xml: str, *, paused: bool = False) -> Remote:
     """Power on a machine that is not defined: until its CPUs run it is not there, or starting up.
     It has to be defined then, or it ends with its power. One call; after a failure one more, two
-    for each NIC, one for the disks, and up to six for each raw file."""
+    for each NIC, one for the disks, and up to six for each file."""
     try:
         flags = libvirt.VIR_DOMAIN_START_VALIDATE | _paused(paused)
         domain: Remote = remote.createXML(xml, flags)
-    except (errors.InvalidState, errors.HypervisorFault) as error:
+    except _TO_EXPLAIN as error:
         raise explained(remote, parse(xml), error) from error
     return domain
 
@@ -146,18 +153,49 @@ def _metadata(domain: Remote) -> str | None:
     return kept(definition, METADATA_NAMESPACE)
 
 
+def note_disk(domain: Remote) -> None:
+    """Write into the mark of a machine that has just been switched off when its root disk was
+    written to. Four calls, one where it has none."""
+    xml = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    written = _written(domain, xml)
+    if written:
+        flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        keep(domain, STATE_NAMESPACE, to_run_text(written), flags)
+
+
+def _path_of_root(xml: Element) -> str:
+    root = own_disk(xml, ROOT)
+    return source_of(root) if root is not None else ""
+
+
+def _written(domain: Remote, xml: Element) -> str:
+    """A machine's root disk, and when it was written to, by the host's clock. Two calls."""
+    path = _path_of_root(xml)
+    if not path:
+        return ""
+    with suppress(errors.VolumeNotFound):
+        time = written_at(described(domain.connect().storageVolLookupByPath(path)))
+        return f"{time} {path}" if time is not None else ""
+    return ""
+
+
 def shall_run(domain: Remote, xml: Element) -> bool:
     """Whether an operation has switched the machine off, and did not come to start it. No call
-    without its mark, else one; another one where the mark is of the past, and goes.
+    without its mark, else three; another one where the mark is of the past, and goes.
 
-    A client may have died after the start, before it took its mark away. If the guest went down by
-    itself since, it stays off: libvirt tells this end from one by the driver, until its daemon
-    starts again.
+    A client may have died after the start, before it took its mark away. A machine that has gone
+    off since stays off. If the guest went down by itself, libvirt tells this end from one by the
+    driver, until its daemon starts again. If the machine was cut (``virsh destroy``), its root disk
+    was written to after the time in the mark.
     """
     if not is_to_run(xml):
         return False
     state, reason = domain.state(0)
-    if state != libvirt.VIR_DOMAIN_SHUTOFF or reason in _CUT:
+    if state != libvirt.VIR_DOMAIN_SHUTOFF:
+        return True
+    noted = written_in(xml)
+    same = noted.partition(" ")[2] == _path_of_root(xml)  # or an undo has put the old disk back
+    if reason in _CUT and not (noted and same and _written(domain, xml) != noted):
         return True
     with unnoticed():
         keep(domain, STATE_NAMESPACE, None, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
@@ -199,13 +237,17 @@ def taken(error: errors.InvalidState) -> errors.DeviceBusy:
 
 
 def explained(
-    remote: Remote, xml: Element, error: errors.InvalidState | errors.HypervisorFault
+    remote: Remote,
+    xml: Element,
+    error: errors.InvalidState | errors.HypervisorFault | errors.NetworkNotFound,
 ) -> errors.HypervisorError:
     """Why a machine could not be started."""
     for interface in xml.iterfind("devices/interface"):
         reason = unplugged(remote, interface, error)
         if reason is not None:
             return reason
+    if isinstance(error, errors.NetworkNotFound):
+        return error
     reason = (
         _too_large(remote, xml)
         or explained_pages(remote, xml)

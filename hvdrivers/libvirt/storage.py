@@ -30,7 +30,7 @@ from hvdrivers.libvirt.hardware import with_bus
 from hvdrivers.libvirt.held_volumes import free_alias, slot_of, write_slot
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
-from hvdrivers.libvirt.odd_files import SECTOR, refusal
+from hvdrivers.libvirt.odd_files import SECTOR, empty_device, is_no_disk, no_disk, refusal
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import initiator_name
 from hvdrivers.libvirt.secrets import has_secrets
@@ -67,9 +67,10 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
         """Budget for a machine that is on: 6 calls, 9 for a volume of a pool, 4 if it is there
-        already; for a stopped one 8, 10 and 5. 2 more for each secret of a volume. A file that
-        create_volume() has not made is compared with the instances' disks: 5 more, 1 for each disk
-        and image in the driver's pool, and 1 or 2 for each instance."""
+        already; for a stopped one 8, 10 and 5. 2 more for each secret of a volume. A file by its
+        path costs 1 more, and 3 more if it is in no pool. If create_volume() has not made it, it is
+        compared with the instances' disks: 4 more, 1 for each disk and image in the driver's pool,
+        and 1 or 2 for each instance."""
         del timeout
         deadline = current_deadline()
         return self.domains.change(
@@ -186,8 +187,12 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
             raw = attribute(disk, "driver", "type") == "raw"
             if size % SECTOR and raw and writes and disk.find("readonly") is None:
                 raise refusal(source_of(disk), size)
-        except errors.HypervisorError:
+            if not size and disk.get("type") == "block":
+                raise empty_device(source_of(disk))
+        except errors.HypervisorError as error:
             domain.detachDeviceFlags(text(disk), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+            if is_no_disk(error):
+                raise no_disk(source_of(disk)) from error
             raise
 
     def detach_volume(self, uuid: UUID, volume_id: str, *, timeout: float | None = None) -> None:

@@ -25,6 +25,8 @@ class Swap:
     """What takes its place."""
     part: int | None
     """The bytes of a larger replacement that the running machine uses."""
+    capacity: int | None
+    """The bytes that the guest saw at the beginning; None where nothing is copied."""
     run: str | None
     """What libvirt calls this run of the machine, from its start to its end."""
 

@@ -118,11 +118,12 @@ class LibvirtSwap(Topic, SwapVolume):
             )
         _refuse_unfit(disk, replacement)
         new = self.volumes.element(uuid, replacement, attribute(disk, "target", "dev") or "")
+        _refuse_other_sectors(disk, new)
         if place_of(new) in map(place_of, (*mine.values(), *stored.values())):
             raise errors.InvalidRequest(
                 "the replacement is a volume of this instance, under another id"
             )
-        capacity = int(domain.blockInfo(attribute(disk, "target", "dev"), 0)[0])
+        capacity = _capacity(domain, attribute(disk, "target", "dev"))
         size = self._size_of(new)
         if size is not None and size < capacity:
             raise errors.InvalidRequest(
@@ -143,6 +144,7 @@ class LibvirtSwap(Topic, SwapVolume):
             disk=disk,
             new=new,
             part=capacity if larger else None,
+            capacity=capacity,
             run=xml.get("id"),
         )
 
@@ -227,13 +229,15 @@ class LibvirtSwap(Topic, SwapVolume):
         return True
 
     def _require_swapped(self, swap: Swap, domain: Remote) -> None:
-        """After the end of a copy that this client has not ended. One call; four more after a
+        """After the end of a copy that this client has not ended. One call; five more after a
         failure."""
         xml = xml_of(domain)
         if swap.is_on(xml) is not None:
             return
-        if xml.get("id") != swap.run:
-            raise LookAgain  # the machine went off
+        if xml.get("id") != swap.run or swap.is_another(xml):
+            raise LookAgain  # the machine went off, or another client has detached the volume
+        if swap.capacity != _capacity(domain, swap.device):
+            raise LookAgain  # another client has extended the volume
         error = errors.HypervisorFault(
             "the copy came to no end: the replacement has another size, or could not be written,"
             " or another client has stopped the copy",
@@ -294,7 +298,16 @@ class LibvirtSwap(Topic, SwapVolume):
         if stored is None or stored.findtext("serial") == serial_of(replacement.volume_id):
             return
         with changed():
-            swap = Swap(uuid, volume_id, replacement, disk, new=disk, part=None, run=xml.get("id"))
+            swap = Swap(
+                uuid=uuid,
+                volume_id=volume_id,
+                replacement=replacement,
+                disk=disk,
+                new=disk,
+                part=None,
+                capacity=None,
+                run=xml.get("id"),
+            )
             self._completed(swap, domain, None)
 
     def _given_up(self, swap: Swap) -> None:
@@ -321,6 +334,11 @@ class LibvirtSwap(Topic, SwapVolume):
         self.secrets.delete_of(swap.uuid, swap.replacement.volume_id)
 
 
+def _capacity(domain: Remote, device: str | None) -> int:
+    """The bytes that a guest sees of a disk. One call."""
+    return int(domain.blockInfo(device, 0)[0])
+
+
 def _refuse_unfit(disk: Element, replacement: VolumeAttachment) -> None:
     """What QEMU cannot change under a guest."""
     shared = disk.find("shareable") is not None or replacement.volume.multiattach
@@ -332,5 +350,14 @@ def _refuse_unfit(disk: Element, replacement: VolumeAttachment) -> None:
     if disk.find("readonly") is not None or replacement.read_only:
         raise errors.NotSupported(
             "QEMU swaps no volume that is read-only",
+            hint="detach_volume() the old one, and attach_volume() the other",
+        )
+
+
+def _refuse_other_sectors(disk: Element, new: Element) -> None:
+    wanted, there = new.find("blockio"), disk.find("blockio")
+    if wanted is not None and wanted.attrib != (there.attrib if there is not None else {}):
+        raise errors.NotSupported(
+            "the guest knows the disk by the sizes of its blocks, and the replacement has others",
             hint="detach_volume() the old one, and attach_volume() the other",
         )

@@ -19,7 +19,7 @@ from hvdrivers.libvirt.domain import next_target, used_sources
 from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.naming import VOLUME_PREFIX
-from hvdrivers.libvirt.odd_files import odd_file
+from hvdrivers.libvirt.odd_files import odd_file, require_file
 from hvdrivers.libvirt.pools import Pools, find
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import (
@@ -157,9 +157,14 @@ class VolumeSources:
         named = VOLUME_NAME.fullmatch(PurePosixPath(volume.path).name)
         if named:
             refuse_contradiction(named["format"], format_)
-        elif not volume.path.startswith("/dev/"):
-            self._chains.refuse_not_free(volume.path, self.in_a_pool(volume.path))
-        return volume.path, format_, "block" if volume.path.startswith("/dev/") else "file"
+        kind = "block" if clean(volume.path).startswith("/dev/") else "file"
+        if kind == "file":
+            stored = self.in_a_pool(volume.path)
+            if stored is None:
+                require_file(self._connection.remote, volume.path)
+            if not named:
+                self._chains.refuse_not_free(volume.path, stored)
+        return volume.path, format_, kind
 
     def in_a_pool(self, path: str) -> Remote | None:
         """The volume of this path, if a pool has it. One call."""
@@ -170,12 +175,15 @@ class VolumeSources:
 
     def explain_unopened(self, disk: Element, error: errors.HypervisorFault) -> None:
         """After a failure, for which QEMU has no code: a machine has the volume that does not share
-        it, so that QEMU could not lock it, or the size of its file is odd."""
+        it, so that QEMU could not lock it; its path names no disk; or the size of its file is
+        odd."""
         self._refuse_shared(source_of(disk))
         self._refuse_shared_link(source_of(disk))
         odd = odd_file(self._connection.remote, [disk])
         if odd is not None:
             raise odd from error
+        if disk.get("type") == "block":
+            error.hint = f"is {source_of(disk)} a block device of the host (lsblk)? {error.hint}"
 
     def _refuse_shared_remote(self, name: str) -> None:
         """A server locks nothing, and libvirt's statistics do not name what is behind a network.

@@ -69,12 +69,15 @@ def _wiring(vif: Vif) -> tuple[str, list[Element]]:
         source = el("source", network=vif.network, portgroup=vif.portgroup)
         wiring = [source, tag, el("target", dev=vif.tap)]
         return "network", [each for each in wiring if each is not None]
+    if tag is not None and (
+        isinstance(vif, BridgeVif | TapVif) or (isinstance(vif, OvsVif) and vif.hybrid_plug)
+    ):
+        raise errors.NotSupported(
+            "libvirt sets no VLAN tag on a Linux bridge or on a bare tap device",
+            hint="use a bridge of the VLAN's own interface, or Open vSwitch; or let the network's"
+            " agent set the tag, and leave vlan out",
+        )
     if isinstance(vif, BridgeVif):
-        if tag is not None:
-            raise errors.NotSupported(
-                "libvirt sets no VLAN tag on a Linux bridge",
-                hint="use a bridge of the VLAN's own interface, or Open vSwitch",
-            )
         return "bridge", [el("source", bridge=vif.bridge), el("target", dev=vif.device_name)]
     if isinstance(vif, OvsVif):
         if vif.datapath_type == "netdev":

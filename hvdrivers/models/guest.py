@@ -6,9 +6,9 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, SecretStr, ValidationInfo, field_validator
 
-from hvdrivers.models.base import Model, PrintableText, TextSecret
+from hvdrivers.models.base import Model, PrintableText, TextSecret, is_printable
 
 _TAG_BYTES = 36
 """Of a virtio-fs tag (Virtual I/O Device specification 1.2, section 5.11.4)."""
@@ -59,10 +59,24 @@ class GuestAddress(Model):
     mac: str
     address: IPv4Address | IPv6Address
     prefix_length: int | None = None
-    """None: the source does not know the network (ARP)."""
+    """None: the source does not know the network (ARP), or the guest told what is no length."""
     source: AddressSource
     interface: str | None = None
-    """The guest's own name of the NIC, if the agent told it."""
+    """The guest's own name of the NIC, if the agent told it, and it is printable."""
+
+    # A guest says what it likes, and what is wrong of it must not cost the rest of its answer.
+
+    @field_validator("prefix_length")
+    @classmethod
+    def _in_range(cls, value: int | None, info: ValidationInfo) -> int | None:
+        address = info.data.get("address")
+        fits = value is not None and address is not None and 0 <= value <= address.max_prefixlen
+        return value if fits else None
+
+    @field_validator("interface")
+    @classmethod
+    def _readable(cls, value: str | None) -> str | None:
+        return value if value is not None and is_printable(value) else None
 
 
 class ExecResult(Model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -60,13 +62,22 @@ class SeedDisc(Model):
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: the file is not 512 bytes to 64 MiB.
+            ValueError: it is no regular file, or not of 512 bytes to 64 MiB.
         """
         if self.content is not None:
             return self.content.get_secret_value()
         assert self.path is not None  # noqa: S101 - the validator has seen to it
-        with self.path.open("rb") as file:
+        with open(self.path, "rb", opener=_opened_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("a seed disc is a regular file")
             found = file.read(SEED_LIMIT + 1)
         if not 512 <= len(found) <= SEED_LIMIT:
             raise ValueError("a seed disc has 512 bytes to 64 MiB")
         return found
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    """For ``open()``: a named pipe would wait for a writer, and a terminal could become this
+    process's own."""
+    at_once = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    return os.open(path, flags | at_once)

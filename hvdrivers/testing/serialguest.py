@@ -15,6 +15,8 @@ BOOT_SECONDS = 90.0
 """Within which an emulated guest has booted on a busy machine."""
 _PATIENCE = 1.0
 """Seconds after which a guest that has not answered is asked again."""
+_LAST = 300
+"""Bytes that an error shows of what a guest has said."""
 _FILE = "/disk/hvct"
 """On the guest's own disk, which has a file system."""
 _TEXTS = "dd if={} bs=4096 count=1 2>/dev/null | tr -d '\\000'"
@@ -41,7 +43,8 @@ class SerialShell(ABC):
     def is_ready(self, uuid: UUID, said: bytes) -> bool:
         """Whether the guest has said that it is ready, since it started."""
         del uuid
-        return b"hv-guest: ready" in said
+        # the whole line: who types before it has ended writes into it
+        return b"hv-guest: ready\r\n" in said or b"hv-guest: tick " in said
 
     def wait_shell(self, driver: ComputeDriver, uuid: UUID) -> None:
         """The guest answers when it is spoken to."""
@@ -57,7 +60,8 @@ class SerialShell(ABC):
             return said.count(b"hv-guest: pong") > before
 
         if not in_time(answers, BOOT_SECONDS * self.time_scale):
-            raise PreconditionMissing("the guest did not boot in time")
+            last = self.said(driver, uuid)[-_LAST:]
+            raise PreconditionMissing(f"the guest did not boot in time; it said last {last!r}")
 
     def shell(self, driver: ComputeDriver, uuid: UUID, command: str) -> str:
         """Run a command in the guest; what it printed."""

@@ -21,12 +21,14 @@ from hvdrivers.driverkit import Deadline, Undo
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.vmware.files import Files, Found
 from hvdrivers.vmware.folders import Folders
-from hvdrivers.vmware.machines import Machines
+from hvdrivers.vmware.machines import Machine, Machines
 from hvdrivers.vmware.place import Places
 from hvdrivers.vmware.reader import Reader
 from hvdrivers.vmware.tasks import Tasks
 from hvdrivers.vmware.waiting import wait_for_change
 
+HOME = "config.files.vmPathName"
+"""The path of a machine's configuration."""
 _LONGEST = 5.0
 """Seconds that a spawn waits for what becomes of another one of its UUID."""
 _MAKING = frozenset(
@@ -104,6 +106,16 @@ class Claims:
         call."""
         undo.callback(self.forsake, uuid)
         self._files.make_folder(self._folders.instance(uuid), parents=True)
+
+    def home_of_adopted(self, found: Machine, undo: Undo) -> None:
+        """The same for a machine that others have made. No call for one of spawn(): its folder is
+        there, and the path of its configuration has its UUID.
+
+        Args:
+            found: with ``HOME``.
+        """
+        if str(found.uuid) not in str(found.row.get(HOME)):
+            self.home(found.uuid, undo)
 
     def forsake(self, uuid: UUID, *names: str) -> None:
         """Remove the folder of an instance that is not there any more, which a call of this driver

@@ -18,9 +18,10 @@ from hvdrivers.models.config import DriverConfig
 from hvdrivers.models.disk import OwnDisk
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import InstanceSpec, Keep
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.vif import DvsVif, NetworkVif, VifQos
 from hvdrivers.models.vif.common import VifBase
-from hvdrivers.models.volume import DiskQos, VolumeAttachment
+from hvdrivers.models.volume import DiskQos, VmdkData, VolumeAttachment, VolumeData
 from hvdrivers.vmware.adopt import VmwareAdopt
 from hvdrivers.vmware.cache import VmwareImages
 from hvdrivers.vmware.changes import Changes
@@ -112,7 +113,13 @@ class VmwareDriver(
             OwnDisk: frozenset({"size_mib", "bus", "kept"}),
             Keep: frozenset({Keep.EPHEMERAL_DISKS.value, Keep.SWAP_DISK.value}),
             HostImage: frozenset({"cached"}),
+            Destination: frozenset({"storage"}),  # vCenter knows its hosts, and how they talk
             VolumeAttachment: frozenset({"bus"}),
+            # of a LUN the guest sees the unit's own blocks: its mapping is physical
+            VolumeData: frozenset(
+                {"logical_block_size", "physical_block_size", "enforce_multipath"}
+            ),
+            VmdkData: frozenset({"profile_id"}),
             VifBase: frozenset({"model", "active"}),
             NetworkVif: frozenset({"sriov"}),
             DvsVif: frozenset({"port_key", "opaque_network_type", "sriov"}),

@@ -26,6 +26,7 @@ from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Topic
+from hvdrivers.vmware.claim import HOME
 from hvdrivers.vmware.deadline import timed
 from hvdrivers.vmware.devices import capacity_of, file_of
 from hvdrivers.vmware.host_devices import refuse_with_devices
@@ -54,13 +55,13 @@ class VmwareExport(Topic, SnapshotToImage):
         progress: ProgressCallback | None = None,
     ) -> ImageInfo:
         """Budget: 1 read, the copy, 1 request and the deletion; of a running machine a snapshot is
-        made and deleted, with 2 reads more.
+        made and deleted, with 2 reads more; of an adopted one 1 call more.
 
         A process that dies on the way leaves the snapshot (``hvdrivers.export-…``) and the copy.
         The first is deleted as any other; both go with the instance.
         """
         del timeout
-        found = self.machines.checked("snapshot_to_image", uuid, *_PATHS)
+        found = self.machines.checked("snapshot_to_image", uuid, HOME, *_PATHS)
         if format not in _FORMATS:
             known = ", ".join(each.value for each in _FORMATS)
             raise errors.NotSupported(f"no image in the format {format.value}", hint=f"use {known}")
@@ -70,6 +71,7 @@ class VmwareExport(Topic, SnapshotToImage):
             refuse_with_devices(found.row.get("config.hardware.device"), "makes snapshots of")
         copy = f"{self.folders.instance(uuid)}/export-{secrets.token_hex(6)}.vmdk"
         with _beside(target) as folder, undoing() as undo:
+            self.claims.home_of_adopted(found, undo)
             undo.callback(self.files.delete_disk, copy)
             size = self._copy(found, copy, progress)
             raw = folder / "raw"

@@ -22,6 +22,7 @@ from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Topic
+from hvdrivers.vmware.claim import HOME
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import adding, by_address, file_of
 from hvdrivers.vmware.leaving_rescue import CONFIGURATION, boots, destroying, with_disc
@@ -57,14 +58,16 @@ class VmwareRescue(Topic, Rescue, Rebuild):
     ) -> None:
         """Budget from a cached image: 3 reads, the copy, 2 reconfigurations, the start; of a
         running machine 1 read, 1 reconfiguration and the stop more; with a seed 1 request. Of one
-        that was stopped while it was rescued 1 read and 1 reconfiguration more."""
+        that was stopped while it was rescued 1 read and 1 reconfiguration more; of an adopted one
+        1 call more."""
         del timeout
         disc = disc_of(seed) if seed is not None else None
-        found = self.machines.checked("rescue", uuid, *CONFIGURATION)
+        found = self.machines.checked("rescue", uuid, HOME, *CONFIGURATION)
         self.room.host_for(record_in(found.row).flavor, self.places.surroundings())
         base = self.images.bring(image, progress) if image is not None else self._own_image(found)
         path = f"{self.folders.instance(uuid)}/rescue-{secrets.token_hex(6)}.vmdk"
         with undoing() as undo:
+            self.claims.home_of_adopted(found, undo)
             undo.callback(self._discard, uuid, path)
             self.files.copy_disk(base.path, path, progress=progress)
             seed_path = None

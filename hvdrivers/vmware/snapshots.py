@@ -26,6 +26,7 @@ from hvdrivers.models.instance import Flavor
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Topic
+from hvdrivers.vmware.claim import HOME
 from hvdrivers.vmware.deadline import rereading, timed
 from hvdrivers.vmware.devices import base_file_of, by_address
 from hvdrivers.vmware.differences import (
@@ -125,10 +126,11 @@ class VmwareSnapshots(Topic, Snapshots):
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
         """Budget: 3 reads, 1 request and the task; with memory 1 read more; if size,
-        devices or metadata have changed since, 1 reconfiguration and 2 requests more; of a machine
+        devices or metadata have changed since, 1 reconfiguration and 2 requests more, and of an
+        adopted machine 1 call; of a machine
         that went off while it was rescued 3 reads and 2 reconfigurations more."""
         del timeout
-        found = self.machines.checked("revert_snapshot", uuid, SNAPSHOT, VERSION, *WATCHED)
+        found = self.machines.checked("revert_snapshot", uuid, SNAPSHOT, VERSION, HOME, *WATCHED)
         refuse_with_functions(found.row.get("config.hardware.device"), "reverts")
         node = _node(found, snapshot_id)
         if node is None:
@@ -159,6 +161,7 @@ class VmwareSnapshots(Topic, Snapshots):
             wanted = changed_since(found.row, then)
         with undoing() as undo:
             if wanted is not None:
+                self.claims.home_of_adopted(found, undo)
                 undo.callback(self.claims.forsake, uuid, _NOTE)
                 text = _written(wanted, node)
                 self.files.upload(note, text, len(text))

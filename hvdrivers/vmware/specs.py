@@ -12,7 +12,7 @@ from hvdrivers.contract import errors
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec
 from hvdrivers.models.vif import DvsVif, NetworkVif, NicModel, VifQos
 from hvdrivers.models.vif.common import VifBase
-from hvdrivers.models.volume import DiskBus, DiskQos, VolumeAttachment
+from hvdrivers.models.volume import DiskBus, DiskQos, VmdkVolume, VolumeAttachment
 from hvdrivers.vmware.devices import Slots, adding, bus_in, bus_of, file_of, lun_of
 from hvdrivers.vmware.moved import Devices, VifRecord, VolumeRecord
 from hvdrivers.vmware.virtual_numa import check_nodes
@@ -179,7 +179,11 @@ def _volume(
         disk.storageIOAllocation = disk_limits(attachment.qos)
     if attachment.volume.multiattach:
         disk.backing.sharing = "sharingMultiWriter"
-    plan.changes.append(adding(disk, create=source.lun is not None))
+    change = adding(disk, create=source.lun is not None)
+    if isinstance(attachment.volume, VmdkVolume) and attachment.volume.data.profile_id is not None:
+        # the policy that its machine in Cinder has, and this one would not
+        change.profile = [vim.vm.DefinedProfileSpec(profileId=attachment.volume.data.profile_id)]
+    plan.changes.append(change)
     plan.volumes[address] = VolumeRecord(
         id=attachment.volume_id,
         bus=bus,

@@ -11,6 +11,7 @@ from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.volume import (
     FcdVolume,
     FibreChannelVolume,
@@ -66,10 +67,17 @@ class VolumeSources:
         Raises:
             VolumeNotFound: it is not there.
             InsufficientResources: the server cannot reach its datastore now.
-            NotSupported: another type of volume, or a bus that vSphere does not have.
+            NotSupported: another type or format of volume, sectors of a size, or a bus that vSphere
+                does not have.
         """
         bus_of(attachment.bus)  # refuses a bus that vSphere has not
         volume = attachment.volume
+        sectors = volume.data.logical_block_size or volume.data.physical_block_size
+        if sectors and not isinstance(volume, IscsiVolume | FibreChannelVolume):
+            raise errors.NotSupported(
+                "a virtual disk of vSphere has sectors of 512 bytes",
+                hint="leave logical_block_size and physical_block_size out",
+            )
         if isinstance(volume, PoolVolume):
             path = self._pool_path(volume, surroundings)
         elif isinstance(volume, VmdkVolume):
@@ -99,6 +107,8 @@ class VolumeSources:
     @provides(Capability.VOLUME_POOL)
     def _pool_path(self, volume: PoolVolume, surroundings: Surroundings) -> str:
         pool = volume.data.pool
+        if volume.data.format not in {None, ImageFormat.VMDK}:
+            raise errors.NotSupported("the volumes of a vSphere host are VMDK")
         surroundings.datastore(pool or self._places.get().datastore)
         if is_part(volume.data.name):
             raise errors.VolumeNotFound(f"{volume.data.name!r} is a part of a volume, and none")

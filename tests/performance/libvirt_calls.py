@@ -22,9 +22,11 @@ from uuid import UUID, uuid4
 import libvirt
 
 from hvdrivers.contract.driver import ComputeDriver
-from hvdrivers.guard import guarded
+from hvdrivers.guard import guarded, unguarded
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.driver import LibvirtDriver
+from hvdrivers.libvirt.event_hub import Marked
+from hvdrivers.libvirt.metadata import MARK_NAMESPACE
 from hvdrivers.libvirt.naming import domain_name
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor, InstanceSpec
@@ -100,15 +102,18 @@ def _life(driver: ComputeDriver, bare: Bare, image: FileImage) -> Iterator[Row]:
     one, other = ours[0], theirs[0]
     mine = bare.connection.lookupByUUIDString(str(one))
     numbers = count()
+    live = libvirt.VIR_DOMAIN_AFFECT_LIVE
+    hub = unguarded(driver, LibvirtDriver).hub
 
     def renew() -> None:
-        mine.setMetadata(
-            libvirt.VIR_DOMAIN_METADATA_DESCRIPTION,
-            f"text {next(numbers)}",
-            None,
-            None,
-            libvirt.VIR_DOMAIN_AFFECT_LIVE,
-        )
+        """Another client changes the text; the event of that has come before the look begins."""
+        number = next(numbers)
+        mark = f"{MARK_NAMESPACE}{number}"
+        with hub.listening() as events:
+            about = libvirt.VIR_DOMAIN_METADATA_DESCRIPTION
+            mine.setMetadata(about, f"text {number}", None, None, live)
+            mine.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, mark, live)
+            assert events.wait(lambda event: isinstance(event, Marked), 10)
 
     def get() -> object:
         return driver.get_instance(one)

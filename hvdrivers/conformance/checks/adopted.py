@@ -20,35 +20,36 @@ _OR = (
 )
 
 
-def _adopted(number: str, rule: str, *needs: Capability) -> Clause:
+def adopted_clause(number: str, rule: str, *needs: Capability) -> Clause:
+    """A clause that a driver keeps, too, by a refusal as itself."""
     return clause(f"ADOPT-{number}", rule + _OR, operation="adopt", needs=needs)
 
 
-ADOPT_007 = _adopted(
+ADOPT_007 = adopted_clause(
     "007",
     "an adopted machine that is STOPPED has snapshots: one that is made is listed, is gone back to,"
     " and is deleted, and the machine stays an instance of ours",
     Capability.SNAPSHOTS,
 )
-ADOPT_008 = _adopted(
+ADOPT_008 = adopted_clause(
     "008",
     "resize() gives an adopted machine the CPUs and the memory of the flavor, and nothing else"
     " changes",
     Capability.RESIZE,
 )
-ADOPT_009 = _adopted(
+ADOPT_009 = adopted_clause(
     "009",
     "a volume is attached to an adopted machine and detached; destroy() of the machine leaves an"
     " attached one",
     Capability.HOST_VOLUMES,
 )
-ADOPT_010 = _adopted(
+ADOPT_010 = adopted_clause(
     "010",
     "after cold_migrate() an adopted machine is an instance of ours at the destination, with its"
     " label and its metadata, and nothing of it is left at the source",
     Capability.COLD_MIGRATION,
 )
-ADOPT_011 = _adopted(
+ADOPT_011 = adopted_clause(
     "011",
     "after live_migrate() an adopted machine is an instance of ours at the destination, with its"
     " label and its metadata, and nothing of it is left at the source",
@@ -57,9 +58,12 @@ ADOPT_011 = _adopted(
 
 
 @contextmanager
-def _machine(trial: Trial, *, on: bool = False) -> Iterator[InstanceInfo]:
+def adopted_machine(trial: Trial, *, on: bool = False) -> Iterator[InstanceInfo]:
     """An adopted machine, which is destroyed at the end of the block."""
     label = f"{trial.journal.prefix}adopted"
+    if trial.has(Capability.HOST_VOLUMES):
+        # a driver may make its storage at its first use, and a target puts the machine's disk there
+        trial.driver.list_volumes()
     with trial.target.foreign_machine() as uuid:
         trial.will_destroy(uuid)
         metadata = {METADATA_KEY: trial.journal.run, "hvct.kept": "yes"}
@@ -71,7 +75,7 @@ def _machine(trial: Trial, *, on: bool = False) -> Iterator[InstanceInfo]:
         trial.driver.destroy(uuid)
 
 
-def _done(trial: Trial, act: Callable[[], object]) -> bool:
+def is_done(trial: Trial, act: Callable[[], object]) -> bool:
     """Whether the driver has done it; else it has refused it, and changed nothing."""
     before = trial.picture()
     try:
@@ -85,29 +89,29 @@ def _done(trial: Trial, act: Callable[[], object]) -> bool:
 
 @check(ADOPT_007)
 def has_snapshots(trial: Trial) -> None:
-    with _machine(trial) as info:
+    with adopted_machine(trial) as info:
         uuid, driver = info.uuid, trial.driver
-        if not _done(trial, lambda: driver.create_snapshot(uuid, "one")):
+        if not is_done(trial, lambda: driver.create_snapshot(uuid, "one")):
             return
         listed = trial.other.list_snapshots(uuid)
         trial.equal([each.name for each in listed], ["one"], "its snapshots")
         driver.revert_snapshot(uuid, listed[0].id)
-        _is_as_before(trial, info)
+        expect_as_before(trial, info)
         driver.create_snapshot(uuid, "two")
         driver.delete_snapshot(uuid, listed[0].id)
         names = [each.name for each in driver.list_snapshots(uuid)]
         trial.equal(names, ["two"], "its snapshots after one was deleted")
-        _is_as_before(trial, info)
+        expect_as_before(trial, info)
 
 
 @check(ADOPT_008)
 def gets_another_size(trial: Trial) -> None:
-    with _machine(trial) as info:
+    with adopted_machine(trial) as info:
         flavor = info.flavor.model_copy(
             update={"vcpus": info.flavor.vcpus + 1, "memory_mib": info.flavor.memory_mib + 64}
         )
         flavor = type(flavor).model_validate(flavor.model_dump() | {"max_vcpus": None})
-        if _done(trial, lambda: trial.driver.resize(info.uuid, flavor)):
+        if is_done(trial, lambda: trial.driver.resize(info.uuid, flavor)):
             now = trial.other.get_instance(info.uuid).flavor
             sizes = (now.vcpus, now.memory_mib)
             trial.equal(sizes, (flavor.vcpus, flavor.memory_mib), "CPUs and memory")
@@ -119,16 +123,16 @@ def gets_another_size(trial: Trial) -> None:
 def has_volumes(trial: Trial) -> None:
     attachment = trial.attachment()
     volume_id = attachment.volume_id
-    with _machine(trial) as info:
+    with adopted_machine(trial) as info:
         uuid, driver = info.uuid, trial.driver
-        if not _done(trial, lambda: driver.attach_volume(uuid, attachment)):
+        if not is_done(trial, lambda: driver.attach_volume(uuid, attachment)):
             return
         for attached in (True, False):
             found = [each.volume_id for each in trial.other.get_instance(uuid).volumes]
             trial.equal(found, [volume_id] if attached else [], "its volumes")
             if attached:
                 driver.detach_volume(uuid, volume_id)
-        _is_as_before(trial, info)
+        expect_as_before(trial, info)
         driver.attach_volume(uuid, attachment)
     kept = {each.volume_id for each in trial.driver.list_volumes()}
     trial.check(volume_id in kept, "the volume has gone with the machine")
@@ -137,11 +141,11 @@ def has_volumes(trial: Trial) -> None:
 def _moves(trial: Trial, *, on: bool) -> None:
     there = Elsewhere(trial)
     before = trial.picture()
-    with _machine(trial, on=on) as info:
+    with adopted_machine(trial, on=on) as info:
         uuid = info.uuid
         there.expect(uuid)
         move = trial.driver.live_migrate if on else trial.driver.cold_migrate
-        if not _done(trial, lambda: move(uuid, there.destination)):
+        if not is_done(trial, lambda: move(uuid, there.destination)):
             return
         trial.equal(trial.picture(), before, "the source after the machine has left")
         with trial.raises(errors.InstanceNotFound):
@@ -165,7 +169,8 @@ def moves_while_it_is_on(trial: Trial) -> None:
     _moves(trial, on=True)
 
 
-def _is_as_before(trial: Trial, info: InstanceInfo) -> None:
+def expect_as_before(trial: Trial, info: InstanceInfo) -> None:
+    """It is this instance of ours, on each connection, and no machine of others."""
     uuid: UUID = info.uuid
     for driver in (trial.driver, trial.other):
         trial.equal(driver.get_instance(uuid), info, "the machine")

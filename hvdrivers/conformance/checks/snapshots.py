@@ -129,6 +129,15 @@ def is_made(trial: Trial) -> None:
 
 
 @check(SNAP_001)
+def is_made_while_it_runs(trial: Trial) -> None:
+    uuid = trial.spawn().uuid
+    made = trial.driver.create_snapshot(uuid, "hvct")
+    trial.equal(made.with_memory, False, "with_memory of one that was made without")
+    listed = [each for each in trial.other.list_snapshots(uuid) if each.id == made.id]
+    trial.equal(listed, [made], "the snapshot that is listed")
+
+
+@check(SNAP_001)
 def running_machine_runs_on(trial: Trial) -> None:
     uuid = trial.spawn().uuid
     trial.driver.create_snapshot(uuid, "hvct")

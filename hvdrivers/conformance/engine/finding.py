@@ -18,6 +18,10 @@ TARGETS = "hvdrivers.conformance"
 """Entry-point group of targets, by the driver's name. Each is called with the options of the
 command line as keyword arguments, and ``image=`` if one was given."""
 
+_NEEDS_HOST = (
+    "the suite runs against a host of yours: give each of these by --option NAME=VALUE, or in the"
+    " TOML file of --config"
+)
 _AUTHOR = "this is a bug in the target: tell the author of the driver's package"
 
 
@@ -53,6 +57,9 @@ def find_target(
     try:
         make = claims[0].load()
     except (Exception, SystemExit) as error:
+        if isinstance(error, ImportError):
+            # where the driver lacks a package too, its own error says how to get it
+            load_driver(driver)
         raise PluginError(
             f"the conformance target {claims[0].value} cannot be imported:"
             f" {type(error).__name__}: {error}",
@@ -63,7 +70,10 @@ def find_target(
     except TypeError as error:
         raise InvalidRequest(f"{claims[0].value} does not take these options: {error}") from error
     except ValidationError as error:
-        raise InvalidRequest(f"{driver}: {in_words(error)}") from None
+        missing = any(each["type"] == "missing" for each in error.errors())
+        raise InvalidRequest(
+            f"{driver}: {in_words(error)}", hint=_NEEDS_HOST if missing else None
+        ) from None
     except HypervisorError:
         raise
     except Exception as error:

@@ -22,6 +22,8 @@ from uuid import uuid4
 from hvdrivers.models.image import Checksum, FileImage, ImageFormat, ImageRef
 
 _CLUSTER = 65536
+_COPIED = 1 << 63
+"""Of an entry in a table of qcow2: nothing else uses the cluster."""
 _SECRET = b"/etc/shadow"
 _DATA_FILE = 1 << 2
 """Incompatible feature of qcow2: the data is in another file."""
@@ -107,6 +109,17 @@ def with_text(folder: Path, image_format: ImageFormat, text: str, size: int) -> 
         ova(path, disk.with_suffix(".vmdk"), size)
         disk.with_suffix(".vmdk").unlink()
     return reference(path, image_format, checksum=True)
+
+
+def qcow2_with_text(text: str) -> bytes:
+    """A qcow2 image of ``DISK_BYTES`` with a text in it, and no other file needed."""
+    image = bytearray(_qcow2())
+    table, data = 4 * _CLUSTER, 5 * _CLUSTER
+    struct.pack_into(">6H", image, 2 * _CLUSTER, *[1] * 6)
+    struct.pack_into(">Q", image, 3 * _CLUSTER, table | _COPIED)
+    entries = bytearray(_CLUSTER)
+    struct.pack_into(">Q", entries, _TEXT_AT // _CLUSTER * 8, data | _COPIED)
+    return bytes(image + entries + text.encode().ljust(_CLUSTER, b"\0"))
 
 
 def ova(path: Path, disk: Path, size: int) -> None:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
@@ -25,6 +25,9 @@ from hvdrivers.models.instance import Flavor
 from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import Volume
+
+FOREIGN_TEXT: Final = "hvct-" + "f00d" * 8
+"""What stands on the root disk of each foreign_machine()."""
 
 
 class Target(ABC):
@@ -170,6 +173,9 @@ class Target(ABC):
     def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
         """A machine on the host that this library did not make. The block may adopt and destroy
         it.
+
+        Of a driver that adopts machines it has one disk, of at most 1 GiB, which is based on no
+        other, and which has :data:`FOREIGN_TEXT` on it, so that :meth:`on_disk` finds it.
 
         Args:
             name: its own name; only of a driver that adopts machines a certain one is asked for.

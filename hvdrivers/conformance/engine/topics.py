@@ -17,6 +17,7 @@ TOPICS = (
     "instance_info",
     "foreign",
     "adopted",
+    "adopted_disks",
     "rescue_rebuild",
     "resize",
     "storage_full",

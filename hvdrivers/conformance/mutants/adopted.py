@@ -14,13 +14,15 @@ from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.volume import AttachedVolume, VolumeAttachment
 
 
-class _Fake(FakeDriver):
+class AdoptingFake(FakeDriver):
+    """Tells which machines others have made, for as long as they have their disk."""
+
     def is_adopted(self, uuid: UUID) -> bool:
-        return any(disk.content == ("foreign",) for _, disk in self.fake_host.disks_of(uuid))
+        return any("foreign" in disk.content for _, disk in self.fake_host.disks_of(uuid))
 
 
 @mutant("ADOPT-007")
-class SnapshotOfAdoptedIsLost(_Fake):
+class SnapshotOfAdoptedIsLost(AdoptingFake):
     """create_snapshot() of an adopted machine returns a snapshot that is not there."""
 
     def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
@@ -32,7 +34,7 @@ class SnapshotOfAdoptedIsLost(_Fake):
 
 
 @mutant("ADOPT-007")
-class RevertedIsForeign(_Fake):
+class RevertedIsForeign(AdoptingFake):
     """revert_snapshot() brings an adopted machine back to what it was without the mark."""
 
     def _revert(self, uuid: UUID, snapshot_id: str) -> None:
@@ -42,7 +44,7 @@ class RevertedIsForeign(_Fake):
 
 
 @mutant("ADOPT-007")
-class RefusalLeavesASnapshot(_Fake):
+class RefusalLeavesASnapshot(AdoptingFake):
     """create_snapshot() of an adopted machine is refused when it has been made."""
 
     def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
@@ -53,7 +55,7 @@ class RefusalLeavesASnapshot(_Fake):
 
 
 @mutant("ADOPT-008")
-class AdoptedKeepsItsSize(_Fake):
+class AdoptedKeepsItsSize(AdoptingFake):
     """resize() of an adopted machine does nothing."""
 
     def _resize(self, uuid: UUID, flavor: Flavor) -> None:
@@ -62,7 +64,7 @@ class AdoptedKeepsItsSize(_Fake):
 
 
 @mutant("ADOPT-009")
-class AdoptedHasNoVolumes(_Fake):
+class AdoptedHasNoVolumes(AdoptingFake):
     """attach_volume() to an adopted machine tells what it would be, and plugs nothing."""
 
     def _plug_disk(self, uuid: UUID, attachment: VolumeAttachment) -> AttachedVolume:
@@ -73,7 +75,7 @@ class AdoptedHasNoVolumes(_Fake):
 
 
 @mutant("ADOPT-010")
-class AdoptedLosesMetadataOnItsWay(_Fake):
+class AdoptedLosesMetadataOnItsWay(AdoptingFake):
     """cold_migrate() takes an adopted machine along without what adopt() has written."""
 
     def cold_migrate(self, uuid: UUID, destination: Destination, **options: Any) -> None:
@@ -83,7 +85,7 @@ class AdoptedLosesMetadataOnItsWay(_Fake):
 
 
 @mutant("ADOPT-011")
-class AdoptedLosesItsLabelOnItsWay(_Fake):
+class AdoptedLosesItsLabelOnItsWay(AdoptingFake):
     """live_migrate() takes an adopted machine along under another name."""
 
     def live_migrate(self, uuid: UUID, destination: Destination, **options: Any) -> None:

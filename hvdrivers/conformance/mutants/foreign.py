@@ -191,7 +191,7 @@ class AdoptedKeepsItsDisks(FakeDriver):
 
     class own_disks_type(OwnDisks):
         def delete(self, uuid: UUID, keep: AbstractSet[Keep]) -> None:
-            if not any(disk.content == ("foreign",) for _, disk in self.host.disks_of(uuid)):
+            if not any("foreign" in disk.content for _, disk in self.host.disks_of(uuid)):
                 super().delete(uuid, keep)
 
 

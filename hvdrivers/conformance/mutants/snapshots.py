@@ -323,6 +323,17 @@ class ListForgetsTheMemory(FakeDriver):
         return [each.model_copy(update={"with_memory": False}) for each in found]
 
 
+@mutant("SNAP-001")
+class ListKnowsNoneWithoutMemory(FakeDriver):
+    """list_snapshots() shows every snapshot of a running machine as one with memory."""
+
+    def _list_tree(self, uuid: UUID) -> list[Snapshot]:
+        found = super()._list_tree(uuid)
+        if self.machines.find(uuid).state is not InstanceState.RUNNING:
+            return found
+        return [each.model_copy(update={"with_memory": True}) for each in found]
+
+
 class _Selective(FakeDriver):
     _role = ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.hyperv.conformance.needs import need_engine, need_program
 from hvdrivers.hyperv.conformance.real import RealGuestTarget
 from hvdrivers.hyperv.conformance.target import HypervTarget
 
@@ -18,8 +19,11 @@ def hyperv_target(*, guests: str = "played", **options: Any) -> HypervTarget:
 
     Raises:
         InvalidRequest: there are no such guests.
+        ConnectionFailed: this machine lacks what a simulated host needs.
     """
     kinds = {"played": HypervTarget, "real": RealGuestTarget}
     if guests not in kinds:
         raise InvalidRequest(f"there are no guests {guests!r}", hint="guests=played, or real")
+    need_engine()
+    need_program("qemu-img")
     return kinds[guests](**options)

@@ -231,10 +231,16 @@ class HypervObserver(Observer):
 
     def own_disks(self, uuid: UUID) -> list[int]:
         folder = f"\\{uuid}\\"
+        # those that an adopted machine had
+        had = {unquote(line[1]).lower() for line in self._record(uuid) if line[0] == "own"}
         with self._host.world.lock:
             paths = [drive.path for drive in self.machine(uuid).config.drives]
             disks = self._host.state.disks
-            return [disks.look(path).size for path in paths if folder in path.lower()]
+            return [
+                disks.look(path).size
+                for path in paths
+                if folder in path.lower() or path.lower() in had
+            ]
 
     def kept(self, uuid: UUID) -> frozenset[str]:
         disks = (self._folder / "instances" / str(uuid)).glob("*.*")

@@ -1,7 +1,9 @@
 """The target with real guests: what the suite asks a guest is answered by the guest of
 `hvdrivers.testing.guestimage`, on its serial port.
 
-What only a played guest can be made to do raises PreconditionMissing.
+PowerShell Direct is played beside it, as beside a played guest: its users are the simulator's, and
+its programs those of this computer. What else only a played guest can be made to do raises
+PreconditionMissing.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +21,7 @@ from uuid import UUID
 from hvdrivers.conformance.engine.observer import PreconditionMissing
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.contract.driver import ComputeDriver
-from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.hyperv.conformance.needs import lacking, need_program
 from hvdrivers.hyperv.conformance.others import OtherHost
 from hvdrivers.hyperv.conformance.target import HypervTarget
 from hvdrivers.hyperv.driver import HypervDriver
@@ -28,7 +30,6 @@ from hvdrivers.hyperv.simulator.guests.qemu import QemuGuest, QemuGuests, Saved
 from hvdrivers.hyperv.simulator.state.host import HostState
 from hvdrivers.hyperv.simulator.state.machine import Machine
 from hvdrivers.hyperv.simulator.state.vhd import image_format
-from hvdrivers.models.guest import GuestCredentials
 from hvdrivers.models.image import FileImage, ImageFormat, ImageRef
 from hvdrivers.models.volume import Volume
 from hvdrivers.testing.guestimage import GuestImageUnavailable, build_guest_image
@@ -40,13 +41,18 @@ _OURS: Final = slice(440, 444), b"hvg1"
 """Where the disk of the guest has its signature, and what that is."""
 _PARTITION: Final = 1 << 20
 """Where the guest's only partition begins. It is FAT, and the guest's ``/disk``."""
-_NO_ACCOUNT: Final = "the real guest is no Windows: nobody logs in by PowerShell Direct"
+_Users = Callable[[UUID], dict[str, str]]
 
 
 class _Guest(QemuGuest):
-    """One run of a guest; how often its host has reset it."""
+    """One run of a guest; how often its host has reset it. Its users are those of a played guest,
+    who come in by PowerShell Direct."""
 
     resets = 0
+    users: dict[str, str] | None = None
+
+    def accounts(self) -> dict[str, str] | None:
+        return self.users
 
     def reset(self) -> None:
         self.resets += 1
@@ -56,12 +62,14 @@ class _Guest(QemuGuest):
 class _Guests(QemuGuests):
     """Keeps each run of each machine's guest, on whichever host."""
 
-    def __init__(self, host: HostState, runs: dict[UUID, list[_Guest]]) -> None:
+    def __init__(self, host: HostState, runs: dict[UUID, list[_Guest]], users: _Users) -> None:
         super().__init__(host, uefi=False)
         self._runs = runs
+        self._users = users
 
     def __call__(self, machine: Machine, saved: object) -> _Guest:
         guest = _Guest(self, machine, saved if isinstance(saved, Saved) else None)
+        guest.users = self._users(machine.id)
         self._runs.setdefault(machine.id, []).append(guest)
         return guest
 
@@ -75,21 +83,15 @@ class RealGuestTarget(SerialShell, HypervTarget):
     time_scale = 2.0
 
     def __init__(self, driver: type[HypervDriver] = HypervDriver, **options: Any) -> None:
-        if shutil.which("qemu-system-x86_64") is None:
-            raise InvalidRequest(
-                "guests=real: there is no qemu-system-x86_64 on this machine",
-                hint="install QEMU (on Debian the package qemu-system-x86), or use guests=played",
-            )
+        need_program("qemu-system-x86_64", instead=", or use guests=played")
         try:
             self._boots_from = build_guest_image()
         except GuestImageUnavailable as error:
-            raise InvalidRequest(
-                f"guests=real: no image to boot: {error}", hint="guests=played needs none"
-            ) from error
+            raise lacking(f"no image to boot: {error}", "guests=played needs none") from error
         super().__init__(driver, **options)
         self._runs: dict[UUID, list[_Guest]] = {}
         with self.host.world.lock:
-            self.host.state.guests = _Guests(self.host.state, self._runs)
+            self.host.state.guests = self._makes(self.host.state)
 
     def image(self) -> ImageRef:
         return FileImage(path=self._boots_from, format=ImageFormat.QCOW2)
@@ -98,8 +100,11 @@ class RealGuestTarget(SerialShell, HypervTarget):
         other = super()._other(name, fit=fit)
         with self.host.world.lock:
             if not isinstance(other.host.state.guests, _Guests):
-                other.host.state.guests = _Guests(other.host.state, self._runs)
+                other.host.state.guests = self._makes(other.host.state)
         return other
+
+    def _makes(self, host: HostState) -> _Guests:
+        return _Guests(host, self._runs, self.host.guests.accounts)
 
     # ---- its serial port -------------------------------------------------------------------------
 
@@ -143,6 +148,13 @@ class RealGuestTarget(SerialShell, HypervTarget):
             with self.host.world.lock:
                 if self.guest_of(uuid).guest is guest and guest.resets == resets:
                     guest.reset()
+
+    @contextmanager
+    def keeping_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
+        """A kernel that has halted hands nothing back. Its host asks no guest: the machine has the
+        device no more, and QEMU's leads nowhere."""
+        with self.deaf_guest(driver, uuid):
+            yield
 
     # ---- its disks -------------------------------------------------------------------------------
 
@@ -202,35 +214,11 @@ class RealGuestTarget(SerialShell, HypervTarget):
         yield
 
     @contextmanager
-    def keeping_guest(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
-        raise PreconditionMissing(
-            "what Hyper-V does with a guest that keeps a device is not shown by QEMU"
-            " (keeping_guest)"
-        )
-        yield
-
-    @contextmanager
     def silent_agent(self, driver: ComputeDriver, uuid: UUID) -> Iterator[None]:
         raise PreconditionMissing(
             "the real guest has no integration services: the simulator reads what it says on its"
             " serial port (silent_agent)"
         )
-        yield
-
-    def guest_account(self, driver: ComputeDriver, uuid: UUID) -> GuestCredentials:
-        raise PreconditionMissing(f"{_NO_ACCOUNT} (guest_account)")
-
-    @contextmanager
-    def account_needed(self, driver: ComputeDriver, uuid: UUID) -> Iterator[GuestCredentials]:
-        raise PreconditionMissing(f"{_NO_ACCOUNT} (account_needed)")
-        yield
-
-    def accepts_password(self, driver: ComputeDriver, uuid: UUID, user: str, password: str) -> bool:
-        raise PreconditionMissing(f"{_NO_ACCOUNT} (accepts_password)")
-
-    @contextmanager
-    def endless_program(self, driver: ComputeDriver, uuid: UUID) -> Iterator[Sequence[str]]:
-        raise PreconditionMissing(f"{_NO_ACCOUNT} (endless_program)")
         yield
 
 

@@ -12,7 +12,6 @@ behind it are simulated.
 
 from __future__ import annotations
 
-import copy
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ from hvdrivers.guard import guarded, unguarded
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.conformance import marks
 from hvdrivers.hyperv.conformance.devices import lend_devices
+from hvdrivers.hyperv.conformance.foreign import copy_of, machine_of_others
 from hvdrivers.hyperv.conformance.guest import PlayedGuest
 from hvdrivers.hyperv.conformance.observer import ROOT, HypervObserver
 from hvdrivers.hyperv.conformance.others import FAST, SWITCH, OtherHost, lent, with_functions
@@ -41,7 +41,6 @@ from hvdrivers.hyperv.conformance.served import Server, enlarge
 from hvdrivers.hyperv.driver import HypervDriver
 from hvdrivers.hyperv.simulator.guests.played import Behaviour
 from hvdrivers.hyperv.simulator.host import SimulatedHost
-from hvdrivers.hyperv.simulator.state.devices import Config, Memory
 from hvdrivers.hyperv.simulator.state.eventlog import WORKER
 from hvdrivers.hyperv.simulator.state.host import Switch
 from hvdrivers.hyperv.simulator.state.machine import Machine
@@ -217,9 +216,10 @@ class HypervTarget(PlayedGuest):
             return
         if operation != "spawn":
             raise PreconditionMissing(f"the target does not slow {operation}() down")
-        # no longer than the script has to undo: Hyper-V takes no start back that is under way
+        # longer than the suite's deadline, by its time scale. Beyond that no longer than the script
+        # has to undo: Hyper-V takes no start back that is under way
         timing = self.host.state.timing
-        usual, timing.start = timing.start, min(seconds, 1.5)
+        usual, timing.start = timing.start, min(seconds, max(1.5, 0.75 * self.time_scale))
         try:
             yield
         finally:
@@ -262,40 +262,13 @@ class HypervTarget(PlayedGuest):
 
     @contextmanager
     def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
-        state = self.host.state
-        with self.host.world.lock:
-            config = Config(
-                name=name or "somebody else's", generation=2, memory=Memory(startup=64 << 20)
-            )
-            machine = Machine(host=state, config=config, path=state.settings.machine_path)
-            state.machines[machine.id] = machine
-            if state.guests is not None:
-                machine.guest = state.guests(machine, None)
-            machine.set_state("Running")
-        try:
-            yield machine.id
-        finally:
-            with self.host.world.lock:
-                if machine.guest is not None:
-                    machine.guest.power_off()
-                    machine.guest = None
-                state.machines.pop(machine.id, None)
+        with machine_of_others(self.host, name) as uuid:
+            yield uuid
 
     @contextmanager
     def copied_machine(self, driver: ComputeDriver, uuid: UUID) -> Iterator[UUID]:
-        """Export and import as a copy: another Id, and the same name, notes, path and NICs."""
-        state = self.host.state
-        with self.host.world.lock:
-            original = self._observer.machine(uuid)
-            config = copy.deepcopy(original.config)
-            config.drives.clear()
-            machine = Machine(host=state, config=config, path=original.path)
-            state.machines[machine.id] = machine
-        try:
-            yield machine.id
-        finally:
-            with self.host.world.lock:
-                state.machines.pop(machine.id, None)
+        with copy_of(self.host, self._observer.machine(uuid)) as copy:
+            yield copy
 
     # ---- disks ----------------------------------------------------------------------------------
 

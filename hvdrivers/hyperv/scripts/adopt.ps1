@@ -15,6 +15,10 @@ function Invoke-HvAdopt {
         if ($null -eq $vm -or (Get-HvOwners)[$uuid]) {
             Stop-Hv 'InstanceNotFound' 'no machine of others has this Id'
         }
+        Assert-HvAlone $vm
+        if ("$($vm.ReplicationMode)" -match 'Replica$') {
+            Stop-Hv 'Replica' 'another host writes to it (Hyper-V Replica)'
+        }
         $claim = Get-HvClaim $uuid
         $state = Get-HvState $vm $false
         if ($Arguments.legal -notcontains $state) { Stop-Hv 'InvalidState' $state }
@@ -55,6 +59,12 @@ function Invoke-HvAdopt {
         }
         Unlock-Hv $lock
     }
+}
+
+# A failover cluster starts its machines, and takes them to other hosts, by itself.
+function Assert-HvAlone {
+    param($VM)
+    if ($VM.IsClustered) { Stop-Hv 'Clustered' 'a failover cluster has the machine' }
 }
 
 # As the contract's labels are: 1 to 63 characters that can be printed, no blanks around them.

@@ -90,7 +90,8 @@ function Get-HvAssigned {
 # Whether a machine has a device that Hyper-V neither saves nor copies.
 function Test-HvHasDevices {
     param($VM)
-    if (@(Hyper-V\Get-VMAssignableDevice -VM $VM).Count -gt 0) { return $true }
+    if ((Test-HvCommand 'Get-VMAssignableDevice') -and
+        @(Hyper-V\Get-VMAssignableDevice -VM $VM).Count -gt 0) { return $true }
     (Test-HvCommand 'Get-VMGpuPartitionAdapter') -and
         @(Hyper-V\Get-VMGpuPartitionAdapter -VM $VM).Count -gt 0
 }

@@ -64,14 +64,14 @@ function Get-HvSource {
 # The parameter of Add- and Set-VMHardDiskDrive for that.
 function Get-HvSourceArgument {
     param([string]$Source)
-    if (-not $Source.StartsWith('disk:')) { return @{ Path = $Source } }
+    if (-not $Source.StartsWith('disk:', 'Ordinal')) { return @{ Path = $Source } }
     @{ DiskNumber = (Find-HvUnique $Source.Substring(5)).Number }
 }
 
 # Whether it is there.
 function Test-HvSource {
     param([string]$Source)
-    if (-not $Source.StartsWith('disk:')) { return Test-HvFile $Source -Blind }
+    if (-not $Source.StartsWith('disk:', 'Ordinal')) { return Test-HvFile $Source -Blind }
     @(Get-Disk | Where-Object { "disk:$($_.UniqueId)" -eq $Source }).Count -gt 0
 }
 
@@ -85,6 +85,11 @@ function Connect-HvDisk {
     param($Disk, $Undo, [scriptblock]$Tell = $null)
     $unreachable = $null
     $first = $true
+    $dead = New-Object System.Collections.ArrayList
+    $multi = $Disk.kind -eq 'iscsi' -and (Test-HvMultipath)
+    if ($Disk.enforce -and -not $multi) {
+        Stop-Hv 'NoMultipath' 'no Multipath I/O of the host makes one disk of the paths by iSCSI'
+    }
     foreach ($target in $Disk.targets) {
         if ($Disk.kind -eq 'iscsi') {
             if (-not $first -and $null -ne $Tell) { & $Tell "iscsi:$($target.iqn),$($target.lun)" }
@@ -93,16 +98,25 @@ function Connect-HvDisk {
             if ($null -ne $unreachable) { Disconnect-HvTarget $silent '' }
             try {
                 [void]$Undo.Add($target.iqn)
-                if (-not (Connect-HvTarget $target $Disk)) { $Undo.Remove($target.iqn) }
+                if (-not (Connect-HvTarget $target $Disk $multi)) { $Undo.Remove($target.iqn) }
             }
             catch {
                 if (-not (Test-HvUnreachable $_)) { throw }
                 # another portal may answer
                 $unreachable = $_
                 $silent = $target.iqn
+                [void]$dead.Add($target)
                 Disconnect-HvTarget $silent ''
                 $Undo.Remove($silent)
                 continue
+            }
+            if ($multi) { Connect-HvOtherPaths $target $Disk $dead }
+            if ($Disk.enforce) {
+                $wanted = [Math]::Max(2, (Get-HvPathCount $target $Disk))
+                $there = @(Get-HvIscsiSessions $target.iqn).Count
+                if ($there -lt $wanted) {
+                    Stop-Hv 'PathMissing' "the host has $there of $wanted paths to the volume"
+                }
             }
         }
         # a unit that the server has just exported is not there at once
@@ -167,7 +181,7 @@ function Find-HvFreePlace {
     foreach ($drive in @(Hyper-V\Get-VMHardDiskDrive -VM $VM) + @(Hyper-V\Get-VMDvdDrive -VM $VM)) {
         $place = Get-HvPlace $drive
         $taken[$place] = $true
-        if ($place.StartsWith('SCSI')) { $count++ }
+        if ($place.StartsWith('SCSI', 'Ordinal')) { $count++ }
     }
     if ($Ide) {
         foreach ($place in 'IDE 0 0', 'IDE 0 1', 'IDE 1 0', 'IDE 1 1') {

@@ -1,5 +1,6 @@
 # A copy of the root disk: instances\UUID\export-NONCE.vhdx stands alone. The client reads it in
-# pieces and removes it; one that a dead client has left goes with the instance.
+# pieces and removes it. One that a dead client has left, which nobody has read for ten minutes, goes when the
+# next one is made, or with the instance.
 
 function Get-HvExport {
     param($Arguments)
@@ -19,11 +20,15 @@ function Invoke-HvExport {
         if ($null -eq $root) {
             Stop-Hv 'Refused' 'the instance has no root disk of its own: it boots from a volume'
         }
-        # one that a client has left which died in the middle
+        if (Test-HvPoweredOn $found.VM) { Assert-HvCheckpoints $found.VM $false }
+        # what a client has left that died in the middle
+        Clear-HvExports $found.Folder
         $vm = Remove-HvExportPoints $found.VM
         $source = "$((Find-HvRoot $found).Path)"
+        $on = Test-HvPoweredOn $vm
+        if ($on) { Assert-HvFreezes $vm }
         $begun = $true
-        if (Test-HvPoweredOn $vm) {
+        if ($on) {
             Hyper-V\Checkpoint-VM -VM $vm -SnapshotName "hvdrivers.export-$($Arguments.nonce)"
             Assert-HvBudget
             $source = "$((Hyper-V\Get-VHD -Path (Find-HvRoot $found).Path).ParentPath)"
@@ -47,6 +52,26 @@ function Invoke-HvExport {
     }
 }
 
+# Hyper-V makes checkpoints of what the machine has.
+function Assert-HvFreezes {
+    param($VM)
+    $passed = @(Hyper-V\Get-VMHardDiskDrive -VM $VM | Where-Object { Test-HvPassed $_ })
+    if ($passed.Count -gt 0 -or (Test-HvHasDevices $VM)) {
+        Stop-Hv 'OffOnly' 'Hyper-V makes no checkpoint of a machine with a disk or device of the host'
+    }
+}
+
+function Clear-HvExports {
+    param([string]$Folder)
+    $end = [DateTime]::UtcNow.AddMinutes(-10)
+    foreach ($file in [IO.Directory]::GetFiles((Get-HvReal $Folder), 'export-*.vhdx')) {
+        if ([IO.File]::GetLastWriteTimeUtc($file) -ge $end) { continue }
+        # one that somebody has open goes another time
+        try { Remove-HvFile $file }
+        catch { if (-not (Test-HvPasses $_)) { throw } }
+    }
+}
+
 # The caller has the lock of the instance: whoever made such a checkpoint is not at work any more.
 function Remove-HvExportPoints {
     param($VM)
@@ -62,7 +87,14 @@ function Remove-HvExportPoints {
 # One piece: raw deflate of at most so many bytes from this offset on.
 function Invoke-HvExportRead {
     param($Arguments)
-    $stream = [IO.File]::Open((Get-HvFile (Get-HvExport $Arguments)), 'Open', 'Read', 'Read')
+    if (-not (Test-Path -LiteralPath (Get-HvExport $Arguments))) {
+        $null = Find-Hv $Arguments.uuid # it was destroyed meanwhile
+        Stop-Hv 'Changed' 'somebody has removed the copy of the disk'
+    }
+    $file = Get-HvFile (Get-HvExport $Arguments)
+    # it is in use
+    [IO.File]::SetLastWriteTimeUtc($file, [DateTime]::UtcNow)
+    $stream = [IO.File]::Open($file, 'Open', 'Read', 'Read')
     try {
         [void]$stream.Seek($Arguments.offset, 'Begin')
         $plain = New-Object byte[] $Arguments.count

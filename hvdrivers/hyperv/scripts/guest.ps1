@@ -76,19 +76,25 @@ function Get-HvGuestRun {
 # The name may look like a pattern.
 function Get-HvGuestPassword {
     {
-        param([string]$Name, [string]$Password)
+        param([string]$Name, [securestring]$Password)
         $ErrorActionPreference = 'Stop'
         try {
             $user = @(Get-LocalUser | Where-Object { $_.Name -eq $Name })
             if ($user.Count -eq 0) { return @{ failed = 'UserNotFound' } }
-            $secret = New-Object System.Security.SecureString
-            foreach ($char in $Password.ToCharArray()) { $secret.AppendChar($char) }
             'begun'
-            Set-LocalUser -SID $user[0].SID -Password $secret
+            Set-LocalUser -SID $user[0].SID -Password $Password
         }
         catch { return @{ failed = $_.FullyQualifiedErrorId.Split(',')[0] } }
         @{ failed = '' }
     }
+}
+
+# A password as no log of Windows shows it.
+function ConvertTo-HvSecure {
+    param([string]$Text)
+    $secret = New-Object System.Security.SecureString
+    foreach ($char in $Text.ToCharArray()) { $secret.AppendChar($char) }
+    $secret
 }
 
 # Runs a script in the guest, and returns what it gave last. ACCOUNTS: the second is tried where the guest
@@ -99,8 +105,7 @@ function Enter-HvGuest {
         Stop-Hv 'NoAccount' 'PowerShell Direct asks for an account of the guest'
     }
     foreach ($account in $Accounts) {
-        $secret = New-Object System.Security.SecureString
-        foreach ($char in $account.password.ToCharArray()) { $secret.AppendChar($char) }
+        $secret = ConvertTo-HvSecure $account.password
         $credential = New-Object System.Management.Automation.PSCredential($account.user, $secret)
         $global:HvSaid = $null
         try {
@@ -166,7 +171,7 @@ function Invoke-HvGuestPassword {
     param($Arguments)
     $found = Find-HvSeen $Arguments
     $done = Enter-HvGuest $found.VM $Arguments.accounts (Get-HvGuestPassword) @(
-        $Arguments.user, $Arguments.password)
+        $Arguments.user, (ConvertTo-HvSecure $Arguments.password))
     switch ("$($done.failed)") {
         '' { return }
         'UserNotFound' { Stop-Hv 'NoUser' 'the guest knows no such user' }

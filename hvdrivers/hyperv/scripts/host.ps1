@@ -282,7 +282,7 @@ function Find-Hv {
 function Get-HvState {
     param($VM, [bool]$Rescued)
     $name = $VM.State.ToString()
-    if ($name.EndsWith('Critical')) { $name = $name.Substring(0, $name.Length - 8) }
+    if ($name.EndsWith('Critical', 'Ordinal')) { $name = $name.Substring(0, $name.Length - 8) }
     switch ($name) {
         'Off' { return 'stopped' }
         'Starting' { return 'stopped' }
@@ -391,6 +391,8 @@ function Get-HvPool {
 
 function Get-HvSwitch {
     param([string]$Name)
-    foreach ($each in Hyper-V\Get-VMSwitch) { if ($each.Name -ceq $Name) { return $each } }
+    $named = @(Hyper-V\Get-VMSwitch | Where-Object { $_.Name -ceq $Name })
+    if ($named.Count -eq 1) { return $named[0] }
+    if ($named.Count -gt 1) { Stop-Hv 'ManySwitches' 'several virtual switches have this name' }
     Stop-Hv 'NetworkNotFound' 'there is no such virtual switch'
 }

@@ -398,12 +398,25 @@ function Remove-HvInstance {
     if (Test-Path -LiteralPath $folder) { $lines = Get-HvRecord $folder }
     if ($Keep) {
         if (Test-Path -LiteralPath $Keep) { Stop-Hv 'NameTaken' 'a volume has this name already' }
+        $line = Find-HvLine $lines 'own'
+        if ($line -and $null -ne $vm) {
+            foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $vm) {
+                $path = Get-HvBase "$($drive.Path)"
+                if (Test-HvHad $Uuid $line $path) { Assert-HvNoBase $vm $path }
+            }
+        }
     }
     $own = @()
     if ($null -ne $vm) {
+        Assert-HvAlone $vm
         Stop-HvMachine $vm 0
-        Remove-HvSnapshots $vm
         $volumes = Get-HvVolumePaths $lines
+        foreach ($drive in @(Remove-HvSnapshots $vm)) {
+            $path = Get-HvBase $drive.Path
+            if ($Keep -or $volumes -contains $path -or -not (Test-HvOwn $Uuid $lines $path)) {
+                Stop-Hv 'NotMerged' "the host does not merge the checkpoints into $path, which stays"
+            }
+        }
         foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $vm) {
             $path = "$($drive.Path)"
             if ((Test-HvPassed $drive)) { continue }
@@ -451,7 +464,7 @@ function Remove-HvInstance {
     foreach ($other in Get-HvPoolFolders $Uuid) { Remove-HvTree $other }
     Remove-HvTree $folder
     foreach ($file in [IO.Directory]::GetFiles($HvShared.Facts.Index, "$Uuid.*")) {
-        if (-not $file.EndsWith('.claim')) { Remove-HvFile $file }
+        if (-not $file.EndsWith('.claim', 'Ordinal')) { Remove-HvFile $file }
     }
     Remove-HvFile (Get-HvClaim $Uuid)
 }
@@ -479,28 +492,41 @@ function Find-HvRemains {
 function Remove-HvSnapshots {
     param($VM)
     $snapshots = @(Hyper-V\Get-VMSnapshot -VM $VM)
-    if ($snapshots.Count -eq 0) { return }
+    # what the machine had when the first checkpoint was made. Backup software may have left an .avhdx there
+    $first = @{}
+    foreach ($snapshot in $snapshots) {
+        if ($snapshot.ParentSnapshotId) { continue }
+        foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VMSnapshot $snapshot) {
+            $first["$($drive.Path)"] = $true
+        }
+    }
     foreach ($snapshot in $snapshots) {
         if (-not $snapshot.ParentSnapshotId) {
             Hyper-V\Remove-VMSnapshot -VMSnapshot $snapshot -IncludeAllChildSnapshots -Confirm:$false
         }
     }
-    Wait-HvMerged $VM
+    $seconds = 0
+    if ($snapshots.Count -gt 0) { $seconds = 10 }
+    Wait-HvMerged $VM $first $seconds
 }
 
-# Until no drive of the machine is a checkpoint's any more, as far as no checkpoint is left.
+# Until no checkpoint is left and the machine has the disks that it had first. Returns the drives that the
+# host does not merge: it has not worked at them for so many seconds.
 function Wait-HvMerged {
-    param($VM)
+    param($VM, $First, [int]$Seconds)
+    $clock = [System.Diagnostics.Stopwatch]::StartNew()
     while ($true) {
         $now = Get-HvMachine $VM.Id.ToString()
         if ($null -eq $now) { return }
-        $busy = @(Hyper-V\Get-VMSnapshot -VM $now).Count -gt 0
-        if (-not $busy) {
-            foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $now) {
-                if ("$($drive.Path)" -match '\.avhdx?$') { $busy = $true }
-            }
+        $works = "$($now.SecondaryOperationalStatus)" -match 'Merging|Snapshot' -or
+            @(Hyper-V\Get-VMSnapshot -VM $now).Count -gt 0
+        if (-not $works) {
+            $left = @(Hyper-V\Get-VMHardDiskDrive -VM $now | Where-Object {
+                "$($_.Path)" -match '\.avhdx?$' -and -not $First["$($_.Path)"] })
+            if ($left.Count -eq 0) { return }
+            if ($clock.Elapsed.TotalSeconds -ge $Seconds) { return $left }
         }
-        if (-not $busy) { return }
+        else { $clock.Restart() }
         Wait-Hv 25
     }
 }

@@ -1,7 +1,8 @@
 # The loop that lives on the host: requests come in by lines, each runs in a runspace of its own,
 # answers go out by lines. Everything on the wire is ASCII.
 #
-#   in    ID run FLOOR DEADLINE OPERATION JSON [DATA] .   JSON and DATA are base64
+#   in    ID run FLOOR DEADLINE OPERATION JSON [DATA [SECRETS]] .   JSON, DATA ("-": none) and each of
+#                                                         SECRETS ("," between them) are base64
 #         ID stop FLOOR .                                 the dot tells a whole line from a part
 #         ID again FLOOR .                                the reply to ID once more, if there is one
 #         0 hello 0 .                                     the first line out once more
@@ -176,8 +177,10 @@ function Invoke-HvRequest {
         Assert-HvBudget
         if ($HvShared.Facts.Modules) { Import-HvModule }
         $text = [Text.Encoding]::UTF8.GetString([Convert]::FromBase64String($Part[5]))
-        $arguments = ConvertFrom-HvArgument (ConvertFrom-Json -InputObject $text)
-        if ($Part.Count -gt 7) { $arguments['data'] = $Part[6] }
+        $secrets = @()
+        if ($Part.Count -gt 8) { $secrets = $Part[7].Split(',') }
+        $arguments = ConvertFrom-HvArgument (ConvertFrom-Json -InputObject $text) $secrets
+        if ($Part.Count -gt 7 -and $Part[6] -ne '-') { $arguments['data'] = $Part[6] }
         $name = 'Invoke-Hv' + $Part[4]
         $value = & $name $arguments
         $reply = @{ ok = $true; value = $value }
@@ -193,26 +196,32 @@ function Invoke-HvRequest {
         # a stopped pipeline comes only here
         if ($null -eq $reply) { $reply = @{ ok = $false; error = (New-HvStopped) } }
         if ($null -ne $HvNotUndone) {
-            $reply = @{ ok = $false; error = @{ id = 'Hv.NotUndone'; message = $HvNotUndone } }
+            $message = $HvNotUndone
+            if ($reply.error -and $reply.error.message) { $message += ". Why: $($reply.error.message)" }
+            $reply = @{ ok = $false; error = @{ id = 'Hv.NotUndone'; message = $message } }
         }
         Write-HvFrame $Part[0] $reply
     }
 }
 
-# Strings come with '=' in front: ConvertFrom-Json of 5.1 takes '/Date(0)/' for a date.
+# Strings come with '=' in front: ConvertFrom-Json of 5.1 takes '/Date(0)/' for a date. '#' stands for a
+# secret: Windows may log the parameters of all cmdlets, so secrets are in none where that can be helped.
 function ConvertFrom-HvArgument {
-    param($Value)
-    if ($Value -is [string]) { return $Value.Substring(1) }
+    param($Value, [string[]]$Secrets)
+    if ($Value -is [string]) {
+        if (-not $Value.StartsWith('#', 'Ordinal')) { return $Value.Substring(1) }
+        return [Text.Encoding]::UTF8.GetString([Convert]::FromBase64String($Secrets[[int]$Value.Substring(1)]))
+    }
     if ($Value -is [System.Management.Automation.PSCustomObject]) {
         $table = @{}
         foreach ($each in $Value.PSObject.Properties) {
-            $table[$each.Name] = ConvertFrom-HvArgument $each.Value
+            $table[$each.Name] = ConvertFrom-HvArgument $each.Value $Secrets
         }
         return $table
     }
     if ($Value -is [array]) {
         $list = New-Object System.Collections.ArrayList
-        foreach ($each in $Value) { [void]$list.Add((ConvertFrom-HvArgument $each)) }
+        foreach ($each in $Value) { [void]$list.Add((ConvertFrom-HvArgument $each $Secrets)) }
         return , $list.ToArray()
     }
     $Value

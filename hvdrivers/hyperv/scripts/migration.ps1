@@ -50,6 +50,10 @@ function Invoke-HvMoveLook {
         [void]$blockers.Add(@('storage', 'it has snapshots', '',
             'delete the snapshots first'))
     }
+    if ($vm.IsClustered) {
+        [void]$blockers.Add(@('state', 'a failover cluster has the machine', '',
+            'Move-ClusterVirtualMachineRole moves it within the cluster'))
+    }
     $volumes = Get-HvVolumePaths $lines
     $bytes = 0L
     $base = ''
@@ -63,7 +67,7 @@ function Invoke-HvMoveLook {
         }
         $file = Get-HvBase $path
         if ($volumes -contains $path -or -not (Test-HvOwn $Arguments.uuid $lines $file)) {
-            if (-not $path.StartsWith('\\')) {
+            if (-not $path.StartsWith('\\', 'Ordinal')) {
                 $what = 'a volume is on a disk of its host'
                 if ($volumes -notcontains $path) {
                     $what = 'somebody has attached a disk of its host to it'
@@ -175,11 +179,15 @@ function Invoke-HvMoveFits {
     if ($Arguments.bytes -gt [long](Get-HvSpace 'default').free) {
         [void]$blockers.Add(@('storage', 'it has no room for the disks', '', ''))
     }
-    $switches = @{}
-    foreach ($each in Hyper-V\Get-VMSwitch) { $switches[$each.Name] = $true }
+    $switches = New-Object System.Collections.Hashtable ([StringComparer]::Ordinal)
+    foreach ($each in Hyper-V\Get-VMSwitch) { $switches["$($each.Name)"] += 1 }
     foreach ($nic in $Arguments.nics) {
         if ($nic[1] -and -not $switches[$nic[1]]) {
             [void]$blockers.Add(@('network', "it has no virtual switch $($nic[1])", $nic[0], ''))
+        }
+        elseif ($nic[1] -and $switches[$nic[1]] -gt 1) {
+            [void]$blockers.Add(@('network', "it has several virtual switches $($nic[1])", $nic[0],
+                'Rename-VMSwitch'))
         }
         elseif ($nic[1] -and $nic[2]) {
             # Hyper-V would move it, and the NIC would go through the switch from then on
@@ -365,7 +373,7 @@ function Invoke-HvMove {
         }
         foreach ($drive in Get-HvStrangeDrives $uuid $found.VM (Get-HvRecord $found.Folder)) {
             # the host would take it along to the machine's folder
-            if (-not "$($drive.Path)".StartsWith('\\')) {
+            if (-not "$($drive.Path)".StartsWith('\\', 'Ordinal')) {
                 Stop-Hv 'Changed' 'somebody has attached a disk while the migration began'
             }
         }

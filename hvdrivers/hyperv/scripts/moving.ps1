@@ -16,22 +16,50 @@ function Invoke-HvMoving {
     $handle = $moving.BeginInvoke()
     $late = $false
     while (-not $handle.IsCompleted) {
-        $over = [DateTime]::UtcNow.Ticks -ge $HvDeadline -or $HvShared.Stopped.ContainsKey($HvId)
-        if ($over) { $late = $true }
-        if ($over -or (Test-HvAborted $Leaving)) { Stop-HvMigration $Id }
+        if (Test-HvOver) { $late = $true }
+        if ($late -or (Test-HvAborted $Leaving)) { Stop-HvMigration $Id }
         [void]$handle.AsyncWaitHandle.WaitOne(50)
     }
-    $out = $moving.EndInvoke($handle)
+    $failure = $null
+    try {
+        foreach ($each in $moving.EndInvoke($handle)) {
+            if ($each -is [System.Management.Automation.ErrorRecord]) { $failure = $each }
+        }
+    }
+    catch { $failure = $_ }
     $moving.Dispose()
-    foreach ($each in $out) {
-        if ($each -is [System.Management.Automation.ErrorRecord] -and -not $late) { throw $each }
+    if ($null -ne $failure) {
+        if (Wait-HvMigrations $Id $Leaving) { $late = $true }
+        if (-not $late) { throw $failure }
     }
     $late
 }
 
+# Waits until the host does nothing with a machine or its disks any more: its job may go on when the
+# cmdlet that has begun it has failed. True: the deadline passed.
+function Wait-HvMigrations {
+    param([string]$Id, [string]$Leaving)
+    $late = $false
+    while (@(Get-HvMigrations $Id).Count -gt 0) {
+        if (Test-HvOver) { $late = $true }
+        if ($late -or (Test-HvAborted $Leaving)) { Stop-HvMigration $Id }
+        Start-Sleep -Milliseconds 50
+    }
+    $late
+}
+
+function Test-HvOver {
+    [DateTime]::UtcNow.Ticks -ge $HvDeadline -or $HvShared.Stopped.ContainsKey($HvId)
+}
+
 function Test-HvAborted {
     param([string]$Leaving)
-    try { return @('abort', 'destroy') -ccontains [IO.File]::ReadAllText($Leaving) }
+    (Test-HvWanted $Leaving 'abort') -or (Test-HvWanted $Leaving 'destroy')
+}
+
+function Test-HvWanted {
+    param([string]$Leaving, [string]$What)
+    try { return [IO.File]::ReadAllText($Leaving) -ceq $What }
     catch [IO.IOException] { return $false }
 }
 

@@ -18,15 +18,28 @@ function Test-HvOwn {
     $inside = (Get-HvOwnFolders $Uuid) -contains $Path.Substring(0, $cut)
     $pattern = '^(root(\.new|\.old)?|ephemeral|swap|rescue|image|export-[0-9a-f]{16})\.vhdx$'
     if ($inside -and $name -match $pattern) { return $true }
-    foreach ($line in $Lines) {
-        if (-not "$line".StartsWith('own ', 'Ordinal')) { continue }
-        $own = ConvertFrom-HvWord $line.Substring(4)
-        # one that was moved to another pool or host keeps its name
-        if ($own -eq $Path -or ($inside -and $own.EndsWith("\$name", 'OrdinalIgnoreCase'))) {
-            return $true
-        }
-    }
+    foreach ($line in $Lines) { if (Test-HvHad $Uuid $line $Path) { return $true } }
     $false
+}
+
+# Whether the file is the disk of this line "own PATH". One that was moved to another pool or host keeps
+# its name.
+function Test-HvHad {
+    param([string]$Uuid, [string]$Line, [string]$Path)
+    if (-not $Line.StartsWith('own ', 'Ordinal')) { return $false }
+    $own = ConvertFrom-HvWord $Line.Substring(4)
+    if ($own -eq $Path) { return $true }
+    $cut = $Path.LastIndexOf('\')
+    if ($cut -lt 0 -or (Get-HvOwnFolders $Uuid) -notcontains $Path.Substring(0, $cut)) { return $false }
+    $own.EndsWith($Path.Substring($cut), 'OrdinalIgnoreCase')
+}
+
+# A disk of an adopted machine may be what disks of others are based on.
+function Assert-HvNoBase {
+    param($VM, [string]$Path)
+    if ((Get-HvParents "$($VM.Id)")[$Path.ToLowerInvariant()]) {
+        Stop-Hv 'DiskInUse' 'disks of other machines are based on the disk'
+    }
 }
 
 # The drives that are neither the machine's own nor attached by the driver.
@@ -63,7 +76,7 @@ function Get-HvOwnLines {
 # that nobody compares with another. Whatever the path calls the server: this host has many names.
 function Assert-HvOnOtherHost {
     param([string]$Path)
-    if (-not $Path.StartsWith('\\')) { return }
+    if (-not $Path.StartsWith('\\', 'Ordinal')) { return }
     $part = $Path.Substring(2).Split('\')
     $rest = ($part | Select-Object -Skip 2) -join '\'
     $kept = @($HvShared.Facts.Root) + @($HvShared.Facts.Pools | ForEach-Object { $_.path })
@@ -103,9 +116,11 @@ function Get-HvChain {
 }
 
 # Lower-case paths of all files that disks of machines are based on, without the disks themselves.
+# BUT: the Id of a machine that is left out.
 function Get-HvParents {
+    param([string]$But)
     $parents = @{}
-    $machines = @(Hyper-V\Get-VM)
+    $machines = @(Hyper-V\Get-VM | Where-Object { "$($_.Id)" -ne $But })
     if ($machines.Count -eq 0) { return $parents }
     $inside = "$($HvShared.Facts.Root)\instances\"
     foreach ($drive in Get-HvDrives $machines) {
@@ -172,15 +187,20 @@ function Move-HvDisk {
 }
 
 # A folder that the instance's disks have left: a machine may use a disk there that is not its own.
+# USED: the disks that the instance has. Those stay too.
 function Remove-HvOwnFolder {
-    param($Found, [string]$Folder)
+    param($Found, [string]$Folder, [string[]]$Used)
     if (-not (Test-Path -LiteralPath $Folder)) { return }
     $lines = Get-HvRecord $Found.Folder
+    $kept = @(foreach ($each in $Used) { if ($each) { Get-HvChain $each } })
     $strange = $false
     foreach ($item in Get-ChildItem -LiteralPath $Folder -Recurse -File) {
         if ($item.Name -notmatch '\.a?vhdx?$') { continue }
         $path = Get-HvWindowsPath $Folder $item
-        if (Test-HvOwn $Found.Uuid $lines $path) { Remove-HvTree $path } else { $strange = $true }
+        if ($kept -notcontains $path -and (Test-HvOwn $Found.Uuid $lines $path)) {
+            Remove-HvTree $path
+        }
+        else { $strange = $true }
     }
     if (-not $strange) { Remove-HvTree $Folder }
 }

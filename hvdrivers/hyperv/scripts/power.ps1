@@ -27,7 +27,9 @@ function Invoke-HvPower {
                 if ($answer -ne 'off') {
                     Stop-Hv 'GuestDoesNotStop' 'the guest did not go down in time; it runs on'
                 }
+                $global:HvNotUndone = 'the guest went down, and the machine did not start: power_on() it'
                 Start-HvMachine $vm
+                $global:HvNotUndone = $null
             }
             'pause' {
                 if ($found.State -ne 'paused') { Hyper-V\Suspend-VM -VM $vm -Confirm:$false }

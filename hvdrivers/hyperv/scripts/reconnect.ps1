@@ -11,7 +11,9 @@
 #
 #   drive BUS NUMBER LOCATION PATH LIMIT BOOTS   PATH: "disk:UNIQUEID" for a disk of the host
 #   target IQN                                a target that the host logs out of if nobody uses it then
-#   nic NAME MAC MODE TAGS LIMIT SWITCH IOV   MAC "dynamic"; TAGS: VLAN, or NATIVE/ALLOWED of a trunk
+#   nic NAME MAC MODE TAGS LIMIT SWITCH IOV ID   MAC "dynamic"; TAGS: VLAN, or NATIVE/ALLOWED of a trunk.
+#                                             ID: of the switch. Others may have the same name, and it
+#                                             may get another one. "-": any of that name
 #   is LINE                                   a line of the record
 #   else LINE                                 one of the three for the new connections
 
@@ -215,7 +217,25 @@ function Get-HvWiring {
     $mac = "$($Nic.MacAddress)"
     if ($Nic.DynamicMacAddressEnabled) { $mac = 'dynamic' }
     "nic $([Uri]::EscapeDataString($Nic.Name)) $mac $mode $([Uri]::EscapeDataString($tags)) $most" +
-        " $([Uri]::EscapeDataString("$($Nic.SwitchName)")) $([long]$Nic.IovWeight)"
+        " $([Uri]::EscapeDataString("$($Nic.SwitchName)")) $([long]$Nic.IovWeight)" +
+        " $(Get-HvSwitchWord $Nic)"
+}
+
+function Get-HvSwitchWord {
+    param($Nic)
+    if (-not "$($Nic.SwitchName)" -or -not "$($Nic.SwitchId)") { return '-' }
+    "$($Nic.SwitchId)"
+}
+
+# The switch that a line means; $null if it is gone.
+function Find-HvSwitch {
+    param([string]$Name, [string]$Id)
+    if (-not $Name) { return }
+    $switches = @(Hyper-V\Get-VMSwitch)
+    $found = @($switches | Where-Object { "$($_.Id)" -eq $Id })
+    if ($found.Count -eq 0) { $found = @($switches | Where-Object { $_.Name -ceq $Name }) }
+    # of several that have the name none is surely the right one
+    if ($found.Count -eq 1) { $found[0] }
 }
 
 # NICs as they are and as they are to be, with their lines of the record; and the ids of those that the
@@ -267,7 +287,7 @@ function Get-HvOtherWiring {
     if ($Nic.active) { $switch = [Uri]::EscapeDataString($Nic.switch) }
     $weight = 0
     if ($Nic.sriov) { $weight = 100 }
-    "nic $($word[1]) $mac $mode $([int]$Nic.vlan) $most $switch $weight"
+    "nic $($word[1]) $mac $mode $([int]$Nic.vlan) $most $switch $weight -"
 }
 
 # Gives drives and NICs these connections. What somebody has taken away by hand is left out.
@@ -328,12 +348,15 @@ function Set-HvWiring {
         }
         else { Hyper-V\Set-VMNetworkAdapter -VMNetworkAdapter $Nic -StaticMacAddress $word[2] }
     }
-    if ($word[6] -cne $old[6]) {
-        $name = ConvertFrom-HvWord $word[6]
-        $switch = @(Hyper-V\Get-VMSwitch | Where-Object { $name -and $_.Name -ceq $name })
+    $id = '-'
+    if ($word.Count -gt 8) { $id = $word[8] }
+    if ($word[6] -cne $old[6] -or ($id -ne '-' -and $id -ne $old[8])) {
+        $switch = Find-HvSwitch (ConvertFrom-HvWord $word[6]) $id
         # an old switch may be gone meanwhile
-        if ($switch.Count -eq 0) { Hyper-V\Disconnect-VMNetworkAdapter -VMNetworkAdapter $Nic }
-        else { Hyper-V\Connect-VMNetworkAdapter -VMNetworkAdapter $Nic -VMSwitch $switch[0] }
+        if ($null -eq $switch) { Hyper-V\Disconnect-VMNetworkAdapter -VMNetworkAdapter $Nic }
+        elseif ("$($switch.Id)" -ne $old[8]) {
+            Hyper-V\Connect-VMNetworkAdapter -VMNetworkAdapter $Nic -VMSwitch $switch
+        }
     }
     if ($word[3] -ne $old[3] -or $word[4] -cne $old[4]) {
         $tags = (ConvertFrom-HvWord $word[4]).Split('/')

@@ -36,6 +36,63 @@ function Get-HvDisks {
     $Found.Folder
 }
 
+# Where the machine's disks are by the host's own record, which is read anew.
+function Get-HvDiskPaths {
+    param([string]$Id)
+    $vm = Hyper-V\Get-VM -Id $Id
+    foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $vm) { "$($drive.Path)" }
+}
+
+function Get-HvUnmoved {
+    param($Vhds, [string[]]$Paths)
+    foreach ($each in $Vhds) { if ($Paths -notcontains $each.DestinationFilePath) { $each } }
+}
+
+# After a success: what the host has left at the sources, and folders that no disk is in any more,
+# which an attempt may have left that was killed.
+function Remove-HvSources {
+    param($Found, [string]$Target, $Vhds)
+    $paths = @(Get-HvDiskPaths $Found.VM.Id.ToString())
+    foreach ($each in $Vhds) {
+        if ($paths -notcontains $each.SourceFilePath) { Remove-HvTree $each.SourceFilePath }
+    }
+    foreach ($folder in @(Get-HvPoolFolders $Found.Uuid)) {
+        if ($folder -ne $Target) { Remove-HvOwnFolder $Found $folder $paths }
+    }
+}
+
+# After a failure: disks that have moved go back, and what was copied is removed. A disk that the
+# machine has is never removed.
+function Undo-HvRelocation {
+    param($Found, [string]$Target, $Vhds, [string]$File)
+    $id = $Found.VM.Id.ToString()
+    $null = Wait-HvMigrations $id $File
+    $paths = @(Get-HvDiskPaths $id)
+    $rest = @(Get-HvUnmoved $Vhds $paths)
+    if ($rest.Count -lt $Vhds.Count -and -not (Test-HvWanted $File 'destroy')) {
+        Set-HvFile $File 'back'
+        $back = @(foreach ($each in $Vhds) {
+            if ($paths -notcontains $each.DestinationFilePath) { continue }
+            Remove-HvTree $each.SourceFilePath
+            @{ SourceFilePath = $each.DestinationFilePath
+                DestinationFilePath = $each.SourceFilePath }
+        })
+        $failure = $null
+        $vm = Hyper-V\Get-VM -Id $id
+        $moves = [hashtable[]]$back
+        try { $null = Hyper-V\Move-VMStorage -VM $vm -Vhds $moves -Confirm:$false }
+        catch { $failure = $_ }
+        $null = Wait-HvMigrations $id $File
+        $paths = @(Get-HvDiskPaths $id)
+        $rest = @(Get-HvUnmoved $Vhds $paths)
+    }
+    foreach ($each in $rest) { Remove-HvTree $each.DestinationFilePath }
+    if ($Target -ne $Found.Folder) { Remove-HvOwnFolder $Found $Target $paths }
+    if ($rest.Count -lt $Vhds.Count -and -not (Test-HvWanted $File 'destroy')) {
+        throw "some disks are in the other pool, and do not go back: $($failure.Exception.Message)"
+    }
+}
+
 function Invoke-HvRelocate {
     param($Arguments)
     $uuid = $Arguments.uuid
@@ -52,21 +109,27 @@ function Invoke-HvRelocate {
             Exit-HvRescue $found
             Restore-HvRoot $found
         }
-        $old = Get-HvDisks $found
         $vhds = New-Object System.Collections.ArrayList
         $bytes = 0L
         $lines = Get-HvRecord $found.Folder
         $volumes = Get-HvVolumePaths $lines
-        foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $found.VM) {
-            $path = "$($drive.Path)"
+        $taken = @(Get-HvDiskPaths $found.VM.Id.ToString())
+        foreach ($path in @($taken)) {
             if (-not $path -or $volumes -contains $path -or
                 -not (Test-HvOwn $uuid $lines (Get-HvBase $path))) { continue }
             if ($path.StartsWith("$target\", 'OrdinalIgnoreCase')) { continue }
             $name = $path.Substring($path.LastIndexOf('\') + 1)
+            if ($taken -contains "$target\$name") {
+                Stop-Hv 'SameName' "more than one of the machine's disks is named $name"
+            }
+            $taken += "$target\$name"
             $bytes += [long](Hyper-V\Get-VHD -Path $path).FileSize
             [void]$vhds.Add(@{ SourceFilePath = $path; DestinationFilePath = "$target\$name" })
         }
-        if ($vhds.Count -eq 0) { return }
+        if ($vhds.Count -eq 0) {
+            Remove-HvSources $found $target $vhds
+            return
+        }
         if (@(Hyper-V\Get-VMSnapshot -VM $found.VM).Count -gt 0) {
             Stop-Hv 'HasSnapshots' 'disks with checkpoints stay where they are'
         }
@@ -84,35 +147,32 @@ function Invoke-HvRelocate {
         $failure = $null
         try { $late = Invoke-HvMoving $found.VM.Id.ToString() $plan $file 'Move-VMStorage' }
         catch { $failure = $_ }
-        if ((Get-HvDisks $found) -eq $target) { $done = $true }
+        # whatever the cmdlet has said
+        $rest = @(Get-HvUnmoved $vhds @(Get-HvDiskPaths $found.VM.Id.ToString()))
+        if ($rest.Count -eq 0) { $done = $true }
         elseif (Test-HvAborted $file) {
-            if ([IO.File]::ReadAllText($file) -ceq 'destroy') {
-                Stop-Hv 'InstanceNotFound' 'it is being destroyed'
-            }
+            if (Test-HvWanted $file 'destroy') { Stop-Hv 'InstanceNotFound' 'it is being destroyed' }
             Stop-Hv 'NotMoved' 'nobody wants the disks to be moved any more'
         }
         elseif ($late) { Stop-Hv 'Deadline' 'the deadline passed; the disks stay where they were' }
         elseif ($null -ne $failure) { throw $failure }
         else { Stop-Hv 'NotMoved' 'the host has moved nothing' }
-        if ($old -ne $found.Folder) { Undo-Hv { Remove-HvOwnFolder $found $old } }
+        Undo-Hv { Remove-HvSources $found $target $vhds }
     }
     finally {
         if ($begun -and -not $done) {
-            Undo-Hv {
-                if ($target -ne $found.Folder) { Remove-HvOwnFolder $found $target }
-                else { foreach ($each in $vhds) { Remove-HvTree $each.DestinationFilePath } }
-            }
+            Undo-Hv { Undo-HvRelocation $found $target $vhds $file }
         }
         if ($begun) { Remove-HvFile $file }
         Unlock-Hv $lock
     }
 }
 
-# For who has called it and does not want it any more.
+# For who has called it and does not want it any more. Disks that go back go on.
 function Invoke-HvRelocateEnd {
     param($Arguments)
     $file = Get-HvRelocating $Arguments.uuid
-    if (-not [IO.File]::Exists($file)) { return }
+    if (-not [IO.File]::Exists($file) -or (Test-HvWanted $file 'back')) { return }
     $id = Get-HvMachineId $Arguments.uuid
     Set-HvFile $file 'abort'
     if ($id) { Stop-HvMigration $id }

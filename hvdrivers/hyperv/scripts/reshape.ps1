@@ -10,9 +10,17 @@ function ConvertTo-HvFlavorLine {
     'flavor ' + (ConvertTo-Json -InputObject $Flavor -Depth 5 -Compress)
 }
 
+# The drive of the root disk: of an adopted machine, of the first disk that it had.
 function Find-HvRoot {
     param($Found)
-    Find-HvDrive $Found.VM "$(Get-HvDisks $Found)\root.vhdx"
+    $drive = Find-HvDrive $Found.VM "$(Get-HvDisks $Found)\root.vhdx"
+    if ($null -ne $drive) { return $drive }
+    $line = Find-HvLine (Get-HvRecord $Found.Folder) 'own'
+    if (-not $line) { return }
+    foreach ($drive in Hyper-V\Get-VMHardDiskDrive -VM $Found.VM) {
+        $path = "$($drive.Path)"
+        if ($path -and (Test-HvHad $Found.Uuid $line (Get-HvBase $path))) { return $drive }
+    }
 }
 
 # What the machine boots from when it is not rescued: its own disk, or a volume.
@@ -55,6 +63,7 @@ function Invoke-HvResize {
             if ($Arguments.size -gt $before -and @(Hyper-V\Get-VMSnapshot -VM $vm).Count -gt 0) {
                 Stop-Hv 'HasSnapshots' 'a disk with checkpoints does not grow'
             }
+            if ($Arguments.size -gt $before) { Assert-HvNoBase $vm $root.Path }
         }
         $cpus = [int]$vm.ProcessorCount
         $memory = [long]$vm.MemoryStartup
@@ -154,7 +163,10 @@ function Invoke-HvRebuild {
             Stop-Hv 'HasSnapshots' 'the disk has checkpoints'
         }
         Restore-HvRoot $found
-        if ($null -eq (Find-HvRoot $found)) {
+        if ($null -eq (Find-HvDrive $found.VM $path)) {
+            if (Find-HvLine $lines 'adopted') {
+                Stop-Hv 'Adopted' 'the driver replaces no disk of a machine that others have made'
+            }
             Stop-Hv 'Refused' 'the instance was booted from a volume'
         }
         Assert-HvImage $Arguments.image
@@ -286,9 +298,9 @@ function Invoke-HvRescue {
         $image = $Arguments.image
         if (-not $image) {
             $root = Find-HvRoot $found
-            if ($null -eq $root) { Stop-Hv 'Refused' 'the instance was not made from an image' }
+            if ($null -eq $root) { Stop-Hv 'NoImage' 'the instance was not made from an image' }
             $image = "$((Hyper-V\Get-VHD -Path (Get-HvBase $root.Path)).ParentPath)"
-            if (-not $image) { Stop-Hv 'Refused' 'the root disk is not based on an image' }
+            if (-not $image) { Stop-Hv 'NoImage' 'the root disk is not based on an image' }
         }
         if ($Arguments.image) { Assert-HvImage $image }
         elseif (-not (Test-HvFile $image)) {
@@ -393,9 +405,13 @@ function Exit-HvRescue {
     $path = "$($Found.Folder)\rescue.vhdx"
     $drive = Find-HvDrive $Found.VM $path
     if ($null -ne $drive) { Hyper-V\Remove-VMHardDiskDrive -VMHardDiskDrive $drive }
-    $boot = Find-HvBootDrive $Found (Get-HvRecord $Found.Folder)
+    $lines = Get-HvRecord $Found.Folder
+    $boot = Find-HvBootDrive $Found $lines
     if ($null -ne $boot) {
-        if ($Found.VM.Generation -ne 1) { Set-HvBoot $Found.VM $boot }
+        if ($Found.VM.Generation -ne 1) {
+            # without the rescue disk an adopted machine has the boot order that others gave it
+            if (-not (Find-HvLine $lines 'adopted')) { Set-HvBoot $Found.VM $boot }
+        }
         elseif ([int]$boot.ControllerNumber -ne 0 -or [int]$boot.ControllerLocation -ne 0) {
             Hyper-V\Set-VMHardDiskDrive -VMHardDiskDrive $boot -ToControllerType IDE `
                 -ToControllerNumber 0 -ToControllerLocation 0
@@ -410,16 +426,25 @@ function Exit-HvRescue {
 function Invoke-HvUnrescue {
     param($Arguments)
     $lock = Lock-Hv $Arguments.uuid
+    $off = $false
     try {
         $found = Find-HvLegal $Arguments
         if (-not $found.Rescued) { return }
         $on = $found.State -ne 'stopped'
         if ($on) {
             Assert-HvMayStart
+            $off = $true
             Stop-HvMachine $found.VM 0
         }
         Exit-HvRescue $found
         if ($on) { Start-HvMachine $found.VM }
+        $off = $false
     }
-    finally { Unlock-Hv $lock }
+    finally {
+        if ($off) {
+            # there is no way back to the rescue
+            $global:HvNotUndone = 'it did not come to its end: power_on() ends it, and starts the machine'
+        }
+        Unlock-Hv $lock
+    }
 }

@@ -57,7 +57,7 @@ function Invoke-HvHost {
 function Get-HvSpace {
     param([string]$Name)
     $path = Get-HvPool $Name
-    $space = @{ name = $Name; total = $null; free = $null; shared = $path.StartsWith('\\') }
+    $space = @{ name = $Name; total = $null; free = $null; shared = $path.StartsWith('\\', 'Ordinal') }
     if ($path -notmatch '^[A-Za-z]:') { return $space }
     try {
         # a folder may lie on another volume than its letter says
@@ -133,7 +133,8 @@ function Read-HvMetrics {
 
 function Invoke-HvConnector {
     param($Arguments)
-    $result = @{ initiator = ''; wwpns = @(); wwnns = @(); host = [string]$env:COMPUTERNAME; ip = '' }
+    $result = @{ initiator = ''; wwpns = @(); wwnns = @(); host = [string]$env:COMPUTERNAME; ip = ''
+        multipath = Test-HvMultipath }
     foreach ($port in Get-InitiatorPort) {
         $type = "$($port.ConnectionType)"
         if ($type -match 'iSCSI|^2$' -and -not $result.initiator) {

@@ -44,15 +44,10 @@ function Get-HvIntent {
     , $lines
 }
 
+# As Get-HvWiring gives it, with the kind of the adapter.
 function Get-HvNicLine {
     param($Nic)
-    $vlan = Hyper-V\Get-VMNetworkAdapterVlan -VMNetworkAdapter $Nic
-    $tag = 0
-    if ("$($vlan.OperationMode)" -eq 'Access') { $tag = [int]$vlan.AccessVlanId }
-    $most = 0L
-    if ($null -ne $Nic.BandwidthSetting) { $most = [long]$Nic.BandwidthSetting.MaximumBandwidth }
-    "nic $([Uri]::EscapeDataString($Nic.Name)) $($Nic.MacAddress) $tag $most" +
-        " $([bool]$Nic.IsLegacy) $([Uri]::EscapeDataString("$($Nic.SwitchName)"))"
+    "$(Get-HvWiring $Nic) $([bool]$Nic.IsLegacy)"
 }
 
 # Words that are the same for two machines to which the same memory fits.
@@ -81,7 +76,7 @@ function Read-HvSnapshots {
     param($Found)
     $current = "$($Found.VM.ParentSnapshotId)"
     $marks = @{}
-    foreach ($line in Get-HvRecord $Found.Folder) {
+    foreach ($line in (Get-HvRecord $Found.Folder)) {
         $word = "$line".Split(' ')
         if ($word[0] -ceq 'snapshot') { $marks[$word[1]] = $word[2] }
     }
@@ -113,6 +108,16 @@ function Find-HvSnapshot {
 function Invoke-HvSnapshots {
     param($Arguments)
     , (Read-HvSnapshots (Find-Hv $Arguments.uuid))
+}
+
+# A machine that others have made may have any type of checkpoints; Hyper-V's own default has no memory.
+function Assert-HvCheckpoints {
+    param($VM, [bool]$Memory)
+    $type = "$($VM.CheckpointType)"
+    if ($type -eq 'Disabled') { Stop-Hv 'Checkpoints' 'checkpoints of the machine are switched off' }
+    if ($Memory -and $type -ne 'Standard') {
+        Stop-Hv 'Checkpoints' 'a production checkpoint of the machine has no memory'
+    }
 }
 
 function Invoke-HvSnapshot {
@@ -148,6 +153,7 @@ function Invoke-HvSnapshot {
         if (@(Get-HvStrangeDrives $found.Uuid $vm $lines).Count -gt 0) {
             Stop-Hv 'HasVolumes' 'somebody has attached a disk, which a checkpoint would contain'
         }
+        Assert-HvCheckpoints $vm $Arguments.memory
         $begun = $true
         $made = Hyper-V\Checkpoint-VM -VM $vm -SnapshotName $Arguments.name -Passthru
         Assert-HvBudget
@@ -212,6 +218,10 @@ function Invoke-HvRevert {
         $vm = Wait-HvIdle $found.VM
         $snapshot = Find-HvSnapshot $vm $Arguments.id
         if ($null -eq $snapshot) { Stop-Hv 'SnapshotNotFound' 'there is no such snapshot' }
+        $type = "$($snapshot.SnapshotType)"
+        if ($type -match '^(Recovery|Planned|Missing)$') {
+            Stop-Hv 'Refused' "it is no snapshot to go back to, but Hyper-V's own ($type), of a backup for instance"
+        }
         if ($found.State -eq 'stopped') { Exit-HvRescue $found }
         $lines = Get-HvRecord $found.Folder
         $volumes = Get-HvVolumePaths $lines
@@ -297,16 +307,23 @@ function Reset-HvDevices {
     if ([long]$VM.MemoryStartup -ne [long]$size[2]) {
         Hyper-V\Set-VMMemory -VM $VM -StartupBytes ([long]$size[2])
     }
-    $wanted = @{}
+    # names of NICs and switches may differ by nothing but the case of their letters
+    $wanted = New-Object System.Collections.Hashtable ([StringComparer]::Ordinal)
     foreach ($line in $Intent) {
         if ($line.StartsWith('nic ', 'Ordinal')) { $wanted[$line] = $true }
     }
     foreach ($nic in @(Hyper-V\Get-VMNetworkAdapter -VM $VM)) {
-        $line = Get-HvNicLine $nic
+        $line = ''
+        try { $line = Get-HvNicLine $nic }
+        catch {
+            # it had a VLAN mode then that the driver does not set
+            if ($_.FullyQualifiedErrorId -notmatch '^Hv\.Unsupported') { throw }
+        }
         if ($wanted.ContainsKey($line)) { $wanted.Remove($line) }
         else { Hyper-V\Remove-VMNetworkAdapter -VMNetworkAdapter $nic }
     }
-    foreach ($line in @($wanted.Keys)) { Add-HvNicLine $VM $line }
+    # a NIC may be called "Keys"
+    foreach ($line in @($wanted.GetEnumerator() | ForEach-Object { $_.Key })) { Add-HvNicLine $VM $line }
     $there = @{}
     foreach ($drive in @(Hyper-V\Get-VMHardDiskDrive -VM $VM)) {
         $path = [Uri]::EscapeDataString((Get-HvBase "$($drive.Path)"))
@@ -326,21 +343,10 @@ function Reset-HvDevices {
 function Add-HvNicLine {
     param($VM, [string]$Line)
     $word = $Line.Split(' ')
-    $given = @{ VM = $VM; Name = (ConvertFrom-HvWord $word[1]); StaticMacAddress = $word[2] }
-    if ($word[5] -eq 'True') { $given.IsLegacy = $true }
+    $given = @{ VM = $VM; Name = (ConvertFrom-HvWord $word[1]) }
+    if ($word[2] -eq 'dynamic') { $given.DynamicMacAddress = $true }
+    else { $given.StaticMacAddress = $word[2] }
+    if ($word[9] -eq 'True') { $given.IsLegacy = $true }
     $nic = Hyper-V\Add-VMNetworkAdapter @given -Passthru
-    if ([int]$word[3] -gt 0) {
-        Hyper-V\Set-VMNetworkAdapterVlan -VMNetworkAdapter $nic -Access -VlanId ([int]$word[3])
-    }
-    if ([long]$word[4] -gt 0) {
-        Hyper-V\Set-VMNetworkAdapter -VMNetworkAdapter $nic -MaximumBandwidth ([long]$word[4])
-    }
-    if ($word.Count -gt 6 -and $word[6]) {
-        $name = ConvertFrom-HvWord $word[6]
-        foreach ($switch in Hyper-V\Get-VMSwitch) {
-            if ($switch.Name -ceq $name) {
-                Hyper-V\Connect-VMNetworkAdapter -VMNetworkAdapter $nic -VMSwitch $switch
-            }
-        }
-    }
+    Set-HvWiring $nic $Line
 }

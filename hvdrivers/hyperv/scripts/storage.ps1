@@ -18,7 +18,7 @@ function Assert-HvVolume {
 function Test-HvFile {
     param([string]$Path, [switch]$Blind)
     if (Test-Path -LiteralPath $Path) { return $true }
-    if (-not $Path.StartsWith('\\')) { return $false }
+    if (-not $Path.StartsWith('\\', 'Ordinal')) { return $false }
     try { $null = Hyper-V\Get-VHD -Path $Path }
     catch {
         if (-not (Test-HvDenied $_)) { return $false }
@@ -305,6 +305,7 @@ function Invoke-HvListVolumes {
         if (-not [IO.Directory]::Exists($real)) { continue }
         foreach ($item in (New-Object IO.DirectoryInfo($real)).GetFiles()) {
             if ($item.Name -notmatch '\.vhdx$' -or ($item.Attributes -band 'Hidden')) { continue }
+            if ($Arguments.file -and $item.Name -ne $Arguments.file) { continue }
             $path = "$folder\$($item.Name)"
             try {
                 $disk = Hyper-V\Get-VHD -Path $path

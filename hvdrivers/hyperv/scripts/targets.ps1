@@ -1,8 +1,9 @@
 # What storage servers show to the host: logical units of iSCSI targets, which its own initiator logs in to, and
 # of ports on the Fibre Channel. Who logs in or out holds the lock "disks".
 #
-#   ROOT\index\HASH.session    the driver has logged in to the target in its first line; then the portal,
-#                              its port, and whether the driver has named the portal to the host
+#   ROOT\index\HASH.session    the driver has logged in to the target in its first line; then for each
+#                              portal its name, its port, and whether the driver has named it to the host.
+#                              If it was killed, it may not have logged in to the last one
 #
 # A login is persistent: the host repeats it when it starts, with the credentials that it keeps itself.
 
@@ -41,19 +42,37 @@ function Test-HvLoggedIn {
     $Problem.FullyQualifiedErrorId.Split(',')[0] -eq 'HRESULT 0xefff003f'
 }
 
+# Whether Multipath I/O makes one disk of all paths by iSCSI. Windows has the cmdlet with that feature.
+function Test-HvMultipath {
+    try { $claims = Get-MSDSMAutomaticClaimSettings }
+    catch {
+        $id = $_.FullyQualifiedErrorId.Split(',')[0]
+        if ($id -match 'CommandNotFoundException|CouldNotAutoload') { return $false }
+        throw
+    }
+    [bool]$claims.iSCSI
+}
+
 # Logs in, unless the host is logged in already. True: it was not.
 function Connect-HvTarget {
-    param($Target, $Disk)
+    param($Target, $Disk, [bool]$Multi)
     if (@(Get-HvIscsiSessions $Target.iqn).Count -gt 0) { return $false }
+    Connect-HvPath $Target $Disk $Multi @()
+}
+
+# Logs in by a portal. PATHS: those of the target that the driver has logged in to already. False: somebody
+# else has logged in meanwhile.
+function Connect-HvPath {
+    param($Target, $Disk, [bool]$Multi, $Paths)
     $portal = @{ TargetPortalAddress = $Target.host; TargetPortalPortNumber = [int]$Target.port }
     $known = @(Get-IscsiTargetPortal | Where-Object {
         "$($_.TargetPortalAddress)" -eq $Target.host -and
         [int]$_.TargetPortalPortNumber -eq [int]$Target.port })
-    $mark = Get-HvTargetFile $Target.iqn
-    $ours = $known.Count -eq 0 -or @(Get-HvMarks | Where-Object {
+    $ours = $known.Count -eq 0 -or @(Get-HvMarks | ForEach-Object { $_.paths } | Where-Object {
         $_.ours -and $_.host -eq $Target.host -and $_.port -eq [int]$Target.port }).Count -gt 0
     # before anything is made: who dies then leaves a file by which it is found
-    Set-HvFile $mark ($Target.iqn, $Target.host, [string]$Target.port, [string]$ours -join "`n")
+    $path = @{ host = $Target.host; port = [int]$Target.port; ours = $ours }
+    Set-HvMark $Target.iqn (@($Paths) + @($path))
     if ($known.Count -eq 0) {
         $chap = @{}
         if ($Disk.discovery) {
@@ -64,27 +83,93 @@ function Connect-HvTarget {
     }
     else { Update-IscsiTargetPortal @portal }
     Assert-HvBudget
-    $chap = @{}
+    $login = @{ NodeAddress = $Target.iqn; IsPersistent = $true }
+    if ($Multi) { $login.IsMultipathEnabled = $true }
     if ($Disk.chap) {
-        $chap = @{ AuthenticationType = 'ONEWAYCHAP'; ChapUsername = $Disk.chap.user
+        $login += @{ AuthenticationType = 'ONEWAYCHAP'; ChapUsername = $Disk.chap.user
             ChapSecret = $Disk.chap.secret }
     }
-    try { $null = Connect-IscsiTarget -NodeAddress $Target.iqn @portal -IsPersistent $true @chap }
+    try { $session = Connect-IscsiTarget @login @portal }
     catch {
         if (-not (Test-HvLoggedIn $_)) { throw }
         # somebody else has meanwhile, and logs out
-        Remove-HvFile $mark
+        Set-HvMark $Target.iqn $Paths
+        return $false
+    }
+    # with multipath the initiator takes both logins
+    if (@($Paths).Count -eq 0 -and @(Get-HvIscsiSessions $Target.iqn).Count -gt 1) {
+        $own = @{ SessionIdentifier = $session.SessionIdentifier }
+        Unregister-IscsiSession @own
+        Disconnect-IscsiTarget @own -Confirm:$false
+        Set-HvMark $Target.iqn $Paths
         return $false
     }
     $true
+}
+
+# Logs in by the other portals of a target, where Multipath I/O makes one disk of all paths. One that does not
+# answer is left out, as are those in DEAD. Sessions of somebody else stay as they are.
+function Connect-HvOtherPaths {
+    param($Target, $Disk, $Dead)
+    foreach ($each in $Disk.targets) {
+        if ($each.iqn -ne $Target.iqn -or [long]$each.lun -ne [long]$Target.lun -or
+            $Dead.Contains($each)) { continue }
+        $mark = @(Get-HvMarks | Where-Object { $_.iqn -eq $Target.iqn })
+        if ($mark.Count -eq 0) { return }
+        $there = @($mark[0].paths | Select-Object -First (Get-HvIscsiSessions $Target.iqn).Count)
+        if (@($there | Where-Object {
+            $_.host -eq $each.host -and $_.port -eq [int]$each.port }).Count -gt 0) { continue }
+        try { $null = Connect-HvPath $each $Disk $true $there }
+        catch {
+            if (-not (Test-HvUnreachable $_)) { throw }
+            Set-HvMark $Target.iqn $there
+            Remove-HvPortal @{ host = $each.host; port = [int]$each.port }
+        }
+    }
+}
+
+# How many portals of the target the volume names.
+function Get-HvPathCount {
+    param($Target, $Disk)
+    @($Disk.targets | Where-Object {
+        $_.iqn -eq $Target.iqn -and [long]$_.lun -eq [long]$Target.lun }).Count
 }
 
 # What the driver has logged in to.
 function Get-HvMarks {
     foreach ($file in [IO.Directory]::GetFiles($HvShared.Facts.Index, '*.session')) {
         $text = @([IO.File]::ReadAllLines($file))
-        @{ file = $file; iqn = $text[0]; host = $text[1]; port = [int]$text[2]
-            ours = $text[3] -eq 'True' }
+        $paths = @(for ($at = 1; $at + 2 -lt $text.Count; $at += 3) {
+            @{ host = $text[$at]; port = [int]$text[$at + 1]; ours = $text[$at + 2] -eq 'True' }
+        })
+        @{ file = $file; iqn = $text[0]; paths = $paths }
+    }
+}
+
+function Set-HvMark {
+    param([string]$Iqn, $Paths)
+    $file = Get-HvTargetFile $Iqn
+    $text = @($Iqn)
+    foreach ($each in $Paths) { $text += $each.host, [string]$each.port, [string]$each.ours }
+    if ($text.Count -eq 1) { Remove-HvFile $file } else { Set-HvFile $file ($text -join "`n") }
+}
+
+# The host need not know the portal any more, unless the driver has logged in by it.
+function Remove-HvPortal {
+    param($Path)
+    $same = @(Get-HvMarks | ForEach-Object { $_.paths } | Where-Object {
+        $_.host -eq $Path.host -and $_.port -eq $Path.port })
+    if ($same.Count -eq 0) { Remove-HvKnownPortal $Path }
+}
+
+function Remove-HvKnownPortal {
+    param($Path)
+    $portal = @(Get-IscsiTargetPortal | Where-Object {
+        "$($_.TargetPortalAddress)" -eq $Path.host -and
+        [int]$_.TargetPortalPortNumber -eq $Path.port })
+    if ($portal.Count -gt 0) {
+        Remove-IscsiTargetPortal -TargetPortalAddress $Path.host `
+            -TargetPortalPortNumber $Path.port -Confirm:$false
     }
 }
 
@@ -102,16 +187,11 @@ function Disconnect-HvTarget {
         }
     }
     if ($sessions.Count -gt 0) { Disconnect-IscsiTarget -NodeAddress $Iqn -Confirm:$false }
-    $same = @(Get-HvMarks | Where-Object {
-        $_.iqn -ne $Iqn -and $_.host -eq $mark[0].host -and $_.port -eq $mark[0].port })
-    if ($mark[0].ours -and $same.Count -eq 0) {
-        $portal = @(Get-IscsiTargetPortal | Where-Object {
-            "$($_.TargetPortalAddress)" -eq $mark[0].host -and
-            [int]$_.TargetPortalPortNumber -eq $mark[0].port })
-        if ($portal.Count -gt 0) {
-            Remove-IscsiTargetPortal -TargetPortalAddress $mark[0].host `
-                -TargetPortalPortNumber $mark[0].port -Confirm:$false
-        }
+    # the file goes last: who dies before leaves one by which the portals are found
+    $others = @(Get-HvMarks | Where-Object { $_.iqn -ne $Iqn } | ForEach-Object { $_.paths })
+    foreach ($path in $mark[0].paths) {
+        $same = @($others | Where-Object { $_.host -eq $path.host -and $_.port -eq $path.port })
+        if ($path.ours -and $same.Count -eq 0) { Remove-HvKnownPortal $path }
     }
     Remove-HvFile $mark[0].file
 }

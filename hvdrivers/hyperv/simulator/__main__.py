@@ -12,7 +12,7 @@ from hvdrivers.hyperv.simulator.guests.qemu import QemuGuests
 from hvdrivers.hyperv.simulator.host import SimulatedHost
 from hvdrivers.hyperv.simulator.state.host import Switch
 from hvdrivers.hyperv.simulator.wsman import WsmanServer
-from hvdrivers.hyperv.simulator.wsman_shell import NoEngine
+from hvdrivers.hyperv.simulator.wsman_shell import ENGINE_HINT, NoEngine
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             service = WsmanServer(host, users={given.user: password}, machine=given.name)
         except NoEngine as error:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"{error}\nhint: {ENGINE_HINT}\n")
             return 1
         with service:
             sys.stdout.write(

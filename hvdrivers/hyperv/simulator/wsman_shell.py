@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Final, Protocol
 from uuid import uuid4
 
 _COMMAND_LINE_LIMIT = 8191
@@ -58,6 +58,13 @@ class BareHost:
         """It never does."""
 
 
+ENGINE_HINT: Final = (
+    "install PowerShell 7, for instance by unpacking powershell-VERSION-linux-x64.tar.gz of"
+    " https://github.com/PowerShell/PowerShell/releases; then put its program pwsh on the PATH, or"
+    " name it in HVDRIVERS_PWSH"
+)
+
+
 class NoEngine(RuntimeError):
     """There is no PowerShell engine on this machine."""
 
@@ -71,6 +78,8 @@ def find_engine() -> str:
     """
     named = os.environ.get("HVDRIVERS_PWSH")
     if named:
+        if shutil.which(named) is None:
+            raise NoEngine(f"HVDRIVERS_PWSH names {named!r}: there is no such program")
         return named
     found = shutil.which("pwsh")
     if found:
@@ -79,7 +88,7 @@ def find_engine() -> str:
     beside = checkout.parent / "shared" / "tools" / "pwsh" / "pwsh"
     if beside.exists():
         return str(beside)
-    raise NoEngine("no PowerShell engine: install PowerShell (pwsh) or name one in HVDRIVERS_PWSH")
+    raise NoEngine("there is no PowerShell on this machine")
 
 
 class Output:

@@ -73,8 +73,13 @@ class SerialGuest(SerialShell, Target):
         guest, which has many a short word."""
         image = self.image()
         usual = Path(image.path).read_bytes() if isinstance(image, FileImage) else b""
-        xml = parse(self._host(uuid).domain(uuid).XMLDesc(0))
+        domain = self._host(uuid).domain(uuid)
+        xml = parse(domain.XMLDesc(0))
         own = xml.findall("devices/disk/alias[@name='ua-own-root']/..")
+        if not domain.name().endswith(f".{uuid}"):
+            # a machine of others: the first disk of its definition, which has none of a rescue
+            definition = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+            own = definition.findall("devices/disk[@device='disk']")
         for disk in own or xml.iterfind("devices/disk"):
             if own or attribute(disk, "boot", "order") == "1":
                 parts = self._host(uuid).contents(source_of(disk))

@@ -21,6 +21,7 @@ from hvdrivers.conformance.engine.observer import Observer, PreconditionMissing
 from hvdrivers.conformance.engine.residue import numbered
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.libvirt.conformance.raw_host import RawHost
+from hvdrivers.libvirt.conformance.states import machines, state_of
 from hvdrivers.libvirt.devices import source_of, vif_in_alias, volumes_of
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.libvirt.xml import Element, attribute, parse
@@ -29,21 +30,6 @@ from hvdrivers.models.hardware import CpuTopology
 from hvdrivers.models.numa import NumaNode
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import Bandwidth, VifQos
-
-_STATES = {
-    libvirt.VIR_DOMAIN_RUNNING: InstanceState.RUNNING,
-    libvirt.VIR_DOMAIN_BLOCKED: InstanceState.RUNNING,
-    libvirt.VIR_DOMAIN_SHUTDOWN: InstanceState.RUNNING,
-    libvirt.VIR_DOMAIN_PAUSED: InstanceState.PAUSED,
-    libvirt.VIR_DOMAIN_PMSUSPENDED: InstanceState.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTOFF: InstanceState.STOPPED,
-    libvirt.VIR_DOMAIN_CRASHED: InstanceState.CRASHED,
-}
-_CRASHED = {
-    (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_CRASHED),
-    (libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED),
-}
-
 
 _OWN = "ua-own-"
 _ROOT = re.compile(r"([0-9a-f-]{36}\.(?:root|rescue))(?:-[0-9a-f]+)?")
@@ -60,9 +46,9 @@ class LibvirtObserver(Observer):
 
     def states(self) -> dict[UUID, InstanceState]:
         return {
-            UUID(domain.UUIDString()): _state(domain)
-            for domain in self._host.connect.listAllDomains(0)
-            if domain.name().endswith(f".{domain.UUIDString()}")
+            UUID(domain.UUIDString()): state_of(domain)
+            for domain, ours in machines(self._host.connect)
+            if ours
         }
 
     def residue(self) -> frozenset[str]:
@@ -253,9 +239,9 @@ class LibvirtObserver(Observer):
 
     def foreign(self) -> Mapping[UUID, tuple[str, InstanceState]]:
         return {
-            UUID(domain.UUIDString()): (domain.name(), _state(domain))
-            for domain in self._host.connect.listAllDomains(0)
-            if not domain.name().endswith(f".{domain.UUIDString()}")
+            UUID(domain.UUIDString()): (domain.name(), state_of(domain))
+            for domain, ours in machines(self._host.connect)
+            if not ours
         }
 
     def power_off(self, uuid: UUID) -> None:
@@ -278,40 +264,10 @@ def _without_chance(names: Iterable[str]) -> Iterator[str]:
     yield from numbered(by_chance)
 
 
-def _state(domain: Any) -> InstanceState:
-    state, reason = domain.state(0)
-    if (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP):
-        if not domain.isPersistent():
-            return InstanceState.BUILDING
-        state = libvirt.VIR_DOMAIN_SHUTOFF  # QEMU is being started: it has not left its state
-    if (state, reason) in _CRASHED:
-        return InstanceState.CRASHED
-    if state == libvirt.VIR_DOMAIN_SHUTOFF and domain.hasManagedSaveImage(0):
-        return InstanceState.SUSPENDED
-    found = _STATES.get(state, InstanceState.STOPPED)
-    if found not in {InstanceState.RUNNING, InstanceState.PAUSED}:
-        return found
-    return InstanceState.RESCUED if _is_rescued(domain) else found
-
-
-def _is_rescued(domain: Any) -> bool:
-    """Whether the name says so; of an adopted machine, a secret."""
-    name, uuid = domain.name(), domain.UUIDString()
-    if name.endswith(f".{uuid}"):
-        return bool(name.endswith(f"%rescued.{uuid}"))
-    try:
-        secrets = domain.connect().listAllSecrets(0)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-            raise
-        return False  # a host that keeps no secrets has no adopted machine
-    return any(str(each.usageID()).startswith(f"hvdrivers {uuid} /rescued/") for each in secrets)
-
-
 def _of_domain(domain: Any) -> set[str]:
     uuid = domain.UUIDString()
     xml = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-    found = {f"machine {uuid} {domain.name()}, {_state(domain)}"}
+    found = {f"machine {uuid} {domain.name()}, {state_of(domain)}"}
     found |= {f"volume {each} in {uuid}" for each in _volumes(xml)}
     found |= {f"nic {each} in {uuid}" for each in _vifs(xml)}
     found |= {f"snapshot {each} of {uuid}" for each in _snapshots(domain)}

@@ -27,9 +27,11 @@ import libvirt
 from hvdrivers.conformance.engine import image_files as imagefiles
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
 from hvdrivers.contract.driver import ComputeDriver, Driver
+from hvdrivers.contract.errors import ConnectionFailed
 from hvdrivers.driverkit.images import staging_name
 from hvdrivers.guard import guarded, unguarded
 from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.conformance.foreign import copy_of, machine_of_others
 from hvdrivers.libvirt.conformance.observer import LibvirtObserver
 from hvdrivers.libvirt.conformance.raw_host import RawHost
 from hvdrivers.libvirt.conformance.seam import LibvirtSeam, Send
@@ -115,6 +117,7 @@ class LibvirtTarget(StorageGuest):
         self._image = image
         self._bridge, self._ovs_bridge, self._network = bridge, ovs_bridge, network
         self._slowness, self._slowed = 0.0, _MAKING
+        self._emulates = False
         super().__init__(
             RawHost(self._config.uri),
             RawHost(destination) if destination else None,
@@ -131,7 +134,23 @@ class LibvirtTarget(StorageGuest):
     def connect(self) -> ComputeDriver:
         driver = self._driver.connect(self._config)
         driver.connection.seam = self._slow
+        if not self._emulates:
+            self._emulates = self._has_emulator()
         return guarded(driver)
+
+    def _has_emulator(self) -> bool:
+        """
+        Raises:
+            ConnectionFailed: the daemon has found no QEMU: no machine can be there.
+        """
+        if parse(self.raw.connect.getCapabilities()).find("guest") is None:
+            raise ConnectionFailed(
+                "libvirt has found no QEMU on the host",
+                hint="install it there (Debian, Ubuntu: apt-get install qemu-system-x86), and"
+                " restart the daemon: systemctl restart libvirtd",
+                retryable=False,
+            )
+        return True
 
     def connect_nowhere(self, seconds: float, *, silent: bool) -> ComputeDriver:
         with nowhere(self._config.uri, silent=silent) as uri:
@@ -309,73 +328,13 @@ class LibvirtTarget(StorageGuest):
 
     @contextmanager
     def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
-        uuid = uuid4()
-        connect = self.raw.connect
-        volume = self._foreign_volume(f"foreign-{uuid.hex[:8]}.qcow2")
-        xml = el(
-            "domain",
-            el("name", name or f"foreign-{uuid.hex[:8]}"),
-            el("uuid", str(uuid)),
-            el("memory", "32", unit="MiB"),
-            el("os", el("type", "hvm", arch=str(connect.getInfo()[0]))),
-            el(
-                "devices",
-                el(
-                    "disk",
-                    el("driver", name="qemu", type="qcow2"),
-                    el("source", file=volume.path()),
-                    el("target", dev="vda", bus="virtio"),
-                    type="file",
-                    device="disk",
-                ),
-            )
-            if volume is not None
-            else None,
-            type="qemu",
-        )
-        domain = connect.defineXML(text(xml))
-        try:
-            domain.create()
+        with machine_of_others(self.raw, self._config.pool, name) as uuid:
             yield uuid
-        finally:
-            with suppress(libvirt.libvirtError):  # it has been adopted and destroyed
-                domain = self.raw.domain(uuid)
-                if domain.isActive():
-                    domain.destroy()
-                domain.undefine()
-            with suppress(libvirt.libvirtError):
-                if volume is not None:
-                    volume.delete()
-
-    def _foreign_volume(self, name: str) -> Any:
-        """A disk for a machine of others; None where the driver has not made its pool yet."""
-        try:
-            pool = self.raw.connect.storagePoolLookupByName(self._config.pool)
-        except libvirt.libvirtError:
-            return None
-        target = el("target", el("format", type="qcow2"))
-        volume = el("volume", el("name", name), el("capacity", "1048576"), target)
-        return pool.createXML(text(volume), 0)
 
     @contextmanager
     def copied_machine(self, driver: ComputeDriver, uuid: UUID) -> Iterator[UUID]:
-        """What ``virt-clone`` does: the same definition, with its metadata, under another UUID."""
-        copy = uuid4()
-        xml = parse(self.raw.domain(uuid).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
-        for name, value in (("uuid", str(copy)), ("name", f"copy-{copy.hex[:8]}")):
-            part = xml.find(name)
-            if part is None:
-                raise PreconditionMissing(f"the definition has no {name}")
-            part.text = value
-        devices = xml.find("devices")
-        if devices is not None:
-            for disk in devices.findall("disk"):
-                devices.remove(disk)  # those of the original are not copied here
-        domain = self.raw.connect.defineXML(text(xml))
-        try:
+        with copy_of(self.raw, uuid) as copy:
             yield copy
-        finally:
-            domain.undefine()
 
     @contextmanager
     def broken_connection(self, driver: ComputeDriver) -> Iterator[None]:

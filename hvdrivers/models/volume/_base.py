@@ -131,7 +131,8 @@ class VolumeData(Model):
     physical_block_size: Annotated[int, Field(ge=512, lt=1 << 31)] | None = None
     """Bytes."""
     device_path: AbsolutePath | None = None
-    """Block device on the host, once os-brick or another tool has connected it."""
+    """Block device on the host, once os-brick or another tool has connected it. No driver uses it:
+    drivers reach a volume themselves, and the connection does not say which host it was."""
     multipath_id: PrintableText | None = None
     """World-wide id of the multipath device, once connected."""
     enforce_multipath: bool = False

@@ -45,7 +45,9 @@ class RbdData(VolumeData):
     """Monitors. Empty: those in the host's own ``ceph.conf``."""
     ports: tuple[Port, ...] = ()
     cluster_name: PrintableText | None = None
-    auth_enabled: bool = False
+    """None: ``ceph``. It names the host's configuration file, where no monitors are given."""
+    auth_enabled: bool | None = None
+    """False: no credentials are used, whatever else is given. None: as there are credentials."""
     auth_username: PrintableText | None = None
     secret_type: Literal["ceph"] | None = None
     secret_uuid: PrintableText | None = None

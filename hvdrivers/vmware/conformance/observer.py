@@ -138,8 +138,10 @@ class VmwareObserver(Observer):
         found |= {
             f"rule {rule.name} of {len(rule.vm or ())} machines" for rule in self._rules(seen)
         }
-        # a machine that has run has a console log, which is found only if it outlives the machine
+        # a machine that has run has a console log, and an adopted one may have an empty folder;
+        # each is found only if it outlives the machine
         logs = {f"/{uuid}/console.log" for uuid in machines}
+        logs |= {f"/instances/{uuid}" for uuid in machines}
         files = (
             _NUMBER.sub("", each)
             for each in self._files(seen)

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
-from pyVmomi import vim, vmodl
+from pyVmomi import vim
 
 from hvdrivers.conformance.engine import image_files
 from hvdrivers.conformance.engine.dead_ends import dead_port
@@ -36,11 +36,11 @@ from hvdrivers.models.vif import DvsVif, NetworkVif, Vif
 from hvdrivers.models.volume import Volume
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.conformance import served
+from hvdrivers.vmware.conformance.foreign import copy_of, machine_of_others
 from hvdrivers.vmware.conformance.guest import PlayedGuest
-from hvdrivers.vmware.conformance.observer import VmwareObserver, addresses
+from hvdrivers.vmware.conformance.observer import VmwareObserver
 from hvdrivers.vmware.conformance.raw_server import RawServer
 from hvdrivers.vmware.conformance.seam import VmwareSeam, end_sessions
-from hvdrivers.vmware.devices import file_of
 from hvdrivers.vmware.driver import VmwareDriver
 
 _T = TypeVar("_T")
@@ -245,64 +245,13 @@ class VmwareTarget(PlayedGuest):
 
     @contextmanager
     def foreign_machine(self, name: str | None = None) -> Iterator[UUID]:
-        uuid = uuid4()
-        datacenter, _ = self.server.datacenter
-        folder = self.server.of(datacenter, "vmFolder")["vmFolder"]
-        label = name or f"foreign-{uuid.hex[:8]}"
-        home = f"[{self.config.datastore}] foreign-{uuid}"
-        log = vim.vm.device.VirtualSerialPort.FileBackingInfo(fileName=f"{home}/console.log")
-        port = vim.vm.device.VirtualSerialPort(key=-1, backing=log, yieldOnPoll=True)
-        config = vim.vm.ConfigSpec(
-            name=label,
-            instanceUuid=str(uuid),
-            guestId="otherLinux64Guest",
-            numCPUs=1,
-            memoryMB=32,
-            files=vim.vm.FileInfo(vmPathName=f"{home}/vm.vmx"),
-            deviceChange=[vim.vm.device.VirtualDeviceSpec(device=port, operation="add")],
-        )
-        obj = self.server.wait(folder.CreateVM_Task(config, self._pool(), None))
-        try:
-            self.server.wait(obj.PowerOnVM_Task(None))
+        with machine_of_others(self.server, self.config, self._pool(), name) as uuid:
             yield uuid
-        finally:
-            with suppress(vmodl.fault.ManagedObjectNotFound):
-                if self.server.of(obj, "runtime.powerState")["runtime.powerState"] != "poweredOff":
-                    self.server.wait(obj.PowerOffVM_Task())
-                self.server.wait(obj.Destroy_Task())
 
     @contextmanager
     def copied_machine(self, driver: ComputeDriver, uuid: UUID) -> Iterator[UUID]:
-        """What a clone is on vCenter: another machine with the extraConfig and a copy of the disk,
-        and an instance UUID of its own."""
-        copy = uuid4()
-        config = self.server.of(self.server.machine(uuid), "config")["config"]
-        datacenter, _ = self.server.datacenter
-        folder = self.server.of(datacenter, "vmFolder")["vmFolder"]
-        home = f"[{self.config.datastore}] foreign-{copy}"
-        content = self.server.content
-        content.fileManager.MakeDirectory(home, datacenter, False)
-        root = next(path for path in map(file_of, addresses(config.hardware.device).values()))
-        disks = content.virtualDiskManager
-        task = disks.CopyVirtualDisk_Task(root, datacenter, f"{home}/root.vmdk", datacenter)
-        self.server.wait(task)
-        spec = vim.vm.ConfigSpec(
-            name=f"copy-{copy}",
-            instanceUuid=str(copy),
-            guestId=config.guestId,
-            numCPUs=1,
-            memoryMB=32,
-            files=vim.vm.FileInfo(vmPathName=f"{home}/vm.vmx"),
-            extraConfig=[each for each in config.extraConfig if each.value],
-        )
-        obj = self.server.wait(folder.CreateVM_Task(spec, self._pool(), None))
-        try:
+        with copy_of(self.server, self.config, self._pool(), uuid) as copy:
             yield copy
-        finally:
-            with suppress(vmodl.fault.ManagedObjectNotFound):
-                self.server.wait(obj.Destroy_Task())
-            with suppress(vim.fault.FileNotFound):
-                self.server.wait(content.fileManager.DeleteDatastoreFile_Task(home, datacenter))
 
     def _pool(self) -> Any:
         computes = self.server.read(vim.ComputeResource, "name", "resourcePool")

@@ -22,6 +22,7 @@ EACH_TIME: Final = frozenset(
     {
         "LIFE-002/has_never_started",
         "POWER-006/hard_heeds_no_guest",
+        "POWER-007/soft_starts_anew",
         "POWER-010/guest_notices_no_suspend",
         "REBUILD-002/is_fresh",
         "STOR-017/data_goes_with_the_volume",
@@ -33,7 +34,6 @@ LONGER: Final = frozenset(
         "GUEST-010/addresses_are_its_own",
         "MIGR-012/data_moves_along",
         "POWER-005/is_cut_in_the_end",
-        "POWER-007/soft_starts_anew",
         "RESCUE-002/own_disk_is_as_it_was",
         "SNAP-005/brings_the_disks_back",
         "STOR-020/new_size_is_seen[running]",

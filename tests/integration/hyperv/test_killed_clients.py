@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,53 +17,10 @@ from hvdrivers.models.instance import Flavor, InstanceSpec
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import VolumeSpec
 from tests.integration.hyperv.client import call
+from tests.integration.hyperv.clients import Client
 from tests.integration.hyperv.site import Site, held, spec
 
 BIGGER = Flavor(vcpus=2, memory_mib=128)
-
-
-class Client:
-    """A client in a process of its own."""
-
-    def __init__(self, site: Site) -> None:
-        command = [sys.executable, "-m", "tests.integration.hyperv.client"]
-        self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        options = {
-            "host": "127.0.0.1",
-            "port": site.service.port,
-            "tls": False,
-            "username": "operator",
-            "password": "secret",
-            "folder": "C:\\hv",
-            "pools": {"second": "C:\\hv-second"},
-        }
-        self.say(options)
-        assert self.answer() == "ready"
-
-    def say(self, what: object) -> None:
-        assert self._child.stdin is not None
-        self._child.stdin.write(f"{json.dumps(what)}\n")
-        self._child.stdin.flush()
-
-    def answer(self) -> str:
-        assert self._child.stdout is not None
-        return self._child.stdout.readline().strip()
-
-    def ask(self, what: object) -> str:
-        self.say(what)
-        return self.answer()
-
-    def kill(self) -> None:
-        self._child.kill()
-        self._child.wait()
-
-    def close(self) -> None:
-        for each in (self._child.stdin, self._child.stdout):
-            assert each is not None
-            each.close()
-        self._child.wait()
 
 
 @pytest.fixture(scope="module")

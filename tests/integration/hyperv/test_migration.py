@@ -398,26 +398,29 @@ def test_migrations_leave_room_for_what_is_short(
     driver = guarded(HypervDriver.connect(site.config.model_copy(update={"workers": 2})))
     timing = site.host.state.timing
     usual, timing.migration = timing.migration, 3600.0
+    state, before = site.host.state, len(site.host.state.migrations)
     with driver, ThreadPoolExecutor(3) as pool:
-        first, other, third = (driver.spawn(spec(image)).uuid for _ in range(3))
-        moves = [
-            pool.submit(driver.live_migrate, uuid, there(second), timeout=3600)
-            for uuid in (first, other)
-        ]
+        first, other, more, third = (driver.spawn(spec(image)).uuid for _ in range(4))
+        moves = []
         try:
-            for uuid in (first, other):
-                while driver.migration_progress(uuid).phase is not MigrationPhase.COPYING:
-                    assert not any(each.done() for each in moves)
+            # the first goes to the runspace of requests that come alone: nothing else is asked
+            # until the host has it. The others fill the two for what takes long
+            for uuid in (first, other, more):
+                move = pool.submit(driver.live_migrate, uuid, there(second), timeout=3600)
+                moves.append(move)
+                with site.host.world.lock:
+                    assert state.wait_for(lambda: len(state.migrations) == before + len(moves), 120)
             # one more waits for a runspace, and its deadline passes there
             with pytest.raises(errors.OperationTimeout):
                 driver.create_snapshot(third, "a", timeout=2)
             assert driver.list_snapshots(third) == []
-            assert len(driver.list_instances()) == 3
+            assert len(driver.list_instances()) == 4
             driver.destroy(other)
+            driver.destroy(more)
             driver.abort_migration(first)
         finally:
             timing.migration = usual
-            for uuid in (first, other):
+            for uuid in (first, other, more):
                 # whatever has failed above, nothing is left to wait for
                 site.driver.destroy(uuid)
         for each in moves:

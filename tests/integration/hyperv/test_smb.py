@@ -10,6 +10,8 @@ from uuid import UUID
 import pytest
 
 from hvdrivers.contract import errors
+from hvdrivers.guard import unguarded
+from hvdrivers.hyperv.driver import HypervDriver
 from hvdrivers.hyperv.simulator.state.files import Share
 from hvdrivers.models.image import FileImage, HostImage
 from hvdrivers.models.instance import InstanceState
@@ -150,6 +152,21 @@ def test_a_name_and_a_password_are_refused(site: Site, uuid: UUID, options: str)
     # what mount.cifs of a Linux host is told says nothing about who it is
     site.driver.attach_volume(uuid, volume(options="-o noperm,file_mode=0775"))
     site.driver.detach_volume(uuid, "smb-1")
+
+
+def test_a_virtual_disk_keeps_its_sectors(site: Site, uuid: UUID) -> None:
+    """Of a unit that is passed through the guest sees the unit's own."""
+    for sizes in ({"logical_block_size": 4096}, {"physical_block_size": 4096}):
+        with pytest.raises(errors.NotSupported) as caught:
+            site.driver.attach_volume(uuid, volume(**sizes))
+        assert "block_size" in (caught.value.hint or "")
+    assert site.driver.get_instance(uuid).volumes == ()
+    data = {"target_wwn": "5001405a00000001", "target_lun": 0, "logical_block_size": 4096}
+    unit = parse_connection_info(
+        {"driver_volume_type": "fibre_channel", "serial": "f", "data": data}
+    )
+    raw = unguarded(site.driver, HypervDriver)
+    assert raw.sources.attachment(VolumeAttachment(volume=unit))["disk"]
 
 
 def test_an_image_that_is_not_there_is_named(site: Site) -> None:

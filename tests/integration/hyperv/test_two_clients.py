@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
@@ -16,60 +12,19 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import HypervVif
 from hvdrivers.models.volume import VolumeSpec
 from tests.integration.hyperv.client import call
+from tests.integration.hyperv.clients import Client
 from tests.integration.hyperv.site import SWITCH, Site, spec
 from tests.peers.waiting import wait_until
 
 
-class Pair:
-    """The driver of this process, and a client in another."""
-
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        command = [sys.executable, "-m", "tests.integration.hyperv.client"]
-        self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        options = {
-            "host": "127.0.0.1",
-            "port": site.service.port,
-            "tls": False,
-            "username": "operator",
-            "password": "secret",
-            "folder": "C:\\hv",
-        }
-        assert self.ask(options) == "ready"
-
-    def ask(self, what: object) -> str:
-        """Let the other client make a call; what came of it."""
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._child.stdin.write(f"{json.dumps(what)}\n")
-        self._child.stdin.flush()
-        return self._child.stdout.readline().strip()
-
-    def both(self, operation: str, **arguments: Any) -> list[str]:
-        """The same call by both at once."""
-        with ThreadPoolExecutor(1) as pool:
-            theirs = pool.submit(self.ask, [operation, arguments])
-            ours = call(self._site.driver, operation, arguments)
-            return sorted((ours, theirs.result()))
-
-    def close(self) -> None:
-        assert self._child.stdin is not None
-        self._child.stdin.close()
-        assert self._child.wait() == 0
-        assert self._child.stdout is not None
-        self._child.stdout.close()
-
-
 @pytest.fixture
-def pair(site: Site) -> Iterator[Pair]:
-    made = Pair(site)
+def pair(site: Site) -> Iterator[Client]:
+    made = Client(site)
     yield made
     made.close()
 
 
-def test_both_do_the_same_at_once(site: Site, image: FileImage, pair: Pair) -> None:
+def test_both_do_the_same_at_once(site: Site, image: FileImage, pair: Client) -> None:
     driver = site.driver
     driver.destroy(driver.spawn(spec(image)).uuid)  # the image is on the host now
     volume = driver.create_volume(VolumeSpec(size_bytes=4 << 20))
@@ -106,7 +61,7 @@ def test_both_do_the_same_at_once(site: Site, image: FileImage, pair: Pair) -> N
 
 
 def test_a_volume_is_attached_after_the_deletion_has_looked(
-    site: Site, image: FileImage, pair: Pair
+    site: Site, image: FileImage, pair: Client
 ) -> None:
     """One after the other: both never succeed."""
     driver = site.driver

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from tests.integration.libvirt.machines import Host
 from tests.integration.libvirt.test_adopt import _with_header
 from tests.integration.libvirt.test_adopted_snapshots import value_in, write
 from tests.integration.libvirt.test_budgets import calls, numbers
-from tests.integration.libvirt.theirs import Theirs, cuts, is_foreign, theirs
+from tests.integration.libvirt.theirs import Theirs, at_each_cut, is_foreign, theirs
 
 S = InstanceState
 ALL = frozenset(Keep)
@@ -144,35 +143,27 @@ def test_what_cannot_be_kept_is_refused(
 def test_each_changing_call_is_lost(own: Host) -> None:
     """Its bytes are in its disk or in the copy, the same call comes to the end, and nothing but
     the copy is left."""
-    raw, driver, made = own.raw, own.driver, list[Theirs]()
+    driver, made = own.driver, list[Theirs]()
 
-    def begin() -> Callable[[], object]:
-        machine = Theirs(own, disks=[])
+    def begin(machine: Theirs) -> Callable[[], object]:
         made.append(machine)
         machine.define(disks=[machine.disk(machine.volume())])
         write(machine.files[-1], 5)
         machine.start()
         driver.adopt(machine.uuid)
-        return lambda: guarded(raw).destroy(machine.uuid, keep=ROOT)
+        return lambda: guarded(own.raw).destroy(machine.uuid, keep=ROOT)
 
-    lost = 0
+    def then(machine: Theirs, what: str) -> None:
+        assert machine.files[-1].exists() or value_in(kept(machine)["root"]) == 5, what
+        driver.destroy(machine.uuid, keep=ROOT)
+        assert value_in(kept(machine)["root"]) == 5, what
+        forget(machine)
+
     try:
-        for what in cuts(raw, begin):
-            machine, lost = made[-1], lost + 1
-            assert machine.files[-1].exists() or value_in(kept(machine)["root"]) == 5, what
-            driver.destroy(machine.uuid, keep=ROOT)
-            assert value_in(kept(machine)["root"]) == 5, what
-            assert not machine.files[-1].exists(), what
-            forget(machine)
-            assert not [line for line in own.residue() if str(machine.uuid) in line], what
-            machine.remove()
-        assert lost >= 14
+        at_each_cut(own, begin, then, least=14)
     finally:
         for each in made:
-            with suppress(errors.HypervisorError):
-                driver.destroy(each.uuid)
             forget(each)
-            each.remove()
 
 
 def test_the_calls_that_it_takes(own: Host) -> None:

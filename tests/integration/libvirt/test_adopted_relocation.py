@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host
 from tests.integration.libvirt.test_adopted_snapshots import value_in, write
 from tests.integration.libvirt.test_budgets import calls, numbers
-from tests.integration.libvirt.theirs import Theirs, cuts, is_foreign, theirs
+from tests.integration.libvirt.theirs import Theirs, at_each_cut, is_foreign, theirs
 
 S = InstanceState
 POOL = "hvdrivers"
@@ -84,38 +85,26 @@ def test_there_and_back(own: Host, on: bool) -> None:
 @pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
 def test_each_changing_call_is_lost(own: Host, on: bool) -> None:
     """The machine has every byte, another call brings it there, and destroy() leaves nothing."""
-    raw, driver, made = own.raw, own.driver, list[Theirs]()
+    driver, number = own.driver, count(1)
 
-    def begin() -> Callable[[], object]:
-        made.append(Theirs(own, disks=[]))
-        adopted(own, made[-1], on=on)
-        return lambda: guarded(raw).migrate_storage(made[-1].uuid, POOL)
+    def begin(machine: Theirs) -> Callable[[], object]:
+        adopted(own, machine, on=on)
+        return lambda: guarded(own.raw).migrate_storage(machine.uuid, POOL)
 
-    lost = 0
-    try:
-        for what in cuts(raw, begin):
-            machine, lost = made[-1], lost + 1
-            uuid, old = machine.uuid, machine.files[-2:]
-            assert not is_foreign(driver, uuid), what
-            assert all(each.exists() for each in now_at(machine)), what
-            again = lost % 2
-            if again:
-                driver.migrate_storage(uuid, POOL)
-                assert not any(each.exists() for each in old), what
-            with suppress(errors.InvalidState):
-                driver.power_off(uuid)
-            assert [value_in(each) for each in now_at(machine)] == [1, 2], what
-            driver.destroy(uuid)
+    def then(machine: Theirs, what: str) -> None:
+        uuid, old = machine.uuid, machine.files[-2:]
+        assert not is_foreign(driver, uuid), what
+        assert all(each.exists() for each in now_at(machine)), what
+        if next(number) % 2:
+            driver.migrate_storage(uuid, POOL)
             assert not any(each.exists() for each in old), what
-            own.peer.virsh("pool-refresh", POOL)
-            assert not [line for line in own.residue() if str(uuid) in line], what
-            machine.remove()
-        assert lost >= 16
-    finally:
-        for each in made:
-            with suppress(errors.HypervisorError):
-                driver.destroy(each.uuid)
-            each.remove()
+        with suppress(errors.InvalidState):
+            driver.power_off(uuid)
+        assert [value_in(each) for each in now_at(machine)] == [1, 2], what
+        driver.destroy(uuid)
+        own.peer.virsh("pool-refresh", POOL)
+
+    at_each_cut(own, begin, then, least=16)
 
 
 def test_disks_that_cannot_are_named(own: Host) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 
 import pytest
 from pydantic import SecretBytes
@@ -19,7 +19,7 @@ from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host
 from tests.integration.libvirt.test_adopted_snapshots import value_in, write
 from tests.integration.libvirt.test_budgets import calls, numbers
-from tests.integration.libvirt.theirs import Theirs, cuts, is_foreign, theirs
+from tests.integration.libvirt.theirs import Theirs, at_each_cut, is_foreign, theirs
 
 S = InstanceState
 
@@ -174,45 +174,32 @@ def test_a_seed_is_the_only_disc_and_a_kernel_of_the_host_waits(
 def test_each_changing_call_is_lost(own: Host, repair: FileImage, operation: str) -> None:
     """The machine is what it was or what it was to be, the same call brings it there, and nothing
     is left."""
-    raw, driver, made = own.raw, own.driver, list[Theirs]()
+    driver = own.driver
 
-    def begin() -> Callable[[], object]:
-        machine = Theirs(own, disks=[])
-        made.append(machine)
+    def begin(machine: Theirs) -> Callable[[], object]:
         machine.define(disks=[machine.disk(machine.volume())])
         write(machine.files[-1], 5)
         machine.start()
         driver.adopt(machine.uuid)
         if operation == "rescue":
-            return lambda: guarded(raw).rescue(machine.uuid, repair)
+            return lambda: guarded(own.raw).rescue(machine.uuid, repair)
         driver.rescue(machine.uuid, repair)
-        return lambda: guarded(raw).unrescue(machine.uuid)
+        return lambda: guarded(own.raw).unrescue(machine.uuid)
 
-    lost = 0
-    try:
-        for what in cuts(raw, begin):
-            machine, lost = made[-1], lost + 1
-            uuid = machine.uuid
-            assert not is_foreign(driver, uuid), what
-            state = driver.get_instance(uuid).state
-            if operation == "rescue" and state is not S.RESCUED:
-                driver.rescue(uuid, repair)
-                assert driver.get_instance(uuid).state is S.RESCUED, what
-            driver.unrescue(uuid)
-            assert driver.get_instance(uuid).state is S.RUNNING, what
-            assert left(machine) == [], what
-            driver.power_off(uuid)
-            assert value_in(machine.files[-1]) == 5, what
-            driver.destroy(uuid)
-            assert not machine.files[-1].exists(), what
-            assert not [line for line in own.residue() if str(uuid) in line], what
-            machine.remove()
-        assert lost >= 10
-    finally:
-        for each in made:
-            with suppress(errors.HypervisorError):
-                driver.destroy(each.uuid)
-            each.remove()
+    def then(machine: Theirs, what: str) -> None:
+        uuid = machine.uuid
+        assert not is_foreign(driver, uuid), what
+        state = driver.get_instance(uuid).state
+        if operation == "rescue" and state is not S.RESCUED:
+            driver.rescue(uuid, repair)
+            assert driver.get_instance(uuid).state is S.RESCUED, what
+        driver.unrescue(uuid)
+        assert driver.get_instance(uuid).state is S.RUNNING, what
+        assert left(machine) == [], what
+        driver.power_off(uuid)
+        assert value_in(machine.files[-1]) == 5, what
+
+    at_each_cut(own, begin, then, least=10)
 
 
 def test_the_calls_that_it_takes(own: Host, repair: FileImage) -> None:

@@ -5,9 +5,11 @@ One guest for all of it. The suite's GUEST clauses show the rest.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+import libvirt
 import pytest
 from pydantic import SecretStr
 
@@ -18,6 +20,7 @@ from tests.peers.bridge import LinuxBridge
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
+from .faults import answered, script, vendor_error
 from .machines import BOOT, Host, Machine
 
 MAC = "52:54:00:00:ae:01"
@@ -26,7 +29,7 @@ ENEMY = rf"""#!/bin/sh
 # speaks the agent's protocol, until it is asked for what it answers its own way
 while killall hv-agent qemu-ga; do sleep 1; done
 port=/dev/virtio-ports/org.qemu.guest_agent.0
-nic='"ip-addresses":[{{"ip-address":"10.9.8.7","ip-address-type":"ipv4","prefix":24}}]'
+nic='"ip-addresses":[{{"ip-address":"10.9.8.7","ip-address-type":"ipv4","prefix":4000000000}}]'
 # libvirt connects when the port is opened: a read before it has would find the end of a file
 again() {{ exec 4>&-; sleep 1; exec 4<>$port; sleep 1; }}
 exec 4<>$port
@@ -108,6 +111,50 @@ def test_budgets(host: Host, machine: Machine) -> None:
         host.driver.guest_exec(uuid, [])
 
 
+def test_long_output(host: Host, machine: Machine) -> None:
+    """What libvirt does not carry: the caller learns that the program has run, and what helps."""
+    write = "head -c {} /dev/zero; echo ran >> /tmp/ran"
+    result = host.driver.guest_exec(machine.uuid, ["/bin/sh", "-c", write.format(3_000_000)])
+    assert (result.exit_code, result.stdout) == (0, bytes(3_000_000))
+    with pytest.raises(errors.OutcomeUnknown, match="was started") as told:
+        host.driver.guest_exec(machine.uuid, ["/bin/sh", "-c", write.format(4_000_000)])
+    assert "file" in (told.value.hint or "")
+    found = host.driver.guest_exec(machine.uuid, ["/bin/cat", "/tmp/ran"])
+    assert found.stdout == b"ran\nran\n"
+
+
+def test_after_an_answer_that_was_too_long(host: Host, machine: Machine) -> None:
+    """Libvirt says so to the next caller: no agent answers, and what it was to do is unknown."""
+    driver, uuid = host.driver, machine.uuid
+    told = vendor_error(
+        libvirt.VIR_ERR_SYSTEM_ERROR,
+        "No complete agent response found in 10485760 bytes: Numerical result out of range",
+        number=errno.ERANGE,
+    )
+    for call, expected in (
+        ("Domain.getAgent[guest-ping]", errors.GuestAgentUnavailable),
+        ("Domain.agent[guest-exec]", errors.OutcomeUnknown),
+    ):
+        with script(host.raw, call, answered(told)) as seam, pytest.raises(expected):
+            driver.guest_exec(uuid, ["/bin/true"])
+        assert seam.reached
+
+
+def test_what_is_too_long_for_the_agent(host: Host, machine: Machine) -> None:
+    """The call is refused: the agent was silent for half a minute, and gone after that."""
+    for call in (
+        lambda: host.driver.guest_exec(machine.uuid, ["/bin/echo", "x" * (1 << 20)]),
+        lambda: host.driver.guest_exec(machine.uuid, ["/bin/echo", *"x" * 300_000]),
+        lambda: host.driver.set_guest_password(machine.uuid, "root", SecretStr("x" * 4097)),
+    ):
+        with pytest.raises(errors.InvalidRequest) as refused:
+            call()
+        assert refused.value.hint
+    result = host.driver.guest_exec(machine.uuid, ["/bin/echo", *"x" * 3_000])
+    assert len(result.stdout) == 6_000
+    host.driver.set_guest_password(machine.uuid, "root", SecretStr("hv-Secret-3"))
+
+
 def test_addresses_by_source(host: Host, machine: Machine) -> None:
     def by_agent() -> bool:
         found = host.driver.guest_addresses(machine.uuid)
@@ -137,6 +184,7 @@ def test_an_agent_that_lies(host: Host, machine: Machine) -> None:
     # addresses of others' NICs are left out, and names are cut
     assert [each.mac for each in told] == [MAC]
     assert len(told[0].interface or "") <= 64
+    assert told[0].prefix_length is None
     with pytest.raises(errors.OutcomeUnknown, match="output"):  # letters that are no base64
         driver.guest_exec(uuid, ["/bin/odd"])
     with pytest.raises(errors.OutcomeUnknown):  # it never answers

@@ -158,11 +158,15 @@ def test_calls_in_sequence(peer: LibvirtPeer, spec: SpecFactory) -> None:
                 made = spec(start=True)
                 with host.connection.counting() as calls:
                     host.spawn(made)
-                host.destroy(made.uuid)
+                with host.connection.counting() as ending:
+                    host.destroy(made.uuid)
                 wait_until(lambda: len(host.connection.links.links) >= 3, timeout=30, what="spare")
             assert sum(calls.values()) == 9
             assert calls.in_sequence == 7
             assert 7 in numbers("spawn")
+            assert sum(ending.values()) == 11
+            assert ending.in_sequence == 9
+            assert {9, 11} <= set(numbers("destroy"))
 
 
 def test_a_look_is_three_calls_in_sequence(host: LibvirtDriver, spec: SpecFactory) -> None:
@@ -221,7 +225,7 @@ def test_changes(host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBrid
         ("unrescue", lambda: host.unrescue(uuid), 8),
         ("power_on", lambda: host.power_on(uuid), 4),
         ("rescue", lambda: host.rescue(uuid), 18),
-        ("unrescue", lambda: host.unrescue(uuid), 14),
+        ("unrescue", lambda: host.unrescue(uuid), 18),
         ("unrescue", lambda: host.unrescue(uuid), 5),
         ("power_off", lambda: host.power_off(uuid), 6),
         ("start_paused", lambda: host.start_paused(uuid), 4),
@@ -258,8 +262,8 @@ def test_limits_volumes_and_looks(
             ("extend_volume", lambda: host.extend_volume(uuid, "w", 2 << 20), 5),
             ("migration_progress", lambda: host.migration_progress(uuid), 2),
             ("abort_migration", lambda: host.abort_migration(uuid), 3),
-            ("rebuild", lambda: host.rebuild(uuid, image), 26),
-            ("rebuild", lambda: host.rebuild(uuid, image), 29),
+            ("rebuild", lambda: host.rebuild(uuid, image), 30),
+            ("rebuild", lambda: host.rebuild(uuid, image), 33),
             ("power_off", lambda: host.power_off(uuid), 6),
             ("set_vif_qos", lambda: host.set_vif_qos(uuid, nic.id, vif_qos), 6),
             ("set_disk_qos", lambda: host.set_disk_qos(uuid, "w", disk_qos), 6),

@@ -148,8 +148,10 @@ def test_no_room_for_libvirts_own_definition(host: Host) -> None:
         driver.destroy(spec.uuid)
 
 
-def test_disks_that_are_kept(host: Host, tmp_path: Path) -> None:
-    """There is room for one of two: neither has been kept, and the instance is there."""
+@pytest.mark.parametrize("room", [1 << 20, 5 << 19], ids=["little", "more than the disk itself"])
+def test_disks_that_are_kept(host: Host, tmp_path: Path, room: int) -> None:
+    """There is room for one of two: neither has been kept, and the instance is there. A copy stands
+    alone, so it takes what the image has too."""
     driver = host.driver
     spec = host.spec(
         image=large(tmp_path),
@@ -157,7 +159,7 @@ def test_disks_that_are_kept(host: Host, tmp_path: Path) -> None:
         start=False,
     )
     driver.spawn(spec)
-    give_back = filled(host, 1 << 20)
+    give_back = filled(host, room)
     with host.unchanged(), pytest.raises(errors.InsufficientResources) as refused:
         driver.destroy(spec.uuid, keep=set(Keep))
     assert refused.value.hint
@@ -185,6 +187,41 @@ def test_a_copy_whose_tables_find_no_room(host: Host, tmp_path: Path) -> None:
     give_back()
     driver.prepare_move(spec.uuid, flavor=other)
     driver.revert_move(spec.uuid)
+    driver.destroy(spec.uuid)
+
+
+def test_a_copy_that_stands_alone_of_a_disk_over_an_image(host: Host, tmp_path: Path) -> None:
+    """The disk itself takes little, and what it stands on much."""
+    driver, small = host.driver, Flavor(vcpus=1, memory_mib=64)
+    spec = host.spec(image=large(tmp_path), flavor=small, start=False)
+    driver.spawn(spec)
+    give_back = filled(host, 5 << 19)
+    other = small.model_copy(update={"vcpus": 2})
+    with host.unchanged(), pytest.raises(errors.InsufficientResources) as refused:
+        driver.prepare_move(spec.uuid, flavor=other)
+    assert refused.value.hint
+    give_back()
+    driver.destroy(spec.uuid)
+
+
+def test_a_resize_that_finds_no_room(host: Host, tmp_path: Path) -> None:
+    """A larger root disk takes its tables at once, and never more than the pool has in all. The
+    machine keeps its size; other sizes need no room."""
+    driver, small = host.driver, Flavor(vcpus=1, memory_mib=64, disk_gib=1)
+    spec = host.spec(image=image(tmp_path), flavor=small, start=False)
+    driver.spawn(spec)
+    give_back = filled(host, 0)
+    for disk in (2, 1 << 20):
+        wanted = small.model_copy(update={"vcpus": 2, "disk_gib": disk})
+        with host.unchanged(), pytest.raises(errors.InsufficientResources) as refused:
+            driver.resize(spec.uuid, wanted)
+        assert refused.value.hint
+        assert driver.get_instance(spec.uuid).flavor == small
+    larger = small.model_copy(update={"vcpus": 2, "memory_mib": 96})
+    driver.resize(spec.uuid, larger)
+    assert driver.get_instance(spec.uuid).flavor == larger
+    give_back()
+    driver.resize(spec.uuid, larger.model_copy(update={"disk_gib": 2}))
     driver.destroy(spec.uuid)
 
 

@@ -355,7 +355,7 @@ NOT_WRITTEN = {
     "IscsiData.wwn",
     "NfsData.options",
     "NfsVolume.mount_point_base",
-    "RbdData.cluster_name",
+    "RbdData.cluster_name",  # part of a file name, and held to letters and digits
     "UserVif.address",
     "NetworkVif.address",  # a MAC address, in one spelling
     "BridgeVif.address",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -15,7 +16,11 @@ from pydantic import SecretBytes
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.libvirt.devices import source_of
+from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.metadata import STATE_NAMESPACE, keep, to_run_text
+from hvdrivers.libvirt.naming import ROOT
+from hvdrivers.libvirt.start import note_disk
 from hvdrivers.models.cloudinit import CloudInit
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor
@@ -25,6 +30,7 @@ from hvdrivers.models.vif import UserVif
 from hvdrivers.models.volume import DeviceType, DiskBus, VolumeAttachment
 from tests.integration.libvirt.faults import after, script
 from tests.integration.libvirt.machines import Host, Machine
+from tests.integration.libvirt.test_relocation import alone
 from tests.peers.waiting import wait_until
 
 S = InstanceState
@@ -177,6 +183,30 @@ def test_a_guest_that_goes_down_after_what_was_cut_stays_off(
         note()
         getattr(driver, again)(uuid, *arguments)
         assert machine.state is S.RUNNING
+
+
+@pytest.mark.parametrize("ran", [True, False], ids=["has run", "has not"])
+@pytest.mark.parametrize("again", ["rebuild", "unrescue"])
+def test_a_machine_that_others_cut_after_it_ran_stays_off(
+    own: Host, repair: FileImage, again: str, ran: bool
+) -> None:
+    """A client has died after the start, or before it. libvirt does not tell one cut from another,
+    nor any after its daemon has started anew; the time at which the disk was written to does."""
+    driver = own.driver
+    with own.unchanged(), own.empty_machine(start=True) as machine:
+        uuid, arguments = machine.uuid, (repair,) if again == "rebuild" else ()
+        domain = own.raw.domains.find(uuid)
+        keep(domain, STATE_NAMESPACE, to_run_text(), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        own.peer.virsh("destroy", str(uuid))
+        note_disk(domain)
+        if ran:
+            disk = own_disk(machine.xml(inactive=True), ROOT)
+            assert disk is not None
+            write = ["qemu-io", "-c", "write 0 64k", alone(own, source_of(disk))]
+            subprocess.run(write, check=True, stdout=subprocess.DEVNULL)
+        own.peer.restart()
+        getattr(driver, again)(uuid, *arguments)
+        assert machine.state is (S.STOPPED if ran else S.RUNNING)
 
 
 def test_a_rescued_machine_that_dies(own: Host, repair: FileImage) -> None:

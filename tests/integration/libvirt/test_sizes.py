@@ -60,7 +60,7 @@ def test_a_guest_that_grows(host: Host, agent_image: Path) -> None:
         driver.cache_image(image)
         with host.raw.connection.counting() as calls:
             driver.rebuild(uuid, image)
-        assert sum(calls.values()) == 26, calls
+        assert sum(calls.values()) == 30, calls
         machine.console.expect("booted .* vcpus=2 .*image=with-agent", timeout=BOOT, after=said)
         assert machine.state is InstanceState.RUNNING
         # and cold: the memory that was plugged in is in the whole

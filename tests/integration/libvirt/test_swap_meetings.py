@@ -17,6 +17,7 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.libvirt.held_volumes import volumes_of
+from hvdrivers.libvirt.pools import LOOK
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import DiskQos, PoolVolume, VolumeAttachment
@@ -63,6 +64,10 @@ def dies(own: Host, machine: Machine, volume_id: str, wanted: VolumeAttachment, 
             own.peer.uri, "swap_volume", (machine.uuid, volume_id, wanted), number, "after"
         )
         assert made, f"there was no {call}"
+        # a look at a file ends later: see test_shares.py
+        for pool in own.peer.virsh("pool-list", "--name").split():
+            if pool.startswith(LOOK):
+                own.peer.virsh("pool-destroy", pool)
         if made == call:
             return
 
@@ -115,6 +120,30 @@ def test_restarted_meanwhile(own: Host, other: ComputeDriver, call: str) -> None
             own.driver.swap_volume(machine.uuid, old.volume_id, VolumeAttachment(volume=new))
         assert held(machine) == new.volume_id
         assert sum_of(own, new) == sum_of(own, old)
+
+
+@pytest.mark.parametrize("size", [SIZE, 4 * SIZE])
+def test_extended_meanwhile(own: Host, other: ComputeDriver, size: int) -> None:
+    """The replacement is looked at again: it may be too small now, or have room enough."""
+    with (
+        own.unchanged(),
+        own.volume(size_bytes=SIZE, format=ImageFormat.QCOW2) as old,
+        own.volume(size_bytes=size, format=ImageFormat.RAW) as new,
+        own.empty_machine(volumes=(VolumeAttachment(volume=old),)) as machine,
+    ):
+        uuid, wanted = machine.uuid, VolumeAttachment(volume=new)
+        meet = lambda: other.extend_volume(uuid, old.volume_id, 2 * SIZE)  # noqa: E731
+        with met(own, _BEGIN, meet):
+            if size == SIZE:
+                with pytest.raises(errors.InvalidRequest, match=str(2 * SIZE)) as refused:
+                    own.driver.swap_volume(uuid, old.volume_id, wanted)
+                assert refused.value.hint
+            else:
+                own.driver.swap_volume(uuid, old.volume_id, wanted)
+        assert held(machine) == (old if size == SIZE else new).volume_id
+        assert not copies(machine)
+        own.driver.power_off(uuid)
+        own.driver.detach_volume(uuid, held(machine))
 
 
 @pytest.mark.parametrize("replaces", ["swap", "detach"])

@@ -538,8 +538,10 @@ def test_luks(own: Host, tmp_path: Path) -> None:
         assert held(machine) == old.volume_id
 
 
-def test_budget(own: Host) -> None:
+def test_budget(own: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = own.raw
+    # on one connection: a second one would look the pools up for itself
+    monkeypatch.setattr(raw.connection.links, "spare", lambda: None)
     with own.unchanged(), swappable(own) as (machine, old, new):
         with raw.connection.counting() as counter:
             raw.swap_volume(machine.uuid, old.volume_id, VolumeAttachment(volume=new))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -505,6 +509,75 @@ def test_a_file_of_odd_size(host: Host, machine: Machine, off: Machine) -> None:
             host.driver.power_off(off.uuid)
         assert told is None or "has 8704 bytes" in told
         host.driver.detach_volume(off.uuid, "uneven")
+
+
+def _no_disks(folder: Path) -> Iterator[str]:
+    """Names of what is neither a file nor a block device."""
+    (folder / "folder").mkdir()
+    yield "folder"
+    os.mkfifo(folder / "pipe")
+    yield "pipe"
+    (folder / "to the pipe").symlink_to("pipe")
+    yield "to the pipe"
+    with socket.socket(socket.AF_UNIX) as listens:
+        listens.bind(str(folder / "socket"))
+    yield "socket"
+
+
+def test_what_is_no_disk(host: Host, machine: Machine, off: Machine) -> None:
+    """libvirt opens what a disk is named after: for the other end of a named pipe it waited for
+    ever, and no client got a list of machines any more."""
+    base = f"{host.peer.images}/{uuid4().hex[:8]}"
+    outside = host.peer.path(base)
+    outside.mkdir()
+    try:
+        paths = [f"{base}/{name}" for name in _no_disks(outside)]
+        with host.unchanged():
+            for path in [*paths, "/proc/self/mem", "//proc/self/mem", "/sys/power/state"]:
+                volume = local(path, "none")
+                for attach in (
+                    lambda volume=volume: machine.attach(volume),
+                    lambda volume=volume: off.attach(volume),
+                    lambda volume=volume: host.spawn(volumes=(VolumeAttachment(volume=volume),)),
+                ):
+                    with pytest.raises((errors.InvalidRequest, errors.VolumeNotFound)) as refused:
+                        attach()
+                    assert "/dev" in (refused.value.hint or ""), path
+            for path in ("/dev/null", "/dev/zero", "/dev/full"):
+                with pytest.raises(errors.InvalidRequest) as refused:
+                    off.attach(local(path, "none"))
+                assert refused.value.hint, path
+                # QEMU alone can tell of a machine that runs, and has no code for it
+                with pytest.raises(errors.HypervisorError, match=path) as told:
+                    machine.attach(local(path, "none"))
+                assert "block device" in (told.value.hint or "")
+            assert (machine.info.volumes, off.info.volumes) == ((), ())
+            assert (machine.has("none"), off.has("none")) == ((False, False), (False, False))
+            assert {machine.uuid, off.uuid} <= {each.uuid for each in host.driver.list_instances()}
+    finally:
+        shutil.rmtree(outside)
+
+
+def test_budget_of_a_look_at_a_file(
+    host: Host, off: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call for a file by its path, three more for one in no pool."""
+    looks = {"Connect.storageVolLookupByPath": 1}
+    beside = {"Connect.storagePoolCreateXML", "StoragePool.storageVolLookupByName"}
+    monkeypatch.setattr(host.raw.connection.links, "spare", lambda: None)  # one connection
+    with host.unchanged(), host.file() as path:
+        host.peer.virsh("pool-refresh", "default")
+        elsewhere = f"{host.peer.images}/{uuid4().hex[:8]}"
+        host.peer.path(elsewhere).mkdir()
+        shutil.copy(host.peer.path(path), host.peer.path(f"{elsewhere}/file"))
+        for each, more in ((path, set()), (f"{elsewhere}/file", beside | {"StoragePool.destroy"})):
+            with host.raw.connection.counting() as calls:
+                host.raw.attach_volume(off.uuid, VolumeAttachment(volume=local(each, "one")))
+            found = {name: calls[name] for name in calls if "Pool" in name or name in looks}
+            found.pop("StoragePool.listAllVolumes", None)
+            assert found == looks | dict.fromkeys(more, 1)
+            host.driver.detach_volume(off.uuid, "one")
+        shutil.rmtree(host.peer.path(elsewhere))
 
 
 def test_what_a_guest_writes_is_never_a_format(host: Host, machine: Machine) -> None:

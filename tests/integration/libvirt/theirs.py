@@ -185,3 +185,41 @@ def cuts(raw: LibvirtDriver, begin: Callable[[], Callable[[], object]]) -> Itera
             return
         yield f"{number} {seam.name} {'reply' if after else 'request'}"
         number, after = (number + 1, False) if after else (number, True)
+
+
+def at_each_cut(
+    own: Host,
+    begin: Callable[[Theirs], Callable[[], object]],
+    then: Callable[[Theirs, str], object],
+    *,
+    least: int,
+) -> None:
+    """Lose each changing call of an operation as cuts() does, each time with a new machine of
+    others. destroy() leaves no file of it, and nothing that the host lists.
+
+    Args:
+        begin: prepares the machine, which has no disk yet, and returns what does the operation.
+        then: looks at the machine after the loss; it is also told what was lost.
+        least: so many losses there are, or more.
+    """
+    made: list[Theirs] = []
+
+    def begun() -> Callable[[], object]:
+        made.append(Theirs(own, disks=[]))
+        return begin(made[-1])
+
+    lost = 0
+    try:
+        for what in cuts(own.raw, begun):
+            machine, lost = made[-1], lost + 1
+            then(machine, what)
+            own.driver.destroy(machine.uuid)
+            assert not any(each.exists() for each in machine.files), what
+            assert not [line for line in own.residue() if str(machine.uuid) in line], what
+            machine.remove()
+        assert lost >= least
+    finally:
+        for each in made:
+            with suppress(errors.HypervisorError):
+                own.driver.destroy(each.uuid)
+            each.remove()

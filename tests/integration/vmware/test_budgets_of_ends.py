@@ -88,7 +88,8 @@ def test_destroy(peer: VcsimPeer, driver: VmwareDriver, spec: SpecFactory) -> No
     assert gone == {"FindAllByUuid": 2, READ: 3, "DeleteDatastoreFile_Task": 2}
 
 
-def test_destroy_of_an_adopted_machine(driver: VmwareDriver) -> None:
+def strange(driver: VmwareDriver) -> UUID:
+    """A machine of others with a disk of its own."""
     server = RawServer(driver.config)
     driver.files.make_folder("[LocalDS_0] theirs", parents=True)
     path = f"[LocalDS_0] theirs/{uuid4()}.vmdk"
@@ -96,10 +97,39 @@ def test_destroy_of_an_adopted_machine(driver: VmwareDriver) -> None:
     machine = foreign(server, driver, path)
     uuid = UUID(server.of(machine, "config.instanceUuid")["config.instanceUuid"])
     server.drop()
+    return uuid
+
+
+def test_destroy_of_an_adopted_machine(driver: VmwareDriver) -> None:
+    uuid = strange(driver)
     adopted = calls(driver, lambda: driver.adopt(uuid, name="adopted"))
     assert adopted == {"FindAllByUuid": 1, READ: 3, "ReconfigVM_Task": 1}
     assert calls(driver, lambda: driver.adopt(uuid)) == {"FindAllByUuid": 1, READ: 1}
     assert calls(driver, lambda: driver.destroy(uuid)) == plus(PLAIN, reads=1)
+
+
+def test_the_folder_of_an_adopted_machine(
+    driver: VmwareDriver, image: ImageRef, tmp_path: Path
+) -> None:
+    """Whoever puts a file into it makes it first: 1 call more than of a machine of spawn()."""
+    uuid = strange(driver)
+    driver.adopt(uuid, name="adopted")
+    driver.cache_image(image)
+    home = {"MakeDirectory": 1}
+    copied = {"CopyVirtualDisk_Task": 1, "GET /folder": 1, "DeleteVirtualDisk_Task": 1}
+    target = tmp_path / "image"
+    told = calls(driver, lambda: driver.snapshot_to_image(uuid, target, ImageFormat.RAW))
+    assert told == {READ: 3, **copied, **home}
+    tasks = {"CopyVirtualDisk_Task": 1, "ReconfigVM_Task": 2, "PowerOnVM_Task": 1}
+    assert calls(driver, lambda: driver.rescue(uuid, image)) == {READ: 7, **tasks, **home}
+    driver.unrescue(uuid)
+    driver.power_off(uuid)
+    made = driver.create_snapshot(uuid, "one")
+    driver.set_metadata(uuid, {"a": "b"})
+    back = calls(driver, lambda: driver.revert_snapshot(uuid, made.id))
+    assert back["MakeDirectory"] == 1
+    assert driver.get_instance(uuid).metadata == {"a": "b"}
+    driver.destroy(uuid)
 
 
 @pytest.mark.parametrize("kind", [Capability.VOLUME_ISCSI, Capability.VOLUME_FC])

@@ -17,6 +17,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.driverkit import Fault, cut_after, cut_before
 from hvdrivers.guard import guarded
+from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.volume import DiskBus, DiskQos, Volume, VolumeAttachment, VolumeSpec
@@ -328,6 +329,22 @@ def test_paths(driver: VmwareDriver, machine: UUID, array: VcsimArray) -> None:
         )
         assert len(mappings(driver, machine)) == 1
         clear(driver)
+
+
+def test_keys_of_the_connection(driver: VmwareDriver, machine: UUID, volume: Volume) -> None:
+    """The guest sees the sectors of a LUN itself; a virtual disk has its own, and is a VMDK."""
+    sized = changed(volume, logical_block_size=512, physical_block_size=4096)
+    driver.attach_volume(machine, sized)
+    driver.detach_volume(machine, volume.volume_id)
+    file = driver.create_volume(VolumeSpec(name="file", size_gib=1))
+    for data in (
+        {"logical_block_size": 4096},
+        {"physical_block_size": 4096},
+        {"format": ImageFormat.QCOW2},
+    ):
+        with pytest.raises(errors.NotSupported):
+            driver.attach_volume(machine, changed(file, **data))
+    driver.delete_volume(file.volume_id)
 
 
 def test_it_grows(driver: VmwareDriver, machine: UUID, array: VcsimArray, volume: Volume) -> None:

@@ -53,47 +53,46 @@ class PowersNothingOff(FakeDriver):
         """A fault."""
 
 
-class Fatal(FakeDriver):
+class Asking(FakeDriver):
+    """Asks before it destroys."""
+
+    def may_destroy(self, keep: AbstractSet[Keep]) -> bool:
+        raise NotImplementedError
+
+    def destroy(
+        self,
+        uuid: UUID,
+        *,
+        keep: AbstractSet[Keep] = frozenset(),
+        timeout: float | None = None,
+    ) -> None:
+        if self.may_destroy(keep):
+            super().destroy(uuid, timeout=timeout)
+
+
+class Fatal(Asking):
     """To keep a disk ends the process."""
 
-    def destroy(
-        self,
-        uuid: UUID,
-        *,
-        keep: AbstractSet[Keep] = frozenset(),
-        timeout: float | None = None,
-    ) -> None:
+    def may_destroy(self, keep: AbstractSet[Keep]) -> bool:
         if keep:
             os.kill(os.getpid(), signal.SIGKILL)
-        super().destroy(uuid, timeout=timeout)
+        return True
 
 
-class Hanging(FakeDriver):
+class Hanging(Asking):
     """To keep a disk never ends."""
 
-    def destroy(
-        self,
-        uuid: UUID,
-        *,
-        keep: AbstractSet[Keep] = frozenset(),
-        timeout: float | None = None,
-    ) -> None:
+    def may_destroy(self, keep: AbstractSet[Keep]) -> bool:
         if keep:
             threading.Event().wait()
-        super().destroy(uuid, timeout=timeout)
+        return True
 
 
-class Leaking(FakeDriver):
+class Leaking(Asking):
     """Nothing is destroyed."""
 
-    def destroy(
-        self,
-        uuid: UUID,
-        *,
-        keep: AbstractSet[Keep] = frozenset(),
-        timeout: float | None = None,
-    ) -> None:
-        """A fault."""
+    def may_destroy(self, keep: AbstractSet[Keep]) -> bool:
+        return False
 
 
 class Marking(FakeTarget):

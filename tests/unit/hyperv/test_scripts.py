@@ -97,6 +97,30 @@ def test_files_are_removed_where_a_busy_one_is_waited_for() -> None:
             assert not re.search(r"\bRemove-Item\b|::Delete\(", text), script.name
 
 
+def test_arrays_that_come_whole_are_taken_apart() -> None:
+    """A function that ends in ", $list" gives one thing, the list. A bare call behind "in", or in
+    front of "|", would see that, and not its items."""
+    everything = "\n".join(each.read_text(encoding="utf-8") for each in SCRIPTS)
+    bodies = re.findall(r"(?ms)^function ([\w-]+) \{\n(.*?)^\}", everything)
+    whole = {name for name, body in bodies if re.search(r"(?m)^    (?:return )?, ", body)}
+    assert {"Get-HvRecord", "Get-HvOwnFolders", "Read-HvSnapshots"} <= whole
+    names = "|".join(sorted(whole))
+    bare = rf"(?m)\bin (?:{names})\b[^\n]*\{{$|(?<![(\w-])(?:{names})\b[^\n(){{}}]*\|"
+    assert not [found[0] for found in re.finditer(bare, everything)]
+    assert re.search(bare, "foreach ($line in Get-HvRecord $Found.Folder) {")
+    assert re.search(bare, "Get-HvRecord $Folder | Where-Object { $_ }")
+
+
+def test_texts_are_compared_letter_by_letter() -> None:
+    """Without a word .NET compares as the language of the host does, where some letters count for
+    nothing and others for two."""
+    for script in SCRIPTS:
+        for line in script.read_text(encoding="utf-8").splitlines():
+            if re.search(r"\.(StartsWith|EndsWith)\(", line):
+                assert "'Ordinal" in line, f"{script.name}: {line.strip()}"
+            assert not re.search(r"\.To(Lower|Upper)\(", line), f"{script.name}: {line.strip()}"
+
+
 def test_looks_have_runspaces_of_their_own() -> None:
     text = (FOLDER / "loop.ps1").read_text(encoding="utf-8")
     kinds = text[text.index("function Get-HvKind") : text.index("function New-HvStopped")]

@@ -31,6 +31,7 @@ def patch(path: Path, offset: int, data: bytes) -> Path:
 def refused(path: Path, declared: ImageFormat) -> str:
     with pytest.raises(ImageRejected) as caught:
         inspect_image(path, declared)
+    assert caught.value.hint
     return caught.value.message
 
 
@@ -175,6 +176,19 @@ def test_qcow2_external_data_file(tmp_path: Path) -> None:
     assert "another file" in refused(path, F.QCOW2)
     patch(path, 72, b"\x80")  # an unknown feature on top does not hide it
     refused(path, F.QCOW2)
+
+
+def test_qcow2_that_only_says_what_its_data_file_is_like(tmp_path: Path) -> None:
+    """QEMU opens none: a machine was made of it, and did not start."""
+    path = tmp_path / "evil.qcow2"
+    tool("qemu-img", "create", "-f", "qcow2", path, "1M")
+    patch(path, 88, struct.pack(">Q", 2))
+    with pytest.raises(subprocess.CalledProcessError):
+        subprocess.run(["qemu-img", "check", path], check=True, capture_output=True)
+    assert "another file" in refused(path, F.QCOW2)
+    patch(path, 88, struct.pack(">Q", 1 | 1 << 40))  # bitmaps, and what a writer may clear
+    tool("qemu-img", "check", path)
+    assert inspect_image(path, F.QCOW2).format is F.QCOW2
 
 
 def test_qcow2_encrypted(tmp_path: Path) -> None:

@@ -171,6 +171,9 @@ def test_a_machine_that_is_being_started_has_not_left_its_state(
         def listAllDomains(self, _flags: int) -> list[Starting]:
             return [Starting()]
 
+        def listAllSecrets(self, _flags: int) -> list[object]:
+            return []
+
     class Host:
         connect = Connect()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from hvdrivers.models.disk import DiskRole, FileSystem, OwnDisk, disk_name
 from hvdrivers.models.flavor import Flavor
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import InstanceSpec
+from hvdrivers.models.seed import SeedDisc
 
 ROOT, EPHEMERAL, SWAP = DiskRole.ROOT, DiskRole.EPHEMERAL, DiskRole.SWAP
 
@@ -83,3 +87,21 @@ def test_what_no_disk_has(fields: dict[str, Any]) -> None:
 
 def test_names() -> None:
     assert [disk_name(EPHEMERAL, n) for n in range(2)] == ["ephemeral", "ephemeral-1"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_is_no_seed_disc(tmp_path: Path) -> None:
+    """It would wait for ever for somebody who writes."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    told: list[str] = []
+
+    def read() -> None:
+        with pytest.raises(ValueError, match="regular") as refused:
+            SeedDisc(path=pipe).read()
+        told.append(str(refused.value))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert told, "it waits"

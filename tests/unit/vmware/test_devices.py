@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
-from hvdrivers.models.volume import DiskBus
+from hvdrivers.models.volume import DiskBus, VmdkVolume, VolumeAttachment
 from hvdrivers.vmware.devices import NIC_LIMIT, Slots, bus_of, by_address
+from hvdrivers.vmware.specs import Plan, Source, volume_disk
 
 UNITS = {
     DiskBus.SCSI: [u for u in range(16) if u != 7],
@@ -96,3 +97,13 @@ def test_a_bus_that_vsphere_has_not_is_refused(bus: DiskBus) -> None:
 
 def test_without_a_wish_it_is_scsi() -> None:
     assert bus_of(None) is DiskBus.SCSI
+
+
+@pytest.mark.parametrize("policy", ["policy-1", None])
+def test_the_storage_policy_of_a_volume_comes_along(policy: str | None) -> None:
+    data = {"volume": "vm-1", "profile_id": policy}
+    volume = VmdkVolume.model_validate({"serial": "v", "data": data})
+    plan = Plan(Slots())
+    volume_disk(plan, VolumeAttachment(volume=volume), Source("[a] b.vmdk", 1 << 30))
+    (change,) = plan.changes
+    assert [each.profileId for each in change.profile or ()] == ([policy] if policy else [])

@@ -16,6 +16,7 @@ from hvdrivers.hyperv.simulator.cmdlets.storage import (
     need_administrator,
     not_found,
 )
+from hvdrivers.hyperv.simulator.errors import CmdletError
 from hvdrivers.hyperv.simulator.state.host import HostState
 from hvdrivers.hyperv.simulator.state.storage import IscsiSession, IscsiTarget
 from hvdrivers.hyperv.simulator.wire import Thing, UInt16, UInt32
@@ -81,11 +82,7 @@ def _portal_view(portal: tuple[str, int]) -> Thing:
 
 
 def _discover(host: HostState, portal: tuple[str, int]) -> None:
-    reachable = [
-        target
-        for target in host.storage.network.values()
-        if (target.portal, target.port) == portal and target.reachable
-    ]
+    reachable = [target for target in host.storage.network.values() if target.answers(*portal)]
     if not reachable:
         raise cim_error(CONNECTION_FAILED, "Connection Failed.")
     for target in reachable:
@@ -138,7 +135,9 @@ def remove_portal(call: Call) -> None:
         storage.portals.pop(portal, None)
         for name, target in list(storage.discovered.items()):
             connected = any(s.target == name for s in storage.sessions.values())
-            if (target.portal, target.port) == portal and not connected:
+            known = any(target.answers(*each) for each in storage.portals)
+            there = portal[0] in (target.portal, *target.further) and portal[1] == target.port
+            if there and not known and not connected:
                 del storage.discovered[name]
 
 
@@ -184,10 +183,10 @@ def connect(call: Call) -> None:
             raise cim_error(
                 TARGET_NOT_FOUND, "The target name is not found or is marked as hidden."
             )
-        if not target.reachable:
+        portal = call.text("TargetPortalAddress", target.portal)
+        if not target.answers(portal, call.integer("TargetPortalPortNumber", target.port)):
             raise cim_error(CONNECTION_FAILED, "Connection Failed.")
         _authenticate(call, target)
-        portal = call.text("TargetPortalAddress", target.portal)
         multipath = call.flag("IsMultipathEnabled")
         if not multipath and any(s.target == target.name for s in storage.sessions.values()):
             raise cim_error(
@@ -223,6 +222,21 @@ def _authenticate(call: Call, target: IscsiTarget) -> None:
         target.chap is None and kind != "NONE"
     ):
         raise cim_error(AUTHENTICATION_FAILED, "Authentication Failure.")
+
+
+@cmdlet("Get-MSDSMAutomaticClaimSettings")
+def claims(call: Call) -> None:
+    need_administrator(call)
+    storage = call.host.storage
+    if not storage.multipath_feature:
+        raise CmdletError(
+            "CommandNotFoundException",
+            "ObjectNotFound",
+            "object-not-found",
+            terminating=True,
+            name=call.cmdlet,
+        )
+    call.write(Thing((), {"iSCSI": storage.multipath, "SAS": False}))
 
 
 @cmdlet("Get-IscsiSession")

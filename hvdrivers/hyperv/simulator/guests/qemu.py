@@ -23,6 +23,7 @@ from hvdrivers.hyperv.simulator.errors import E_FAIL, failed
 from hvdrivers.hyperv.simulator.guests import blocks, picture
 from hvdrivers.hyperv.simulator.guests.played import guest_stopped
 from hvdrivers.hyperv.simulator.guests.qmp import Json, Qmp, QmpError
+from hvdrivers.hyperv.simulator.guests.reports import lives, reports
 from hvdrivers.hyperv.simulator.guests.serial import SerialPipes
 from hvdrivers.hyperv.simulator.state.devices import NetworkAdapter
 from hvdrivers.hyperv.simulator.state.files import join
@@ -260,8 +261,10 @@ class QemuGuest:
                 )  # fmt: skip
             self._link(nic)
         for identity in [each for each in self._ports if each not in wanted]:
-            # The guest lets go of the device by itself; _heard() frees its port then.
+            # The guest lets go of the device by itself; _heard() frees its port then. One that does
+            # not has no link any more: Hyper-V asks no guest.
             try:
+                self.qmp("set_link", name=f"nic{identity.hex}", up=False)
                 self.qmp("device_del", id=f"nic{identity.hex}")
             except QmpError:
                 continue
@@ -290,11 +293,10 @@ class QemuGuest:
     # What the guest says.
 
     def _reports(self) -> list[str]:
-        text = bytes(self._said).decode("utf-8", "replace")
-        return re.findall(r"^hv-guest: (.*?)\r?$", text, re.M)
+        return reports(bytes(self._said))
 
     def heartbeat(self) -> bool:
-        return not self._gone and any(line == "ready" for line in self._reports())
+        return not self._gone and lives(self._reports())
 
     def addresses(self, adapter: UUID) -> list[str]:
         """Addresses that the guest reported for the interface with this adapter's MAC address."""

@@ -41,6 +41,7 @@ _NATIVE = {
 HANDMADE: dict[str, list[str]] = {
     "CimCmdlets": ["Get-CimInstance", "Get-CimAssociatedInstance", "Invoke-CimMethod"],
     "Microsoft.PowerShell.Diagnostics": ["Get-WinEvent"],
+    "MPIO": ["Get-MSDSMAutomaticClaimSettings"],
 }
 """Modules that are written by hand, and their cmdlets."""
 

@@ -129,6 +129,9 @@ class Machine:
     started: float | None = None
     ran_before: float = 0.0
     replication: str = "Disabled"
+    replication_mode: str = "None"
+    clustered: bool = False
+    """A failover cluster has it. The cluster itself is not played."""
     console_users: list[str] = field(default_factory=list)
     epoch: int = 0
 

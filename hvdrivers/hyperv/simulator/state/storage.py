@@ -58,7 +58,8 @@ def new_unit(number: int, size: int, file: Path | None = None) -> LogicalUnit:
 
 @dataclass
 class IscsiTarget:
-    """A target that a portal tells of. ``chap`` is a user name and a secret, or None."""
+    """A target that a portal tells of. ``chap`` is a user name and a secret, or None. ``further``
+    are more portals of it, and ``down`` those that do not answer now."""
 
     name: str
     portal: str
@@ -66,6 +67,13 @@ class IscsiTarget:
     chap: tuple[str, str] | None = None
     luns: list[LogicalUnit] = field(default_factory=list)
     reachable: bool = True
+    further: list[str] = field(default_factory=list)
+    down: set[str] = field(default_factory=set)
+
+    def answers(self, portal: str, port: int) -> bool:
+        """Whether it can be reached there."""
+        there = portal in (self.portal, *self.further) and port == self.port
+        return there and self.reachable and portal not in self.down
 
 
 @dataclass
@@ -105,6 +113,9 @@ class StorageState:
     """Target ports that the host's are zoned to."""
     multipath: bool = True
     """Whether Multipath I/O makes one disk of all paths to a unit; else each path is a disk."""
+    multipath_feature: bool = True
+    """Whether the feature Multipath I/O is installed. It is no help where it does not claim iSCSI,
+    which ``multipath`` says."""
 
     def __post_init__(self) -> None:
         self.disks[0] = HostDisk(0, "SIMBOOT0", "SIMBOOT0", 1 << 40, boot=True, style="GPT")

@@ -1,0 +1,94 @@
+"""The folder in which libvirt itself writes down what it knows of its machines is full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hvdrivers.contract import errors
+from hvdrivers.models.instance import Flavor
+from hvdrivers.models.state import InstanceState
+from tests.integration.libvirt.machines import Host, Machine
+from tests.peers.libvirtd import LibvirtPeer
+
+FOLDER = "/var/lib/libvirt/qemu"
+S = InstanceState
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host whose daemon has that folder on a small file system."""
+    with LibvirtPeer() as peer:
+        kept = f"{FOLDER}-before"
+        peer.inside("cp", "-a", FOLDER, kept)
+        with peer.small(FOLDER, 8 << 20):
+            peer.inside("sh", "-c", f"cp -a {kept}/. {FOLDER}/")
+            made = Host(peer, Path("/none"))
+            yield made
+            made.close()
+
+
+@pytest.fixture(scope="module")
+def machines(host: Host) -> Iterator[tuple[Machine, Machine]]:
+    """One that runs, and one that is off and has a snapshot."""
+    with host.empty_machine() as on, host.made_empty() as off:
+        host.driver.create_snapshot(off.uuid, "first")
+        yield on, off
+
+
+@pytest.fixture
+def full(host: Host, machines: tuple[Machine, Machine]) -> Iterator[None]:
+    host.peer.inside("sh", "-c", f"cat /dev/zero >{FOLDER}/fill", check=False)
+    yield
+    host.peer.inside("rm", f"{FOLDER}/fill")
+
+
+def refused(host: Host, call: Callable[[], object]) -> None:
+    with host.unchanged(), pytest.raises(errors.InsufficientResources, match="room") as caught:
+        call()
+    assert caught.value.hint
+
+
+def test_what_needs_it(host: Host, machines: tuple[Machine, Machine], full: None) -> None:
+    """Each is refused for want of room, and leaves nothing; both machines stay as they are."""
+    driver, (on, off) = host.driver, machines
+    (first,) = driver.list_snapshots(off.uuid)
+    for call in (
+        lambda: driver.suspend(on.uuid),
+        lambda: driver.create_snapshot(on.uuid, "a"),
+        lambda: driver.create_snapshot(on.uuid, "b", memory=True),
+        lambda: driver.create_snapshot(off.uuid, "c"),
+        lambda: driver.revert_snapshot(off.uuid, first.id),
+        lambda: driver.delete_snapshot(off.uuid, first.id),
+        lambda: driver.begin_backup(on.uuid),
+        lambda: driver.power_on(off.uuid),
+        lambda: driver.start_paused(off.uuid),
+        lambda: driver.spawn(host.empty()),
+        lambda: driver.screenshot(on.uuid),
+    ):
+        refused(host, call)
+    assert (on.state, off.state) == (S.RUNNING, S.STOPPED)
+    assert driver.list_snapshots(on.uuid) == []
+    assert driver.list_snapshots(off.uuid) == [first]
+
+
+def test_what_needs_none(host: Host, machines: tuple[Machine, Machine], full: None) -> None:
+    _, off = machines
+    for vcpus in (2, 1):
+        host.driver.resize(off.uuid, Flavor(vcpus=vcpus, memory_mib=64))
+    host.driver.set_metadata(off.uuid, {"a": "b"})
+    with host.made_empty():
+        pass
+
+
+def test_afterwards(host: Host, machines: tuple[Machine, Machine], tmp_path: Path) -> None:
+    """Nothing that was refused stands in the way."""
+    driver, (on, off) = host.driver, machines
+    driver.snapshot_to_image(on.uuid, tmp_path / "copy")  # a job, too
+    snapshot = driver.create_snapshot(on.uuid, "a", memory=True)
+    driver.delete_snapshot(on.uuid, snapshot.id)
+    driver.suspend(on.uuid)
+    driver.resume(on.uuid)
+    driver.revert_snapshot(off.uuid, driver.list_snapshots(off.uuid)[0].id)

@@ -1,0 +1,22 @@
+"""What a guest's agent says of a program that has ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from hvdrivers.contract.errors import OutcomeUnknown
+from hvdrivers.libvirt.guest import _result
+
+
+@pytest.mark.parametrize("code", [0, 255, -1, (1 << 32) - 1])
+def test_exit_codes(code: int) -> None:
+    assert _result({"exited": True, "exitcode": code}).exit_code == code
+    assert _result({"exited": True, "signal": 9}).exit_code == 128 + 9
+
+
+@pytest.mark.parametrize(
+    "said", [{"exitcode": 10**20}, {"exitcode": -(10**20)}, {"signal": 10**20}]
+)
+def test_what_is_no_exit_code(said: dict[str, int]) -> None:
+    with pytest.raises(OutcomeUnknown):
+        _result({"exited": True, **said})
