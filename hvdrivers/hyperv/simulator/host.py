@@ -1,5 +1,6 @@
 """A simulated host: the state, the server of the modules, and the environment of PowerShell."""
 
+import os
 import shutil
 import tempfile
 import threading
@@ -16,9 +17,7 @@ from hvdrivers.hyperv.simulator.state.host import HostState
 from hvdrivers.hyperv.simulator.state.world import World
 from hvdrivers.hyperv.simulator.stateserver import StateServer
 
-PRELUDE = (
-    "$env:PATH = ''; Import-Module SimulatedHost -DisableNameChecking; Add-SimulatedDrive;"
-)
+PRELUDE = "$env:PATH = ''; Import-Module SimulatedHost -DisableNameChecking; Add-SimulatedDrive;"
 """Makes drive ``C:``. The engine loads modules by itself only after one was imported by name. The
 programs of this machine are none of the host's, and the engine would look through them all again
 and again."""
@@ -87,6 +86,8 @@ class SimulatedHost:
             "PSModulePath": str(self._modules),
             "HVSIM_SERVER": str(self.folder / "s"),
             "HVSIM_DRIVE": str(self.drive),
+            # where those of the guests are, by PowerShell Direct
+            "HVSIM_PROGRAMS": os.environ.get("PATH", ""),
             "COMPUTERNAME": self.state.name,
             # Named pipes are UNIX sockets in the folder for temporary files.
             "TMPDIR": str(self._temporary),

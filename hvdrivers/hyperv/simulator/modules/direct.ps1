@@ -49,6 +49,8 @@ function Microsoft.PowerShell.Commands.InvokeCommandCommand {
         foreach ($pair in $guestFunctions.GetEnumerator()) {
             $state.Commands.Add([System.Management.Automation.Runspaces.SessionStateFunctionEntry]::new($pair.Key, "$($pair.Value)"))
         }
+        # until its next shell begins, the process keeps them: another guest may be at something too
+        $env:PATH = $env:HVSIM_PROGRAMS
         $runspace = [runspacefactory]::CreateRunspace($state)
         $runspace.Open()
         $runspace.SessionStateProxy.SetVariable('SimulatedGuest', "$VMId")
