@@ -45,8 +45,9 @@ class HypervExport(Topic, SnapshotToImage):
     ) -> ImageInfo:
         """Budget: 2 calls, and 1 for each 256 KiB of the copy.
 
-        A process that dies on the way may leave the copy, which goes with the instance, and a
-        checkpoint ``hvdrivers.export-…``, which the next one deletes, or delete_snapshot().
+        A process that dies on the way may leave the copy, which the next one deletes ten minutes
+        later, or destroy(), and a checkpoint ``hvdrivers.export-…``, which the next one deletes, or
+        delete_snapshot().
         """
         if format not in _FORMATS:
             known = ", ".join(each.value for each in _FORMATS)
@@ -95,7 +96,7 @@ class HypervExport(Topic, SnapshotToImage):
                 progress(Progress(phase=Phase.DOWNLOAD, done=offset + count, total=length))
 
     def _drop_copy(self, names: dict[str, str]) -> None:
-        self.session.call("ExportDrop", names, Deadline(_DROP_LIMIT))
+        self.session.clean("ExportDrop", names, _DROP_LIMIT)
 
 
 def _convert(

@@ -233,8 +233,9 @@ class Move:
     def _take_back(self, names: dict[str, Json]) -> None:
         """Remove what was prepared, unless the machine has come."""
         assert self._there is not None  # noqa: S101 - something was prepared there
-        limit = Deadline(_LAST)
-        self._there.session.call("MoveSettle", {**names, "remove": True}, limit, counted=False)
+        arguments = {**names, "remove": True}
+        limit = max(_LAST, min(self._deadline.left, _SETTLE))
+        self._there.session.clean("MoveSettle", arguments, limit, counted=False)
 
     def _has_gone(self, names: dict[str, Json]) -> bool | None:
         """After a lost reply: wait until the host is done. Whether the machine has left; None if

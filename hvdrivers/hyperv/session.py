@@ -181,6 +181,17 @@ class Session:
         except ScriptError as error:
             raise translate(error) from error
 
+    def clean(
+        self, operation: str, arguments: Mapping[str, Json], limit: float, *, counted: bool = True
+    ) -> None:
+        """Remove what was made for an operation: once more if the first reply was lost, as nobody
+        else would. A further one finds nothing."""
+        deadline = Deadline(limit)
+        try:
+            self.call(operation, arguments, deadline, counted=counted)
+        except errors.OutcomeUnknown:
+            self.call(operation, arguments, deadline, counted=False)
+
     def change(
         self,
         operation: str,

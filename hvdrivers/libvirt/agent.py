@@ -19,6 +19,8 @@ _PATIENCE = 5
 """Seconds that a running agent has to say that it is there: libvirt itself waits so long for one
 that it has not spoken to before, and for ever for any other."""
 _LONGEST = 3600
+_TOO_LONG = "VIR_ERR_SYSTEM_ERROR/ERANGE"
+"""What libvirt answers once an agent's answer is longer than it reads; to the next question too."""
 
 
 def require(domain: Remote) -> None:
@@ -65,6 +67,8 @@ def ask(
             0,
         )
     except errors.HypervisorFault as error:
+        if error.vendor_code == _TOO_LONG:
+            raise failed(error.message, vendor_code=error.vendor_code) from error
         if not reads or error.vendor_code != "VIR_ERR_INTERNAL_ERROR":
             raise
         # libvirt's code for a "no", and for an answer that is none; there is no reason for a no

@@ -1,5 +1,6 @@
 # A copy of the root disk: instances\UUID\export-NONCE.vhdx stands alone. The client reads it in
-# pieces and removes it; one that a dead client has left goes with the instance.
+# pieces and removes it. One that a dead client has left, which nobody has read for ten minutes, goes when the
+# next one is made, or with the instance.
 
 function Get-HvExport {
     param($Arguments)
@@ -20,7 +21,8 @@ function Invoke-HvExport {
             Stop-Hv 'Refused' 'the instance has no root disk of its own: it boots from a volume'
         }
         if (Test-HvPoweredOn $found.VM) { Assert-HvCheckpoints $found.VM $false }
-        # one that a client has left which died in the middle
+        # what a client has left that died in the middle
+        Clear-HvExports $found.Folder
         $vm = Remove-HvExportPoints $found.VM
         $source = "$((Find-HvRoot $found).Path)"
         $on = Test-HvPoweredOn $vm
@@ -59,6 +61,17 @@ function Assert-HvFreezes {
     }
 }
 
+function Clear-HvExports {
+    param([string]$Folder)
+    $end = [DateTime]::UtcNow.AddMinutes(-10)
+    foreach ($file in [IO.Directory]::GetFiles((Get-HvReal $Folder), 'export-*.vhdx')) {
+        if ([IO.File]::GetLastWriteTimeUtc($file) -ge $end) { continue }
+        # one that somebody has open goes another time
+        try { Remove-HvFile $file }
+        catch { if (-not (Test-HvPasses $_)) { throw } }
+    }
+}
+
 # The caller has the lock of the instance: whoever made such a checkpoint is not at work any more.
 function Remove-HvExportPoints {
     param($VM)
@@ -78,7 +91,10 @@ function Invoke-HvExportRead {
         $null = Find-Hv $Arguments.uuid # it was destroyed meanwhile
         Stop-Hv 'Changed' 'somebody has removed the copy of the disk'
     }
-    $stream = [IO.File]::Open((Get-HvFile (Get-HvExport $Arguments)), 'Open', 'Read', 'Read')
+    $file = Get-HvFile (Get-HvExport $Arguments)
+    # it is in use
+    [IO.File]::SetLastWriteTimeUtc($file, [DateTime]::UtcNow)
+    $stream = [IO.File]::Open($file, 'Open', 'Read', 'Read')
     try {
         [void]$stream.Seek($Arguments.offset, 'Begin')
         $plain = New-Object byte[] $Arguments.count

@@ -27,6 +27,7 @@ import libvirt
 from hvdrivers.conformance.engine import image_files as imagefiles
 from hvdrivers.conformance.engine.observer import FaultSeam, Observer, PreconditionMissing
 from hvdrivers.contract.driver import ComputeDriver, Driver
+from hvdrivers.contract.errors import ConnectionFailed
 from hvdrivers.driverkit.images import staging_name
 from hvdrivers.guard import guarded, unguarded
 from hvdrivers.libvirt.config import LibvirtConfig
@@ -116,6 +117,7 @@ class LibvirtTarget(StorageGuest):
         self._image = image
         self._bridge, self._ovs_bridge, self._network = bridge, ovs_bridge, network
         self._slowness, self._slowed = 0.0, _MAKING
+        self._emulates = False
         super().__init__(
             RawHost(self._config.uri),
             RawHost(destination) if destination else None,
@@ -132,7 +134,23 @@ class LibvirtTarget(StorageGuest):
     def connect(self) -> ComputeDriver:
         driver = self._driver.connect(self._config)
         driver.connection.seam = self._slow
+        if not self._emulates:
+            self._emulates = self._has_emulator()
         return guarded(driver)
+
+    def _has_emulator(self) -> bool:
+        """
+        Raises:
+            ConnectionFailed: the daemon has found no QEMU: no machine can be there.
+        """
+        if parse(self.raw.connect.getCapabilities()).find("guest") is None:
+            raise ConnectionFailed(
+                "libvirt has found no QEMU on the host",
+                hint="install it there (Debian, Ubuntu: apt-get install qemu-system-x86), and"
+                " restart the daemon: systemctl restart libvirtd",
+                retryable=False,
+            )
+        return True
 
     def connect_nowhere(self, seconds: float, *, silent: bool) -> ComputeDriver:
         with nowhere(self._config.uri, silent=silent) as uri:

@@ -19,6 +19,7 @@ from hvdrivers.hyperv.simulator.guests.played import Behaviour
 from hvdrivers.hyperv.simulator.state.devices import Config, HardDrive, Slot
 from hvdrivers.hyperv.simulator.state.host import Switch
 from hvdrivers.hyperv.simulator.state.machine import Machine
+from hvdrivers.hyperv.simulator.wsman_faults import FaultRule, Strike
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
@@ -335,3 +336,25 @@ def test_a_checkpoint_of_backup_software(site: Site, image: FileImage) -> None:
     driver.delete_snapshot(uuid, str(point.id))
     driver.destroy(uuid)
     assert site.left() == []
+
+
+def test_a_migration_that_fails_and_loses_a_reply(site: Site, image: FileImage) -> None:
+    """What was prepared at the destination is removed all the same."""
+    second = Site("HV2", site)
+    try:
+        uuid = site.driver.spawn(spec(image)).uuid
+        before = site.driver.get_instance(uuid)
+        target = Destination(host=f"127.0.0.1:{second.service.port}")
+        site.host.state.faults.fail("Move-VM", hresult=0x80070070)
+        rule = FaultRule(Strike.SHELL_LOST_AFTER, action="Send", contains=b" MoveSettle ")
+        with second.service.faults.add(rule), pytest.raises(errors.InsufficientResources):
+            site.driver.live_migrate(uuid, target)
+        site.host.state.faults.clear()
+        assert rule.hits == 1
+        assert second.left() == []
+        assert site.driver.get_instance(uuid) == before
+        site.driver.destroy(uuid)
+        assert site.left() == []
+    finally:
+        site.host.state.faults.clear()
+        second.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -57,5 +59,35 @@ def test_a_client_that_dies_in_the_middle_of_a_copy(
     assert driver.get_instance(uuid).state is InstanceState.RUNNING
     driver.snapshot_to_image(uuid, tmp_path / "image")
     assert driver.list_snapshots(uuid) == []
+    driver.destroy(uuid)
+    assert site.left() == []
+
+
+class _Stopped(Exception):
+    """The caller's own."""
+
+
+def test_a_copy_whose_removal_loses_its_reply(site: Site, image: FileImage, tmp_path: Path) -> None:
+    """Nobody else would remove it for as long as the instance is there."""
+    driver = site.driver
+    uuid = driver.spawn(spec(image)).uuid
+    folder = site.host.drive / "hv" / "instances" / str(uuid)
+
+    def stop(_: object) -> None:
+        raise _Stopped
+
+    rule = FaultRule(Strike.SHELL_LOST_AFTER, action="Send", contains=b" ExportDrop ")
+    with site.service.faults.add(rule), pytest.raises(_Stopped):
+        driver.snapshot_to_image(uuid, tmp_path / "a", ImageFormat.VHDX, progress=stop)
+    assert rule.hits == 1
+    assert list(folder.glob("export-*")) == []
+    # what dead clients have left, and what another one may be reading
+    old, fresh = (folder / f"export-{each * 16}.vhdx" for each in "af")
+    for each in (old, fresh):
+        each.write_bytes(b"a copy")
+    before = time.time() - 700
+    os.utime(old, (before, before))
+    driver.snapshot_to_image(uuid, tmp_path / "a", ImageFormat.VHDX)
+    assert list(folder.glob("export-*")) == [fresh]
     driver.destroy(uuid)
     assert site.left() == []

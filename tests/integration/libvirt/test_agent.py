@@ -5,9 +5,11 @@ One guest for all of it. The suite's GUEST clauses show the rest.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+import libvirt
 import pytest
 from pydantic import SecretStr
 
@@ -18,6 +20,7 @@ from tests.peers.bridge import LinuxBridge
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
+from .faults import answered, script, vendor_error
 from .machines import BOOT, Host, Machine
 
 MAC = "52:54:00:00:ae:01"
@@ -118,6 +121,23 @@ def test_long_output(host: Host, machine: Machine) -> None:
     assert "file" in (told.value.hint or "")
     found = host.driver.guest_exec(machine.uuid, ["/bin/cat", "/tmp/ran"])
     assert found.stdout == b"ran\nran\n"
+
+
+def test_after_an_answer_that_was_too_long(host: Host, machine: Machine) -> None:
+    """Libvirt says so to the next caller: no agent answers, and what it was to do is unknown."""
+    driver, uuid = host.driver, machine.uuid
+    told = vendor_error(
+        libvirt.VIR_ERR_SYSTEM_ERROR,
+        "No complete agent response found in 10485760 bytes: Numerical result out of range",
+        number=errno.ERANGE,
+    )
+    for call, expected in (
+        ("Domain.getAgent[guest-ping]", errors.GuestAgentUnavailable),
+        ("Domain.agent[guest-exec]", errors.OutcomeUnknown),
+    ):
+        with script(host.raw, call, answered(told)) as seam, pytest.raises(expected):
+            driver.guest_exec(uuid, ["/bin/true"])
+        assert seam.reached
 
 
 def test_what_is_too_long_for_the_agent(host: Host, machine: Machine) -> None:

@@ -6,11 +6,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("winrm", reason="precondition missing: pip install '.[hyperv]'")
 
+from hvdrivers.contract.errors import ConnectionFailed
 from hvdrivers.hyperv.simulator import wsman_shell
 from tests.unit.cli.conftest import Runner
 
@@ -97,3 +99,21 @@ def test_no_libvirt_daemon(run: Runner, tmp_path: Path) -> None:
     assert found.code == 3
     assert "bug" not in found.err
     assert "hint: " in found.err
+
+
+def test_libvirt_without_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("libvirt", reason="precondition missing: pip install '.[libvirt]'")
+    from hvdrivers.libvirt.conformance.raw_host import RawHost
+    from hvdrivers.libvirt.conformance.target import LibvirtTarget
+
+    class Connects:
+        @classmethod
+        def connect(cls, config: object) -> object:
+            return SimpleNamespace(connection=SimpleNamespace(seam=None))
+
+    bare = SimpleNamespace(getCapabilities=lambda: "<capabilities><host/></capabilities>")
+    monkeypatch.setattr(RawHost, "connect", bare)
+    target = LibvirtTarget(Connects, uri="qemu:///system")  # type: ignore[arg-type]
+    with pytest.raises(ConnectionFailed, match="has found no QEMU") as caught:
+        target.connect()
+    assert "apt-get install qemu-system-x86" in (caught.value.hint or "")
