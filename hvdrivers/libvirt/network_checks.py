@@ -25,6 +25,8 @@ from hvdrivers.models.vif import (
     Vif,
 )
 
+_SET_ON_A_TAP = ("model", "queues", "mtu", "qos")
+"""Fields that libvirt heeds where it makes the device on the host."""
 NO_VHOST_USER = (
     "under emulation QEMU crashes when a guest's driver starts a vhost-user port: such a port needs"
     " KVM"
@@ -51,7 +53,9 @@ class Networks:
     def require(self, vifs: Iterable[Vif]) -> None:
         """Refuse what is not there: by the time that libvirt's own attempt fails, its error has no
         code that would tell. One call for each bridge and each interface below a macvtap device,
-        two for each network."""
+        two for each network, and two more where a NIC wishes what a network of functions does not
+        give."""
+        vifs = list(vifs)
         seen = set()
         for vif in vifs:
             place = _place(vif)
@@ -67,6 +71,24 @@ class Networks:
             )
             if missing is not None:
                 raise missing
+        for vif in vifs:
+            if isinstance(vif, NetworkVif):
+                self._refuse_wishes_of_a_function(vif)
+
+    def _refuse_wishes_of_a_function(self, vif: NetworkVif) -> None:
+        """A network of forward mode hostdev gives the machine a function of an adapter, and libvirt
+        passes over what it sets on a device of its own."""
+        asked = [name for name in _SET_ON_A_TAP if getattr(vif, name) is not None]
+        asked += ["active"] * (not vif.active)
+        if not asked:
+            return
+        network = self._connection.remote.networkLookupByName(vif.network)
+        if attribute(parse(network.XMLDesc(0)), "forward", "mode") == "hostdev":
+            raise errors.NotSupported(
+                f"network '{vif.network}' gives a virtual function (forward mode hostdev), and"
+                f" libvirt sets no {' and no '.join(asked)} of such",
+                hint="leave that out, and set it in the guest or at the physical function",
+            )
 
     def refuse_taken(self, uuid: UUID, *devices: str | None) -> None:
         """Refuse network devices of NICs that a machine which runs has. One call; none without a

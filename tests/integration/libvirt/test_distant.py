@@ -4,7 +4,11 @@ is no server: see test_ssh.py."""
 
 from __future__ import annotations
 
+import os
+import socket
+import stat
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -13,9 +17,16 @@ import pytest
 from hvdrivers import connect
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.guard import guarded
+from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.conformance.seam import lose_the_reply
+from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor, InstanceSpec
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.volume import VolumeAttachment
+from tests.integration.libvirt.faults import Send, script, sees_the_end
+from tests.integration.libvirt.machines import Host
 from tests.peers.certificates import Authority
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
@@ -124,6 +135,62 @@ def test_nobody_there(peer: LibvirtPeer, client: Path) -> None:
         assert type(refused.value) is errors.ConnectionFailed, uri
         assert refused.value.retryable
         assert ("ssh" in (refused.value.hint or "")) is ("+ssh" in uri), refused.value.hint
+
+
+def _cut(port: int) -> None:
+    """Break this process's connections to the host, as a network does."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(name))) as each:
+                if each.family != socket.AF_UNIX and each.getpeername()[1] == port:
+                    each.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            continue  # not connected, or the listing's own descriptor
+
+
+@pytest.mark.parametrize(
+    ("operation", "call"),
+    [
+        ("spawn", "Connect.createXML"),
+        ("attach_volume", "Domain.attachDeviceFlags"),
+        ("create_snapshot", "Domain.snapshotCreateXML"),
+        ("destroy", "Domain.undefineFlags"),
+    ],
+)
+def test_cut_in_the_middle(own: Host, port: int, client: Path, operation: str, call: str) -> None:
+    """The host has done what it was asked, and its answer is lost: the caller learns that it does
+    not know, a repetition converges, and nothing is left."""
+    spec = own.empty()
+    far = LibvirtDriver.connect(
+        LibvirtConfig(uri=f"qemu+tls://localhost:{port}/system?pkipath={client}", virt_type="qemu")
+    )
+    far.host()
+
+    def lost(_name: str, send: Send) -> object:
+        def cut() -> None:
+            _cut(port)
+            sees_the_end(far.connection.links.links)
+
+        return lose_the_reply(send, far.config, cut)
+
+    with closing(guarded(far)) as driver, own.volume() as volume, own.unchanged():
+        if operation != "spawn":
+            own.driver.spawn(spec)
+        arguments = {
+            "spawn": (spec,),
+            "attach_volume": (spec.uuid, VolumeAttachment(volume=volume)),
+            "create_snapshot": (spec.uuid, "one"),
+            "destroy": (spec.uuid,),
+        }[operation]
+        with script(far, call, lost) as seam, pytest.raises(errors.OutcomeUnknown):
+            getattr(driver, operation)(*arguments)
+        assert seam.reached
+        getattr(driver, operation)(*arguments)
+        if operation == "create_snapshot":
+            assert [each.name for each in own.driver.list_snapshots(spec.uuid)] == ["one"]
+        driver.destroy(spec.uuid)
 
 
 def test_a_host_whose_certificate_expires(peer: LibvirtPeer, pki: Path, client: Path) -> None:
