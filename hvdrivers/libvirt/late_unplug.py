@@ -113,6 +113,15 @@ class LateUnplugs:
             if before and not self._pending:
                 self._hub.unsubscribe(self)
 
+    def recall(self, uuid: UUID, device_alias: str) -> None:
+        """The machine has the device still, and is to keep it: the definition does, if the guest
+        lets go of it yet. An operation that waits for the guest comes after that, and decides."""
+        with self._lock:
+            request = self._pending.get((uuid, device_alias))
+            waited_for = request is not None and request.operations > 0
+        if not waited_for:
+            self.forget(uuid, device_alias)
+
     def put(self, event: RawEvent | Lost | Back, /) -> None:
         """Called in libvirt's event thread."""
         if isinstance(event, Device) and event.kind == "removed":

@@ -39,7 +39,7 @@ from hvdrivers.libvirt.start import taken
 from hvdrivers.libvirt.wiring import tap_of, vif_element, with_interface
 from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.vif import AttachedVif, Bandwidth, VhostUserVif, Vif, VifQos
+from hvdrivers.models.vif import AttachedVif, Bandwidth, VhostUserVif, Vif, VifQos, VifType
 
 _REFUSALS = (
     errors.InvalidState,
@@ -73,6 +73,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         vif = with_model(vif, hardware_in(xml))
         present = vifs_of(xml).get(vif.id)
         if present is not None:
+            self.plugging.late.recall(uuid, _alias_of(vif.id, *present))
             return attached_vif(vif.id, *present)
         refuse_one_more(xml)
         self.networks.refuse_emulated([vif], xml.get("type"))
@@ -146,8 +147,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
                 live = vifs_of(xml_of(domain)).get(vif_id)
             there = live or stored
             if there is not None:
-                # what an adopted machine brought along has another one while it runs
-                name = attribute(there[1], "alias", "name") or alias(f"vif-{there[0]}", vif_id)
+                name = _alias_of(vif_id, *there)
                 self.plugging.take_out(
                     domain, name, live and live[1], stored and stored[1], deadline
                 )
@@ -192,6 +192,11 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             domain.setInterfaceParameters(nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         if not live:
             require_off(domain)
+
+
+def _alias_of(vif_id: str, kind: VifType, device: Element) -> str:
+    """The alias of a NIC. What an adopted machine brought along has another one while it runs."""
+    return attribute(device, "alias", "name") or alias(f"vif-{kind}", vif_id)
 
 
 def _limits(direction: str, limits: Bandwidth | None) -> dict[str, int]:

@@ -161,8 +161,6 @@ class LibvirtRescue(Topic, Rescue):
         state: InstanceState,
         boots: _Boots,
     ) -> None:
-        xml = definable(parse(domain.XMLDesc(_FLAGS)))
-        hardware = hardware_in(xml)
         role = f"{RESCUE}-{secrets.token_hex(4)}"
         name, disc_name = disk_name(uuid, role), disk_name(uuid, f"{role}-{SEED}")
         others: list[str] = []
@@ -182,6 +180,9 @@ class LibvirtRescue(Topic, Rescue):
             elif state is not InstanceState.STOPPED:
                 cut(domain)
             self.rescues.begin(domain, uuid, role)
+            # only now: a device that the guest had let go of has left the definition
+            xml = definable(parse(domain.XMLDesc(_FLAGS)))
+            hardware = hardware_in(xml)
             cache = _cache_of(xml) or self.config.disk_cache
             _boot_from(xml, role, _bus_for(xml, hardware), self.pools.disk_path(name), cache)
             if boots.seed is not None:

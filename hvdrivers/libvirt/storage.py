@@ -126,6 +126,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
         while True:
             present = volumes_of(xml).get(volume_id)
             if present is not None:
+                self.plugging.late.recall(uuid, _alias_of(volume_id, present))
                 if has_secrets(present):  # those of an attempt whose reply was lost may be gone
                     self.secrets.make(uuid, attachment)
                 return attached_volume(volume_id, present)

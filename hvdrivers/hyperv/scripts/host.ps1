@@ -263,12 +263,25 @@ function Assert-HvGone {
     if ($code -ne 'ObjectNotFound' -and $code -ne 'InvalidParameter') { throw $Problem }
 }
 
+# "Stopping" is a machine that is switched off, for a moment, or a guest that goes down by itself, for minutes. The
+# first may have been paused, and has not run since: so a look waits a little for its end, and takes
+# what it still sees then for a guest that runs.
+function Wait-HvStopping {
+    param($VM, $Looks)
+    while ($null -ne $VM -and $Looks.Left -gt 0 -and $VM.State.ToString() -match '^Stopping') {
+        $Looks.Left--
+        Wait-Hv 25
+        $VM = Get-HvMachine $VM.Id.ToString()
+    }
+    $VM
+}
+
 # An instance of ours with its machine.
 function Find-Hv {
     param([string]$Uuid)
     $id = Get-HvMachineId $Uuid
     $vm = $null
-    if ($id) { $vm = Get-HvMachine $id }
+    if ($id) { $vm = Wait-HvStopping (Get-HvMachine $id) @{ Left = 10 } }
     if ($null -eq $vm) { Stop-Hv 'InstanceNotFound' 'no instance of ours has this UUID' }
     @{
         Uuid = $Uuid

@@ -300,10 +300,13 @@ function Invoke-HvList {
     $ours = New-Object System.Collections.ArrayList
     $foreign = New-Object System.Collections.ArrayList
     $intents = Get-HvIntents
+    $looks = @{ Left = 10 }
     foreach ($vm in Hyper-V\Get-VM) {
         $id = $vm.Id.ToString()
         $uuid = $owners[$id]
         if ($uuid) {
+            $vm = Wait-HvStopping $vm $looks
+            if ($null -eq $vm) { continue }
             $row = @($uuid, [string]$vm.Name, (Get-HvState $vm ([bool]$rescued[$uuid])),
                 [int]$vm.ProcessorCount, [long]$vm.MemoryStartup)
             if ($intents.ContainsKey($uuid)) {

@@ -98,6 +98,8 @@ function Read-HvMetrics {
     if ($Arguments.uuids) {
         $machines = @($machines | Where-Object { $Arguments.uuids -contains $owners[$_.Id.ToString()] })
     }
+    $looks = @{ Left = 10 }
+    $machines = @($machines | ForEach-Object { Wait-HvStopping $_ $looks } | Where-Object { $_ })
     $nics = @{}
     $drives = @{}
     foreach ($vm in $machines) {

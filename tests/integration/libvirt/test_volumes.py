@@ -295,6 +295,60 @@ def test_a_guest_that_lets_go_and_is_started_anew(host: Host) -> None:
         assert machine.info.volumes
 
 
+def test_a_volume_that_is_wanted_again(host: Host) -> None:
+    """attach_volume() after a detach_volume() that failed: the request cannot be taken back, but
+    when the guest lets go of the volume, the next start has it, for good."""
+    driver = host.driver
+    with host.unchanged(), host.volume() as volume, host.empty_machine() as machine:
+        machine.attach(volume)
+        with pytest.raises(errors.DeviceBusy):
+            driver.detach_volume(machine.uuid, volume.volume_id, timeout=1)
+        machine.attach(volume)
+        assert host.raw.plugging.late.of(machine.uuid) == ()
+        host.peer.virsh("reset", str(machine.uuid))
+        wait_until(
+            lambda: machine.has(volume.volume_id) == (False, True),
+            timeout=60,
+            what="the guest has let go",
+        )
+        driver.power_off(machine.uuid)
+        driver.power_on(machine.uuid)
+        assert machine.has(volume.volume_id) == (True, True)
+
+
+def test_a_nic_that_is_wanted_again(host: Host) -> None:
+    """As a volume."""
+    driver, nic = host.driver, UserVif(id="again")
+    with host.unchanged(), host.empty_machine() as machine:
+        driver.plug_vif(machine.uuid, nic)
+        with pytest.raises(errors.DeviceBusy):
+            driver.unplug_vif(machine.uuid, nic.id, timeout=1)
+        assert host.raw.plugging.late.of(machine.uuid)
+        driver.plug_vif(machine.uuid, nic)
+        assert host.raw.plugging.late.of(machine.uuid) == ()
+
+
+def test_a_guest_that_lets_go_before_it_is_rescued(host: Host) -> None:
+    """The volume has left the definition, so the rescued machine has none either: another machine
+    may have it by then."""
+    driver = host.driver
+    with host.unchanged(), host.volume() as volume, host.empty_machine() as machine:
+        machine.attach(volume)
+        with pytest.raises(errors.DeviceBusy):
+            driver.detach_volume(machine.uuid, volume.volume_id, timeout=1)
+        with _background_stands_still(host) as works:
+            host.peer.virsh("reset", str(machine.uuid))
+            wait_until(
+                lambda: machine.has(volume.volume_id) == (False, True) and bool(works),
+                timeout=60,
+                what="the guest has let go",
+            )
+            driver.rescue(machine.uuid)
+            assert machine.info.volumes == ()
+        driver.unrescue(machine.uuid)
+        assert machine.has(volume.volume_id) == (False, False)
+
+
 @contextmanager
 def _background_stands_still(host: Host) -> Iterator[list[Callable[[], None]]]:
     """What the driver would do with the definitions of its machines waits for the end."""
