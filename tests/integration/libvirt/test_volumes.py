@@ -230,11 +230,8 @@ def test_a_guest_that_lets_go_behind_a_lost_reply(host: Host) -> None:
 
 def test_a_guest_that_lets_go_while_nobody_listens(host: Host) -> None:
     """Between the end of a connection and the next one that hears events."""
-    driver = host.driver
     with host.unchanged(), host.volume() as volume, host.empty_machine() as machine:
-        machine.attach(volume)
-        with pytest.raises(errors.DeviceBusy):
-            driver.detach_volume(machine.uuid, volume.volume_id, timeout=1)
+        _asked_in_vain(host, machine, volume)
         with host.raw.hub._opening:
             cut(host.raw, host.peer)
             host.peer.virsh("reset", str(machine.uuid))
@@ -253,16 +250,8 @@ def test_a_guest_that_lets_go_before_it_is_switched_off(host: Host) -> None:
     driver = host.driver
     for end in ("power_off", "destroy", "managedsave"):
         with host.unchanged(), host.volume() as volume, host.empty_machine() as machine:
-            machine.attach(volume)
-            with pytest.raises(errors.DeviceBusy):
-                driver.detach_volume(machine.uuid, volume.volume_id, timeout=1)
-            with _background_stands_still(host) as works:
-                host.peer.virsh("reset", str(machine.uuid))
-                wait_until(
-                    lambda: machine.has(volume.volume_id) == (False, True) and bool(works),
-                    timeout=30,
-                    what="the guest has let go",
-                )
+            _asked_in_vain(host, machine, volume)
+            with _let_go_unseen(host, machine, volume):
                 if end == "power_off":
                     driver.power_off(machine.uuid)
                     assert machine.has(volume.volume_id) == (False, False)
@@ -280,9 +269,7 @@ def test_a_guest_that_lets_go_and_is_started_anew(host: Host) -> None:
     """Before the driver has got to the definition: then it has the volume again, for good."""
     driver = host.driver
     with host.unchanged(), host.volume() as volume, host.empty_machine() as machine:
-        machine.attach(volume)
-        with pytest.raises(errors.DeviceBusy):
-            driver.detach_volume(machine.uuid, volume.volume_id, timeout=1)
+        _asked_in_vain(host, machine, volume)
         with _background_stands_still(host) as works:
             host.peer.virsh("reset", str(machine.uuid))
             wait_until(lambda: bool(works), timeout=30, what="the guest has let go")
@@ -300,9 +287,7 @@ def test_a_volume_that_is_wanted_again(host: Host) -> None:
     when the guest lets go of the volume, the next start has it, for good."""
     driver = host.driver
     with host.unchanged(), host.volume() as volume, host.empty_machine() as machine:
-        machine.attach(volume)
-        with pytest.raises(errors.DeviceBusy):
-            driver.detach_volume(machine.uuid, volume.volume_id, timeout=1)
+        _asked_in_vain(host, machine, volume)
         machine.attach(volume)
         assert host.raw.plugging.late.of(machine.uuid) == ()
         host.peer.virsh("reset", str(machine.uuid))
@@ -333,20 +318,32 @@ def test_a_guest_that_lets_go_before_it_is_rescued(host: Host) -> None:
     may have it by then."""
     driver = host.driver
     with host.unchanged(), host.volume() as volume, host.empty_machine() as machine:
-        machine.attach(volume)
-        with pytest.raises(errors.DeviceBusy):
-            driver.detach_volume(machine.uuid, volume.volume_id, timeout=1)
-        with _background_stands_still(host) as works:
-            host.peer.virsh("reset", str(machine.uuid))
-            wait_until(
-                lambda: machine.has(volume.volume_id) == (False, True) and bool(works),
-                timeout=60,
-                what="the guest has let go",
-            )
+        _asked_in_vain(host, machine, volume)
+        with _let_go_unseen(host, machine, volume):
             driver.rescue(machine.uuid)
             assert machine.info.volumes == ()
         driver.unrescue(machine.uuid)
         assert machine.has(volume.volume_id) == (False, False)
+
+
+def _asked_in_vain(host: Host, machine: Machine, volume: LocalVolume) -> None:
+    """Attach a volume, and try to detach it from a guest that does not let go."""
+    machine.attach(volume)
+    with pytest.raises(errors.DeviceBusy):
+        host.driver.detach_volume(machine.uuid, volume.volume_id, timeout=1)
+
+
+@contextmanager
+def _let_go_unseen(host: Host, machine: Machine, volume: LocalVolume) -> Iterator[None]:
+    """The guest has let go at its reset, and the driver has not got to the definition."""
+    with _background_stands_still(host) as works:
+        host.peer.virsh("reset", str(machine.uuid))
+        wait_until(
+            lambda: machine.has(volume.volume_id) == (False, True) and bool(works),
+            timeout=60,
+            what="the guest has let go",
+        )
+        yield
 
 
 @contextmanager
