@@ -325,6 +325,9 @@ def _nic_options(nic: Element) -> dict[str, object]:
     return {
         "model": attribute(nic, "model", "type"),
         "active": attribute(nic, "link", "state") != "down",
+        # libvirt shows a function in the place of the network that it is of, while a machine runs
+        "sriov": nic.get("type") == "hostdev"
+        or (attribute(nic, "alias", "name") or "").startswith("ua-vif-function-"),
         **{name: int(value) if value else None for name, value in numbers.items()},
     }
 
