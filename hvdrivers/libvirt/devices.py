@@ -9,7 +9,7 @@ from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.held_volumes import source_of, volumes_of
 from hvdrivers.libvirt.host_nics import is_function
 from hvdrivers.libvirt.naming import FUNCTION, alias, from_alias
-from hvdrivers.libvirt.xml import Element, attribute, el
+from hvdrivers.libvirt.xml import Element, attribute, children, el
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.vif import AttachedVif, NicModel, VifType
 from hvdrivers.models.volume import (
@@ -217,7 +217,7 @@ def vifs_of(domain: Element) -> dict[str, tuple[VifType, Element]]:
     A NIC that an adopted machine brought along has its MAC address as id."""
     found = {}
     adopted = adoption_in(domain) is not None
-    for device in domain.iterfind("devices/*"):
+    for device in children(domain, "devices"):
         if device.tag not in _NICS:
             continue  # most devices of a machine are none
         named = vif_in_alias(attribute(device, "alias", "name") or "")

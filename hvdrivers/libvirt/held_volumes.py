@@ -21,7 +21,7 @@ from hvdrivers.contract import errors
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept, put
 from hvdrivers.libvirt.naming import alias, from_alias
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.xml import Element, attribute
+from hvdrivers.libvirt.xml import Element, attribute, children
 from hvdrivers.models.base import Model
 
 _NAMESPACE = f"{NAMESPACE}/volume/"
@@ -68,8 +68,8 @@ def place_of(disk: Element) -> str:
 def volumes_of(domain: Element) -> dict[str, Element]:
     """The ``<disk>`` of each attached volume, by volume id."""
     found = {}
-    for disk in domain.iterfind("devices/disk"):
-        volume_id = _volume_of(domain, disk)
+    for disk in children(domain, "devices"):
+        volume_id = _volume_of(domain, disk) if disk.tag == "disk" else None
         if volume_id is not None:
             found[volume_id] = disk
     return found
