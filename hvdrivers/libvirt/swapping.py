@@ -38,7 +38,7 @@ from hvdrivers.libvirt.held_volumes import (
     write_slot,
 )
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.room import lacking_room
+from hvdrivers.libvirt.room import explained_write
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.swap import Swap, defined_anew, destination
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
@@ -243,11 +243,9 @@ class LibvirtSwap(Topic, SwapVolume):
             " or another client has stopped the copy",
             hint="the daemon's log on the host has the details",
         )
-        volume = None
-        if swap.new.get("type") != "network":
-            volume = self.volumes.in_a_pool(source_of(swap.new))
-        pool = volume.storagePoolLookupByVolume() if volume is not None else None
-        raise (lacking_room(pool, 0, error) if pool is not None else None) or error
+        if swap.new.get("type") == "network":
+            raise error
+        raise explained_write(self.connection.remote, source_of(swap.new), error)
 
     def _completed(self, swap: Swap, domain: Remote, before: Element | None) -> AttachedVolume:
         """What follows the pivot: the definition, the limits, and the old one's secrets. Another
