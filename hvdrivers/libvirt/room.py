@@ -33,6 +33,7 @@ _UNSAVED = (
 )
 _DAEMON_FOLDER = "/var/lib/libvirt/qemu"
 _SAVE_FOLDER = f"{_DAEMON_FOLDER}/save"
+_MEMORY = "/dev/shm"  # noqa: S108 - its files are files
 _HELPER = "VIR_ERR_INTERNAL_ERROR"
 """What libvirt says of nearly everything that it could not write."""
 _CHANNELS = "/channel/target/"
@@ -151,7 +152,7 @@ def _lacking_beside(
 ) -> errors.InsufficientResources | None:
     """The error for a file in no pool whose file system is full; None if it is not. Three calls."""
     folder = clean(path).rpartition("/")[0] or "/"
-    if f"{folder}/".startswith("/dev/") and not f"{folder}/".startswith("/dev/shm/"):
+    if folder == "/dev" or (folder.startswith("/dev/") and not folder.startswith(_MEMORY)):
         return None  # a device: a pool over its folder would open each of them
     free = _free_in(remote, folder)
     if free is None or free >= _LEAST:
