@@ -149,6 +149,13 @@ def has_free_port(domain: Element) -> bool:
     return not ports or bool(ports - used)
 
 
+def no_such_nic(vif_id: str) -> errors.NetworkNotFound:
+    """What to say of a NIC that a machine has not."""
+    return errors.NetworkNotFound(
+        f"the instance has no NIC {vif_id!r}", hint="get_instance() shows those that it has"
+    )
+
+
 def no_free_port() -> errors.InsufficientResources:
     """What to say about it."""
     return errors.InsufficientResources(
@@ -284,6 +291,7 @@ __all__ = [
     "iotune",
     "limits_of",
     "no_free_port",
+    "no_such_nic",
     "serial_of",
     "source_of",
     "target_prefix",

@@ -226,7 +226,10 @@ class LibvirtDriver(
         q35, and 1 for what an interrupted spawn has left undone. The 8 calls for the events are
         made at the same time, over a connection of their own."""
         if not isinstance(config, LibvirtConfig):
-            raise errors.InvalidRequest("the libvirt driver needs a LibvirtConfig")
+            raise errors.InvalidRequest(
+                "the libvirt driver needs a LibvirtConfig",
+                hint='connect("libvirt", uri=...) makes one',
+            )
         driver = cls(config)
         try:
             with driver.connection.operation(None):

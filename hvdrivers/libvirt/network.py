@@ -21,6 +21,7 @@ from hvdrivers.libvirt.devices import (
     attached_vif,
     has_free_port,
     no_free_port,
+    no_such_nic,
     vifs_of,
 )
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
@@ -168,7 +169,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
     def _limit(self, vif_id: str, qos: VifQos | None, domain: Remote, state: InstanceState) -> None:
         found = vifs_of(xml_of(domain, inactive=state is InstanceState.STOPPED)).get(vif_id)
         if found is None:
-            raise errors.NetworkNotFound(f"the instance has no VIF {vif_id}")
+            raise no_such_nic(vif_id)
         nic = attached_vif(vif_id, *found)
         if nic.sriov or nic.type in HOST_NICS | {"user", "vhostuser"}:
             if qos is None:

@@ -11,16 +11,16 @@ from copy import deepcopy
 from dataclasses import dataclass
 from uuid import UUID
 
-from hvdrivers.contract import errors
 from hvdrivers.libvirt.devices import (
     attached_vif,
     attached_volume,
+    no_such_nic,
     target_prefix,
     vifs_of,
     volumes_of,
 )
 from hvdrivers.libvirt.domain import next_target
-from hvdrivers.libvirt.held_volumes import settle
+from hvdrivers.libvirt.held_volumes import not_attached, settle
 from hvdrivers.libvirt.host_nics import is_function, stays, wants_function
 from hvdrivers.libvirt.network_checks import Networks
 from hvdrivers.libvirt.shared_memory import fit_memory
@@ -181,13 +181,13 @@ class Rewirings:
         for attachment in volumes:
             old = mine.get(attachment.volume_id)
             if old is None:
-                raise errors.VolumeNotFound(f"the instance has no volume {attachment.volume_id!r}")
+                raise not_attached(attachment.volume_id)
             found[attribute(old, "alias", "name") or ""] = self._reconnected(
                 uuid, xml, attachment, old
             )
         for vif in vifs:
             if vif.id not in nics:
-                raise errors.NetworkNotFound(f"the instance has no NIC {vif.id!r}")
+                raise no_such_nic(vif.id)
         self._networks.refuse_emulated(vifs, xml.get("type"))
         vifs = self._networks.found(vifs)
         self._networks.require(vifs)

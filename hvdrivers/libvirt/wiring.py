@@ -114,7 +114,10 @@ def _wiring_without_device(vif: Vif) -> tuple[str, list[Element]]:
         return "vhostuser", [el("source", type="unix", path=vif.socket, mode=vif.mode)]
     if isinstance(vif, MacvtapVif | VdpaVif):
         return host_nic(vif)
-    raise errors.NotSupported(f"VIFs of type {vif.type} are not supported here")
+    raise errors.NotSupported(
+        f"VIFs of type {vif.type} are not supported here",
+        hint="the driver's capabilities name the kinds that there are (vif-...)",
+    )
 
 
 def _refuse_of_vhost_user(vif: VhostUserVif) -> None:
