@@ -49,6 +49,13 @@ def _slot_text(slot: Slot) -> str:
     return json.dumps(slot.model_dump(mode="json"), ensure_ascii=True)
 
 
+def not_attached(volume_id: str) -> errors.VolumeNotFound:
+    """What to say of a volume that a machine has not."""
+    return errors.VolumeNotFound(
+        f"the instance has no volume {volume_id!r}", hint="get_instance() shows those that it has"
+    )
+
+
 def source_of(disk: Element) -> str:
     """Path of the file or block device behind a ``<disk>``, or the name of a volume that is behind
     a network; empty for any other source."""

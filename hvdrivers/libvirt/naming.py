@@ -34,6 +34,8 @@ from hvdrivers.messages import shown_label
 
 ROOT, SEED, EPHEMERAL, SWAP, NVRAM = "root", "seed", "ephemeral", "swap", "nvram"
 RESCUE = "rescue"
+FUNCTION = "function"
+"""In the alias of a NIC, in the place of its type: it gets a function of its network."""
 OWN_ALIAS = "ua-own-"
 """Beginning of the alias of a disk that belongs to the instance."""
 IMAGE_PREFIX = "hv-image-"

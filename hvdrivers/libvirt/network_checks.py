@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -10,6 +11,8 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.libvirt.host_facts import NO_VHOST_USER, HostFacts
+from hvdrivers.libvirt.host_nics import is_function, wants_function
 from hvdrivers.libvirt.node_devices import node_name
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
@@ -25,20 +28,13 @@ from hvdrivers.models.vif import (
     Vif,
 )
 
-_SET_ON_A_TAP = ("model", "queues", "mtu", "qos")
-"""Fields that libvirt heeds where it makes the device on the host."""
-NO_VHOST_USER = (
-    "under emulation QEMU crashes when a guest's driver starts a vhost-user port: such a port needs"
-    " KVM"
-)
-"""Seen with QEMU 7.2: SIGSEGV in vhost_net_start()."""
-
 
 class Networks:
     """Look before plugging."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, facts: HostFacts) -> None:
         self._connection = connection
+        self._facts = facts
 
     @provides(
         Capability.VIF_BRIDGE,
@@ -50,45 +46,39 @@ class Networks:
         Capability.VIF_MACVTAP,
         Capability.VIF_VDPA,
     )
-    def require(self, vifs: Iterable[Vif]) -> None:
+    def require(self, vifs: Iterable[Vif], *, starts: bool = False) -> None:
         """Refuse what is not there: by the time that libvirt's own attempt fails, its error has no
         code that would tell. One call for each bridge and each interface below a macvtap device,
-        two for each network, and two more where a NIC wishes what a network of functions does not
-        give."""
+        one for each network and one for all of them.
+
+        Args:
+            starts: the machine runs, or shall run, so the functions of networks must be free.
+        """
         vifs = list(vifs)
-        seen = set()
-        for vif in vifs:
-            place = _place(vif)
-            if place is None or place in seen:
-                continue
-            seen.add(place)
-            kind, name = place
-            remote = self._connection.remote
-            missing = (
-                _missing_network(remote, name)
-                if kind == "network"
-                else _missing_interface(remote, name, kind)
-            )
+        for kind, name in dict.fromkeys(filter(None, map(_place, vifs))):
+            missing = _missing_interface(self._connection.remote, name, kind)
             if missing is not None:
                 raise missing
-        for vif in vifs:
-            if isinstance(vif, NetworkVif):
-                self._refuse_wishes_of_a_function(vif)
+        self._require_networks([e for e in vifs if isinstance(e, NetworkVif)], starts=starts)
 
-    def _refuse_wishes_of_a_function(self, vif: NetworkVif) -> None:
-        """A network of forward mode hostdev gives the machine a function of an adapter, and libvirt
-        passes over what it sets on a device of its own."""
-        asked = [name for name in _SET_ON_A_TAP if getattr(vif, name) is not None]
-        asked += ["active"] * (not vif.active)
-        if not asked:
+    def _require_networks(self, vifs: Sequence[NetworkVif], *, starts: bool) -> None:
+        if not vifs:
             return
-        network = self._connection.remote.networkLookupByName(vif.network)
-        if attribute(parse(network.XMLDesc(0)), "forward", "mode") == "hostdev":
-            raise errors.NotSupported(
-                f"network '{vif.network}' gives a virtual function (forward mode hostdev), and"
-                f" libvirt sets no {' and no '.join(asked)} of such",
-                hint="leave that out, and set it in the guest or at the physical function",
-            )
+        reason = self._facts.narrowed().get(Capability.VIF_HOSTDEV)
+        if reason is not None and any(map(wants_function, vifs)):
+            raise errors.NotSupported(reason, hint="leave sriov out, or choose another host")
+        remote = self._connection.remote
+        flags = libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE
+        active = {each.name(): each for each in remote.listAllNetworks(flags)}
+        for name in dict.fromkeys(each.network for each in vifs):
+            network = active.get(name)
+            if network is None:
+                missing = _missing_network(remote, name)
+                if missing is not None:
+                    raise missing
+                network = remote.networkLookupByName(name)  # it was started meanwhile
+            wanted = [wants_function(each) for each in vifs if each.network == name]
+            _refuse_unfit(parse(network.XMLDesc(0)), wanted, starts=starts)
 
     def refuse_taken(self, uuid: UUID, *devices: str | None) -> None:
         """Refuse network devices of NICs that a machine which runs has. One call; none without a
@@ -173,9 +163,58 @@ class Networks:
                     yield name
 
 
+def _refuse_unfit(network: Element, wanted: Sequence[bool], *, starts: bool) -> None:
+    """Refuse NICs on a network that is not of their kind, or has too few functions. No call.
+
+    Args:
+        wanted: of each NIC on it whether it wants a function.
+    """
+    name = network.findtext("name")
+    if not is_pool(network):
+        if any(wanted):
+            raise errors.NotSupported(
+                f"network '{name}' gives no virtual functions (its forward mode is not hostdev)",
+                hint="name a network with <forward mode='hostdev'>, or leave sriov out",
+            )
+        return
+    if not all(wanted):
+        raise errors.NotSupported(
+            f"network '{name}' gives virtual functions alone (forward mode hostdev)",
+            hint="say sriov=True, or name another network",
+        )
+    there, left = functions_of(network)
+    if not there:
+        raise errors.NotSupported(
+            f"network '{name}' has no virtual functions",
+            hint="the host's administrator makes them (sriov_numvfs) and starts the network anew;"
+            " or leave sriov out",
+        )
+    if starts and left < len(wanted):
+        raise too_few(name, left)
+
+
+def is_pool(network: Element) -> bool:
+    """Whether machines get functions of an adapter from a network."""
+    return attribute(network, "forward", "mode") == "hostdev"
+
+
+def functions_of(network: Element) -> tuple[int, int]:
+    """How many functions an active network has, and how many are left: libvirt gives one to each
+    NIC that is connected."""
+    there = len(network.findall("forward/address"))
+    return there, there - int(network.get("connections") or 0)
+
+
+def too_few(name: str | None, left: int) -> errors.InsufficientResources:
+    """What to say where machines that run have the others."""
+    return errors.InsufficientResources(
+        f"network '{name}' has {left or 'no'} virtual function{'s' * (left != 1)} left: machines"
+        " that run have the others",
+        hint="power_off() one of them, give the network more functions, or leave sriov out",
+    )
+
+
 def _place(vif: Vif) -> tuple[str, str] | None:
-    if isinstance(vif, NetworkVif):
-        return "network", vif.network
     if isinstance(vif, OvsVif) and vif.hybrid_plug:
         return "bridge", vif.hybrid_bridge
     if isinstance(vif, BridgeVif | OvsVif):
@@ -220,6 +259,19 @@ def unplugged(
         " set-user-ID root, and allowed that bridge in /etc/qemu/bridge.conf (allow BRIDGE); or use"
         " a user-mode network (UserVif)",
     )
+
+
+def without_function(
+    remote: Remote, interfaces: Iterable[Element]
+) -> errors.InsufficientResources | None:
+    """After a failure: whether networks have too few functions for these NICs. Two calls for each
+    network of functions."""
+    wanted = Counter(attribute(e, "source", "network") for e in interfaces if is_function(e))
+    for name, count in wanted.items():
+        _, left = functions_of(parse(remote.networkLookupByName(name).XMLDesc(0)))
+        if left < count:
+            return too_few(name, left)
+    return None
 
 
 def macvtap_hint(interface: Element, error: errors.HypervisorError) -> str | None:

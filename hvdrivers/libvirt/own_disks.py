@@ -26,7 +26,7 @@ from hvdrivers.libvirt.overlays import Base, Overlays
 from hvdrivers.libvirt.pools import Pools, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.stored_volumes import StoredVolumes
+from hvdrivers.libvirt.stored_volumes import StoredVolumes, no_such_volume
 from hvdrivers.libvirt.xml import el, parse
 from hvdrivers.models.disk import DiskRole
 from hvdrivers.models.instance import InstanceSpec
@@ -172,7 +172,7 @@ class OwnDisks:
         as for delete_volume()."""
         found = self._stored.find(volume_id)
         if not found:
-            raise errors.VolumeNotFound(f"the host has no volume {volume_id!r}")
+            raise no_such_volume(volume_id)
         pool, volume, _, format_ = found[0]
         if format_ != "qcow2":
             # libvirt would copy it in the format that its first bytes say, and these are a guest's

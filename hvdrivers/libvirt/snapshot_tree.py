@@ -320,7 +320,9 @@ def own_files(uuid: UUID, xml: Element) -> dict[str, str]:
         if attribute(disk, "driver", "type") != "qcow2":
             raise errors.InvalidRequest(
                 f"the disk {device} of the instance is not qcow2, and no other format keeps"
-                " snapshots"
+                " snapshots",
+                hint="convert the disk while the machine is off (qemu-img convert -O qcow2, virsh"
+                " edit); or begin_backup()",
             )
         path, role = source_of(disk), alias.removeprefix(OWN_ALIAS)
         is_there = (

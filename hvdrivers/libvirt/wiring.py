@@ -9,8 +9,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.host_nics import host_nic, whole_device
-from hvdrivers.libvirt.naming import alias
+from hvdrivers.libvirt.host_nics import function_of, host_nic, nic_alias, whole_device
 from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.vif import (
     Bandwidth,
@@ -33,6 +32,8 @@ def vif_element(vif: Vif) -> Element:
     """The ``<interface>`` of a VIF; of a whole network device of the host its ``<hostdev>``."""
     if isinstance(vif, HostdevVif):
         return whole_device(vif)
+    if isinstance(vif, NetworkVif) and vif.sriov:
+        return function_of(vif)
     kind, wiring = _wiring(vif)
     return el(
         "interface",
@@ -43,7 +44,7 @@ def vif_element(vif: Vif) -> Element:
         el("mtu", size=vif.mtu) if vif.mtu else None,
         el("link", state="down") if not vif.active else None,
         bandwidth(vif.qos) if vif.qos else None,
-        el("alias", name=alias(f"vif-{vif.type}", vif.id)),
+        el("alias", name=nic_alias(vif)),
         type=kind,
     )
 
@@ -113,7 +114,10 @@ def _wiring_without_device(vif: Vif) -> tuple[str, list[Element]]:
         return "vhostuser", [el("source", type="unix", path=vif.socket, mode=vif.mode)]
     if isinstance(vif, MacvtapVif | VdpaVif):
         return host_nic(vif)
-    raise errors.NotSupported(f"VIFs of type {vif.type} are not supported here")
+    raise errors.NotSupported(
+        f"VIFs of type {vif.type} are not supported here",
+        hint="the driver's capabilities name the kinds that there are (vif-...)",
+    )
 
 
 def _refuse_of_vhost_user(vif: VhostUserVif) -> None:

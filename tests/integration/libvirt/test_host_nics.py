@@ -218,6 +218,8 @@ def test_the_definition(host: Host, raw: LibvirtDriver) -> None:
             ("ib", "ib_hostdev", None, None),
         ]
         assert None not in [each.pci_address for each in shown]
+        devices = [each.host_pci_address for each in shown]
+        assert devices == [veb.pci_address, GPU, infiniband.pci_address]
         xml = machine.xml(inactive=True)
         (interface,) = xml.findall("devices/interface")
         assert interface.attrib == {"type": "hostdev", "managed": "yes"}

@@ -82,6 +82,7 @@ VIFS: tuple[Vif, ...] = (
     OvsVif(id="x", interface_id=PORT, bridge="br-int", device="tapx"),
     OvsVif(id=PORT, bridge="br-int", hybrid_plug=True),
     NetworkVif(id="n <&>", network="net", portgroup="group", vlan=7),
+    NetworkVif(id="f <&>", network="net", portgroup="group", vlan=7, sriov=True),
     TapVif(id="t", device="tap0"),
     UserVif(id="u", active=False),
     VhostUserVif(id="v", socket="/run/vhu <1>", mode="client", queues=2, mtu=1400),
