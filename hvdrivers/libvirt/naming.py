@@ -65,6 +65,11 @@ def domain_name(label: str, uuid: UUID, *, rescued: bool = False, moving: bool =
     return f"{escaped}{mark}.{uuid}"
 
 
+def may_be_rescued(name: str) -> bool:
+    """Whether is_rescued() has to be asked."""
+    return _RESCUED in name
+
+
 def is_rescued(name: str, uuid: UUID) -> bool:
     """Whether a domain's name says that it was started by rescue(), and by nothing else since."""
     return _RESCUED in name and name.endswith(f"{_RESCUED}.{uuid}")
