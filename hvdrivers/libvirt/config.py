@@ -135,7 +135,9 @@ class LibvirtConfig(DriverConfig):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise InvalidRequest(in_words(error)) from None
+            raise InvalidRequest(
+                in_words(error), hint="the documentation of LibvirtConfig names the options"
+            ) from None
 
     @property
     def aside(self) -> frozenset[int]:

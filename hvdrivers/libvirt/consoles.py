@@ -54,7 +54,10 @@ class LibvirtScreen(Topic, InteractiveConsole, ScreenCapture):
         if kind is ConsoleKind.SERIAL:
             return self._serial_console(domain)
         if kind not in _RANDOM:
-            raise errors.NotSupported(f"libvirt machines have no console of the kind {kind} here")
+            raise errors.NotSupported(
+                f"libvirt machines have no console of the kind {kind} here",
+                hint="take serial, vnc or spice",
+            )
         screen = xml_of(domain).find(f"devices/graphics[@type='{kind.value}']")
         if screen is None:
             raise _no_screen("this machine", f"{kind.value.upper()} server for a screen")

@@ -155,7 +155,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         volumes and image. None of these looks depends on another."""
 
         def places() -> list[Element]:
-            self.networks.require(spec.vifs)
+            self.networks.require(spec.vifs, starts=spec.start)
             taps = (each.tap for each in spec.vifs if isinstance(each, MacvtapVif))
             self.networks.refuse_taken(spec.uuid, *taps)
             return self.volumes.elements(spec)

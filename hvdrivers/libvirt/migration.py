@@ -133,7 +133,9 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
         del timeout
         domain, _ = self.domains.checked("force_migration", uuid, current_deadline())
         if not job_of(domain):
-            raise errors.InvalidState("no migration of this instance runs")
+            raise errors.InvalidState(
+                "no migration of this instance runs", hint="live_migrate() begins one"
+            )
         domain.migrateSetMaxDowntime(_STANDSTILL, 0)
         with changed():
             domain.migrateSetMaxSpeed(_NO_LIMIT, 0)

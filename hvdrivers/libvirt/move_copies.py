@@ -97,6 +97,7 @@ class Copying:
                 "another client makes an instance of this UUID at the destination",
                 instance=uuid,
                 vendor_code=error.vendor_code,
+                hint="call again when it has ended; destroy() removes what a dead client has left",
             ) from error
         for disk in disks:
             self._goes_on()

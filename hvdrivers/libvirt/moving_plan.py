@@ -18,7 +18,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, vif_in_alias, vifs_of, volumes_of
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
-from hvdrivers.libvirt.host_nics import HOST_NICS
+from hvdrivers.libvirt.host_nics import stays, wants_function
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.move_mark import Step, mark_in
 from hvdrivers.libvirt.moving_adopted import look as look_at_adopted
@@ -64,10 +64,12 @@ class MovingPlan:
         if self._there.facts.host_uuid() == self._here.facts.host_uuid():
             plan.add(BlockerKind.STATE, "the instance is on this host already")
             return plan
+        vifs = [each for each in destination.vifs if not wants_function(each)]
+        for each in destination.vifs:
+            if each not in vifs:
+                _add_host_nic(plan, each.id)
         try:
-            plan.rewiring = self._there.rewirings.find(
-                uuid, plan.xml, destination.volumes, destination.vifs
-            )
+            plan.rewiring = self._there.rewirings.find(uuid, plan.xml, destination.volumes, vifs)
         except errors.NetworkNotFound as error:
             plan.add(BlockerKind.NETWORK, error.message, hint=error.hint)
         except (errors.VolumeNotFound, errors.DeviceBusy) as error:
@@ -134,14 +136,9 @@ class MovingPlan:
     @staticmethod
     def _look_at_host_nics(plan: Plan) -> None:
         known = {each.device for each in plan.blockers}
-        for vif_id, (kind, _) in vifs_of(plan.xml).items():
-            if kind in HOST_NICS and vif_id not in known:
-                plan.add(
-                    BlockerKind.DEVICE,
-                    "the NIC is a device of one host",
-                    hint="unplug_vif() it, and plug_vif() one of the other host's there",
-                    device=vif_id,
-                )
+        for vif_id, nic in vifs_of(plan.xml).items():
+            if stays(*nic) and vif_id not in known:
+                _add_host_nic(plan, vif_id)
 
     def _look_at_devices(self, plan: Plan) -> None:
         for device in plan.xml.iterfind("devices/hostdev"):
@@ -287,6 +284,15 @@ class MovingPlan:
         }
         for name in sorted(taken - {""}):
             plan.add(BlockerKind.NETWORK, f"a machine there has this port ({name})")
+
+
+def _add_host_nic(plan: Plan, vif_id: str) -> None:
+    plan.add(
+        BlockerKind.DEVICE,
+        "the NIC is a device of one host",
+        hint="unplug_vif() it, and plug_vif() one of the other host's there",
+        device=vif_id,
+    )
 
 
 def elsewhere(here: Topic, own: list[Own]) -> Blocker | None:

@@ -94,7 +94,10 @@ class VolumeSources:
         elif isinstance(volume, LocalVolume):
             path, format_, kind = self._local_source(volume)
         else:
-            raise errors.NotSupported(f"volumes of type {volume.driver_volume_type}")
+            raise errors.NotSupported(
+                f"volumes of type {volume.driver_volume_type}",
+                hint="the driver's capabilities name the kinds that there are (volume-...)",
+            )
         if not volume.multiattach and kind == "network":
             self._refuse_shared_remote(path)
         elif not volume.multiattach:
@@ -131,7 +134,7 @@ class VolumeSources:
         named = VOLUME_NAME.fullmatch(volume.data.name)
         format_ = volume.data.format
         if format_ is not None and format_ not in FORMATS:
-            raise errors.NotSupported(f"volumes of format {format_}")
+            raise errors.NotSupported(f"volumes of format {format_}", hint="use qcow2 or raw")
         declared = FORMATS[format_] if format_ is not None else None
         description = None
         if named:
@@ -151,7 +154,9 @@ class VolumeSources:
     @provides(Capability.VOLUME_LOCAL)
     def _local_source(self, volume: LocalVolume) -> tuple[str, str, str]:
         if volume.data.format not in FORMATS:
-            raise errors.NotSupported(f"volumes of format {volume.data.format}")
+            raise errors.NotSupported(
+                f"volumes of format {volume.data.format}", hint="use qcow2 or raw"
+            )
         refuse_reserved(volume.path)
         format_ = FORMATS[volume.data.format]
         named = VOLUME_NAME.fullmatch(PurePosixPath(volume.path).name)

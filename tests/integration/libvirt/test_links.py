@@ -175,13 +175,23 @@ def test_a_change_that_hangs_is_unknown_and_leaves_the_instance_free(
     driver.close(timeout=1)
 
 
+@pytest.mark.parametrize("with_guard", [True, False])
 @pytest.mark.parametrize("name", ["Connect.lookupByUUIDString", "Domain.state", "Domain.XMLDesc"])
 def test_a_look_at_one_machine_that_hangs_ends_with_its_deadline(
-    peer: LibvirtPeer, silence: Callable[[], None], spec: SpecFactory, name: str
+    peer: LibvirtPeer,
+    silence: Callable[[], None],
+    spec: SpecFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    with_guard: bool,
 ) -> None:
-    """Its calls are made in the connection's own thread, which hangs at one of them. The caller
-    does not, no call follows, and the connection is of use again when the host has answered."""
+    """Its calls are made in the guard's thread, or without a guard in the connection's own, which
+    hangs at one of them. The caller does not, no call follows, and the connection is of use again
+    when the host has answered."""
     raw = connect(peer, keepalive_interval=60)
+    driver: Any = guarded(raw) if with_guard else raw
+    if with_guard:
+        monkeypatch.setattr(driver, "_tolerance", never)
     made = spec()
     with closing(raw):
         raw.spawn(made)
@@ -195,15 +205,19 @@ def test_a_look_at_one_machine_that_hangs_ends_with_its_deadline(
 
         raw.connection.seam = silent_now
         with pytest.raises(errors.OperationTimeout, match=f"did not answer {name}"):
-            raw.get_instance(made.uuid, timeout=1)
+            driver.get_instance(made.uuid, timeout=1)
         raw.connection.seam = None
         (hung,) = [each for each in raw.connection.links.links if each.stuck]
         peer.sigcont()
         wait_until(lambda: not hung.stuck, timeout=60, what="the call comes back")
         assert sent[-1] == name
         assert hung.usable
-        assert raw.get_instance(made.uuid).uuid == made.uuid
+        assert driver.get_instance(made.uuid).uuid == made.uuid
         raw.destroy(made.uuid)
+
+
+def never() -> float:
+    raise AssertionError("a read takes nothing back: nobody waits for it after its deadline")
 
 
 def test_another_operation_within_a_look_at_one_machine(
