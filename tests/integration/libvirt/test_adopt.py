@@ -19,7 +19,6 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.driver import OPERATIONS, ComputeDriver
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.not_adopted import _REASONS
 from hvdrivers.models.console import ConsoleKind
@@ -37,6 +36,8 @@ from tests.integration.libvirt.theirs import Theirs, is_foreign, theirs
 from tests.peers.guest import define_guest
 from tests.peers.libvirtd import LibvirtPeer
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 _CDROM = (
     "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{iso}'/>"
     "<target dev='sda' bus='sata'/><readonly/></disk>"
@@ -44,12 +45,6 @@ _CDROM = (
 _NIC = (
     "<interface type='user'><mac address='52:54:00:0a:0a:0{n}'/><model type='virtio'/></interface>"
 )
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 # ---- a guest that runs ---------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.models.instance import Keep
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host
@@ -19,15 +18,11 @@ from tests.integration.libvirt.test_adopted_snapshots import value_in, write
 from tests.integration.libvirt.test_budgets import calls, numbers
 from tests.integration.libvirt.theirs import Theirs, at_each_cut, is_foreign, theirs
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 S = InstanceState
 ALL = frozenset(Keep)
 ROOT = frozenset({Keep.ROOT_DISK})
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 def kept(machine: Theirs) -> dict[str, Path]:

@@ -13,7 +13,6 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.events import LifecycleEvent, LifecycleKind, ResyncEvent
@@ -28,14 +27,10 @@ from tests.peers.guest import define_guest
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 S = InstanceState
 _NIC = "<interface type='user'><mac address='52:54:00:0c:0c:01'/><model type='virtio'/></interface>"
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -11,20 +11,15 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host
 from tests.integration.libvirt.test_budgets import calls, numbers
 from tests.integration.libvirt.theirs import Theirs, at_each_cut, is_foreign, theirs
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 S = InstanceState
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 @pytest.fixture(scope="module")

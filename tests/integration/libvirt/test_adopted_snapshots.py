@@ -13,7 +13,6 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.snapshot_tree import being_deleted, tree_of
 from hvdrivers.models.image import ImageFormat
@@ -22,17 +21,13 @@ from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host
 from tests.integration.libvirt.theirs import Theirs, cuts, theirs
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 S = InstanceState
 _CD = (
     "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>"
     "<target dev='sde' bus='{bus}'/><readonly/></disk>"
 )
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 def write(file: Path, value: int, format_: str = "qcow2") -> None:
