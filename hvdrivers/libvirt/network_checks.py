@@ -313,11 +313,14 @@ def macvtap_hint(interface: Element, error: errors.HypervisorError) -> str | Non
     }.get(error.vendor_code or "")
 
 
+_MAKE_IT = "make it first: drivers never make networks"
+
+
 def _missing_network(remote: Remote, name: str) -> errors.NetworkNotFound | None:
     try:
         network = remote.networkLookupByName(name)
     except errors.NetworkNotFound as error:
-        error.hint = "make it first: drivers never make networks; virsh net-list --all"
+        error.hint = f"{_MAKE_IT}; virsh net-list --all shows those that there are"
         return error
     if network.isActive():
         return None
@@ -332,7 +335,7 @@ def _missing_interface(
     Args:
         kind: what to call it.
     """
-    hint = "make it first: drivers never make networks"
+    hint = f"{_MAKE_IT}; virsh iface-list --all shows those that there are"
     try:
         interface = remote.interfaceLookupByName(name)
         if plain and parse(interface.XMLDesc(0)).get("type") != "bridge":

@@ -13,7 +13,6 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.events import LifecycleEvent, LifecycleKind, ResyncEvent
@@ -21,21 +20,17 @@ from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host
 from tests.integration.libvirt.test_adopted_snapshots import value_in, write
-from tests.integration.libvirt.test_budgets import numbers
+from tests.integration.libvirt.test_budgets import look_at_users, numbers
 from tests.integration.libvirt.theirs import Theirs, cuts, is_foreign, theirs
 from tests.peers.fixtures import started
 from tests.peers.guest import define_guest
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 S = InstanceState
 _NIC = "<interface type='user'><mac address='52:54:00:0c:0c:01'/><model type='virtio'/></interface>"
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -314,10 +309,7 @@ def test_the_calls_that_it_takes(own: Host, there: Host) -> None:
             raw.live_migrate(machine.uuid, to(there))
         del counter["Domain.jobStats"]
         # before the disk goes, nothing may use it
-        pools = raw.pools.files()
-        volumes = sum(len(pool.listAllVolumes(0)) for pool in pools) + 1
-        machines = len(raw.connection.remote.listAllDomains(0))
-        look = 2 * len(pools) + 3 + volumes + 2 * machines + 2
+        look = look_at_users(raw, volumes=1)
         assert sum(counter.values()) <= 9 + 6 + 2 + 4 + 4 + look
         assert {6, 2, 4} <= set(numbers("live_migrate"))
         there.driver.destroy(machine.uuid)
