@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,7 +30,11 @@ def in_words(
 
 
 def plain(message: str) -> str:
-    """A message without the words that pydantic puts before those of a validator."""
+    """A message without the words that pydantic puts before those of a validator, and without
+    those that only its users know."""
+    kind = re.fullmatch(r"Unable to extract tag using discriminator (.+)", message)
+    if kind is not None:
+        return f"it lacks {kind[1]}, which says of what kind it is"
     return message.replace("Value error, ", "", 1)
 
 

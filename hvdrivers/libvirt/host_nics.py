@@ -7,12 +7,16 @@ say ``network_checks.py`` and ``passthrough.py``.
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.naming import FUNCTION, alias, from_alias
 from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.vif import HostdevVif, MacvtapVif, NetworkVif, NicModel, VdpaVif, Vif
 
+OF_PORT, _OF_MACHINE = 11, 4
+"""Characters in the name of a macvtap device, which has 15 at most."""
 HOST_NICS = frozenset({"hw_veb", "hostdev_physical", "ib_hostdev", "vdpa"})
 """Types of NICs in whose place on the host libvirt has no network device, and which stay with
 their host."""
@@ -137,7 +141,27 @@ def whole_device(vif: HostdevVif) -> Element:
     )
 
 
-def host_nic(vif: MacvtapVif | VdpaVif) -> tuple[str, list[Element]]:
+def macvtap_name(vif: Vif, instance: UUID) -> str:
+    """Name of the macvtap device of a machine's NIC: the beginning says which port it is, and the
+    end which machine's. A start that fails removes the devices that its definition names, whosever
+    they are (seen with libvirt 9.0)."""
+    return vif.tap[:OF_PORT] + instance.hex[-_OF_MACHINE:]
+
+
+def is_device_of(name: str, device: str) -> bool:
+    """Whether a network device is the one that a NIC has by default, of whichever machine.
+
+    Args:
+        name: of the device.
+        device: ``Vif.tap``, or the name that the caller has chosen.
+    """
+    if name == device:
+        return True
+    of_port = device.startswith("tap") and len(device) == OF_PORT + 3
+    return of_port and len(name) == OF_PORT + _OF_MACHINE and name[:OF_PORT] == device[:OF_PORT]
+
+
+def host_nic(vif: MacvtapVif | VdpaVif, instance: UUID) -> tuple[str, list[Element]]:
     """Kind and wiring of a virtio NIC over a device of the host."""
     if isinstance(vif, VdpaVif):
         _refuse(
@@ -163,7 +187,7 @@ def host_nic(vif: MacvtapVif | VdpaVif) -> tuple[str, list[Element]]:
                 ' mode="passthrough"',
             )
         wiring.append(el("vlan", el("tag", id=vif.vlan)))
-    return "direct", [*wiring, el("target", dev=vif.tap)]
+    return "direct", [*wiring, el("target", dev=macvtap_name(vif, instance))]
 
 
 def _refuse(vif: Vif, names: tuple[str, ...], what: str, hint: str) -> None:

@@ -30,7 +30,13 @@ from hvdrivers.libvirt.hardware import with_model
 from hvdrivers.libvirt.host_nics import HOST_NICS, nic_alias
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
-from hvdrivers.libvirt.network_checks import Networks, macvtap_hint, unplugged, without_function
+from hvdrivers.libvirt.network_checks import (
+    Networks,
+    macvtap_hint,
+    macvtap_taken,
+    unplugged,
+    without_function,
+)
 from hvdrivers.libvirt.passthrough import Passthrough
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.remote import Remote
@@ -90,7 +96,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
     ) -> AttachedVif:
         stopped = state is InstanceState.STOPPED
         if stopped:
-            self.networks.refuse_taken(uuid, tap_of(vif))
+            self.networks.refuse_taken(uuid, tap_of(vif, uuid))
         elif not has_free_port(xml):
             raise no_free_port()
         flags = affecting(domain, state)
@@ -100,12 +106,12 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
                     "the running machine does not share its memory, as a vhost-user port needs",
                     hint="power_off() it, plug_vif(), and power_on()",
                 )
-            redefine(self.hub, uuid, domain, lambda now: fit_memory(with_interface(now, vif)))
+            redefine(self.hub, uuid, domain, lambda now: fit_memory(with_interface(now, vif, uuid)))
             require_off(domain)
             return attached_vif(vif.id, *vifs_of(xml_of(domain, inactive=True))[vif.id])
         self.plugging.late.forget(uuid, nic_alias(vif))
         try:
-            self._plug(domain, fitted(vif_element(vif), xml), flags)
+            self._plug(domain, fitted(vif_element(vif, uuid), xml), flags)
         except _REFUSALS:
             # another client may have plugged this VIF; or the definition alone has it
             present = vifs_of(xml_of(domain, inactive=stopped)).get(vif.id)
@@ -114,7 +120,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             stored = None if stopped else vifs_of(xml_of(domain, inactive=True)).get(vif.id)
             if stored is None:
                 raise
-            interface = fitted(vif_element(vif), xml)
+            interface = fitted(vif_element(vif, uuid), xml)
             self._plug(domain, interface, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         with changed():
             present = vifs_of(xml_of(domain)).get(vif.id)
@@ -129,6 +135,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             remote = self.connection.remote
             reason = unplugged(remote, interface, error)
             reason = reason or without_function(remote, [interface])
+            reason = reason or macvtap_taken(remote, [interface], error)
             if reason is None:
                 error.hint = macvtap_hint(interface, error) or error.hint
                 raise

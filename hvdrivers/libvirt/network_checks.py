@@ -12,7 +12,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.libvirt.host_facts import NO_VHOST_USER, HostFacts
-from hvdrivers.libvirt.host_nics import is_function, wants_function
+from hvdrivers.libvirt.host_nics import OF_PORT, is_device_of, is_function, wants_function
 from hvdrivers.libvirt.node_devices import node_name
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
@@ -85,23 +85,15 @@ class Networks:
         device.
 
         For a stopped machine libvirt looks only when it starts. A start that fails removes the
-        macvtap devices that its definition names, whosever they are (seen with libvirt 9.0). Not so
-        the MAC address: libvirt tells those of each machine apart.
+        macvtap devices that its definition names. Not so the MAC address: libvirt tells those of
+        each machine apart.
         """
         wanted = {each for each in devices if each}
         if not wanted:
             return
-        flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-        flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-        for other, stats in self._connection.remote.getAllDomainStats(
-            libvirt.VIR_DOMAIN_STATS_INTERFACE, flags
-        ):
-            names = {stats.get(f"net.{number}.name") for number in range(stats.get("net.count", 0))}
-            if wanted & names and other.UUIDString() != str(uuid):
-                raise errors.DeviceBusy(
-                    f"machine {other.UUIDString()} has this port ({min(wanted & names)})",
-                    hint="unplug_vif() it there, or power_off() that machine",
-                )
+        for other, name in _running_devices(self._connection.remote):
+            if other != str(uuid) and any(is_device_of(name, each) for each in wanted):
+                raise port_taken(other, name)
 
     def refuse_emulated(self, vifs: Iterable[Vif], virt_type: str | None) -> None:
         """Refuse ports of a userspace switch for a machine that is emulated. No call.
@@ -274,6 +266,39 @@ def without_function(
     return None
 
 
+def _running_devices(remote: Remote) -> Iterator[tuple[str, str]]:
+    """The network devices of machines that run, and whose they are. One call."""
+    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+    flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    for other, stats in remote.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_INTERFACE, flags):
+        for number in range(stats.get("net.count", 0)):
+            yield other.UUIDString(), str(stats.get(f"net.{number}.name"))
+
+
+def port_taken(owner: str, device: str) -> errors.DeviceBusy:
+    """What to say of a port that a machine which runs has."""
+    return errors.DeviceBusy(
+        f"machine {owner} has this port ({device})",
+        hint="unplug_vif() it there, or power_off() that machine",
+    )
+
+
+def macvtap_taken(
+    remote: Remote, interfaces: Iterable[Element], error: errors.HypervisorError
+) -> errors.DeviceBusy | None:
+    """After a failure: whether the kernel has refused a second macvtap device with one MAC address
+    over one interface, and whose the first one is. One call, where it has."""
+    if error.vendor_code != "VIR_ERR_SYSTEM_ERROR/EADDRINUSE":
+        return None
+    mine = {attribute(e, "target", "dev") or "" for e in interfaces if e.get("type") == "direct"}
+    for other, name in _running_devices(remote) if mine else ():
+        if name not in mine and name[:OF_PORT] in {each[:OF_PORT] for each in mine}:
+            found = port_taken(other, name)
+            found.vendor_code = error.vendor_code
+            return found
+    return None
+
+
 def macvtap_hint(interface: Element, error: errors.HypervisorError) -> str | None:
     """After a failure: what the kernel's answer may mean for a macvtap device. No call."""
     if interface.get("type") != "direct":
@@ -282,15 +307,20 @@ def macvtap_hint(interface: Element, error: errors.HypervisorError) -> str | Non
     return {
         "VIR_ERR_SYSTEM_ERROR/EINVAL": f"a machine may have the whole of {source}, in mode"
         " passthrough, beside which there is no other; or want it where others are",
+        "VIR_ERR_SYSTEM_ERROR/EADDRINUSE": f"{source} has a device with this MAC address already:"
+        " give the NIC another address",
         "VIR_ERR_SYSTEM_ERROR/EOPNOTSUPP": "the host's kernel has no macvtap (module macvtap)",
     }.get(error.vendor_code or "")
+
+
+_MAKE_IT = "make it first: drivers never make networks"
 
 
 def _missing_network(remote: Remote, name: str) -> errors.NetworkNotFound | None:
     try:
         network = remote.networkLookupByName(name)
     except errors.NetworkNotFound as error:
-        error.hint = "make it first: drivers never make networks; virsh net-list --all"
+        error.hint = f"{_MAKE_IT}; virsh net-list --all shows those that there are"
         return error
     if network.isActive():
         return None
@@ -305,7 +335,7 @@ def _missing_interface(
     Args:
         kind: what to call it.
     """
-    hint = "make it first: drivers never make networks"
+    hint = f"{_MAKE_IT}; virsh iface-list --all shows those that there are"
     try:
         interface = remote.interfaceLookupByName(name)
         if plain and parse(interface.XMLDesc(0)).get("type") != "bridge":

@@ -31,8 +31,6 @@ from hvdrivers.libvirt.xml import el, parse
 from hvdrivers.models.disk import DiskRole
 from hvdrivers.models.instance import InstanceSpec
 
-_GIB = 1 << 30
-
 
 @dataclass(frozen=True)
 class Taken:
@@ -114,7 +112,7 @@ class OwnDisks:
         allocation = int(content.info()[2]) if content is not None else whole
         try:
             pool = self._pools.disks()
-            with needing_room(pool, *((allocation,) if allocation else ())):
+            with needing_room(pool, allocation, capacity=capacity):
                 made: Remote = (
                     pool.createXML(xml, 0)
                     if content is None
@@ -130,15 +128,7 @@ class OwnDisks:
                 retryable=False,
             ) from error
         except errors.HypervisorFault as error:
-            # libvirt has no code for "the base is missing", nor for "too large for qcow2"
-            room = int(self._pools.disks().info()[1])
-            if capacity > room:
-                raise errors.InsufficientResources(
-                    f"the disk of {capacity / _GIB:.0f} GiB is larger than its storage pool, which"
-                    f" has {room / _GIB:.0f} GiB",
-                    vendor_code=error.vendor_code,
-                    hint="choose a flavor with smaller disks, or another pool",
-                ) from error
+            # libvirt has no code for "the base is missing"
             raise errors.HypervisorFault(
                 f"the disk could not be made: {error.message}", vendor_code=error.vendor_code
             ) from error

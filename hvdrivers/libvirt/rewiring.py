@@ -194,7 +194,7 @@ class Rewirings:
         for vif in vifs:
             _, interface = nics[vif.id]
             found[wire_of(interface)] = _with_model(
-                vif_element(_rewired(vif, interface)), vif, interface
+                vif_element(_rewired(vif, interface), uuid), vif, interface
             )
         return Rewiring(found)
 

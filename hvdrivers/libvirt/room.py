@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.chains import described
+from hvdrivers.libvirt.device_names import is_device
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
 from hvdrivers.libvirt.files import base_path, clean
 from hvdrivers.libvirt.pools import LOOK, refresh
@@ -33,7 +34,6 @@ _UNSAVED = (
 )
 _DAEMON_FOLDER = "/var/lib/libvirt/qemu"
 _SAVE_FOLDER = f"{_DAEMON_FOLDER}/save"
-_MEMORY = "/dev/shm"  # noqa: S108 - its files are files
 _HELPER = "VIR_ERR_INTERNAL_ERROR"
 """What libvirt says of nearly everything that it could not write."""
 _CHANNELS = "/channel/target/"
@@ -152,8 +152,8 @@ def _lacking_beside(
 ) -> errors.InsufficientResources | None:
     """The error for a file in no pool whose file system is full; None if it is not. Three calls."""
     folder = clean(path).rpartition("/")[0] or "/"
-    if folder == "/dev" or (folder.startswith("/dev/") and not folder.startswith(_MEMORY)):
-        return None  # a device: a pool over its folder would open each of them
+    if is_device(folder):
+        return None  # a pool over its folder would open each of them
     free = _free_in(remote, folder)
     if free is None or free >= _LEAST:
         return None

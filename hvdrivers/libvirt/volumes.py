@@ -13,13 +13,14 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.libvirt.chains import Chains
+from hvdrivers.libvirt.device_names import is_device, is_no_disk
 from hvdrivers.libvirt.devices import disk_element, source_of, target_prefix
 from hvdrivers.libvirt.disk_plan import names_of
 from hvdrivers.libvirt.domain import next_target, used_sources
 from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.naming import VOLUME_PREFIX
-from hvdrivers.libvirt.odd_files import odd_file, require_file
+from hvdrivers.libvirt.odd_files import no_disk, odd_file, require_file
 from hvdrivers.libvirt.pools import Pools, find
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import (
@@ -162,7 +163,9 @@ class VolumeSources:
         named = VOLUME_NAME.fullmatch(PurePosixPath(volume.path).name)
         if named:
             refuse_contradiction(named["format"], format_)
-        kind = "block" if clean(volume.path).startswith("/dev/") else "file"
+        kind = "block" if is_device(volume.path) else "file"
+        if is_no_disk(volume.path):
+            raise no_disk(volume.path)
         if kind == "file":
             stored = self.in_a_pool(volume.path)
             if stored is None:

@@ -11,7 +11,6 @@ from pydantic import SecretBytes
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.models.events import LifecycleEvent, ResyncEvent
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.seed import SeedDisc
@@ -21,13 +20,9 @@ from tests.integration.libvirt.test_adopted_snapshots import value_in, write
 from tests.integration.libvirt.test_budgets import calls, numbers
 from tests.integration.libvirt.theirs import Theirs, at_each_cut, is_foreign, theirs
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 S = InstanceState
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -42,12 +42,6 @@ from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
 
-@pytest.fixture(scope="module")
-def peer() -> Iterator[LibvirtPeer]:
-    with LibvirtPeer() as made:
-        yield made
-
-
 @pytest.fixture
 def host(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
     made = connect(peer, connect_timeout=5)
@@ -398,13 +392,13 @@ def test_hot_plug_converges(
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def brief_spawns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A spawn does not wait a minute for a UUID that is taken; a short deadline of the call's own
     would pass on a busy machine before it has looked."""
     monkeypatch.setattr("hvdrivers.libvirt.claim._LONGEST", 2.0)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("brief_spawns")
 def test_undo_on_a_dead_host_says_what_is_left(
     host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory
 ) -> None:
@@ -469,7 +463,7 @@ def test_a_full_pool(host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory) 
     host.destroy(made.uuid)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("brief_spawns")
 def test_destroy_goes_on_behind_a_volume_that_stays(
     host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory
 ) -> None:

@@ -15,6 +15,7 @@ from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.sent import LastPart
+from hvdrivers.limits import MOST_GIB
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, Keep
 from hvdrivers.models.state import InstanceState
@@ -108,6 +109,14 @@ def test_no_room_and_then_some(host: Host, tmp_path: Path) -> None:
     host.compare(before)
     give_back()
     assert host.driver.cache_image(wanted).key in keys(host.driver)
+
+
+def test_a_disk_that_no_file_can_be(host: Host, tmp_path: Path) -> None:
+    """Larger than qcow2 can say: the pool could never hold it."""
+    flavor = Flavor(vcpus=1, memory_mib=64, disk_gib=MOST_GIB - 1)
+    with host.unchanged(), pytest.raises(errors.InsufficientResources, match="in all") as refused:
+        host.driver.spawn(host.empty(flavor=flavor, image=image(tmp_path)))
+    assert refused.value.hint
 
 
 def test_what_was_sent_is_compared(host: Host) -> None:

@@ -30,12 +30,6 @@ from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
 
-@pytest.fixture(scope="module")
-def peer() -> Iterator[LibvirtPeer]:
-    with LibvirtPeer() as made:
-        yield made
-
-
 @pytest.fixture
 def observer(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
     made = connect(peer)

@@ -27,12 +27,6 @@ from tests.peers.proxy import LibvirtProxy
 from tests.peers.waiting import wait_until
 
 
-@pytest.fixture(scope="module")
-def peer() -> Iterator[LibvirtPeer]:
-    with LibvirtPeer() as made:
-        yield made
-
-
 @pytest.fixture(autouse=True)
 def running(peer: LibvirtPeer) -> None:
     """libvirtd 9.0 sometimes crashes when clients hang up in the middle of a call."""

@@ -22,9 +22,9 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import BridgeVif
 from hvdrivers.models.volume import VolumeAttachment
 from tests.integration.libvirt.machines import BOOT, Host, Machine
-from tests.integration.libvirt.test_adopt import Theirs, theirs
 from tests.integration.libvirt.test_agent import MAC, answers
 from tests.integration.libvirt.test_remote_volumes import luks, make_luks
+from tests.integration.libvirt.theirs import Theirs, theirs
 from tests.peers.bridge import LinuxBridge
 from tests.peers.fixtures import started
 from tests.peers.libvirtd import LibvirtPeer

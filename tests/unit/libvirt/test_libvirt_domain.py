@@ -24,6 +24,7 @@ from hvdrivers.libvirt.devices import (
     volumes_of,
 )
 from hvdrivers.libvirt.domain import OWN_ALIAS, HostChoice, OwnDisk, domain_xml, next_target
+from hvdrivers.libvirt.host_nics import is_device_of, macvtap_name
 from hvdrivers.libvirt.metadata import Record, record_in
 from hvdrivers.libvirt.naming import domain_name
 from hvdrivers.libvirt.shown import shown_in
@@ -268,15 +269,15 @@ def test_free_ports() -> None:
 )
 def test_vifs_that_are_refused(vif: Vif) -> None:
     with pytest.raises(errors.NotSupported) as refused:
-        vif_element(vif)
+        vif_element(vif, IDS)
     assert refused.value.message
 
 
 def test_vif_order_and_names() -> None:
-    first = text(vif_element(BridgeVif(id="a", bridge="b", device="tap7")))
+    first = text(vif_element(BridgeVif(id="a", bridge="b", device="tap7"), IDS))
     assert 'dev="tap7"' in first
     with pytest.raises(errors.InvalidRequest):
-        vif_element(OvsVif(id="a", bridge="b", interface_id="no-uuid"))
+        vif_element(OvsVif(id="a", bridge="b", interface_id="no-uuid"), IDS)
 
 
 def test_next_target() -> None:
@@ -304,3 +305,18 @@ def test_own_disks_are_cached_as_the_host_says(cache: str) -> None:
         if (attribute(disk, "alias", "name") or "").startswith(OWN_ALIAS)
     }
     assert found == {(f"{OWN_ALIAS}root", cache)}
+
+
+def test_names_of_macvtap_devices() -> None:
+    """Each machine has its own, as a start that fails removes what its definition names; and each
+    is known as the port's."""
+    port = MacvtapVif(id=PORT, source="eth0")
+    names = {macvtap_name(port, UUID(int=each)) for each in range(300)}
+    assert len(names) == 300
+    assert {len(each) for each in names} == {15}
+    assert all(is_device_of(each, port.tap) for each in (*names, port.tap))
+    other = MacvtapVif(id="another", source="eth0").tap
+    assert not any(is_device_of(each, other) for each in (*names, port.tap))
+    assert not is_device_of("a-long-name-of1", "a-long-name-of")  # that a caller has chosen
+    element = vif_element(port, IDS)
+    assert attribute(element, "target", "dev") == macvtap_name(port, IDS)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import UUID
 
 import pytest
 
@@ -24,6 +25,7 @@ from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.vif import Bandwidth, NetworkVif, NicModel, UserVif, VifQos
 
+MACHINE = UUID(int=7)
 FAST = NetworkVif(id="n", network="net", sriov=True)
 PLAIN = NetworkVif(id="p", network="net")
 WISHES: list[dict[str, Any]] = [
@@ -78,15 +80,15 @@ def running(alias: str = "ua-vif-function-n") -> Element:
 @pytest.mark.parametrize("wish", WISHES, ids=[next(iter(each)) for each in WISHES])
 def test_what_libvirt_passes_over_there_is_refused(wish: dict[str, Any]) -> None:
     with pytest.raises(errors.NotSupported) as refused:
-        vif_element(FAST.model_copy(update=wish))
+        vif_element(FAST.model_copy(update=wish), MACHINE)
     assert refused.value.hint
-    vif_element(PLAIN.model_copy(update=wish))
+    vif_element(PLAIN.model_copy(update=wish), MACHINE)
 
 
 def test_the_definition_names_the_network_alone() -> None:
     """libvirt writes the function into the definition of the machine that runs."""
     vif = FAST.model_copy(update={"vlan": 7, "portgroup": "g"})
-    assert text(vif_element(vif)) == (
+    assert text(vif_element(vif, MACHINE)) == (
         f'<interface type="network"><mac address="{vif.mac}" />'
         '<source network="net" portgroup="g" /><vlan><tag id="7" /></vlan>'
         '<alias name="ua-vif-function-n" /></interface>'
@@ -153,10 +155,10 @@ def test_a_machine_that_runs_shows_the_function(alias: str) -> None:
 
 def test_a_stopped_machine_shows_that_it_gets_one() -> None:
     for vif, wanted in ((FAST, True), (PLAIN, False)):
-        shown = attached_vif(vif.id, "network", vif_element(vif))
+        shown = attached_vif(vif.id, "network", vif_element(vif, MACHINE))
         assert (shown.sriov, shown.host_pci_address) == (wanted, None)
         assert (shown.model is None) == wanted
-        assert stays("network", vif_element(vif)) == wanted
+        assert stays("network", vif_element(vif, MACHINE)) == wanted
 
 
 def test_it_is_no_model_of_the_machines() -> None:
@@ -176,5 +178,5 @@ def test_no_second_blocker_speaks_of_its_model() -> None:
     xml = running()
     (interface,) = xml.iterfind("devices/interface")
     for new in (UserVif(id="n"), FAST):
-        rewiring = Rewiring({wire_of(interface): vif_element(new)})
+        rewiring = Rewiring({wire_of(interface): vif_element(new, MACHINE)})
         assert list(rewiring.seen_by_guest(xml)) == []
