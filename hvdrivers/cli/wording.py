@@ -103,6 +103,8 @@ ARGUMENTS: Mapping[tuple[str, str], str] = {
 
 _CALL = re.compile(r"\b(?P<name>[a-z_]+)\((?P<arguments>[^()\n]*)\)")
 
+_TIMEOUT = re.compile(r"(?<![\w-])timeout=(?!\S*\w)")  # the argument's name, without a value
+
 
 @overload
 def in_commands(hint: str) -> str: ...
@@ -110,7 +112,7 @@ def in_commands(hint: str) -> str: ...
 def in_commands(hint: None) -> None: ...
 def in_commands(hint: str | None) -> str | None:
     """A hint with the commands in the place of the operations that it names."""
-    return None if hint is None else _CALL.sub(_command, hint)
+    return None if hint is None else _TIMEOUT.sub("--timeout", _CALL.sub(_command, hint))
 
 
 def _command(found: re.Match[str]) -> str:

@@ -91,3 +91,9 @@ def test_what_is_told(hint: str | None, told: str | None) -> None:
     error = errors.NotSupported("no", hint=hint)
     assert describe(error)["hint"] == told
     assert error.hint == hint  # callers of the library read what they always have
+
+
+def test_a_deadline_is_an_option() -> None:
+    error = errors.OperationTimeout("the deadline of 3 seconds passed while disks were made")
+    assert describe(error)["hint"] == "give a longer --timeout, or look at the host's load"
+    assert in_commands("connect_timeout=30, or timeout=30") == "connect_timeout=30, or timeout=30"
