@@ -20,6 +20,7 @@ from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX, console_name
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor, InstanceInfo, InstanceSpec
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import LocalVolume, Volume, VolumeAttachment, VolumeSpec
 from tests.peers.guest import Console
@@ -65,6 +66,10 @@ class Host:
         image = FileImage(path=path, format=ImageFormat.RAW)
         flavor = Flavor(vcpus=1, memory_mib=64)
         return self.spec(**({"image": image, "flavor": flavor} | changes))
+
+    def destination(self, **changes: Any) -> Destination:
+        """This host, for a machine that moves here from another one."""
+        return Destination(host=self.peer.uri, address="127.0.0.1", **changes)
 
     def spawn(self, **changes: Any) -> Machine:
         """Spawn; the caller destroys it (or uses ``machine()``)."""

@@ -172,8 +172,8 @@ def test_calls_in_sequence(peer: LibvirtPeer, spec: SpecFactory) -> None:
             assert calls.in_sequence == 7
             assert 7 in numbers("spawn")
             assert sum(ending.values()) == 11
-            assert ending.in_sequence == 9
-            assert {9, 11} <= set(numbers("destroy"))
+            assert ending.in_sequence == 8
+            assert {8, 11} <= set(numbers("destroy"))
 
 
 def test_a_look_is_three_calls_in_sequence(host: LibvirtDriver, spec: SpecFactory) -> None:

@@ -187,6 +187,32 @@ def test_destroy_converges(
     assert residue(peer) == before_all
 
 
+def test_a_machine_that_stays_defined_keeps_its_secrets(
+    host: LibvirtDriver, spec: SpecFactory
+) -> None:
+    """destroy() looks for them over a second connection, beside what it does with the machine."""
+    made = spec()
+    for _ in range(2):  # until there is one
+        host.spawn(made)
+        host.secrets.keep_note(made.uuid, "x")
+        host.destroy(made.uuid)
+        with pytest.raises(errors.HypervisorFault):
+            host.secrets.note(made.uuid)
+    host.spawn(made)
+    host.secrets.keep_note(made.uuid, "x")
+
+    def refused(_name: str, _send: Any) -> Any:
+        raise errors.PermissionDenied("the host's rules", hint="ask whoever has made them")
+
+    with script(host, "Domain.undefineFlags", refused), pytest.raises(errors.PermissionDenied):
+        host.destroy(made.uuid)
+    assert host.secrets.note(made.uuid) == "x"
+    assert host.get_instance(made.uuid).uuid == made.uuid
+    host.destroy(made.uuid)
+    with pytest.raises(errors.HypervisorFault):
+        host.secrets.note(made.uuid)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_root_disk_to_be_kept_is_never_lost(
     host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory, kind: str
