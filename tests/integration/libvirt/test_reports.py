@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from hvdrivers.libvirt.host_nics import macvtap_name
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import MacvtapVif, TapVif
@@ -87,10 +88,11 @@ def test_macvtap_moves_with_its_address(
             machine.uuid, Destination(host=peer.uri, address=peer.address), timeout=120
         )
         (nic,) = there.driver.get_instance(machine.uuid).vifs
-        assert (nic.type, nic.address, nic.device) == ("macvtap", vif.mac, vif.tap)
+        device = macvtap_name(vif, machine.uuid)
+        assert (nic.type, nic.address, nic.device) == ("macvtap", vif.mac, device)
         within = ("nsenter", f"--net=/proc/{peer.daemon_pid}/ns/net")
         shown = subprocess.run(
-            [*within, "ip", "-json", "link", "show", vif.tap],
+            [*within, "ip", "-json", "link", "show", device],
             capture_output=True,
             text=True,
             check=True,
