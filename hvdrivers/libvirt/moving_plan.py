@@ -18,7 +18,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, vif_in_alias, vifs_of, volumes_of
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
-from hvdrivers.libvirt.host_nics import stays, wants_function
+from hvdrivers.libvirt.host_nics import of_one_port, stays, wants_function
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.move_mark import Step, mark_in
 from hvdrivers.libvirt.moving_adopted import look as look_at_adopted
@@ -277,12 +277,10 @@ class MovingPlan:
                 plan.add(BlockerKind.NETWORK, missing.message, hint=missing.hint, device=device)
             names.add(attribute(interface, "target", "dev") or "")
         # libvirt itself names vnet0, ..., anew
-        taken = {
-            each
-            for each in names & _devices_in_use(self._there.connection)
-            if not each.startswith("vnet")
-        }
-        for name in sorted(taken - {""}):
+        mine = [each for each in names if each and not each.startswith("vnet")]
+        for name in sorted(_devices_in_use(self._there.connection)):
+            if not any(of_one_port(name, each) for each in mine):
+                continue
             plan.add(BlockerKind.NETWORK, f"a machine there has this port ({name})")
 
 
