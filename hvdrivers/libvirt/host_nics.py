@@ -15,7 +15,7 @@ from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.vif import HostdevVif, MacvtapVif, NetworkVif, NicModel, VdpaVif, Vif
 
-OF_PORT, _OF_MACHINE = 11, 4
+_OF_PORT, _OF_MACHINE = 11, 4
 """Characters in the name of a macvtap device, which has 15 at most."""
 HOST_NICS = frozenset({"hw_veb", "hostdev_physical", "ib_hostdev", "vdpa"})
 """Types of NICs in whose place on the host libvirt has no network device, and which stay with
@@ -145,20 +145,21 @@ def macvtap_name(vif: Vif, instance: UUID) -> str:
     """Name of the macvtap device of a machine's NIC: the beginning says which port it is, and the
     end which machine's. A start that fails removes the devices that its definition names, whosever
     they are (seen with libvirt 9.0)."""
-    return vif.tap[:OF_PORT] + instance.hex[-_OF_MACHINE:]
+    return vif.tap[:_OF_PORT] + instance.hex[-_OF_MACHINE:]
 
 
-def is_device_of(name: str, device: str) -> bool:
-    """Whether a network device is the one that a NIC has by default, of whichever machine.
-
-    Args:
-        name: of the device.
-        device: ``Vif.tap``, or the name that the caller has chosen.
-    """
-    if name == device:
+def of_one_port(name: str, other: str) -> bool:
+    """Whether two network devices are of one port: they have one name, or one of them is a macvtap
+    device, and the other one has the port's name too (``Vif.tap``, or a macvtap device)."""
+    if name == other:
         return True
-    of_port = device.startswith("tap") and len(device) == OF_PORT + 3
-    return of_port and len(name) == OF_PORT + _OF_MACHINE and name[:OF_PORT] == device[:OF_PORT]
+    lengths = {len(name), len(other)}
+    return (
+        name.startswith("tap")
+        and name[:_OF_PORT] == other[:_OF_PORT]
+        and lengths <= {_OF_PORT + 3, _OF_PORT + _OF_MACHINE}
+        and _OF_PORT + _OF_MACHINE in lengths
+    )
 
 
 def host_nic(vif: MacvtapVif | VdpaVif, instance: UUID) -> tuple[str, list[Element]]:

@@ -6,6 +6,7 @@ its last change down to the nanosecond. Everything else is copied.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from uuid import UUID
 
@@ -18,7 +19,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, vif_in_alias, vifs_of, volumes_of
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
-from hvdrivers.libvirt.host_nics import stays, wants_function
+from hvdrivers.libvirt.host_nics import of_one_port, stays, wants_function
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.move_mark import Step, mark_in
 from hvdrivers.libvirt.moving_adopted import look as look_at_adopted
@@ -33,6 +34,7 @@ from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import attribute, parse
 from hvdrivers.models.flavor import Flavor
 from hvdrivers.models.migration import Blocker, BlockerKind, Destination
+from hvdrivers.models.vif import Vif
 
 _MIB = 1 << 20
 _DIRECT = {"none", "directsync"}
@@ -74,6 +76,10 @@ class MovingChecks:
             plan.add(BlockerKind.NETWORK, error.message, hint=error.hint)
         except (errors.VolumeNotFound, errors.DeviceBusy) as error:
             plan.add(BlockerKind.STORAGE, error.message, hint=error.hint)
+        except errors.NotSupported as error:
+            if not self._are_refused(vifs):
+                raise
+            plan.add(BlockerKind.NETWORK, error.message, hint=error.hint)
         if running:
             plan.blockers.extend(plan.rewiring.seen_by_guest(plan.xml))
         self._look_at_host_nics(plan)  # those that it has, and those that it would get
@@ -91,6 +97,14 @@ class MovingChecks:
         ):
             look(plan)
         return plan
+
+    def _are_refused(self, vifs: Sequence[Vif]) -> bool:
+        """After a failure: whether a network there is not of a NIC's kind."""
+        try:
+            self._there.networks.require(vifs)
+        except errors.NotSupported:
+            return True
+        return False
 
     def _look_at_identity(self, uuid: UUID, plan: Plan) -> None:
         try:
@@ -277,12 +291,10 @@ class MovingChecks:
                 plan.add(BlockerKind.NETWORK, missing.message, hint=missing.hint, device=device)
             names.add(attribute(interface, "target", "dev") or "")
         # libvirt itself names vnet0, ..., anew
-        taken = {
-            each
-            for each in names & _devices_in_use(self._there.connection)
-            if not each.startswith("vnet")
-        }
-        for name in sorted(taken - {""}):
+        mine = [each for each in names if each and not each.startswith("vnet")]
+        for name in sorted(_devices_in_use(self._there.connection)):
+            if not any(of_one_port(name, each) for each in mine):
+                continue
             plan.add(BlockerKind.NETWORK, f"a machine there has this port ({name})")
 
 

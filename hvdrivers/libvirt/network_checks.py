@@ -12,7 +12,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.libvirt.host_facts import NO_VHOST_USER, HostFacts
-from hvdrivers.libvirt.host_nics import OF_PORT, is_device_of, is_function, wants_function
+from hvdrivers.libvirt.host_nics import is_function, of_one_port, wants_function
 from hvdrivers.libvirt.node_devices import node_name
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
@@ -64,9 +64,10 @@ class Networks:
     def _require_networks(self, vifs: Sequence[NetworkVif], *, starts: bool) -> None:
         if not vifs:
             return
-        reason = self._facts.narrowed().get(Capability.VIF_HOSTDEV)
-        if reason is not None and any(map(wants_function, vifs)):
-            raise errors.NotSupported(reason, hint="leave sriov out, or choose another host")
+        if any(map(wants_function, vifs)):
+            reason = self._facts.narrowed().get(Capability.VIF_HOSTDEV)
+            if reason is not None:
+                raise errors.NotSupported(reason, hint="leave sriov out, or choose another host")
         remote = self._connection.remote
         flags = libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE
         active = {each.name(): each for each in remote.listAllNetworks(flags)}
@@ -92,7 +93,7 @@ class Networks:
         if not wanted:
             return
         for other, name in _running_devices(self._connection.remote):
-            if other != str(uuid) and any(is_device_of(name, each) for each in wanted):
+            if other != str(uuid) and any(of_one_port(name, each) for each in wanted):
                 raise port_taken(other, name)
 
     def refuse_emulated(self, vifs: Iterable[Vif], virt_type: str | None) -> None:
@@ -292,7 +293,7 @@ def macvtap_taken(
         return None
     mine = {attribute(e, "target", "dev") or "" for e in interfaces if e.get("type") == "direct"}
     for other, name in _running_devices(remote) if mine else ():
-        if name not in mine and name[:OF_PORT] in {each[:OF_PORT] for each in mine}:
+        if name not in mine and any(of_one_port(name, each) for each in mine):
             found = port_taken(other, name)
             found.vendor_code = error.vendor_code
             return found

@@ -257,6 +257,13 @@ def test_it_stays_with_its_host(host: Host, raw: LibvirtDriver) -> None:
         with_one = there_too.model_copy(update={"vifs": (nic(),)})
         blockers = raw.check_live_migration(runs.uuid, with_one).blockers
         assert [each.device for each in blockers if each.kind is BlockerKind.DEVICE] == ["fast"]
+        with closing(libvirt.open(there.uri)) as connection:
+            connection.networkCreateXML(_NETWORKS[1])
+        unasked = there_too.model_copy(update={"vifs": (nic(network=EMPTY, sriov=False),)})
+        (blocker,) = raw.check_live_migration(runs.uuid, unasked).blockers
+        assert (blocker.kind, EMPTY in blocker.reason) == (BlockerKind.NETWORK, True)
+        with pytest.raises(errors.InvalidRequest, match=EMPTY):
+            raw.live_migrate(runs.uuid, unasked)
         raw.destroy(runs.uuid)
 
 

@@ -24,7 +24,7 @@ from hvdrivers.libvirt.devices import (
     volumes_of,
 )
 from hvdrivers.libvirt.domain import OWN_ALIAS, HostChoice, OwnDisk, domain_xml, next_target
-from hvdrivers.libvirt.host_nics import is_device_of, macvtap_name
+from hvdrivers.libvirt.host_nics import macvtap_name, of_one_port
 from hvdrivers.libvirt.metadata import Record, record_in
 from hvdrivers.libvirt.naming import domain_name
 from hvdrivers.libvirt.shown import shown_in
@@ -314,9 +314,14 @@ def test_names_of_macvtap_devices() -> None:
     names = {macvtap_name(port, UUID(int=each)) for each in range(300)}
     assert len(names) == 300
     assert {len(each) for each in names} == {15}
-    assert all(is_device_of(each, port.tap) for each in (*names, port.tap))
+    assert all(of_one_port(each, port.tap) for each in (*names, port.tap))
     other = MacvtapVif(id="another", source="eth0").tap
-    assert not any(is_device_of(each, other) for each in (*names, port.tap))
-    assert not is_device_of("a-long-name-of1", "a-long-name-of")  # that a caller has chosen
+    assert not any(of_one_port(each, other) for each in (*names, port.tap))
+    assert of_one_port(min(names), max(names))
+    for chosen, by_a_caller in (
+        ("a-long-name-of1", "a-long-name-of"),
+        ("tap-of-web-001", "tap-of-web-002"),
+    ):
+        assert not of_one_port(chosen, by_a_caller)
     element = vif_element(port, IDS)
     assert attribute(element, "target", "dev") == macvtap_name(port, IDS)
