@@ -35,7 +35,8 @@ from tests.peers.libvirtd import LibvirtPeer
 from tests.performance.timing import Row, pairs
 
 _MACHINES = 500
-_TURNS = 7
+_TURNS = 15
+_LISTS = 51
 _THREADS = 8
 _SPAWNS = 20
 _FLAVOR = Flavor(vcpus=1, memory_mib=64)
@@ -182,7 +183,7 @@ def _lists(driver: ComputeDriver, bare: Bare, peer: LibvirtPeer) -> Iterator[Row
     flags |= libvirt.VIR_DOMAIN_STATS_BALLOON
     connection = bare.connection
     bulk = lambda: connection.getAllDomainStats(flags, 0)  # noqa: E731
-    yield pairs(f"list of {_MACHINES}, beside the bulk call", driver.list_instances, bulk, 9)
+    yield pairs(f"list of {_MACHINES}, beside the bulk call", driver.list_instances, bulk, _LISTS)
     yield pairs(
         f"list of {_MACHINES}, beside info() of each",
         driver.list_instances,
@@ -190,7 +191,7 @@ def _lists(driver: ComputeDriver, bare: Bare, peer: LibvirtPeer) -> Iterator[Row
         3,
     )
     every = lambda: connection.getAllDomainStats(0, 0)  # noqa: E731
-    yield pairs(f"metrics of {_MACHINES}, beside the bulk call", driver.get_metrics, every, 9)
+    yield pairs(f"metrics of {_MACHINES}, beside the bulk call", driver.get_metrics, every, _LISTS)
     try:
         from libcloud.compute.drivers.libvirt_driver import LibvirtNodeDriver
     except ImportError:
