@@ -51,3 +51,10 @@ def test_a_value_without_its_kind_is_told_in_words() -> None:
     assert in_words(wrong.value) == (
         "volume: it lacks 'driver_volume_type', which says of what kind it is"
     )
+    with pytest.raises(ValidationError) as wrong:
+        VolumeAttachment.model_validate({"volume": {"driver_volume_type": "hunter2"}, "buss": 1})
+    kind, field = in_words(wrong.value).split("; ")
+    assert kind.startswith("volume: 'driver_volume_type' is none of ")
+    assert "'iscsi'" in kind
+    assert "hunter2" not in kind
+    assert field == "buss: there is no such field"
