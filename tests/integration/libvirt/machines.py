@@ -170,7 +170,8 @@ class Machine:
 
     @property
     def state(self) -> InstanceState:
-        """The state, in which all reads agree."""
+        """The state, in which all reads agree. Of a machine that may change by itself meanwhile ask
+        ``info``: its reads are at different moments."""
         state = self.info.state
         listed = {each.uuid: each for each in self.host.driver.list_instances()}
         assert listed[self.uuid] == self.info.summary()

@@ -22,7 +22,7 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import BridgeVif
 from hvdrivers.models.volume import VolumeAttachment
 from tests.integration.libvirt.machines import BOOT, Host, Machine
-from tests.integration.libvirt.test_agent import MAC, answers
+from tests.integration.libvirt.test_agent import MAC, answers, with_agent
 from tests.integration.libvirt.test_remote_volumes import luks, make_luks
 from tests.integration.libvirt.theirs import Theirs, theirs
 from tests.peers.bridge import LinuxBridge
@@ -121,10 +121,7 @@ def agents(libvirt_peer: LibvirtPeer, agent_image: Path) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def talker(agents: Host, linux_bridge: LinuxBridge) -> Iterator[Machine]:
-    nic = BridgeVif(id="nic", address=MAC, bridge=linux_bridge.name)
-    with agents.machine(name="talker", vifs=(nic,)) as made:
-        made.booted()
-        wait_until(lambda: answers(made), timeout=BOOT, what="the agent answers")
+    with with_agent(agents, linux_bridge) as made:
         yield made
 
 
@@ -229,7 +226,7 @@ def test_a_machine_that_goes_off_in_a_backup(libvirt_peer: LibvirtPeer, guest_im
         second = driver.begin_backup(uuid, since=first.id)
         # as a guest's own power-off ends QEMU
         os.kill(host.peer.qemu_pid(str(uuid)), signal.SIGTERM)
-        wait_until(lambda: machine.state is S.STOPPED, timeout=60, what="it is off")
+        wait_until(lambda: machine.info.state is S.STOPPED, timeout=60, what="it is off")
         driver.end_backup(uuid, second.id)
         driver.power_on(uuid)
         third = driver.begin_backup(uuid, since=first.id)

@@ -258,7 +258,7 @@ def test_a_guest_that_lets_go_before_it_is_switched_off(host: Host) -> None:
                 else:
                     host.peer.virsh(end, str(machine.uuid))
                     wait_until(
-                        lambda: machine.state is not InstanceState.RUNNING,
+                        lambda: machine.info.state is not InstanceState.RUNNING,
                         timeout=30,
                         what="it is off",
                     )
