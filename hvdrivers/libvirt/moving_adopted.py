@@ -31,8 +31,8 @@ from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.identity import Mark
 from hvdrivers.libvirt.metadata import put
+from hvdrivers.libvirt.moving_plan import Plan, own_files, reaches
 from hvdrivers.libvirt.naming import console_name, disk_name
-from hvdrivers.libvirt.plan_of_move import Plan, own_files, reaches
 from hvdrivers.libvirt.pools import refresh, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room

@@ -206,6 +206,7 @@ class Move:
 
     @property
     def total(self) -> int:
+        """Bytes that are to be copied."""
         return sum(part.allocation for part in self.parts)
 
     def tell(self, done: int) -> None:

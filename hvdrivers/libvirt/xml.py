@@ -1,4 +1,4 @@
-"""Small helpers around ElementTree: libvirt's XML is built and read with a library only."""
+"""Libvirt's XML, built and read with ElementTree only: never as text."""
 
 from __future__ import annotations
 

@@ -152,7 +152,8 @@ class Host:
                 what="the host is as before",
             )
         except AssertionError:
-            assert not changed(before, self.residue())
+            found = changed(before, self.residue())
+            assert not found, found
 
 
 class Machine:
