@@ -14,10 +14,12 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.contract.events import EventStream
 from hvdrivers.guard import guarded
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX, console_name
+from hvdrivers.models.events import LifecycleEvent, ResyncEvent
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor, InstanceInfo, InstanceSpec
 from hvdrivers.models.migration import Destination
@@ -248,6 +250,28 @@ class Machine:
         from hvdrivers.libvirt.devices import volumes_of
 
         return volume_id in volumes_of(self.xml()), volume_id in volumes_of(self.xml(inactive=True))
+
+
+def told(
+    stream: EventStream, uuid: UUID, last: InstanceState, *, quiet: float = 1.0
+) -> list[InstanceState | None]:
+    """The states that a stream tells of an instance, until it is quiet and this was the last.
+
+    Args:
+        quiet: seconds without an event.
+    """
+    found: list[InstanceState | None] = []
+
+    def ended() -> bool:
+        event = stream.next(timeout=quiet)
+        if isinstance(event, ResyncEvent):
+            found.append(event.states.get(uuid))
+        elif isinstance(event, LifecycleEvent) and event.uuid == uuid:
+            found.append(event.state)
+        return event is None and bool(found) and found[-1] is last
+
+    wait_until(ended, timeout=120, what=f"the stream tells of {last}")
+    return found
 
 
 def local(path: str, serial: str, **data: Any) -> LocalVolume:

@@ -28,7 +28,7 @@ from hvdrivers.models.volume import DiskQos, VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.children import killed_in
 from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.faults import script
-from tests.integration.libvirt.machines import Host, local
+from tests.integration.libvirt.machines import Host, local, told
 from tests.integration.libvirt.test_budgets import calls, look_at_users, numbers
 from tests.integration.libvirt.theirs import Theirs, is_foreign, theirs, with_header
 from tests.peers.guest import define_guest
@@ -135,12 +135,7 @@ def _uses(own: Host, other: ComputeDriver, uuid: UUID) -> None:
         assert target.stat().st_size > 1 << 20
         target.unlink()
         driver.power_on(uuid)
-        states = []
-        while (event := stream.next(1)) is not None:
-            if isinstance(event, LifecycleEvent) and event.uuid == uuid:
-                states.append(event.state)
-        assert states[-1] is S.RUNNING
-        assert {S.PAUSED, S.SUSPENDED, S.STOPPED} <= set(states)
+        assert {S.PAUSED, S.SUSPENDED, S.STOPPED} <= set(told(stream, uuid, S.RUNNING))
 
 
 def test_what_it_cannot_is_refused_with_a_reason(own: Host) -> None:
