@@ -216,7 +216,7 @@ class Machine:
         finally:
             os.close(terminal)
 
-    def run(self, line: str, *, timeout: float = 20) -> None:
+    def run(self, line: str, *, timeout: float = 120) -> None:
         """Type a line and wait until it has run."""
         said = self.said()
         self.type(line)
@@ -238,11 +238,11 @@ class Machine:
     def sees(self, serial: str) -> str:
         """Wait until the guest has a disk with this serial number."""
         what = f"the guest sees {serial}; it said {self.console.lines()[-5:]}"
-        return wait_until(lambda: self.disks().get(serial), timeout=30, what=what)
+        return wait_until(lambda: self.disks().get(serial), timeout=120, what=what)
 
     def sees_no(self, serial: str) -> None:
         wait_until(
-            lambda: serial not in self.disks(), timeout=30, what=f"the guest let go of {serial}"
+            lambda: serial not in self.disks(), timeout=120, what=f"the guest let go of {serial}"
         )
 
     def has(self, volume_id: str) -> tuple[bool, bool]:
