@@ -209,6 +209,31 @@ def test_cpus_are_plugged_into_a_topology(host: Host) -> None:
         assert machine.info.flavor.vcpus == 6
 
 
+@pytest.mark.parametrize("memory", [False, True])
+def test_a_snapshot_from_before_a_cpu_was_plugged(own: Host, memory: bool) -> None:
+    """kubevirt/kubevirt#10481: the snapshot of a running machine with room for more CPUs could not
+    be restored, and the machine not be started any more."""
+    flavor = Flavor(vcpus=1, memory_mib=64, max_vcpus=4)
+    with own.unchanged(), own.empty_machine(flavor=flavor) as machine:
+        driver, uuid = own.driver, machine.uuid
+        driver.hot_resize_cpu(uuid, 2)
+        snapshot = driver.create_snapshot(uuid, "of two", memory=memory)
+        driver.hot_resize_cpu(uuid, 3)
+        if memory:  # it holds the state of two CPUs
+            with pytest.raises(errors.InvalidRequest, match="flavor"):
+                driver.revert_snapshot(uuid, snapshot.id)
+            assert (machine.state, machine.info.flavor.vcpus) == (S.RUNNING, 3)
+        else:
+            driver.power_off(uuid)
+            driver.revert_snapshot(uuid, snapshot.id)
+            driver.power_on(uuid)
+        assert machine.info.flavor.max_vcpus == 4
+        driver.hot_resize_cpu(uuid, 4)
+        driver.power_off(uuid)
+        driver.power_on(uuid)
+        assert (machine.info.flavor.vcpus, machine.info.flavor.max_vcpus) == (4, 4)
+
+
 # ---- backups -------------------------------------------------------------------------------------
 
 
