@@ -13,23 +13,74 @@ from typing import Any
 import libvirt_qemu
 
 from hvdrivers.contract import errors
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.remote import Remote, call_about
 
 _PATIENCE = 5
 """Seconds that a running agent has to say that it is there: libvirt itself waits so long for one
 that it has not spoken to before, and for ever for any other."""
 _LONGEST = 3600
+_APART = 1.0
+_ANOTHER = 3 * _PATIENCE
+"""Seconds for another question: libvirt itself asks twice before that, and the caller has yet to
+ask what it came for."""
+_SILENT = frozenset({"VIR_ERR_AGENT_UNRESPONSIVE", "VIR_ERR_AGENT_UNSYNCED"})
 _TOO_LONG = "VIR_ERR_SYSTEM_ERROR/ERANGE"
 """What libvirt answers once an agent's answer is longer than it reads; to the next question too."""
 
 
-def require(domain: Remote) -> None:
+def require(domain: Remote, deadline: Deadline | None = None) -> None:
     """See that an agent answers, before it is asked for anything that may take its time. One call.
+
+    Args:
+        deadline: until when to ask again an agent that is there, and is slow. Two calls each time.
 
     Raises:
         GuestAgentUnavailable: none does.
     """
-    ask(domain, "guest-ping", reads=True)
+    while True:
+        try:
+            ask(domain, "guest-ping", reads=True)
+            return
+        except errors.GuestAgentUnavailable as error:
+            if deadline is None or not is_silent(error) or deadline.left <= _ANOTHER:
+                raise
+            if not _is_there(domain):
+                raise
+        deadline.pause(_APART, "the agent was asked whether it is there")
+
+
+def is_silent(error: errors.HypervisorError) -> bool:
+    """Whether no answer came, and one may come later; not so where it was the wrong one."""
+    return error.vendor_code in _SILENT
+
+
+def _is_there(domain: Remote) -> bool:
+    """Whether something in the guest holds the agent's channel open. One call."""
+    target = "devices/channel/target[@name='org.qemu.guest_agent.0']"
+    return any(each.get("state") == "connected" for each in xml_of(domain).iterfind(target))
+
+
+def interfaces(domain: Remote) -> dict[str, dict[str, Any]]:
+    """The guest's interfaces, in the form of libvirt's interfaceAddresses(), which would wait for
+    ever for an agent that says nothing, and hold all others off from it. One call."""
+    answer = ask(domain, "guest-network-get-interfaces", reads=True)
+    found: dict[str, dict[str, Any]] = {}
+    for each in answer if isinstance(answer, list) else ():
+        name, addresses = field(each, "name", str), field(each, "ip-addresses", list)
+        if name is None:
+            continue
+        interface = found.setdefault(
+            # an alias of one, as older agents tell them
+            name.partition(":")[0],
+            {"hwaddr": field(each, "hardware-address", str), "addrs": []},
+        )
+        interface["addrs"] += [
+            {"addr": field(one, "ip-address", str), "prefix": field(one, "prefix", int)}
+            for one in addresses or ()
+        ]
+    return found
 
 
 def ask(

@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +21,7 @@ from pydantic import SecretStr
 from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
-from hvdrivers.libvirt.agent import ask, field, require
+from hvdrivers.libvirt.agent import ask, field, interfaces, is_silent, require
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import vifs_of
 from hvdrivers.libvirt.domains import xml_of
@@ -27,13 +29,18 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import attribute
 from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
 
-_SOURCES = (
-    (AddressSource.AGENT, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT),
+_HOST_SOURCES = (
     (AddressSource.LEASE, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE),
     (AddressSource.ARP, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP),
 )
 _MOST_ADDRESSES = 1000
-"""Of one machine: a guest says what it likes."""
+"""Of one machine and one source: a guest says what it likes, and must not crowd out the others."""
+_NOT_TOLD = (
+    errors.GuestAgentUnavailable,
+    errors.NotSupported,
+    errors.InvalidState,
+    errors.HypervisorFault,  # the agent says no, the host's table cannot be read
+)
 _MOST_INPUT = 1 << 20
 """Bytes of input to a program, and of its arguments. They travel in one message, the input as
 base64, which libvirt bounds."""
@@ -51,6 +58,8 @@ _OUTPUT_HINT = (
 _FIRST_LOOK = 0.02
 _LOOKS_APART = 1.0
 """Seconds: the agent has no event for the end of a program, so it is asked, ever less often."""
+_LONGEST_SILENCE = 30.0
+"""Seconds without an answer after which an agent is given up that has started a program."""
 
 
 class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec):
@@ -59,8 +68,8 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
     def guest_addresses(
         self, uuid: UUID, *, timeout: float | None = None
     ) -> Sequence[GuestAddress]:
-        """Budget: 7 calls; 6 without an agent. Only addresses of the instance's own NICs: a guest
-        may name any."""
+        """Budget: 6 calls. Only addresses of the instance's own NICs: a guest may name any. The
+        agent is asked last, so that one that is silent hides nothing that the host knows."""
         del timeout
         deadline = current_deadline()
         domain, _ = self.domains.checked("guest_addresses", uuid, deadline)
@@ -71,20 +80,15 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         if not own:
             return []
         found: list[GuestAddress] = []
-        for source, number in _SOURCES:
-            try:
-                if source is AddressSource.AGENT:
-                    require(domain)
+        for source, number in _HOST_SOURCES:
+            with suppress(*_NOT_TOLD):
                 answer = domain.interfaceAddresses(number, 0)
-            except (
-                errors.GuestAgentUnavailable,
-                errors.NotSupported,
-                errors.InvalidState,
-                errors.HypervisorFault,  # the agent says no, the host's table cannot be read
-            ):
-                continue
-            found += [each for each in _addresses(answer, source) if each.mac in own]
-        return found[:_MOST_ADDRESSES]
+                found += _own(_addresses(answer, source), own)
+        told: list[GuestAddress] = []
+        # busy: somebody else waits for it
+        with suppress(errors.DeviceBusy, errors.OperationTimeout, *_NOT_TOLD):
+            told += _own(_addresses(interfaces(domain), AddressSource.AGENT), own)
+        return told + found
 
     def set_guest_password(
         self,
@@ -137,18 +141,26 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
             ) from error
 
     def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 4 calls, 3 if they are frozen."""
+        """Budget: 4 calls, 3 if they are frozen. libvirt's fsFreeze() would wait for ever for an
+        agent that says nothing, and hold all others off from it."""
         del timeout
-        domain, _ = self.domains.checked("freeze", uuid, current_deadline())
+        deadline = current_deadline()
+        domain, _ = self.domains.checked("freeze", uuid, deadline)
         if not self._frozen(domain):
-            domain.fsFreeze(None, 0)
+            try:
+                ask(domain, "guest-fsfreeze-freeze", reads=False, patience=deadline.left)
+            except errors.HypervisorFault as error:
+                self._require_refusal(domain, error)
+                raise
 
     def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 4 calls."""
+        """Budget: 4 calls, and one each time that an agent which is there did not answer in five
+        seconds: a guest whose file systems are frozen may be slow."""
         del timeout
-        domain, _ = self.domains.checked("thaw", uuid, current_deadline())
-        require(domain)
-        domain.fsThaw(None, 0)
+        deadline = current_deadline()
+        domain, _ = self.domains.checked("thaw", uuid, deadline)
+        require(domain, deadline)
+        ask(domain, "guest-fsfreeze-thaw", reads=False, patience=deadline.left)
 
     def _frozen(self, domain: Remote) -> bool:
         status = ask(domain, "guest-fsfreeze-status", reads=True)
@@ -218,15 +230,20 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
 
     def _ended_program(self, domain: Remote, pid: int, deadline: Deadline) -> ExecResult:
         pause = _FIRST_LOOK
+        silence = Deadline(_LONGEST_SILENCE)
         while True:
             try:
                 status = ask(domain, "guest-exec-status", reads=True, pid=pid)
+                silence = Deadline(_LONGEST_SILENCE)
             except errors.HypervisorError as error:
-                raise errors.OutcomeUnknown(
-                    f"the program was started, and its end is not known: {error.message}",
-                    vendor_code=error.vendor_code,
-                    hint=_OUTPUT_HINT,
-                ) from error
+                # late, or begun anew: it may still have the program's end to tell
+                if not is_silent(error) or silence.passed:
+                    raise errors.OutcomeUnknown(
+                        f"the program was started, and its end is not known: {error.message}",
+                        vendor_code=error.vendor_code,
+                        hint=_OUTPUT_HINT,
+                    ) from error
+                status = None
             if field(status, "exited", bool):
                 return _result(status)
             if deadline.left <= pause:
@@ -243,6 +260,11 @@ def _refuse_account(credentials: GuestCredentials | None) -> None:
         )
 
 
+def _own(found: Iterator[GuestAddress], own: set[str]) -> list[GuestAddress]:
+    """Those of the machine's own NICs, as many as are believed of one source."""
+    return list(islice((each for each in found if each.mac in own), _MOST_ADDRESSES))
+
+
 def _addresses(answer: Any, source: AddressSource) -> Iterator[GuestAddress]:
     """libvirt's answer: interfaces by name, each with its MAC address and a list of addresses."""
     for name, interface in answer.items():
@@ -256,7 +278,7 @@ def _addresses(answer: Any, source: AddressSource) -> Iterator[GuestAddress]:
             yield GuestAddress(
                 mac=mac,
                 address=address,
-                prefix_length=None if by_neighbours else int(each["prefix"]),
+                prefix_length=None if by_neighbours else each["prefix"],
                 source=source,
                 interface=str(name)[:64] if source is AddressSource.AGENT else None,
             )

@@ -97,7 +97,7 @@ def test_budgets(host: Host, machine: Machine) -> None:
         (4, lambda: raw.freeze(uuid)),
         (3, lambda: raw.freeze(uuid)),
         (4, lambda: raw.thaw(uuid)),
-        (7, lambda: raw.guest_addresses(uuid)),
+        (6, lambda: raw.guest_addresses(uuid)),
     ):
         with raw.connection.counting() as calls:
             call()

@@ -20,11 +20,10 @@ from tests.integration.libvirt.test_moves import (
     here,
     moved,
     other_peer,
-    peer,
     there,
 )
 
-__all__ = ["here", "moved", "other_peer", "peer", "there"]
+__all__ = ["here", "moved", "other_peer", "there"]
 
 
 @contextmanager
