@@ -13,7 +13,7 @@ from typing import Any
 import libvirt_qemu
 
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.remote import Remote, call_about
 
@@ -21,34 +21,29 @@ _PATIENCE = 5
 """Seconds that a running agent has to say that it is there: libvirt itself waits so long for one
 that it has not spoken to before, and for ever for any other."""
 _LONGEST = 3600
-_APART = 1.0
-_ANOTHER = 3 * _PATIENCE
-"""Seconds for another question: libvirt itself asks twice before that, and the caller has yet to
-ask what it came for."""
+_ANOTHER = 2 * _PATIENCE
+"""Seconds that another question may take: libvirt itself asks twice."""
 _SILENT = frozenset({"VIR_ERR_AGENT_UNRESPONSIVE", "VIR_ERR_AGENT_UNSYNCED"})
 _TOO_LONG = "VIR_ERR_SYSTEM_ERROR/ERANGE"
 """What libvirt answers once an agent's answer is longer than it reads; to the next question too."""
 
 
-def require(domain: Remote, deadline: Deadline | None = None) -> None:
+def require(domain: Remote, *, again: bool = False) -> None:
     """See that an agent answers, before it is asked for anything that may take its time. One call.
 
     Args:
-        deadline: until when to ask again an agent that is there, and is slow. Two calls each time.
+        again: ask an agent that is there, and is slow, once more. Two calls more.
 
     Raises:
         GuestAgentUnavailable: none does.
     """
-    while True:
-        try:
-            ask(domain, "guest-ping", reads=True)
-            return
-        except errors.GuestAgentUnavailable as error:
-            if deadline is None or not is_silent(error) or deadline.left <= _ANOTHER:
-                raise
-            if not _is_there(domain):
-                raise
-        deadline.pause(_APART, "the agent was asked whether it is there")
+    try:
+        ask(domain, "guest-ping", reads=True)
+    except errors.GuestAgentUnavailable as error:
+        in_time = current_deadline().left > _ANOTHER
+        if not (again and is_silent(error) and in_time and _is_there(domain)):
+            raise
+        ask(domain, "guest-ping", reads=True)
 
 
 def is_silent(error: errors.HypervisorError) -> bool:

@@ -149,8 +149,7 @@ class Removal:
                 gone = found.away.keys() | originals.keys()
                 disks |= {name: each for name, each in own.items() if name not in gone}
                 logs = self._remove_all(uuid, domain, found, disks)
-                self._delete_all(logs.items())
-            anything = domain is not None or bool(disks) or bool(logs)
+            anything = domain is not None or bool(disks) or logs
             if anything and domain is None:
                 events.wait(lambda event: is_about(event, uuid), _SETTLING)
                 # a start that was under way, and fails as its disks have gone, has made a log
@@ -159,11 +158,13 @@ class Removal:
 
     def _remove_all(
         self, uuid: UUID, domain: Remote | None, found: _Found, disks: dict[str, Remote]
-    ) -> dict[str, Remote]:
-        """Remove what there is of a machine that is off; the console logs, which are not removed.
+    ) -> bool:
+        """Remove what there is of a machine that is off: whether it had console logs.
 
         Two things are done at the same time: the helper, the definition and the disks go, in this
-        order; and the console pool is looked through, which has no more to see of the machine.
+        order; and the console pool is looked through, whose files of the machine go once it is
+        defined no more. They are deleted over the link that found them: when both are done, that
+        link may be another operation's.
         """
         logs: dict[str, Remote] = {}
         undefined = Future[bool]()
@@ -186,9 +187,10 @@ class Removal:
             # volume out of the definition.
             if undefined.result():
                 self._secrets.delete(uuid, self.delete_left if domain is None else None)
+                self._delete_all(logs.items())
 
         self._connection.together(remove, look)
-        return logs
+        return bool(logs)
 
     def remove(self, uuid: UUID, domain: Remote | None, disks: dict[str, Remote]) -> None:
         """Remove a definition and these disks."""

@@ -154,12 +154,12 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
                 raise
 
     def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 4 calls, and one each time that an agent which is there did not answer in five
-        seconds: a guest whose file systems are frozen may be slow."""
+        """Budget: 4 calls; two more where an agent that is there did not answer in five seconds, as
+        in a guest whose file systems are frozen. It is asked once more then."""
         del timeout
         deadline = current_deadline()
         domain, _ = self.domains.checked("thaw", uuid, deadline)
-        require(domain, deadline)
+        require(domain, again=True)
         ask(domain, "guest-fsfreeze-thaw", reads=False, patience=deadline.left)
 
     def _frozen(self, domain: Remote) -> bool:
