@@ -254,7 +254,8 @@ class LibvirtSnapshots(Topic, Snapshots):
         if node.note.shape != shape_of(machine.xml):
             raise errors.InvalidRequest(
                 "flavor or devices differ from those that the guest in the snapshot's memory has",
-                hint="bring them back, or revert to a snapshot without memory",
+                hint="bring them back, which cannot be done for CPUs and memory that were plugged"
+                " while the guest ran; or revert to a snapshot without memory",
             )
         runs = node.note.state is InstanceState.RUNNING
         run, live = machine.xml.get("id"), machine.xml
