@@ -12,8 +12,9 @@
 4. runs for at most its ``timeout`` (the operation's default, if none is given) and a tolerance of
    ``TOLERANCE`` seconds in which the driver may undo what it began. A driver that overruns that
    is left to itself in its thread; the caller gets OperationTimeout for a read and OutcomeUnknown
-   for a change, and the instance stays locked until the driver comes back. The same holds for a
-   caller who is interrupted (KeyboardInterrupt): the driver goes on;
+   for a change, and the instance stays locked until the driver comes back. A read
+   of which the driver says that it takes nothing back (``workers.leaving()``) is left at its
+   deadline. The same holds for a caller who is interrupted (KeyboardInterrupt): the driver goes on;
 5. has its result checked against the contract (ContractViolation): its type, the types of the
    fields of each model in it, and whether it is about the instance or the device that was asked
    for. Its errors are completed with operation, host and instance, and anything that is not of the

@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Iterator, Mapping
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -24,7 +24,7 @@ from hvdrivers.models.vif import AttachedVif, VifBase
 from hvdrivers.models.volume import AttachedVolume, HostVolume
 from hvdrivers.raised import in_words, is_whole
 from hvdrivers.redact import blot_error, secrets_in
-from hvdrivers.workers import Job, Workers
+from hvdrivers.workers import Job, Leaving, Workers
 
 
 class Guarding(Protocol):
@@ -67,6 +67,7 @@ class GuardedCall:
         self._uuid = _subject(self.arguments)
         self._shield = _Shield(self.arguments.get("progress"))
         self._future: futures.Future[Any] | None = None
+        self._leaving = Leaving()
 
     def place_vifs(self) -> None:
         """Give each new NIC the MAC address that it has in its instance."""
@@ -100,6 +101,7 @@ class GuardedCall:
         waits = uuid is not None and not waits_here
 
         def work() -> Any:
+            self._leaving.begin()
             if waits and uuid is not None:
                 self._take_turn(uuid)
             try:
@@ -150,19 +152,23 @@ class GuardedCall:
                 "another operation on this instance is still under way; nothing was begun"
             )
 
-    @property
-    def _patience(self) -> float:
-        return max(0.0, self.deadline - time.monotonic()) + self._guard._tolerance()
+    def _patience(self) -> Iterator[float]:
+        """Seconds to wait, in two parts: until the deadline, and for what the driver takes back. A
+        read that may be left then takes nothing back."""
+        yield waitable(self.deadline - time.monotonic())
+        if self._leaving.asking is None:
+            yield waitable(self._guard._tolerance())
 
     def wait(self) -> Any:
         """Wait for the result."""
         future = self._started()
         done = False
         try:
-            future.exception(waitable(self._patience))
-            done = True
-        except futures.TimeoutError:
-            pass
+            for patience in self._patience():
+                with suppress(futures.TimeoutError):
+                    future.exception(patience)
+                    done = True
+                    break
         finally:
             if not done:
                 self._abandon(future)
@@ -177,7 +183,9 @@ class GuardedCall:
         waiting = asyncio.wrap_future(future)
         done = False
         try:
-            done = bool((await asyncio.wait({waiting}, timeout=waitable(self._patience)))[0])
+            for patience in self._patience():
+                if not done:
+                    done = bool((await asyncio.wait({waiting}, timeout=patience))[0])
         finally:
             if not done:
                 self._abandon(future)
@@ -206,7 +214,9 @@ class GuardedCall:
                 return self._guarded(result)
             # an exit or an interrupt in a worker's thread is no reason to end the program
             raise self._violation(f"raised {in_words(error)}") from error
-        message = "the host did not answer within the deadline"
+        asking = self._leaving.asking
+        what = f" {asking()}" if asking is not None else ""
+        message = f"the host did not answer{what} within the deadline"
         if self.rules.changes:
             raise errors.OutcomeUnknown(message)
         raise errors.OperationTimeout(message)

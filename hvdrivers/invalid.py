@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,8 +29,29 @@ def in_words(
     return "; ".join(shown)
 
 
+_IN_WORDS = (
+    (re.compile(r"Extra inputs are not permitted"), "there is no such field"),
+    (
+        re.compile(r"Unable to extract tag using discriminator (.+)"),
+        r"it lacks \1, which says of what kind it is",
+    ),
+    (  # without what was given
+        re.compile(
+            r"(?s)Input tag .* found using (.+) does not match any of the expected tags: (.+)"
+        ),
+        r"\1 is none of \2",
+    ),
+)
+"""What only those who know pydantic understand."""
+
+
 def plain(message: str) -> str:
-    """A message without the words that pydantic puts before those of a validator."""
+    """A message without the words that pydantic puts before those of a validator, and without
+    those that only its users know."""
+    for pattern, words in _IN_WORDS:
+        found = pattern.fullmatch(message)
+        if found is not None:
+            return found.expand(words)
     return message.replace("Value error, ", "", 1)
 
 

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
@@ -48,6 +50,54 @@ class Job(Generic[_T]):
 
 def _nothing() -> None:
     pass
+
+
+class Leaving:
+    """What a caller needs to know at the deadline of a call that it has handed to a thread: whether
+    to leave the thread to itself at once, or to wait for what it takes back.
+
+    The caller makes one, and the thread calls :meth:`begin`. What runs there finds it by
+    :func:`leaving`, and makes calls of the host that take nothing back and may hang in
+    :meth:`at_deadline`: they need no further thread.
+    """
+
+    def __init__(self) -> None:
+        self.asking: Callable[[], str] | None = None
+        """What is under way and may be left; None: nothing."""
+        self._thread: int | None = None
+
+    def begin(self) -> None:
+        """This thread does the work."""
+        self._thread = threading.get_ident()
+        _leaving.set(self)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this thread is the one that may be left. One that it has started has its
+        context."""
+        return self._thread == threading.get_ident()
+
+    @contextmanager
+    def at_deadline(self, asking: Callable[[], str]) -> Iterator[None]:
+        """In the block the thread may be left to itself at the deadline.
+
+        Args:
+            asking: tells, in the caller's thread, what the host has not answered.
+        """
+        self.asking = asking
+        try:
+            yield
+        finally:
+            self.asking = None
+
+
+_leaving: ContextVar[Leaving | None] = ContextVar("hvdrivers-leaving", default=None)
+
+
+def leaving() -> Leaving | None:
+    """How the caller of this thread may leave it; None: it waits to the end."""
+    found = _leaving.get()
+    return found if found is not None and found.is_here else None
 
 
 class Errand:

@@ -44,6 +44,9 @@ Data goes to standard output, everything else to standard error: messages, quest
 masked. A failure is told as `error:`, `hint:` and `cause:` lines; with `-o json` the last line of
 standard error is also `{"error": {"type": ..., "message": ..., "hint": ..., "exit_code": ...}}`.
 
+A pipe gets each row of a table as one line, however long. A terminal that is too narrow for the
+columns gets each row as lines, one a field, so that an identity is never cut off.
+
 Names and console output come from tenants. What is not printable is written out (`\\x1b`), in
 tables and messages as in JSON; `console-log` gives the guest's own bytes to pipes and files, and to
 a terminal only with `--raw`. `NO_COLOR` is honoured.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from hvdrivers.cli.codes import ExitCode
 from hvdrivers.cli.command import (
@@ -20,6 +19,7 @@ from hvdrivers.cli.command import (
     merge,
 )
 from hvdrivers.cli.output import Output
+from hvdrivers.cli.parsing import SubCommands
 from hvdrivers.cli.registry import COMMANDS
 from hvdrivers.cli.report import say, tell
 from hvdrivers.cli.session import Session
@@ -52,7 +52,7 @@ class _Commands(MutableMapping[str, Any]):
         return len(COMMANDS)
 
 
-class RootGroup(TyperGroup):
+class RootGroup(SubCommands):
     """The command itself."""
 
     def __init__(self, **attributes: Any) -> None:

@@ -23,5 +23,12 @@ def confirm(question: str, *, yes: bool) -> None:
             "this destroys data, and there is no terminal to ask on", hint="add --yes"
         )
     say(question)
-    if not typer.confirm("go on?", err=True):  # the names are in the question, made safe by say()
-        raise CommandError("nothing was done", code=ExitCode.FAILED)
+    code = ExitCode.FAILED
+    try:
+        if typer.confirm("go on?", err=True):  # the names are in the question, made safe by say()
+            return
+    except typer.Abort as stopped:  # Ctrl-C, or Ctrl-D, behind the question
+        say("")
+        if isinstance(stopped.__context__, KeyboardInterrupt):
+            code = ExitCode.INTERRUPTED
+    raise CommandError("nothing was done", code=code)

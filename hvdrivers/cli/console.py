@@ -13,6 +13,7 @@ import typer
 
 from hvdrivers.cli import command as cmd
 from hvdrivers.cli.command import HostArgument, InstanceArgument
+from hvdrivers.cli.instances import UNTOLD
 from hvdrivers.cli.output import Output, details, emit, table
 from hvdrivers.cli.parse import checked
 from hvdrivers.cli.report import BadUsageError, say
@@ -124,6 +125,8 @@ def show_addresses(session: Session, host: HostArgument, instance: InstanceArgum
     """
     with session.host(host) as driver:
         found = driver.guest_addresses(session.find(driver, instance), timeout=session.timeout)
+    if not found:
+        say(f"none known: {UNTOLD}")
     session.emit(
         found,
         lambda: table(

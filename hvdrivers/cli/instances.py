@@ -88,6 +88,9 @@ def _emit_with_addresses(
     )
 
 
+UNTOLD = "neither the guest nor the host has told one yet"
+
+
 def addresses_of(
     session: Session, driver: ComputeDriver, uuid: UUID, state: object
 ) -> tuple[list[str], str | None]:
@@ -111,7 +114,7 @@ def addresses_of(
         return [], error.message
     local = [each.address for each in found if not each.address.is_link_local]
     known = list(dict.fromkeys(str(address) for address in local if not address.is_loopback))
-    return known, None if known else "neither the guest nor the host has told one yet"
+    return known, None if known else UNTOLD
 
 
 def show_instance(session: Session, host: HostArgument, instance: InstanceArgument) -> None:

@@ -72,8 +72,10 @@ class Interruptible(Generic[_T]):
             self._done.wait()
         except KeyboardInterrupt:
             self._stop.set()
-            say("interrupted: waiting for the host to stop and undo (Ctrl-C again: do not wait)")
             try:
+                say(
+                    "interrupted: waiting for the host to stop and undo (Ctrl-C again: do not wait)"
+                )
                 finished = self._done.wait(GRACE)
             except KeyboardInterrupt:
                 finished = False

@@ -38,6 +38,8 @@ _STATES = {
     "broken": "bold red",
 }
 _WIDE = 100_000  # nobody's terminal: a pipe gets whole lines, however long
+_GAP = 2  # spaces between two columns
+_LONG = 16  # a cell with more letters may be broken: it is no reason to give up the columns
 
 
 def to_data(value: Any) -> Any:
@@ -107,7 +109,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
     """Rows under headings. Cells are plain text: no markup, nothing a terminal would obey."""
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, _GAP, 0, 0))
     for column in columns:
         made.add_column(column, overflow="fold", no_wrap=column in _WHOLE)
     for row in rows:
@@ -117,15 +119,21 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
 
 def details(fields: Mapping[str, object]) -> Table:
     """One thing: a line per field, and per item of a field that is a list."""
-    from rich.table import Table
-
-    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    made.add_column(style="bold", no_wrap=True)
-    made.add_column(overflow="fold")
+    made = _grid()
     for name, value in fields.items():
         items = value if isinstance(value, list | tuple) and value else [value]
         for index, item in enumerate(items):
             made.add_row("" if index else _cell(name), _cell(item))
+    return made
+
+
+def _grid() -> Table:
+    """Names on the left, what they have on the right."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, show_header=False, padding=(0, _GAP, 0, 0))
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
     return made
 
 
@@ -152,14 +160,56 @@ def plain(value: object) -> str:
 
 
 def rendered(what: Table) -> str:
-    """The table as text: coloured on a terminal (NO_COLOR is honoured), whole lines in a pipe."""
-    from rich.console import Console
+    """The table as text: coloured on a terminal (NO_COLOR is honoured), whole lines in a pipe.
+
+    On a terminal that is too narrow for the columns each row is shown below the other, a line per
+    field: an identity is never cut off, nor a number broken in two.
+    """
+    from rich.console import Console, ConsoleDimensions
 
     width = None if sys.stdout.isatty() else _WIDE
     console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    parts = [what]
+    if width is None and what.show_header and what.row_count and _needed(what) > console.width:
+        parts, least = _blocks(what)
+        # both: of a terminal that can do nothing (TERM=dumb) the width alone is not taken
+        console.size = ConsoleDimensions(max(console.width, least), console.height)
     with console.capture() as captured:
-        console.print(what)
+        for number, part in enumerate(parts):
+            if number:
+                console.print()
+            console.print(part)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def _needed(what: Table) -> int:
+    """The width in which no identity is cut, and only long cells are broken: a table takes room
+    from its widest columns first."""
+    from rich.cells import cell_len
+
+    total = _GAP * (len(what.columns) - 1)
+    for column in what.columns:
+        widest = max(cell_len(str(each)) for each in (column.header, *column.cells))
+        total += widest if column.no_wrap else min(widest, _LONG)
+    return total
+
+
+def _blocks(what: Table) -> tuple[list[Table], int]:
+    """Each row as a table of its own, with a line per field; and the width that they need so that
+    an identity stands on one line."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
+    names = [str(column.header) for column in what.columns]
+    label = max(map(cell_len, names))
+    whole = [cell_len(str(cell)) for each in what.columns if each.no_wrap for cell in each.cells]
+    made = []
+    for row in zip(*(column.cells for column in what.columns), strict=True):
+        block = _grid()
+        for name, cell in zip(names, row, strict=True):
+            block.add_row(Text(name.ljust(label)), cell)
+        made.append(block)
+    return made, label + _GAP + max(whole, default=0)
 
 
 def size(count: float | None) -> str | None:

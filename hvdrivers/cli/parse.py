@@ -222,6 +222,12 @@ def nic(text: str, *, option: str = "--nic", nic_id: str | None = None) -> Vif:
             value = {"type": kind, _NIC_SHORT[kind]: name} | more
         else:
             value = fields(option, text, _NIC_ALIASES)
+    if "type" not in value:
+        raise BadUsageError(
+            f"{option}: {text!r} does not say what the NIC is connected to",
+            hint="network:NAME, bridge:NAME, ovs:NAME, or type=...; hvdrivers doctor HOST names"
+            " the types that a host takes",
+        )
     value.setdefault("id", nic_id or str(uuid4()))
     return checked(option, Vif, value)  # type: ignore[arg-type]
 

@@ -40,9 +40,13 @@ class SubCommands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if len(args) > 1 and args[0] not in self.commands and args[1] in self.commands:
+            words = [args[1]]
+            below = getattr(self.commands[args[1]], "commands", {})
+            words += [word for word in args[2:3] if word in below]
             raise BadUsageError(
                 f"{args[0]!r} is no command of {ctx.command_path}",
-                hint=f"the host comes after the command: {ctx.command_path} {args[1]} {args[0]} …",
+                hint="the host comes after the command:"
+                f" {ctx.command_path} {' '.join(words)} {args[0]} …",
             )
         return super().resolve_command(ctx, args)
 

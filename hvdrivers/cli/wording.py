@@ -103,6 +103,20 @@ ARGUMENTS: Mapping[tuple[str, str], str] = {
 
 _CALL = re.compile(r"\b(?P<name>[a-z_]+)\((?P<arguments>[^()\n]*)\)")
 
+OPTIONS: Mapping[str, str] = {
+    "address=": "migrate --address",
+    "config_file=": "list --config",
+    "force=True": "console --force",
+    "keep=": "destroy --keep",
+    "name=": "adopt --name",
+    "storage=": "migrate --storage",
+    "timeout=": "list --timeout",
+}
+"""The option for an argument that a hint names outside of a call and without a value of its own,
+and a command that has it."""
+
+_OPTION = re.compile(rf"(?<![\w.-])({'|'.join(OPTIONS)})(?![\w{{(\"'])")
+
 
 @overload
 def in_commands(hint: str) -> str: ...
@@ -110,7 +124,11 @@ def in_commands(hint: str) -> str: ...
 def in_commands(hint: None) -> None: ...
 def in_commands(hint: str | None) -> str | None:
     """A hint with the commands in the place of the operations that it names."""
-    return None if hint is None else _CALL.sub(_command, hint)
+    return None if hint is None else _OPTION.sub(_option, _CALL.sub(_command, hint))
+
+
+def _option(found: re.Match[str]) -> str:
+    return OPTIONS[found[1]].rpartition(" ")[2]
 
 
 def _command(found: re.Match[str]) -> str:

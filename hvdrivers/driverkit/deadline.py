@@ -82,9 +82,11 @@ class Deadline:
             OperationTimeout: the deadline has passed.
         """
         if self.passed:
-            raise OperationTimeout(
-                f"the deadline of {self._timeout:g} seconds passed while {doing}"
-            )
+            # a step may have been given what was left: its caller gave the whole
+            whole = current_deadline()
+            given = whole._timeout if whole.bounded and whole.passed else self._timeout
+            about = round(given, 1) or given  # the guard takes off what it has waited itself
+            raise OperationTimeout(f"the deadline of {about:g} seconds passed while {doing}")
 
     def pause(self, seconds: float, doing: str, *, wake: threading.Event | None = None) -> bool:
         """Wait between two attempts, at most until the deadline.

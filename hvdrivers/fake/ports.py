@@ -169,6 +169,7 @@ class Ports:
             type=vif.type,
             device=device if on else None,
             model=None if passthrough else vif.model or NicModel.VIRTIO,
+            host_pci_address=vif.pci_address if isinstance(vif, HostdevVif) else None,
             sriov=_wants_function(vif),
         )
 

@@ -18,6 +18,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.device_names import is_device
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.files import Times, base_path, clean, is_within, paths_in, times_of
@@ -122,7 +123,7 @@ class Look:
         """A file that the pools have got since they were listed, or one in no pool, seen through a
         pool that is made for the look; None if it is not there. Five calls."""
         folder, name = posixpath.split(path)
-        if folder == "/dev" or folder.startswith("/dev/"):
+        if is_device(folder):
             return None
         with suppress(errors.VolumeNotFound):
             return described(self._remote.storageVolLookupByPath(path))

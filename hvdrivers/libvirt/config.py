@@ -35,6 +35,10 @@ def _uri(value: str) -> str:
     _ = parts.port  # and for a port that is none
     if not parts.scheme:
         raise ValueError("is no libvirt URI: qemu:///system, qemu+ssh://root@host/system")
+    if parts.scheme.partition("+")[0] == "qemu" and not parts.path.strip("/"):
+        raise ValueError(
+            "names no daemon: qemu:///system on this machine, qemu+ssh://HOST/system on another"
+        )
     if parts.password:
         raise ValueError("holds a password: give username= and password= instead")
     return value
@@ -131,7 +135,9 @@ class LibvirtConfig(DriverConfig):
         try:
             return cls(**values)
         except ValidationError as error:
-            raise InvalidRequest(in_words(error)) from None
+            raise InvalidRequest(
+                in_words(error), hint="the documentation of LibvirtConfig names the options"
+            ) from None
 
     @property
     def aside(self) -> frozenset[int]:

@@ -54,10 +54,13 @@ class LibvirtScreen(Topic, InteractiveConsole, ScreenCapture):
         if kind is ConsoleKind.SERIAL:
             return self._serial_console(domain)
         if kind not in _RANDOM:
-            raise errors.NotSupported(f"libvirt machines have no console of the kind {kind} here")
+            raise errors.NotSupported(
+                f"libvirt machines have no console of the kind {kind} here",
+                hint="take serial, vnc or spice",
+            )
         screen = xml_of(domain).find(f"devices/graphics[@type='{kind.value}']")
         if screen is None:
-            raise _no_screen("this machine", f"{kind.value.upper()} server for a screen")
+            raise _no_screen(f"{kind.value.upper()} server for a screen")
         ticket = secrets.token_urlsafe(_RANDOM[kind])
         expires = datetime.now(UTC).replace(microsecond=0) + _TICKET
         screen.set("passwd", ticket)
@@ -95,7 +98,7 @@ class LibvirtScreen(Topic, InteractiveConsole, ScreenCapture):
         except errors.InvalidState as error:
             if xml_of(domain).find("devices/video") is not None:
                 raise
-            raise _no_screen("this machine") from error
+            raise _no_screen() from error
         except errors.VolumeNotFound as error:
             # the file of the picture, which QEMU could not write
             raise errors.HypervisorFault(
@@ -113,9 +116,9 @@ def _port(screen: Element, name: str) -> int | None:
     return number if number > 0 else None
 
 
-def _no_screen(what: str, lacks: str = "screen") -> errors.NotSupported:
+def _no_screen(lacks: str = "screen") -> errors.NotSupported:
     return errors.NotSupported(
-        f"{what} has no {lacks}",
+        f"this machine has no {lacks}",
         hint="it was made with another value of graphics in the configuration",
     )
 

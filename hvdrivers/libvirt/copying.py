@@ -102,7 +102,8 @@ class LibvirtCopying(Topic, SnapshotToImage):
                 xml = xml_of(domain)
                 if own_disk(xml, ROOT) is None:
                     raise errors.InvalidRequest(
-                        "the instance was booted from a volume: it has no root disk"
+                        "the instance was booted from a volume: it has no root disk",
+                        hint="copy the volume at its storage server",
                     )
                 if state in {InstanceState.RUNNING, InstanceState.PAUSED} and (
                     not domain.isPersistent()

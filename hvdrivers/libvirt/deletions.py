@@ -132,7 +132,10 @@ class Deletions:
         def look() -> None:
             volumes = self._pools.volumes(pool)
             if name not in volumes:
-                raise errors.VolumeNotFound(f"the volume {named['id']!r} has just been deleted")
+                raise errors.VolumeNotFound(
+                    f"the volume {named['id']!r} has just been deleted",
+                    hint="another client has called delete_volume(); list_volumes() has the others",
+                )
             marks = _marks(volumes, named["id"])
             if not marks:
                 return

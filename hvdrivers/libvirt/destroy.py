@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
@@ -147,19 +148,7 @@ class Removal:
                             undo.callback(self._keeping.take_back, each)
                 gone = found.away.keys() | originals.keys()
                 disks |= {name: each for name, each in own.items() if name not in gone}
-                # it is off, and writes no log any more
-                self._connection.together(
-                    lambda: remove_helper(self._connection.remote, uuid), self._look_for_logs
-                )
-                self._delete_all(found.away.items())
-                self.remove(uuid, domain, disks)
-                logs: dict[str, Remote] = {}
-                moved = self.delete_left if domain is None else None
-                # by their names: others may have taken the volume out of the definition
-                self._connection.together(
-                    lambda: logs.update(self._logs_of(uuid)),
-                    lambda: self._secrets.delete(uuid, moved),
-                )
+                logs = self._remove_all(uuid, domain, found, disks)
                 self._delete_all(logs.items())
             anything = domain is not None or bool(disks) or bool(logs)
             if anything and domain is None:
@@ -168,12 +157,51 @@ class Removal:
                 self.delete_console(uuid)
             return anything and not ran
 
+    def _remove_all(
+        self, uuid: UUID, domain: Remote | None, found: _Found, disks: dict[str, Remote]
+    ) -> dict[str, Remote]:
+        """Remove what there is of a machine that is off; the console logs, which are not removed.
+
+        Two things are done at the same time: the helper, the definition and the disks go, in this
+        order; and the console pool is looked through, which has no more to see of the machine.
+        """
+        logs: dict[str, Remote] = {}
+        undefined = Future[bool]()
+
+        def remove() -> None:
+            try:
+                remove_helper(self._connection.remote, uuid)
+                self._delete_all(found.away.items())
+                self._undefine(uuid, domain, disks)
+                undefined.set_result(True)
+            finally:
+                if not undefined.done():
+                    undefined.set_result(False)
+            self._delete_disks(uuid, disks)
+
+        def look() -> None:
+            self._look_for_logs()
+            logs.update(self._logs_of(uuid))
+            # What is defined keeps its secrets. They go by their names: others may have taken the
+            # volume out of the definition.
+            if undefined.result():
+                self._secrets.delete(uuid, self.delete_left if domain is None else None)
+
+        self._connection.together(remove, look)
+        return logs
+
     def remove(self, uuid: UUID, domain: Remote | None, disks: dict[str, Remote]) -> None:
         """Remove a definition and these disks."""
+        self._undefine(uuid, domain, disks)
+        self._delete_disks(uuid, disks)
+
+    def _undefine(self, uuid: UUID, domain: Remote | None, disks: dict[str, Remote]) -> None:
         gone = domain is None or not undefine(domain)
         if gone and disks:
             # a spawn was interrupted before the definition, with which libvirt removes this too
             self.delete_nvram(uuid)
+
+    def _delete_disks(self, uuid: UUID, disks: dict[str, Remote]) -> None:
         # the marks say which disks have been kept: they go when these have gone, and stay where one
         # could not be deleted
         marks = {name for name in disks if is_mark(name, uuid)}

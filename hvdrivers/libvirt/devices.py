@@ -7,8 +7,9 @@ import re
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.held_volumes import source_of, volumes_of
-from hvdrivers.libvirt.naming import alias, from_alias
-from hvdrivers.libvirt.xml import Element, attribute, el
+from hvdrivers.libvirt.host_nics import is_function
+from hvdrivers.libvirt.naming import FUNCTION, alias, from_alias
+from hvdrivers.libvirt.xml import Element, attribute, children, el
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.vif import AttachedVif, NicModel, VifType
 from hvdrivers.models.volume import (
@@ -148,6 +149,13 @@ def has_free_port(domain: Element) -> bool:
     return not ports or bool(ports - used)
 
 
+def no_such_nic(vif_id: str) -> errors.NetworkNotFound:
+    """What to say of a NIC that a machine has not."""
+    return errors.NetworkNotFound(
+        f"the instance has no NIC {vif_id!r}", hint="get_instance() shows those that it has"
+    )
+
+
 def no_free_port() -> errors.InsufficientResources:
     """What to say about it."""
     return errors.InsufficientResources(
@@ -206,7 +214,8 @@ def vif_in_alias(text: str) -> tuple[VifType, str] | None:
         identifier = from_alias(f"vif-{kind}", text)
         if identifier is not None:
             return kind, identifier
-    return None
+    identifier = from_alias(f"vif-{FUNCTION}", text)
+    return ("network", identifier) if identifier is not None else None
 
 
 def vifs_of(domain: Element) -> dict[str, tuple[VifType, Element]]:
@@ -215,7 +224,7 @@ def vifs_of(domain: Element) -> dict[str, tuple[VifType, Element]]:
     A NIC that an adopted machine brought along has its MAC address as id."""
     found = {}
     adopted = adoption_in(domain) is not None
-    for device in domain.iterfind("devices/*"):
+    for device in children(domain, "devices"):
         if device.tag not in _NICS:
             continue  # most devices of a machine are none
         named = vif_in_alias(attribute(device, "alias", "name") or "")
@@ -239,21 +248,36 @@ def _brought_along(interface: Element) -> tuple[VifType, str] | None:
 
 def attached_vif(vif_id: str, kind: VifType, interface: Element) -> AttachedVif:
     """What an ``<interface>`` or a ``<hostdev>`` says."""
-    model = attribute(interface, "model", "type")
+    model, function = attribute(interface, "model", "type"), is_function(interface)
+    own = None if function else model
     return AttachedVif(
         id=vif_id,
         address=attribute(interface, "mac", "address"),
         type=kind,
         device=attribute(interface, "target", "dev"),
-        model=NicModel(model) if model in {each.value for each in NicModel} else None,
+        model=NicModel(own) if own in {each.value for each in NicModel} else None,
         pci_address=_pci_address(interface),
+        host_pci_address=_host_device(interface),
+        sriov=function,
     )
 
 
 def _pci_address(device: Element) -> PciAddress | None:
     address = device.find("address")
-    if address is None or address.get("type") != "pci":
+    return _pci_in(address) if address is not None and address.get("type") == "pci" else None
+
+
+def _host_device(device: Element) -> PciAddress | None:
+    """The device of the host that a NIC is. Of one that libvirt chooses it is there while the
+    machine runs."""
+    source = device.find("source")  # a path of two steps is walked in Python
+    address = source.find("address") if source is not None else None
+    if address is None or address.get("type") not in {None, "pci"}:
         return None
+    return _pci_in(address)
+
+
+def _pci_in(address: Element) -> PciAddress:
     parts = [int(address.get(name, "0"), 16) for name in ("domain", "bus", "slot", "function")]
     return PciAddress.of(*parts)
 
@@ -267,6 +291,7 @@ __all__ = [
     "iotune",
     "limits_of",
     "no_free_port",
+    "no_such_nic",
     "serial_of",
     "source_of",
     "target_prefix",

@@ -102,7 +102,7 @@ def domain_xml(
         "devices",
         *(own_disk_element(disk, host.disk_cache) for disk in disks),
         *volumes,
-        *(vif_element(vif) for vif in spec.vifs),
+        *(vif_element(vif, spec.uuid) for vif in spec.vifs),
         *hostdevs,
         *(_pcie_ports(given, host) if pcie else ()),
         el("controller", type="scsi", index=0, model="virtio-scsi"),

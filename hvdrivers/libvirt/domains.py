@@ -20,7 +20,7 @@ from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
 from hvdrivers.libvirt.identity import Identity, Known
 from hvdrivers.libvirt.leaving import refuse_cut
 from hvdrivers.libvirt.metadata import NO_NAMESPACE
-from hvdrivers.libvirt.naming import is_moving, is_rescued, label_of
+from hvdrivers.libvirt.naming import is_moving, is_rescued, label_of, may_be_rescued
 from hvdrivers.libvirt.not_adopted import refuse_adopted
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
@@ -133,7 +133,10 @@ class Domains:
         rescued = as_rescued(found)
         if rescued is found:
             return found
-        uuid, name = UUID(domain.UUIDString()), domain.name()
+        name = domain.name()
+        if marked is False and not may_be_rescued(name):
+            return found
+        uuid = UUID(domain.UUIDString())
         if label_of(name, uuid) is not None:
             return rescued if is_rescued(name, uuid) else found
         if marked is None:

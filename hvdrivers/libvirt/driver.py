@@ -157,7 +157,7 @@ class LibvirtDriver(
         VifBase: frozenset({"active", "model", "mtu", "queues", "vlan"}),
         VifQos: frozenset(VifQos.model_fields),
         Bandwidth: frozenset({"peak", "burst"}),
-        NetworkVif: frozenset({"portgroup"}),
+        NetworkVif: frozenset({"portgroup", "sriov"}),
         BridgeVif: frozenset({"device"}),
         OvsVif: frozenset({"interface_id", "profile_id", "datapath_type", "hybrid_plug", "device"}),
         TapVif: frozenset({"device", "exists"}),
@@ -181,7 +181,7 @@ class LibvirtDriver(
         self.hub = EventHub(self.connection)
         self.pools = Pools(self.connection)
         self.facts = HostFacts(self.connection)
-        self.networks = Networks(self.connection)
+        self.networks = Networks(self.connection, self.facts)
         self.secrets = Secrets(self.connection)
         self.identity = Identity(self.connection)
         self.domains = Domains(self.connection, self.hub, self.identity)
@@ -226,7 +226,10 @@ class LibvirtDriver(
         q35, and 1 for what an interrupted spawn has left undone. The 8 calls for the events are
         made at the same time, over a connection of their own."""
         if not isinstance(config, LibvirtConfig):
-            raise errors.InvalidRequest("the libvirt driver needs a LibvirtConfig")
+            raise errors.InvalidRequest(
+                "the libvirt driver needs a LibvirtConfig",
+                hint='connect("libvirt", uri=...) makes one',
+            )
         driver = cls(config)
         try:
             with driver.connection.operation(None):

@@ -10,6 +10,7 @@ a machine that has it no device of the host. https://libvirt.org/kbase/launch_se
 from __future__ import annotations
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.host_nics import wants_function
 from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.flavor import Flavor
 from hvdrivers.models.instance import Firmware, InstanceSpec
@@ -79,7 +80,7 @@ def refuse_unencrypted(spec: InstanceSpec, *, virt_type: str, machine: str) -> N
 
 def refuse_nic(vif: Vif) -> None:
     """Raise NotSupported for a device of the host."""
-    if isinstance(vif, HostdevVif | VdpaVif):
+    if isinstance(vif, HostdevVif | VdpaVif) or wants_function(vif):
         raise no_device()
 
 

@@ -92,6 +92,13 @@ _LIMIT_HINT = (
 )
 
 _HINTS: dict[type[e.HypervisorError], str] = {
+    e.VolumeNotFound: (
+        "list_volumes() shows the volumes of the host, list_snapshots() those of an instance, and"
+        " virsh pool-list --all the storage pools"
+    ),
+    e.NetworkNotFound: "drivers never make networks; those that there are: virsh net-list --all",
+    e.InvalidRequest: "change what libvirt names, or leave it out",
+    e.NotSupported: "leave out what libvirt names, or use a host whose libvirt and QEMU have it",
     e.PermissionDenied: (
         "the daemon, or QEMU's user, may not do or open this: see the daemon's log, and the"
         " owner, AppArmor and SELinux rules of the path"

@@ -13,6 +13,7 @@ from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.domains import LookAgain, xml_of
+from hvdrivers.libvirt.held_volumes import not_attached
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import growing
 from hvdrivers.libvirt.xml import Element, attribute
@@ -36,7 +37,7 @@ class LibvirtExtend(Topic, ExtendVolume):
             stopped = state is InstanceState.STOPPED
             disk = volumes_of(xml_of(domain, inactive=stopped)).get(volume_id)
             if disk is None:
-                raise errors.VolumeNotFound(f"the instance has no volume {volume_id}")
+                raise not_attached(volume_id)
             device = attribute(disk, "target", "dev")
             if stopped and disk.get("type") == "network":
                 return  # its size is not known before QEMU has opened it

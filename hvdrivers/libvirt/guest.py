@@ -168,7 +168,9 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         del timeout
         _refuse_account(credentials)
         if not command:
-            raise errors.InvalidRequest("no program is named")
+            raise errors.InvalidRequest(
+                "no program is named", hint="the first word of command is the program's path"
+            )
         if len(json.dumps(list(command))) > _MOST_INPUT:
             raise errors.InvalidRequest(
                 f"the program's arguments take more than {_MOST_INPUT} bytes in the message to the"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.devices import TARGET_PREFIX
+from hvdrivers.libvirt.host_nics import wants_function
 from hvdrivers.libvirt.xml import Element, el
 from hvdrivers.models.hardware import Hardware, TpmModel, VideoModel
 from hvdrivers.models.instance import Firmware, InstanceSpec
@@ -36,7 +37,8 @@ def with_bus(attachment: VolumeAttachment, hardware: Hardware) -> VolumeAttachme
 
 def with_model(vif: Vif, hardware: Hardware) -> Vif:
     """The VIF, as a NIC of the machine's model if it names none."""
-    if vif.model is not None or hardware.nic_model is None or isinstance(vif, HostdevVif):
+    of_host = isinstance(vif, HostdevVif) or wants_function(vif)
+    if vif.model is not None or hardware.nic_model is None or of_host:
         return vif  # a device of the host is a model of its own
     return vif.model_copy(update={"model": hardware.nic_model})
 

@@ -21,7 +21,7 @@ from hvdrivers.contract import errors
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept, put
 from hvdrivers.libvirt.naming import alias, from_alias
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.xml import Element, attribute
+from hvdrivers.libvirt.xml import Element, attribute, children
 from hvdrivers.models.base import Model
 
 _NAMESPACE = f"{NAMESPACE}/volume/"
@@ -49,6 +49,13 @@ def _slot_text(slot: Slot) -> str:
     return json.dumps(slot.model_dump(mode="json"), ensure_ascii=True)
 
 
+def not_attached(volume_id: str) -> errors.VolumeNotFound:
+    """What to say of a volume that a machine has not."""
+    return errors.VolumeNotFound(
+        f"the instance has no volume {volume_id!r}", hint="get_instance() shows those that it has"
+    )
+
+
 def source_of(disk: Element) -> str:
     """Path of the file or block device behind a ``<disk>``, or the name of a volume that is behind
     a network; empty for any other source."""
@@ -68,8 +75,8 @@ def place_of(disk: Element) -> str:
 def volumes_of(domain: Element) -> dict[str, Element]:
     """The ``<disk>`` of each attached volume, by volume id."""
     found = {}
-    for disk in domain.iterfind("devices/disk"):
-        volume_id = _volume_of(domain, disk)
+    for disk in children(domain, "devices"):
+        volume_id = _volume_of(domain, disk) if disk.tag == "disk" else None
         if volume_id is not None:
             found[volume_id] = disk
     return found

@@ -15,6 +15,7 @@ from hvdrivers.libvirt.naming import VOLUME_PREFIX
 from hvdrivers.libvirt.pools import delete, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.stored_volumes import no_such_volume
 from hvdrivers.libvirt.volumes import FORMATS
 from hvdrivers.libvirt.xml import parse, readable
 from hvdrivers.models.image import ImageFormat
@@ -43,7 +44,8 @@ class LibvirtHostVolumes(Topic, HostVolumes):
         name = f"{VOLUME_PREFIX}{volume_id}.{format_}"
         if len(name.encode()) > _LONGEST_NAME:
             raise errors.InvalidRequest(
-                f"the name of the volume is longer than {_LONGEST_NAME - 16} bytes in UTF-8"
+                f"the name of the volume is longer than {_LONGEST_NAME - 16} bytes in UTF-8",
+                hint="choose a shorter one",
             )
         size = spec.capacity_bytes
         if format_ == "raw":
@@ -91,13 +93,16 @@ class LibvirtHostVolumes(Topic, HostVolumes):
             raise errors.VolumeNotFound(error.message, hint=error.hint) from error
         for each in found:
             return self._host_volume(*each)
-        raise errors.VolumeNotFound(f"the host has no volume {volume_id!r}")
+        raise no_such_volume(volume_id)
 
     @staticmethod
     def _host_volume(pool: Remote, volume: Remote, volume_id: str, format_: str) -> HostVolume:
         description = parse(volume.XMLDesc(0))
         if description.get("type") == "dir":
-            raise errors.VolumeNotFound(f"{volume.name()} is a folder, and no volume")
+            raise errors.VolumeNotFound(
+                f"{volume.name()} is a folder, and no volume",
+                hint="rename the folder on the host: its name is that of a volume of the driver's",
+            )
         # The capacity that libvirt tells of a raw volume may be read from what a guest wrote to
         # it (see ``volumes.py``): the length of the file is the truth.
         size = description.findtext("physical") if format_ == "raw" else None

@@ -35,7 +35,9 @@ class LibvirtImages(Topic, ImageCache):
         of the upload and of the look at its last part."""
         del timeout
         if isinstance(image, HostImage):
-            raise errors.InvalidRequest("a host image is on the host already")
+            raise errors.InvalidRequest(
+                "a host image is on the host already", hint="spawn() from it as it is"
+            )
         deadline = current_deadline()
         base = self.images.base(image, deadline, progress)
         try:

@@ -155,7 +155,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         volumes and image. None of these looks depends on another."""
 
         def places() -> list[Element]:
-            self.networks.require(spec.vifs)
+            self.networks.require(spec.vifs, starts=spec.start)
             taps = (each.tap for each in spec.vifs if isinstance(each, MacvtapVif))
             self.networks.refuse_taken(spec.uuid, *taps)
             return self.volumes.elements(spec)
@@ -272,7 +272,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
         secrets; 2 more if it did not run, 5 more for each disk that is kept. 1 more for each disk
         that migrate_storage() has moved to another pool; on a host with slices of GPUs 1 more, and
         2 for each that it has. Of an adopted machine 2 more, and for each of its disks 1 and those
-        of delete_volume(); with ``keep`` 5 more for each, and those of delete_volume() again. 9 of
+        of delete_volume(); with ``keep`` 5 more for each, and those of delete_volume() again. 8 of
         the 11 for a machine with one disk are made in sequence, the others beside them."""
         del timeout
         again = self.removal.destroy(uuid, keep, partial(leave_destination, self, uuid))

@@ -11,6 +11,7 @@ A part that has no element of its own is as the record says.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,7 +24,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, el, text
-from hvdrivers.models.base import Model, Name
+from hvdrivers.models.base import Model, Name, PrintableText
 from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec, Metadata
 from hvdrivers.models.numa import NumaNode
@@ -52,6 +53,9 @@ mark cannot tell whether the machine has been switched on and off since."""
 NO_NAMESPACE = "https://hvdrivers.org/xmlns/libvirt/none/1"
 """Of an element that never exists: its removal changes nothing and says nothing."""
 
+_MOST_RECORDS = 1024
+"""Of about a thousand characters each."""
+
 
 class Record(Model):
     """Version 1. A later version must still be read by this one: unknown fields are an error."""
@@ -61,7 +65,7 @@ class Record(Model):
     flavor: Flavor
     metadata: Metadata = Field(default_factory=dict)
     firmware: Firmware = Firmware.BIOS
-    image: str | None = None
+    image: PrintableText | None = None
     """Cache key of the image it was made from."""
     hardware: Hardware = Hardware.model_construct()
     """For what is attached and plugged later, and names no bus and no model."""
@@ -90,7 +94,7 @@ class Record(Model):
 class RootDisk(Model):
     """What rebuild() remembers of a root disk that it has made."""
 
-    image: str | None
+    image: PrintableText | None
     """Cache key of the image that the disk was made from."""
     replaces: tuple[str, ...] = ()
     """Names of the root disks before it, which may still be there."""
@@ -198,7 +202,7 @@ def roots_in(domain: Element) -> dict[str, RootDisk]:
 def record_in(domain: Element) -> Record:
     """The record in a domain's XML, with what has been changed since."""
     try:
-        record = Record.model_validate_json(kept(domain, NAMESPACE) or "")
+        record = _record(kept(domain, NAMESPACE) or "")
         now: dict[str, object] = {}
         if (metadata := kept(domain, METADATA_NAMESPACE)) is not None:
             now["metadata"] = _Entries.model_validate_json(metadata).metadata
@@ -212,6 +216,13 @@ def record_in(domain: Element) -> Record:
             "the domain's hvdrivers metadata is missing or damaged",
             hint="somebody has edited the domain; destroy() still removes it",
         ) from error
+
+
+@functools.lru_cache(_MOST_RECORDS)
+def _record(content: str) -> Record:
+    """A record depends on its text alone, and its text stays the same while that of the domain
+    changes: what has been read is kept. Nobody may change its mapping of metadata."""
+    return Record.model_validate_json(content)
 
 
 def _current(domain: Element, roots: dict[str, RootDisk]) -> RootDisk:

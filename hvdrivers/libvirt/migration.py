@@ -29,9 +29,9 @@ from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
 from hvdrivers.libvirt.leaving import cut_in, job_of
 from hvdrivers.libvirt.moving import Call, Move, abort, bytes_of
-from hvdrivers.libvirt.moving_plan import MovingPlan
+from hvdrivers.libvirt.moving_checks import MovingChecks
+from hvdrivers.libvirt.moving_plan import Plan
 from hvdrivers.libvirt.other_host import reached
-from hvdrivers.libvirt.plan_of_move import Plan
 from hvdrivers.models.migration import (
     Blocker,
     BlockerKind,
@@ -63,7 +63,7 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
             if isinstance(there, Blocker):
                 found = Plan(xml_of(domain), blockers=[there])
             else:
-                found = MovingPlan(self, there).made(uuid, domain, destination, running=True)
+                found = MovingChecks(self, there).plan(uuid, domain, destination, running=True)
                 _look_at_memory(found)
         return MigrationPlan(
             destination=destination,
@@ -133,7 +133,9 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
         del timeout
         domain, _ = self.domains.checked("force_migration", uuid, current_deadline())
         if not job_of(domain):
-            raise errors.InvalidState("no migration of this instance runs")
+            raise errors.InvalidState(
+                "no migration of this instance runs", hint="live_migrate() begins one"
+            )
         domain.migrateSetMaxDowntime(_STANDSTILL, 0)
         with changed():
             domain.migrateSetMaxSpeed(_NO_LIMIT, 0)
@@ -151,7 +153,7 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
                 raise errors.InvalidRequest(there.reason, hint=there.hint)
             if maybe_gone and self._settled(call, there):
                 return
-            plan = MovingPlan(self, there).made(
+            plan = MovingChecks(self, there).plan(
                 call.uuid, call.domain, call.destination, running=call.running
             )
             _look_at_memory(plan)

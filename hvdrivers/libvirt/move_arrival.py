@@ -36,7 +36,10 @@ def require_arrived(domain: Remote, move: Move) -> None:
     xml = xml_of(domain)
     mark = mark_in(xml)
     if mark is not None and mark.token == move.token:
-        raise errors.InvalidRequest("this host is the source of the move")
+        raise errors.InvalidRequest(
+            "this host is the source of the move",
+            hint="call finish_move() of a driver that is connected to the destination",
+        )
     if kept(xml, ARRIVED_NAMESPACE) != move.token:
         raise nothing_prepared(move.uuid)
 

@@ -23,8 +23,8 @@ from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.move_mark import copy_name, document_name, nvram_name
 from hvdrivers.libvirt.moving import carry
+from hvdrivers.libvirt.moving_plan import Own
 from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name
-from hvdrivers.libvirt.plan_of_move import Own
 from hvdrivers.libvirt.pools import backing_of, refresh, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import full_while_sent, needing_room, needing_room_alone
@@ -97,6 +97,7 @@ class Copying:
                 "another client makes an instance of this UUID at the destination",
                 instance=uuid,
                 vendor_code=error.vendor_code,
+                hint="call again when it has ended; destroy() removes what a dead client has left",
             ) from error
         for disk in disks:
             self._goes_on()

@@ -10,8 +10,8 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.encrypted_memory import is_encrypted, refuse_growth
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.move_mark import Mark, Step
+from hvdrivers.libvirt.moving_plan import Own
 from hvdrivers.libvirt.naming import ROOT
-from hvdrivers.libvirt.plan_of_move import Own
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.size_refusals import refuse_other_disks, refuse_placed
 from hvdrivers.libvirt.xml import Element
@@ -22,12 +22,14 @@ _GIB = 1 << 30
 
 
 def unfinished(uuid: UUID) -> errors.InvalidState:
+    """The error for a move that cannot be confirmed yet."""
     return errors.InvalidState(
         "the move is not finished", instance=uuid, hint="finish_move() at the destination first"
     )
 
 
 def refuse_confirmed(uuid: UUID, mark: Mark) -> None:
+    """Raise InvalidState at the source of a move that a confirm_move() has begun to end."""
     if mark.step is Step.ENDED and mark.where is not None:
         raise errors.InvalidState(
             "the instance is at the destination, and what it was here is being removed",
@@ -57,6 +59,15 @@ def refuse_unfit(domain: Remote, xml: Element, wanted: Flavor, own: list[Own]) -
 
 
 def refuse_blocked(blockers: list[Blocker], *, lacks_room: bool) -> None:
+    """Raise for blockers, if there are any.
+
+    Args:
+        lacks_room: those of the kind STORAGE say that there is no room.
+
+    Raises:
+        InsufficientResources: the other host lacks nothing but room, memory or the like.
+        InvalidRequest: anything else speaks against the move.
+    """
     if not blockers:
         return
     reasons = "; ".join(each.reason for each in blockers)
@@ -68,7 +79,7 @@ def refuse_blocked(blockers: list[Blocker], *, lacks_room: bool) -> None:
 
 
 def require_memory(host: Topic, flavor: Flavor) -> None:
-    """One call."""
+    """Raise InsufficientResources if a host has less memory than a flavor, in all. One call."""
     total = int(host.connection.remote.getInfo()[1])
     if flavor.memory_mib > total:
         raise errors.InsufficientResources(

@@ -49,11 +49,11 @@ from hvdrivers.libvirt.move_refusals import (
 from hvdrivers.libvirt.move_shapes import arriving, notes_on_roots
 from hvdrivers.libvirt.move_source import Source
 from hvdrivers.libvirt.moving import place
-from hvdrivers.libvirt.moving_plan import MovingPlan, elsewhere
+from hvdrivers.libvirt.moving_checks import MovingChecks, elsewhere
+from hvdrivers.libvirt.moving_plan import Own, own_files
 from hvdrivers.libvirt.naming import ROOT, is_moving, label_of
 from hvdrivers.libvirt.other_host import reached
 from hvdrivers.libvirt.pinning import without_own_pins
-from hvdrivers.libvirt.plan_of_move import Own, own_files
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shown import flavor_now, shown
 from hvdrivers.libvirt.turns import Turn
@@ -178,7 +178,7 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
         with self._destination(destination, errors.InvalidRequest) as there:
             if begun.again:
                 clear(there, uuid, mark.token, current_deadline())  # a dead client's
-            plan = MovingPlan(self, there).made(
+            plan = MovingChecks(self, there).plan(
                 uuid, domain, destination, running=False, flavor=mark.flavor
             )
             refuse_blocked(plan.blockers, lacks_room=plan.lacks_room)

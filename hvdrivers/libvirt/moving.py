@@ -25,9 +25,9 @@ from hvdrivers.libvirt.leaving import LEAVING_NAMESPACE, Leaving, cut_in, forget
 from hvdrivers.libvirt.metadata import kept, put
 from hvdrivers.libvirt.move_mark import ARRIVED_NAMESPACE
 from hvdrivers.libvirt.move_shapes import without
+from hvdrivers.libvirt.moving_plan import Plan
 from hvdrivers.libvirt.naming import console_name, disk_name
 from hvdrivers.libvirt.pinning import without_own_pins
-from hvdrivers.libvirt.plan_of_move import Plan
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import lacking_room, needing_room, size_alone
@@ -250,14 +250,16 @@ class Move:
             cut(domain)
 
 
-def carry(
-    volume: Remote, there: Topic, pool: Remote, name: str, deadline: Deadline, *, made: bool = False
-) -> None:
+def carry(volume: Remote, there: Topic, pool: Remote, name: str, deadline: Deadline) -> None:
     """Copy a small file. Five calls.
 
     Args:
         there: the host that the copy is made on.
-        made: the copy's volume is there already, and gets the content.
+        pool: where it is made, on that host.
+        name: of the copy.
+
+    Raises:
+        InsufficientResources: the pool has no room for it.
     """
     size = int(volume.info()[1])
     data = b""
@@ -265,11 +267,8 @@ def carry(
         stream = volume.connect().newStream(0)
         volume.download(stream, 0, min(size, _LARGEST), 0)
         data = read_stream(stream, min(size, _LARGEST), deadline)
-    if made:
-        copy = pool.storageVolLookupByName(name)
-    else:
-        with needing_room(pool, len(data)):
-            copy = pool.createXML(volume_xml(name, len(data), "raw", allocation=len(data)), 0)
+    with needing_room(pool, len(data)):
+        copy = pool.createXML(volume_xml(name, len(data), "raw", allocation=len(data)), 0)
     if data:
         there.images.upload_bytes(copy, data)
 

@@ -24,14 +24,15 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import Undo
 from hvdrivers.libvirt.adopted import ADOPTED_NAMESPACE, Adoption
 from hvdrivers.libvirt.base import Topic
+from hvdrivers.libvirt.covered_disks import COVERED_HINT, covered
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.disguised import refuse_disguised
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.identity import Mark
 from hvdrivers.libvirt.metadata import put
+from hvdrivers.libvirt.moving_plan import Plan, own_files, reaches
 from hvdrivers.libvirt.naming import console_name, disk_name
-from hvdrivers.libvirt.plan_of_move import Plan, own_files, reaches
 from hvdrivers.libvirt.pools import refresh, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
@@ -79,19 +80,19 @@ def look(here: Topic, there: Topic, domain: Remote, plan: Plan, adoption: Adopti
 
 def _look_at_disks(here: Topic, plan: Plan, adoption: Adoption) -> None:
     disks = own_disks_in(plan.xml)
-    covered = [
+    targets = [
         attribute(disks[each.role], "target", "dev")
         for each in adoption.disks
         if each.role in disks and not adoption.has(each.role, source_of(disks[each.role]))
     ]
-    for target in covered:
+    for target in targets:
         plan.add(
             BlockerKind.STORAGE,
-            f"others have put another file, such as that of a snapshot, over the disk {target}",
-            hint="remove it: virsh blockcommit, virsh snapshot-delete",
+            covered(target),
+            hint=COVERED_HINT,
             device=target,
         )
-    if covered:
+    if targets:
         return
     plan.disks = [
         replace(each, name=disk_name(UUID(adoption.uuid), each.role))

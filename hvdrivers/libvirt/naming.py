@@ -34,6 +34,8 @@ from hvdrivers.messages import shown_label
 
 ROOT, SEED, EPHEMERAL, SWAP, NVRAM = "root", "seed", "ephemeral", "swap", "nvram"
 RESCUE = "rescue"
+FUNCTION = "function"
+"""In the alias of a NIC, in the place of its type: it gets a function of its network."""
 OWN_ALIAS = "ua-own-"
 """Beginning of the alias of a disk that belongs to the instance."""
 IMAGE_PREFIX = "hv-image-"
@@ -61,6 +63,11 @@ def domain_name(label: str, uuid: UUID, *, rescued: bool = False, moving: bool =
     escaped = _ESCAPE.sub(lambda match: f"%{ord(match[0]):02X}", label)
     mark = _MOVING if moving else _RESCUED if rescued else ""
     return f"{escaped}{mark}.{uuid}"
+
+
+def may_be_rescued(name: str) -> bool:
+    """Whether is_rescued() has to be asked."""
+    return _RESCUED in name
 
 
 def is_rescued(name: str, uuid: UUID) -> bool:

@@ -21,15 +21,22 @@ from hvdrivers.libvirt.devices import (
     attached_vif,
     has_free_port,
     no_free_port,
+    no_such_nic,
     vifs_of,
 )
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.encrypted_memory import fitted, is_encrypted, refuse_nic
 from hvdrivers.libvirt.hardware import with_model
-from hvdrivers.libvirt.host_nics import HOST_NICS
+from hvdrivers.libvirt.host_nics import HOST_NICS, nic_alias
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
-from hvdrivers.libvirt.network_checks import Networks, macvtap_hint, unplugged
+from hvdrivers.libvirt.network_checks import (
+    Networks,
+    macvtap_hint,
+    macvtap_taken,
+    unplugged,
+    without_function,
+)
 from hvdrivers.libvirt.passthrough import Passthrough
 from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.remote import Remote
@@ -56,12 +63,12 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
 
     @provides(*declared(Networks), *declared(Passthrough) & {Capability.VIF_HOSTDEV})
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
-        """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network (2
-        more with a model, queues, an MTU, limits or a link that is down), 3 if it is there already;
-        for a stopped one 8, 7, 9 and 4, and 9 for the first vhost-user port. For macvtap as for a
-        bridge. For a device of the host 5 more than for a tap device, 4 for a stopped machine, and
-        1 for each machine of the host, 2 if it is on. By a PCI address macvtap and vDPA need 1
-        more, and 1 for each such device of the host."""
+        """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network, 3
+        if it is there already; for a stopped one 8, 7, 9 and 4, 8 for a function of such a network,
+        and 9 for the first vhost-user port. For macvtap as for a bridge. For a device of the host 5
+        more than for a tap device, 4 for a stopped machine, and 1 for each machine of the host, 2
+        if it is on. By a PCI address macvtap and vDPA need 1 more, and 1 for each such device of
+        the host."""
         del timeout
         return self.domains.change(
             "plug_vif", uuid, current_deadline(), lambda *at: self._plugged(uuid, vif, *at)
@@ -80,7 +87,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         if is_encrypted(xml):
             refuse_nic(vif)
         (vif,) = self.networks.found([vif])
-        self.networks.require([vif])
+        self.networks.require([vif], starts=not stopped)
         with self.passthrough.nics([vif]):
             return self._newly_plugged(uuid, vif, domain, state, xml)
 
@@ -89,7 +96,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
     ) -> AttachedVif:
         stopped = state is InstanceState.STOPPED
         if stopped:
-            self.networks.refuse_taken(uuid, tap_of(vif))
+            self.networks.refuse_taken(uuid, tap_of(vif, uuid))
         elif not has_free_port(xml):
             raise no_free_port()
         flags = affecting(domain, state)
@@ -99,12 +106,12 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
                     "the running machine does not share its memory, as a vhost-user port needs",
                     hint="power_off() it, plug_vif(), and power_on()",
                 )
-            redefine(self.hub, uuid, domain, lambda now: fit_memory(with_interface(now, vif)))
+            redefine(self.hub, uuid, domain, lambda now: fit_memory(with_interface(now, vif, uuid)))
             require_off(domain)
             return attached_vif(vif.id, *vifs_of(xml_of(domain, inactive=True))[vif.id])
-        self.plugging.late.forget(uuid, alias(f"vif-{vif.type}", vif.id))
+        self.plugging.late.forget(uuid, nic_alias(vif))
         try:
-            self._plug(domain, fitted(vif_element(vif), xml), flags)
+            self._plug(domain, fitted(vif_element(vif, uuid), xml), flags)
         except _REFUSALS:
             # another client may have plugged this VIF; or the definition alone has it
             present = vifs_of(xml_of(domain, inactive=stopped)).get(vif.id)
@@ -113,7 +120,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             stored = None if stopped else vifs_of(xml_of(domain, inactive=True)).get(vif.id)
             if stored is None:
                 raise
-            interface = fitted(vif_element(vif), xml)
+            interface = fitted(vif_element(vif, uuid), xml)
             self._plug(domain, interface, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         with changed():
             present = vifs_of(xml_of(domain)).get(vif.id)
@@ -125,7 +132,10 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         try:
             domain.attachDeviceFlags(text(interface), flags)
         except errors.HypervisorFault as error:
-            reason = unplugged(self.connection.remote, interface, error)
+            remote = self.connection.remote
+            reason = unplugged(remote, interface, error)
+            reason = reason or without_function(remote, [interface])
+            reason = reason or macvtap_taken(remote, [interface], error)
             if reason is None:
                 error.hint = macvtap_hint(interface, error) or error.hint
                 raise
@@ -166,9 +176,9 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
     def _limit(self, vif_id: str, qos: VifQos | None, domain: Remote, state: InstanceState) -> None:
         found = vifs_of(xml_of(domain, inactive=state is InstanceState.STOPPED)).get(vif_id)
         if found is None:
-            raise errors.NetworkNotFound(f"the instance has no VIF {vif_id}")
+            raise no_such_nic(vif_id)
         nic = attached_vif(vif_id, *found)
-        if nic.type in HOST_NICS | {"user", "vhostuser"}:
+        if nic.sriov or nic.type in HOST_NICS | {"user", "vhostuser"}:
             if qos is None:
                 return  # it has none
             raise errors.NotSupported(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -10,6 +11,8 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.libvirt.host_facts import NO_VHOST_USER, HostFacts
+from hvdrivers.libvirt.host_nics import is_function, of_one_port, wants_function
 from hvdrivers.libvirt.node_devices import node_name
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
@@ -25,20 +28,13 @@ from hvdrivers.models.vif import (
     Vif,
 )
 
-_SET_ON_A_TAP = ("model", "queues", "mtu", "qos")
-"""Fields that libvirt heeds where it makes the device on the host."""
-NO_VHOST_USER = (
-    "under emulation QEMU crashes when a guest's driver starts a vhost-user port: such a port needs"
-    " KVM"
-)
-"""Seen with QEMU 7.2: SIGSEGV in vhost_net_start()."""
-
 
 class Networks:
     """Look before plugging."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, facts: HostFacts) -> None:
         self._connection = connection
+        self._facts = facts
 
     @provides(
         Capability.VIF_BRIDGE,
@@ -50,68 +46,55 @@ class Networks:
         Capability.VIF_MACVTAP,
         Capability.VIF_VDPA,
     )
-    def require(self, vifs: Iterable[Vif]) -> None:
+    def require(self, vifs: Iterable[Vif], *, starts: bool = False) -> None:
         """Refuse what is not there: by the time that libvirt's own attempt fails, its error has no
         code that would tell. One call for each bridge and each interface below a macvtap device,
-        two for each network, and two more where a NIC wishes what a network of functions does not
-        give."""
+        one for each network and one for all of them.
+
+        Args:
+            starts: the machine runs, or shall run, so the functions of networks must be free.
+        """
         vifs = list(vifs)
-        seen = set()
-        for vif in vifs:
-            place = _place(vif)
-            if place is None or place in seen:
-                continue
-            seen.add(place)
-            kind, name = place
-            remote = self._connection.remote
-            missing = (
-                _missing_network(remote, name)
-                if kind == "network"
-                else _missing_interface(remote, name, kind)
-            )
+        for kind, name in dict.fromkeys(filter(None, map(_place, vifs))):
+            missing = _missing_interface(self._connection.remote, name, kind)
             if missing is not None:
                 raise missing
-        for vif in vifs:
-            if isinstance(vif, NetworkVif):
-                self._refuse_wishes_of_a_function(vif)
+        self._require_networks([e for e in vifs if isinstance(e, NetworkVif)], starts=starts)
 
-    def _refuse_wishes_of_a_function(self, vif: NetworkVif) -> None:
-        """A network of forward mode hostdev gives the machine a function of an adapter, and libvirt
-        passes over what it sets on a device of its own."""
-        asked = [name for name in _SET_ON_A_TAP if getattr(vif, name) is not None]
-        asked += ["active"] * (not vif.active)
-        if not asked:
+    def _require_networks(self, vifs: Sequence[NetworkVif], *, starts: bool) -> None:
+        if not vifs:
             return
-        network = self._connection.remote.networkLookupByName(vif.network)
-        if attribute(parse(network.XMLDesc(0)), "forward", "mode") == "hostdev":
-            raise errors.NotSupported(
-                f"network '{vif.network}' gives a virtual function (forward mode hostdev), and"
-                f" libvirt sets no {' and no '.join(asked)} of such",
-                hint="leave that out, and set it in the guest or at the physical function",
-            )
+        if any(map(wants_function, vifs)):
+            reason = self._facts.narrowed().get(Capability.VIF_HOSTDEV)
+            if reason is not None:
+                raise errors.NotSupported(reason, hint="leave sriov out, or choose another host")
+        remote = self._connection.remote
+        flags = libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE
+        active = {each.name(): each for each in remote.listAllNetworks(flags)}
+        for name in dict.fromkeys(each.network for each in vifs):
+            network = active.get(name)
+            if network is None:
+                missing = _missing_network(remote, name)
+                if missing is not None:
+                    raise missing
+                network = remote.networkLookupByName(name)  # it was started meanwhile
+            wanted = [wants_function(each) for each in vifs if each.network == name]
+            _refuse_unfit(parse(network.XMLDesc(0)), wanted, starts=starts)
 
     def refuse_taken(self, uuid: UUID, *devices: str | None) -> None:
         """Refuse network devices of NICs that a machine which runs has. One call; none without a
         device.
 
         For a stopped machine libvirt looks only when it starts. A start that fails removes the
-        macvtap devices that its definition names, whosever they are (seen with libvirt 9.0). Not so
-        the MAC address: libvirt tells those of each machine apart.
+        macvtap devices that its definition names. Not so the MAC address: libvirt tells those of
+        each machine apart.
         """
         wanted = {each for each in devices if each}
         if not wanted:
             return
-        flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
-        flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
-        for other, stats in self._connection.remote.getAllDomainStats(
-            libvirt.VIR_DOMAIN_STATS_INTERFACE, flags
-        ):
-            names = {stats.get(f"net.{number}.name") for number in range(stats.get("net.count", 0))}
-            if wanted & names and other.UUIDString() != str(uuid):
-                raise errors.DeviceBusy(
-                    f"machine {other.UUIDString()} has this port ({min(wanted & names)})",
-                    hint="unplug_vif() it there, or power_off() that machine",
-                )
+        for other, name in _running_devices(self._connection.remote):
+            if other != str(uuid) and any(of_one_port(name, each) for each in wanted):
+                raise port_taken(other, name)
 
     def refuse_emulated(self, vifs: Iterable[Vif], virt_type: str | None) -> None:
         """Refuse ports of a userspace switch for a machine that is emulated. No call.
@@ -173,9 +156,58 @@ class Networks:
                     yield name
 
 
+def _refuse_unfit(network: Element, wanted: Sequence[bool], *, starts: bool) -> None:
+    """Refuse NICs on a network that is not of their kind, or has too few functions. No call.
+
+    Args:
+        wanted: of each NIC on it whether it wants a function.
+    """
+    name = network.findtext("name")
+    if not is_pool(network):
+        if any(wanted):
+            raise errors.NotSupported(
+                f"network '{name}' gives no virtual functions (its forward mode is not hostdev)",
+                hint="name a network with <forward mode='hostdev'>, or leave sriov out",
+            )
+        return
+    if not all(wanted):
+        raise errors.NotSupported(
+            f"network '{name}' gives virtual functions alone (forward mode hostdev)",
+            hint="say sriov=True, or name another network",
+        )
+    there, left = functions_of(network)
+    if not there:
+        raise errors.NotSupported(
+            f"network '{name}' has no virtual functions",
+            hint="the host's administrator makes them (sriov_numvfs) and starts the network anew;"
+            " or leave sriov out",
+        )
+    if starts and left < len(wanted):
+        raise too_few(name, left)
+
+
+def is_pool(network: Element) -> bool:
+    """Whether machines get functions of an adapter from a network."""
+    return attribute(network, "forward", "mode") == "hostdev"
+
+
+def functions_of(network: Element) -> tuple[int, int]:
+    """How many functions an active network has, and how many are left: libvirt gives one to each
+    NIC that is connected."""
+    there = len(network.findall("forward/address"))
+    return there, there - int(network.get("connections") or 0)
+
+
+def too_few(name: str | None, left: int) -> errors.InsufficientResources:
+    """What to say where machines that run have the others."""
+    return errors.InsufficientResources(
+        f"network '{name}' has {left or 'no'} virtual function{'s' * (left != 1)} left: machines"
+        " that run have the others",
+        hint="power_off() one of them, give the network more functions, or leave sriov out",
+    )
+
+
 def _place(vif: Vif) -> tuple[str, str] | None:
-    if isinstance(vif, NetworkVif):
-        return "network", vif.network
     if isinstance(vif, OvsVif) and vif.hybrid_plug:
         return "bridge", vif.hybrid_bridge
     if isinstance(vif, BridgeVif | OvsVif):
@@ -222,6 +254,52 @@ def unplugged(
     )
 
 
+def without_function(
+    remote: Remote, interfaces: Iterable[Element]
+) -> errors.InsufficientResources | None:
+    """After a failure: whether networks have too few functions for these NICs. Two calls for each
+    network of functions."""
+    wanted = Counter(attribute(e, "source", "network") for e in interfaces if is_function(e))
+    for name, count in wanted.items():
+        _, left = functions_of(parse(remote.networkLookupByName(name).XMLDesc(0)))
+        if left < count:
+            return too_few(name, left)
+    return None
+
+
+def _running_devices(remote: Remote) -> Iterator[tuple[str, str]]:
+    """The network devices of machines that run, and whose they are. One call."""
+    flags = libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+    flags |= libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    for other, stats in remote.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_INTERFACE, flags):
+        for number in range(stats.get("net.count", 0)):
+            yield other.UUIDString(), str(stats.get(f"net.{number}.name"))
+
+
+def port_taken(owner: str, device: str) -> errors.DeviceBusy:
+    """What to say of a port that a machine which runs has."""
+    return errors.DeviceBusy(
+        f"machine {owner} has this port ({device})",
+        hint="unplug_vif() it there, or power_off() that machine",
+    )
+
+
+def macvtap_taken(
+    remote: Remote, interfaces: Iterable[Element], error: errors.HypervisorError
+) -> errors.DeviceBusy | None:
+    """After a failure: whether the kernel has refused a second macvtap device with one MAC address
+    over one interface, and whose the first one is. One call, where it has."""
+    if error.vendor_code != "VIR_ERR_SYSTEM_ERROR/EADDRINUSE":
+        return None
+    mine = {attribute(e, "target", "dev") or "" for e in interfaces if e.get("type") == "direct"}
+    for other, name in _running_devices(remote) if mine else ():
+        if name not in mine and any(of_one_port(name, each) for each in mine):
+            found = port_taken(other, name)
+            found.vendor_code = error.vendor_code
+            return found
+    return None
+
+
 def macvtap_hint(interface: Element, error: errors.HypervisorError) -> str | None:
     """After a failure: what the kernel's answer may mean for a macvtap device. No call."""
     if interface.get("type") != "direct":
@@ -230,15 +308,20 @@ def macvtap_hint(interface: Element, error: errors.HypervisorError) -> str | Non
     return {
         "VIR_ERR_SYSTEM_ERROR/EINVAL": f"a machine may have the whole of {source}, in mode"
         " passthrough, beside which there is no other; or want it where others are",
+        "VIR_ERR_SYSTEM_ERROR/EADDRINUSE": f"{source} has a device with this MAC address already:"
+        " give the NIC another address",
         "VIR_ERR_SYSTEM_ERROR/EOPNOTSUPP": "the host's kernel has no macvtap (module macvtap)",
     }.get(error.vendor_code or "")
+
+
+_MAKE_IT = "make it first: drivers never make networks"
 
 
 def _missing_network(remote: Remote, name: str) -> errors.NetworkNotFound | None:
     try:
         network = remote.networkLookupByName(name)
     except errors.NetworkNotFound as error:
-        error.hint = "make it first: drivers never make networks; virsh net-list --all"
+        error.hint = f"{_MAKE_IT}; virsh net-list --all shows those that there are"
         return error
     if network.isActive():
         return None
@@ -253,7 +336,7 @@ def _missing_interface(
     Args:
         kind: what to call it.
     """
-    hint = "make it first: drivers never make networks"
+    hint = f"{_MAKE_IT}; virsh iface-list --all shows those that there are"
     try:
         interface = remote.interfaceLookupByName(name)
         if plain and parse(interface.XMLDesc(0)).get("type") != "bridge":

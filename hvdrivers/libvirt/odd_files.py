@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from secrets import randbelow, token_hex
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.device_names import is_device
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.pools import LOOK, find
@@ -27,8 +28,9 @@ from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
 
 SECTOR, LARGEST_SECTOR = 512, 4096
 """Bytes of a sector: the least, and the most."""
-_NOT_LOOKED_AT = ("/dev/", "/proc/", "/sys/")
-"""Libvirt opens every file of a folder that it looks at, and there that has consequences."""
+_NOT_LOOKED_AT = ("/proc/", "/sys/")
+"""Libvirt opens every file of a folder that it looks at, and there, as below /dev, that has
+consequences."""
 _DISKS = "name a regular file; or a block device by its path below /dev (ls -l, lsblk)"
 _NOT_A_DISK = frozenset({"VIR_ERR_SYSTEM_ERROR/EISDIR", "VIR_ERR_SYSTEM_ERROR/ENXIO"})
 """What libvirt answers about the size of a folder, and of a socket or a terminal."""
@@ -41,7 +43,7 @@ def require_file(remote: Remote, path: str) -> None:
         VolumeNotFound: it names nothing, or what is no file.
         InvalidRequest: it is of the kernel's own file systems.
     """
-    if clean(path).startswith(_NOT_LOOKED_AT):
+    if _is_not_looked_at(path):
         raise no_disk(path)
     path = clean(path)
     try:
@@ -60,7 +62,7 @@ def odd_file(remote: Remote, disks: Iterable[Element]) -> errors.InvalidRequest 
     file."""
     for disk in disks:
         path = source_of(disk)
-        if not path or disk.get("type") != "file" or clean(path).startswith(_NOT_LOOKED_AT):
+        if not path or disk.get("type") != "file" or _is_not_looked_at(path):
             continue
         found = _look(remote, path)
         if found is None:
@@ -72,6 +74,10 @@ def odd_file(remote: Remote, disks: Iterable[Element]) -> errors.InvalidRequest 
         if plain and size % LARGEST_SECTOR:
             return refusal(path, size)
     return None
+
+
+def _is_not_looked_at(path: str) -> bool:
+    return is_device(path) or clean(path).startswith(_NOT_LOOKED_AT)
 
 
 def refusal(path: str, size: int) -> errors.InvalidRequest:

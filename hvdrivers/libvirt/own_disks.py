@@ -26,12 +26,10 @@ from hvdrivers.libvirt.overlays import Base, Overlays
 from hvdrivers.libvirt.pools import Pools, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
-from hvdrivers.libvirt.stored_volumes import StoredVolumes
+from hvdrivers.libvirt.stored_volumes import StoredVolumes, no_such_volume
 from hvdrivers.libvirt.xml import el, parse
 from hvdrivers.models.disk import DiskRole
 from hvdrivers.models.instance import InstanceSpec
-
-_GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class OwnDisks:
         allocation = int(content.info()[2]) if content is not None else whole
         try:
             pool = self._pools.disks()
-            with needing_room(pool, *((allocation,) if allocation else ())):
+            with needing_room(pool, allocation, capacity=capacity):
                 made: Remote = (
                     pool.createXML(xml, 0)
                     if content is None
@@ -130,15 +128,7 @@ class OwnDisks:
                 retryable=False,
             ) from error
         except errors.HypervisorFault as error:
-            # libvirt has no code for "the base is missing", nor for "too large for qcow2"
-            room = int(self._pools.disks().info()[1])
-            if capacity > room:
-                raise errors.InsufficientResources(
-                    f"the disk of {capacity / _GIB:.0f} GiB is larger than its storage pool, which"
-                    f" has {room / _GIB:.0f} GiB",
-                    vendor_code=error.vendor_code,
-                    hint="choose a flavor with smaller disks, or another pool",
-                ) from error
+            # libvirt has no code for "the base is missing"
             raise errors.HypervisorFault(
                 f"the disk could not be made: {error.message}", vendor_code=error.vendor_code
             ) from error
@@ -172,7 +162,7 @@ class OwnDisks:
         as for delete_volume()."""
         found = self._stored.find(volume_id)
         if not found:
-            raise errors.VolumeNotFound(f"the host has no volume {volume_id!r}")
+            raise no_such_volume(volume_id)
         pool, volume, _, format_ = found[0]
         if format_ != "qcow2":
             # libvirt would copy it in the format that its first bytes say, and these are a guest's

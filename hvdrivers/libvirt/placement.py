@@ -38,7 +38,8 @@ def placement_elements(nodes: Sequence[NumaNode], cells: Sequence[NumaCell]) -> 
         wanted = sum(each.memory_mib for each in nodes if each.cell == node.cell)
         if wanted > cell.memory_mib:
             raise errors.InsufficientResources(
-                f"NUMA cell {cell.id} has {cell.memory_mib} MiB, the machine wants {wanted} there"
+                f"NUMA cell {cell.id} has {cell.memory_mib} MiB, the machine wants {wanted} there",
+                hint="spread its nodes over other cells, or choose another host",
             )
         missing = set(node.cpus.values()) - cell.cpus
         if missing:

@@ -305,7 +305,11 @@ def delete(volume: Remote) -> None:
     except errors.VolumeNotFound:
         return
     except errors.InvalidState as error:
-        raise errors.DeviceBusy(error.message, vendor_code=error.vendor_code) from error
+        raise errors.DeviceBusy(
+            error.message,
+            vendor_code=error.vendor_code,
+            hint="another client reads, writes or copies it: call again when that has ended",
+        ) from error
 
 
 def find(pool: Remote, name: str) -> Remote:

@@ -17,6 +17,7 @@ from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domains import LookAgain, Moved, xml_of
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
 from hvdrivers.libvirt.metadata import STATE_NAMESPACE, is_to_run, keep
+from hvdrivers.libvirt.network_checks import macvtap_taken
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import explained_save, unsaved_device
 from hvdrivers.libvirt.start import (
@@ -247,6 +248,9 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
 
         try:
             domain.resume()
+        except errors.HypervisorFault as error:  # libvirt switches macvtap devices on here
+            remote, nics = self.connection.remote, xml_of(domain).iterfind("devices/interface")
+            raise macvtap_taken(remote, nics, error) or error from error
         except errors.InvalidState:
             with self.hub.listening() as events:
                 domain.pMWakeup(0)

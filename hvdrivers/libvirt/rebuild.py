@@ -92,7 +92,7 @@ class LibvirtRebuild(Topic, Rebuild):
         deadline = current_deadline()
         domain, _ = self.domains.checked("rebuild", uuid, deadline)
         if own_disk(xml_of(domain, inactive=True), ROOT) is None:
-            raise errors.InvalidRequest("the instance boots from a volume: there is no root disk")
+            raise _no_root()
         base = self.images.base(image, deadline, progress)
         deadline.check("the image was brought to the host")
 
@@ -335,10 +335,17 @@ class LibvirtRebuild(Topic, Rebuild):
                 self._forget_root(uuid, role)
 
 
+def _no_root() -> errors.InvalidRequest:
+    return errors.InvalidRequest(
+        "the instance boots from a volume: there is no root disk",
+        hint="write the image to the volume at its storage server",
+    )
+
+
 def _root_of(xml: Element) -> Element:
     disk = own_disk(xml, ROOT)
     if disk is None or disk.find("source") is None:
-        raise errors.InvalidRequest("the instance boots from a volume: there is no root disk")
+        raise _no_root()
     return disk
 
 

@@ -17,11 +17,12 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.chains import described
+from hvdrivers.libvirt.covered_disks import refuse_covered
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.files import Times, base_path, clean, times_of
 from hvdrivers.libvirt.left_files import File
-from hvdrivers.libvirt.naming import disk_name, is_own
+from hvdrivers.libvirt.naming import disk_name
 from hvdrivers.libvirt.pools import Pools, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.snapshot_data import Machine
@@ -120,20 +121,10 @@ def moving(uuid: UUID, domain: Element, folder: str) -> dict[str, Element]:
     found = {}
     adoption = adoption_in(domain)
     for role, disk in movable(domain).items():
-        path, device = clean(source_of(disk)), attribute(disk, "target", "dev")
-        is_there = (
-            is_own(posixpath.basename(path), uuid, role)
-            if adoption is None
-            else adoption.has(role, path)
-        )
-        if not is_there:
-            raise errors.DeviceBusy(
-                f"others have put another file, such as that of a snapshot, over the disk {device}",
-                hint="remove it: virsh blockcommit, virsh snapshot-delete",
-                retryable=False,
-            )
-        if posixpath.dirname(path) != folder:
+        refuse_covered(uuid, role, disk, adoption)
+        if posixpath.dirname(clean(source_of(disk))) != folder:
             if attribute(disk, "driver", "type") != "qcow2":
+                device = attribute(disk, "target", "dev")
                 raise errors.InvalidRequest(
                     f"the disk {device} is not qcow2, and copies are",
                     hint="convert it first (qemu-img convert)",
@@ -215,6 +206,7 @@ class Move:
 
     @property
     def total(self) -> int:
+        """Bytes that are to be copied."""
         return sum(part.allocation for part in self.parts)
 
     def tell(self, done: int) -> None:

@@ -119,7 +119,9 @@ class _Relocating:
         here, uuid, domain = self._here, machine.uuid, machine.domain
         target = here.pools.named(name)
         if target.name() == here.config.console_pool:
-            raise errors.InvalidRequest("this storage pool is for the logs of consoles")
+            raise errors.InvalidRequest(
+                "this storage pool is for the logs of consoles", hint="name another pool"
+            )
         if not domain.isPersistent():
             complete(domain)  # or it would vanish with its power
         live, stored = self._read(machine)

@@ -88,7 +88,9 @@ def _ceph_key(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error:
-        raise errors.InvalidRequest("the Ceph key is not base64") from None
+        raise errors.InvalidRequest(
+            "the Ceph key is not base64", hint="`ceph auth get-key client.NAME` prints it"
+        ) from None
 
 
 def _passphrase(attachment: VolumeAttachment) -> bytes | None:
@@ -123,7 +125,10 @@ def initiator_name(host_uuid: str) -> str:
 def iscsi_source(instance: UUID, volume: IscsiVolume, initiator: str) -> Element:
     """QEMU's own initiator. It takes one path: the first that is named."""
     if volume.driver_volume_type != "iscsi":
-        raise errors.NotSupported("QEMU's initiator speaks iSCSI over TCP only, no iSER")
+        raise errors.NotSupported(
+            "QEMU's initiator speaks iSCSI over TCP only, no iSER",
+            hint="log in on the host, and attach the device there as a local volume",
+        )
     if volume.data.enforce_multipath:
         raise errors.NotSupported(
             "QEMU's initiator takes one path of a volume, and counts no paths",
@@ -149,12 +154,19 @@ def rbd_source(instance: UUID, volume: RbdVolume) -> Element:
     """QEMU's own Ceph client. Without monitors it asks those in the host's file of the
     cluster."""
     if volume.namespace is not None:
-        raise errors.NotSupported("libvirt 9 names no namespace of a Ceph pool")
+        raise errors.NotSupported(
+            "libvirt 9 names no namespace of a Ceph pool",
+            hint="use a volume outside namespaces; or map it on the host (rbd map), and attach the"
+            " device there as a local volume",
+        )
     cluster = volume.data.cluster_name
     file = None
     if cluster not in {None, "ceph"} and not volume.monitors:
         if re.fullmatch("[A-Za-z0-9_-]+", str(cluster)) is None:
-            raise errors.InvalidRequest("the name of the Ceph cluster is no part of a file name")
+            raise errors.InvalidRequest(
+                "the name of the Ceph cluster is no part of a file name",
+                hint="it has letters, digits, _ and - alone; or give hosts and ports",
+            )
         file = f"/etc/ceph/{cluster}.conf"
     return el(
         "source",
@@ -202,7 +214,9 @@ _NFS_OPTIONS = frozenset({"", "rw", "vers=3", "nfsvers=3", "proto=tcp", "tcp", "
 def nfs_source(volume: NfsVolume) -> tuple[Element, str]:
     """QEMU's own NFS client, and the file's format."""
     if volume.data.format not in _FORMATS:
-        raise errors.NotSupported(f"volumes of format {volume.data.format}")
+        raise errors.NotSupported(
+            f"volumes of format {volume.data.format}", hint="use qcow2 or raw"
+        )
     text = (volume.data.options or "").strip().removeprefix("-o").strip()
     odd = [each for each in map(str.strip, text.split(",")) if each not in _NFS_OPTIONS]
     if odd:

@@ -44,7 +44,9 @@ def not_free() -> errors.InvalidRequest:
 def refuse_folder(description: Element, name: str) -> None:
     """Raise InvalidRequest if what lies in a pool is no file."""
     if description.get("type") == "dir":
-        raise errors.InvalidRequest(f"{name} is a folder, and no volume or image")
+        raise errors.InvalidRequest(
+            f"{name} is a folder, and no volume or image", hint="name a file of the pool"
+        )
 
 
 def refuse_reserved(name: str) -> None:
@@ -61,7 +63,10 @@ def refuse_reserved(name: str) -> None:
             hint="spawn() from it; or create_volume() and write to that",
         )
     if base.lower().startswith((AWAY_PREFIX, DELETING_PREFIX)):
-        raise errors.InvalidRequest("this is a note of the driver, and no volume or image")
+        raise errors.InvalidRequest(
+            "this is a note of the driver, and no volume or image",
+            hint="list_volumes() shows the volumes",
+        )
     if _OF_AN_INSTANCE.fullmatch(base):
         raise errors.InvalidRequest(
             "this is a disk, a seed or a log of an instance, and no volume or image",

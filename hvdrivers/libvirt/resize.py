@@ -181,7 +181,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             _require_headroom(now, vcpus, flavor.max_vcpus)
             if vcpus % (flavor.numa_nodes or 1):
                 raise errors.InvalidRequest(
-                    f"{vcpus} CPUs are not even over {flavor.numa_nodes} NUMA nodes"
+                    f"{vcpus} CPUs are not even over {flavor.numa_nodes} NUMA nodes",
+                    hint="give a number that each node has the same part of",
                 )
             if vcpus == now:
                 return

@@ -11,17 +11,17 @@ from copy import deepcopy
 from dataclasses import dataclass
 from uuid import UUID
 
-from hvdrivers.contract import errors
 from hvdrivers.libvirt.devices import (
     attached_vif,
     attached_volume,
+    no_such_nic,
     target_prefix,
     vifs_of,
     volumes_of,
 )
 from hvdrivers.libvirt.domain import next_target
-from hvdrivers.libvirt.held_volumes import settle
-from hvdrivers.libvirt.host_nics import HOST_NICS
+from hvdrivers.libvirt.held_volumes import not_attached, settle
+from hvdrivers.libvirt.host_nics import is_function, stays, wants_function
 from hvdrivers.libvirt.network_checks import Networks
 from hvdrivers.libvirt.shared_memory import fit_memory
 from hvdrivers.libvirt.volumes import VolumeSources
@@ -124,7 +124,9 @@ class Rewiring:
         """
         for vif_id, (kind, interface) in vifs_of(xml).items():
             new = self.devices.get(wire_of(interface))
-            if new is None or kind in HOST_NICS or new.get("type") in _OF_HOST:
+            if new is None or stays(kind, interface):
+                continue  # another blocker says so
+            if is_function(new) or new.get("type") in _OF_HOST:
                 continue  # another blocker says so
             here, there = interface.get("type"), new.get("type")
             model = attribute(interface, "model", "type")
@@ -179,20 +181,20 @@ class Rewirings:
         for attachment in volumes:
             old = mine.get(attachment.volume_id)
             if old is None:
-                raise errors.VolumeNotFound(f"the instance has no volume {attachment.volume_id!r}")
+                raise not_attached(attachment.volume_id)
             found[attribute(old, "alias", "name") or ""] = self._reconnected(
                 uuid, xml, attachment, old
             )
         for vif in vifs:
             if vif.id not in nics:
-                raise errors.NetworkNotFound(f"the instance has no NIC {vif.id!r}")
+                raise no_such_nic(vif.id)
         self._networks.refuse_emulated(vifs, xml.get("type"))
         vifs = self._networks.found(vifs)
         self._networks.require(vifs)
         for vif in vifs:
             _, interface = nics[vif.id]
             found[wire_of(interface)] = _with_model(
-                vif_element(_rewired(vif, interface)), vif, interface
+                vif_element(_rewired(vif, interface), uuid), vif, interface
             )
         return Rewiring(found)
 
@@ -223,11 +225,13 @@ def _rewired(vif: Vif, interface: Element) -> Vif:
     kept: dict[str, object] = {}
     if not vif.address and shown.address is not None:
         kept["address"] = shown.address
-    if vif.model is None and not isinstance(vif, HostdevVif):
+    if isinstance(vif, HostdevVif) or wants_function(vif):
+        return vif.model_copy(update=kept)  # the guest sees the device itself
+    if vif.model is None:
         kept["model"] = shown.model
-    if vif.queues is None and queues and not isinstance(vif, HostdevVif | UserVif):
+    if vif.queues is None and queues and not isinstance(vif, UserVif):
         kept["queues"] = int(queues)
-    if vif.mtu is None and mtu and not isinstance(vif, HostdevVif | UserVif | MacvtapVif | VdpaVif):
+    if vif.mtu is None and mtu and not isinstance(vif, UserVif | MacvtapVif | VdpaVif):
         kept["mtu"] = int(mtu)
     return vif.model_copy(update=kept)
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from secrets import token_hex
+from typing import cast
 from urllib.parse import urlsplit
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.chains import described
+from hvdrivers.libvirt.device_names import is_device
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
-from hvdrivers.libvirt.files import base_path
+from hvdrivers.libvirt.files import base_path, clean
 from hvdrivers.libvirt.pools import LOOK, refresh
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import last_calls
@@ -100,7 +102,7 @@ def growing(
 ) -> Iterator[None]:
     """Around what makes files of the host larger, each in the storage pool that has it: a disk or a
     volume is not always in the driver's own. No call; after a failure three for each file, and for
-    each pool those of needing_room().
+    each pool those of needing_room(); four for a file in no pool.
 
     Args:
         size: bytes that they take at once, in one of the pools.
@@ -112,21 +114,54 @@ def growing(
     try:
         yield
     except errors.HypervisorFault as error:
-        for pool in _pools_of(remote, paths):
-            refuse_larger(pool, capacity, error)
-            lacking = lacking_room(pool, size, error)
+        pools: dict[str, Remote] = {}
+        for path in paths:
+            pool = _pool_of(remote, path)
+            lacking = None
+            if pool is None:
+                lacking = _lacking_beside(remote, path, error)
+            elif pools.setdefault(pool.name(), pool) is pool:
+                refuse_larger(pool, capacity, error)
+                lacking = lacking_room(pool, size, error)
             if lacking is not None:
                 raise lacking from error
         raise
 
 
-def _pools_of(remote: Remote, paths: Iterable[str]) -> list[Remote]:
-    found: dict[str, Remote] = {}
-    for path in paths:
-        with suppress(errors.VolumeNotFound):  # in no pool
-            pool = remote.storageVolLookupByPath(path).storagePoolLookupByVolume()
-            found.setdefault(pool.name(), pool)
-    return list(found.values())
+def explained_write(
+    remote: Remote, path: str, error: errors.HypervisorFault
+) -> errors.HypervisorError:
+    """After a file of the host could not be written: whether it was for want of room. Four
+    calls."""
+    pool = _pool_of(remote, path)
+    if pool is None:
+        return _lacking_beside(remote, path, error) or error
+    return lacking_room(pool, 0, error) or error
+
+
+def _pool_of(remote: Remote, path: str) -> Remote | None:
+    """The pool that has a file; None: none knows it. Two calls."""
+    try:
+        return cast(Remote, remote.storageVolLookupByPath(clean(path)).storagePoolLookupByVolume())
+    except errors.VolumeNotFound:
+        return None
+
+
+def _lacking_beside(
+    remote: Remote, path: str, error: errors.HypervisorError
+) -> errors.InsufficientResources | None:
+    """The error for a file in no pool whose file system is full; None if it is not. Three calls."""
+    folder = clean(path).rpartition("/")[0] or "/"
+    if is_device(folder):
+        return None  # a pool over its folder would open each of them
+    free = _free_in(remote, folder)
+    if free is None or free >= _LEAST:
+        return None
+    return errors.InsufficientResources(
+        f"the file system of {folder} has {free / _MIB:.1f} MiB of room left",
+        vendor_code=error.vendor_code,
+        hint="free room there on the host, or choose another place",
+    )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from copy import deepcopy
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.adopted import Adoption
+from hvdrivers.libvirt.covered_disks import COVERED_HINT, covered
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.xml import Element, attribute
@@ -22,8 +23,8 @@ def refuse_odd_root(root: Element, adoption: Adoption) -> None:
     target = attribute(root, "target", "dev")
     if not adoption.has(ROOT, source_of(root)):
         raise errors.InvalidRequest(
-            f"others have put another file, such as that of a snapshot, over the disk {target}",
-            hint="remove it: virsh blockcommit, virsh snapshot-delete",
+            covered(target),
+            hint=COVERED_HINT,
         )
     if next(root.iter("encryption"), None) is not None:
         raise errors.NotSupported(

@@ -68,7 +68,7 @@ class _Line(SerialLine):
                     "another client has the serial console",
                     instance=uuid,
                     vendor_code="VIR_ERR_OPERATION_FAILED",
-                    hint="wait, or take it away with force",
+                    hint="wait, or take it away with force=True",
                 ) from error
             raise translate_on_live(error) from error
         return stream

@@ -49,6 +49,7 @@ from hvdrivers.libvirt.remote import (
     pool_has_gone,
     wrapped,
 )
+from hvdrivers.workers import leaving
 
 _T = TypeVar("_T")
 
@@ -197,8 +198,9 @@ class Connection:
         return results
 
     def straight(self, read: Callable[[], _T]) -> _T:
-        """Make the calls of a reading one after another in the thread of the operation's link: it
-        is handed over once, not call by call. Only for what changes nothing.
+        """Make the calls of a reading one after another in this thread, if its caller leaves it at
+        the deadline, as the guard does. Otherwise in the thread of the operation's link: it is
+        handed over once, not call by call. Only for what changes nothing.
 
         Raises:
             OperationTimeout: the deadline passed.
@@ -208,6 +210,18 @@ class Connection:
             return read()
         link = operation.link()
         branch = Operation(self.links, operation.deadline, link)
+        caller, deadline = leaving(), current_deadline()
+        # at the end of its time the reading has some more, which the guard does not know of
+        if caller is not None and deadline.left > _NOW and link.begin_here(deadline.at):
+            branch.stay_here()
+            token = _operation.set(branch)
+            try:
+                with caller.at_deadline(lambda: branch.asking):
+                    return read()
+            finally:
+                _operation.reset(token)
+                link.end_here()
+                operation.in_sequence += branch.in_sequence
 
         def reading() -> _T:
             branch.stay_here()

@@ -18,21 +18,23 @@ from hvdrivers.libvirt.naming import label_of
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.sizes import vcpus_of
 from hvdrivers.libvirt.xml import Element, parse
+from hvdrivers.messages import shown_label
 from hvdrivers.models.base import of_known
 from hvdrivers.models.instance import Flavor, InstanceInfo
 from hvdrivers.models.state import InstanceState
 
 _MOST_TEXTS = 256
 """Of about ten thousand characters each."""
-_DEVICES = "\n  <devices>\n"
-_FITTINGS = re.compile(
-    r"^    <(controller|serial|console|channel|input|graphics|video|memballoon|rng)\b"
-    r"[^\n]*(?<!/)>\n"
-    r"(?:      [^\n]*\n)*"
-    r"    </\1>\n",
-    re.MULTILINE,
+_METADATA_END = "\n  </metadata>"
+_OF_NO_INTEREST = re.compile(
+    r"\n(  |    )<(resource|os|features|cpu|clock|seclabel"
+    r"|controller|serial|console|channel|input|graphics|video|memballoon|rng)\b"
+    r"[^\n]*(?<!/)>"
+    r"(?:\n\1  [^\n]*)*"
+    r"\n\1</\2>(?=\n)"
 )
-"""As libvirt writes them: one tag a line, each level two spaces further in."""
+"""As libvirt writes them: one tag a line, each level two spaces further in. What the CPU and the
+board are like, and below ``<devices>`` those that the guest comes with."""
 
 
 def shown(
@@ -59,11 +61,11 @@ def _read(document: str, uuid: UUID, name: str, label: str | None) -> InstanceIn
 
 
 def _abridged(document: str) -> str:
-    """A definition without the devices that the guest comes with: nothing of an instance's is said
-    there, and a parser needs half of its time for them. What stands before the devices, where
-    others may have put XML of their own, stays as it is."""
-    before, devices, after = document.rpartition(_DEVICES)
-    return before + devices + _FITTINGS.sub("", after) if devices else document
+    """A definition without what says nothing of an instance, for which a parser needs two thirds of
+    its time. The metadata, where others may have put XML of their own, stay as they are: their last
+    tag is the last of its form."""
+    metadata, end, rest = document.rpartition(_METADATA_END)
+    return metadata + end + _OF_NO_INTEREST.sub("", rest) if end else document
 
 
 def _in_state(found: InstanceInfo, state: InstanceState) -> InstanceInfo:
@@ -73,20 +75,29 @@ def _in_state(found: InstanceInfo, state: InstanceState) -> InstanceInfo:
 
 
 def _described(xml: Element, uuid: UUID, name: str, label: str | None) -> InstanceInfo:
-    """All but the state, which the text does not tell."""
+    """All but the state, which the text does not tell.
+
+    Each part has been checked where it was made, so the whole is not checked again. Somebody may
+    have given the machine more CPUs by hand than its flavor allows: that is shown, and no error.
+    """
     record = record_in(xml)
-    return InstanceInfo(
-        uuid=uuid,
-        name=label_of(name, uuid) or label or record.name,
-        state=InstanceState.STOPPED,
-        flavor=flavor_now(xml, record),
-        metadata=record.metadata,
-        volumes=tuple(attached_volume(key, disk) for key, disk in volumes_of(xml).items()),
-        vifs=tuple(attached_vif(key, *found) for key, found in vifs_of(xml).items()),
-        firmware=record.firmware,
-        created_at=record.created_at,
-        image=record.image,
-        move=phase_of(name, uuid, xml),
+    named = label_of(name, uuid) or (shown_label(label) if label else record.name)
+    return of_known(
+        InstanceInfo,
+        {
+            "uuid": uuid,
+            "name": named,
+            "state": InstanceState.STOPPED,
+            "flavor": flavor_now(xml, record),
+            "metadata": record.metadata,
+            "volumes": tuple(attached_volume(*each) for each in volumes_of(xml).items()),
+            "vifs": tuple(attached_vif(key, *each) for key, each in vifs_of(xml).items()),
+            "firmware": record.firmware,
+            "created_at": record.created_at,
+            "image": record.image,
+            "server_group": None,
+            "move": phase_of(name, uuid, xml),
+        },
     )
 
 

@@ -25,6 +25,7 @@ def refuse_placed(record: Record, after: Flavor) -> None:
 
 
 def refuse_other_disks(before: Flavor, after: Flavor) -> None:
+    """Raise InvalidRequest if a flavor has another ephemeral or swap disk."""
     if (before.ephemeral_gib, before.swap_mib) != (after.ephemeral_gib, after.swap_mib):
         raise errors.InvalidRequest(
             "the ephemeral or swap disk would change",

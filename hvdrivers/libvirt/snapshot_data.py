@@ -87,8 +87,8 @@ class LiveDisk:
 
 def _copied() -> errors.DeviceBusy:
     return errors.DeviceBusy(
-        "a job, such as another client's backup, is at the machine's disks",
-        hint="call again when it has ended",
+        "a job, such as a backup that is open, is at the machine's disks",
+        hint="call again when it has ended; end_backup() closes one that nobody reads",
     )
 
 

@@ -15,7 +15,6 @@ Snapshots that others have made in libvirt are not listed, and left alone.
 from __future__ import annotations
 
 import json
-import posixpath
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -30,10 +29,10 @@ from pydantic import AwareDatetime, ValidationError
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.adopted import adoption_in
+from hvdrivers.libvirt.covered_disks import refuse_covered
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS, own_disks_in
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept, record_in
-from hvdrivers.libvirt.naming import is_own
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
 from hvdrivers.models.base import Model, Name
@@ -320,20 +319,11 @@ def own_files(uuid: UUID, xml: Element) -> dict[str, str]:
         if attribute(disk, "driver", "type") != "qcow2":
             raise errors.InvalidRequest(
                 f"the disk {device} of the instance is not qcow2, and no other format keeps"
-                " snapshots"
+                " snapshots",
+                hint="convert the disk while the machine is off (qemu-img convert -O qcow2, virsh"
+                " edit); or begin_backup()",
             )
-        path, role = source_of(disk), alias.removeprefix(OWN_ALIAS)
-        is_there = (
-            is_own(posixpath.basename(path), uuid, role)
-            if adoption is None
-            else adoption.has(role, path)
-        )
-        if not is_there:
-            raise errors.DeviceBusy(
-                f"others have put another file, such as that of a snapshot, over the disk {device}",
-                hint="remove it: virsh blockcommit, virsh snapshot-delete",
-                retryable=False,
-            )
+        refuse_covered(uuid, alias.removeprefix(OWN_ALIAS), disk, adoption)
     return {alias: source_of(disk) for alias, disk in disks.items()}
 
 

@@ -84,7 +84,10 @@ class LibvirtSnapshots(Topic, Snapshots):
             machine = Machine(uuid, domain, state, xml, deadline, turn)
             tree = self.snapshot_data.settled(machine)
             if any(node.note.name == name for node in tree.nodes.values()):
-                raise errors.InvalidRequest(f"the instance has a snapshot {name!r} already")
+                raise errors.InvalidRequest(
+                    f"the instance has a snapshot {name!r} already",
+                    hint="choose another name, or delete_snapshot() that one",
+                )
             note = Note(name=name, created_at=datetime.now(UTC))
             if memory:
                 note = note.model_copy(update={"state": state, "shape": shape_of(xml)})
@@ -195,7 +198,10 @@ class LibvirtSnapshots(Topic, Snapshots):
             machine = Machine(uuid, domain, state, xml, deadline, turn)
             node = self.snapshot_data.settled(machine).nodes.get(snapshot_id)
             if node is None:
-                raise errors.VolumeNotFound(f"the instance has no snapshot {snapshot_id!r}")
+                raise errors.VolumeNotFound(
+                    f"the instance has no snapshot {snapshot_id!r}",
+                    hint="list_snapshots() shows those that it has",
+                )
             _refuse_other_disks(uuid, xml, node)
             _refuse_checkpoints(domain)
             self.adopting.require_alone(uuid, xml)

@@ -30,7 +30,12 @@ from hvdrivers.libvirt.metadata import (
     written_in,
 )
 from hvdrivers.libvirt.naming import ROOT
-from hvdrivers.libvirt.network_checks import macvtap_hint, unplugged
+from hvdrivers.libvirt.network_checks import (
+    macvtap_hint,
+    macvtap_taken,
+    unplugged,
+    without_function,
+)
 from hvdrivers.libvirt.odd_files import odd_file
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import unnoticed
@@ -250,6 +255,8 @@ def explained(
         return error
     reason = (
         _too_large(remote, xml)
+        or without_function(remote, xml.iterfind("devices/interface"))
+        or macvtap_taken(remote, xml.iterfind("devices/interface"), error)
         or explained_pages(remote, xml)
         or _shared(remote, xml)
         or odd_file(remote, xml.iterfind("devices/disk"))

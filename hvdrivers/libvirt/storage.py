@@ -27,7 +27,7 @@ from hvdrivers.libvirt.domain import next_target
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.encrypted_memory import fitted
 from hvdrivers.libvirt.hardware import with_bus
-from hvdrivers.libvirt.held_volumes import free_alias, slot_of, write_slot
+from hvdrivers.libvirt.held_volumes import free_alias, not_attached, slot_of, write_slot
 from hvdrivers.libvirt.metadata import hardware_in
 from hvdrivers.libvirt.naming import alias
 from hvdrivers.libvirt.odd_files import SECTOR, empty_device, is_no_disk, no_disk, refusal
@@ -214,7 +214,10 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
                 held.append((running, live))
             for _, disk in held:
                 if disk is not None and attribute(disk, "boot", "order") == "1":
-                    raise errors.InvalidRequest("the instance boots from this volume")
+                    raise errors.InvalidRequest(
+                        "the instance boots from this volume",
+                        hint="destroy() leaves the volume as it is",
+                    )
             name = _alias_of(volume_id, live, stored)
             self.plugging.take_out(domain, name, live, stored, deadline)
             # by their name: the reply to a detach was lost, or others have changed the definition
@@ -247,7 +250,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
                     if disk is not None:
                         raise
             if disk is None:
-                raise errors.VolumeNotFound(f"the instance has no volume {volume_id}")
+                raise not_attached(volume_id)
             if stopped:
                 require_off(domain)
 

@@ -23,6 +23,13 @@ def _mark_of(volume_id: str, pool: str) -> str:
     return f"{AWAY_PREFIX}{sha256(volume_id.encode()).hexdigest()[:32]}.{pool}"
 
 
+def no_such_volume(volume_id: str) -> errors.VolumeNotFound:
+    """What to say of a volume that no pool has."""
+    return errors.VolumeNotFound(
+        f"the host has no volume {volume_id!r}", hint="list_volumes() shows those that it has"
+    )
+
+
 class StoredVolumes:
     """Find them, and say who uses one."""
 

@@ -32,10 +32,12 @@ class Swap:
 
     @property
     def alias(self) -> str:
+        """By which libvirt knows the disk."""
         return attribute(self.disk, "alias", "name") or ""
 
     @property
     def device(self) -> str:
+        """``vdb``."""
         return attribute(self.disk, "target", "dev") or ""
 
     def is_on(self, xml: Element) -> Element | None:

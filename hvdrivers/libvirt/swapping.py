@@ -31,6 +31,7 @@ from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.held_volumes import (
     Slot,
     in_both,
+    not_attached,
     place_of,
     slot_of,
     source_of,
@@ -38,7 +39,7 @@ from hvdrivers.libvirt.held_volumes import (
     write_slot,
 )
 from hvdrivers.libvirt.remote import Remote
-from hvdrivers.libvirt.room import lacking_room
+from hvdrivers.libvirt.room import explained_write
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.swap import Swap, defined_anew, destination
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
@@ -109,9 +110,12 @@ class LibvirtSwap(Topic, SwapVolume):
         disk = mine.get(volume_id)
         if disk is None:
             self._complete_for_another(uuid, volume_id, replacement, domain, xml)
-            raise errors.VolumeNotFound(f"the instance has no volume {volume_id}")
+            raise not_attached(volume_id)
         if replacement.volume_id in {*mine, *stored}:
-            raise errors.InvalidRequest("the replacement is attached to this instance already")
+            raise errors.InvalidRequest(
+                "the replacement is attached to this instance already",
+                hint="detach_volume() it first, or name another",
+            )
         if volume_id not in stored:
             raise errors.DeviceBusy(
                 "the volume is leaving the machine", hint="call again when it has been detached"
@@ -121,7 +125,8 @@ class LibvirtSwap(Topic, SwapVolume):
         _refuse_other_sectors(disk, new)
         if place_of(new) in map(place_of, (*mine.values(), *stored.values())):
             raise errors.InvalidRequest(
-                "the replacement is a volume of this instance, under another id"
+                "the replacement is a volume of this instance, under another id",
+                hint="name another volume",
             )
         capacity = _capacity(domain, attribute(disk, "target", "dev"))
         size = self._size_of(new)
@@ -243,11 +248,9 @@ class LibvirtSwap(Topic, SwapVolume):
             " or another client has stopped the copy",
             hint="the daemon's log on the host has the details",
         )
-        volume = None
-        if swap.new.get("type") != "network":
-            volume = self.volumes.in_a_pool(source_of(swap.new))
-        pool = volume.storagePoolLookupByVolume() if volume is not None else None
-        raise (lacking_room(pool, 0, error) if pool is not None else None) or error
+        if swap.new.get("type") == "network":
+            raise error
+        raise explained_write(self.connection.remote, source_of(swap.new), error)
 
     def _completed(self, swap: Swap, domain: Remote, before: Element | None) -> AttachedVolume:
         """What follows the pivot: the definition, the limits, and the old one's secrets. Another
@@ -258,7 +261,10 @@ class LibvirtSwap(Topic, SwapVolume):
         """
         disk = swap.is_on(xml_of(domain))
         if disk is None:
-            raise errors.VolumeNotFound("another client has detached the replacement meanwhile")
+            raise errors.VolumeNotFound(
+                "another client has detached the replacement meanwhile",
+                hint="get_instance() shows what is attached",
+            )
         self._define_on(swap, domain, disk)
         qos = swap.replacement.qos
         if qos is not None or before is None or before.find("iotune") is not None:
@@ -320,7 +326,10 @@ class LibvirtSwap(Topic, SwapVolume):
             with suppress(errors.InvalidState, errors.InvalidRequest, errors.HypervisorFault):
                 domain.blockJobAbort(swap.device, 0)
             if swap.copies(xml_of(domain)):
-                raise errors.DeviceBusy("the copy of the volume did not end")
+                raise errors.DeviceBusy(
+                    "the copy of the volume did not end",
+                    hint="the same swap_volume() goes on with that copy, and power_off() ends it",
+                )
 
     def _unlocked(self, swap: Swap) -> None:
         """Forget the secrets of a replacement that the machine has not, and does not get. No call

@@ -133,7 +133,10 @@ class Plugging:
                 if isinstance(event, Lifecycle):
                     return  # switched off: nothing holds the device any more
                 if isinstance(event, Device):
-                    raise errors.DeviceBusy("the guest refused to let go of the device")
+                    raise errors.DeviceBusy(
+                        "the guest refused to let go of the device",
+                        hint="it may be in use: unmount it in the guest, then call again",
+                    )
                 if is_gap(event):
                     raise errors.OutcomeUnknown("the connection broke while the guest was asked")
         if not gone():

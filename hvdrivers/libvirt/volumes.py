@@ -13,13 +13,14 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.libvirt.chains import Chains
+from hvdrivers.libvirt.device_names import is_device, is_no_disk
 from hvdrivers.libvirt.devices import disk_element, source_of, target_prefix
 from hvdrivers.libvirt.disk_plan import names_of
 from hvdrivers.libvirt.domain import next_target, used_sources
 from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.naming import VOLUME_PREFIX
-from hvdrivers.libvirt.odd_files import odd_file, require_file
+from hvdrivers.libvirt.odd_files import no_disk, odd_file, require_file
 from hvdrivers.libvirt.pools import Pools, find
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import (
@@ -94,7 +95,10 @@ class VolumeSources:
         elif isinstance(volume, LocalVolume):
             path, format_, kind = self._local_source(volume)
         else:
-            raise errors.NotSupported(f"volumes of type {volume.driver_volume_type}")
+            raise errors.NotSupported(
+                f"volumes of type {volume.driver_volume_type}",
+                hint="the driver's capabilities name the kinds that there are (volume-...)",
+            )
         if not volume.multiattach and kind == "network":
             self._refuse_shared_remote(path)
         elif not volume.multiattach:
@@ -131,7 +135,7 @@ class VolumeSources:
         named = VOLUME_NAME.fullmatch(volume.data.name)
         format_ = volume.data.format
         if format_ is not None and format_ not in FORMATS:
-            raise errors.NotSupported(f"volumes of format {format_}")
+            raise errors.NotSupported(f"volumes of format {format_}", hint="use qcow2 or raw")
         declared = FORMATS[format_] if format_ is not None else None
         description = None
         if named:
@@ -151,13 +155,17 @@ class VolumeSources:
     @provides(Capability.VOLUME_LOCAL)
     def _local_source(self, volume: LocalVolume) -> tuple[str, str, str]:
         if volume.data.format not in FORMATS:
-            raise errors.NotSupported(f"volumes of format {volume.data.format}")
+            raise errors.NotSupported(
+                f"volumes of format {volume.data.format}", hint="use qcow2 or raw"
+            )
         refuse_reserved(volume.path)
         format_ = FORMATS[volume.data.format]
         named = VOLUME_NAME.fullmatch(PurePosixPath(volume.path).name)
         if named:
             refuse_contradiction(named["format"], format_)
-        kind = "block" if clean(volume.path).startswith("/dev/") else "file"
+        kind = "block" if is_device(volume.path) else "file"
+        if is_no_disk(volume.path):
+            raise no_disk(volume.path)
         if kind == "file":
             stored = self.in_a_pool(volume.path)
             if stored is None:

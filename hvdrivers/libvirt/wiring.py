@@ -9,8 +9,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt.host_nics import host_nic, whole_device
-from hvdrivers.libvirt.naming import alias
+from hvdrivers.libvirt.host_nics import function_of, host_nic, nic_alias, whole_device
 from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.vif import (
     Bandwidth,
@@ -29,11 +28,17 @@ from hvdrivers.models.vif import (
 )
 
 
-def vif_element(vif: Vif) -> Element:
-    """The ``<interface>`` of a VIF; of a whole network device of the host its ``<hostdev>``."""
+def vif_element(vif: Vif, instance: UUID) -> Element:
+    """The ``<interface>`` of a VIF; of a whole network device of the host its ``<hostdev>``.
+
+    Args:
+        instance: whose NIC it is.
+    """
     if isinstance(vif, HostdevVif):
         return whole_device(vif)
-    kind, wiring = _wiring(vif)
+    if isinstance(vif, NetworkVif) and vif.sriov:
+        return function_of(vif)
+    kind, wiring = _wiring(vif, instance)
     return el(
         "interface",
         el("mac", address=vif.mac),
@@ -43,25 +48,28 @@ def vif_element(vif: Vif) -> Element:
         el("mtu", size=vif.mtu) if vif.mtu else None,
         el("link", state="down") if not vif.active else None,
         bandwidth(vif.qos) if vif.qos else None,
-        el("alias", name=alias(f"vif-{vif.type}", vif.id)),
+        el("alias", name=nic_alias(vif)),
         type=kind,
     )
 
 
-def with_interface(domain: Element, vif: Vif) -> Element:
+def with_interface(domain: Element, vif: Vif, instance: UUID) -> Element:
     """The definition, with this VIF too."""
     devices = domain.find("devices")
     if devices is not None:
-        devices.append(vif_element(vif))
+        devices.append(vif_element(vif, instance))
     return domain
 
 
-def tap_of(vif: Vif) -> str:
-    """Name of the VIF's device on the host."""
-    return attribute(vif_element(vif), "target", "dev") or ""
+def tap_of(vif: Vif, instance: UUID) -> str:
+    """Name of the VIF's device on the host; of a macvtap device without what tells it from another
+    machine's of the same port."""
+    if isinstance(vif, MacvtapVif):
+        return vif.tap
+    return attribute(vif_element(vif, instance), "target", "dev") or ""
 
 
-def _wiring(vif: Vif) -> tuple[str, list[Element]]:
+def _wiring(vif: Vif, instance: UUID) -> tuple[str, list[Element]]:
     if vif.model is NicModel.NETVSC:
         raise errors.NotSupported("QEMU has no netvsc adapter", hint="use virtio or e1000e")
     tag = el("vlan", el("tag", id=vif.vlan)) if vif.vlan else None
@@ -101,10 +109,10 @@ def _wiring(vif: Vif) -> tuple[str, list[Element]]:
     if isinstance(vif, TapVif):
         managed = "no" if vif.exists else None
         return "ethernet", [el("target", dev=vif.device_name, managed=managed)]
-    return _wiring_without_device(vif)
+    return _wiring_without_device(vif, instance)
 
 
-def _wiring_without_device(vif: Vif) -> tuple[str, list[Element]]:
+def _wiring_without_device(vif: Vif, instance: UUID) -> tuple[str, list[Element]]:
     if isinstance(vif, UserVif):
         _refuse_of_user_network(vif)
         return "user", []
@@ -112,8 +120,11 @@ def _wiring_without_device(vif: Vif) -> tuple[str, list[Element]]:
         _refuse_of_vhost_user(vif)
         return "vhostuser", [el("source", type="unix", path=vif.socket, mode=vif.mode)]
     if isinstance(vif, MacvtapVif | VdpaVif):
-        return host_nic(vif)
-    raise errors.NotSupported(f"VIFs of type {vif.type} are not supported here")
+        return host_nic(vif, instance)
+    raise errors.NotSupported(
+        f"VIFs of type {vif.type} are not supported here",
+        hint="the driver's capabilities name the kinds that there are (vif-...)",
+    )
 
 
 def _refuse_of_vhost_user(vif: VhostUserVif) -> None:

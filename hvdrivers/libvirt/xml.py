@@ -1,10 +1,10 @@
-"""Small helpers around ElementTree: libvirt's XML is built and read with a library only."""
+"""Libvirt's XML, built and read with ElementTree only: never as text."""
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 from xml.etree import ElementTree as ET
 
@@ -90,3 +90,10 @@ def attribute(element: Element | None, path: str, name: str) -> str | None:
     """An attribute of the first element at ``path`` (``.`` for the element itself), or None."""
     found = element.find(path) if element is not None else None
     return found.get(name) if found is not None else None
+
+
+def children(element: Element, tag: str) -> Iterable[Element]:
+    """The elements in the first one of this tag; nothing where there is none. ElementTree walks a
+    path such as ``devices/*`` in Python, and this one in C."""
+    found = element.find(tag)
+    return () if found is None else found

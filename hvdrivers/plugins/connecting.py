@@ -116,9 +116,10 @@ def _host(target: str, config_file: str | os.PathLike[str] | None, among: Instal
             f"{os.fspath(path)} has no host {target!r}", hint=alternatives(target, known)
         )
     drivers = registered(among=among)
+    url = "a URL has :// behind its scheme; " if ":" in target else ""
     raise InvalidRequest(
         f"{target!r} is neither a driver nor a host in {path}",
-        hint=f"{close_to(target, [*drivers, *known])}drivers: {', '.join(drivers) or 'none'};"
+        hint=f"{url}{close_to(target, [*drivers, *known])}drivers: {', '.join(drivers) or 'none'};"
         f" hosts: {', '.join(known) or 'none'}",
     )
 

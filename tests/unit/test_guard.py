@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import errno
 import gc
 import inspect
@@ -26,12 +28,14 @@ from hvdrivers.contract.guest import GuestPassword
 from hvdrivers.contract.power import Pause, RebootKind
 from hvdrivers.contract.snapshots import Snapshots
 from hvdrivers.contract.storage import Reconnect
+from hvdrivers.guard import asynchronous
 from hvdrivers.models.console import ConsoleKind
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import Firmware, InstanceSummary
 from hvdrivers.models.progress import Phase, Progress
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import NetworkVif
+from hvdrivers.workers import leaving
 
 HALF = Progress(phase=Phase.UPLOAD, done=1, total=2)
 
@@ -332,6 +336,60 @@ def test_a_hung_read_has_timed_out(no_tolerance) -> None:
     with pytest.raises(errors.OperationTimeout):
         driver.ping(timeout=0.01)
     free.set()
+
+
+def leavable():
+    """A read that hangs where it may be left at the deadline."""
+    hang, free, _ = hanging()
+
+    def ping(self, *, timeout=None):
+        with leaving().at_deadline(lambda: "Host.answer"):
+            hang(self)
+
+    driver, _ = make(ping=ping)
+    driver._tolerance = never
+    return driver, free
+
+
+def test_a_read_that_may_be_left_is_left_at_its_deadline() -> None:
+    driver, free = leavable()
+    with pytest.raises(errors.OperationTimeout, match=r"did not answer Host\.answer within"):
+        driver.ping(timeout=0.01)
+    free.set()
+
+
+def test_a_coroutine_leaves_it_too() -> None:
+    driver, free = leavable()
+    with pytest.raises(errors.OperationTimeout, match=r"did not answer Host\.answer within"):
+        asyncio.run(asynchronous(driver.ping)(timeout=0.01))
+    free.set()
+
+
+def test_only_the_thread_that_works_for_a_caller_may_be_left() -> None:
+    found = []
+
+    def ping(self, *, timeout=None):
+        found.append(leaving() is not None)
+        with_its_context = contextvars.copy_context()
+        other = in_thread(lambda: found.append(with_its_context.run(leaving)))
+        other.join(PATIENCE)
+
+    driver, _ = make(ping=ping)
+    driver.ping()
+    assert found == [True, None]
+    assert leaving() is None
+
+
+def test_what_a_driver_takes_back_after_a_read_that_may_be_left_is_waited_for() -> None:
+    def ping(self, *, timeout=None):
+        with leaving().at_deadline(lambda: "Host.answer"):
+            pass
+        assert not threading.Event().wait(timeout)
+        raise errors.OperationTimeout("undone")
+
+    driver, _ = make(ping=ping)
+    with pytest.raises(errors.OperationTimeout, match="undone"):
+        driver.ping(timeout=0.01)
 
 
 def test_a_driver_that_gives_up_within_the_tolerance_has_its_say() -> None:

@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 import hvdrivers
+from hvdrivers import VolumeAttachment
 from hvdrivers.invalid import in_words
 
 
@@ -42,3 +43,18 @@ def test_no_other_module_joins_the_fields_of_an_error() -> None:
         if joined.search(path.read_text()) and path.name != "invalid.py"
     ]
     assert found == []
+
+
+def test_a_value_without_its_kind_is_told_in_words() -> None:
+    with pytest.raises(ValidationError) as wrong:
+        VolumeAttachment.model_validate({"volume": {"id": "golden"}})
+    assert in_words(wrong.value) == (
+        "volume: it lacks 'driver_volume_type', which says of what kind it is"
+    )
+    with pytest.raises(ValidationError) as wrong:
+        VolumeAttachment.model_validate({"volume": {"driver_volume_type": "hunter2"}, "buss": 1})
+    kind, field = in_words(wrong.value).split("; ")
+    assert kind.startswith("volume: 'driver_volume_type' is none of ")
+    assert "'iscsi'" in kind
+    assert "hunter2" not in kind
+    assert field == "buss: there is no such field"

@@ -482,6 +482,10 @@ def test_a_host_of_the_file(file: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.InvalidRequest, match="neither a driver nor a host") as caught:
         connect("lab2")
     assert "did you mean 'lab1'?" in (caught.value.hint or "")
+    assert "://" not in (caught.value.hint or "")
+    with pytest.raises(errors.InvalidRequest, match="neither a driver nor a host") as caught:
+        connect("qemu:/system")
+    assert (caught.value.hint or "").startswith("a URL has :// behind its scheme; ")
 
 
 def test_without_a_home_variable_it_is_under_dot_config(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,10 +62,6 @@ def _fast(trial: Trial) -> Vif | None:
     return trial.target.sriov_vif(str(_NIC["id"]))
 
 
-def _plain(vif: Vif) -> Vif:
-    return vif.model_copy(update={"sriov": False})
-
-
 def _has(trial: Trial, uuid: UUID, wanted: dict[str, bool], when: str) -> None:
     for driver in (trial.driver, trial.other):
         shown = {each.id: each.sriov for each in driver.get_instance(uuid).vifs}
@@ -95,14 +91,14 @@ def has_a_function(trial: Trial, make: Callable[[Trial, tuple[Vif, ...]], UUID])
     fast = _fast(trial)
     if fast is None:
         return
-    usual = _plain(fast).model_copy(update={"id": "hvct-usual"})
+    usual = trial.target.vif("hvct-usual")
     uuid = make(trial, (fast, usual))
     _has(trial, uuid, {"hvct-fast": True, "hvct-usual": False}, "when they are made")
     trial.driver.power_on(uuid)
     _has(trial, uuid, {"hvct-fast": True, "hvct-usual": False}, "of a machine that runs")
     trial.driver.power_off(uuid)
     if trial.has(Capability.RECONNECT):
-        trial.driver.reconnect(uuid, vifs=[_plain(fast)])
+        trial.driver.reconnect(uuid, vifs=[trial.target.vif("hvct-fast")])
         _has(trial, uuid, {"hvct-fast": False, "hvct-usual": False}, "once it asks for none")
         trial.driver.reconnect(uuid, vifs=[fast])
         _has(trial, uuid, {"hvct-fast": True, "hvct-usual": False}, "once it asks for one")

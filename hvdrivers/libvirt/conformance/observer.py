@@ -32,6 +32,10 @@ from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import Bandwidth, VifQos
 
 _OWN = "ua-own-"
+_GONE = {
+    libvirt.VIR_ERR_NO_STORAGE_POOL,
+    libvirt.VIR_ERR_OPERATION_INVALID,
+}  # the latter on its way
 _ROOT = re.compile(r"([0-9a-f-]{36}\.(?:root|rescue))(?:-[0-9a-f]+)?")
 _SCRATCH = re.compile(r"([0-9a-f-]{36}\.backup)-[0-9]+-[0-9a-f]{8}(\.\w+)")
 
@@ -57,15 +61,9 @@ class LibvirtObserver(Observer):
         for domain in connect.listAllDomains(0):
             with suppress(libvirt.libvirtError):  # it has gone meanwhile
                 found |= _of_domain(domain)
-        for pool in connect.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE):
-            with suppress(libvirt.libvirtError):  # busy: what it knows must do
-                pool.refresh(0)
-            names = sorted(
-                volume.name()
-                for volume in pool.listAllVolumes(0)
-                if not volume.name().startswith(IMAGE_PREFIX)
-            )
-            found |= {f"volume {pool.name()}/{name}" for name in _without_chance(names)}
+        for pool, volumes in self._volumes_by_pool(refresh=True):
+            names = sorted(each for each in volumes if not each.startswith(IMAGE_PREFIX))
+            found |= {f"volume {pool}/{name}" for name in _without_chance(names)}
         for secret in connect.listAllSecrets(0):
             found.add(f"secret {secret.usageType()} {secret.usageID()}")
         for network in connect.listAllNetworks(libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE):
@@ -202,13 +200,30 @@ class LibvirtObserver(Observer):
 
     def kept(self, uuid: UUID) -> frozenset[str]:
         found = set()
-        for pool in self._host.connect.listAllStoragePools(
-            libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE
-        ):
-            names = {volume.name() for volume in pool.listAllVolumes(0)}
+        for _, names in self._volumes_by_pool():
             found |= {name for name in names if name.startswith(str(uuid))}
             found |= {name for name in names if name.startswith(IMAGE_PREFIX)}
         return frozenset(found)
+
+    def _volumes_by_pool(self, *, refresh: bool = False) -> Iterator[tuple[str, list[str]]]:
+        """The names of each active pool's volumes. A pool that goes meanwhile has none: the driver
+        looks at a folder through a pool of a moment.
+
+        Args:
+            refresh: have each pool look at its folder anew.
+        """
+        active = libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE
+        for pool in self._host.connect.listAllStoragePools(active):
+            if refresh:
+                with suppress(libvirt.libvirtError):  # busy: what it knows must do
+                    pool.refresh(0)
+            try:
+                names = [volume.name() for volume in pool.listAllVolumes(0)]
+            except libvirt.libvirtError as error:
+                if error.get_error_code() not in _GONE:
+                    raise
+                continue
+            yield pool.name(), names
 
     def seed(self, uuid: UUID) -> Mapping[str, bytes]:
         import pycdlib
@@ -325,6 +340,9 @@ def _nic_options(nic: Element) -> dict[str, object]:
     return {
         "model": attribute(nic, "model", "type"),
         "active": attribute(nic, "link", "state") != "down",
+        # libvirt shows a function in the place of the network that it is of, while a machine runs
+        "sriov": nic.get("type") == "hostdev"
+        or (attribute(nic, "alias", "name") or "").startswith("ua-vif-function-"),
         **{name: int(value) if value else None for name, value in numbers.items()},
     }
 

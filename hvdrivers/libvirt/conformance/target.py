@@ -75,6 +75,8 @@ class LibvirtTarget(StorageGuest):
         bridge: a Linux bridge of the host for NICs, or
         ovs_bridge: a bridge of Open vSwitch, or
         network: a network of libvirt's.
+        functions: a network of libvirt's from which machines get virtual functions (forward mode
+            hostdev).
         destination: URI of another host, as this process reaches it; without one nothing is moved.
         address: of that host, as this host's QEMU reaches it.
         shared_bridge: a Linux bridge that both have; None: the network above is there too.
@@ -98,6 +100,7 @@ class LibvirtTarget(StorageGuest):
         bridge: str | None = None,
         ovs_bridge: str | None = None,
         network: str | None = None,
+        functions: str | None = None,
         destination: str | None = None,
         address: str | None = None,
         shared_bridge: str | None = None,
@@ -116,6 +119,7 @@ class LibvirtTarget(StorageGuest):
         self._config = LibvirtConfig(**_OPTIONS | options)
         self._image = image
         self._bridge, self._ovs_bridge, self._network = bridge, ovs_bridge, network
+        self._functions = functions
         self._slowness, self._slowed = 0.0, _MAKING
         self._emulates = False
         super().__init__(
@@ -180,6 +184,16 @@ class LibvirtTarget(StorageGuest):
         if self._network is not None:
             return NetworkVif(id=vif_id, network=self._network)
         raise PreconditionMissing("no network was named (bridge=, ovs_bridge=, network=)")
+
+    def sriov_vif(self, vif_id: str) -> Vif:
+        if self._functions is None:
+            raise PreconditionMissing("no network of virtual functions was named (functions=)")
+        return NetworkVif(id=vif_id, network=self._functions, sriov=True)
+
+    @contextmanager
+    def without_functions(self) -> Iterator[None]:
+        """It does not matter: such a machine stays where it is."""
+        yield
 
     def vif_to_nowhere(self, vif_id: str) -> Vif:
         if self._ovs_bridge is not None:

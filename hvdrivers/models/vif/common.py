@@ -198,6 +198,9 @@ class AttachedVif(Model):
     model: NicModel | None = None
     pci_address: PciAddress | None = None
     """Where the guest sees it, if the hypervisor says."""
+    host_pci_address: PciAddress | None = None
+    """The device of the host that the guest has as this NIC, if it is one and the hypervisor says.
+    Of a function that the hypervisor chooses (``sriov``) it is known while the machine runs."""
     sriov: bool = False
     """It has a virtual function of the host's adapter, or gets one at the next start, as the VIF
     has asked (``NetworkVif.sriov``, ``DvsVif.sriov``, ``HypervVif.sriov``)."""

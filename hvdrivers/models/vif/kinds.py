@@ -31,7 +31,9 @@ class NetworkVif(VifBase):
     portgroup: NetworkName | None = None
     """libvirt: a ``<portgroup>`` of it."""
     sriov: bool = False
-    """As of :class:`DvsVif`."""
+    """Give the guest a virtual function of one of the host's adapters (SR-IOV), which the
+    hypervisor chooses at each start. vSphere: as of :class:`DvsVif`. libvirt: the network must be a
+    pool of functions (forward mode ``hostdev``), and the machine stays on its host."""
 
 
 class BridgeVif(VifBase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,15 @@ from hvdrivers.hyperv.simulator.wsman import WsmanServer
 from hvdrivers.hyperv.simulator.wsman_faults import FaultRule, Strike
 from hvdrivers.hyperv.wire import ShellLost
 from tests.integration.hyperv.conftest import OTHER_PASSWORD
+from tests.peers.waiting import wait_until
 
 FUNCTIONS = r"""
 function Invoke-HvEcho { param($Arguments) $Arguments }
-function Invoke-HvSleep { param($Arguments) Start-Sleep -Milliseconds $Arguments.ms }
+function Invoke-HvStanding {
+    param($Arguments)
+    [IO.File]::WriteAllText($Arguments.begun, '')
+    while (-not [IO.File]::Exists($Arguments.over)) { Start-Sleep -Milliseconds 10 }
+}
 function Invoke-HvCount { param($Arguments) $HvShared.Facts['n'] += 1; $HvShared.Facts['n'] }
 function Invoke-HvSize {
     param($Arguments)
@@ -109,28 +115,37 @@ def test_no_text_is_compiled_for_a_request(shell: PowerShell) -> None:
     assert stack == ["Invoke-HvStack", "Invoke-HvRequest", "Start-HvRequest"]
 
 
-def test_requests_run_beside_each_other(shell: PowerShell) -> None:
+@contextmanager
+def standing(shell: PowerShell, folder: Path) -> Iterator[None]:
+    """A request that the host works on for the length of the block."""
+    begun, over = folder / "begun", folder / "over"
+    arguments = {"begun": str(begun), "over": str(over)}
+    request = threading.Thread(target=shell.request, args=("Standing", arguments, Deadline(600)))
+    request.start()
+    try:
+        wait_until(begun.exists, timeout=120, what="the request is under way")
+        yield
+        assert request.is_alive()
+    finally:
+        over.touch()
+        request.join(600)
+
+
+def test_requests_run_beside_each_other(shell: PowerShell, tmp_path: Path) -> None:
     shell.request("Ping", {}, Deadline(60))
-    slow = threading.Thread(target=shell.request, args=("Sleep", {"ms": 1500}, Deadline(60)))
-    slow.start()
-    for _ in range(5):
-        shell.request("Ping", {}, Deadline(60))
-    assert slow.is_alive()  # five answers came while it slept
-    slow.join(60)
+    with standing(shell, tmp_path):
+        for _ in range(5):
+            shell.request("Ping", {}, Deadline(60))
 
 
-def test_one_request_at_a_time_needs_one_runspace(shell: PowerShell) -> None:
+def test_one_request_at_a_time_needs_one_runspace(shell: PowerShell, tmp_path: Path) -> None:
     """Each further one takes its time to open, and loads the module of the host once more."""
     shell.request("Ping", {}, Deadline(60))
     kinds = ("Where", "Images", "Export")  # a change, a look, a long one
     first = {shell.request(kind, {}, Deadline(60)) for kind in kinds}
     assert len(first) == 1
-    slow = threading.Thread(target=shell.request, args=("Sleep", {"ms": 1500}, Deadline(60)))
-    slow.start()
-    time.sleep(0.2)
-    assert shell.request("Where", {}, Deadline(60)) not in first
-    assert slow.is_alive()
-    slow.join(60)
+    with standing(shell, tmp_path):
+        assert shell.request("Where", {}, Deadline(60)) not in first
     assert shell.request("Where", {}, Deadline(60)) in first
 
 

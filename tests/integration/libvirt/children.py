@@ -151,7 +151,7 @@ def killed_in(
 
 def _spawn_one(uri: str, spec: InstanceSpec, gate: Any, pipe: Pipe) -> None:
     driver = driver_on(uri)
-    gate.wait(30)
+    gate.wait(300)
     try:
         driver.spawn(spec)
         pipe.send("spawned")
@@ -162,7 +162,7 @@ def _spawn_one(uri: str, spec: InstanceSpec, gate: Any, pipe: Pipe) -> None:
 
 def _cache_one(uri: str, image: ImageRef, gate: Any, pipe: Pipe) -> None:
     driver = driver_on(uri)
-    gate.wait(30)
+    gate.wait(300)
     try:
         pipe.send(driver.cache_image(image).key)
     except errors.HypervisorError as error:
@@ -255,7 +255,7 @@ def _outcome_of(driver: LibvirtDriver, operation: str, arguments: tuple[Any, ...
 def _do_one(uri: str, what: tuple[str, tuple[Any, ...]], gate: Any, pipe: Pipe) -> None:
     driver = driver_on(uri)
     driver.hub.ensure()
-    gate.wait(30)
+    gate.wait(300)
     pipe.send(_outcome_of(driver, *what))
     driver.close()
 

@@ -14,6 +14,7 @@ import pytest
 from hvdrivers.conformance.engine.runner import Session
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.guard import guarded
+from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
@@ -98,6 +99,12 @@ def session(
     folder = tmp_path_factory.mktemp("conformance")
     with running(libvirt_peer, agent_image, folder, ovs_bridge=ovs_bridge.name) as made:
         yield made
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process looks as often as any before it takes a client for dead, and faster."""
+    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 # ---- a host of a module's own, with two clients --------------------------------------------------

@@ -14,12 +14,15 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.contract.events import EventStream
 from hvdrivers.guard import guarded
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX, console_name
+from hvdrivers.models.events import LifecycleEvent, ResyncEvent
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor, InstanceInfo, InstanceSpec
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import LocalVolume, Volume, VolumeAttachment, VolumeSpec
 from tests.peers.guest import Console
@@ -65,6 +68,10 @@ class Host:
         image = FileImage(path=path, format=ImageFormat.RAW)
         flavor = Flavor(vcpus=1, memory_mib=64)
         return self.spec(**({"image": image, "flavor": flavor} | changes))
+
+    def destination(self, **changes: Any) -> Destination:
+        """This host, for a machine that moves here from another one."""
+        return Destination(host=self.peer.uri, address="127.0.0.1", **changes)
 
     def spawn(self, **changes: Any) -> Machine:
         """Spawn; the caller destroys it (or uses ``machine()``)."""
@@ -147,7 +154,8 @@ class Host:
                 what="the host is as before",
             )
         except AssertionError:
-            assert not changed(before, self.residue())
+            found = changed(before, self.residue())
+            assert not found, found
 
 
 class Machine:
@@ -164,7 +172,8 @@ class Machine:
 
     @property
     def state(self) -> InstanceState:
-        """The state, in which all reads agree."""
+        """The state, in which all reads agree. Of a machine that may change by itself meanwhile ask
+        ``info``: its reads are at different moments."""
         state = self.info.state
         listed = {each.uuid: each for each in self.host.driver.list_instances()}
         assert listed[self.uuid] == self.info.summary()
@@ -207,7 +216,7 @@ class Machine:
         finally:
             os.close(terminal)
 
-    def run(self, line: str, *, timeout: float = 20) -> None:
+    def run(self, line: str, *, timeout: float = 120) -> None:
         """Type a line and wait until it has run."""
         said = self.said()
         self.type(line)
@@ -229,11 +238,11 @@ class Machine:
     def sees(self, serial: str) -> str:
         """Wait until the guest has a disk with this serial number."""
         what = f"the guest sees {serial}; it said {self.console.lines()[-5:]}"
-        return wait_until(lambda: self.disks().get(serial), timeout=30, what=what)
+        return wait_until(lambda: self.disks().get(serial), timeout=120, what=what)
 
     def sees_no(self, serial: str) -> None:
         wait_until(
-            lambda: serial not in self.disks(), timeout=30, what=f"the guest let go of {serial}"
+            lambda: serial not in self.disks(), timeout=120, what=f"the guest let go of {serial}"
         )
 
     def has(self, volume_id: str) -> tuple[bool, bool]:
@@ -241,6 +250,28 @@ class Machine:
         from hvdrivers.libvirt.devices import volumes_of
 
         return volume_id in volumes_of(self.xml()), volume_id in volumes_of(self.xml(inactive=True))
+
+
+def told(
+    stream: EventStream, uuid: UUID, last: InstanceState, *, quiet: float = 1.0
+) -> list[InstanceState | None]:
+    """The states that a stream tells of an instance, until it is quiet and this was the last.
+
+    Args:
+        quiet: seconds without an event.
+    """
+    found: list[InstanceState | None] = []
+
+    def ended() -> bool:
+        event = stream.next(timeout=quiet)
+        if isinstance(event, ResyncEvent):
+            found.append(event.states.get(uuid))
+        elif isinstance(event, LifecycleEvent) and event.uuid == uuid:
+            found.append(event.state)
+        return event is None and bool(found) and found[-1] is last
+
+    wait_until(ended, timeout=120, what=f"the stream tells of {last}")
+    return found
 
 
 def local(path: str, serial: str, **data: Any) -> LocalVolume:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
-import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -19,7 +16,6 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.driver import OPERATIONS, ComputeDriver
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.not_adopted import _REASONS
 from hvdrivers.models.console import ConsoleKind
@@ -32,10 +28,13 @@ from hvdrivers.models.volume import DiskQos, VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.children import killed_in
 from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.faults import script
-from tests.integration.libvirt.machines import Host, local
-from tests.integration.libvirt.theirs import Theirs, is_foreign, theirs
+from tests.integration.libvirt.machines import Host, local, told
+from tests.integration.libvirt.test_budgets import calls, look_at_users, numbers
+from tests.integration.libvirt.theirs import Theirs, is_foreign, theirs, with_header
 from tests.peers.guest import define_guest
 from tests.peers.libvirtd import LibvirtPeer
+
+pytestmark = pytest.mark.usefixtures("impatient")
 
 _CDROM = (
     "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='{iso}'/>"
@@ -44,12 +43,6 @@ _CDROM = (
 _NIC = (
     "<interface type='user'><mac address='52:54:00:0a:0a:0{n}'/><model type='virtio'/></interface>"
 )
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 # ---- a guest that runs ---------------------------------------------------------------------------
@@ -142,12 +135,7 @@ def _uses(own: Host, other: ComputeDriver, uuid: UUID) -> None:
         assert target.stat().st_size > 1 << 20
         target.unlink()
         driver.power_on(uuid)
-        states = []
-        while (event := stream.next(1)) is not None:
-            if isinstance(event, LifecycleEvent) and event.uuid == uuid:
-                states.append(event.state)
-        assert states[-1] is S.RUNNING
-        assert {S.PAUSED, S.SUSPENDED, S.STOPPED} <= set(states)
+        assert {S.PAUSED, S.SUSPENDED, S.STOPPED} <= set(told(stream, uuid, S.RUNNING))
 
 
 def test_what_it_cannot_is_refused_with_a_reason(own: Host) -> None:
@@ -329,12 +317,7 @@ def _other_disks(machine: Theirs) -> None:
 def _base_of_others(machine: Theirs) -> None:
     source = machine.xml("--inactive").find("devices/disk/source")
     assert source is not None
-    name = f"overlay-{machine.uuid.hex[:8]}"
-    machine.peer.virsh(
-        *("vol-create-as", "default", name, "8M", "--format", "qcow2"),
-        *("--backing-vol", source.attrib["file"], "--backing-vol-format", "qcow2"),
-    )
-    machine.files.append(machine.peer.path(machine.peer.images) / name)
+    machine.overlay(source.attrib["file"])
 
 
 @pytest.mark.parametrize(
@@ -516,14 +499,7 @@ def test_what_its_disk_stands_on_stays_whatever_is_merged(own: Host) -> None:
     """virsh blockcommit lets the machine run on the base: no file of that name was recorded."""
     with theirs(own, disks=[]) as machine:
         base = machine.volume()
-        name = f"top {machine.uuid.hex[:8]}"
-        machine.peer.virsh(
-            *("vol-create-as", "default", name, "8M", "--format", "qcow2"),
-            *("--backing-vol", base, "--backing-vol-format", "qcow2"),
-        )
-        top = machine.peer.path(machine.peer.images) / name
-        machine.files.append(top)
-        machine.define(disks=[machine.disk(f"{machine.peer.images}/{name}")])
+        machine.define(disks=[machine.disk(machine.overlay(base))])
         machine.start()
         own.driver.adopt(machine.uuid)
         machine.peer.virsh("blockcommit", str(machine.uuid), "vda", "--wait", "--pivot")
@@ -750,19 +726,10 @@ def test_a_stream_tells_of_it_and_of_what_follows(own: Host, other: ComputeDrive
 def test_the_calls_that_it_takes(own: Host) -> None:
     raw = own.raw
 
-    def calls(operation: Callable[[], object]) -> int:
-        with raw.connection.counting() as counter:
-            operation()
-        return sum(counter.values())
-
-    def stated(name: str) -> list[int]:
-        text = " ".join((inspect.getdoc(getattr(LibvirtDriver, name)) or "").split())
-        return [int(each) for each in re.findall(r"\b\d+\b", text[text.index("Budget") :])]
-
     raw.list_foreign()
     with theirs(own, disks=[]) as machine:
-        assert calls(lambda: raw.adopt(machine.uuid)) == 19
-        assert calls(lambda: raw.adopt(machine.uuid)) == 6 + 3
+        assert calls(raw, lambda: raw.adopt(machine.uuid)) == 19
+        assert calls(raw, lambda: raw.adopt(machine.uuid)) == 6 + 3
         for name, operation, expected in (
             ("list_instances", raw.list_instances, 2 + 1),
             ("list_foreign", raw.list_foreign, 2 + 1),
@@ -770,35 +737,22 @@ def test_the_calls_that_it_takes(own: Host) -> None:
             ("get_instance", lambda: raw.get_instance(machine.uuid), 4 + 1),
             ("rename", lambda: raw.rename(machine.uuid, "x"), 4 + 4),
         ):
-            assert calls(operation) == expected, name
-            assert {expected, expected - 1, expected - 4} & set(stated(name)), name
+            assert calls(raw, operation) == expected, name
+            assert {expected, expected - 1, expected - 4} & set(numbers(name)), name
         raw.power_on(machine.uuid)
-        assert calls(lambda: raw.get_instance(machine.uuid)) == 3 + 1
-        assert calls(lambda: raw.destroy(machine.uuid)) == 5 + 1 + 3 + 2
+        assert calls(raw, lambda: raw.get_instance(machine.uuid)) == 3 + 1
+        assert calls(raw, lambda: raw.destroy(machine.uuid)) == 5 + 1 + 3 + 2
     with theirs(own, disks=[]) as machine:
         machine.start()
-        assert calls(lambda: raw.adopt(machine.uuid)) == 18
-        assert {18, 19} <= set(stated("adopt"))
+        assert calls(raw, lambda: raw.adopt(machine.uuid)) == 18
+        assert {18, 19} <= set(numbers("adopt"))
     with theirs(own) as machine:
-        pools = own.raw.pools.files()
-        volumes = sum(len(pool.listAllVolumes(0)) for pool in pools)
-        machines = len(own.raw.connection.remote.listAllDomains(0))
-        look = 2 * len(pools) + 3 + volumes + 2 * machines + 2
-        assert calls(lambda: raw.adopt(machine.uuid)) <= 19 + 2 + look
-        assert calls(lambda: raw.destroy(machine.uuid)) <= 14 + 2 + 1 + look
+        look = look_at_users(raw)
+        assert calls(raw, lambda: raw.adopt(machine.uuid)) <= 19 + 2 + look
+        assert calls(raw, lambda: raw.destroy(machine.uuid)) <= 14 + 2 + 1 + look
 
 
 # ---- a raw disk is the guest's, header and all ---------------------------------------------------
-
-
-def _with_header(file: Path, base: str) -> None:
-    """What a guest may write to the beginning of its raw disk: that it stands on a file."""
-    made = file.with_name(f"{file.name} header")
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", base, "-F", "raw"]
-    subprocess.run([*command, str(made), str(8 << 20)], check=True)
-    with file.open("r+b") as disk:
-        disk.write(made.read_bytes())
-    made.unlink()
 
 
 def test_a_raw_disk_with_the_header_of_another_format(own: Host, tmp_path: Path) -> None:
@@ -809,7 +763,7 @@ def test_a_raw_disk_with_the_header_of_another_format(own: Host, tmp_path: Path)
     try:
         with theirs(own, disks=[]) as machine:
             path = machine.volume(format_="raw")
-            _with_header(machine.files[0], f"/etc/libvirt/{secret.name}")
+            with_header(machine.files[0], f"/etc/libvirt/{secret.name}")
             own.peer.virsh("pool-refresh", "default")
             machine.define(disks=[machine.disk(path, format_="raw")])
             before = machine.files[0].read_bytes()
@@ -842,7 +796,7 @@ def test_a_raw_volume_that_claims_to_stand_on_another(own: Host) -> None:
         }
         (base,) = (path for name, path in paths.items() if victim.volume_id in name)
         (file,) = (own.peer.path(path) for name, path in paths.items() if liar.volume_id in name)
-        _with_header(file, base)
+        with_header(file, base)
         own.driver.delete_volume(victim.volume_id)
         assert not own.peer.path(base).exists()
 

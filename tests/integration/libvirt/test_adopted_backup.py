@@ -10,7 +10,6 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.backup_job import job_of
 from hvdrivers.models.snapshot import Backup
 from tests.integration.libvirt.machines import Host
@@ -20,13 +19,9 @@ from tests.integration.libvirt.test_budgets import calls, numbers
 from tests.integration.libvirt.theirs import Theirs, cuts, theirs
 from tests.peers.libvirtd import LibvirtPeer
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 _CHANNEL = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 @pytest.fixture(scope="module")

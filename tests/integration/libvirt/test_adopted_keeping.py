@@ -10,24 +10,18 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.models.instance import Keep
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host
-from tests.integration.libvirt.test_adopt import _with_header
 from tests.integration.libvirt.test_adopted_snapshots import value_in, write
-from tests.integration.libvirt.test_budgets import calls, numbers
-from tests.integration.libvirt.theirs import Theirs, at_each_cut, is_foreign, theirs
+from tests.integration.libvirt.test_budgets import calls, look_at_users, numbers
+from tests.integration.libvirt.theirs import Theirs, at_each_cut, is_foreign, theirs, with_header
+
+pytestmark = pytest.mark.usefixtures("impatient")
 
 S = InstanceState
 ALL = frozenset(Keep)
 ROOT = frozenset({Keep.ROOT_DISK})
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 def kept(machine: Theirs) -> dict[str, Path]:
@@ -54,14 +48,9 @@ def test_each_disk_becomes_a_volume_that_stands_alone(own: Host, on: bool) -> No
         write(machine.files[0], 4)
         write(machine.files[1], 6, "raw")
         before = machine.files[0].read_bytes()
-        name = f"over golden {machine.uuid.hex[:8]}"
-        machine.peer.virsh(
-            *("vol-create-as", "default", name, "8M", "--format", "qcow2"),
-            *("--backing-vol", golden, "--backing-vol-format", "qcow2"),
-        )
-        machine.files.append(machine.files[0].with_name(name))
+        over = machine.overlay(golden)
         second = machine.disk(raw, "sdb", "raw").replace("bus='virtio'", "bus='sata'")
-        machine.define(disks=[machine.disk(str(Path(golden).with_name(name))), second])
+        machine.define(disks=[machine.disk(over), second])
         if on:
             machine.start()
         driver.adopt(machine.uuid)
@@ -100,18 +89,12 @@ def test_only_what_is_asked_for(own: Host) -> None:
 
 
 def _used(machine: Theirs) -> type[errors.HypervisorError]:
-    file = machine.files[-1]
-    name = f"over-{machine.uuid.hex[:8]}"
-    machine.peer.virsh(
-        *("vol-create-as", "default", name, "8M", "--format", "qcow2"),
-        *("--backing-vol", f"{machine.peer.images}/{file.name}", "--backing-vol-format", "raw"),
-    )
-    machine.files.append(file.with_name(name))
+    machine.overlay(f"{machine.peer.images}/{machine.files[-1].name}", "raw")
     return errors.DeviceBusy
 
 
 def _disguised(machine: Theirs) -> type[errors.HypervisorError]:
-    _with_header(machine.files[-1], "/etc/passwd")
+    with_header(machine.files[-1], "/etc/passwd")
     return errors.InvalidRequest
 
 
@@ -170,10 +153,7 @@ def test_the_calls_that_it_takes(own: Host) -> None:
     raw = own.raw
     with theirs(own) as machine:
         raw.adopt(machine.uuid)
-        pools = raw.pools.files()
-        volumes = sum(len(pool.listAllVolumes(0)) for pool in pools) + 1
-        machines = len(raw.connection.remote.listAllDomains(0)) + 1
-        look = 2 * len(pools) + 3 + volumes + 2 * machines + 2
+        look = look_at_users(raw, volumes=1, machines=1)
         found = calls(raw, lambda: raw.destroy(machine.uuid, keep=ROOT))
         assert found <= 14 + 2 + 1 + look + 5 + look + 5
         assert 5 in numbers("destroy")

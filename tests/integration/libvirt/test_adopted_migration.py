@@ -13,29 +13,24 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.events import LifecycleEvent, LifecycleKind, ResyncEvent
-from hvdrivers.models.migration import BlockerKind, Destination
+from hvdrivers.models.migration import BlockerKind
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host
 from tests.integration.libvirt.test_adopted_snapshots import value_in, write
-from tests.integration.libvirt.test_budgets import numbers
+from tests.integration.libvirt.test_budgets import look_at_users, numbers
 from tests.integration.libvirt.theirs import Theirs, cuts, is_foreign, theirs
 from tests.peers.fixtures import started
 from tests.peers.guest import define_guest
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 S = InstanceState
 _NIC = "<interface type='user'><mac address='52:54:00:0c:0c:01'/><model type='virtio'/></interface>"
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +44,6 @@ def there(other_peer: LibvirtPeer, guest_image: Path) -> Iterator[Host]:
     made = Host(other_peer, guest_image)
     yield made
     made.close()
-
-
-def to(host: Host) -> Destination:
-    return Destination(host=host.peer.uri, address="127.0.0.1")
 
 
 def marked(host: Host, uuid: UUID) -> bool:
@@ -83,9 +74,9 @@ def test_a_guest_goes_on_there_and_comes_back(own: Host, there: Host, guest_imag
         guest.start()
         guest.console.expect("ready", timeout=300)
         own.driver.adopt(uuid, name="mine")
-        plan = own.driver.check_live_migration(uuid, to(there))
+        plan = own.driver.check_live_migration(uuid, there.destination())
         assert (plan.blockers, plan.copy_storage) == ((), True)
-        own.driver.live_migrate(uuid, to(there))
+        own.driver.live_migrate(uuid, there.destination())
         info = there.driver.get_instance(uuid)
         assert (info.name, info.state) == ("mine", S.RUNNING)
         assert [each.id for each in info.vifs] == ["52:54:00:0c:0c:01"]
@@ -100,7 +91,7 @@ def test_a_guest_goes_on_there_and_comes_back(own: Host, there: Host, guest_imag
             timeout=120,
             what="the guest heeds the power button",
         )
-        there.driver.cold_migrate(uuid, to(own))
+        there.driver.cold_migrate(uuid, own.destination())
         own.driver.power_on(uuid)
         assert guest_image.read_bytes() == before
         own.driver.destroy(uuid)
@@ -139,7 +130,7 @@ def test_disks_of_two_kinds_(own: Host, there: Host) -> None:
         own.driver.rename(uuid, "later")
         shown = own.driver.get_instance(uuid)
         shape = len(machine.xml("--inactive").findall("devices/*"))
-        own.driver.cold_migrate(uuid, to(there))
+        own.driver.cold_migrate(uuid, there.destination())
         is_at(machine, there, own, S.STOPPED)
         assert there.driver.get_instance(uuid) == shown
         now = ET.fromstring(there.peer.virsh("dumpxml", "--inactive", str(uuid)))
@@ -152,7 +143,7 @@ def test_disks_of_two_kinds_(own: Host, there: Host) -> None:
         assert isinstance(event, LifecycleEvent)
         assert (event.uuid, event.kind, event.state) == (uuid, LifecycleKind.CREATED, S.STOPPED)
         there.driver.power_on(uuid)
-        there.driver.live_migrate(uuid, to(own))
+        there.driver.live_migrate(uuid, own.destination())
         is_at(machine, own, there, S.RUNNING)
         own.driver.power_off(uuid)
         pool = own.peer.path(own.raw.pools.disk_path(""))
@@ -163,11 +154,11 @@ def test_disks_of_two_kinds_(own: Host, there: Host) -> None:
 
 def test_what_keeps_it_here_is_named(own: Host, there: Host) -> None:
     def kept(uuid: UUID) -> str:
-        plan = own.driver.check_live_migration(uuid, to(there))
+        plan = own.driver.check_live_migration(uuid, there.destination())
         (blocker,) = plan.blockers
         assert blocker.hint
         with pytest.raises(errors.InvalidRequest):
-            own.driver.live_migrate(uuid, to(there))
+            own.driver.live_migrate(uuid, there.destination())
         assert not marked(there, uuid)
         assert blocker.kind in {BlockerKind.STORAGE, BlockerKind.STATE}
         return blocker.reason
@@ -225,9 +216,9 @@ def test_files_that_both_hosts_have_stay(own: Host, there: Host, tmp_path: Path)
             machine.define(disks=[cached])
             machine.start()
             own.driver.adopt(machine.uuid)
-            plan = own.driver.check_live_migration(machine.uuid, to(there))
+            plan = own.driver.check_live_migration(machine.uuid, there.destination())
             assert (plan.blockers, plan.copy_storage) == ((), False)
-            own.driver.live_migrate(machine.uuid, to(there))
+            own.driver.live_migrate(machine.uuid, there.destination())
             is_at(machine, there, own, S.RUNNING)
             assert machine.files[-1].exists()
             there.driver.destroy(machine.uuid)
@@ -265,7 +256,7 @@ def test_each_changing_call_is_lost(
         own.driver.adopt(machine.uuid, name="mine")
         checked = guarded(own.raw)
         move = checked.live_migrate if on else checked.cold_migrate
-        return lambda: move(machine.uuid, to(there))
+        return lambda: move(machine.uuid, there.destination())
 
     state, lost = (S.RUNNING if on else S.STOPPED), []
     try:
@@ -308,16 +299,13 @@ def test_the_calls_that_it_takes(own: Host, there: Host) -> None:
         machine.start()
         own.driver.adopt(machine.uuid)
         with raw.connection.counting() as counter:
-            raw.check_live_migration(machine.uuid, to(there))
+            raw.check_live_migration(machine.uuid, there.destination())
         assert sum(counter.values()) == 9
         with raw.connection.counting() as counter:
-            raw.live_migrate(machine.uuid, to(there))
+            raw.live_migrate(machine.uuid, there.destination())
         del counter["Domain.jobStats"]
         # before the disk goes, nothing may use it
-        pools = raw.pools.files()
-        volumes = sum(len(pool.listAllVolumes(0)) for pool in pools) + 1
-        machines = len(raw.connection.remote.listAllDomains(0))
-        look = 2 * len(pools) + 3 + volumes + 2 * machines + 2
+        look = look_at_users(raw, volumes=1)
         assert sum(counter.values()) <= 9 + 6 + 2 + 4 + 4 + look
         assert {6, 2, 4} <= set(numbers("live_migrate"))
         there.driver.destroy(machine.uuid)

@@ -11,20 +11,15 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host
-from tests.integration.libvirt.test_budgets import calls, numbers
+from tests.integration.libvirt.test_budgets import calls, look_at_users, numbers
 from tests.integration.libvirt.theirs import Theirs, at_each_cut, is_foreign, theirs
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 S = InstanceState
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +103,8 @@ def test_what_it_cannot_and_what_others_use(own: Host, fresh: FileImage) -> None
             driver.rebuild(machine.uuid, fresh)
     with theirs(own) as machine:
         driver.adopt(machine.uuid)
-        base, name = machine.files[0], f"over-{machine.uuid.hex[:8]}"
-        machine.peer.virsh(
-            *("vol-create-as", "default", name, "8M", "--format", "qcow2", "--backing-vol"),
-            *(f"{machine.peer.images}/{base.name}", "--backing-vol-format", "qcow2"),
-        )
-        machine.files.append(base.with_name(name))
+        base = machine.files[0]
+        machine.overlay(f"{machine.peer.images}/{base.name}")
         driver.rebuild(machine.uuid, fresh)
         assert base.exists(), "an overlay of others stands on it"
         assert root_now(machine) != base
@@ -155,9 +146,6 @@ def test_the_calls_that_it_takes(own: Host, fresh: FileImage) -> None:
         raw.adopt(machine.uuid)
         own.driver.rescue(machine.uuid, fresh)  # the image comes to the host
         own.driver.unrescue(machine.uuid)
-        pools = raw.pools.files()
-        volumes = sum(len(pool.listAllVolumes(0)) for pool in pools) + 1
-        machines = len(raw.connection.remote.listAllDomains(0)) + 1
-        look = 2 * len(pools) + 3 + volumes + 2 * machines + 2
+        look = look_at_users(raw, volumes=1, machines=1)
         assert calls(raw, lambda: raw.rebuild(machine.uuid, fresh)) <= 30 + 15 + look
         assert {26, 15} <= set(numbers("rebuild"))

@@ -11,22 +11,17 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host
 from tests.integration.libvirt.test_adopted_snapshots import value_in, write
-from tests.integration.libvirt.test_budgets import calls, numbers
+from tests.integration.libvirt.test_budgets import calls, look_at_users, numbers
 from tests.integration.libvirt.theirs import Theirs, at_each_cut, is_foreign, theirs
+
+pytestmark = pytest.mark.usefixtures("impatient")
 
 S = InstanceState
 POOL = "hvdrivers"
 """The driver's own."""
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 def adopted(own: Host, machine: Theirs, *, on: bool) -> None:
@@ -140,12 +135,8 @@ def test_a_file_that_others_use_stays(own: Host) -> None:
     driver = own.driver
     with theirs(own) as machine:
         driver.adopt(machine.uuid)
-        base, name = machine.files[0], f"over-{machine.uuid.hex[:8]}"
-        machine.peer.virsh(
-            *("vol-create-as", "default", name, "8M", "--format", "qcow2", "--backing-vol"),
-            *(f"{machine.peer.images}/{base.name}", "--backing-vol-format", "qcow2"),
-        )
-        machine.files.append(machine.peer.path(machine.peer.images) / name)
+        base = machine.files[0]
+        machine.overlay(f"{machine.peer.images}/{base.name}")
         driver.migrate_storage(machine.uuid, POOL)
         (now,) = now_at(machine)
         assert now != base
@@ -162,10 +153,7 @@ def test_the_calls_that_it_takes(own: Host) -> None:
         # the fewest of some: a connection that was idle for long is looked at first
         there = (calls(raw, lambda: raw.migrate_storage(machine.uuid, "default")) for _ in range(3))
         assert min(there) <= 9 + 1
-        pools = raw.pools.files()
-        volumes = sum(len(pool.listAllVolumes(0)) for pool in pools) + 1
-        machines = len(raw.connection.remote.listAllDomains(0)) + 1
-        look = 2 * len(pools) + 3 + volumes + 2 * machines + 2
+        look = look_at_users(raw, volumes=1, machines=1)
         found = calls(raw, lambda: raw.migrate_storage(machine.uuid, POOL))
         assert found <= 35 + 5 + look
         assert {35, 5} <= set(numbers("migrate_storage"))

@@ -11,23 +11,18 @@ from pydantic import SecretBytes
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
-from hvdrivers.models.events import LifecycleEvent, ResyncEvent
+from hvdrivers.models.events import ResyncEvent
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.seed import SeedDisc
 from hvdrivers.models.state import InstanceState
-from tests.integration.libvirt.machines import Host
+from tests.integration.libvirt.machines import Host, told
 from tests.integration.libvirt.test_adopted_snapshots import value_in, write
 from tests.integration.libvirt.test_budgets import calls, numbers
 from tests.integration.libvirt.theirs import Theirs, at_each_cut, is_foreign, theirs
 
+pytestmark = pytest.mark.usefixtures("impatient")
+
 S = InstanceState
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +109,8 @@ def test_it_is_the_same_afterwards(
         driver.power_off(machine.uuid)
         driver.rescue(machine.uuid, repair)
         assert len(left(machine)) == 2
-        seen = []
-        while (event := stream.next(1)) is not None:
-            if isinstance(event, LifecycleEvent) and event.uuid == machine.uuid:
-                seen.append(event.state)
+        seen = told(stream, machine.uuid, S.RESCUED)
         assert seen[:5] == [S.RUNNING, S.STOPPED, S.RESCUED, S.RESCUED, S.STOPPED]
-        assert seen[-1] is S.RESCUED
         assert value_in_locked(machine) == 7
         driver.destroy(machine.uuid)
         assert left(machine) == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,26 +11,21 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import turns
-from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.snapshot_tree import being_deleted, tree_of
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host
+from tests.integration.libvirt.test_budgets import calls, look_at_users, numbers
 from tests.integration.libvirt.theirs import Theirs, cuts, theirs
+
+pytestmark = pytest.mark.usefixtures("impatient")
 
 S = InstanceState
 _CD = (
     "<disk type='file' device='cdrom'><driver name='qemu' type='raw'/>"
     "<target dev='sde' bus='{bus}'/><readonly/></disk>"
 )
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that a dead client has left is taken over soon."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 def write(file: Path, value: int, format_: str = "qcow2") -> None:
@@ -216,15 +209,10 @@ def test_disks_that_cannot_are_named(own: Host) -> None:
     with theirs(own) as machine:
         driver.adopt(machine.uuid)
         made = driver.create_snapshot(machine.uuid, "x")
-        base, name = machine.files[0], f"over-{machine.uuid.hex[:8]}"
-        machine.peer.virsh(
-            *("vol-create-as", "default", name, "8M", "--format", "qcow2", "--backing-vol"),
-            *(f"{machine.peer.images}/{base.name}", "--backing-vol-format", "qcow2"),
-        )
-        over = machine.peer.path(machine.peer.images) / name
-        machine.files.append(over)
+        base = machine.files[0]
+        over = machine.peer.path(machine.overlay(f"{machine.peer.images}/{base.name}"))
         before = base.read_bytes()
-        with pytest.raises(errors.DeviceBusy, match=f"the disk vda is used by the volume {name}"):
+        with pytest.raises(errors.DeviceBusy, match=f"vda is used by the volume {over.name}"):
             driver.revert_snapshot(machine.uuid, made.id)
         assert base.read_bytes() == before
         over.unlink()
@@ -241,17 +229,10 @@ def test_disks_that_cannot_are_named(own: Host) -> None:
 def test_the_calls_that_it_takes(own: Host) -> None:
     raw = own.raw
 
-    def stated(name: str) -> set[int]:
-        text = " ".join((inspect.getdoc(getattr(LibvirtDriver, name)) or "").split())
-        return {int(each) for each in re.findall(r"\b\d+\b", text[text.index("Budget") :])}
-
-    def calls(name: str, act: Callable[[], object], *, more: int) -> int:
+    def beside(name: str, act: Callable[[], object], *, more: int) -> int:
         """What it takes beside what only an adopted machine takes."""
-        with raw.connection.counting() as counter:
-            act()
-        found = sum(counter.values()) - more
-        assert more in stated(name) or not more, name
-        return found
+        assert more in numbers(name) or not more, name
+        return calls(raw, act) - more
 
     with theirs(own) as machine:
         uuid = machine.uuid
@@ -260,21 +241,18 @@ def test_the_calls_that_it_takes(own: Host) -> None:
         for on, expected in ((False, (12, 17)), (True, (12, 15))):
             if on:
                 raw.power_on(uuid)
-            created = calls(
+            created = beside(
                 "create_snapshot", lambda: made.append(raw.create_snapshot(uuid, "x")), more=1
             )
-            listed = calls("list_snapshots", lambda: raw.list_snapshots(uuid), more=1)
+            listed = beside("list_snapshots", lambda: raw.list_snapshots(uuid), more=1)
             assert listed == 4 + 1 + (not on)
-            pools = raw.pools.files()
-            volumes = sum(len(pool.listAllVolumes(0)) for pool in pools)
-            machines = len(raw.connection.remote.listAllDomains(0))
-            look = 2 * len(pools) + 3 + volumes + 2 * machines + 2
+            look = look_at_users(raw)
             id_ = made.pop().id
-            back = calls("revert_snapshot", lambda id_=id_: raw.revert_snapshot(uuid, id_), more=1)
+            back = beside("revert_snapshot", lambda id_=id_: raw.revert_snapshot(uuid, id_), more=1)
             assert back <= 17 + 1 + 1 + look
             if on:
                 raw.power_on(uuid)
-            gone = calls("delete_snapshot", lambda id_=id_: raw.delete_snapshot(uuid, id_), more=1)
+            gone = beside("delete_snapshot", lambda id_=id_: raw.delete_snapshot(uuid, id_), more=1)
             assert (created, gone) == expected, on
 
 
@@ -285,20 +263,15 @@ def test_what_it_stands_on_stays_as_it_is(own: Host) -> None:
         base = machine.volume()
         write(machine.files[0], 7)
         before = machine.files[0].read_bytes()
-        name = f"top {machine.uuid.hex[:8]}"
-        machine.peer.virsh(
-            *("vol-create-as", "default", name, "8M", "--format", "qcow2"),
-            *("--backing-vol", base, "--backing-vol-format", "qcow2"),
-        )
-        top = machine.peer.path(machine.peer.images) / name
-        machine.define(disks=[machine.disk(f"{machine.peer.images}/{name}")])
+        top = machine.overlay(base)
+        machine.define(disks=[machine.disk(top)])
         driver.adopt(machine.uuid)
         for on in (False, True):
             made = driver.create_snapshot(machine.uuid, f"x{on}")
             driver.revert_snapshot(machine.uuid, made.id)
             driver.power_on(machine.uuid)
         driver.destroy(machine.uuid)
-        assert not top.exists()
+        assert not machine.peer.path(top).exists()
         assert machine.files[0].read_bytes() == before
 
 

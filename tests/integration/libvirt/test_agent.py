@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import libvirt
@@ -65,7 +66,14 @@ def host(libvirt_peer: LibvirtPeer, agent_image: Path) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def machine(host: Host, linux_bridge: LinuxBridge) -> Iterator[Machine]:
-    nic = BridgeVif(id="nic", address=MAC, bridge=linux_bridge.name)
+    with with_agent(host, linux_bridge) as made:
+        yield made
+
+
+@contextmanager
+def with_agent(host: Host, bridge: LinuxBridge) -> Iterator[Machine]:
+    """A guest whose agent answers, with a NIC of the address ``MAC``."""
+    nic = BridgeVif(id="nic", address=MAC, bridge=bridge.name)
     with host.machine(name="agent", vifs=(nic,)) as made:
         made.booted()
         wait_until(lambda: answers(made), timeout=BOOT, what="the agent answers")

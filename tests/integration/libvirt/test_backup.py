@@ -16,7 +16,6 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
-from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.nbd import backups_elsewhere
 from hvdrivers.libvirt.points import MOST
@@ -238,9 +237,9 @@ class Dying:
         return send()
 
 
-def test_a_client_that_dies(empty: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("impatient")
+def test_a_client_that_dies(empty: Machine) -> None:
     """Whatever call was its last: another client closes the backup, and makes the next one."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
     driver, uuid, raw = empty.host.driver, empty.uuid, empty.host.raw
     point = ended(empty)
     for number in itertools.count():

@@ -12,7 +12,6 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.power import RebootKind
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Flavor
-from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host, Machine
 from tests.integration.libvirt.test_backup import content, ended, restored
@@ -126,13 +125,13 @@ def _rescue(machine: Machine, there: Host, folder: Path) -> Machine:
 
 
 def _live(machine: Machine, there: Host, folder: Path) -> Machine:
-    to = Destination(host=there.peer.uri, address="127.0.0.1")
+    to = there.destination()
     machine.host.driver.live_migrate(machine.uuid, to)
     return Machine(there, machine.uuid)
 
 
 def _cold(machine: Machine, there: Host, folder: Path) -> Machine:
-    to = Destination(host=there.peer.uri, address="127.0.0.1")
+    to = there.destination()
     machine.host.driver.power_off(machine.uuid)
     machine.host.driver.cold_migrate(machine.uuid, to)
     there.driver.power_on(machine.uuid)

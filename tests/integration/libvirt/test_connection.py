@@ -31,12 +31,6 @@ from tests.peers.observer import VirshError
 from tests.peers.waiting import wait_until
 
 
-@pytest.fixture(scope="module")
-def peer() -> Iterator[LibvirtPeer]:
-    with LibvirtPeer() as made:
-        yield made
-
-
 @pytest.fixture
 def host(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
     made = connect(peer, connect_timeout=5)

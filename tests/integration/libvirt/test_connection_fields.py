@@ -243,7 +243,7 @@ def test_a_tag_that_libvirt_does_not_set(host: Host) -> None:
         with pytest.raises(errors.NotSupported):
             host.driver.spawn(host.empty(start=False, vifs=(vif,)))
     with pytest.raises(errors.NotSupported):
-        vif_element(OvsVif(id="n", bridge="br-int", hybrid_plug=True, vlan=7))
+        vif_element(OvsVif(id="n", bridge="br-int", hybrid_plug=True, vlan=7), UUID(int=7))
 
 
 def test_formats_of_a_volume_of_a_pool(host: Host) -> None:

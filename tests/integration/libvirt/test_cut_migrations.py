@@ -69,7 +69,7 @@ def _at_its_end(pair: tuple[Host, Host], machine: Machine) -> Iterator[Future[No
     here, there = pair
     here.peer.virsh("migrate-setspeed", str(machine.uuid), "1")  # time to stop that daemon
     with ThreadPoolExecutor(1) as pool:
-        moving = pool.submit(here.driver.live_migrate, machine.uuid, to(there))
+        moving = pool.submit(here.driver.live_migrate, machine.uuid, there.destination())
         try:
             _stands_still(pair, machine, moving.done)
             assert not moving.done(), moving.exception()
@@ -78,8 +78,16 @@ def _at_its_end(pair: tuple[Host, Host], machine: Machine) -> Iterator[Future[No
             there.peer.sigcont()
 
 
-def to(host: Host) -> Destination:
-    return Destination(host=host.peer.uri, address="127.0.0.1")
+@contextmanager
+def _movable(pair: tuple[Host, Host]) -> Iterator[Machine]:
+    """A machine of the first host for the length of the block, wherever it is at its end. Both
+    hosts are then what they were before."""
+    here, there = pair
+    with here.unchanged(), there.unchanged(), here.empty_machine() as machine:
+        try:
+            yield machine
+        finally:
+            there.driver.destroy(machine.uuid)
 
 
 def states(pair: tuple[Host, Host], machine: Machine) -> list[str | None]:
@@ -96,64 +104,58 @@ def test_it_runs_there(pair: tuple[Host, Host]) -> None:
     """The source's daemon dies, and the client starts the machine there."""
     here, there = pair
     before = here.residue()
-    with here.unchanged(), there.unchanged(), here.empty_machine() as machine:
-        try:
-            with _at_its_end(pair, machine) as moving:
-                here.peer.kill()
-            with pytest.raises((errors.OutcomeUnknown, errors.ConnectionFailed)):
-                moving.result(timeout=120)
-            here.peer.start()
-            assert states(pair, machine) == ["paused", "running"]
-            assert machine.state is InstanceState.PAUSED
-            refused = pytest.raises(errors.InvalidState, match="cut at its end")
-            with refused as caught:
-                here.driver.unpause(machine.uuid)
-            assert "live_migrate()" in (caught.value.hint or "")
-            with refused:
-                here.driver.reboot(machine.uuid, kind=RebootKind.HARD)
-            with refused:
-                here.driver.rename(machine.uuid, "other")
-            assert states(pair, machine) == ["paused", "running"]
-            here.driver.live_migrate(machine.uuid, to(there))
-            assert states(pair, machine) == [None, "running"]
-            here.compare(before)
-            moved = Machine(there, machine.uuid)
-            assert moved.state is InstanceState.RUNNING
-            there.driver.live_migrate(machine.uuid, to(here))  # it is like any other
-            assert states(pair, machine) == ["running", None]
-        finally:
-            there.driver.destroy(machine.uuid)
+    with _movable(pair) as machine:
+        with _at_its_end(pair, machine) as moving:
+            here.peer.kill()
+        with pytest.raises((errors.OutcomeUnknown, errors.ConnectionFailed)):
+            moving.result(timeout=120)
+        here.peer.start()
+        assert states(pair, machine) == ["paused", "running"]
+        assert machine.state is InstanceState.PAUSED
+        refused = pytest.raises(errors.InvalidState, match="cut at its end")
+        with refused as caught:
+            here.driver.unpause(machine.uuid)
+        assert "live_migrate()" in (caught.value.hint or "")
+        with refused:
+            here.driver.reboot(machine.uuid, kind=RebootKind.HARD)
+        with refused:
+            here.driver.rename(machine.uuid, "other")
+        assert states(pair, machine) == ["paused", "running"]
+        here.driver.live_migrate(machine.uuid, there.destination())
+        assert states(pair, machine) == [None, "running"]
+        here.compare(before)
+        moved = Machine(there, machine.uuid)
+        assert moved.state is InstanceState.RUNNING
+        there.driver.live_migrate(machine.uuid, here.destination())  # it is like any other
+        assert states(pair, machine) == ["running", None]
 
 
 def test_it_does_not_run_there(pair: tuple[Host, Host]) -> None:
     """The daemons of both die, and the destination ends what nobody has started."""
     here, there = pair
-    with here.unchanged(), there.unchanged(), here.empty_machine() as machine:
-        try:
-            with _at_its_end(pair, machine) as moving:
-                here.peer.kill()
-                there.peer.kill()
-                there.peer.start()
-            with pytest.raises(errors.HypervisorError):
-                moving.result(timeout=120)
-            here.peer.start()
-            assert states(pair, machine) == ["paused", None]
-            with pytest.raises(errors.InvalidState, match="cut at its end"):
-                here.driver.unpause(machine.uuid)
-            with pytest.raises(errors.HypervisorError):  # it is not known to be here either
-                here.driver.live_migrate(machine.uuid, to(here))
-            assert states(pair, machine) == ["paused", None]
-            there.driver.destroy(machine.uuid)  # the copies of its disks
-            here.driver.live_migrate(machine.uuid, to(there))
-            assert states(pair, machine) == [None, "running"]
-        finally:
-            there.driver.destroy(machine.uuid)
+    with _movable(pair) as machine:
+        with _at_its_end(pair, machine) as moving:
+            here.peer.kill()
+            there.peer.kill()
+            there.peer.start()
+        with pytest.raises(errors.HypervisorError):
+            moving.result(timeout=120)
+        here.peer.start()
+        assert states(pair, machine) == ["paused", None]
+        with pytest.raises(errors.InvalidState, match="cut at its end"):
+            here.driver.unpause(machine.uuid)
+        with pytest.raises(errors.HypervisorError):  # it is not known to be here either
+            here.driver.live_migrate(machine.uuid, here.destination())
+        assert states(pair, machine) == ["paused", None]
+        there.driver.destroy(machine.uuid)  # the copies of its disks
+        here.driver.live_migrate(machine.uuid, there.destination())
+        assert states(pair, machine) == [None, "running"]
 
 
 def test_the_caller_decides(pair: tuple[Host, Host]) -> None:
     """A destination that is gone for good keeps no machine: power_off() lets it be here."""
     here, there = pair
-    with here.empty_machine() as machine:
+    with _movable(pair) as machine:
         with _at_its_end(pair, machine) as moving:
             here.peer.kill()
             there.peer.kill()
@@ -164,7 +166,6 @@ def test_the_caller_decides(pair: tuple[Host, Host]) -> None:
         here.driver.power_off(machine.uuid)
         here.driver.power_on(machine.uuid)
         assert states(pair, machine) == ["running", None]
-        there.driver.destroy(machine.uuid)
 
 
 def _move_and_wait(uri: str, uuid: UUID, destination: Destination) -> None:
@@ -175,9 +176,9 @@ def test_the_client_dies(pair: tuple[Host, Host]) -> None:
     """Both daemons live, and the source keeps the machine as it stands. The destination has got the
     client's last word, and starts the machine; or it has not, and ends what nobody has started."""
     here, there = pair
-    with here.empty_machine() as machine:
+    with _movable(pair) as machine:
         here.peer.virsh("migrate-setspeed", str(machine.uuid), "1")
-        arguments = here.peer.uri, machine.uuid, to(there)
+        arguments = here.peer.uri, machine.uuid, there.destination()
         child = context.Process(target=_move_and_wait, args=arguments)
         child.start()
         try:
@@ -196,23 +197,17 @@ def test_the_client_dies(pair: tuple[Host, Host]) -> None:
             here.driver.unpause(machine.uuid)
         if states(pair, machine)[1] is None:
             there.driver.destroy(machine.uuid)  # the copies of its disks
-        try:
-            here.driver.live_migrate(machine.uuid, to(there))
-            assert states(pair, machine) == [None, "running"]
-        finally:
-            there.driver.destroy(machine.uuid)
+        here.driver.live_migrate(machine.uuid, there.destination())
+        assert states(pair, machine) == [None, "running"]
 
 
 def test_after_the_daemon_has_started_anew(pair: tuple[Host, Host]) -> None:
     """It takes the image below the disk for a part of the definition, and the image stays here."""
     here, there = pair
-    with here.empty_machine() as machine:
+    with _movable(pair) as machine:
         here.peer.restart()
-        try:
-            here.driver.live_migrate(machine.uuid, to(there))
-            assert states(pair, machine) == [None, "running"]
-        finally:
-            there.driver.destroy(machine.uuid)
+        here.driver.live_migrate(machine.uuid, there.destination())
+        assert states(pair, machine) == [None, "running"]
 
 
 def test_disks_of_both_hosts_outlive_it(
@@ -232,7 +227,7 @@ def test_disks_of_both_hosts_outlive_it(
         files = {each.name for each in tmp_path.rglob("*")}
         with pytest.raises(errors.DeviceBusy, match="with these disks"):
             here.driver.destroy(machine.uuid)
-        here.driver.live_migrate(machine.uuid, to(there))
+        here.driver.live_migrate(machine.uuid, there.destination())
         assert states((here, there), machine) == [None, "running"]
         assert {each.name for each in tmp_path.rglob("*")} == files
     finally:

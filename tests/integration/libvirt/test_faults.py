@@ -42,12 +42,6 @@ from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
 
-@pytest.fixture(scope="module")
-def peer() -> Iterator[LibvirtPeer]:
-    with LibvirtPeer() as made:
-        yield made
-
-
 @pytest.fixture
 def host(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
     made = connect(peer, connect_timeout=5)
@@ -191,6 +185,32 @@ def test_destroy_converges(
         left = residue(peer) - before_all
         assert not left, (name, left)
     assert residue(peer) == before_all
+
+
+def test_a_machine_that_stays_defined_keeps_its_secrets(
+    host: LibvirtDriver, spec: SpecFactory
+) -> None:
+    """destroy() looks for them over a second connection, beside what it does with the machine."""
+    made = spec()
+    for _ in range(2):  # until there is one
+        host.spawn(made)
+        host.secrets.keep_note(made.uuid, "x")
+        host.destroy(made.uuid)
+        with pytest.raises(errors.HypervisorFault):
+            host.secrets.note(made.uuid)
+    host.spawn(made)
+    host.secrets.keep_note(made.uuid, "x")
+
+    def refused(_name: str, _send: Any) -> Any:
+        raise errors.PermissionDenied("the host's rules", hint="ask whoever has made them")
+
+    with script(host, "Domain.undefineFlags", refused), pytest.raises(errors.PermissionDenied):
+        host.destroy(made.uuid)
+    assert host.secrets.note(made.uuid) == "x"
+    assert host.get_instance(made.uuid).uuid == made.uuid
+    host.destroy(made.uuid)
+    with pytest.raises(errors.HypervisorFault):
+        host.secrets.note(made.uuid)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -372,13 +392,13 @@ def test_hot_plug_converges(
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def brief_spawns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A spawn does not wait a minute for a UUID that is taken; a short deadline of the call's own
     would pass on a busy machine before it has looked."""
     monkeypatch.setattr("hvdrivers.libvirt.claim._LONGEST", 2.0)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("brief_spawns")
 def test_undo_on_a_dead_host_says_what_is_left(
     host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory
 ) -> None:
@@ -443,7 +463,7 @@ def test_a_full_pool(host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory) 
     host.destroy(made.uuid)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("brief_spawns")
 def test_destroy_goes_on_behind_a_volume_that_stays(
     host: LibvirtDriver, peer: LibvirtPeer, spec: SpecFactory
 ) -> None:

@@ -6,9 +6,11 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.libvirt.naming import NVRAM, disk_name
 from hvdrivers.models.instance import Firmware
 from hvdrivers.models.state import InstanceState
-from tests.integration.libvirt.machines import Host, Machine
+from hvdrivers.models.volume import VolumeAttachment
+from tests.integration.libvirt.machines import Host, Machine, local
 
 
 def needs(host: Host, *capabilities: Capability) -> None:
@@ -82,3 +84,26 @@ def test_a_tpm_without_uefi(host: Host) -> None:
 def test_what_this_driver_does_not_have(host: Host) -> None:
     with host.unchanged(), pytest.raises(errors.NotSupported):
         host.spawn(sev=True)
+
+
+@pytest.mark.parametrize("vtpm", [False, True])
+def test_a_start_that_fails_leaves_no_variables(host: Host, vtpm: bool) -> None:
+    """libvirt makes the file before QEMU says that it cannot open a disk. spawn() removes it, and
+    destroy() that of a machine which has never run."""
+    needs(host, Capability.UEFI, *([Capability.VTPM] if vtpm else []))
+    with host.unchanged(), host.file(b"no qcow2") as path:
+        volume = VolumeAttachment(volume=local(path, "broken", format="qcow2"))
+        wishes = {"firmware": Firmware.UEFI, "vtpm": vtpm, "volumes": (volume,)}
+        spec = host.empty(**wishes)
+        store = host.peer.path(host.raw.pools.disk_path(disk_name(spec.uuid, NVRAM)))
+        with pytest.raises(errors.HypervisorError):
+            host.driver.spawn(spec)
+        assert not store.exists()
+        with host.made_empty(**wishes) as machine:
+            store = host.peer.path(host.raw.pools.disk_path(disk_name(machine.uuid, NVRAM)))
+            with pytest.raises(errors.HypervisorError):
+                host.driver.power_on(machine.uuid)
+            assert store.exists()
+            host.driver.detach_volume(machine.uuid, "broken")
+            host.driver.power_on(machine.uuid)
+        assert not store.exists()

@@ -10,7 +10,6 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.models.instance import Flavor
-from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host, host
 from tests.integration.libvirt.test_relocation import alone, places
@@ -47,7 +46,7 @@ def test_a_pool_that_fills_up_there(host: Host, there: Host, running: bool) -> N
             machine.state,
             host.driver.live_migrate if running else host.driver.cold_migrate,
         )
-        destination = Destination(host=there.peer.uri, address="127.0.0.1")
+        destination = there.destination()
 
         def seam(name: str, send: Callable[[], Any]) -> Any:
             if name == "Domain.migrate3":

@@ -15,11 +15,12 @@ from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.libvirt.pools import volume_xml
 from hvdrivers.libvirt.sent import LastPart
+from hvdrivers.limits import MOST_GIB
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, Keep
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
-from tests.integration.libvirt.machines import Host
+from tests.integration.libvirt.machines import Host, local
 from tests.peers.libvirtd import LibvirtPeer
 
 FOLDER = "/var/lib/libvirt/hvdrivers"
@@ -108,6 +109,14 @@ def test_no_room_and_then_some(host: Host, tmp_path: Path) -> None:
     host.compare(before)
     give_back()
     assert host.driver.cache_image(wanted).key in keys(host.driver)
+
+
+def test_a_disk_that_no_file_can_be(host: Host, tmp_path: Path) -> None:
+    """Larger than qcow2 can say: the pool could never hold it."""
+    flavor = Flavor(vcpus=1, memory_mib=64, disk_gib=MOST_GIB - 1)
+    with host.unchanged(), pytest.raises(errors.InsufficientResources, match="in all") as refused:
+        host.driver.spawn(host.empty(flavor=flavor, image=image(tmp_path)))
+    assert refused.value.hint
 
 
 def test_what_was_sent_is_compared(host: Host) -> None:
@@ -264,6 +273,34 @@ def test_a_replacement_that_finds_no_room(host: Host, tmp_path: Path) -> None:
     driver.destroy(spec.uuid)
     for each in driver.list_volumes():
         driver.delete_volume(each.volume_id)
+
+
+@pytest.mark.parametrize("file_format", ["raw", "qcow2"])
+def test_a_file_beside_the_pools_that_finds_no_room(
+    host: Host, tmp_path: Path, file_format: str
+) -> None:
+    """As in a pool: a file system that no pool knows is looked at after the failure."""
+    driver, folder = host.driver, "/var/lib/libvirt/beside"
+    spec = host.empty(image=image(tmp_path))
+    driver.spawn(spec)
+    old = driver.create_volume(VolumeSpec(name="old", size_bytes=8 << 20))
+    path = host.raw.pools.disk_path(next(n for n in names(host) if old.volume_id in n))
+    write = ["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 4M", f"{host.peer.host_root}{path}"]
+    subprocess.run(write, check=True, stdout=subprocess.DEVNULL)
+    driver.attach_volume(spec.uuid, VolumeAttachment(volume=old))
+    host.peer.inside("mkdir", folder)
+    with host.peer.small(folder, 2 << 20):
+        host.peer.inside("qemu-img", "create", "-f", file_format, f"{folder}/new", "8M")
+        new = local(f"{folder}/new", "new", format=file_format)
+        pools = host.peer.virsh("pool-list", "--all", "--name")
+        with host.unchanged(), pytest.raises(errors.InsufficientResources, match=folder) as refused:
+            driver.swap_volume(spec.uuid, old.volume_id, VolumeAttachment(volume=new))
+        assert refused.value.hint
+        assert host.peer.virsh("pool-list", "--all", "--name") == pools
+        shown = driver.get_instance(spec.uuid).volumes
+        assert [each.volume_id for each in shown] == [old.volume_id]
+    driver.destroy(spec.uuid)
+    driver.delete_volume(old.volume_id)
 
 
 def names(host: Host) -> list[str]:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.libvirt.driver import LibvirtDriver
+from hvdrivers.libvirt.host_nics import macvtap_name
 from hvdrivers.models.instance import PciRequest
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
@@ -84,7 +86,7 @@ def test_macvtap_carries_packets(host: Host, wire: str) -> None:
     vifs = (macvtap(wire), macvtap(wire, active=False))
     with host.unchanged(), host.machine(vifs=vifs) as machine:
         assert [each.type for each in machine.info.vifs] == ["macvtap"] * 2
-        assert machine.info.vifs[0].device == vifs[0].tap
+        assert machine.info.vifs[0].device == macvtap_name(vifs[0], machine.uuid)
         sources = [each.attrib for each in machine.xml().findall("devices/interface/source")]
         assert sources == [{"dev": wire, "mode": "bridge"}] * 2
         machine.booted()
@@ -93,7 +95,7 @@ def test_macvtap_carries_packets(host: Host, wire: str) -> None:
         more = macvtap(wire, mode="vepa")
         plugged = host.driver.plug_vif(machine.uuid, more)
         assert host.driver.plug_vif(machine.uuid, more) == plugged
-        assert plugged.device == more.tap
+        assert plugged.device == macvtap_name(more, machine.uuid)
         name = machine.console.expect(rf"nic (\w+) mac={more.mac} attached", timeout=BOOT)[1]
         machine.console.expect(rf"address {name} ", timeout=BOOT)
         host.driver.unplug_vif(machine.uuid, more.id)
@@ -134,7 +136,8 @@ def test_a_port_of_two_machines(host: Host, wire: str) -> None:
                 with pytest.raises(errors.DeviceBusy, match=str(owner.uuid)) as refused:
                     host.driver.spawn(host.empty(vifs=(vif,), start=start))
                 assert refused.value.hint
-            subprocess.run(["ip", "link", "show", vif.tap], check=True)  # its owner keeps it
+            # its owner keeps it
+            assert Path(f"/sys/class/net/{macvtap_name(vif, owner.uuid)}").exists()
             with pytest.raises(errors.DeviceBusy):
                 host.driver.power_on(both.uuid)
             host.driver.power_off(owner.uuid)
@@ -161,6 +164,40 @@ def test_the_interface_has_gone(host: Host) -> None:
             assert "make it first" in (refused.value.hint or "")
         host.driver.unplug_vif(machine.uuid, vif.id)
         host.driver.power_on(machine.uuid)
+
+
+def test_a_second_machine_of_one_port_takes_nothing_away(host: Host, wire: str) -> None:
+    """Both were made while they were off. The kernel refuses the second device, and the error says
+    who has the first one: also to a NIC that is plugged in while the machine runs."""
+    vif = macvtap(wire)
+    with (
+        host.unchanged(),
+        host.made_empty(vifs=(vif,)) as one,
+        host.made_empty(vifs=(vif,)) as two,
+        host.empty_machine() as three,
+    ):
+        host.driver.power_on(one.uuid)
+        device = one.info.vifs[0].device
+        for attempt in (
+            lambda: host.driver.power_on(two.uuid),
+            lambda: host.driver.plug_vif(three.uuid, vif),
+            lambda: host.driver.spawn(host.empty(vifs=(vif,))),
+        ):
+            with pytest.raises(errors.DeviceBusy, match=str(one.uuid)) as refused:
+                attempt()
+            assert "power_off()" in (refused.value.hint or "")
+            assert Path(f"/sys/class/net/{device}").exists()
+        assert (two.state, three.info.vifs) == (InstanceState.STOPPED, ())
+        host.driver.start_paused(two.uuid)  # its device is off as long as its CPUs wait
+        with pytest.raises(errors.DeviceBusy, match=str(one.uuid)):
+            host.driver.unpause(two.uuid)
+        assert two.state is InstanceState.PAUSED
+        host.driver.power_off(two.uuid)
+        assert Path(f"/sys/class/net/{device}").exists()
+        host.driver.power_off(one.uuid)
+        host.driver.power_on(two.uuid)
+        with pytest.raises(errors.DeviceBusy, match=str(two.uuid)):
+            host.driver.power_on(one.uuid)
 
 
 def test_macvtap_that_cannot_be(host: Host, wire: str) -> None:
@@ -218,6 +255,8 @@ def test_the_definition(host: Host, raw: LibvirtDriver) -> None:
             ("ib", "ib_hostdev", None, None),
         ]
         assert None not in [each.pci_address for each in shown]
+        devices = [each.host_pci_address for each in shown]
+        assert devices == [veb.pci_address, GPU, infiniband.pci_address]
         xml = machine.xml(inactive=True)
         (interface,) = xml.findall("devices/interface")
         assert interface.attrib == {"type": "hostdev", "managed": "yes"}

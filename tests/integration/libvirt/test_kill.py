@@ -30,12 +30,6 @@ from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
 
-@pytest.fixture(scope="module")
-def peer() -> Iterator[LibvirtPeer]:
-    with LibvirtPeer() as made:
-        yield made
-
-
 @pytest.fixture
 def observer(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
     made = connect(peer)
@@ -257,7 +251,7 @@ def test_a_machine_without_a_definition_that_ends(
     number = calls_of_spawn(peer.uri, made).index("Connect.createXML")
     assert killed_at(peer.uri, made, number, "after") == "Connect.createXML"
     stream = observer.watch()
-    first = stream.next(5)
+    first = stream.next(60)
     assert isinstance(first, ResyncEvent)
     assert first.states[made.uuid] is InstanceState.RUNNING
     peer.virsh("destroy", str(made.uuid))

@@ -12,7 +12,6 @@ from uuid import uuid4
 import pytest
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt import turns
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, InstanceInfo, InstanceSpec, Keep
@@ -34,12 +33,6 @@ _AWAY = [pytest.param(True, id="another host"), pytest.param(False, id="the same
 
 
 @pytest.fixture(scope="module")
-def peer() -> Iterator[LibvirtPeer]:
-    with LibvirtPeer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
 def other_peer() -> Iterator[LibvirtPeer]:
     with started(LibvirtPeer) as made:
         yield made
@@ -55,12 +48,6 @@ def here(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
 def there(other_peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
     with closing(_in_order(other_peer)) as made:
         yield made
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client takes over from one that has died as soon as it may."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 def _in_order(peer: LibvirtPeer) -> LibvirtDriver:

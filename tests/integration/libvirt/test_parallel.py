@@ -38,12 +38,6 @@ def watchdog() -> Iterator[None]:
     faulthandler.cancel_dump_traceback_later()
 
 
-@pytest.fixture(scope="module")
-def peer() -> Iterator[LibvirtPeer]:
-    with LibvirtPeer() as made:
-        yield made
-
-
 @pytest.fixture
 def host(peer: LibvirtPeer) -> Iterator[LibvirtDriver]:
     made = connect(peer)

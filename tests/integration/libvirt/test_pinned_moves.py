@@ -13,7 +13,7 @@ from hvdrivers.contract import errors
 from hvdrivers.guard import guarded
 from hvdrivers.libvirt.xml import parse
 from hvdrivers.models.instance import Flavor
-from hvdrivers.models.migration import BlockerKind, Destination
+from hvdrivers.models.migration import BlockerKind
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.machines import Host, Machine
@@ -37,10 +37,6 @@ def pair(libvirt_peer: LibvirtPeer, guest_image: Path) -> Iterator[tuple[Host, H
         yield made[0], made[1]
 
 
-def to(host: Host) -> Destination:
-    return Destination(host=host.peer.uri, address="127.0.0.1")
-
-
 def pins(host: Host, machine: Machine) -> list[str]:
     """Of its definition."""
     xml = parse(host.peer.virsh("dumpxml", "--inactive", str(machine.uuid)))
@@ -50,13 +46,13 @@ def pins(host: Host, machine: Machine) -> list[str]:
 def test_one_that_runs_stays_and_one_that_shares_keeps_off(pair: tuple[Host, Host]) -> None:
     here, there = pair
     with here.empty_machine(flavor=OWN) as own:
-        plan = here.driver.check_live_migration(own.uuid, to(there))
+        plan = here.driver.check_live_migration(own.uuid, there.destination())
         assert [each.kind for each in plan.blockers] == [BlockerKind.DEVICE]
         with pytest.raises(errors.InvalidRequest, match="CPUs of this host to itself"):
-            here.driver.live_migrate(own.uuid, to(there))
+            here.driver.live_migrate(own.uuid, there.destination())
         assert affinity(own)["CPU 0/TCG"] == {ASIDE}
     with here.empty_machine(flavor=_SHARING) as sharing:
-        here.driver.live_migrate(sharing.uuid, to(there))
+        here.driver.live_migrate(sharing.uuid, there.destination())
         moved = Machine(there, sharing.uuid)
         try:
             assert set(map(frozenset, affinity(moved).values())) == {frozenset(SHARED)}
@@ -71,7 +67,7 @@ def test_one_that_is_off_takes_no_cpu_on_its_way(pair: tuple[Host, Host]) -> Non
         here.driver.power_off(own.uuid)
         assert pins(here, own) == [str(ASIDE)], "where it ran last"
         with here.empty_machine(flavor=OWN) as one, there.empty_machine(flavor=OWN) as two:
-            here.driver.cold_migrate(own.uuid, to(there))
+            here.driver.cold_migrate(own.uuid, there.destination())
             for machine in (one, two):
                 assert affinity(machine)["CPU 0/TCG"] == {ASIDE}
             moved = Machine(there, own.uuid)
@@ -95,9 +91,9 @@ def test_a_client_that_sets_none_aside_moves_none(pair: tuple[Host, Host]) -> No
         here.driver.power_off(own.uuid)
         before = there.residue()
         with pytest.raises(errors.InvalidRequest, match="dedicated CPUs"):
-            plain.cold_migrate(own.uuid, to(there))
+            plain.cold_migrate(own.uuid, there.destination())
         with pytest.raises(errors.InsufficientResources, match="dedicated CPUs"):
-            plain.prepare_move(own.uuid, to(there))
+            plain.prepare_move(own.uuid, there.destination())
         there.compare(before)
         here.driver.power_on(own.uuid)
         assert affinity(own)["CPU 0/TCG"] == {ASIDE}
@@ -107,7 +103,7 @@ def test_in_steps_to_a_host_that_sets_none_aside(pair: tuple[Host, Host]) -> Non
     here, there = pair
     with here.empty_machine(flavor=OWN) as own:
         here.driver.power_off(own.uuid)
-        move = here.driver.prepare_move(own.uuid, to(there))
+        move = here.driver.prepare_move(own.uuid, there.destination())
         refused = pytest.raises(errors.InsufficientResources, match="sets none aside")
         with closing(connect(there.peer)) as plain, refused:
             plain.finish_move(move)

@@ -22,16 +22,14 @@ from libvirt import VIR_DOMAIN_EVENT_RESUMED
 from hvdrivers import connect
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver, state_table
-from hvdrivers.contract.events import EventStream
 from hvdrivers.contract.power import RebootKind
 from hvdrivers.contract.states import End
 from hvdrivers.libvirt.event_hub import Lifecycle
-from hvdrivers.models.events import LifecycleEvent, ResyncEvent
 from hvdrivers.models.state import InstanceState
 from hvdrivers.testing.guestimage import cache_folder
 from hvdrivers.testing.guestimage.inputs import find_kernel
 from tests.integration.libvirt.faults import after, script
-from tests.integration.libvirt.machines import Host, Machine, local
+from tests.integration.libvirt.machines import Host, Machine, local, told
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.starting import held_start
 from tests.peers.waiting import wait_until
@@ -413,7 +411,7 @@ def test_no_state_between(
                     call(empty.uuid)
             assert empty.state is ends, seam.calls
             assert ET.tostring(empty.xml(inactive=True)) == definition
-            _shows(stream, empty.uuid, ends)
+            told(stream, empty.uuid, ends, quiet=0.1)
             if not seam.reached:
                 break
     assert number >= 6
@@ -444,21 +442,6 @@ def test_a_resume_shows_what_was_or_what_is(host: Host, empty: Machine) -> None:
                     done.set()
                 looking.result(60)
     assert set(seen) <= {S.SUSPENDED, S.RUNNING}, seen
-
-
-def _shows(stream: EventStream, uuid: UUID, state: InstanceState) -> None:
-    """Wait until the stream's newest word of an instance is this state."""
-    shown: list[InstanceState | None] = []
-
-    def newest() -> bool:
-        event = stream.next(timeout=0.1)
-        if isinstance(event, ResyncEvent):
-            shown.append(event.states.get(uuid))
-        elif isinstance(event, LifecycleEvent) and event.uuid == uuid:
-            shown.append(event.state)
-        return event is None and bool(shown) and shown[-1] is state
-
-    wait_until(newest, timeout=60, what=f"the stream tells of {state}; it said {shown}")
 
 
 def test_no_room_to_save(guest_image: Path) -> None:

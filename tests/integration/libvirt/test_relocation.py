@@ -19,7 +19,7 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.guard import guarded
-from hvdrivers.libvirt import relocation, turns
+from hvdrivers.libvirt import relocation
 from hvdrivers.libvirt.domain import own_disks_in
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.image import FileImage, ImageFormat
@@ -39,12 +39,6 @@ S = InstanceState
 OWN = "hvdrivers"
 TWO_DISKS = Flavor(vcpus=1, memory_mib=64, ephemeral_gib=1)
 ON_AND_OFF = pytest.mark.parametrize("start", [True, False], ids=["running", "stopped"])
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process looks as often as any before it takes a client for dead, and faster."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
 
 
 def places(machine: Machine, *, inactive: bool = False) -> dict[str, str]:

@@ -11,7 +11,8 @@ from uuid import uuid4
 
 import pytest
 
-from hvdrivers.models.migration import Destination
+from hvdrivers.libvirt.host_nics import macvtap_name
+from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import MacvtapVif, TapVif
 from hvdrivers.models.volume import IscsiVolume, VolumeAttachment
@@ -82,22 +83,26 @@ def test_macvtap_moves_with_its_address(
     vif = MacvtapVif(id=str(uuid4()), source=source)
     spec = host.empty(vifs=(vif,))
     machine = host.made(spec)
+    destination = Destination(host=peer.uri, address=peer.address)
     try:
-        host.driver.live_migrate(
-            machine.uuid, Destination(host=peer.uri, address=peer.address), timeout=120
-        )
+        with there.empty_machine(vifs=(vif,)) as other:
+            (blocker,) = host.driver.check_live_migration(machine.uuid, destination).blockers
+            assert blocker.kind is BlockerKind.NETWORK
+            assert macvtap_name(vif, other.uuid) in blocker.reason
+        host.driver.live_migrate(machine.uuid, destination, timeout=120)
         (nic,) = there.driver.get_instance(machine.uuid).vifs
-        assert (nic.type, nic.address, nic.device) == ("macvtap", vif.mac, vif.tap)
+        device = macvtap_name(vif, machine.uuid)
+        assert (nic.type, nic.address, nic.device) == ("macvtap", vif.mac, device)
         within = ("nsenter", f"--net=/proc/{peer.daemon_pid}/ns/net")
         shown = subprocess.run(
-            [*within, "ip", "-json", "link", "show", vif.tap],
+            [*within, "ip", "-json", "link", "show", device],
             capture_output=True,
             text=True,
             check=True,
         )
-        (device,) = json.loads(shown.stdout)
-        assert (device["address"], device["link"]) == (vif.mac, source)
-        here = subprocess.run(["ip", "link", "show", vif.tap], capture_output=True, check=False)
+        (link,) = json.loads(shown.stdout)
+        assert (link["address"], link["link"]) == (vif.mac, source)
+        here = subprocess.run(["ip", "link", "show", device], capture_output=True, check=False)
         assert here.returncode, "the device on the host that it has left"
         there.driver.power_off(machine.uuid)
         there.driver.power_on(machine.uuid)

@@ -22,8 +22,8 @@ from hvdrivers.models.vif import TapVif
 from hvdrivers.models.volume import VolumeAttachment
 from tests.integration.libvirt.faults import script
 from tests.integration.libvirt.machines import Host, Machine
-from tests.integration.libvirt.test_adopt import theirs
 from tests.integration.libvirt.test_remote_volumes import iscsi, secrets
+from tests.integration.libvirt.theirs import theirs
 from tests.peers.fixtures import started
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.tgt import IscsiServer

@@ -32,12 +32,6 @@ NONE, FIRST, SECOND, NOW = 0, 1, 2, 3
 """What stands on the disk: bytes of this value."""
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process looks as often as any before it takes a client for dead, and faster."""
-    monkeypatch.setattr(turns, "_APART", 0.01)
-
-
 def root_of(own: Host, machine: Machine) -> str:
     """The disk alone: it is written to as a whole, and its image has another path here."""
     path = own.peer.path(own.raw.pools.disk_path(f"{machine.uuid}.root"))

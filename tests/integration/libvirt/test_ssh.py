@@ -11,6 +11,7 @@ import pytest
 
 from hvdrivers import connect
 from hvdrivers.contract import errors
+from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.guard import guarded
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.conformance.seam import lose_the_reply
@@ -91,17 +92,22 @@ def test_a_server_that_ends_and_comes_back(
         with pytest.raises(errors.ConnectionFailed):
             driver.list_instances(timeout=20)
         server.start()
-
-        def there() -> bool:
-            try:
-                return [each.uuid for each in driver.list_instances(timeout=20)] == [spec.uuid]
-            except errors.ConnectionFailed:
-                return False
-
-        wait_until(there, timeout=60, what="the next call logs in")
+        _logs_in(driver, spec)
         assert driver.get_instance(spec.uuid).state is InstanceState.RUNNING
         driver.destroy(spec.uuid)
     assert str(spec.uuid) not in peer.virsh("list", "--all", "--uuid")
+
+
+def _logs_in(driver: ComputeDriver, spec: InstanceSpec) -> None:
+    """Wait until a call sees the only instance again."""
+
+    def there() -> bool:
+        try:
+            return [each.uuid for each in driver.list_instances(timeout=20)] == [spec.uuid]
+        except errors.ConnectionFailed:
+            return False
+
+    wait_until(there, timeout=60, what="the next call logs in")
 
 
 def test_a_server_that_comes_back_with_another_key(
@@ -121,14 +127,7 @@ def test_a_server_that_comes_back_with_another_key(
         assert "known_hosts" in (refused.value.hint or "")
         assert str(spec.uuid) in peer.virsh("list", "--uuid")
         known.write_text(server.known())
-
-        def there() -> bool:
-            try:
-                return [each.uuid for each in driver.list_instances(timeout=20)] == [spec.uuid]
-            except errors.ConnectionFailed:
-                return False
-
-        wait_until(there, timeout=60, what="the next call logs in")
+        _logs_in(driver, spec)
         driver.destroy(spec.uuid)
     assert str(spec.uuid) not in peer.virsh("list", "--all", "--uuid")
 

@@ -258,7 +258,7 @@ def test_a_guest_that_lets_go_before_it_is_switched_off(host: Host) -> None:
                 else:
                     host.peer.virsh(end, str(machine.uuid))
                     wait_until(
-                        lambda: machine.state is not InstanceState.RUNNING,
+                        lambda: machine.info.state is not InstanceState.RUNNING,
                         timeout=30,
                         what="it is off",
                     )
@@ -584,7 +584,9 @@ def test_what_is_no_disk(host: Host, machine: Machine, off: Machine) -> None:
     try:
         paths = [f"{base}/{name}" for name in _no_disks(outside)]
         with host.unchanged():
-            for path in [*paths, "/proc/self/mem", "//proc/self/mem", "/sys/power/state"]:
+            paths += ["/proc/self/mem", "//proc/self/mem", "/sys/power/state"]
+            paths += [f"/dev/{each}" for each in ("null", "full", "ptmx", "tty1", "fuse", "log")]
+            for path in paths:
                 volume = local(path, "none")
                 for attach in (
                     lambda volume=volume: machine.attach(volume),
@@ -594,19 +596,29 @@ def test_what_is_no_disk(host: Host, machine: Machine, off: Machine) -> None:
                     with pytest.raises((errors.InvalidRequest, errors.VolumeNotFound)) as refused:
                         attach()
                     assert "/dev" in (refused.value.hint or ""), path
-            for path in ("/dev/null", "/dev/zero", "/dev/full"):
-                with pytest.raises(errors.InvalidRequest) as refused:
-                    off.attach(local(path, "none"))
-                assert refused.value.hint, path
-                # QEMU alone can tell of a machine that runs, and has no code for it
-                with pytest.raises(errors.HypervisorError, match=path) as told:
-                    machine.attach(local(path, "none"))
-                assert "block device" in (told.value.hint or "")
             assert (machine.info.volumes, off.info.volumes) == ((), ())
             assert (machine.has("none"), off.has("none")) == ((False, False), (False, False))
             assert {machine.uuid, off.uuid} <= {each.uuid for each in host.driver.list_instances()}
     finally:
         shutil.rmtree(outside)
+
+
+def test_files_in_memory(host: Host, machine: Machine, off: Machine) -> None:
+    """Below /dev/shm are files, and no devices: they are looked at as any other."""
+    folder = Path("/dev/shm") / uuid4().hex
+    folder.mkdir()
+    try:
+        (folder / "disk").write_bytes(bytes(1 << 20))
+        os.mkfifo(folder / "pipe")
+        with host.unchanged():
+            for each in (machine, off):
+                with pytest.raises(errors.VolumeNotFound) as refused:
+                    each.attach(local(str(folder / "pipe"), "none"))
+                assert refused.value.hint
+                each.attach(local(str(folder / "disk"), "disk"))
+                host.driver.detach_volume(each.uuid, "disk")
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_budget_of_a_look_at_a_file(

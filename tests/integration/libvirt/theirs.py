@@ -54,6 +54,22 @@ class Theirs:
             subprocess.run([*command, str(self.files[-1])], check=True)
         return path
 
+    def overlay(self, base: str, format_: str = "qcow2") -> str:
+        """A qcow2 volume of others that stands on a volume; its path.
+
+        Args:
+            base: path of that volume.
+            format_: its format.
+        """
+        name = f"over {uuid4().hex[:8]}"
+        self.peer.virsh(
+            *("vol-create-as", "default", name, "8M", "--format", "qcow2"),
+            *("--backing-vol", base, "--backing-vol-format", format_),
+        )
+        path = f"{self.peer.images}/{name}"
+        self.files.append(self.peer.path(path))
+        return path
+
     def define(
         self,
         *,
@@ -123,6 +139,16 @@ def theirs(own: Host, **shape: Any) -> Iterator[Theirs]:
             with suppress(errors.InstanceNotFound):
                 own.driver.destroy(made.uuid)
             made.remove()
+
+
+def with_header(file: Path, base: str) -> None:
+    """What a guest may write to the beginning of its raw disk: that it stands on a file."""
+    made = file.with_name(f"{file.name} header")
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", base, "-F", "raw"]
+    subprocess.run([*command, str(made), str(8 << 20)], check=True)
+    with file.open("r+b") as disk:
+        disk.write(made.read_bytes())
+    made.unlink()
 
 
 def is_foreign(driver: ComputeDriver, uuid: UUID) -> bool:

@@ -407,3 +407,17 @@ def test_drivers_lists_the_broken_ones(run: Runner, monkeypatch: pytest.MonkeyPa
         assert done.code == 0
         for text in ("acme-hv", "1.0", "No module named", "acme-hv[sdk]"):
             assert text in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("fake list", "hvdrivers list fake …"),
+        ("qemu:///system power on", "hvdrivers power on qemu:///system …"),
+        ("volume fake list", "hvdrivers volume list fake …"),
+    ],
+)
+def test_a_host_in_front_of_the_command(run: Runner, words: str, meant: str) -> None:
+    done = run(*words.split())
+    assert done.code == ExitCode.USAGE
+    assert done.err.splitlines()[-1] == f"hint: the host comes after the command: {meant}"

@@ -169,6 +169,36 @@ def test_a_list_imports_nothing_heavy(code: str) -> None:
     assert done.stderr == "[]\n"
 
 
+def test_a_list_imports_few_packages_and_few_commands() -> None:
+    """One that comes into it later costs every command: it is a decision, and stands here. What
+    Typer's parser was before it brought one along is in the set too."""
+    pytest.importorskip("libvirt")
+    few = {
+        *("pydantic", "pydantic_core", "annotated_types", "typing_extensions"),
+        *("typing_inspection", "stevedore", "rich", "typer", "click", "annotated_doc"),
+        *("shellingham", "libvirt", "libvirt_qemu", "libvirtmod", "libvirtmod_qemu"),
+    }
+    code = (
+        "import sys\n"
+        "from hvdrivers.cli import main\n"
+        "try:\n    main(['list', 'fake://'])\n"
+        "except SystemExit:\n    pass\n"
+        "import hvdrivers.libvirt.driver\n"
+        "files = {name: getattr(each, '__file__', None) or ''\n"
+        "         for name, each in sys.modules.items()}\n"
+        "print(*sorted({name.partition('.')[0] for name, file in files.items()\n"
+        "               if 'site-packages' in file}), file=sys.stderr)\n"
+        "print(sum(name.startswith('hvdrivers.cli.') for name in files), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
+    packages, commands = done.stderr.splitlines()
+    found = {each for each in packages.split() if not each.startswith("_")} - {"hvdrivers"}
+    assert {"pydantic", "rich", "libvirt"} <= found <= few
+    assert int(commands) <= 14
+
+
 def test_without_the_packages(tmp_path: Path) -> None:
     code = (
         "import sys\n"

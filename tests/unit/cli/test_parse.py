@@ -94,6 +94,13 @@ def test_no_nics(text: str) -> None:
         parse.nic(text)
 
 
+@pytest.mark.parametrize("text", ["default", "netwrk:default", "network=default"])
+def test_a_nic_that_is_connected_to_nothing(text: str) -> None:
+    with pytest.raises(BadUsageError, match="does not say what the NIC is connected to") as caught:
+        parse.nic(text)
+    assert "network:NAME" in (caught.value.hint or "")
+
+
 @given(st.binary(max_size=300), st.binary(max_size=300), st.integers(1, 300))
 def test_news_of_a_growing_log(before: bytes, added: bytes, window: int) -> None:
     """What is new is found, unless more came than one look shows."""

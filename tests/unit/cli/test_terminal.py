@@ -44,7 +44,7 @@ def in_terminal(
     shown = b""
     if typed:
         os.write(terminal, typed)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         ready, _, _ = select.select([terminal], [], [], 1)
         if ready:
@@ -56,7 +56,7 @@ def in_terminal(
                 break
             shown += data
     os.close(terminal)
-    return process.wait(10), shown.decode(errors="replace")
+    return process.wait(60), shown.decode(errors="replace")
 
 
 def without_colours(text: str) -> str:
@@ -268,14 +268,13 @@ def interrupted(
         assert running.stderr is not None
         seen = ""
         stream = running.stderr if after.startswith("spawning") else running.stdout
-        while after not in seen:
-            line = stream.readline()
-            assert line, seen
-            seen += line
-        time.sleep(0.5)
-        for _ in range(times):
+        for awaited in (after, "Ctrl-C again")[:times]:
+            while awaited not in seen:
+                line = stream.readline()
+                assert line, seen
+                seen += line
+            time.sleep(0.5)  # from the line to the wait that Ctrl-C ends
             running.send_signal(signal.SIGINT)
-            time.sleep(0.5)
         try:
             out, err = running.communicate(timeout=300)
         finally:

@@ -14,7 +14,7 @@ import typer
 import hvdrivers
 from hvdrivers.cli.app import app
 from hvdrivers.cli.report import describe
-from hvdrivers.cli.wording import ARGUMENTS, COMMANDS_OF, in_commands
+from hvdrivers.cli.wording import ARGUMENTS, COMMANDS_OF, OPTIONS, in_commands
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import OPERATIONS
 
@@ -91,3 +91,17 @@ def test_what_is_told(hint: str | None, told: str | None) -> None:
     error = errors.NotSupported("no", hint=hint)
     assert describe(error)["hint"] == told
     assert error.hint == hint  # callers of the library read what they always have
+
+
+def test_arguments_are_options() -> None:
+    for argument, words in OPTIONS.items():
+        assert options_of(words)
+        assert in_commands(f"give {argument}, or not") == f"give {words.split()[-1]}, or not"
+    for kept in ('storage="ssd1"', "disk_name=", "name=web", "destination.storage=", "force=False"):
+        assert in_commands(f"give {kept} of it") == f"give {kept} of it"
+
+
+def test_a_deadline_is_an_option() -> None:
+    error = errors.OperationTimeout("the deadline of 3 seconds passed while disks were made")
+    assert describe(error)["hint"] == "give a longer --timeout, or look at the host's load"
+    assert in_commands("connect_timeout=30, or timeout=30") == "connect_timeout=30, or timeout=30"

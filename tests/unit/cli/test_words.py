@@ -111,6 +111,9 @@ def test_addresses_fail_nothing(
     shown = run("show", url, "web1")
     assert shown.code == 0
     assert "none known: neither the guest nor the host has told one yet" in shown.out
+    asked = run("addresses", url, "web1", "-o", "json")
+    assert (asked.code, asked.data) == (0, [])
+    assert asked.err == "none known: neither the guest nor the host has told one yet\n"
     driver.pause(uuid)
     assert "none known: the instance is paused" in run("show", url, "web1").out
     assert run("list", url, "--addresses").code == 0

@@ -11,6 +11,7 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import Deadline, waitable
+from hvdrivers.driverkit.deadline import bounding
 from hvdrivers.fake import FakeHost
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import Flavor, InstanceSpec
@@ -132,3 +133,21 @@ def test_a_caller_who_waits_for_ever(seconds: float) -> None:
         stream.close()
         waiting.result(60)
     driver.close()
+
+
+def test_a_step_that_had_what_was_left_tells_the_whole() -> None:
+    clock = Clock()
+    with bounding(Deadline(1.992, now=clock)) as whole:
+        clock.now += 0.5
+        step = Deadline(whole.left, now=clock)
+        shorter = Deadline(1, now=clock)
+        clock.now += 1.25
+        with pytest.raises(errors.OperationTimeout, match="of 1 seconds passed while it was read"):
+            shorter.check("it was read")
+        clock.now += 0.25
+        with pytest.raises(errors.OperationTimeout, match="of 2 seconds passed while it was read"):
+            step.check("it was read")
+    brief = Deadline(0.004, now=clock)
+    clock.now += 1
+    with pytest.raises(errors.OperationTimeout, match=r"of 0\.004 seconds passed"):
+        brief.check("it was read")

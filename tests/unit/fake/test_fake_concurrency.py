@@ -71,7 +71,7 @@ def test_different_instances_do_not_wait_for_each_other():
             assert {each.state for each in driver.list_instances()} == {R}
             clock.advance(30)
             for future in futures:
-                future.result(10)
+                future.result(60)
         assert {each.state for each in driver.list_instances()} == {InstanceState.PAUSED}
 
 

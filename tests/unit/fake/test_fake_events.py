@@ -218,10 +218,10 @@ def test_a_waiting_consumer_is_woken(host, driver):
 
     thread = threading.Thread(target=consume)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(60)
     uuid = build(host, driver, R)
     driver.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert events.closed
     assert uuid in host.machines

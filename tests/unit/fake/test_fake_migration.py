@@ -197,7 +197,7 @@ def during(driver, uuid, action, **options):
             done.append(progress)
             thread = threading.Thread(target=action)
             thread.start()
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
     driver.live_migrate(uuid, BETA, progress=report, **options)
@@ -253,7 +253,7 @@ def test_an_abort_ends_a_wait():
         thread.start()
         clock.until_waiting()
         driver.abort_migration(uuid)
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
         assert len(failures) == 1
 

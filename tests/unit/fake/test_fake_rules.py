@@ -203,7 +203,7 @@ def test_building_is_seen_by_others():
         with pytest.raises(errors.InvalidState):
             second.power_on(wanted.uuid)
         clock.advance(60)
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
         assert state_of(second, wanted.uuid) is R
 

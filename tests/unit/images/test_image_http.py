@@ -418,11 +418,11 @@ def test_redirect_loop(web: Server, content: bytes) -> None:
 
 def hang_in_body(handler: Handler) -> None:
     handler.send(200, {"Content-Length": "1000000"}, b"x" * 1000)
-    handler.server.release.wait(30)
+    handler.server.release.wait(600)
 
 
 def hang_before_the_status(handler: Handler) -> None:
-    handler.server.release.wait(30)
+    handler.server.release.wait(600)
 
 
 def drip_headers(handler: Handler) -> None:
@@ -457,7 +457,8 @@ def test_deadline(
     began = time.monotonic()
     error = failure(ref(server.url, content, **more), timeout=0.5, workdir=spool)
     assert type(error) is OperationTimeout
-    assert 0.5 <= time.monotonic() - began < 10  # without the deadline it would be 30 or for ever
+    # without the deadline it would be 600 or for ever
+    assert 0.5 <= time.monotonic() - began < 120
 
 
 def test_deadline_in_the_tls_handshake(content: bytes) -> None:
@@ -466,7 +467,7 @@ def test_deadline_in_the_tls_handshake(content: bytes) -> None:
         began = time.monotonic()
         error = failure(ref(f"https://127.0.0.1:{port}/x", content), timeout=0.5)
     assert type(error) is OperationTimeout
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 120
 
 
 def test_no_room(web: Server, content: bytes, spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt import link_pool
+from hvdrivers.libvirt.link import NotMade
 from hvdrivers.libvirt.link_pool import LinkPool
 
 
@@ -103,3 +105,45 @@ def test_a_call_behind_the_end_of_its_connection_is_not_made() -> None:
     assert not link.alive
     assert not made
     pool.close()
+
+
+def test_a_thread_makes_the_calls_of_a_link_itself() -> None:
+    """Others come after it, and one that hangs leaves the link of no use until it is back."""
+    pool = LinkPool(Host(times=0).open, connect_timeout=600)
+    link = pool.lease(time.monotonic() + 600)
+    far = time.monotonic() + 600
+    assert link.begin_here(far)
+    assert not link.begin_here(far)
+    here = threading.get_ident()
+    assert link.run(threading.get_ident, far, pool.notify) == here
+    later = link.submit(threading.get_ident)
+    assert link.usable
+    assert not later.done()
+    link.end_here()
+    assert later.result(600) != here
+
+    assert link.begin_here(time.monotonic())  # its caller leaves it now
+    assert link.stuck
+    assert not link.usable
+    with pytest.raises(NotMade):
+        link.run(never, far, pool.notify)
+    link.end_here()
+    assert link.usable
+    pool.close()
+
+
+def test_no_thread_makes_calls_of_a_link_that_was_closed() -> None:
+    pool = LinkPool(Host(times=0).open, connect_timeout=600)
+    link = pool.lease(time.monotonic() + 600)
+    assert link.begin_here(time.monotonic() + 600)
+    pool.discard(link)
+    assert link.alive  # it is closed after the last call
+    link.end_here()
+    link.submit(lambda: None).result(600)
+    with pytest.raises(errors.ConnectionFailed, match="closed before the call was sent"):
+        link.begin_here(time.monotonic() + 600)
+    pool.close()
+
+
+def never() -> None:
+    raise AssertionError("it was called")

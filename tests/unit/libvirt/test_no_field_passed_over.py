@@ -245,7 +245,11 @@ def refused_or(make: Any) -> str | None:
         value = make()
         if list(untaken(value, LibvirtDriver.takes)):
             return None
-        return told(value) if isinstance(value, VolumeAttachment) else text(vif_element(value))
+        return (
+            told(value)
+            if isinstance(value, VolumeAttachment)
+            else text(vif_element(value, INSTANCE))
+        )
     except (ValidationError, errors.NotSupported, errors.InvalidRequest):
         return None
 
@@ -257,7 +261,7 @@ def attached(kind: type[BaseModel], data: dict[str, Any], **options: Any) -> Vol
 def without_effect() -> Iterator[tuple[str, bool]]:
     """Each field that was tried, and whether it has no effect; a field of several kinds often."""
     for vif in VIFS:
-        before = text(vif_element(vif))
+        before = text(vif_element(vif, INSTANCE))
         for name in type(vif).model_fields:
             value = OF_A_VIF[name]
             if value is not None:
