@@ -85,6 +85,13 @@ class SshServer:
                 os.kill(each, signal.SIGKILL)
         (self.root / "pid").unlink(missing_ok=True)
 
+    def cut(self) -> None:
+        """End the logins that it has, as a network does, and go on listening."""
+        pid = self._pid()
+        for each in _children(pid) if pid is not None else []:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+
     def change_key(self) -> None:
         """Have another key of its own, from the next start on."""
         (self.root / "host").unlink()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,16 @@ import pytest
 from hvdrivers import connect
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.guard import guarded
+from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.libvirt.conformance.seam import lose_the_reply
+from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.events import LifecycleEvent, ResyncEvent
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor, InstanceSpec
 from hvdrivers.models.state import InstanceState
+from tests.integration.libvirt.faults import Send, script, sees_the_end
+from tests.integration.libvirt.machines import Host
 from tests.peers.fixtures import started
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.sshd import SshServer
@@ -123,3 +130,77 @@ def test_a_server_that_comes_back_with_another_key(
         _logs_in(driver, spec)
         driver.destroy(spec.uuid)
     assert str(spec.uuid) not in peer.virsh("list", "--all", "--uuid")
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["cut before", "reply lost"])
+@pytest.mark.parametrize(
+    "operation", ["destroy", "create_snapshot", "snapshot_to_image", "begin_backup"]
+)
+def test_cut_at_each_call(
+    own: Host, server: SshServer, tmp_path: Path, operation: str, lost: bool
+) -> None:
+    """The login ends at the first call of an operation, at its second, and so on: a typed error
+    each time, every look agrees, a repetition converges, and nothing is left."""
+    config = LibvirtConfig(uri=server.uri(), virt_type="qemu", host_root=own.peer.host_root)
+    far = LibvirtDriver.connect(config)
+    far.host()
+    target = tmp_path / "copy.raw"
+
+    def fault(_name: str, send: Send) -> object:
+        links = far.connection.links.links
+
+        def cut() -> None:
+            server.cut()
+            sees_the_end(links)
+
+        if lost:
+            lose_the_reply(send, config, cut)
+        cut()
+        return send()
+
+    with closing(guarded(far)) as driver, own.unchanged():
+        spec = own.empty(start=operation != "snapshot_to_image")
+        arguments = {
+            "destroy": (spec.uuid,),
+            "create_snapshot": (spec.uuid, "one"),
+            "snapshot_to_image": (spec.uuid, target, ImageFormat.RAW),
+            "begin_backup": (spec.uuid,),
+        }[operation]
+        failed = 0
+        there = False
+        for number in count():
+            if not there:
+                own.driver.spawn(spec)
+                there = True
+            done = False
+            with (
+                script(far, number, fault) as seam,
+                suppress(errors.ConnectionFailed, errors.OutcomeUnknown),
+            ):
+                getattr(driver, operation)(*arguments)
+                done = True
+            listed = [each.uuid for each in own.driver.list_instances()]
+            for each in listed:
+                own.driver.get_instance(each)
+            if spec.uuid not in listed:
+                with pytest.raises(errors.InstanceNotFound):
+                    own.driver.get_instance(spec.uuid)
+            failed += not done
+            if not done:
+                if operation == "begin_backup":
+                    driver.end_backup(spec.uuid)
+                assert not target.exists(), seam.calls[number]
+                getattr(driver, operation)(*arguments)
+            there = operation != "destroy"
+            if operation == "create_snapshot":
+                (one,) = driver.list_snapshots(spec.uuid)
+                driver.delete_snapshot(spec.uuid, one.id)
+            elif operation == "snapshot_to_image":
+                assert target.read_bytes() == bytes(1 << 20)
+                target.unlink()
+            elif operation == "begin_backup":
+                driver.end_backup(spec.uuid)
+            if not seam.reached:
+                break
+        assert failed > 2
+        driver.destroy(spec.uuid)
