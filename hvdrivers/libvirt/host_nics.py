@@ -54,14 +54,7 @@ def stays(kind: str, device: Element) -> bool:
 def function_of(vif: NetworkVif) -> Element:
     """The ``<interface>`` of a NIC that gets a function of its network. The host sets its MAC
     address and its VLAN. https://libvirt.org/formatnetwork.html#connectivity (``hostdev``)"""
-    _refuse(
-        vif,
-        ("qos", "mtu", "queues", "model"),
-        "a virtual function",
-        "the guest has the function itself: set them in the guest, or at the physical function",
-    )
-    if not vif.active:
-        raise _no_link_down()
+    _refuse_set(vif, "a virtual function", "the function")
     return el(
         "interface",
         el("mac", address=vif.mac),
@@ -69,13 +62,6 @@ def function_of(vif: NetworkVif) -> Element:
         el("vlan", el("tag", id=vif.vlan)) if vif.vlan else None,
         el("alias", name=nic_alias(vif)),
         type="network",
-    )
-
-
-def _no_link_down() -> errors.NotSupported:
-    return errors.NotSupported(
-        "libvirt starts no device of the host with its link down",
-        hint="plug_vif() it when it shall be up",
     )
 
 
@@ -119,14 +105,7 @@ def whole_device(vif: HostdevVif) -> Element:
     """The element of a NIC that is a device of the host. Of a virtual function (``hw_veb``) the
     host sets the MAC address and the VLAN; libvirt refuses to start it with any other device. A
     device on which the host sets nothing is no ``<interface>``."""
-    _refuse(
-        vif,
-        ("qos", "mtu", "queues", "model"),
-        "a NIC that is a device of the host",
-        "the guest has the device itself: set them in the guest, or at the physical function",
-    )
-    if not vif.active:
-        raise _no_link_down()
+    _refuse_set(vif, "a NIC that is a device of the host", "the device")
     name = nic_alias(vif)
     if vif.type != "hw_veb":
         return hostdev(vif.pci_address, name)
@@ -189,6 +168,21 @@ def host_nic(vif: MacvtapVif | VdpaVif, instance: UUID) -> tuple[str, list[Eleme
             )
         wiring.append(el("vlan", el("tag", id=vif.vlan)))
     return "direct", [*wiring, el("target", dev=macvtap_name(vif, instance))]
+
+
+def _refuse_set(vif: Vif, what: str, whole: str) -> None:
+    """Refuse what the host cannot set of a NIC that the guest has itself."""
+    _refuse(
+        vif,
+        ("qos", "mtu", "queues", "model"),
+        what,
+        f"the guest has {whole} itself: set them in the guest, or at the physical function",
+    )
+    if not vif.active:
+        raise errors.NotSupported(
+            "libvirt starts no device of the host with its link down",
+            hint="plug_vif() it when it shall be up",
+        )
 
 
 def _refuse(vif: Vif, names: tuple[str, ...], what: str, hint: str) -> None:

@@ -78,6 +78,18 @@ def _at_its_end(pair: tuple[Host, Host], machine: Machine) -> Iterator[Future[No
             there.peer.sigcont()
 
 
+def _cut_by_both(pair: tuple[Host, Host], machine: Machine) -> None:
+    """The daemons of both die at the end of a migration, and start again."""
+    here, there = pair
+    with _at_its_end(pair, machine) as moving:
+        here.peer.kill()
+        there.peer.kill()
+        there.peer.start()
+    with pytest.raises(errors.HypervisorError):
+        moving.result(timeout=120)
+    here.peer.start()
+
+
 @contextmanager
 def _movable(pair: tuple[Host, Host]) -> Iterator[Machine]:
     """A machine of the first host for the length of the block, wherever it is at its end. Both
@@ -134,13 +146,7 @@ def test_it_does_not_run_there(pair: tuple[Host, Host]) -> None:
     """The daemons of both die, and the destination ends what nobody has started."""
     here, there = pair
     with _movable(pair) as machine:
-        with _at_its_end(pair, machine) as moving:
-            here.peer.kill()
-            there.peer.kill()
-            there.peer.start()
-        with pytest.raises(errors.HypervisorError):
-            moving.result(timeout=120)
-        here.peer.start()
+        _cut_by_both(pair, machine)
         assert states(pair, machine) == ["paused", None]
         with pytest.raises(errors.InvalidState, match="cut at its end"):
             here.driver.unpause(machine.uuid)
@@ -154,15 +160,9 @@ def test_it_does_not_run_there(pair: tuple[Host, Host]) -> None:
 
 def test_the_caller_decides(pair: tuple[Host, Host]) -> None:
     """A destination that is gone for good keeps no machine: power_off() lets it be here."""
-    here, there = pair
+    here, _ = pair
     with _movable(pair) as machine:
-        with _at_its_end(pair, machine) as moving:
-            here.peer.kill()
-            there.peer.kill()
-            there.peer.start()
-        with pytest.raises(errors.HypervisorError):
-            moving.result(timeout=120)
-        here.peer.start()
+        _cut_by_both(pair, machine)
         here.driver.power_off(machine.uuid)
         here.driver.power_on(machine.uuid)
         assert states(pair, machine) == ["running", None]

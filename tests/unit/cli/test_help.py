@@ -74,6 +74,14 @@ def test_reference_is_in_step() -> None:
     )
 
 
+def _told_by(code: str) -> str:
+    """What a program in a new interpreter writes to its standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
+    return done.stderr
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
@@ -83,10 +91,8 @@ def test_help_imports_nothing_heavy() -> None:
         "    heavy = {'pydantic', 'rich', 'yaml', 'stevedore', 'httpx', 'libvirt'}\n"
         "    print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
-    )
-    assert done.stderr == "[]\n"
+    told = _told_by(code)
+    assert told == "[]\n"
 
 
 def test_the_command_looks_seldom_for_garbage() -> None:
@@ -115,10 +121,8 @@ def test_help_imports_little_of_our_own() -> None:
         "    ours = [name for name in sys.modules if name.startswith('hvdrivers')]\n"
         "    print(len(ours), file=sys.stderr)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
-    )
-    assert int(done.stderr) <= 16
+    told = _told_by(code)
+    assert int(told) <= 16
 
 
 @pytest.mark.parametrize(
@@ -163,10 +167,8 @@ def test_a_list_imports_nothing_heavy(code: str) -> None:
         "hvdrivers.cli.volume",
     }
     wanted = f"import sys\n{code}print(sorted({heavy} & set(sys.modules)), file=sys.stderr)\n"
-    done = subprocess.run(
-        [sys.executable, "-c", wanted], capture_output=True, text=True, check=True, timeout=300
-    )
-    assert done.stderr == "[]\n"
+    told = _told_by(wanted)
+    assert told == "[]\n"
 
 
 def test_a_list_imports_few_packages_and_few_commands() -> None:
@@ -190,10 +192,8 @@ def test_a_list_imports_few_packages_and_few_commands() -> None:
         "               if 'site-packages' in file}), file=sys.stderr)\n"
         "print(sum(name.startswith('hvdrivers.cli.') for name in files), file=sys.stderr)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
-    )
-    packages, commands = done.stderr.splitlines()
+    told = _told_by(code)
+    packages, commands = told.splitlines()
     found = {each for each in packages.split() if not each.startswith("_")} - {"hvdrivers"}
     assert {"pydantic", "rich", "libvirt"} <= found <= few
     assert int(commands) <= 14
