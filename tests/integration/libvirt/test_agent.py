@@ -9,6 +9,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 
 import libvirt
 import pytest
@@ -73,7 +74,8 @@ def machine(host: Host, linux_bridge: LinuxBridge) -> Iterator[Machine]:
 @contextmanager
 def with_agent(host: Host, bridge: LinuxBridge) -> Iterator[Machine]:
     """A guest whose agent answers, with a NIC of the address ``MAC``."""
-    nic = BridgeVif(id="nic", address=MAC, bridge=bridge.name)
+    # its tap's name comes from its id, and modules that run at once share the host's network
+    nic = BridgeVif(id=f"nic-{token_hex(4)}", address=MAC, bridge=bridge.name)
     with host.machine(name="agent", vifs=(nic,)) as made:
         made.booted()
         wait_until(lambda: answers(made), timeout=BOOT, what="the agent answers")
