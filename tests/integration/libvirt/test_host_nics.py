@@ -491,10 +491,10 @@ def test_vdpa(host: Host, raw: LibvirtDriver, monkeypatch: pytest.MonkeyPatch) -
 
 def test_reconnected_to_a_bridge(host: Host, linux_bridge: LinuxBridge, wire: str) -> None:
     """From macvtap to a bridge and back; the machine starts with either."""
-    vif = macvtap(wire, id="nic")
+    vif = macvtap(wire, id="nic-wired")
     with host.unchanged(), host.made_empty(vifs=(vif,)) as machine:
         mac = machine.info.vifs[0].address
-        for new in (BridgeVif(id="nic", bridge=linux_bridge.name), vif):
+        for new in (BridgeVif(id="nic-wired", bridge=linux_bridge.name), vif):
             host.driver.reconnect(machine.uuid, vifs=[new])
             (nic,) = machine.info.vifs
             assert (nic.type, nic.address) == (new.type, mac)

@@ -60,7 +60,7 @@ def test_passwords_files_and_budgets(own: Host, linux_bridge: LinuxBridge) -> No
     driver = own.driver
     path = own.peer.root / "near.raw"
     path.write_bytes(bytes(1 << 20))
-    nic = BridgeVif(id="nic", address="52:54:00:00:03:01", bridge=linux_bridge.name)
+    nic = BridgeVif(id="nic-near", address="52:54:00:00:03:01", bridge=linux_bridge.name)
     kept = _secrets(own)
     with (
         own.unchanged(),
@@ -125,7 +125,7 @@ def test_a_machine_that_moves_after_a_swap(own: Host, other_peer: LibvirtPeer) -
 def test_a_machine_that_moves_gets_them_there(
     own: Host, other_peer: LibvirtPeer, linux_bridge: LinuxBridge
 ) -> None:
-    nic = BridgeVif(id="nic", address="52:54:00:00:03:02", bridge=linux_bridge.name)
+    nic = BridgeVif(id="nic-moves", address="52:54:00:00:03:02", bridge=linux_bridge.name)
     there = Host(other_peer, own.image)
     destination = Destination(host=other_peer.uri, address="127.0.0.1")
     try:

@@ -173,7 +173,7 @@ def test_addresses_without_an_agent(host: Host, linux_bridge: LinuxBridge) -> No
     """dmacvicar/terraform-provider-libvirt#1091: "QEMU guest agent is not connected" in place of
     what the host's own tables have; #1047: a NIC without an address yet is an empty list, and no
     wait for one."""
-    nic = BridgeVif(id="nic", bridge=linux_bridge.name)
+    nic = BridgeVif(id="nic-silent", bridge=linux_bridge.name)
     with host.empty_machine(vifs=(nic,)) as machine:
         began = time.monotonic()
         assert host.driver.guest_addresses(machine.uuid) == []
