@@ -87,7 +87,8 @@ class Networks:
 
         For a stopped machine libvirt looks only when it starts. A start that fails removes the
         macvtap devices that its definition names. Not so the MAC address: libvirt tells those of
-        each machine apart.
+        each machine apart. For a macvtap device it never looks, and the kernel only at those over
+        the same interface.
         """
         wanted = {each for each in devices if each}
         if not wanted:
@@ -95,6 +96,15 @@ class Networks:
         for other, name in _running_devices(self._connection.remote):
             if other != str(uuid) and any(of_one_port(name, each) for each in wanted):
                 raise port_taken(other, name)
+
+    def refuse_ports(self, uuid: UUID, xml: Element) -> None:
+        """Refuse to start a machine of whose macvtap ports another that runs has one. No call
+        without such a NIC, else one.
+
+        Args:
+            xml: its definition.
+        """
+        self.refuse_taken(uuid, *_macvtap_devices(xml.iterfind("devices/interface")))
 
     def refuse_emulated(self, vifs: Iterable[Vif], virt_type: str | None) -> None:
         """Refuse ports of a userspace switch for a machine that is emulated. No call.
@@ -276,6 +286,11 @@ def _running_devices(remote: Remote) -> Iterator[tuple[str, str]]:
             yield other.UUIDString(), str(stats.get(f"net.{number}.name"))
 
 
+def _macvtap_devices(interfaces: Iterable[Element]) -> set[str]:
+    names = (attribute(e, "target", "dev") for e in interfaces if e.get("type") == "direct")
+    return set(filter(None, names))
+
+
 def port_taken(owner: str, device: str) -> errors.DeviceBusy:
     """What to say of a port that a machine which runs has."""
     return errors.DeviceBusy(
@@ -291,7 +306,7 @@ def macvtap_taken(
     over one interface, and whose the first one is. One call, where it has."""
     if error.vendor_code != "VIR_ERR_SYSTEM_ERROR/EADDRINUSE":
         return None
-    mine = {attribute(e, "target", "dev") or "" for e in interfaces if e.get("type") == "direct"}
+    mine = _macvtap_devices(interfaces)
     for other, name in _running_devices(remote) if mine else ():
         if name not in mine and any(of_one_port(name, each) for each in mine):
             found = port_taken(other, name)
