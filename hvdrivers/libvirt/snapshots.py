@@ -188,8 +188,9 @@ class LibvirtSnapshots(Topic, Snapshots):
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
         """Budget: 13 calls, 17 for a machine that is on, 13 with memory and one more for each look
-        at QEMU's job, and 1 for each snapshot; 6 more with the memory of one that is off. Of an
-        adopted machine 1 more, and for each disk 1 and those of delete_volume()."""
+        at QEMU's job, and 1 for each snapshot; 6 more with the memory of one that is off, and 1
+        where that one has macvtap NICs. Of an adopted machine 1 more, and for each disk 1 and those
+        of delete_volume()."""
         del timeout
         deadline = current_deadline()
 
@@ -262,6 +263,7 @@ class LibvirtSnapshots(Topic, Snapshots):
         is_off = state is InstanceState.STOPPED
         disks = [] if is_off else self.snapshot_data.live_disks(domain, live, node.files())
         if is_off:
+            self.networks.refuse_ports(machine.uuid, live)
             self.rescues.leave(machine.uuid, domain)
             run, live = self._start_to_load(machine)
         elif state is InstanceState.RUNNING and not runs:

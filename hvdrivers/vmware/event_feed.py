@@ -7,14 +7,15 @@ A property collector tells the newest value of a property, not each value that i
 polls. So changes that lie closer together are merged (the limit ``events-merged``). The time of the
 last start is watched too, so a machine that was off and runs again is not merged into nothing.
 
-A stream reads the states of all machines by itself (a resync). That can be newer than the last
-answer of the poll, and what the stream has told its consumer must not be merged away. So the
-reading is given to the feed, as one more answer.
+A stream reads the states of all machines by itself (a resync). An answer that comes after that may
+have been written by the server before it: it tells of a machine that has gone since. So the stream
+passes over what is told until an answer has come to a poll that was sent after its reading. Then
+the feed says what it knows (:class:`Settled`), and the stream tells what differs from its reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -29,10 +30,16 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.feeds import Missed
 from hvdrivers.driverkit.hub import Hub
 from hvdrivers.models.state import POWERED_ON, InstanceState
-from hvdrivers.vmware.machines import STATE, is_unreadable, state_of, uuid_in
+from hvdrivers.vmware.machines import (
+    STATE,
+    is_out_of_reach,
+    is_unreadable,
+    state_of,
+    uuid_in,
+)
 from hvdrivers.vmware.moved import Devices
 from hvdrivers.vmware.place import Places
-from hvdrivers.vmware.reader import IN_POOL, Reader, Row, filter_spec
+from hvdrivers.vmware.reader import IN_POOL, Row, filter_spec
 from hvdrivers.vmware.record import DEVICES, mark_in, path_of, value_in
 from hvdrivers.vmware.session import Session, by_chance
 
@@ -47,8 +54,6 @@ _BOOTED = "runtime.bootTime"
 """When the machine was last powered on after it was off; unset while it is off."""
 WATCHED = (*STATE, path_of(DEVICES), _BOOTED)
 """What is watched, and what a stream reads."""
-_REMEMBERED = 10_000
-"""Machines that have gone of which the feed knows when it told so."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,11 @@ class Update:
 
     uuid: UUID
     state: InstanceState | None
-    devices: frozenset[str] = frozenset()
+    devices: frozenset[str] | None = frozenset()
+    """None while the server cannot read them."""
     host: str | None = None
     had: frozenset[str] | None = None
-    """Its devices before; None if this is the first that was seen of it."""
+    """Its devices before; None if this is the first that was seen of it or of them."""
     came_from: str | None = None
     """The host on which it was before."""
     booted: datetime | None = None
@@ -76,7 +82,25 @@ class Rebooted:
     uuid: UUID
 
 
-Raw = Update | Rebooted
+@dataclass(frozen=True)
+class Settled:
+    """All that the feed knows, by managed object, for streams that have read the states."""
+
+    answer: int
+    """Number of the answer after which it is so."""
+    told: Mapping[str, Update]
+
+
+Raw = Update | Rebooted | Settled
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a stream has read, by managed object."""
+
+    until: int
+    """Number of the last answer that may be older."""
+    seen: Mapping[str, Update]
 
 
 class EventFeed:
@@ -91,15 +115,11 @@ class EventFeed:
         self._values: dict[str, dict[str, Any]] = {}
         self._told: dict[str, Update] = {}
         self._changed: dict[str, Any] = {}
-        self._readings: SimpleQueue[tuple[int, Sequence[Row]]] = SimpleQueue()
-        self._unseen: dict[str, Any] = {}
-        """Machines that a reading has shown, and no answer yet."""
-        self._doubtful: dict[str, Update] = {}
-        """What a stream has read, which may be older than what was told since."""
-        self._at: dict[str, int] = {}
-        """Number of the answer at which a machine was told of."""
-        self.answers = 0
-        """How many answers have come. Note it before a reading."""
+        self._answers = 0
+        """How many answers have come."""
+        self._new: SimpleQueue[Reading] = SimpleQueue()
+        self._readings: list[Reading] = []
+        """Those that an answer may still be older than."""
         self._page: list[Any] = []
         self._unsaid: list[Raw] = []
         """What was found and not yet given away: a later page of the answer may fail to come."""
@@ -115,7 +135,7 @@ class EventFeed:
         spec = filter_spec([(vim.VirtualMachine, WATCHED)], [(root, IN_POOL)])
         self._collector.CreateFilter(spec, False)
         self._values, self._told, self._version = {}, {}, ""
-        self._changed, self._unseen, self._doubtful, self._at = {}, {}, {}, {}
+        self._changed = {}
         self._watch_log()
         self._receive(wait=0)
         self._unsaid.clear()
@@ -131,13 +151,14 @@ class EventFeed:
             )
             self._collector.CreateFilter(page, False)
 
-    def has_read(self, answers: int, rows: Sequence[Row]) -> None:
-        """A stream has read all machines (:data:`WATCHED`).
-
-        Args:
-            answers: the number of answers before the reading.
-        """
-        self._readings.put((answers, rows))
+    def has_read(self, rows: Sequence[Row]) -> Reading:
+        """A stream has read all machines (:data:`WATCHED`). A :class:`Settled` follows whose answer
+        is later than the reading's ``until``."""
+        seen = {row.moid: now for row in rows if (now := _seen(row)) is not None}
+        # a poll may be on its way: the one after that is sent after the reading
+        reading = Reading(self._answers + 1, seen)
+        self._new.put(reading)
+        return reading
 
     def ask(self) -> list[Raw]:
         """What has happened since; it waits for something to happen.
@@ -146,15 +167,13 @@ class EventFeed:
             Missed: the server is away, and what was watched is lost.
         """
         try:
-            waited = bool(self._unseen)
-            self._read()
-            # a machine that came and went since the reading would be no news at all
-            self._receive(wait=_POLL if not self._unseen else int(waited))
-            for moid, before in self._doubtful.items():
-                now = self._told.get(moid)
-                if now is not None and now.state is not before.state:
-                    self._unsaid.append(replace(now, had=None, came_from=None, restarted=False))
-            self._doubtful.clear()
+            with suppress(Empty):
+                while True:
+                    self._readings.append(self._new.get_nowait())
+            # a machine that came and went since a reading would be no news at all
+            self._receive(wait=0 if self._readings else _POLL)
+            self._settle()
+            self._tell_reboots()
         except errors.OutcomeUnknown:
             self._begin_again()
         except errors.HypervisorError as error:
@@ -206,13 +225,11 @@ class EventFeed:
             for each in update.filterSet or ():
                 for changed in each.objectSet or ():
                     self._take(changed)
-        self.answers += 1
-        self._look_for_unseen()
+        self._answers += 1
         while self._changed:
             moid = next(iter(self._changed))
             self._compare(moid)
             del self._changed[moid]
-        self._tell_reboots()
 
     def _take(self, changed: Any) -> None:
         """Note new values. Nothing is told before the whole answer was read: the machine may have
@@ -235,42 +252,27 @@ class EventFeed:
             else:
                 values[change.name] = change.val
 
-    def _read(self) -> None:
-        """Take what streams have read."""
-        with suppress(Empty):
-            while True:
-                answers, rows = self._readings.get_nowait()
-                for row in rows:
-                    now = self._ours(row)
-                    if now is None:
-                        continue
-                    if self._at.get(row.moid, 0) <= answers:
-                        self._tell(row.moid, now)
-                    else:
-                        self._doubtful[row.moid] = now
-                    self._changed[row.moid] = row.obj
-                    if row.moid not in self._values:
-                        self._unseen[row.moid] = row.obj
-
-    def _look_for_unseen(self) -> None:
-        """A machine that an answer after the reading does not show has gone, if it is not there."""
-        for moid, obj in list(self._unseen.items()):
-            if moid not in self._values:
-                now = None
-                for row in Reader(self._session).many([obj], *WATCHED):
-                    now = self._ours(row)
-                if now is not None:  # the answers will show it
-                    self._tell(moid, now)
-                    self._changed.pop(moid, None)
-                    continue
-            del self._unseen[moid]
+    def _settle(self) -> None:
+        """Say what is known to the streams whose readings are older than this answer."""
+        settled = [each for each in self._readings if each.until < self._answers]
+        if not settled:
+            return
+        for moid, now in [pair for each in settled for pair in each.seen.items()]:
+            # the stream knows from before which machine it is that cannot be read now
+            if moid not in self._told and is_unreadable(self._row(moid)):
+                self._tell(moid, now)
+        self._readings = [each for each in self._readings if each not in settled]
+        self._unsaid.append(Settled(self._answers, dict(self._told)))
 
     def _compare(self, moid: str) -> None:
         """Tell what a machine is now."""
-        row = Row(self._changed[moid], self._values.get(moid, {}))
+        row = self._row(moid)
         if is_unreadable(row):
             return  # it is there, and what it is now is told when the server can read it again
         self._tell(moid, self._ours(row))
+
+    def _row(self, moid: str) -> Row:
+        return Row(self._changed.get(moid), self._values.get(moid, {}))
 
     def _ours(self, row: Row) -> Update | None:
         """A machine of ours, on our cluster or host."""
@@ -283,21 +285,14 @@ class EventFeed:
         if now is not None and before is not None and {now.state, before.state} <= POWERED_ON:
             # a start is told in two steps: the time comes after the power state
             now = replace(now, booted=now.booted or before.booted)
-        if now == before:
+        step = changed(before, now)
+        if step is None:
             return
-        self._at[moid] = self.answers
         if now is None:
-            assert before is not None  # noqa: S101 - for the type checker
             del self._told[moid]
-            self._unsaid.append(Update(before.uuid, None))
-            if len(self._at) > len(self._told) + _REMEMBERED:
-                self._at = {each: self._at[each] for each in self._told if each in self._at}
-            return
-        self._told[moid] = now
-        if before is not None:
-            restarted = _restarted(before, now)
-            now = replace(now, had=before.devices, came_from=before.host, restarted=restarted)
-        self._unsaid.append(now)
+        else:
+            self._told[moid] = now
+        self._unsaid.append(step)
 
     def _here(self, host: Any) -> bool:
         with by_chance():
@@ -313,6 +308,16 @@ class EventFeed:
         self._page.clear()
 
 
+def changed(before: Update | None, now: Update | None) -> Update | None:
+    """The update that leads from what a machine was to what it is; None if nothing has changed."""
+    if before is None or before == now:
+        return now if before is None else None
+    if now is None:
+        return Update(before.uuid, None)
+    restarted = _restarted(before, now)
+    return replace(now, had=before.devices, came_from=before.host, restarted=restarted)
+
+
 def _seen(row: Row) -> Update | None:
     uuid = uuid_in(row)
     mark = mark_in(row, uuid)
@@ -323,7 +328,7 @@ def _seen(row: Row) -> Update | None:
     return Update(
         uuid=uuid,
         state=state,
-        devices=_ids(value_in(row, DEVICES)),
+        devices=None if is_out_of_reach(row) else _ids(value_in(row, DEVICES)),
         host=host._moId if host is not None else None,
         booted=row.get(_BOOTED) if state in POWERED_ON else None,
     )

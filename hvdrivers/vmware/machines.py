@@ -71,10 +71,14 @@ def uuid_in(row: Row) -> UUID | None:
         return None
 
 
+def is_out_of_reach(row: Row) -> bool:
+    """Whether the server cannot read the files of a machine now. The row has ``STATE``."""
+    return row.get(_CONNECTION) in _OUT_OF_REACH
+
+
 def is_unreadable(row: Row) -> bool:
-    """Whether the server cannot read the files of a machine now, so that it does not tell which
-    machine it is. The row has ``STATE``."""
-    return uuid_in(row) is None and row.get(_CONNECTION) in _OUT_OF_REACH
+    """The same, if the server does not tell either which machine it is."""
+    return uuid_in(row) is None and is_out_of_reach(row)
 
 
 def _require_readable(row: Row, uuid: UUID) -> None:
