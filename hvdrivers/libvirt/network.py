@@ -43,7 +43,7 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shared_memory import fit_memory, is_shared
 from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.start import taken
-from hvdrivers.libvirt.wiring import tap_of, vif_element, with_interface
+from hvdrivers.libvirt.wiring import kilobytes, tap_of, vif_element, with_interface
 from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import (
@@ -218,10 +218,6 @@ def _alias_of(vif_id: str, kind: VifType, device: Element) -> str:
 
 
 def _limits(direction: str, limits: Bandwidth | None) -> dict[str, int]:
-    # zero is libvirt's "no limit"; its unit is kilobytes, the model's kilobits
-    values = {
-        "average": limits.average if limits else 0,
-        "peak": (limits.peak or 0) if limits else 0,
-        "burst": (limits.burst or 0) if limits else 0,
-    }
-    return {f"{direction}.{name}": -(-value // 8) for name, value in values.items()}
+    # zero is libvirt's "no limit"
+    values = dict.fromkeys(("average", "peak", "burst"), 0) | (kilobytes(limits) if limits else {})
+    return {f"{direction}.{name}": value for name, value in values.items()}

@@ -181,10 +181,7 @@ def _refuse_unfit(network: Element, wanted: Sequence[bool], *, starts: bool) -> 
             )
         return
     if not all(wanted):
-        raise errors.NotSupported(
-            f"network '{name}' gives virtual functions alone (forward mode hostdev)",
-            hint="say sriov=True, or name another network",
-        )
+        raise _functions_alone(name, "say sriov=True, or name another network")
     there, left = functions_of(network)
     if not there:
         raise errors.NotSupported(
@@ -194,6 +191,12 @@ def _refuse_unfit(network: Element, wanted: Sequence[bool], *, starts: bool) -> 
         )
     if starts and left < len(wanted):
         raise too_few(name, left)
+
+
+def _functions_alone(name: str | None, hint: str) -> errors.NotSupported:
+    return errors.NotSupported(
+        f"network '{name}' gives virtual functions alone (forward mode hostdev)", hint=hint
+    )
 
 
 def is_pool(network: Element) -> bool:
@@ -243,6 +246,20 @@ def missing_network(remote: Remote, interface: Element) -> errors.NetworkNotFoun
         return None
     plain = attribute(interface, "virtualport", "type") is None
     return _missing_interface(remote, bridge, "bridge", plain=plain)
+
+
+def unfit_network(
+    remote: Remote, interface: Element
+) -> errors.NetworkNotFound | errors.NotSupported | None:
+    """What is wrong with what an ``<interface>`` would be plugged into on another host, if
+    anything. Calls as for missing_network(); of a NIC on a network two more."""
+    missing = missing_network(remote, interface)
+    name = attribute(interface, "source", "network")
+    if missing is not None or name is None or is_function(interface):
+        return missing
+    if not is_pool(parse(remote.networkLookupByName(name).XMLDesc(0))):
+        return None
+    return _functions_alone(name, "connect the NIC to another network there: Destination.vifs")
 
 
 def unplugged(

@@ -43,7 +43,7 @@ def require_file(remote: Remote, path: str) -> None:
         VolumeNotFound: it names nothing, or what is no file.
         InvalidRequest: it is of the kernel's own file systems.
     """
-    if _is_not_looked_at(path):
+    if is_not_looked_at(path):
         raise no_disk(path)
     path = clean(path)
     try:
@@ -62,7 +62,7 @@ def odd_file(remote: Remote, disks: Iterable[Element]) -> errors.InvalidRequest 
     file."""
     for disk in disks:
         path = source_of(disk)
-        if not path or disk.get("type") != "file" or _is_not_looked_at(path):
+        if not path or disk.get("type") != "file" or is_not_looked_at(path):
             continue
         found = _look(remote, path)
         if found is None:
@@ -76,8 +76,9 @@ def odd_file(remote: Remote, disks: Iterable[Element]) -> errors.InvalidRequest 
     return None
 
 
-def _is_not_looked_at(path: str) -> bool:
-    return is_device(path) or clean(path).startswith(_NOT_LOOKED_AT)
+def is_not_looked_at(path: str) -> bool:
+    """Whether a path is of the kernel's own file systems, where no folder is to be looked at."""
+    return is_device(path) or f"{clean(path)}/".startswith(_NOT_LOOKED_AT)
 
 
 def refusal(path: str, size: int) -> errors.InvalidRequest:
