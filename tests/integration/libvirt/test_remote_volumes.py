@@ -190,8 +190,9 @@ def test_luks(host: Host, tmp_path: Path) -> None:
     driver = host.driver
     with host.unchanged(), host.file(made.read_bytes()) as path, host.made_empty() as machine:
         driver.attach_volume(machine.uuid, luks(path, b"wrong"))
-        with pytest.raises(errors.HypervisorError):
+        with pytest.raises(errors.HypervisorError) as refused:
             driver.power_on(machine.uuid)
+        assert "passphrase" in (refused.value.hint or "")
         driver.detach_volume(machine.uuid, "locked")
         driver.attach_volume(machine.uuid, luks(path, b"a passphrase"))
         assert len(secrets(host)) == 1
