@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hvdrivers.contract import errors
+from hvdrivers.hints import NEW_FILE
 
 __all__ = ["new_file"]
 
@@ -22,7 +23,9 @@ def new_file(target: Path) -> Iterator[BinaryIO]:
     try:
         file = target.open("xb")
     except (OSError, ValueError) as error:
-        raise errors.InvalidRequest(f"{target} cannot be written: {error}") from error
+        raise errors.InvalidRequest(
+            f"{target} cannot be written: {error}", hint=NEW_FILE
+        ) from error
     try:
         with file:
             yield file

@@ -22,6 +22,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.snapshots import SnapshotToImage
 from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.hints import NEW_FILE
 from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
@@ -116,11 +117,13 @@ class VmwareExport(Topic, SnapshotToImage):
 def _beside(target: Path) -> Iterator[Path]:
     """A folder for what is not whole yet, on the file system of the target."""
     if os.path.lexists(target):
-        raise errors.InvalidRequest(f"{target} exists already")
+        raise errors.InvalidRequest(f"{target} exists already", hint=NEW_FILE)
     try:
         folder = TemporaryDirectory(prefix=".hvdrivers-", dir=target.parent)
     except OSError as error:
-        raise errors.InvalidRequest(f"{target} cannot be written: {error.strerror}") from error
+        raise errors.InvalidRequest(
+            f"{target} cannot be written: {error.strerror}", hint=NEW_FILE
+        ) from error
     with folder as name:
         yield Path(name)
 
@@ -129,7 +132,9 @@ def _publish(made: Path, target: Path) -> None:
     try:
         os.link(made, target)  # refuses a name that is taken meanwhile
     except OSError as error:
-        raise errors.InvalidRequest(f"{target} cannot be written: {error.strerror}") from error
+        raise errors.InvalidRequest(
+            f"{target} cannot be written: {error.strerror}", hint=NEW_FILE
+        ) from error
 
 
 def _converted(raw: Path, target: ImageFormat, progress: ProgressCallback | None) -> Path:
