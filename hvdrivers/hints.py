@@ -13,7 +13,7 @@ VOLUMES: Final = "list_volumes() shows those that the host has"
 SNAPSHOTS: Final = "list_snapshots() shows those that it has"
 DEVICES: Final = "get_available_resource().devices names those that the host has"
 PROGRAM: Final = "the first word of command is the program's path"
-NEW_FILE: Final = "name a new file, in a folder that this process may write"
+NEW_FILE: Final = "name a file that does not exist, in a folder that this process may write to"
 CA_FILE: Final = "name a PEM file of this machine that the user may read"
 ANOTHER_NAME: Final = "choose another name"
 

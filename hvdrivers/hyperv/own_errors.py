@@ -164,8 +164,8 @@ HINTS: Mapping[str, str] = MappingProxyType(
         "ImageGone": "name the image to boot",
         "ImageEvicted": EVICTED,
         "ImageTooLarge": LARGER_DISK,
-        "ImageRefused": "say the format and the checksum that the image has; one that is based on another"
-        " file becomes whole by qemu-img convert",
+        "ImageRefused": "say the format and the checksum that the image has; one that is based on"
+        " another file becomes whole by qemu-img convert",
         "SnapshotNotFound": SNAPSHOTS,
         "SnapshotTaken": TAKEN_SNAPSHOT,
         "NoSnapshot": "revert to one that create_snapshot() has made",
