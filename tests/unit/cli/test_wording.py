@@ -19,7 +19,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.driver import OPERATIONS
 
 ROOT = Path(hvdrivers.__file__).parent
-OTHERS = {"connect", "fork", "answer_again", "add_network"}
+OTHERS = {"connect", "fork", "answer_again", "add_network", "passphrase"}
 """What hints name beside operations: Python's own, and what makes a fake host."""
 _CALL = re.compile(r"\b([a-z_]+)\([^()\n]*\)")
 
