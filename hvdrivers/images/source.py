@@ -12,6 +12,7 @@ from typing import assert_never
 
 from hvdrivers.contract.errors import ImageRejected, InvalidRequest, PermissionDenied
 from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.hints import TOO_LARGE, UNREADABLE
 from hvdrivers.images._http import Download
 from hvdrivers.images._ova import extracted_disk, inspector_of
 from hvdrivers.images._pieces import PieceDigests, Segment, VerifiedReader, changed
@@ -57,6 +58,9 @@ class LocalImage:
     _pieces: PieceDigests
     private: bool = False
     """Whether nobody else can write to the file: a download in a file without a name."""
+    status: os.stat_result | None = None
+    """Of the caller's file as it was when it was opened, before anything was read; None of a
+    download. The path may name another file by now."""
 
     @property
     def path(self) -> Path:
@@ -146,7 +150,8 @@ def open_image(
             opened = _open_http(ref, deadline, progress, limit, workdir)
         case HostImage():
             raise InvalidRequest(
-                "a host image is on the hypervisor already: there is nothing to open here"
+                "a host image is on the hypervisor already: there is nothing to open here",
+                hint="give the image as a file or URL to read it here",
             )
         case _:
             assert_never(ref)
@@ -159,7 +164,9 @@ def open_image(
             # found in a host's cache by the archive, which is what the caller has
             stamp = _stamp(descriptor)
             yield LocalImage(
-                *(descriptor, info, image.sha256, image.cache_key, stamp, pieces), private=True
+                *(descriptor, info, image.sha256, image.cache_key, stamp, pieces),
+                private=True,
+                status=image.status,
             )
 
 
@@ -174,7 +181,10 @@ def _open_file(
         try:
             file = stack.enter_context(open_regular(ref.path))
         except PermissionError as error:
-            raise PermissionDenied(f"the image file {ref.path} may not be read") from error
+            raise PermissionDenied(
+                f"the image file {ref.path} may not be read",
+                hint="let the user that this process runs as read it",
+            ) from error
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a path"
             raise InvalidRequest(
@@ -182,11 +192,13 @@ def _open_file(
                 hint="the path is one on the machine the library runs on",
             ) from error
         descriptor = file.fileno()
-        stamp = _stamp(descriptor)
-        total = os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        stamp, total = _stamp_in(status), status.st_size
         inspector = inspector_of(ref.format, checksum=ref.checksum, max_bytes=max_bytes)
         if total > max_bytes:
-            raise ImageRejected(f"the image has {total} bytes, more than the {max_bytes} allowed")
+            raise ImageRejected(
+                f"the image has {total} bytes, more than the {max_bytes} allowed", hint=TOO_LARGE
+            )
         reported = 0
         while data := _read(descriptor, inspector.size):
             inspector.feed(data)
@@ -197,13 +209,13 @@ def _open_file(
         info = inspector.finish()
         if progress is not None and reported != inspector.size:
             progress(Progress(phase=Phase.VERIFY, done=inspector.size, total=total))
-        _tables(descriptor, info)
+        _tables(descriptor, info, inspector.pieces)
         deadline.check("the image was verified")
         sha256 = inspector.sha256
         key = ref.cache_key() or content_cache_key(
             ref.format, Checksum(algorithm="sha256", value=sha256)
         )
-        image = LocalImage(descriptor, info, sha256, key, stamp, inspector.pieces)
+        image = LocalImage(descriptor, info, sha256, key, stamp, inspector.pieces, status=status)
         image.verify_unchanged()
         yield image
 
@@ -224,7 +236,7 @@ def _open_http(
         descriptor = spool.fileno()
         download = Download(ref, descriptor, deadline, progress=progress, max_bytes=max_bytes)
         info, inspector = download.run()
-        _tables(descriptor, info)
+        _tables(descriptor, info, inspector.pieces)
         yield LocalImage(
             *(descriptor, info, inspector.sha256, ref.cache_key(), _stamp(descriptor)),
             inspector.pieces,
@@ -232,20 +244,27 @@ def _open_http(
         )
 
 
-def _tables(descriptor: int, info: ImageInfo) -> None:
+def _tables(descriptor: int, info: ImageInfo, inspected: PieceDigests) -> None:
     try:
-        check_tables(descriptor, info)
+        check_tables(descriptor, info, inspected)
     except OSError as error:
-        raise ImageRejected(f"the image file cannot be read ({error.strerror})") from error
+        raise ImageRejected(
+            f"the image file cannot be read ({error.strerror})", hint=UNREADABLE
+        ) from error
 
 
 def _read(descriptor: int, offset: int) -> bytes:
     try:
         return os.pread(descriptor, CHUNK_BYTES, offset)
     except OSError as error:
-        raise ImageRejected(f"the image file cannot be read ({error.strerror})") from error
+        raise ImageRejected(
+            f"the image file cannot be read ({error.strerror})", hint=UNREADABLE
+        ) from error
 
 
 def _stamp(descriptor: int) -> tuple[int, int, int]:
-    status = os.fstat(descriptor)
+    return _stamp_in(os.fstat(descriptor))
+
+
+def _stamp_in(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

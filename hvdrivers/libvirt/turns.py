@@ -41,7 +41,7 @@ from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.left_files import end_copies, noted_in
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
-from hvdrivers.libvirt.naming import HELPER_PREFIX, is_helper
+from hvdrivers.libvirt.naming import HELPER_PREFIX
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection, last_calls, unnoticed
 from hvdrivers.libvirt.start import cut
@@ -83,7 +83,7 @@ class Robbed(Exception):
 
 def instance_of(name: str) -> str | None:
     """The UUID of the instance whose turn a domain is; None for any other domain."""
-    found = name.removeprefix(HELPER_PREFIX) if is_helper(name) else None
+    found = name.removeprefix(HELPER_PREFIX) if name.startswith(HELPER_PREFIX) else None
     return None if found in {str(HOST), str(DEVICES)} else found
 
 

@@ -1,4 +1,4 @@
-"""Snapshots with memory whose client loses the host: QEMU is asked in steps, and none of them leaves
+"""Snapshots with memory whose client loses the host. QEMU is asked in steps: none of them leaves
 the machine in a state that is neither the one before nor the one after."""
 
 from __future__ import annotations
