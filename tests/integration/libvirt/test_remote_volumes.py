@@ -34,7 +34,7 @@ from hvdrivers.models.volume import (
 )
 from tests.integration.libvirt.faults import Send, after, before, script
 from tests.peers.fixtures import started
-from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.libvirtd import POOL, LibvirtPeer
 from tests.peers.tgt import PASSWORD, USER, IscsiServer
 from tests.peers.waiting import wait_until
 
@@ -330,3 +330,29 @@ def test_ceph_and_nfs_by_their_definition(host: Host) -> None:
             driver.attach_volume(
                 machine.uuid, VolumeAttachment(volume=odd.model_copy(update={"serial": "c2"}))
             )
+
+
+def test_a_volume_named_as_the_drivers_notes(host: Host) -> None:
+    """The notes of moves are secrets of libvirt's too. By its id a volume is none of them: a file
+    that it names was deleted with the instance, and a note with the volume."""
+    data = {"target_portal": "192.0.2.1:3260", "target_iqn": "iqn.x:a"}
+    data |= {"auth_method": "CHAP", "auth_username": "u", "auth_password": "password-1"}
+
+    def attach(machine: Machine, serial: str, lun: int) -> None:
+        volume = {"serial": serial, "data": {**data, "target_lun": lun}}
+        machine.attach(IscsiVolume.model_validate(volume))
+
+    kept = host.raw.secrets
+    with host.unchanged(), host.file() as path:
+        host.peer.virsh("pool-refresh", POOL)
+        with host.made_empty() as machine:
+            attach(machine, f"/left{path}", 1)
+            attach(machine, "/move in steps/", 2)
+            kept.keep_note(machine.uuid, "a note")
+            kept.forget_left(machine.uuid)
+            assert len(secrets(host)) == 3
+            host.driver.detach_volume(machine.uuid, "/move in steps/")
+            assert kept.note(machine.uuid) == "a note"
+            host.peer.virsh("undefine", str(machine.uuid))
+        assert secrets(host) == set()
+        assert host.peer.path(path).exists()
