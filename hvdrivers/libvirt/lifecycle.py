@@ -71,11 +71,12 @@ from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState, StartAs
 from hvdrivers.models.vif import MacvtapVif
 
-_NOT_WRITTEN = "VIR_ERR_SYSTEM_ERROR/ENOSPC"
+_NOT_WRITTEN = {f"VIR_ERR_SYSTEM_ERROR/{each}" for each in ("ENOSPC", "EDQUOT", "EROFS")}
+_WRITABLE = "libvirt's own files (/etc/libvirt/qemu) need room, and a file system that is writable"
 _FORGOTTEN = (
-    "free room for libvirt's own files (/etc/libvirt/qemu). libvirt could not write the definition"
-    " and has lost sight of the machine's process, which runs on without its disks: restart"
-    " libvirtd on the host, and destroy() the machine then"
+    f"{_WRITABLE}. libvirt could not write the definition and has lost sight of the machine's"
+    " process, which runs on without its disks: restart libvirtd on the host, and destroy() the"
+    " machine then"
 )
 """libvirt 9.0 takes a machine that runs without a definition off its list when it cannot write
 one. Its daemon finds the process again when it starts."""
@@ -104,8 +105,9 @@ class LibvirtLifecycle(Topic, Lifecycle):
         a file that the driver has not made those that attach_volume() names, for such an image once
         for each connection; with PCI devices of the host, NICs among them, 3, 2 for each device
         and 1 for each machine of the host, 2 if it is on; for macvtap 1, over a PCI device 2 and 1
-        for each network device of the host; for a vDPA device 1 and 1 for each of the host's. 7 of
-        the 9 are made in sequence, the others beside them."""
+        for each network device of the host; for a vDPA device 1 and 1 for each of the host's; 3 for
+        a vhost-user port whose socket QEMU makes. 7 of the 9 are made in sequence, the others
+        beside them."""
         del timeout
         deadline = current_deadline()
         refuse_hardware(spec, self.facts.domain_capabilities())
@@ -238,8 +240,8 @@ class LibvirtLifecycle(Topic, Lifecycle):
     def _defined(self, spec: InstanceSpec, xml: str) -> Remote:
         try:
             return define(self.connection.remote, xml, validated=spec.start)
-        except errors.InsufficientResources as error:
-            if error.vendor_code == _NOT_WRITTEN and self._is_forgotten(spec):
+        except (errors.InsufficientResources, errors.PermissionDenied) as error:
+            if error.vendor_code in _NOT_WRITTEN and self._is_forgotten(spec):
                 error.hint = _FORGOTTEN
             raise
 
@@ -358,13 +360,15 @@ class LibvirtLifecycle(Topic, Lifecycle):
             flags = affecting(domain, state)
             try:
                 keep(domain, METADATA_NAMESPACE, content, flags)
-            except errors.InsufficientResources as error:
+            except (errors.InsufficientResources, errors.PermissionDenied) as error:
+                if error.vendor_code not in _NOT_WRITTEN:
+                    raise
                 # libvirt 9.0 changes the definition that it has in memory, and then writes it
                 raise errors.OutcomeUnknown(
                     "libvirt could not write the definition, and shows the new metadata until it is"
                     f" restarted: {error.message}",
                     vendor_code=error.vendor_code,
-                    hint="free room for libvirt's own files (/etc/libvirt/qemu), and call again",
+                    hint=f"{_WRITABLE}: call again then",
                 ) from error
             if not flags & libvirt.VIR_DOMAIN_AFFECT_LIVE:
                 require_off(domain)

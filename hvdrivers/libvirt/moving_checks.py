@@ -99,10 +99,10 @@ class MovingChecks:
         return plan
 
     def _are_refused(self, vifs: Sequence[Vif]) -> bool:
-        """After a failure: whether a network there is not of a NIC's kind."""
+        """After a failure: whether a network, or the path of a socket, there is not for a NIC."""
         try:
             self._there.networks.require(vifs)
-        except errors.NotSupported:
+        except (errors.NotSupported, errors.InvalidRequest):
             return True
         return False
 

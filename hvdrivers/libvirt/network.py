@@ -73,10 +73,11 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network, 3
         if it is there already; for a stopped one 8, 7, 9 and 4, 8 for a function of such a network,
-        and 9 for the first vhost-user port. For macvtap as for a bridge, and 1 more for a machine
+        and 8 for the first vhost-user port. For macvtap as for a bridge, and 1 more for a machine
         that is on. For a device of the host 5 more than for a tap device, 4 for a stopped machine,
         and 1 for each machine of the host, 2 if it is on. By a PCI address macvtap and vDPA need 1
-        more, and 1 for each such device of the host."""
+        more, and 1 for each such device of the host; 3 where QEMU makes the socket of a vhost-user
+        port."""
         del timeout
         return self.domains.change(
             "plug_vif", uuid, current_deadline(), lambda *at: self._plugged(uuid, vif, *at)

@@ -16,6 +16,7 @@ from hvdrivers.libvirt.host_nics import is_function, of_one_port, wants_function
 from hvdrivers.libvirt.node_devices import node_name
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
+from hvdrivers.libvirt.sockets import require_socket
 from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.vif import (
@@ -49,7 +50,7 @@ class Networks:
     def require(self, vifs: Iterable[Vif], *, starts: bool = False) -> None:
         """Refuse what is not there: by the time that libvirt's own attempt fails, its error has no
         code that would tell. One call for each bridge and each interface below a macvtap device,
-        one for each network and one for all of them.
+        one for each network and one for all of them; three for each socket that QEMU makes.
 
         Args:
             starts: the machine runs, or shall run, so the functions of networks must be free.
@@ -59,6 +60,9 @@ class Networks:
             missing = _missing_interface(self._connection.remote, name, kind)
             if missing is not None:
                 raise missing
+        for vif in vifs:
+            if isinstance(vif, VhostUserVif):
+                require_socket(self._connection.remote, vif)
         self._require_networks([e for e in vifs if isinstance(e, NetworkVif)], starts=starts)
 
     def _require_networks(self, vifs: Sequence[NetworkVif], *, starts: bool) -> None:

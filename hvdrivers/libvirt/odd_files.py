@@ -47,7 +47,7 @@ def require_file(remote: Remote, path: str) -> None:
         raise no_disk(path)
     path = clean(path)
     try:
-        with _pool_on(remote, str(PurePosixPath(path).parent)) as pool:
+        with pool_on(remote, str(PurePosixPath(path).parent)) as pool:
             pool.storageVolLookupByName(PurePosixPath(path).name)
     except errors.VolumeNotFound as error:
         raise errors.VolumeNotFound(
@@ -116,13 +116,13 @@ def _look(remote: Remote, path: str) -> Element | None:
     with suppress(errors.HypervisorError):
         pool = remote.storagePoolLookupByTargetPath(folder)
         return parse(find(pool, name).XMLDesc(0))
-    with suppress(errors.HypervisorError), _pool_on(remote, folder) as pool:
+    with suppress(errors.HypervisorError), pool_on(remote, folder) as pool:
         return parse(pool.storageVolLookupByName(name).XMLDesc(0))
     return None
 
 
 @contextmanager
-def _pool_on(remote: Remote, folder: str) -> Iterator[Remote]:
+def pool_on(remote: Remote, folder: str) -> Iterator[Remote]:
     """A pool that is there for the look. Two calls."""
     # Libvirt refuses a second pool on a folder and compares text; the dots keep two looks apart
     target = el("target", el("path", folder + "/." * (1 + randbelow(200))))

@@ -52,7 +52,8 @@ from hvdrivers.models.state import InstanceState
 _FIRST_LOOK, _LOOKS_APART = 0.05, 1.0
 """Seconds: where no event comes, a job is looked at."""
 _REDEFINE = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
-
+_WRITTEN = "written"
+"""A snapshot of the helper that says nothing."""
 
 _OFF = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED, InstanceState.CRASHED})
 
@@ -83,6 +84,11 @@ class LiveDisk:
     """The points of backups in it, and whether each is whole."""
     version: str | None
     """Of the format, as QEMU calls it."""
+
+
+def _jobs_of(turn: Turn) -> str:
+    """How the ids of QEMU's jobs that are this turn's begin."""
+    return f"{JOB}{turn.id}-"
 
 
 def _copied() -> errors.DeviceBusy:
@@ -189,7 +195,7 @@ class SnapshotData:
             HypervisorFault: QEMU cannot; its words are in the message.
         """
         domain, deadline = machine.domain, machine.deadline
-        job = f"{JOB}{token_hex(8)}"
+        job = f"{_jobs_of(machine.turn)}{token_hex(4)}"
         nodes = [disk.node for disk in disks]
         arguments = {"job-id": job, "tag": name, "vmstate": nodes[0], "devices": nodes}
         machine.turn.check()
@@ -217,6 +223,16 @@ class SnapshotData:
             monitor.ask(domain, "job-dismiss", {"id": job})
         if found.get("error"):
             raise errors.HypervisorFault(f"QEMU: {found['error']}", vendor_code="QMP_job")
+
+    def forget_jobs(self, uuid: UUID, turn: Turn) -> None:
+        """Undo ``run_live()``: QEMU keeps no job of this turn that has ended. Two calls, and one
+        for each."""
+        # the machine is looked up now: this is how things are undone after a connection was lost
+        with suppress(errors.InstanceNotFound, errors.InvalidState):
+            domain = self._connection.remote.lookupByUUIDString(str(uuid))
+            for job in monitor.ask(domain, "query-jobs", reads=True):
+                if str(job["id"]).startswith(_jobs_of(turn)) and job["status"] == "concluded":
+                    monitor.ask(domain, "job-dismiss", {"id": job["id"]})
 
     def _end_jobs(self, domain: Remote) -> None:
         """Clear away what QEMU keeps of a dead client's ``run_live()``. One call, and one for
@@ -281,6 +297,19 @@ class SnapshotData:
                     turn.helper.attachDeviceFlags(disk, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         turn.disks = disks
         return shape
+
+    def require_written(self, turn: Turn, xml: Element) -> None:
+        """See that libvirt can write snapshots down, before anything of the machine's is lost. One
+        call.
+
+        Libvirt 9.0 writes down a deletion, or which snapshot is the current one, after the data has
+        changed. If it cannot, it forgets snapshots that are there, until it is restarted, or brings
+        back those that are gone. So the helper gets a snapshot without data first, as long as the
+        machine's own are. It goes with the helper.
+        """
+        with turn.own(), unnoticed():
+            shape = bare(xml, turn.name, str(turn.id))
+            turn.helper.snapshotCreateXML(known_to(shape, _WRITTEN), _REDEFINE)
 
     # ---- what dead clients have left -------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.integration.libvirt.machines import Host, Machine
 from tests.peers.libvirtd import LibvirtPeer
 
 FOLDER = "/var/lib/libvirt/qemu"
+RUN, POOLS = "/run/libvirt/qemu", "/run/libvirt/storage"
 S = InstanceState
 
 
@@ -32,9 +34,11 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def machines(host: Host) -> Iterator[tuple[Machine, Machine]]:
-    """One that runs, and one that is off and has a snapshot."""
+    """One that runs and has two snapshots, and one that is off and has one."""
     with host.empty_machine() as on, host.made_empty() as off:
         host.driver.create_snapshot(off.uuid, "first")
+        host.driver.create_snapshot(on.uuid, "below")
+        host.driver.create_snapshot(on.uuid, "above", memory=True)
         yield on, off
 
 
@@ -55,6 +59,7 @@ def test_what_needs_it(host: Host, machines: tuple[Machine, Machine], full: None
     """Each is refused for want of room, and leaves nothing; both machines stay as they are."""
     driver, (on, off) = host.driver, machines
     (first,) = driver.list_snapshots(off.uuid)
+    below, above = driver.list_snapshots(on.uuid)
     for call in (
         lambda: driver.suspend(on.uuid),
         lambda: driver.create_snapshot(on.uuid, "a"),
@@ -62,6 +67,9 @@ def test_what_needs_it(host: Host, machines: tuple[Machine, Machine], full: None
         lambda: driver.create_snapshot(off.uuid, "c"),
         lambda: driver.revert_snapshot(off.uuid, first.id),
         lambda: driver.delete_snapshot(off.uuid, first.id),
+        lambda: driver.revert_snapshot(on.uuid, below.id),
+        lambda: driver.revert_snapshot(on.uuid, above.id),
+        lambda: driver.delete_snapshot(on.uuid, below.id),
         lambda: driver.begin_backup(on.uuid),
         lambda: driver.power_on(off.uuid),
         lambda: driver.start_paused(off.uuid),
@@ -70,7 +78,7 @@ def test_what_needs_it(host: Host, machines: tuple[Machine, Machine], full: None
     ):
         refused(host, call)
     assert (on.state, off.state) == (S.RUNNING, S.STOPPED)
-    assert driver.list_snapshots(on.uuid) == []
+    assert driver.list_snapshots(on.uuid) == [below, above]
     assert driver.list_snapshots(off.uuid) == [first]
 
 
@@ -83,9 +91,28 @@ def test_what_needs_none(host: Host, machines: tuple[Machine, Machine], full: No
         pass
 
 
+@pytest.mark.parametrize("folders", [(RUN,), (RUN, POOLS)], ids=["machines", "all of it"])
+def test_no_room_for_what_runs(
+    host: Host, machines: tuple[Machine, Machine], folders: tuple[str, ...]
+) -> None:
+    """Below /run, which is a small file system of its own on most hosts. QEMU writes there too."""
+    with ExitStack() as small:
+        for folder in folders:
+            small.enter_context(host.peer.small(folder, 4096))
+            host.peer.inside("sh", "-c", f"cat /dev/zero >{folder}/fill", check=False)
+        refused(host, lambda: host.driver.spawn(host.empty()))
+    with host.made_empty():
+        pass
+
+
 def test_afterwards(host: Host, machines: tuple[Machine, Machine], tmp_path: Path) -> None:
     """Nothing that was refused stands in the way."""
     driver, (on, off) = host.driver, machines
+    shown = driver.list_snapshots(on.uuid)
+    host.peer.restart()
+    assert driver.list_snapshots(on.uuid) == shown
+    driver.revert_snapshot(on.uuid, shown[1].id)
+    driver.delete_snapshot(on.uuid, shown[0].id)
     driver.snapshot_to_image(on.uuid, tmp_path / "copy")  # a job, too
     snapshot = driver.create_snapshot(on.uuid, "a", memory=True)
     driver.delete_snapshot(on.uuid, snapshot.id)

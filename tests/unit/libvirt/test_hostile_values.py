@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.files import clean
 from hvdrivers.libvirt.remote_volumes import encryption_element, iscsi_source, secrets_of
 from hvdrivers.libvirt.shared_directories import refuse_kernel
+from hvdrivers.libvirt.sockets import require_socket
 from hvdrivers.libvirt.wiring import kilobytes, vif_element
-from hvdrivers.models.vif import Bandwidth, BridgeVif, MacvtapVif, NetworkVif, TapVif, VifQos
+from hvdrivers.libvirt.xml import parse
+from hvdrivers.models.vif import (
+    Bandwidth,
+    BridgeVif,
+    MacvtapVif,
+    NetworkVif,
+    TapVif,
+    VhostUserVif,
+    VifQos,
+)
 from hvdrivers.models.volume import IscsiVolume, LocalVolume, RbdVolume, VolumeAttachment
 
 INSTANCE = UUID(int=7)
@@ -118,3 +131,58 @@ def test_the_mtu_of_a_tap_device() -> None:
         refused(lambda large=large: vif_element(large, INSTANCE), errors.NotSupported)
     macvtap = MacvtapVif(id="n", source="e", mtu=65535)
     refused(lambda: vif_element(macvtap, INSTANCE), errors.NotSupported)
+
+
+class Folders:
+    """A host's folders with what a pool shows of them, and the pools that are made."""
+
+    def __init__(self, **shown: tuple[str, ...]) -> None:
+        self.shown = {f"/{name}": names for name, names in shown.items()}
+        self.pools: list[str] = []
+
+    def storagePoolCreateXML(self, xml: str, flags: int) -> SimpleNamespace:
+        path = clean(parse(xml).findtext("target/path") or "")
+        self.pools.append(path)
+        if path not in self.shown:
+            raise errors.VolumeNotFound("none")
+
+        def volume(name: str) -> None:
+            if name not in self.shown[path]:
+                raise errors.VolumeNotFound("none")
+
+        return SimpleNamespace(destroy=lambda: None, storageVolLookupByName=volume)
+
+
+def looked(path: str, mode: str, host: Folders) -> None:
+    vif = VhostUserVif.model_validate({"id": "n", "socket": path, "mode": mode})
+    require_socket(cast(Any, host), vif)
+
+
+OF_LIBVIRT = (
+    "/var/lib/libvirt/qemu/domain-3-a/monitor.sock",
+    "/home/u/.config/libvirt/qemu/lib//domain-12-a&b/x",
+    "/var/lib/libvirt/qemu/channel/target/a",
+    "/run/libvirt/libvirt-sock",
+    "/var/run/libvirt/virtlogd-sock",
+    "/dev/kvm",
+    "/proc/self/mem",
+)
+
+
+@pytest.mark.parametrize("path", OF_LIBVIRT)
+@pytest.mark.parametrize("mode", ["client", "server"])
+def test_sockets_of_libvirt(path: str, mode: str) -> None:
+    refused(lambda: looked(path, mode, Folders()), errors.InvalidRequest)
+
+
+def test_a_socket_takes_no_files_place() -> None:
+    """QEMU would remove the file: the disk of another machine."""
+    host = Folders(run=("there",))
+    refused(lambda: looked("/run/there", "server", host), errors.InvalidRequest)
+    refused(lambda: looked("/run/./there", "server", host), errors.InvalidRequest)
+    refused(lambda: looked("/absent/a", "server", host), errors.NetworkNotFound)
+    looked("/run/free", "server", host)
+    made = len(host.pools)
+    looked("/run/there", "client", host)
+    looked("/var/lib/libvirt/qemu/vhu0", "client", host)
+    assert len(host.pools) == made == 4
