@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -33,6 +34,7 @@ from hvdrivers.models.volume import (
 )
 from tests.integration.libvirt.faults import Send, after, before, script
 from tests.peers.fixtures import started
+from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.tgt import PASSWORD, USER, IscsiServer
 from tests.peers.waiting import wait_until
 
@@ -154,6 +156,34 @@ def test_an_attachment_that_outlasts_its_deadline_keeps_its_password(
         assert len(secrets(host)) == 1
 
 
+def test_a_move_whose_reply_is_lost_keeps_the_password(
+    host: Host, guest_image: Path, server: IscsiServer
+) -> None:
+    """The machine runs there, and must start there again."""
+    lost = after(host.raw, host.peer)
+    with (
+        started(LibvirtPeer) as peer,
+        closing(Host(peer, guest_image)) as there,
+        host.unchanged(),
+        host.empty_machine(volumes=(iscsi(server),)) as machine,
+    ):
+        to = there.destination(volumes=(iscsi(server),))
+        with (
+            script(host.raw, "Domain.migrate3", lost) as seam,
+            pytest.raises(errors.OutcomeUnknown),
+        ):
+            host.driver.live_migrate(machine.uuid, to)
+        assert seam.reached
+        moved = Machine(there, machine.uuid)
+        assert moved.state is InstanceState.RUNNING
+        there.driver.power_off(machine.uuid)
+        there.driver.power_on(machine.uuid)
+        assert moved.state is InstanceState.RUNNING
+        there.driver.destroy(machine.uuid)
+        host.driver.destroy(machine.uuid)
+        assert secrets(there) == set()
+
+
 def test_spawn_from_a_volume_with_a_secret(host: Host, server: IscsiServer) -> None:
     boots = iscsi(server).model_copy(update={"boot_index": 0})
     with host.unchanged():
@@ -190,8 +220,9 @@ def test_luks(host: Host, tmp_path: Path) -> None:
     driver = host.driver
     with host.unchanged(), host.file(made.read_bytes()) as path, host.made_empty() as machine:
         driver.attach_volume(machine.uuid, luks(path, b"wrong"))
-        with pytest.raises(errors.HypervisorError):
+        with pytest.raises(errors.HypervisorError) as refused:
             driver.power_on(machine.uuid)
+        assert "passphrase" in (refused.value.hint or "")
         driver.detach_volume(machine.uuid, "locked")
         driver.attach_volume(machine.uuid, luks(path, b"a passphrase"))
         assert len(secrets(host)) == 1
