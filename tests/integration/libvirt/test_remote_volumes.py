@@ -23,6 +23,7 @@ from hvdrivers.conformance.engine.report import Status
 from hvdrivers.conformance.engine.runner import Session
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.conformance.target import LibvirtTarget
+from hvdrivers.libvirt.event_hub import Adopted, Rescued
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import (
     IscsiVolume,
@@ -353,6 +354,14 @@ def test_a_volume_named_as_the_drivers_notes(host: Host) -> None:
             assert len(secrets(host)) == 3
             host.driver.detach_volume(machine.uuid, "/move in steps/")
             assert kept.note(machine.uuid) == "a note"
+            with host.raw.hub.listening() as events:
+                attach(machine, "/adopted/1/running/nobody", 3)
+                attach(machine, "/rescued/rescue-ab", 4)
+                host.raw.identity.put_rescue(machine.uuid, "rescue-cd")
+                told = events.wait(lambda event: isinstance(event, Adopted | Rescued), 60)
+                assert isinstance(told, Rescued)
+                assert told.name == "rescue-cd"
+                host.raw.identity.remove_rescues(machine.uuid, ["rescue-cd"])
             host.peer.virsh("undefine", str(machine.uuid))
         assert secrets(host) == set()
         assert host.peer.path(path).exists()
