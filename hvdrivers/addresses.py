@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+_ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+"""What is behind ``%``: the name or number of a network interface. Python takes any text there,
+line breaks and markup too."""
 
 
 def bracketed(host: str) -> str:
     """A host as it stands before a port or in a URL: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
+
+
+def known_zone(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The address.
+
+    Raises:
+        ValueError: its zone (``fe80::1%zone``) is no name of a network interface.
+    """
+    zone = address.scope_id if isinstance(address, IPv6Address) else None
+    if zone is not None and not _ZONE.fullmatch(zone):
+        raise ValueError("has a zone (behind %) that is no name of a network interface")
+    return address
+
+
+def ip_text(value: str) -> str:
+    """An IP address in its canonical spelling.
+
+    Raises:
+        ValueError: it is none, or its zone is no name of a network interface.
+    """
+    try:
+        address = ip_address(value)
+    except ValueError:
+        raise ValueError("is no IP address") from None  # its own words quote the value
+    return str(known_zone(address))
 
 
 def address_of(name: str | None) -> str | None:

@@ -9,9 +9,11 @@ _LONGEST = 500
 
 
 def shortened(message: str) -> str:
-    """Both ends of a long message: it begins with what failed (a command line with all of its
-    arguments, the name of a machine), and ends with the reason."""
-    return message if len(message) <= _LONGEST else f"{message[:200]} ... {message[-295:]}"
+    """Both ends of a long message, on one line: it begins with what failed (a command line with all
+    of its arguments, the name of a machine), and ends with the reason. A guest may have written a
+    part of it, and a terminal will show it: U+FFFD stands for what cannot be printed."""
+    line = " ".join(message.split())
+    return shown_text(line if len(line) <= _LONGEST else f"{line[:200]} ... {line[-295:]}")
 
 
 def shown_label(text: str) -> str:

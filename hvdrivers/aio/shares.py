@@ -16,8 +16,9 @@ class AsyncShares(Running):
         the same share again is a success.
 
         Raises:
-            InvalidRequest: the tag is taken by another path, or with another read_only; or disks
-                of instances are in the directory, or below it.
+            InvalidRequest: the tag is taken by another path, or with another read_only; disks of
+                instances are in the directory, or below it; or it is of the kernel's own file
+                systems.
             NotSupported: read_only where ``driver.takes`` does not name ``Share.read_only``.
             VolumeNotFound: no such directory on the host.
         """

@@ -51,12 +51,23 @@ class GuestFreeze(Interface, capability=Capability.GUEST_FREEZE):
     @abstractmethod
     def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
         """Flush and freeze all file systems of the guest. Freezing twice is one freeze. A guest
-        that starts anew is not frozen."""
+        that starts anew is not frozen.
+
+        Raises:
+            OutcomeUnknown: the guest may be frozen, or freeze later. thaw() ends that.
+            HypervisorFault: the guest refused, and nothing is frozen.
+        """
 
     @operation(states=row(same=(R,)), timeout=60)
     @abstractmethod
     def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Let them go on. Thawing what is not frozen is a success."""
+        """Let them go on. Thawing what is not frozen is a success.
+
+        Raises:
+            OutcomeUnknown: the guest may still be frozen.
+            HypervisorFault: the guest refused. The hint says whether it is frozen; if it is not, it
+                may have gone on earlier than it was told to (Windows: after ten seconds).
+        """
 
 
 class GuestExec(Interface, capability=Capability.GUEST_EXEC):

@@ -98,8 +98,10 @@ class SnapshotToImage(Interface, capability=Capability.SNAPSHOT_TO_IMAGE):
             target: the file to write; it must not exist. After a failure it does not.
 
         Raises:
-            InvalidRequest: the target exists or cannot be written; or the instance boots from a
-                volume, and has no root disk of its own.
+            InvalidRequest: the target exists or cannot be written; another process has removed or
+                replaced it meanwhile; or the instance boots from a volume, and has no root disk of
+                its own.
+            InsufficientResources: no room for the copy on the host, or for the target here.
             NotSupported: not this format here.
         """
 

@@ -99,10 +99,11 @@ class KnownKeys:
         remembered."""
         from hvdrivers.images import open_image
 
-        # taken before the file is read: if the file changes meanwhile, the key is not found again
-        identity = file_identity(image) if isinstance(image, FileImage) else None
         with open_image(image, progress=progress, timeout=timeout) as opened:
-            if identity is not None and image.cache_key() is None:
+            if isinstance(image, FileImage) and opened.status and image.cache_key() is None:
+                # of the file that was read, as it was before: if it changes meanwhile, the key is
+                # not found again; if the path led to another one, that one does not get its key
+                identity = _identity_in(image, opened.status)
                 with self._lock:
                     self._keys[identity] = opened.cache_key
                     if len(self._keys) > REMEMBERED:
@@ -198,9 +199,12 @@ def file_identity(image: FileImage) -> tuple[object, ...]:
     """Values that differ once the image's file was replaced or written to. A process that writes to
     the file can set its mtime back, but not its ctime."""
     try:
-        status = os.stat(image.path)
+        return _identity_in(image, os.stat(image.path))
     except (OSError, ValueError):  # the latter: no path at all, which opening it will say
         return (image.format, image.path)
+
+
+def _identity_in(image: FileImage, status: os.stat_result) -> tuple[object, ...]:
     return (
         image.format,
         status.st_dev,

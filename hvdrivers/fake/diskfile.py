@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from pathlib import Path
+from typing import BinaryIO
 
 from hvdrivers.fake.records import Content
 from hvdrivers.models.image import ImageFormat
@@ -20,11 +20,11 @@ _ROOM = _CLUSTER - 64
 _COPIED = 1 << 63  # "this cluster is used once": the flag that QEMU sets on every plain cluster
 
 
-def write(path: Path, image_format: ImageFormat, size_bytes: int, content: Content) -> None:
-    """Write a new file.
+def write(file: BinaryIO, image_format: ImageFormat, size_bytes: int, content: Content) -> int:
+    """Write a file that is empty; its length.
 
     Raises:
-        OSError: it exists, or cannot be written.
+        OSError: it cannot be written.
         ValueError: not raw or qcow2.
     """
     payload = _payload(content, size_bytes)
@@ -34,11 +34,11 @@ def write(path: Path, image_format: ImageFormat, size_bytes: int, content: Conte
         parts, length = _qcow2(size_bytes, payload)
     else:
         raise ValueError(f"cannot write {image_format}")
-    with path.open("xb") as file:
-        for offset, data in parts.items():
-            file.seek(offset)
-            file.write(data)
-        file.truncate(length)
+    for offset, data in parts.items():
+        file.seek(offset)
+        file.write(data)
+    file.truncate(length)
+    return length
 
 
 def read(descriptor: int, image_format: ImageFormat) -> Content | None:

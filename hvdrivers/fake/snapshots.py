@@ -9,6 +9,7 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import IncrementalBackup, Snapshots, SnapshotToImage
+from hvdrivers.driverkit.files import new_file
 from hvdrivers.fake import diskfile
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_room
@@ -184,31 +185,18 @@ class FakeSnapshotToImage(FakeBase, SnapshotToImage):
             if format not in {ImageFormat.RAW, ImageFormat.QCOW2}:
                 raise errors.NotSupported(f"the fake writes raw and qcow2 images, not {format}")
             size, content = task.call("look-up", lambda: self._view(uuid), changes=False)
-            if target.exists():
-                raise errors.InvalidRequest(f"{target} exists already")
-            task.call("open-disk", lambda: self._view(uuid), changes=False)
-            task.call("read-disk", lambda: self._view(uuid), changes=False)
-            task.check_deadline()
-            try:
-                diskfile.write(target, format, size, content)
-            except FileExistsError as error:
-                raise errors.InvalidRequest(f"{target} exists already") from error
-            except OSError as error:
-                target.unlink(missing_ok=True)
-                raise errors.InvalidRequest(
-                    f"{target} cannot be written ({error.strerror})"
-                ) from error
-            try:
+            with new_file(target) as file:
+                task.call("open-disk", lambda: self._view(uuid), changes=False)
+                task.call("read-disk", lambda: self._view(uuid), changes=False)
+                task.check_deadline()
+                length = diskfile.write(file, format, size, content)
                 task.report(Phase.SNAPSHOT, size, size)
-                return ImageInfo(
-                    format=format,
-                    virtual_size_bytes=size,
-                    file_size_bytes=target.stat().st_size,
-                    subformat="compat=1.1" if format is ImageFormat.QCOW2 else None,
-                )
-            except BaseException:
-                target.unlink(missing_ok=True)
-                raise
+            return ImageInfo(
+                format=format,
+                virtual_size_bytes=size,
+                file_size_bytes=length,
+                subformat="compat=1.1" if format is ImageFormat.QCOW2 else None,
+            )
 
     def _view(self, uuid: UUID) -> tuple[int, Content]:
         self.machines.checked("snapshot_to_image", uuid)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from hvdrivers.addresses import bracketed
 from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.hyperv.naming import meeting, plain_path
 from hvdrivers.invalid import in_words
 from hvdrivers.limits import WAIT_SECONDS
-from hvdrivers.models.base import PrintableText
+from hvdrivers.models.base import PrintableText, TextSecret
 from hvdrivers.models.config import CREDENTIALS_HINT, DriverConfig
 from hvdrivers.models.instance import Firmware
 
@@ -79,7 +79,7 @@ class HypervConfig(DriverConfig):
     tls: bool = True
     username: PrintableText | None = None
     """``Administrator``, ``DOMAIN\\user``, ``user@domain``."""
-    password: SecretStr | None = None
+    password: TextSecret | None = None
     authentication: Authentication = Authentication.NTLM
     verify_tls: bool = True
     """False accepts any certificate of the host: somebody in between can take the connection."""

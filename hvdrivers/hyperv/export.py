@@ -69,10 +69,11 @@ class HypervExport(Topic, SnapshotToImage):
                         self._read(names, int(found["length"]), whole, deadline, progress)
                     undo.close()
                     _convert(copy, format, file, deadline, progress)
+            size = file.seek(0, os.SEEK_END)
         return ImageInfo(
             format=format,
             virtual_size_bytes=int(found["size"]),
-            file_size_bytes=target.stat().st_size,
+            file_size_bytes=size,
         )
 
     def _read(

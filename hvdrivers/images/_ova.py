@@ -80,7 +80,7 @@ def extracted_disk(
         info = inspector.finish()
         with spool_errors():
             writer.finish()
-        check_tables(spool.fileno(), info)
+        check_tables(spool.fileno(), info, inspector.pieces)
         yield spool.fileno(), info, inspector.pieces
 
 

@@ -24,9 +24,14 @@ from hvdrivers.images._other_formats import (
     check_vhdx,
     is_vhd_footer,
 )
-from hvdrivers.images._pieces import PieceDigests
+from hvdrivers.images._pieces import PieceDigests, VerifiedReader
 from hvdrivers.images._qemu_formats import check_qcow2, check_vmdk
-from hvdrivers.images._tables import check_qcow2_tables, check_vhdx_tables, check_vmdk_tables
+from hvdrivers.images._tables import (
+    Reading,
+    check_qcow2_tables,
+    check_vhdx_tables,
+    check_vmdk_tables,
+)
 from hvdrivers.images._view import (
     HEAD_BYTES,
     MAX_VIRTUAL_SIZE_BYTES,
@@ -277,6 +282,11 @@ class InspectingStream:
         return self._inspector.finish()
 
     @property
+    def pieces(self) -> PieceDigests:
+        """What was read so far, piece by piece."""
+        return self._inspector.pieces
+
+    @property
     def sha256(self) -> str:
         """SHA-256 of what was read so far, in lower-case hexadecimal digits."""
         return self._inspector.sha256
@@ -295,25 +305,31 @@ def inspect_image(image: IO[bytes] | Path | str, declared: ImageFormat) -> Image
     if isinstance(image, (str, Path)):
         with open_regular(Path(image)) as file:
             return inspect_image(file, declared)
-    info = InspectingStream(image, declared).finish()
+    stream = InspectingStream(image, declared)
+    info = stream.finish()
     try:
         descriptor = image.fileno()
     except (AttributeError, OSError):
         return info
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        check_tables(descriptor, info)
+        check_tables(descriptor, info, stream.pieces)
     return info
 
 
-def check_tables(descriptor: int, info: ImageInfo) -> None:
+def check_tables(descriptor: int, info: ImageInfo, inspected: PieceDigests) -> None:
     """The part of the inspection that needs random access, on a regular file already accepted."""
     check = _TABLE_CHECKS.get(info.format)
     size = info.file_size_bytes
     if check is None or os.fstat(descriptor).st_size != size:
         return  # a part of a file was inspected: its offsets are not those of the file
+    reader = VerifiedReader(descriptor, inspected)
+    reading = Reading(
+        header=lambda length, offset: reader.read(offset, length),
+        table=lambda length, offset: os.pread(descriptor, length, offset),
+    )
     try:
-        check(lambda length, offset: os.pread(descriptor, length, offset), size)
-    except (struct.error, ValueError) as error:  # somebody writes to the file meanwhile
+        check(reading, size)
+    except (struct.error, ValueError, OverflowError) as error:  # a place that no file has
         raise ImageRejected(f"the {info.format} image is corrupt", hint=WHOLE) from error
 
 

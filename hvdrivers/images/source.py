@@ -57,6 +57,9 @@ class LocalImage:
     _pieces: PieceDigests
     private: bool = False
     """Whether nobody else can write to the file: a download in a file without a name."""
+    status: os.stat_result | None = None
+    """Of the caller's file as it was when it was opened, before anything was read; None of a
+    download. The path may name another file by now."""
 
     @property
     def path(self) -> Path:
@@ -159,7 +162,9 @@ def open_image(
             # found in a host's cache by the archive, which is what the caller has
             stamp = _stamp(descriptor)
             yield LocalImage(
-                *(descriptor, info, image.sha256, image.cache_key, stamp, pieces), private=True
+                *(descriptor, info, image.sha256, image.cache_key, stamp, pieces),
+                private=True,
+                status=image.status,
             )
 
 
@@ -182,8 +187,8 @@ def _open_file(
                 hint="the path is one on the machine the library runs on",
             ) from error
         descriptor = file.fileno()
-        stamp = _stamp(descriptor)
-        total = os.fstat(descriptor).st_size
+        status = os.fstat(descriptor)
+        stamp, total = _stamp_in(status), status.st_size
         inspector = inspector_of(ref.format, checksum=ref.checksum, max_bytes=max_bytes)
         if total > max_bytes:
             raise ImageRejected(f"the image has {total} bytes, more than the {max_bytes} allowed")
@@ -197,13 +202,13 @@ def _open_file(
         info = inspector.finish()
         if progress is not None and reported != inspector.size:
             progress(Progress(phase=Phase.VERIFY, done=inspector.size, total=total))
-        _tables(descriptor, info)
+        _tables(descriptor, info, inspector.pieces)
         deadline.check("the image was verified")
         sha256 = inspector.sha256
         key = ref.cache_key() or content_cache_key(
             ref.format, Checksum(algorithm="sha256", value=sha256)
         )
-        image = LocalImage(descriptor, info, sha256, key, stamp, inspector.pieces)
+        image = LocalImage(descriptor, info, sha256, key, stamp, inspector.pieces, status=status)
         image.verify_unchanged()
         yield image
 
@@ -224,7 +229,7 @@ def _open_http(
         descriptor = spool.fileno()
         download = Download(ref, descriptor, deadline, progress=progress, max_bytes=max_bytes)
         info, inspector = download.run()
-        _tables(descriptor, info)
+        _tables(descriptor, info, inspector.pieces)
         yield LocalImage(
             *(descriptor, info, inspector.sha256, ref.cache_key(), _stamp(descriptor)),
             inspector.pieces,
@@ -232,9 +237,9 @@ def _open_http(
         )
 
 
-def _tables(descriptor: int, info: ImageInfo) -> None:
+def _tables(descriptor: int, info: ImageInfo, inspected: PieceDigests) -> None:
     try:
-        check_tables(descriptor, info)
+        check_tables(descriptor, info, inspected)
     except OSError as error:
         raise ImageRejected(f"the image file cannot be read ({error.strerror})") from error
 
@@ -247,5 +252,8 @@ def _read(descriptor: int, offset: int) -> bytes:
 
 
 def _stamp(descriptor: int) -> tuple[int, int, int]:
-    status = os.fstat(descriptor)
+    return _stamp_in(os.fstat(descriptor))
+
+
+def _stamp_in(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns

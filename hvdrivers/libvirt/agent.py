@@ -8,6 +8,8 @@ Commands: https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import libvirt_qemu
@@ -15,6 +17,7 @@ import libvirt_qemu
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.libvirt.domains import xml_of
+from hvdrivers.libvirt.lost_errors import UNREADABLE
 from hvdrivers.libvirt.remote import Remote, call_about
 
 _PATIENCE = 5
@@ -24,8 +27,15 @@ _LONGEST = 3600
 _ANOTHER = 2 * _PATIENCE
 """Seconds that another question may take: libvirt itself asks twice."""
 _SILENT = frozenset({"VIR_ERR_AGENT_UNRESPONSIVE", "VIR_ERR_AGENT_UNSYNCED"})
-_TOO_LONG = "VIR_ERR_SYSTEM_ERROR/ERANGE"
-"""What libvirt answers once an agent's answer is longer than it reads; to the next question too."""
+_AGENT_HINT = (
+    "install and start the guest agent in the guest, or wait until it has booted; if one runs,"
+    " start it anew: libvirt gives up an agent whose answer it could not read"
+)
+_NO = "VIR_ERR_INTERNAL_ERROR"
+"""libvirt's code for an agent's no, and for an answer that is none."""
+_NO_ANSWER = frozenset({"VIR_ERR_SYSTEM_ERROR/ERANGE", UNREADABLE})
+"""What libvirt answers once an agent's answer is longer than it reads, to the next question too;
+and where it repeats an answer that is no text."""
 
 
 def require(domain: Remote, *, again: bool = False) -> None:
@@ -57,25 +67,66 @@ def _is_there(domain: Remote) -> bool:
     return any(each.get("state") == "connected" for each in xml_of(domain).iterfind(target))
 
 
-def interfaces(domain: Remote) -> dict[str, dict[str, Any]]:
+def interfaces(domain: Remote) -> Iterator[tuple[str, dict[str, Any]]]:
     """The guest's interfaces, in the form of libvirt's interfaceAddresses(), which would wait for
     ever for an agent that says nothing, and hold all others off from it. One call."""
     answer = ask(domain, "guest-network-get-interfaces", reads=True)
-    found: dict[str, dict[str, Any]] = {}
     for each in answer if isinstance(answer, list) else ():
         name, addresses = field(each, "name", str), field(each, "ip-addresses", list)
         if name is None:
             continue
-        interface = found.setdefault(
-            # an alias of one, as older agents tell them
-            name.partition(":")[0],
-            {"hwaddr": field(each, "hardware-address", str), "addrs": []},
-        )
-        interface["addrs"] += [
+        told = [
             {"addr": field(one, "ip-address", str), "prefix": field(one, "prefix", int)}
             for one in addresses or ()
         ]
-    return found
+        # older agents tell an alias of an interface as one of its own
+        yield (
+            name.partition(":")[0],
+            {"hwaddr": field(each, "hardware-address", str), "addrs": told},
+        )
+
+
+@contextmanager
+def unknown_means(hint: str) -> Iterator[None]:
+    """Where the outcome of what is done in the block is unknown, the hint says what to do:
+    ``get_instance()`` does not tell what has happened in a guest."""
+    try:
+        yield
+    except errors.OutcomeUnknown as error:
+        if error.hint == errors.OutcomeUnknown.hint_default:
+            error.hint = hint
+        raise
+
+
+class Refused(errors.HypervisorFault):
+    """The agent has said no, and nothing else; the message has its words."""
+
+
+def tell(domain: Remote, command: str, *, patience: float, otherwise: str, **arguments: Any) -> Any:
+    """A command that changes something in the guest. One call, two if the agent refuses.
+
+    Args:
+        patience: seconds that the agent has for its answer.
+        otherwise: the hint of an unknown outcome.
+
+    Raises:
+        Refused: it has not done it.
+        OutcomeUnknown: it may have.
+    """
+    with unknown_means(otherwise):
+        try:
+            return ask(domain, command, reads=False, patience=patience, **arguments)
+        except errors.HypervisorFault as error:
+            if error.vendor_code != _NO:
+                raise
+            # an answer of any other kind has this code too, and libvirt gives its agent up
+            try:
+                require(domain)
+            except errors.GuestAgentUnavailable:
+                raise errors.OutcomeUnknown(
+                    "the guest's agent gave an answer that is none", vendor_code=error.vendor_code
+                ) from error
+            raise Refused(error.message, vendor_code=error.vendor_code) from error
 
 
 def ask(
@@ -102,7 +153,12 @@ def ask(
         question |= {"arguments": arguments}  # type: ignore[dict-item] # JSON
     # calls are told apart as reads and changes by the beginning of their name
     name = f"{'getAgent' if reads else 'agent'}[{command}]"
-    failed = errors.GuestAgentUnavailable if reads else errors.OutcomeUnknown
+
+    def failed(message: str, code: str | None = None) -> errors.HypervisorError:
+        if reads:
+            return errors.GuestAgentUnavailable(message, vendor_code=code, hint=_AGENT_HINT)
+        return errors.OutcomeUnknown(message, vendor_code=code)
+
     try:
         answer = call_about(
             domain,
@@ -113,12 +169,12 @@ def ask(
             0,
         )
     except errors.HypervisorFault as error:
-        if error.vendor_code == _TOO_LONG:
-            raise failed(error.message, vendor_code=error.vendor_code) from error
-        if not reads or error.vendor_code != "VIR_ERR_INTERNAL_ERROR":
+        if error.vendor_code in _NO_ANSWER:
+            raise failed(error.message, error.vendor_code) from error
+        if not reads or error.vendor_code != _NO:
             raise
-        # libvirt's code for a "no", and for an answer that is none; there is no reason for a no
-        raise failed(error.message, vendor_code=error.vendor_code) from error
+        # there is no reason for a no
+        raise failed(error.message, error.vendor_code) from error
     except errors.NotSupported as error:
         # nothing was asked. A machine that spawn() has made has the channel
         raise errors.GuestAgentUnavailable(
@@ -127,17 +183,15 @@ def ask(
             hint="power_off() it, and add a <channel> named org.qemu.guest_agent.0 (virsh edit)",
         ) from error
     except errors.GuestAgentUnavailable as error:
-        raise failed(error.message, vendor_code=error.vendor_code) from error
+        raise failed(error.message, error.vendor_code) from error
     try:
         return json.loads(answer)["return"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise failed(
-            f"the guest's agent answers {command} with what is no answer",
-            hint="something else than QEMU's guest agent listens in the guest, or it is broken",
-        ) from error
+        raise failed(f"the guest's agent answers {command} with what is no answer") from error
 
 
 def field(answer: Any, name: str, kind: type) -> Any:
     """A field of an agent's answer, if it has the type that it must have; else None."""
     value = answer.get(name) if isinstance(answer, dict) else None
-    return value if isinstance(value, kind) and not (kind is int and value is True) else None
+    # exactly: a truth value is a number to isinstance()
+    return value if type(value) is kind else None

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import ip_address
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
-from hvdrivers.addresses import bracketed
+from hvdrivers.addresses import bracketed, ip_text
 from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.invalid import in_words
 from hvdrivers.libvirt.cpu_sets import cpus_in
 from hvdrivers.limits import WAIT_SECONDS
-from hvdrivers.models.base import PrintableText
+from hvdrivers.models.base import PrintableText, TextSecret, is_printable
 from hvdrivers.models.config import DriverConfig
 
 
@@ -47,14 +46,9 @@ def _uri(value: str) -> str:
 def _absolute(value: PurePosixPath) -> PurePosixPath:
     if not value.is_absolute():
         raise ValueError("must be an absolute path on the host")
+    if not is_printable(str(value)):
+        raise ValueError("contains what cannot be printed")
     return value
-
-
-def _address(value: str) -> str:
-    try:
-        return str(ip_address(value))
-    except ValueError:
-        raise ValueError("is no IP address") from None  # its own words quote the value
 
 
 def _cpus(value: str) -> str:
@@ -71,9 +65,9 @@ class LibvirtConfig(DriverConfig):
     uri: Annotated[PrintableText, AfterValidator(_uri)] = "qemu:///system"
     """Libvirt's connection URI. Its parameters (``?keyfile=...``, ``?pkipath=...``,
     ``?socket=...``) are libvirt's own: https://libvirt.org/uri.html"""
-    username: str | None = None
+    username: PrintableText | None = None
     """For daemons with SASL."""
-    password: SecretStr | None = None
+    password: TextSecret | None = None
     connect_timeout: Annotated[float, Field(gt=0, le=WAIT_SECONDS)] = 15.0
     """Seconds for one attempt to connect."""
     keepalive_interval: Annotated[int, Field(ge=1, le=86400)] = 5
@@ -107,7 +101,7 @@ class LibvirtConfig(DriverConfig):
     Each client of the host must name the same; and so must those of a host that running machines
     migrate to, where they keep the CPUs that they share."""
 
-    storage_address: Annotated[PrintableText, AfterValidator(_address)] | None = None
+    storage_address: Annotated[PrintableText, AfterValidator(ip_text)] | None = None
     """IP address of the host on the storage network, for ``get_volume_connector()``. None: that of
     the host in the URI, or of the daemon's own name, as it resolves here; unknown if neither does.
     """
@@ -120,7 +114,7 @@ class LibvirtConfig(DriverConfig):
     """The screen of new machines. ``vnc`` or ``spice``: a server of QEMU's, which lets nobody in
     until ``get_console()`` gives it a password. ``both``: one of each. ``none`` is for hosts of
     machines without a screen; screenshots then do not exist either."""
-    graphics_listen: Annotated[PrintableText, AfterValidator(_address)] = "127.0.0.1"
+    graphics_listen: Annotated[PrintableText, AfterValidator(ip_text)] = "127.0.0.1"
     """The address on the host at which new machines' screens listen. VNC is not encrypted, nor is
     SPICE unless the host has it so: another one than loopback belongs to a network of its own."""
 

@@ -7,6 +7,7 @@ nobody else may open a disk that QEMU has.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -90,11 +91,12 @@ class LibvirtCopying(Topic, SnapshotToImage):
         machine may have."""
         del timeout
         deadline = current_deadline()
+        size = 0
         with ExitStack() as stack:
             file: BinaryIO | None = None
 
             def act(domain: Remote, state: InstanceState) -> int:
-                nonlocal file
+                nonlocal file, size
                 if format not in _FORMATS:
                     raise errors.NotSupported(
                         f"images of format {format} are not made here", hint="take raw or qcow2"
@@ -115,12 +117,12 @@ class LibvirtCopying(Topic, SnapshotToImage):
                 file.seek(0)
                 file.truncate()
                 wanted = _Wanted(uuid, _FORMATS[format], file, deadline, progress)
-                return self._copied_out(wanted, domain, state, xml)
+                capacity = self._copied_out(wanted, domain, state, xml)
+                size = file.seek(0, os.SEEK_END)
+                return capacity
 
             capacity = self._until_copied(uuid, deadline, act)
-        return ImageInfo(
-            format=format, virtual_size_bytes=capacity, file_size_bytes=target.stat().st_size
-        )
+        return ImageInfo(format=format, virtual_size_bytes=capacity, file_size_bytes=size)
 
     def _until_copied(
         self, uuid: UUID, deadline: Deadline, act: Callable[[Remote, InstanceState], int]

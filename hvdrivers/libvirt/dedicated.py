@@ -108,17 +108,20 @@ class Dedicated:
             yield _changed(xml, before, pins)
 
     @contextmanager
-    def starting(self, uuid: UUID, domain: Remote, *, saved: bool = False) -> Iterator[None]:
+    def starting(
+        self, uuid: UUID, domain: Remote, xml: Element | None = None, *, saved: bool = False
+    ) -> Iterator[None]:
         """As :meth:`placed`, of a machine that starts by its definition. One call, and no other
         where it has the CPUs that it had; none where the host sets none aside.
 
         Args:
+            xml: its definition, which saves that call.
             saved: it comes back from saved memory, beside which is a definition of its own.
         """
         if not self._connection.config.aside:
             yield
             return
-        xml = xml_of(domain, inactive=True)
+        xml = xml_of(domain, inactive=True) if xml is None else xml
         with self.placed(uuid, xml) as changed:
             if changed:
                 pins = pins_in(xml)

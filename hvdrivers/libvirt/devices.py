@@ -199,8 +199,10 @@ _TYPES_OF_OTHERS: dict[str, VifType] = {
     "vhostuser": "vhostuser",
     "direct": "macvtap",
     "vdpa": "vdpa",
+    "hostdev": "hw_veb",
 }
-"""Libvirt's types of interfaces."""
+"""Libvirt's types of interfaces. One on a network of functions is of type hostdev while the machine
+runs, and its XML does not name the network then."""
 _NICS = {"interface", "hostdev"}
 """A whole network device of the host is a ``<hostdev>``; only an ``<interface>`` has a MAC address
 and a VLAN that the host sets."""
@@ -221,7 +223,9 @@ def vif_in_alias(text: str) -> tuple[VifType, str] | None:
 def vifs_of(domain: Element) -> dict[str, tuple[VifType, Element]]:
     """Type and ``<interface>``, or ``<hostdev>``, of each VIF, by id, in the order of the guest.
 
-    A NIC that an adopted machine brought along has its MAC address as id."""
+    A NIC that an adopted machine brought along has its MAC address as id. Of a team, whose NICs
+    have one address, the NIC that stays in a live migration is shown
+    (https://libvirt.org/formatdomain.html#teaming-a-virtio-hostdev-nic-pair)."""
     found = {}
     adopted = adoption_in(domain) is not None
     for device in children(domain, "devices"):
@@ -230,9 +234,15 @@ def vifs_of(domain: Element) -> dict[str, tuple[VifType, Element]]:
         named = vif_in_alias(attribute(device, "alias", "name") or "")
         if named is None and adopted and device.tag == "interface":
             named = _brought_along(device)
-        if named is not None:
-            found[named[1]] = (named[0], device)
+        if named is None or (named[1] in found and _is_second(device)):
+            continue
+        found[named[1]] = (named[0], device)
     return found
+
+
+def _is_second(interface: Element) -> bool:
+    """Whether a NIC is the one of a team that libvirt takes out for a live migration."""
+    return attribute(interface, "teaming", "type") == "transient"
 
 
 def _brought_along(interface: Element) -> tuple[VifType, str] | None:
@@ -248,8 +258,9 @@ def _brought_along(interface: Element) -> tuple[VifType, str] | None:
 
 def attached_vif(vif_id: str, kind: VifType, interface: Element) -> AttachedVif:
     """What an ``<interface>`` or a ``<hostdev>`` says."""
-    model, function = attribute(interface, "model", "type"), is_function(interface)
-    own = None if function else model
+    function = is_function(interface)
+    is_device = function or interface.get("type") == "hostdev"  # whatever model others have written
+    own = None if is_device else attribute(interface, "model", "type")
     return AttachedVif(
         id=vif_id,
         address=attribute(interface, "mac", "address"),

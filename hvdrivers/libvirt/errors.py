@@ -13,7 +13,7 @@ from types import MappingProxyType
 import libvirt
 
 from hvdrivers.contract import errors as e
-from hvdrivers.libvirt.lost_errors import is_lost
+from hvdrivers.libvirt.lost_errors import UNREADABLE, is_lost
 from hvdrivers.messages import shortened
 
 CODES: dict[int, str] = {
@@ -151,6 +151,13 @@ def translate(error: libvirt.libvirtError) -> e.HypervisorError:
             hint=_LIMIT_HINT,
         )
     return cls(shortened(message), vendor_code=name, hint=_HINTS.get(cls))
+
+
+def translate_unreadable(message: str) -> e.HypervisorError:
+    """The same where libvirt-python cannot read an error; see ``lost_errors.unreadable``."""
+    return e.HypervisorFault(
+        shortened(message), vendor_code=UNREADABLE, hint=_HINTS[e.HypervisorFault]
+    )
 
 
 def translate_on_live(error: libvirt.libvirtError) -> e.HypervisorError:

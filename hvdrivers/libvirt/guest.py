@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from ipaddress import ip_address
 from itertools import islice
@@ -21,7 +21,15 @@ from pydantic import SecretStr
 from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
-from hvdrivers.libvirt.agent import ask, field, interfaces, is_silent, require
+from hvdrivers.libvirt.agent import (
+    Refused,
+    ask,
+    field,
+    interfaces,
+    is_silent,
+    require,
+    tell,
+)
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import vifs_of
 from hvdrivers.libvirt.domains import xml_of
@@ -46,6 +54,25 @@ _MOST_INPUT = 1 << 20
 base64, which libvirt bounds."""
 _EXIT_CODES = range(-(1 << 31), 1 << 32)
 """32 bits: Linux has 8 of them, and Windows shows them with or without a sign."""
+_SIGNALS = range(1, 128)
+"""Of Linux and BSD. What an agent in Windows tells as a signal is the code of an exception, and
+less than 0 (QEMU, qga/commands.c)."""
+_FREEZE_HINT = "the guest may be frozen, or freeze later: thaw() it, and freeze() it again"
+_NOT_FROZEN_HINT = (
+    "the guest's file systems are thawed: see the agent's log and its freeze hooks in the guest"
+)
+_THAW_HINT = (
+    "the guest may still be frozen: thaw() it again; if its agent does not answer any more, start"
+    " it anew in the guest, and if that cannot be done, reboot() the guest"
+)
+_THAWED_BEFORE_HINT = (
+    "nothing is frozen any more, and the guest may have gone on before: what was copied meanwhile"
+    " may not be consistent, so freeze() and copy again"
+)
+_ACCOUNT_HINT = "the guest may have the new password or the old one: set it again"
+_EXEC_HINT = (
+    "the program may have run, and another call runs it again: look in the guest for what it does"
+)
 _LONGEST_PASSWORD = 4096
 """Bytes. What sets a password in a guest reads lines of at most 8 KiB (chpasswd), and the agent
 that waits for it answers nobody."""
@@ -83,7 +110,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         for source, number in _HOST_SOURCES:
             with suppress(*_NOT_TOLD):
                 answer = domain.interfaceAddresses(number, 0)
-                found += _own(_addresses(answer, source), own)
+                found += _own(_addresses(answer.items(), source), own)
         told: list[GuestAddress] = []
         # busy: somebody else waits for it
         with suppress(errors.DeviceBusy, errors.OperationTimeout, *_NOT_TOLD):
@@ -111,56 +138,66 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         domain, _ = self.domains.checked("set_guest_password", uuid, deadline)
         require(domain)
         try:
-            ask(
+            tell(
                 domain,
                 "guest-set-user-password",
-                reads=False,
                 patience=deadline.left,
+                otherwise=_ACCOUNT_HINT,
                 username=user,
                 password=base64.b64encode(password.get_secret_value().encode()).decode(),
                 crypted=False,
             )
-        except errors.HypervisorFault as error:
-            self._require_refusal(domain, error)
+        except Refused as error:
             raise errors.InvalidRequest(
                 "the guest did not set the password",
                 vendor_code=error.vendor_code,
                 hint="does it know that user, and take such a password?",
             ) from error
 
-    def _require_refusal(self, domain: Remote, error: errors.HypervisorFault) -> None:
-        """See whether the agent has said no: libvirt has the same code for an answer of any other
-        kind, and gives up the agent that gave it. One call."""
-        if error.vendor_code != "VIR_ERR_INTERNAL_ERROR":
-            raise error
-        try:
-            require(domain)
-        except errors.GuestAgentUnavailable:
-            raise errors.OutcomeUnknown(
-                "the guest's agent gave an answer that is none", vendor_code=error.vendor_code
-            ) from error
-
     def freeze(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 4 calls, 3 if they are frozen. libvirt's fsFreeze() would wait for ever for an
-        agent that says nothing, and hold all others off from it."""
+        """Budget: 4 calls, 3 if they are frozen, 6 if the agent refuses. libvirt's fsFreeze() would
+        wait for ever for an agent that says nothing, and hold all others off from it."""
         del timeout
         deadline = current_deadline()
         domain, _ = self.domains.checked("freeze", uuid, deadline)
-        if not self._frozen(domain):
-            try:
-                ask(domain, "guest-fsfreeze-freeze", reads=False, patience=deadline.left)
-            except errors.HypervisorFault as error:
-                self._require_refusal(domain, error)
-                raise
+        if self._frozen(domain):
+            return
+        try:
+            tell(domain, "guest-fsfreeze-freeze", patience=deadline.left, otherwise=_FREEZE_HINT)
+        except Refused as error:
+            # frozen: another client came first, and a frozen guest's agent refuses a second freeze.
+            # One that fails thaws what it had frozen
+            if not self._frozen_after(domain, error, _FREEZE_HINT):
+                raise errors.HypervisorFault(
+                    error.message, vendor_code=error.vendor_code, hint=_NOT_FROZEN_HINT
+                ) from error
 
     def thaw(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 4 calls; two more where an agent that is there did not answer in five seconds, as
-        in a guest whose file systems are frozen. It is asked once more then."""
+        """Budget: 4 calls, 6 if the agent refuses; two more where an agent that is there did not
+        answer in five seconds, as in a guest whose file systems are frozen. It is asked once more
+        then."""
         del timeout
         deadline = current_deadline()
         domain, _ = self.domains.checked("thaw", uuid, deadline)
         require(domain, again=True)
-        ask(domain, "guest-fsfreeze-thaw", reads=False, patience=deadline.left)
+        try:
+            tell(domain, "guest-fsfreeze-thaw", patience=deadline.left, otherwise=_THAW_HINT)
+        except Refused as error:
+            frozen = self._frozen_after(domain, error, _THAW_HINT)
+            raise errors.HypervisorFault(
+                error.message,
+                vendor_code=error.vendor_code,
+                hint=_THAW_HINT if frozen else _THAWED_BEFORE_HINT,
+            ) from error
+
+    def _frozen_after(self, domain: Remote, error: Refused, otherwise: str) -> bool:
+        """Whether the guest is frozen after its agent has refused. One call."""
+        try:
+            return self._frozen(domain)
+        except errors.GuestAgentUnavailable:
+            raise errors.OutcomeUnknown(
+                error.message, vendor_code=error.vendor_code, hint=otherwise
+            ) from error
 
     def _frozen(self, domain: Remote) -> bool:
         status = ask(domain, "guest-fsfreeze-status", reads=True)
@@ -204,11 +241,11 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         self, domain: Remote, command: Sequence[str], stdin: bytes, deadline: Deadline
     ) -> int:
         try:
-            answer = ask(
+            answer = tell(
                 domain,
                 "guest-exec",
-                reads=False,
                 patience=deadline.left,
+                otherwise=_EXEC_HINT,
                 **{
                     "path": command[0],
                     "arg": list(command[1:]),
@@ -216,8 +253,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
                     "capture-output": True,
                 },
             )
-        except errors.HypervisorFault as error:
-            self._require_refusal(domain, error)
+        except Refused as error:
             raise errors.InvalidRequest(
                 "the guest's agent could not start the program",
                 vendor_code=error.vendor_code,
@@ -225,7 +261,9 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
             ) from error
         pid = field(answer, "pid", int)
         if pid is None:
-            raise errors.OutcomeUnknown("the guest's agent did not say which program it started")
+            raise errors.OutcomeUnknown(
+                "the guest's agent did not say which program it started", hint=_EXEC_HINT
+            )
         return int(pid)
 
     def _ended_program(self, domain: Remote, pid: int, deadline: Deadline) -> ExecResult:
@@ -265,9 +303,10 @@ def _own(found: Iterator[GuestAddress], own: set[str]) -> list[GuestAddress]:
     return list(islice((each for each in found if each.mac in own), _MOST_ADDRESSES))
 
 
-def _addresses(answer: Any, source: AddressSource) -> Iterator[GuestAddress]:
-    """libvirt's answer: interfaces by name, each with its MAC address and a list of addresses."""
-    for name, interface in answer.items():
+def _addresses(answer: Iterable[tuple[str, Any]], source: AddressSource) -> Iterator[GuestAddress]:
+    """libvirt's answer: interfaces with their names, each with its MAC address and a list of
+    addresses."""
+    for name, interface in answer:
         mac = str(interface.get("hwaddr") or "").lower()
         for each in interface.get("addrs") or ():
             try:
@@ -280,17 +319,19 @@ def _addresses(answer: Any, source: AddressSource) -> Iterator[GuestAddress]:
                 address=address,
                 prefix_length=None if by_neighbours else each["prefix"],
                 source=source,
-                interface=str(name)[:64] if source is AddressSource.AGENT else None,
+                interface=(str(name)[:64] or None) if source is AddressSource.AGENT else None,
             )
 
 
 def _result(status: Any) -> ExecResult:
-    code = field(status, "exitcode", int)
-    if code is None:
+    code, signal = field(status, "exitcode", int), field(status, "signal", int)
+    if code is None and signal is not None:
         # as a shell counts: a program that a signal has ended
-        code = 128 + (field(status, "signal", int) or 0)
-    if code not in _EXIT_CODES:
-        raise errors.OutcomeUnknown("the program has ended, and the agent told no exit code")
+        code = 128 + signal if signal in _SIGNALS else signal
+    if code is None or code not in _EXIT_CODES:
+        raise errors.OutcomeUnknown(
+            "the program has ended, and the agent told no exit code", hint=_EXEC_HINT
+        )
     return ExecResult(
         exit_code=code,
         stdout=_decoded(field(status, "out-data", str)),
@@ -304,5 +345,5 @@ def _decoded(text: str | None) -> bytes:
         return base64.b64decode(text or "", validate=True)
     except ValueError as error:  # also of letters that are no ASCII
         raise errors.OutcomeUnknown(
-            "the program has ended, and its output is not readable"
+            "the program has ended, and its output is not readable", hint=_EXEC_HINT
         ) from error

@@ -104,8 +104,9 @@ class LibvirtLifecycle(Topic, Lifecycle):
         a file that the driver has not made those that attach_volume() names, for such an image once
         for each connection; with PCI devices of the host, NICs among them, 3, 2 for each device
         and 1 for each machine of the host, 2 if it is on; for macvtap 1, over a PCI device 2 and 1
-        for each network device of the host; for a vDPA device 1 and 1 for each of the host's. 7 of
-        the 9 are made in sequence, the others beside them."""
+        for each network device of the host; for a vDPA device 1 and 1 for each of the host's; 3 for
+        a vhost-user port whose socket QEMU makes. 7 of the 9 are made in sequence, the others
+        beside them."""
         del timeout
         deadline = current_deadline()
         refuse_hardware(spec, self.facts.domain_capabilities())

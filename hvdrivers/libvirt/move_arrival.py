@@ -19,7 +19,7 @@ from hvdrivers.libvirt.metadata import kept, record_in
 from hvdrivers.libvirt.move_copies import nothing_prepared, prepared_there
 from hvdrivers.libvirt.move_mark import ARRIVED_NAMESPACE, mark_in
 from hvdrivers.libvirt.naming import ROOT
-from hvdrivers.libvirt.network_checks import missing_network
+from hvdrivers.libvirt.network_checks import unfit_network
 from hvdrivers.libvirt.pinning import has_own
 from hvdrivers.libvirt.pools import refresh
 from hvdrivers.libvirt.remote import Remote
@@ -54,9 +54,9 @@ def arrive(here: Topic, move: Move, destination: Destination, deadline: Deadline
     rewiring = here.rewirings.find(uuid, xml, destination.volumes, destination.vifs)
     for interface in xml.iterfind("devices/interface"):
         if attribute(interface, "alias", "name") not in rewiring.devices:
-            missing = missing_network(here.connection.remote, interface)
-            if missing is not None:
-                raise missing
+            unfit = unfit_network(here.connection.remote, interface)
+            if unfit is not None:
+                raise unfit
     for disk in volumes_of(xml).values():
         known = attribute(disk, "alias", "name") in rewiring.devices
         if not known and disk.get("type") in {"file", "block"}:

@@ -231,8 +231,8 @@ class LibvirtMoveInSteps(Topic, MoveInSteps):
         progress: ProgressCallback | None = None,
     ) -> InstanceInfo:
         """Budget: 17 calls at another host, 14 within one; 1 more where the root disk grows, 1 for
-        each volume of the host, those of attaching for each connection of the move. 8 where it is
-        there already, 7 within one host."""
+        each volume of the host, up to 4 for each NIC, those of attaching for each connection of the
+        move. 8 where it is there already, 7 within one host."""
         del timeout, progress
         uuid, deadline = move.uuid, current_deadline()
         with self.turns.take(uuid, deadline):

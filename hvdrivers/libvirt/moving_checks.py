@@ -25,7 +25,7 @@ from hvdrivers.libvirt.move_mark import Step, mark_in
 from hvdrivers.libvirt.moving_adopted import look as look_at_adopted
 from hvdrivers.libvirt.moving_plan import Own, Plan, own_files, reaches, same_in
 from hvdrivers.libvirt.naming import console_name
-from hvdrivers.libvirt.network_checks import missing_network
+from hvdrivers.libvirt.network_checks import unfit_network
 from hvdrivers.libvirt.pinning import has_own, own_cpus
 from hvdrivers.libvirt.pools import backing_of, refresh
 from hvdrivers.libvirt.remote import Remote
@@ -57,7 +57,7 @@ class MovingChecks:
         flavor: Flavor | None = None,
     ) -> Plan:
         """What the move comes to, with everything that speaks against it. Here 3 calls and 2 for
-        each disk; there about 10, 2 for each disk and NIC.
+        each disk; there about 10, 2 for each disk and NIC, 4 for a NIC on a libvirt network.
 
         Args:
             flavor: that it has there; None: its own.
@@ -99,10 +99,10 @@ class MovingChecks:
         return plan
 
     def _are_refused(self, vifs: Sequence[Vif]) -> bool:
-        """After a failure: whether a network there is not of a NIC's kind."""
+        """After a failure: whether a network, or the path of a socket, there is not for a NIC."""
         try:
             self._there.networks.require(vifs)
-        except errors.NotSupported:
+        except (errors.NotSupported, errors.InvalidRequest):
             return True
         return False
 
@@ -285,10 +285,10 @@ class MovingChecks:
     def _look_at_nics(self, plan: Plan) -> None:
         names: set[str] = set()
         for interface in plan.xml.iterfind("devices/interface"):
-            missing = missing_network(self._there.connection.remote, interface)
+            unfit = unfit_network(self._there.connection.remote, interface)
             device = attribute(interface, "alias", "name")
-            if missing is not None:
-                plan.add(BlockerKind.NETWORK, missing.message, hint=missing.hint, device=device)
+            if unfit is not None:
+                plan.add(BlockerKind.NETWORK, unfit.message, hint=unfit.hint, device=device)
             names.add(attribute(interface, "target", "dev") or "")
         # libvirt itself names vnet0, ..., anew
         mine = [each for each in names if each and not each.startswith("vnet")]

@@ -43,10 +43,18 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shared_memory import fit_memory, is_shared
 from hvdrivers.libvirt.slots import refuse_one_more
 from hvdrivers.libvirt.start import taken
-from hvdrivers.libvirt.wiring import tap_of, vif_element, with_interface
+from hvdrivers.libvirt.wiring import kilobytes, tap_of, vif_element, with_interface
 from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.vif import AttachedVif, Bandwidth, VhostUserVif, Vif, VifQos, VifType
+from hvdrivers.models.vif import (
+    AttachedVif,
+    Bandwidth,
+    MacvtapVif,
+    VhostUserVif,
+    Vif,
+    VifQos,
+    VifType,
+)
 
 _REFUSALS = (
     errors.InvalidState,
@@ -65,10 +73,11 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network, 3
         if it is there already; for a stopped one 8, 7, 9 and 4, 8 for a function of such a network,
-        and 9 for the first vhost-user port. For macvtap as for a bridge. For a device of the host 5
-        more than for a tap device, 4 for a stopped machine, and 1 for each machine of the host, 2
-        if it is on. By a PCI address macvtap and vDPA need 1 more, and 1 for each such device of
-        the host."""
+        and 8 for the first vhost-user port. For macvtap as for a bridge, and 1 more for a machine
+        that is on. For a device of the host 5 more than for a tap device, 4 for a stopped machine,
+        and 1 for each machine of the host, 2 if it is on. By a PCI address macvtap and vDPA need 1
+        more, and 1 for each such device of the host; 3 where QEMU makes the socket of a vhost-user
+        port."""
         del timeout
         return self.domains.change(
             "plug_vif", uuid, current_deadline(), lambda *at: self._plugged(uuid, vif, *at)
@@ -95,10 +104,10 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         self, uuid: UUID, vif: Vif, domain: Remote, state: InstanceState, xml: Element
     ) -> AttachedVif:
         stopped = state is InstanceState.STOPPED
-        if stopped:
-            self.networks.refuse_taken(uuid, tap_of(vif, uuid))
-        elif not has_free_port(xml):
+        if not stopped and not has_free_port(xml):
             raise no_free_port()
+        if stopped or isinstance(vif, MacvtapVif):
+            self.networks.refuse_taken(uuid, tap_of(vif, uuid))
         flags = affecting(domain, state)
         if isinstance(vif, VhostUserVif) and not is_shared(xml):
             if not stopped:
@@ -210,10 +219,6 @@ def _alias_of(vif_id: str, kind: VifType, device: Element) -> str:
 
 
 def _limits(direction: str, limits: Bandwidth | None) -> dict[str, int]:
-    # zero is libvirt's "no limit"; its unit is kilobytes, the model's kilobits
-    values = {
-        "average": limits.average if limits else 0,
-        "peak": (limits.peak or 0) if limits else 0,
-        "burst": (limits.burst or 0) if limits else 0,
-    }
-    return {f"{direction}.{name}": -(-value // 8) for name, value in values.items()}
+    # zero is libvirt's "no limit"
+    values = dict.fromkeys(("average", "peak", "burst"), 0) | (kilobytes(limits) if limits else {})
+    return {f"{direction}.{name}": value for name, value in values.items()}

@@ -16,6 +16,7 @@ from hvdrivers.libvirt.host_nics import is_function, of_one_port, wants_function
 from hvdrivers.libvirt.node_devices import node_name
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
+from hvdrivers.libvirt.sockets import require_socket
 from hvdrivers.libvirt.xml import Element, attribute, parse
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.vif import (
@@ -49,7 +50,7 @@ class Networks:
     def require(self, vifs: Iterable[Vif], *, starts: bool = False) -> None:
         """Refuse what is not there: by the time that libvirt's own attempt fails, its error has no
         code that would tell. One call for each bridge and each interface below a macvtap device,
-        one for each network and one for all of them.
+        one for each network and one for all of them; three for each socket that QEMU makes.
 
         Args:
             starts: the machine runs, or shall run, so the functions of networks must be free.
@@ -59,6 +60,9 @@ class Networks:
             missing = _missing_interface(self._connection.remote, name, kind)
             if missing is not None:
                 raise missing
+        for vif in vifs:
+            if isinstance(vif, VhostUserVif):
+                require_socket(self._connection.remote, vif)
         self._require_networks([e for e in vifs if isinstance(e, NetworkVif)], starts=starts)
 
     def _require_networks(self, vifs: Sequence[NetworkVif], *, starts: bool) -> None:
@@ -87,7 +91,8 @@ class Networks:
 
         For a stopped machine libvirt looks only when it starts. A start that fails removes the
         macvtap devices that its definition names. Not so the MAC address: libvirt tells those of
-        each machine apart.
+        each machine apart. For a macvtap device it never looks, and the kernel only at those over
+        the same interface.
         """
         wanted = {each for each in devices if each}
         if not wanted:
@@ -95,6 +100,15 @@ class Networks:
         for other, name in _running_devices(self._connection.remote):
             if other != str(uuid) and any(of_one_port(name, each) for each in wanted):
                 raise port_taken(other, name)
+
+    def refuse_ports(self, uuid: UUID, xml: Element) -> None:
+        """Refuse to start a machine of whose macvtap ports another that runs has one. No call
+        without such a NIC, else one.
+
+        Args:
+            xml: its definition.
+        """
+        self.refuse_taken(uuid, *_macvtap_devices(xml.iterfind("devices/interface")))
 
     def refuse_emulated(self, vifs: Iterable[Vif], virt_type: str | None) -> None:
         """Refuse ports of a userspace switch for a machine that is emulated. No call.
@@ -171,10 +185,7 @@ def _refuse_unfit(network: Element, wanted: Sequence[bool], *, starts: bool) -> 
             )
         return
     if not all(wanted):
-        raise errors.NotSupported(
-            f"network '{name}' gives virtual functions alone (forward mode hostdev)",
-            hint="say sriov=True, or name another network",
-        )
+        raise _functions_alone(name, "say sriov=True, or name another network")
     there, left = functions_of(network)
     if not there:
         raise errors.NotSupported(
@@ -184,6 +195,12 @@ def _refuse_unfit(network: Element, wanted: Sequence[bool], *, starts: bool) -> 
         )
     if starts and left < len(wanted):
         raise too_few(name, left)
+
+
+def _functions_alone(name: str | None, hint: str) -> errors.NotSupported:
+    return errors.NotSupported(
+        f"network '{name}' gives virtual functions alone (forward mode hostdev)", hint=hint
+    )
 
 
 def is_pool(network: Element) -> bool:
@@ -235,6 +252,20 @@ def missing_network(remote: Remote, interface: Element) -> errors.NetworkNotFoun
     return _missing_interface(remote, bridge, "bridge", plain=plain)
 
 
+def unfit_network(
+    remote: Remote, interface: Element
+) -> errors.NetworkNotFound | errors.NotSupported | None:
+    """What is wrong with what an ``<interface>`` would be plugged into on another host, if
+    anything. Calls as for missing_network(); of a NIC on a network two more."""
+    missing = missing_network(remote, interface)
+    name = attribute(interface, "source", "network")
+    if missing is not None or name is None or is_function(interface):
+        return missing
+    if not is_pool(parse(remote.networkLookupByName(name).XMLDesc(0))):
+        return None
+    return _functions_alone(name, "connect the NIC to another network there: Destination.vifs")
+
+
 def unplugged(
     remote: Remote, interface: Element, error: errors.HypervisorError
 ) -> errors.HypervisorError | None:
@@ -276,6 +307,11 @@ def _running_devices(remote: Remote) -> Iterator[tuple[str, str]]:
             yield other.UUIDString(), str(stats.get(f"net.{number}.name"))
 
 
+def _macvtap_devices(interfaces: Iterable[Element]) -> set[str]:
+    names = (attribute(e, "target", "dev") for e in interfaces if e.get("type") == "direct")
+    return set(filter(None, names))
+
+
 def port_taken(owner: str, device: str) -> errors.DeviceBusy:
     """What to say of a port that a machine which runs has."""
     return errors.DeviceBusy(
@@ -291,7 +327,7 @@ def macvtap_taken(
     over one interface, and whose the first one is. One call, where it has."""
     if error.vendor_code != "VIR_ERR_SYSTEM_ERROR/EADDRINUSE":
         return None
-    mine = {attribute(e, "target", "dev") or "" for e in interfaces if e.get("type") == "direct"}
+    mine = _macvtap_devices(interfaces)
     for other, name in _running_devices(remote) if mine else ():
         if name not in mine and any(of_one_port(name, each) for each in mine):
             found = port_taken(other, name)

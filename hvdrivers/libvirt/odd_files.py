@@ -43,11 +43,11 @@ def require_file(remote: Remote, path: str) -> None:
         VolumeNotFound: it names nothing, or what is no file.
         InvalidRequest: it is of the kernel's own file systems.
     """
-    if _is_not_looked_at(path):
+    if is_not_looked_at(path):
         raise no_disk(path)
     path = clean(path)
     try:
-        with _pool_on(remote, str(PurePosixPath(path).parent)) as pool:
+        with pool_on(remote, str(PurePosixPath(path).parent)) as pool:
             pool.storageVolLookupByName(PurePosixPath(path).name)
     except errors.VolumeNotFound as error:
         raise errors.VolumeNotFound(
@@ -62,7 +62,7 @@ def odd_file(remote: Remote, disks: Iterable[Element]) -> errors.InvalidRequest 
     file."""
     for disk in disks:
         path = source_of(disk)
-        if not path or disk.get("type") != "file" or _is_not_looked_at(path):
+        if not path or disk.get("type") != "file" or is_not_looked_at(path):
             continue
         found = _look(remote, path)
         if found is None:
@@ -76,8 +76,9 @@ def odd_file(remote: Remote, disks: Iterable[Element]) -> errors.InvalidRequest 
     return None
 
 
-def _is_not_looked_at(path: str) -> bool:
-    return is_device(path) or clean(path).startswith(_NOT_LOOKED_AT)
+def is_not_looked_at(path: str) -> bool:
+    """Whether a path is of the kernel's own file systems, where no folder is to be looked at."""
+    return is_device(path) or f"{clean(path)}/".startswith(_NOT_LOOKED_AT)
 
 
 def refusal(path: str, size: int) -> errors.InvalidRequest:
@@ -115,13 +116,13 @@ def _look(remote: Remote, path: str) -> Element | None:
     with suppress(errors.HypervisorError):
         pool = remote.storagePoolLookupByTargetPath(folder)
         return parse(find(pool, name).XMLDesc(0))
-    with suppress(errors.HypervisorError), _pool_on(remote, folder) as pool:
+    with suppress(errors.HypervisorError), pool_on(remote, folder) as pool:
         return parse(pool.storageVolLookupByName(name).XMLDesc(0))
     return None
 
 
 @contextmanager
-def _pool_on(remote: Remote, folder: str) -> Iterator[Remote]:
+def pool_on(remote: Remote, folder: str) -> Iterator[Remote]:
     """A pool that is there for the look. Two calls."""
     # Libvirt refuses a second pool on a folder and compares text; the dots keep two looks apart
     target = el("target", el("path", folder + "/." * (1 + randbelow(200))))

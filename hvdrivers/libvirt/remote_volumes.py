@@ -7,19 +7,22 @@ their arguments, no remote call.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from dataclasses import dataclass
 from uuid import UUID, uuid5
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.xml import Element, el
+from hvdrivers.models.base import is_text
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.volume import IscsiVolume, NfsVolume, RbdVolume, VolumeAttachment
 
 _USAGE = {"iscsi": "target", "ceph": "name", "volume": "volume"}
 """What libvirt calls the name of a secret, by what it is for."""
 _FORMATS = {ImageFormat.RAW: "raw", ImageFormat.QCOW2: "qcow2"}
+_MOST_LUNS = 1 << 32
+_MOST_SECRET = 65536
+"""Bytes of a secret: REMOTE_SECRET_VALUE_MAX of libvirt's protocol."""
 _SECRET_PREFIX = "hvdrivers "  # noqa: S105 - the beginning of a name
 
 
@@ -73,6 +76,11 @@ def secrets_of(instance: UUID, attachment: VolumeAttachment) -> list[HostSecret]
     passphrase = _passphrase(attachment)
     if passphrase is not None:
         values["volume"] = passphrase
+    if any(len(value) > _MOST_SECRET for value in values.values()):
+        raise errors.InvalidRequest(
+            f"a password, key or passphrase of the volume has more than {_MOST_SECRET} bytes",
+            hint="libvirt keeps none that is longer: give the volume a shorter one",
+        )
     name = secret_name(instance, attachment.volume_id)
     return [
         HostSecret(_uuid(instance, usage, attachment.volume_id), usage, name, value)
@@ -86,11 +94,14 @@ def _uuid(instance: UUID, usage: str, volume_id: str) -> UUID:
 
 def _ceph_key(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
-    except binascii.Error:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:  # binascii.Error, or a character that is not ASCII
+        key = b""
+    if not key:
         raise errors.InvalidRequest(
             "the Ceph key is not base64", hint="`ceph auth get-key client.NAME` prints it"
-        ) from None
+        )
+    return key
 
 
 def _passphrase(attachment: VolumeAttachment) -> bytes | None:
@@ -106,7 +117,21 @@ def _passphrase(attachment: VolumeAttachment) -> bytes | None:
             "the volume's passphrase is not given",
             hint="resolve encryption_key_id with the key manager that has it, and give secret=",
         )
-    return encryption.secret.get_secret_value()
+    passphrase = encryption.secret.get_secret_value()
+    if not _is_utf8(passphrase):
+        raise errors.InvalidRequest(
+            "the volume's passphrase is no text in UTF-8, and QEMU takes no other",
+            hint="of a binary key take VolumeEncryption.passphrase(key), as Nova and os-brick do",
+        )
+    return passphrase
+
+
+def _is_utf8(value: bytes) -> bool:
+    """As QEMU has it (``qcrypto_secret_lookup_as_utf8``): there is no NUL in it."""
+    try:
+        return is_text(value.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def encryption_element(instance: UUID, attachment: VolumeAttachment) -> Element | None:
@@ -136,6 +161,11 @@ def iscsi_source(instance: UUID, volume: IscsiVolume, initiator: str) -> Element
             " dm-multipath there as a local volume",
         )
     target = volume.targets[0]
+    if target.lun >= _MOST_LUNS:
+        raise errors.NotSupported(
+            f"QEMU's initiator knows no unit beyond {_MOST_LUNS - 1}",
+            hint="log in on the host, and attach the device there as a local volume",
+        )
     chap = volume.chap
     uuid = _uuid(instance, "iscsi", volume.volume_id)
     return el(

@@ -107,13 +107,14 @@ class LibvirtRescue(Topic, Rescue):
         progress: ProgressCallback | None = None,
     ) -> None:
         """Budget from a cached image: 18 calls; 3 more for a seed, and 2 for each disk that an
-        interrupted rescue has left. 6 more for an adopted machine. It waits for what another client
-        does with the snapshots: qemu-img may be at the disks."""
+        interrupted rescue has left. 6 more for an adopted machine, and 1 for macvtap NICs. It waits
+        for what another client does with the snapshots: qemu-img may be at the disks."""
         del timeout
         deadline = current_deadline()
         disc = disc_of(seed) if seed is not None else None
         domain, _ = self.domains.checked("rescue", uuid, deadline)
         xml = xml_of(domain, inactive=True)
+        self.networks.refuse_ports(uuid, xml)
         if seed is not None:
             seed_drive(seed, hardware_in(xml))
         base = (

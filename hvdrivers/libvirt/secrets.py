@@ -30,13 +30,28 @@ class Secrets:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def make(self, instance: UUID, attachment: VolumeAttachment, undo: Undo | None = None) -> None:
-        """No call for a volume without secrets; two for each."""
+    def make(
+        self,
+        instance: UUID,
+        attachment: VolumeAttachment,
+        undo: Undo | None = None,
+        *,
+        needed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """No call for a volume without secrets; two for each.
+
+        Args:
+            needed: whether an undo must leave them: the volume is attached after all.
+        """
         remote = self._connection.remote
         for secret in secrets_of(instance, attachment):
             if undo is not None:
-                undo.callback(self._delete_secret, str(secret.uuid))
+                undo.callback(self._take_back, str(secret.uuid), needed)
             remote.secretDefineXML(text(secret.element()), 0).setValue(secret.value, 0)
+
+    def _take_back(self, uuid: str, needed: Callable[[], bool]) -> None:
+        if not needed():
+            self._delete_secret(uuid)
 
     def _delete_secret(self, uuid: str) -> None:
         with suppress(errors.HypervisorFault):  # libvirt's class for "no such secret"

@@ -34,10 +34,10 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline, waitable
 from hvdrivers.driverkit.undo import has_changed, note_change
 from hvdrivers.libvirt.config import LibvirtConfig
-from hvdrivers.libvirt.errors import translate, translate_on_live
+from hvdrivers.libvirt.errors import translate, translate_on_live, translate_unreadable
 from hvdrivers.libvirt.link import Link, NoAnswer, NotMade
 from hvdrivers.libvirt.link_pool import LinkPool
-from hvdrivers.libvirt.lost_errors import insisting
+from hvdrivers.libvirt.lost_errors import insisting, unreadable
 from hvdrivers.libvirt.opening import forked, open_connection
 from hvdrivers.libvirt.operation import Calls, Operation
 from hvdrivers.libvirt.remote import (
@@ -311,6 +311,10 @@ class Connection:
             result = self.seam(name, send) if self.seam is not None else send()
         except libvirt.libvirtError as error:
             raise self._translated(link, name, error) from error
+        except (SystemError, UnicodeDecodeError) as error:
+            if (message := unreadable(error)) is None:
+                raise
+            raise translate_unreadable(message) from error
         noticed = not reads and not _unnoticed.get() and is_counted(method_name)
         if noticed and matters(name, args):
             note_change()

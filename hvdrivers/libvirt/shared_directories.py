@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from secrets import randbelow, token_hex
 
 from hvdrivers.contract import errors
+from hvdrivers.libvirt.odd_files import is_not_looked_at
 from hvdrivers.libvirt.pools import LOOK, Pools
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import last_calls
@@ -37,6 +38,16 @@ def refuse_separators(path: str) -> None:
         raise errors.NotSupported(
             "virtiofsd takes no directory with a comma or a backslash in its path",
             hint="mount it on the host at another path (mount --bind)",
+        )
+
+
+def refuse_kernel(path: str) -> None:
+    """Raise InvalidRequest for a directory of the kernel's own file systems. To look at one opens
+    devices, and a guest that has one has the host. No call."""
+    if is_not_looked_at(path):
+        raise errors.InvalidRequest(
+            f"{path!r} is of the kernel's own file systems (/dev, /proc, /sys)",
+            hint="share a directory of files",
         )
 
 

@@ -21,6 +21,7 @@ from hvdrivers.libvirt.redefining import redefine
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.shared_directories import (
     refuse_disks,
+    refuse_kernel,
     refuse_separators,
     require_directory,
     share_element,
@@ -60,6 +61,7 @@ class LibvirtShares(Topic, Shares):
             if is_encrypted(xml):
                 raise no_device()
             refuse_separators(share.path)
+            refuse_kernel(share.path)
             refuse_disks(self.pools, share.path)
             require_directory(self.connection.remote, share.path)
             turn.check()

@@ -52,7 +52,8 @@ from hvdrivers.models.state import InstanceState
 _FIRST_LOOK, _LOOKS_APART = 0.05, 1.0
 """Seconds: where no event comes, a job is looked at."""
 _REDEFINE = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
-
+_WRITTEN = "written"
+"""A snapshot of the helper that says nothing."""
 
 _OFF = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED, InstanceState.CRASHED})
 
@@ -281,6 +282,19 @@ class SnapshotData:
                     turn.helper.attachDeviceFlags(disk, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         turn.disks = disks
         return shape
+
+    def require_written(self, turn: Turn, xml: Element) -> None:
+        """See that libvirt can write snapshots down, before anything of the machine's is lost. One
+        call.
+
+        Libvirt 9.0 writes down a deletion, or which snapshot is the current one, after the data has
+        changed. If it cannot, it forgets snapshots that are there, until it is restarted, or brings
+        back those that are gone. So the helper gets a snapshot without data first, as long as the
+        machine's own are. It goes with the helper.
+        """
+        with turn.own(), unnoticed():
+            shape = bare(xml, turn.name, str(turn.id))
+            turn.helper.snapshotCreateXML(known_to(shape, _WRITTEN), _REDEFINE)
 
     # ---- what dead clients have left -------------------------------------------------------------
 

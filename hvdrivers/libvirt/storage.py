@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext, suppress
+from functools import partial
 from uuid import UUID
 
 import libvirt
@@ -145,7 +146,12 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
                 name = _name_for(disk, volume_id, xml, stored)
                 self.plugging.late.forget(uuid, name)
                 with undoing() as undo:
-                    self.secrets.make(uuid, attachment, undo)
+                    self.secrets.make(
+                        uuid,
+                        attachment,
+                        undo,
+                        needed=partial(self._is_attached, uuid, volume_id, target),
+                    )
                     domain.attachDeviceFlags(text(fitted(disk, xml)), flags)
                 break
             except _REFUSALS as error:
@@ -165,6 +171,25 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
         if present is None:
             raise Moved  # started meanwhile, without it; or another client has detached it
         return attached_volume(volume_id, present)
+
+    def _is_attached(self, uuid: UUID, volume_id: str, target: str) -> bool:
+        """Whether an attachment that has failed has taken effect after all: the reply to it may
+        have been lost. Two calls, four for a machine that is on.
+
+        Args:
+            target: the name that the device was to have.
+        """
+        # the machine is looked up now: this is how things are undone after a connection was lost
+        domain = self.domains.if_there(uuid)
+        if domain is None:
+            return False
+        found = [xml_of(domain, inactive=True)]
+        if domain.isActive():
+            # the call changes nothing; the host makes it after an attachment that is under way
+            with suppress(errors.HypervisorFault, errors.InvalidRequest, errors.InvalidState):
+                domain.blockInfo(target, 0)
+            found.append(xml_of(domain))
+        return any(volume_id in volumes_of(xml) for xml in found)
 
     @staticmethod
     def _where(

@@ -27,6 +27,11 @@ from hvdrivers.models.vif import (
     VifQos,
 )
 
+_MOST_RATE, _MOST_BURST = (1 << 32) - 1, (1 << 22) - 1
+"""Kilobytes: libvirt has rates in 32 bits, and ``tc`` the bytes of a burst."""
+_MOST_OF_TAP = 65521
+"""Bytes: a tap device takes no larger MTU (65535 without the Ethernet header)."""
+
 
 def vif_element(vif: Vif, instance: UUID) -> Element:
     """The ``<interface>`` of a VIF; of a whole network device of the host its ``<hostdev>``.
@@ -39,6 +44,10 @@ def vif_element(vif: Vif, instance: UUID) -> Element:
     if isinstance(vif, NetworkVif) and vif.sriov:
         return function_of(vif)
     kind, wiring = _wiring(vif, instance)
+    if (vif.mtu or 0) > _MOST_OF_TAP and kind in {"network", "bridge", "ethernet"}:
+        raise errors.NotSupported(
+            f"a tap device has no MTU of {vif.mtu}", hint=f"name {_MOST_OF_TAP} at most"
+        )
     return el(
         "interface",
         el("mac", address=vif.mac),
@@ -169,14 +178,36 @@ def _interface_id(vif: OvsVif) -> str | None:
 def bandwidth(qos: VifQos) -> Element:
     """``<bandwidth>``: libvirt counts kilobytes where the model counts kilobits."""
 
-    def direction(name: str, limits: Bandwidth | None) -> Element | None:
-        if limits is None:
-            return None
-        return el(
-            name,
-            average=-(-limits.average // 8),
-            peak=-(-limits.peak // 8) if limits.peak else None,
-            burst=-(-limits.burst // 8) if limits.burst else None,
-        )
+    return el(
+        "bandwidth",
+        *(
+            el(name, **kilobytes(limits))
+            for name, limits in (("inbound", qos.inbound), ("outbound", qos.outbound))
+            if limits is not None
+        ),
+    )
 
-    return el("bandwidth", direction("inbound", qos.inbound), direction("outbound", qos.outbound))
+
+def kilobytes(limits: Bandwidth) -> dict[str, int]:
+    """The limits of one direction that are given, in libvirt's unit and by its names.
+
+    Raises:
+        NotSupported: libvirt, or the kernel's traffic control, has no such number.
+    """
+    found = {
+        name: -(-value // 8)
+        for name, value in (
+            ("average", limits.average),
+            ("peak", limits.peak),
+            ("burst", limits.burst),
+        )
+        if value is not None
+    }
+    for name, value in found.items():
+        most = _MOST_BURST if name == "burst" else _MOST_RATE
+        if value > most:
+            raise errors.NotSupported(
+                f"libvirt sets no {name} of {value * 8} kbit for a NIC",
+                hint=f"name {most * 8} at most, or leave the limit out",
+            )
+    return found

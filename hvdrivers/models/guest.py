@@ -24,7 +24,7 @@ def _check_tag(value: str) -> str:
 
 def _check_directory(value: str) -> str:
     first, *parts = value.split("/")
-    if first or value == "/":
+    if first or not any(parts):
         raise ValueError("is not the absolute path of a directory below /")
     if not all(parts) or {".", ".."} & set(parts):
         raise ValueError("has an empty part, '.' or '..' in it: name the directory itself")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from hvdrivers.addresses import bracketed
 from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.invalid import in_words
 from hvdrivers.limits import WAIT_SECONDS
-from hvdrivers.models.base import PrintableText
+from hvdrivers.models.base import PrintableText, TextSecret
 from hvdrivers.models.config import CREDENTIALS_HINT, DriverConfig
 
 _DIGEST = 64
@@ -38,7 +38,7 @@ class VmwareConfig(DriverConfig):
     """Name or address of the vCenter Server or ESXi host."""
     port: Annotated[int, Field(ge=1, le=65535)] = 443
     username: PrintableText
-    password: SecretStr
+    password: TextSecret
     ca_file: PrintableText | None = None
     """PEM file with the certificate authorities to trust instead of the system's."""
     thumbprint: Annotated[str, AfterValidator(_thumbprint)] | None = None

@@ -22,6 +22,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.snapshots import SnapshotToImage
 from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.driverkit.files import writing
 from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
@@ -117,19 +118,13 @@ def _beside(target: Path) -> Iterator[Path]:
     """A folder for what is not whole yet, on the file system of the target."""
     if os.path.lexists(target):
         raise errors.InvalidRequest(f"{target} exists already")
-    try:
-        folder = TemporaryDirectory(prefix=".hvdrivers-", dir=target.parent)
-    except OSError as error:
-        raise errors.InvalidRequest(f"{target} cannot be written: {error.strerror}") from error
-    with folder as name:
-        yield Path(name)
+    with writing(target), TemporaryDirectory(prefix=".hvdrivers-", dir=target.parent) as folder:
+        yield Path(folder)
 
 
 def _publish(made: Path, target: Path) -> None:
-    try:
+    with writing(target):
         os.link(made, target)  # refuses a name that is taken meanwhile
-    except OSError as error:
-        raise errors.InvalidRequest(f"{target} cannot be written: {error.strerror}") from error
 
 
 def _converted(raw: Path, target: ImageFormat, progress: ProgressCallback | None) -> Path:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -87,6 +90,20 @@ class IscsiServer:
         except AssertionError:
             return False
         return True
+
+    @contextmanager
+    def silent(self) -> Iterator[Callable[[], None]]:
+        """It takes connections and answers nothing in the block, until what this gives is
+        called."""
+
+        def go_on() -> None:
+            self._daemon.send_signal(signal.SIGCONT)
+
+        self._daemon.send_signal(signal.SIGSTOP)
+        try:
+            yield go_on
+        finally:
+            go_on()
 
     def sessions(self) -> str:
         """Who is logged in, as tgtadm says it."""

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from hvdrivers.addresses import address_of, bracketed
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.models.vif import FixedIp, FixedIpRoute
 from hvdrivers.models.volume import VolumeConnector
 
 
@@ -43,3 +44,49 @@ def test_address_of_a_name(name: str | None, address: str | None) -> None:
 def test_a_connector_has_an_address_or_none(ip: str) -> None:
     with pytest.raises(ValidationError, match="ip"):
         VolumeConnector(host="h", ip=ip)
+
+
+ZONES = ("a b", "a\nb", "a\0", "\ud800", "\uffff", "<x/>", "a,b=c", "x" * 16, "../x", "\x1b[31m")
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_a_zone_is_the_name_of_an_interface(zone: str) -> None:
+    """Python's own addresses take any text there, and it would go on into XML and command lines."""
+    address = f"fe80::1%{zone}"
+    connector = {"host": "h", "ip": address}
+    for model, fields in (
+        (FixedIp, {"address": address}),
+        (FixedIp, {"address": "fe80::2", "gateway": address}),
+        (FixedIp, {"address": "fe80::2", "dns": (address,)}),
+        (FixedIpRoute, {"destination": f"fe80::%{zone}/64", "gateway": "fe80::1"}),
+        (LibvirtConfig, {"graphics_listen": address}),
+        (LibvirtConfig, {"storage_address": address}),
+        (VolumeConnector, connector),
+    ):
+        with pytest.raises(ValidationError):
+            model.model_validate(fields)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("zone", ["eth0", "br-ex.7", "2"])
+def test_zones_that_there_are(zone: str) -> None:
+    address = f"fe80::1%{zone}"
+    assert str(FixedIp(address=address).address) == address
+    assert LibvirtConfig(graphics_listen=address.upper()).graphics_listen[:8] == "fe80::1%"
+    assert VolumeConnector(host="h", ip=address).ip == address
+
+
+@pytest.mark.parametrize("text", ["a\0", "\ud800"])
+def test_credentials_are_text(text: str) -> None:
+    """Client libraries would end in the middle of it, or fail in their own words."""
+    secret = f"hunter2{text}"
+    for fields in (
+        {"username": text},
+        {"username": "u", "password": secret},
+        {"pool_path": f"/{text}"},
+        {"pool_path": f"/a{text}/b"},
+    ):
+        with pytest.raises(ValidationError) as caught:
+            LibvirtConfig.model_validate(fields)
+        assert "hunter2" not in f"{caught.value}{caught.value.errors()}{caught.value.json()}"
+    with pytest.raises(ValidationError):
+        HypervConfig(host="h", username="u", password=secret)

@@ -46,3 +46,8 @@ def test_both_ends_of_a_long_message() -> None:
     assert shortened("begin" + "-" * 999 + "end")[:5] == "begin"
     assert shortened("begin" + "-" * 999 + "end")[-3:] == "end"
     assert len(shortened("x" * 9999)) == 500
+
+
+def test_a_message_is_safe_to_print() -> None:
+    """A guest's agent may have written it."""
+    assert shortened("no:\r\n \x1b[31mred\x07 \ud800") == "no: \ufffd[31mred\ufffd \ufffd"

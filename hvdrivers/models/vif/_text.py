@@ -76,6 +76,8 @@ def _check_interface(value: str) -> str:
 def _check_socket(value: str) -> str:
     if not value.startswith("/") or ".." in value.split("/"):
         raise ValueError("is not an absolute path without '..'")
+    if value.rpartition("/")[2] in {"", "."}:
+        raise ValueError("is the path of a folder")
     if len(value.encode()) > 107:
         raise ValueError("is longer than 107 bytes, which is Linux's limit for sockets")
     return value

@@ -7,8 +7,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from hvdrivers.addresses import known_zone
 from hvdrivers.limits import MOST_KBIT
 from hvdrivers.models.base import Identifier, Model, PrintableText
 from hvdrivers.models.pci import PciAddress
@@ -28,8 +29,17 @@ def _written(value: object) -> object:
     raise ValueError("an address is text")
 
 
-IpAddress = Annotated[IPv4Address | IPv6Address, BeforeValidator(_written)]
-IpNetwork = Annotated[IPv4Network | IPv6Network, BeforeValidator(_written)]
+def _network(value: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    known_zone(value.network_address)
+    return value
+
+
+IpAddress = Annotated[
+    IPv4Address | IPv6Address, BeforeValidator(_written), AfterValidator(known_zone)
+]
+IpNetwork = Annotated[
+    IPv4Network | IPv6Network, BeforeValidator(_written), AfterValidator(_network)
+]
 
 VlanId = Annotated[int, Field(ge=1, le=4094)]
 """IEEE 802.1Q VLAN. There is no 0: untagged is None."""

@@ -73,6 +73,13 @@ def _no_space(value: str) -> str:
     return value
 
 
+def _iscsi_name(value: str) -> str:
+    _no_space(value)
+    if "/" in value or "," in value:
+        raise ValueError("contains a slash or a comma, which no iSCSI name does (RFC 3722)")
+    return value
+
+
 def _check_path(value: str) -> str:
     if not value.startswith("/"):
         raise ValueError("is not an absolute path")
@@ -114,7 +121,7 @@ FileName = Annotated[
 Iqn = Annotated[
     PrintableText,
     StringConstraints(max_length=223, pattern=r"^(iqn|eui|naa)\."),
-    AfterValidator(_no_space),
+    AfterValidator(_iscsi_name),
 ]
 """iSCSI name of a target or initiator (RFC 7143 section 4.2.7: at most 223 bytes)."""
 

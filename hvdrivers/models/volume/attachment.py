@@ -7,8 +7,16 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretBytes, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretBytes,
+    field_validator,
+    model_validator,
+)
 
+from hvdrivers.limits import SECRET_CHARACTERS
 from hvdrivers.models.base import Identifier, Model, PrintableText
 from hvdrivers.models.volume._text import unveil
 from hvdrivers.models.volume.qos import DiskQos
@@ -65,6 +73,19 @@ def _provider(value: object) -> object:
     return _PROVIDERS.get(value.rpartition(".")[2].lower(), value)
 
 
+def _bounded_bytes(value: SecretBytes) -> SecretBytes:
+    if len(value.get_secret_value()) > SECRET_CHARACTERS:
+        raise ValueError(f"is longer than {SECRET_CHARACTERS} bytes")
+    return value
+
+
+def _encoded(secret: str) -> bytes:
+    try:
+        return secret.encode()
+    except UnicodeEncodeError:  # which has the whole text in it
+        raise ValueError("contains half of a surrogate pair") from None
+
+
 class VolumeEncryption(Model):
     """Encryption on the hypervisor's side, in the shape of Cinder's encryption metadata
     (``GET /volumes/{id}/encryption``), and the secret itself if the caller has it.
@@ -81,8 +102,10 @@ class VolumeEncryption(Model):
     key_size: Annotated[int, Field(ge=64, le=4096)] | None = None
     """Bits."""
     encryption_key_id: Identifier | None = None
-    secret: Annotated[SecretBytes, BeforeValidator(unveil)] | None = None
-    """The passphrase, as LUKS takes it."""
+    secret: (
+        Annotated[SecretBytes, BeforeValidator(unveil), AfterValidator(_bounded_bytes)] | None
+    ) = None
+    """The passphrase, as LUKS takes it: at most 64 KiB. Text is taken in UTF-8."""
 
     if TYPE_CHECKING:  # what may be passed, which is wider than what is kept
 
@@ -103,7 +126,7 @@ class VolumeEncryption(Model):
         # Wrapped before anything can fail: errors() quotes what was refused.
         if isinstance(value, Mapping) and isinstance(value.get("secret"), str | bytes):
             secret = value["secret"]
-            secret = secret.encode() if isinstance(secret, str) else secret
+            secret = _encoded(secret) if isinstance(secret, str) else secret
             return {**value, "secret": SecretBytes(secret)}
         return value
 

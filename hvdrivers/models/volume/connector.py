@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from typing import Annotated
 
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 
+from hvdrivers.addresses import ip_text
 from hvdrivers.models.base import Identifier, Model, PrintableText
 from hvdrivers.models.volume._text import AbsolutePath, Iqn, Nqn, Wwns
 
-
-def _check_address(value: str) -> str:
-    try:
-        return str(ip_address(value))
-    except ValueError:
-        raise ValueError("is no IP address") from None
-
-
-IpText = Annotated[PrintableText, AfterValidator(_check_address)]
+IpText = Annotated[PrintableText, AfterValidator(ip_text)]
 
 
 class VolumeConnector(Model):

@@ -20,12 +20,13 @@ from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.naming import IMAGE_PREFIX
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor, InstanceSpec
+from tests.integration.libvirt.agents import agent_host, agent_machine
 from tests.integration.libvirt.conformance_run import running
 from tests.integration.libvirt.machines import Host, host, machine
 from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.openvswitch import OvsBridge
 
-__all__ = ["connect", "host", "machine", "residue"]
+__all__ = ["agent_host", "agent_machine", "connect", "host", "machine", "residue"]
 
 SpecFactory = Callable[..., InstanceSpec]
 

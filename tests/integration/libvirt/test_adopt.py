@@ -23,7 +23,7 @@ from hvdrivers.models.events import LifecycleEvent, LifecycleKind, ResyncEvent
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor
 from hvdrivers.models.state import InstanceState
-from hvdrivers.models.vif import UserVif
+from hvdrivers.models.vif import Bandwidth, UserVif, VifQos
 from hvdrivers.models.volume import DiskQos, VolumeAttachment, VolumeSpec
 from tests.integration.libvirt.children import killed_in
 from tests.integration.libvirt.conftest import connect
@@ -558,7 +558,12 @@ def test_others_undefine_it_while_it_runs(own: Host) -> None:
         assert not machine.files[0].exists()
 
 
-def test_sizes_a_paused_machine_and_a_device_of_the_host(own: Host) -> None:
+def test_sizes_a_paused_machine_and_devices_of_the_host(own: Host) -> None:
+    nic = (
+        "<interface type='hostdev' managed='yes'><mac address='52:54:00:0b:0b:01'/><source>"
+        "<address type='pci' domain='0' bus='0x7f' slot='0x1f' function='0x6'/></source>"
+        "<model type='virtio'/></interface>"
+    )
     hostdev = (
         "<hostdev mode='subsystem' type='pci' managed='yes'><source>"
         "<address domain='0' bus='0x7f' slot='0x1f' function='0x7'/></source></hostdev>"
@@ -576,9 +581,18 @@ def test_sizes_a_paused_machine_and_a_device_of_the_host(own: Host) -> None:
         assert "1.00 GiB" in xml
         assert own.driver.get_instance(machine.uuid).flavor.disk_gib == 1
     with theirs(own) as machine:
-        machine.define(devices=hostdev)
-        own.driver.adopt(machine.uuid)
+        machine.define(devices=nic + hostdev)
+        (shown,) = own.driver.adopt(machine.uuid).vifs
         assert not is_foreign(own.driver, machine.uuid)
+        assert (shown.id, shown.address) == ("52:54:00:0b:0b:01", "52:54:00:0b:0b:01")
+        assert (shown.type, shown.model) == ("hw_veb", None)  # the model has no effect
+        assert str(shown.host_pci_address) == "0000:7f:1f.6"
+        own.driver.set_vif_qos(machine.uuid, shown.id, None)
+        with pytest.raises(errors.NotSupported):
+            own.driver.set_vif_qos(machine.uuid, shown.id, VifQos(outbound=Bandwidth(average=80)))
+        own.driver.unplug_vif(machine.uuid, shown.id)
+        assert machine.xml("--inactive").findall("devices/interface") == []
+        assert len(machine.xml("--inactive").findall("devices/hostdev")) == 1
 
 
 # ---- clients, faults, calls ----------------------------------------------------------------------

@@ -6,10 +6,6 @@ One guest for all of it. The suite's GUEST clauses show the rest.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from secrets import token_hex
 
 import libvirt
 import pytest
@@ -17,15 +13,11 @@ from pydantic import SecretStr
 
 from hvdrivers.contract import errors
 from hvdrivers.models.guest import AddressSource, GuestCredentials
-from hvdrivers.models.vif import BridgeVif
-from tests.peers.bridge import LinuxBridge
-from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
+from .agents import MAC
 from .faults import answered, script, vendor_error
 from .machines import BOOT, Host, Machine
-
-MAC = "52:54:00:00:ae:01"
 
 ENEMY = rf"""#!/bin/sh
 # speaks the agent's protocol, until it is asked for what it answers its own way
@@ -58,41 +50,9 @@ done
 """
 
 
-@pytest.fixture(scope="module")
-def host(libvirt_peer: LibvirtPeer, agent_image: Path) -> Iterator[Host]:
-    made = Host(libvirt_peer, agent_image)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def machine(host: Host, linux_bridge: LinuxBridge) -> Iterator[Machine]:
-    with with_agent(host, linux_bridge) as made:
-        yield made
-
-
-@contextmanager
-def with_agent(host: Host, bridge: LinuxBridge) -> Iterator[Machine]:
-    """A guest whose agent answers, with a NIC of the address ``MAC``."""
-    # its tap's name comes from its id, and modules that run at once share the host's network
-    nic = BridgeVif(id=f"nic-{token_hex(4)}", address=MAC, bridge=bridge.name)
-    with host.machine(name="agent", vifs=(nic,)) as made:
-        made.booted()
-        wait_until(lambda: answers(made), timeout=BOOT, what="the agent answers")
-        yield made
-
-
-def answers(machine: Machine) -> bool:
-    try:
-        machine.host.driver.thaw(machine.uuid)
-    except errors.GuestAgentUnavailable:
-        return False
-    return True
-
-
-def test_budgets(host: Host, machine: Machine) -> None:
+def test_budgets(agent_host: Host, agent_machine: Machine) -> None:
     """And what each of them does, in the same guest."""
-    raw, uuid = host.raw, machine.uuid
+    raw, uuid = agent_host.raw, agent_machine.uuid
     raw.connection.links.spare = lambda: None  # type: ignore[method-assign] # one connection
     for expected, call in (
         (4, lambda: raw.set_guest_password(uuid, "root", SecretStr("hv-Secret-1"))),
@@ -112,30 +72,32 @@ def test_budgets(host: Host, machine: Machine) -> None:
     assert raw.guest_exec(uuid, ["/bin/sh", "-c", "kill -9 $$"]).exit_code == 128 + 9
     # what the agent asks for and what it cannot take
     with pytest.raises(errors.NotSupported):
-        host.driver.guest_exec(
+        agent_host.driver.guest_exec(
             uuid, ["/bin/true"], credentials=GuestCredentials(user="root", password="x")
         )
     with pytest.raises(errors.InvalidRequest):
-        host.driver.guest_exec(uuid, ["/bin/cat"], stdin=bytes((1 << 20) + 1))
+        agent_host.driver.guest_exec(uuid, ["/bin/cat"], stdin=bytes((1 << 20) + 1))
     with pytest.raises(errors.InvalidRequest):
-        host.driver.guest_exec(uuid, [])
+        agent_host.driver.guest_exec(uuid, [])
 
 
-def test_long_output(host: Host, machine: Machine) -> None:
+def test_long_output(agent_host: Host, agent_machine: Machine) -> None:
     """What libvirt does not carry: the caller learns that the program has run, and what helps."""
     write = "head -c {} /dev/zero; echo ran >> /tmp/ran"
-    result = host.driver.guest_exec(machine.uuid, ["/bin/sh", "-c", write.format(3_000_000)])
+    result = agent_host.driver.guest_exec(
+        agent_machine.uuid, ["/bin/sh", "-c", write.format(3_000_000)]
+    )
     assert (result.exit_code, result.stdout) == (0, bytes(3_000_000))
     with pytest.raises(errors.OutcomeUnknown, match="was started") as told:
-        host.driver.guest_exec(machine.uuid, ["/bin/sh", "-c", write.format(4_000_000)])
+        agent_host.driver.guest_exec(agent_machine.uuid, ["/bin/sh", "-c", write.format(4_000_000)])
     assert "file" in (told.value.hint or "")
-    found = host.driver.guest_exec(machine.uuid, ["/bin/cat", "/tmp/ran"])
+    found = agent_host.driver.guest_exec(agent_machine.uuid, ["/bin/cat", "/tmp/ran"])
     assert found.stdout == b"ran\nran\n"
 
 
-def test_after_an_answer_that_was_too_long(host: Host, machine: Machine) -> None:
+def test_after_an_answer_that_was_too_long(agent_host: Host, agent_machine: Machine) -> None:
     """Libvirt says so to the next caller: no agent answers, and what it was to do is unknown."""
-    driver, uuid = host.driver, machine.uuid
+    driver, uuid = agent_host.driver, agent_machine.uuid
     told = vendor_error(
         libvirt.VIR_ERR_SYSTEM_ERROR,
         "No complete agent response found in 10485760 bytes: Numerical result out of range",
@@ -145,40 +107,42 @@ def test_after_an_answer_that_was_too_long(host: Host, machine: Machine) -> None
         ("Domain.getAgent[guest-ping]", errors.GuestAgentUnavailable),
         ("Domain.agent[guest-exec]", errors.OutcomeUnknown),
     ):
-        with script(host.raw, call, answered(told)) as seam, pytest.raises(expected):
+        with script(agent_host.raw, call, answered(told)) as seam, pytest.raises(expected):
             driver.guest_exec(uuid, ["/bin/true"])
         assert seam.reached
 
 
-def test_what_is_too_long_for_the_agent(host: Host, machine: Machine) -> None:
+def test_what_is_too_long_for_the_agent(agent_host: Host, agent_machine: Machine) -> None:
     """The call is refused: the agent was silent for half a minute, and gone after that."""
     for call in (
-        lambda: host.driver.guest_exec(machine.uuid, ["/bin/echo", "x" * (1 << 20)]),
-        lambda: host.driver.guest_exec(machine.uuid, ["/bin/echo", *"x" * 300_000]),
-        lambda: host.driver.set_guest_password(machine.uuid, "root", SecretStr("x" * 4097)),
+        lambda: agent_host.driver.guest_exec(agent_machine.uuid, ["/bin/echo", "x" * (1 << 20)]),
+        lambda: agent_host.driver.guest_exec(agent_machine.uuid, ["/bin/echo", *"x" * 300_000]),
+        lambda: agent_host.driver.set_guest_password(
+            agent_machine.uuid, "root", SecretStr("x" * 4097)
+        ),
     ):
         with pytest.raises(errors.InvalidRequest) as refused:
             call()
         assert refused.value.hint
-    result = host.driver.guest_exec(machine.uuid, ["/bin/echo", *"x" * 3_000])
+    result = agent_host.driver.guest_exec(agent_machine.uuid, ["/bin/echo", *"x" * 3_000])
     assert len(result.stdout) == 6_000
-    host.driver.set_guest_password(machine.uuid, "root", SecretStr("hv-Secret-3"))
+    agent_host.driver.set_guest_password(agent_machine.uuid, "root", SecretStr("hv-Secret-3"))
 
 
-def test_addresses_by_source(host: Host, machine: Machine) -> None:
+def test_addresses_by_source(agent_host: Host, agent_machine: Machine) -> None:
     def by_agent() -> bool:
-        found = host.driver.guest_addresses(machine.uuid)
+        found = agent_host.driver.guest_addresses(agent_machine.uuid)
         return any(each.source is AddressSource.AGENT and each.prefix_length for each in found)
 
     wait_until(by_agent, timeout=BOOT, what="the agent tells an address")
-    found = host.driver.guest_addresses(machine.uuid)
+    found = agent_host.driver.guest_addresses(agent_machine.uuid)
     assert {each.mac for each in found} == {MAC}
     assert {each.interface for each in found if each.source is AddressSource.AGENT} == {"eth0"}
 
 
-def test_an_agent_that_lies(host: Host, machine: Machine) -> None:
+def test_an_agent_that_lies(agent_host: Host, agent_machine: Machine) -> None:
     """Runs last: its agent is another afterwards."""
-    driver, uuid = host.driver, machine.uuid
+    driver, uuid = agent_host.driver, agent_machine.uuid
     begin = "cat >/bin/enemy; chmod 755 /bin/enemy; (sleep 1; setsid enemy) >/dev/null 2>&1 &"
     driver.guest_exec(uuid, ["/bin/sh", "-c", begin], stdin=ENEMY.encode())
 
@@ -204,4 +168,4 @@ def test_an_agent_that_lies(host: Host, machine: Machine) -> None:
     wait_until(lies, timeout=120, what="the enemy has come back")
     with pytest.raises(errors.OutcomeUnknown):  # 100 MB
         driver.guest_exec(uuid, ["/bin/true"], timeout=30)
-    assert host.driver.get_instance(uuid).vifs  # the host has survived it
+    assert agent_host.driver.get_instance(uuid).vifs  # the host has survived it

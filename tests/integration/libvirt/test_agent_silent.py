@@ -5,20 +5,15 @@ One guest for all of it; its agent does what the last program ``/be/...`` was na
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.models.guest import AddressSource
-from tests.peers.bridge import LinuxBridge
-from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.waiting import wait_until
 
+from .agents import MAC
 from .faults import Fault, script
-from .machines import Host, Machine
-from .test_agent import MAC, with_agent
+from .machines import Machine
 
 AGENT = rf"""#!/bin/sh
 while killall hv-agent qemu-ga; do sleep 1; done
@@ -64,19 +59,13 @@ done
 
 
 @pytest.fixture(scope="module")
-def host(libvirt_peer: LibvirtPeer, agent_image: Path) -> Iterator[Host]:
-    made = Host(libvirt_peer, agent_image)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def machine(host: Host, linux_bridge: LinuxBridge) -> Iterator[Machine]:
-    with with_agent(host, linux_bridge) as made:
-        begin = "cat >/bin/odd; chmod 755 /bin/odd; (sleep 1; setsid odd) >/dev/null 2>&1 &"
-        host.driver.guest_exec(made.uuid, ["/bin/sh", "-c", begin], stdin=AGENT.encode())
-        wait_until(lambda: is_well(made), timeout=240, what="the other one answers")
-        yield made
+def machine(agent_machine: Machine) -> Machine:
+    """The guest with the other agent."""
+    begin = "cat >/bin/odd; chmod 755 /bin/odd; (sleep 1; setsid odd) >/dev/null 2>&1 &"
+    command = ["/bin/sh", "-c", begin]
+    agent_machine.host.driver.guest_exec(agent_machine.uuid, command, stdin=AGENT.encode())
+    wait_until(lambda: is_well(agent_machine), timeout=240, what="the other one answers")
+    return agent_machine
 
 
 def is_well(machine: Machine) -> bool:

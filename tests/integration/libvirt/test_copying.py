@@ -83,6 +83,23 @@ def test_of_a_running_and_of_a_stopped_machine(host: Host, tmp_path: Path) -> No
         assert MARK.decode() in again.console.text()
 
 
+def test_a_target_that_another_process_replaces(host: Host, tmp_path: Path) -> None:
+    """While it is written: what stands there then is theirs, and stays."""
+    target = tmp_path / "out"
+
+    def replace(_: Progress) -> None:
+        target.unlink(missing_ok=True)
+        target.write_bytes(b"theirs")
+
+    with host.made_empty() as machine:
+        for format_ in (ImageFormat.RAW, ImageFormat.QCOW2):
+            with host.unchanged(), pytest.raises(errors.InvalidRequest, match="replaced") as caught:
+                host.driver.snapshot_to_image(machine.uuid, target, format_, progress=replace)
+            assert caught.value.hint
+            assert target.read_bytes() == b"theirs"
+            target.unlink()
+
+
 def test_of_a_machine_that_was_never_defined(host: Host, tmp_path: Path) -> None:
     """An interrupted spawn() has left it so: whoever works on it defines it."""
     with host.unchanged(), host.empty_machine() as machine:

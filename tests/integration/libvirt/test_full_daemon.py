@@ -32,9 +32,11 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def machines(host: Host) -> Iterator[tuple[Machine, Machine]]:
-    """One that runs, and one that is off and has a snapshot."""
+    """One that runs and has two snapshots, and one that is off and has one."""
     with host.empty_machine() as on, host.made_empty() as off:
         host.driver.create_snapshot(off.uuid, "first")
+        host.driver.create_snapshot(on.uuid, "below")
+        host.driver.create_snapshot(on.uuid, "above", memory=True)
         yield on, off
 
 
@@ -55,6 +57,7 @@ def test_what_needs_it(host: Host, machines: tuple[Machine, Machine], full: None
     """Each is refused for want of room, and leaves nothing; both machines stay as they are."""
     driver, (on, off) = host.driver, machines
     (first,) = driver.list_snapshots(off.uuid)
+    below, above = driver.list_snapshots(on.uuid)
     for call in (
         lambda: driver.suspend(on.uuid),
         lambda: driver.create_snapshot(on.uuid, "a"),
@@ -62,6 +65,9 @@ def test_what_needs_it(host: Host, machines: tuple[Machine, Machine], full: None
         lambda: driver.create_snapshot(off.uuid, "c"),
         lambda: driver.revert_snapshot(off.uuid, first.id),
         lambda: driver.delete_snapshot(off.uuid, first.id),
+        lambda: driver.revert_snapshot(on.uuid, below.id),
+        lambda: driver.revert_snapshot(on.uuid, above.id),
+        lambda: driver.delete_snapshot(on.uuid, below.id),
         lambda: driver.begin_backup(on.uuid),
         lambda: driver.power_on(off.uuid),
         lambda: driver.start_paused(off.uuid),
@@ -70,7 +76,7 @@ def test_what_needs_it(host: Host, machines: tuple[Machine, Machine], full: None
     ):
         refused(host, call)
     assert (on.state, off.state) == (S.RUNNING, S.STOPPED)
-    assert driver.list_snapshots(on.uuid) == []
+    assert driver.list_snapshots(on.uuid) == [below, above]
     assert driver.list_snapshots(off.uuid) == [first]
 
 
@@ -86,6 +92,11 @@ def test_what_needs_none(host: Host, machines: tuple[Machine, Machine], full: No
 def test_afterwards(host: Host, machines: tuple[Machine, Machine], tmp_path: Path) -> None:
     """Nothing that was refused stands in the way."""
     driver, (on, off) = host.driver, machines
+    shown = driver.list_snapshots(on.uuid)
+    host.peer.restart()
+    assert driver.list_snapshots(on.uuid) == shown
+    driver.revert_snapshot(on.uuid, shown[1].id)
+    driver.delete_snapshot(on.uuid, shown[0].id)
     driver.snapshot_to_image(on.uuid, tmp_path / "copy")  # a job, too
     snapshot = driver.create_snapshot(on.uuid, "a", memory=True)
     driver.delete_snapshot(on.uuid, snapshot.id)

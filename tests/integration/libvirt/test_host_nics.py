@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,6 +18,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.host_nics import macvtap_name
+from hvdrivers.libvirt.start import start
 from hvdrivers.models.instance import PciRequest
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
@@ -61,20 +62,27 @@ def spawn(host: Host, raw: LibvirtDriver, *vifs: Vif, start: bool = False) -> Ma
 # ---- macvtap ------------------------------------------------------------------------------------
 
 
+@contextmanager
+def pair() -> Iterator[str]:
+    """A network interface of the host; the end of its wire is one more, with a ``b``."""
+    name = f"hvm{uuid4().hex[:8]}"
+    add = ("link", "add", name, "type", "veth", "peer", f"{name}b")
+    subprocess.run(["ip", *add], check=True)
+    try:
+        yield name
+    finally:
+        subprocess.run(["ip", "link", "delete", name], check=True)
+
+
 @pytest.fixture(scope="module")
 def wire(linux_bridge: LinuxBridge) -> Iterator[str]:
     """A network interface of the host, at whose other end is a DHCP server: a guest on macvtap
     does not reach the host itself."""
-    name = f"hvm{uuid4().hex[:8]}"
-    pair = ("link", "add", name, "type", "veth", "peer", f"{name}b")
-    subprocess.run(["ip", *pair], check=True)
-    try:
+    with pair() as name:
         for end in (name, f"{name}b"):
             subprocess.run(["ip", "link", "set", end, "up"], check=True)
         subprocess.run(["ip", "link", "set", f"{name}b", "master", linux_bridge.name], check=True)
         yield name
-    finally:
-        subprocess.run(["ip", "link", "delete", name], check=True)
 
 
 def macvtap(source: str, **changes: object) -> MacvtapVif:
@@ -167,8 +175,9 @@ def test_the_interface_has_gone(host: Host) -> None:
 
 
 def test_a_second_machine_of_one_port_takes_nothing_away(host: Host, wire: str) -> None:
-    """Both were made while they were off. The kernel refuses the second device, and the error says
-    who has the first one: also to a NIC that is plugged in while the machine runs."""
+    """Both were made while they were off. The error says who has the device: also to a NIC that is
+    plugged in while the machine runs, and where the kernel is the one to refuse the second device,
+    as of a machine that others have started."""
     vif = macvtap(wire)
     with (
         host.unchanged(),
@@ -180,6 +189,8 @@ def test_a_second_machine_of_one_port_takes_nothing_away(host: Host, wire: str) 
         device = one.info.vifs[0].device
         for attempt in (
             lambda: host.driver.power_on(two.uuid),
+            lambda: host.driver.start_paused(two.uuid),
+            lambda: start(host.raw.domains.find(two.uuid)),
             lambda: host.driver.plug_vif(three.uuid, vif),
             lambda: host.driver.spawn(host.empty(vifs=(vif,))),
         ):
@@ -188,7 +199,8 @@ def test_a_second_machine_of_one_port_takes_nothing_away(host: Host, wire: str) 
             assert "power_off()" in (refused.value.hint or "")
             assert Path(f"/sys/class/net/{device}").exists()
         assert (two.state, three.info.vifs) == (InstanceState.STOPPED, ())
-        host.driver.start_paused(two.uuid)  # its device is off as long as its CPUs wait
+        # its device is off as long as its CPUs wait
+        start(host.raw.domains.find(two.uuid), paused=True)
         with pytest.raises(errors.DeviceBusy, match=str(one.uuid)):
             host.driver.unpause(two.uuid)
         assert two.state is InstanceState.PAUSED
@@ -198,6 +210,43 @@ def test_a_second_machine_of_one_port_takes_nothing_away(host: Host, wire: str) 
         host.driver.power_on(two.uuid)
         with pytest.raises(errors.DeviceBusy, match=str(two.uuid)):
             host.driver.power_on(one.uuid)
+
+
+def test_a_port_over_two_interfaces(host: Host, wire: str) -> None:
+    """Neither the kernel nor libvirt refuses the second device. So each start, and a NIC for a
+    machine that runs, looks for the first one: one call, where there is a macvtap NIC."""
+    driver, vif = host.driver, macvtap(wire)
+    with (
+        pair() as other,
+        host.unchanged(),
+        host.made_empty(vifs=(vif,)) as one,
+        host.made_empty(vifs=(vif.model_copy(update={"source": other}),)) as two,
+        host.empty_machine() as three,
+    ):
+        for state, prepare, starts in (
+            (InstanceState.SUSPENDED, (driver.power_on, driver.suspend), (driver.resume,)),
+            (InstanceState.SUSPENDED, (), (driver.power_on, driver.start_paused)),
+            (InstanceState.STOPPED, (driver.power_off,), (driver.power_on, driver.rescue)),
+        ):
+            for step in prepare:
+                step(two.uuid)
+            with host.raw.connection.counting() as calls:
+                driver.power_on(one.uuid)
+            assert sum(calls.values()) == 5 + 1
+            for attempt in starts:
+                with pytest.raises(errors.DeviceBusy, match=str(one.uuid)) as refused:
+                    attempt(two.uuid)
+                assert "power_off()" in (refused.value.hint or "")
+                assert two.state is state
+            driver.power_off(one.uuid)
+        driver.start_paused(two.uuid)
+        for again in (
+            lambda: driver.power_on(one.uuid),
+            lambda: driver.plug_vif(three.uuid, vif),
+        ):
+            with pytest.raises(errors.DeviceBusy, match=str(two.uuid)):
+                again()
+        assert three.info.vifs == ()
 
 
 def test_macvtap_that_cannot_be(host: Host, wire: str) -> None:

@@ -267,6 +267,20 @@ def test_it_stays_with_its_host(host: Host, raw: LibvirtDriver) -> None:
         raw.destroy(runs.uuid)
 
 
+def test_a_plain_nic_gets_no_function_there(host: Host, raw: LibvirtDriver) -> None:
+    """The network of its name there gives functions alone. The NIC is none of those that the caller
+    connects anew."""
+    with host.unchanged(), LibvirtPeer(network=True) as there:
+        with closing(libvirt.open(there.uri)) as connection:
+            connection.networkCreateXML(_NETWORKS[1].replace(EMPTY, USUAL))
+        machine = spawn(host, raw, nic(network=USUAL, sriov=False))
+        for move in (raw.cold_migrate, raw.prepare_move):
+            with pytest.raises(errors.InvalidRequest, match=f"{USUAL}.*functions alone") as refused:
+                move(machine.uuid, Destination(host=there.uri, address=there.address))
+            assert refused.value.hint
+        raw.destroy(machine.uuid)
+
+
 def test_budget(host: Host, raw: LibvirtDriver) -> None:
     """As for any network of libvirt's; but there is no device on the host to look for."""
     with host.unchanged():

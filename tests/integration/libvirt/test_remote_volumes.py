@@ -31,8 +31,10 @@ from hvdrivers.models.volume import (
     VolumeEncryption,
     parse_connection_info,
 )
+from tests.integration.libvirt.faults import Send, after, before, script
 from tests.peers.fixtures import started
 from tests.peers.tgt import PASSWORD, USER, IscsiServer
+from tests.peers.waiting import wait_until
 
 from .machines import Host, Machine, host, local
 
@@ -97,6 +99,59 @@ def test_iscsi_with_chap(host: Host, server: IscsiServer) -> None:
         assert driver.attach_volume(uuid, iscsi(server)).volume_id == "san-1"
         assert machine.has("san-1") == (True, True)
     assert secrets(host) == set()  # destroy() takes them along
+
+
+@pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
+def test_an_attachment_whose_reply_is_lost_keeps_its_password(
+    host: Host, server: IscsiServer, on: bool
+) -> None:
+    """The volume is attached, and get_instance() says so: the machine must start with it. A call
+    that was not sent leaves no password."""
+    driver, call = host.driver, "Domain.attachDeviceFlags"
+    with host.unchanged(), host.empty_machine(start=on) as machine:
+        uuid = machine.uuid
+        with (
+            script(host.raw, call, before(host.raw, host.peer)) as seam,
+            pytest.raises(errors.ConnectionFailed),
+        ):
+            driver.attach_volume(uuid, iscsi(server))
+        assert seam.reached
+        assert machine.has("san-1") == (False, False)
+        assert secrets(host) == set()
+        with (
+            script(host.raw, call, after(host.raw, host.peer)) as seam,
+            pytest.raises(errors.OutcomeUnknown),
+        ):
+            driver.attach_volume(uuid, iscsi(server))
+        assert seam.reached
+        assert [each.volume_id for each in machine.info.volumes] == ["san-1"]
+        driver.power_off(uuid)
+        driver.power_on(uuid)
+        assert machine.state is InstanceState.RUNNING
+
+
+def test_an_attachment_that_outlasts_its_deadline_keeps_its_password(
+    host: Host, server: IscsiServer
+) -> None:
+    """The server answers when the driver has given up, and QEMU opens the volume then."""
+    driver = host.driver
+    with host.unchanged(), host.empty_machine() as machine, server.silent() as go_on:
+
+        def too_late(_name: str, send: Send) -> object:
+            host.raw.connection.deadline.pass_now()
+            return send()
+
+        with (
+            script(host.raw, "Domain.attachDeviceFlags", too_late) as seam,
+            pytest.raises(errors.OutcomeUnknown),
+        ):
+            driver.attach_volume(machine.uuid, iscsi(server))
+        assert seam.reached
+        go_on()
+        wait_until(
+            lambda: machine.has("san-1") == (True, True), timeout=60, what="QEMU opens the volume"
+        )
+        assert len(secrets(host)) == 1
 
 
 def test_spawn_from_a_volume_with_a_secret(host: Host, server: IscsiServer) -> None:

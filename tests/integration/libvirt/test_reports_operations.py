@@ -21,8 +21,8 @@ from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import BridgeVif
 from hvdrivers.models.volume import VolumeAttachment
+from tests.integration.libvirt.agents import MAC, answers
 from tests.integration.libvirt.machines import BOOT, Host, Machine
-from tests.integration.libvirt.test_agent import MAC, answers, with_agent
 from tests.integration.libvirt.test_remote_volumes import luks, make_luks
 from tests.integration.libvirt.theirs import Theirs, theirs
 from tests.peers.bridge import LinuxBridge
@@ -112,39 +112,26 @@ done
 """
 
 
-@pytest.fixture(scope="module")
-def agents(libvirt_peer: LibvirtPeer, agent_image: Path) -> Iterator[Host]:
-    made = Host(libvirt_peer, agent_image)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def talker(agents: Host, linux_bridge: LinuxBridge) -> Iterator[Machine]:
-    with with_agent(agents, linux_bridge) as made:
-        yield made
-
-
-def test_a_snapshot_of_a_paused_machine_with_an_agent(talker: Machine) -> None:
+def test_a_snapshot_of_a_paused_machine_with_an_agent(agent_machine: Machine) -> None:
     """kubevirt/kubevirt#10759: a snapshot of a paused machine fails as the agent, which cannot
     answer, is to freeze the file systems."""
-    driver, uuid = talker.host.driver, talker.uuid
+    driver, uuid = agent_machine.host.driver, agent_machine.uuid
     driver.pause(uuid)
     with pytest.raises((errors.InvalidState, errors.GuestAgentUnavailable)):
         driver.freeze(uuid)
     snapshot = driver.create_snapshot(uuid, "while it was paused")
-    assert talker.state is S.PAUSED
+    assert agent_machine.state is S.PAUSED
     driver.delete_snapshot(uuid, snapshot.id)
     driver.unpause(uuid)
-    wait_until(lambda: answers(talker), timeout=BOOT, what="the agent answers again")
+    wait_until(lambda: answers(agent_machine), timeout=BOOT, what="the agent answers again")
 
 
-def test_an_agent_that_never_ends_to_freeze(talker: Machine) -> None:
+def test_an_agent_that_never_ends_to_freeze(agent_machine: Machine) -> None:
     """oVirt/vdsm#160: a snapshot waited eight hours for the agent to freeze the guest, past its
     timeout, and only the end of the machine ended it. And kubevirt/kubevirt#9600 and #18807: of
     several interfaces of the guest with one MAC address the last one, or one without addresses,
     took the place of the others. Runs last of those on this guest."""
-    driver, uuid = talker.host.driver, talker.uuid
+    driver, uuid = agent_machine.host.driver, agent_machine.uuid
     begin = "cat >/bin/silent; chmod 755 /bin/silent; (sleep 1; setsid silent) >/dev/null 2>&1 &"
     driver.guest_exec(uuid, ["/bin/sh", "-c", begin], stdin=SILENT.encode())
 
@@ -161,12 +148,12 @@ def test_an_agent_that_never_ends_to_freeze(talker: Machine) -> None:
         driver.freeze(uuid, timeout=5)
     assert time.monotonic() - began < 120  # it took eight hours
     # the machine is the orchestrator's all the same
-    assert talker.state is S.RUNNING
+    assert agent_machine.state is S.RUNNING
     snapshot = driver.create_snapshot(uuid, "all the same", timeout=60)
     driver.delete_snapshot(uuid, snapshot.id, timeout=60)
     driver.power_off(uuid, timeout=60)
     driver.power_on(uuid)
-    assert talker.state is S.RUNNING
+    assert agent_machine.state is S.RUNNING
 
 
 def test_addresses_without_an_agent(host: Host, linux_bridge: LinuxBridge) -> None:

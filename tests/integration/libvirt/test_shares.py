@@ -116,6 +116,8 @@ def test_what_is_refused(host: Host) -> None:
             disks: errors.InvalidRequest,
             f"{disks}/below": errors.InvalidRequest,
             "/var": errors.InvalidRequest,
+            "/proc/self": errors.InvalidRequest,
+            "/dev": errors.InvalidRequest,
         }.items():
             with pytest.raises(error) as refused:
                 host.driver.attach_share(machine.uuid, Share(tag="t", path=name))
@@ -134,6 +136,7 @@ def test_what_is_refused(host: Host) -> None:
             ("ü" * 19, path),
             ("a\nb", path),
             ("t", "relative"),
+            ("t", ""),
             ("t", "/"),
             ("t", f"{path}/../other"),
             ("t", f"{path}/./other"),

@@ -130,6 +130,36 @@ def test_no_switch_at_the_socket(host: Host) -> None:
             host.driver.power_on(machine.uuid)
 
 
+def test_a_socket_in_the_place_of_a_file(host: Host) -> None:
+    """QEMU would remove the file: another machine's disk, as here."""
+    with host.unchanged(), host.made_empty() as machine, host.made_empty() as other:
+        disk = host.raw.pools.disk_path(f"{other.uuid}.root")
+        for path, error in {
+            disk: errors.InvalidRequest,
+            f"{FOLDER}/absent/a": errors.NetworkNotFound,
+            f"{FOLDER}/domain-1-a/monitor.sock": errors.InvalidRequest,
+        }.items():
+            vif = VhostUserVif(id="nic", socket=path, mode="server")
+            for refused in (
+                lambda vif=vif: host.driver.plug_vif(machine.uuid, vif),
+                lambda vif=vif: host.made(host.empty(vifs=(vif,))),
+            ):
+                with pytest.raises(error) as found:
+                    refused()
+                assert found.value.hint
+        assert host.peer.path(disk).is_file()
+        free = VhostUserVif(id="nic", socket=f"{FOLDER}/free,a&b", mode="server")
+        counted = []
+        for each, vif in ((machine, free), (other, free.model_copy(update={"mode": "client"}))):
+            with host.raw.connection.counting() as calls:
+                host.driver.plug_vif(each.uuid, vif)
+            counted.append(sum(calls.values()))
+        assert counted == [8 + 3, 8]
+        source = machine.xml(inactive=True).find("devices/interface/source")
+        assert source is not None
+        assert source.get("path") == free.socket
+
+
 def test_an_emulated_machine_has_none(host: Host, vif: VhostUserVif) -> None:
     """Without the guard too, as a host may show a KVM that does not work."""
     bridge = TapVif(id=vif.id, exists=False)

@@ -135,6 +135,35 @@ def test_a_file_that_is_replaced_once_it_was_read_is_another(
     assert keys.of(image) == second.cache_key
 
 
+def test_a_link_that_leads_elsewhere_for_a_moment_gives_no_key_away(
+    image: FileImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may write the link alone could otherwise have another file's spawns get his content,
+    and theirs be given out as his."""
+    link, other = tmp_path / "link", tmp_path / "other"
+    other.write_bytes(bytes(1024))
+    link.symlink_to(image.path)
+    real = hvdrivers.images.open_image
+
+    @contextmanager
+    def elsewhere(*args: Any, **named: Any) -> Iterator[LocalImage]:
+        link.unlink()
+        link.symlink_to(other)
+        with real(*args, **named) as opened:
+            link.unlink()
+            link.symlink_to(image.path)
+            yield opened
+
+    keys = KnownKeys()
+    monkeypatch.setattr(hvdrivers.images, "open_image", elsewhere)
+    linked = FileImage(path=link, format=ImageFormat.RAW)
+    with keys.open(linked, progress=None, timeout=LONG) as opened:
+        pass
+    assert keys.of(image) is None
+    assert keys.of(linked) is None
+    assert keys.of(FileImage(path=other, format=ImageFormat.RAW)) == opened.cache_key
+
+
 def test_only_the_last_keys_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hvdrivers.driverkit.images.REMEMBERED", 2)
     keys = KnownKeys()

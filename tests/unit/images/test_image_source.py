@@ -113,6 +113,35 @@ def test_limits(disk: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("image_format", "at", "number"),
+    [
+        ("qcow2", 20, 0),  # the size of a cluster: none
+        ("qcow2", 20, 60),  # more than any memory has
+        ("vmdk", 20, 0),  # the size of a grain
+        ("vhdx", 192 << 10, 0),  # what names its tables
+    ],
+)
+def test_a_header_that_changes_after_the_inspection(
+    convert: Callable[..., Path], image_format: str, at: int, number: int
+) -> None:
+    """The tables are looked for where it said then."""
+    path = convert(image_format)
+    changed: list[Progress] = []
+
+    def change(report: Progress) -> None:
+        changed.append(report)
+        with path.open("r+b") as file:
+            file.seek(at)
+            file.write(number.to_bytes(8, "little" if image_format != "qcow2" else "big")[-4:])
+            file.write(bytes(4))
+
+    ref = FileImage(path=path, format=ImageFormat(image_format))
+    with pytest.raises(ImageRejected, match="changed"), open_image(ref, progress=change):
+        pass
+    assert changed
+
+
 def test_a_raising_progress_callback_stops(disk: Path) -> None:
     class StopHere(Exception):
         pass

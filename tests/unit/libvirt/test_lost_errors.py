@@ -13,7 +13,7 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.errors import translate
-from hvdrivers.libvirt.lost_errors import insisting, is_lost
+from hvdrivers.libvirt.lost_errors import insisting, is_lost, unreadable
 
 
 @pytest.fixture
@@ -79,3 +79,11 @@ def test_it_comes_to_an_end() -> None:
     with pytest.raises(libvirt.libvirtError):
         insisting(fail)
     assert len(made) == 5
+
+
+def test_a_message_that_is_no_utf_8() -> None:
+    """As the binding raises it: a guest's agent has answered so, see ``test_agent_played.py``."""
+    raised = SystemError("returned a result with an exception set")
+    raised.__cause__ = UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "unexpected end of data")
+    assert unreadable(raised) == "caf\ufffd"
+    assert unreadable(SystemError("another")) is None

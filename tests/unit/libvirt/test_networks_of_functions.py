@@ -12,15 +12,17 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.libvirt.adopted import ADOPTED_NAMESPACE, Adoption
 from hvdrivers.libvirt.devices import attached_vif, vifs_of
 from hvdrivers.libvirt.encrypted_memory import refuse_nic
 from hvdrivers.libvirt.hardware import with_model
 from hvdrivers.libvirt.host_nics import stays
+from hvdrivers.libvirt.metadata import put
 from hvdrivers.libvirt.network_checks import Networks
 from hvdrivers.libvirt.passthrough import devices_in
 from hvdrivers.libvirt.rewiring import Rewiring, wire_of
 from hvdrivers.libvirt.wiring import vif_element
-from hvdrivers.libvirt.xml import Element, parse, text
+from hvdrivers.libvirt.xml import Element, el, parse, text
 from hvdrivers.models.hardware import Hardware
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.vif import Bandwidth, NetworkVif, NicModel, UserVif, VifQos
@@ -151,6 +153,35 @@ def test_a_machine_that_runs_shows_the_function(alias: str) -> None:
     assert shown.pci_address == PciAddress("0000:01:00.0")
     assert devices_in(running(alias)) == [shown.host_pci_address]  # nobody else gets it
     assert stays(kind, interface)
+
+
+def test_an_adopted_machine_that_runs_shows_the_function_of_others() -> None:
+    """Written by hand, or taken from a network: libvirt shows both alike, and which network it was
+    not at all. Only the definition tells."""
+    machine = running("hostdev0")
+    assert vifs_of(machine) == {}  # of spawn()'s, whose NICs have aliases
+    machine.append(el("uuid", str(MACHINE)))
+    put(machine, ADOPTED_NAMESPACE, Adoption(uuid=str(MACHINE)).text())
+    ((vif_id, (kind, interface)),) = vifs_of(machine).items()
+    shown = attached_vif(vif_id, kind, interface)
+    assert (shown.id, shown.type, shown.sriov) == ("52:54:00:00:00:01", "hw_veb", False)
+    assert shown.host_pci_address == PciAddress("0000:7e:10.2")
+    assert stays(kind, interface)
+
+
+@pytest.mark.parametrize("last", [True, False])
+def test_the_function_of_a_team_hides_no_nic(last: bool) -> None:
+    """libvirt unplugs it for a live migration, and the other one of its address stays."""
+    machine = running("hostdev0")
+    machine.append(el("uuid", str(MACHINE)))
+    put(machine, ADOPTED_NAMESPACE, Adoption(uuid=str(MACHINE)).text())
+    devices = next(machine.iter("devices"))
+    devices[0].append(el("teaming", type="transient", persistent="ua-backup"))
+    backup = el("interface", el("mac", address="52:54:00:00:00:01"), type="bridge")
+    devices.insert(0 if last else 1, backup)
+    assert [(key, kind) for key, (kind, _) in vifs_of(machine).items()] == [
+        ("52:54:00:00:00:01", "bridge")
+    ]
 
 
 def test_a_stopped_machine_shows_that_it_gets_one() -> None:

@@ -431,6 +431,14 @@ def test_ceph_keys(keyring: str) -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["iqn.2020-01.org.x/a", "iqn.2020-01.org.x:a,1", "iqn.a b"])
+def test_what_no_iscsi_name_has(name: str) -> None:
+    """libvirt and iscsiadm take what is behind a slash or a comma for something else."""
+    data = {"target_portal": "192.0.2.1:3260", "target_iqn": name, "target_lun": 1}
+    with pytest.raises(ValidationError, match="contains"):
+        IscsiVolume.model_validate({"serial": "v", "data": data})
+
+
 def test_a_connection_info_that_is_nested_too_deeply() -> None:
     deep: dict[str, object] = {}
     for _ in range(5000):

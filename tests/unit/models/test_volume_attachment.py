@@ -129,6 +129,15 @@ class TestEncryption:
             VolumeEncryption(provider="luks")
         assert VolumeEncryption(provider="luks", control_location="back-end")
 
+    @pytest.mark.parametrize("secret", ["hunter2\ud800", "hunter2" * 9363, b"hunter2" * 9363])
+    def test_a_passphrase_is_text_of_64_kib(self, secret):
+        VolumeEncryption(provider="luks", secret=b"x" * 65536)
+        with pytest.raises(ValidationError, match=r"surrogate pair|is longer") as caught:
+            VolumeEncryption(provider="luks", secret=secret)
+        assert "hunter2" not in str(caught.value) + caught.value.json() + repr(
+            caught.value.errors()
+        )
+
     @pytest.mark.parametrize("secret", ["hunter2", b"hunter2"])
     def test_errors_show_no_passphrase(self, secret):
         for wrong in ({"key_size": 1}, {"provider": "x"}, {"extra": 1}):
