@@ -42,6 +42,7 @@ class LibvirtProxy:
         swallows: nothing gets through, and nobody is told.
         hangs_up: so many of the next connections are accepted and closed.
         loses: number of a procedure whose next reply is lost: the connection breaks instead.
+        hangs_up_then: so many connections after that are accepted and closed.
     """
 
     def __init__(self, daemon: Path, path: Path) -> None:
@@ -50,6 +51,7 @@ class LibvirtProxy:
         self.swallows = False
         self.hangs_up = 0
         self.loses: int | None = None
+        self.hangs_up_then = 0
         self.wires: list[Wire] = []
         self._daemon = daemon
         self._listener = socket.socket(socket.AF_UNIX)
@@ -122,7 +124,7 @@ class LibvirtProxy:
                 remote = program == _REMOTE_PROGRAM
                 wire.calls += calls and remote and kind == 0
                 if remote and not calls and kind == 1 and procedure == self.loses:
-                    self.loses = None
+                    self.loses, self.hangs_up = None, self.hangs_up_then
                     break
                 queue.put((time.monotonic() + self.delay, head + body))
         queue.put((0.0, b""))
