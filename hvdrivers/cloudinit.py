@@ -138,7 +138,10 @@ def _dumps(value: Mapping[str, JsonValue], *, ensure_ascii: bool) -> str:
     try:
         return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=ensure_ascii)
     except (ValueError, RecursionError) as error:  # infinity, or nested too deeply
-        raise InvalidRequest("the network configuration cannot be written as JSON") from error
+        raise InvalidRequest(
+            "the network configuration cannot be written as JSON",
+            hint="leave infinite numbers out, and nest it less deeply",
+        ) from error
 
 
 def _yaml(value: Mapping[str, JsonValue]) -> bytes:
@@ -151,7 +154,10 @@ def _yaml(value: Mapping[str, JsonValue]) -> bytes:
     try:
         return escaped.encode() + b"\n"
     except UnicodeEncodeError as error:  # half of a surrogate pair
-        raise InvalidRequest("the cloud-init data have a character that is none") from error
+        raise InvalidRequest(
+            "the cloud-init data have a character that is none",
+            hint="decode the text without surrogateescape",
+        ) from error
 
 
 # -------------------------------------------------------------------------- network_data.json

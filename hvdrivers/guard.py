@@ -65,6 +65,7 @@ TOLERANCE = 5.0
 _LONGEST = 366 * 86400.0
 """Longer timeouts mean this: Python's own waits refuse very large numbers."""
 
+_TIMEOUT = "give timeout= in seconds, or leave it out for the operation's own"
 _log = logging.getLogger("hvdrivers.operations")
 # a program that has not set up logging gets errors as exceptions, not also as lines on stderr
 logging.getLogger("hvdrivers").addHandler(logging.NullHandler())
@@ -192,7 +193,9 @@ class _Guard:
         self._check_operation(call.rules)
         refusal = call.contract.refusal(call.arguments)
         if refusal is not None:
-            raise errors.InvalidRequest(refusal)
+            raise errors.InvalidRequest(
+                refusal, hint="change what is named: the documentation says what may stand there"
+            )
         self._check_capabilities(required(call.arguments))
         self._check_fields(call.arguments)
         call.place_vifs()
@@ -209,9 +212,11 @@ class _Guard:
             graceful: float = arguments.get("graceful", 0)
             return min(rules.timeout * self._timeout_scale + graceful, _LONGEST)
         if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-            raise errors.InvalidRequest("timeout must be a number of seconds")
+            raise errors.InvalidRequest("timeout must be a number of seconds", hint=_TIMEOUT)
         if not 0 < timeout < float("inf"):
-            raise errors.InvalidRequest("timeout must be more than 0 seconds, and finite")
+            raise errors.InvalidRequest(
+                "timeout must be more than 0 seconds, and finite", hint=_TIMEOUT
+            )
         return float(min(timeout, _LONGEST))
 
     def _check_process(self) -> None:

@@ -52,7 +52,10 @@ class GuardedStream(EventStream):
         """
         number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
         if timeout is not None and (not number or isnan(timeout)):
-            raise errors.InvalidRequest("timeout must be a number of seconds, or None")
+            raise errors.InvalidRequest(
+                "timeout must be a number of seconds, or None",
+                hint="leave it out to wait until there is an event",
+            )
         if os.getpid() != self._pid:
             gone = errors.ConnectionFailed(
                 "this stream was opened in the process that this one was forked from",

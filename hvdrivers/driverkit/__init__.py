@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from hvdrivers.driverkit.deadline import Deadline, bounding, current_deadline, waitable
     from hvdrivers.driverkit.events import Change, DeviceChange, InstanceStream, Streams, Translate
     from hvdrivers.driverkit.feeds import Feed, Journal, Missed
-    from hvdrivers.driverkit.files import new_file
+    from hvdrivers.driverkit.files import new_file, writing
     from hvdrivers.driverkit.hub import Back, Hub, Inbox, Listener, Lost, Sink, is_gap
     from hvdrivers.driverkit.images import (
         ImageStore,
@@ -180,6 +180,7 @@ __all__ = [
     "waitable",
     "wanted_disks",
     "with_line",
+    "writing",
 ]
 
 _HOMES = {
@@ -215,7 +216,7 @@ _HOMES = {
         "Journal",
         "Missed",
     ),
-    "hvdrivers.driverkit.files": ("new_file",),
+    "hvdrivers.driverkit.files": ("new_file", "writing"),
     "hvdrivers.driverkit.hub": (
         "Back",
         "Hub",

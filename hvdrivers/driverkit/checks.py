@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from hvdrivers.contract import errors
+from hvdrivers.hints import NO_SHRINKING, SHARE_OUT
 
 __all__ = [
     "Holder",
@@ -61,7 +62,8 @@ def require_growth(what: str, now_bytes: int, wanted_bytes: int) -> None:
     """
     if wanted_bytes < now_bytes:
         raise errors.InvalidRequest(
-            f"{what} would shrink from {now_bytes} to {wanted_bytes} bytes, which destroys data"
+            f"{what} would shrink from {now_bytes} to {wanted_bytes} bytes, which destroys data",
+            hint=NO_SHRINKING,
         )
 
 
@@ -162,7 +164,8 @@ def free_slot(
             if unit not in taken.get(number, ()):
                 return number, unit
     raise errors.InsufficientResources(
-        f"the machine has {controllers * len(units)} {what}, and no slot for another"
+        f"the machine has {controllers * len(units)} {what}, and no slot for another",
+        hint=SHARE_OUT,
     )
 
 

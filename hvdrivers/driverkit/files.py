@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hvdrivers.contract import errors
+from hvdrivers.hints import NEW_FILE
 
 __all__ = ["new_file", "writing"]
 
@@ -89,5 +90,5 @@ def _not_written(target: Path, error: OSError | ValueError) -> errors.Hypervisor
         )
     return errors.InvalidRequest(
         f"{target} cannot be written: {reason}",
-        hint="name a file that does not exist, in a folder that this process may write to",
+        hint=NEW_FILE,
     )

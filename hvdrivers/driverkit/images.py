@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import undoing
+from hvdrivers.hints import EVICTED
 from hvdrivers.locks import KeyLocks
 from hvdrivers.models.image import CachedImage, FileImage, HttpImage, ImageFormat, ImageRef
 from hvdrivers.models.progress import ProgressCallback
@@ -304,7 +305,9 @@ def stage(
             found = find(key)
             undo.close()
     if found is None:
-        raise errors.DeviceBusy("the image was evicted from the cache while it was brought there")
+        raise errors.DeviceBusy(
+            "the image was evicted from the cache while it was brought there", hint=EVICTED
+        )
     return found
 
 

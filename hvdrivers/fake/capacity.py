@@ -11,6 +11,7 @@ from uuid import UUID
 from hvdrivers.contract.errors import InsufficientResources, InvalidRequest
 from hvdrivers.driverkit.checks import Stock, require_room, require_stock
 from hvdrivers.fake.groups import check_hosts_left
+from hvdrivers.hints import DEVICES, OTHER_DEVICE, OTHER_SLICE, SMALLER_FLAVOR
 from hvdrivers.models.instance import CpuPolicy, Flavor
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import PciDevice
@@ -80,6 +81,7 @@ def check_power(host: FakeHost, machine: Machine, flavor: Flavor | None = None) 
         raise InsufficientResources(
             f"the host has {host.size.threads} hardware threads: no machine gets more CPUs",
             vendor_code="FAKE_FULL",
+            hint=SMALLER_FLAVOR,
         )
     others = [m for m in host.machines.values() if m.uuid != machine.uuid]
     sums = taken([*others, *host.incoming.values()])
@@ -93,7 +95,10 @@ def check_placement(machine: Machine, flavor: Flavor) -> None:
     """Raise InvalidRequest if the machine's CPUs and memory were placed for another size."""
     size = (machine.flavor.vcpus, machine.flavor.memory_mib)
     if machine.numa and size != (flavor.vcpus, flavor.memory_mib):
-        raise InvalidRequest("the instance has a NUMA placement for the size that it has")
+        raise InvalidRequest(
+            "the instance has a NUMA placement for the size that it has",
+            hint="spawn() another one, placed anew",
+        )
 
 
 def check_nodes(host: FakeHost, machine: Machine, others: Iterable[Machine]) -> None:
@@ -104,14 +109,23 @@ def check_nodes(host: FakeHost, machine: Machine, others: Iterable[Machine]) -> 
     pinned = {cpu for node in placed for cpu in node.cpus.values()}
     for node in machine.numa:
         if node.cell >= size.sockets:
-            raise InsufficientResources(f"the host has no NUMA cell {node.cell}")
+            raise InsufficientResources(
+                f"the host has no NUMA cell {node.cell}",
+                hint=f"its cells are 0 to {size.sockets - 1}",
+            )
         own = range(node.cell * per_cell, (node.cell + 1) * per_cell)
         for cpu in node.cpus.values():
             if cpu not in own or cpu in pinned:
-                raise InsufficientResources(f"CPU {cpu} of cell {node.cell} is not to be had")
+                raise InsufficientResources(
+                    f"CPU {cpu} of cell {node.cell} is not to be had",
+                    hint="name another CPU of that cell, or power_off() the machine that has it",
+                )
         memory = sum(each.memory_mib for each in [*placed, *machine.numa] if each.cell == node.cell)
         if memory > size.memory_mib // size.sockets:
-            raise InsufficientResources(f"NUMA cell {node.cell} has not that much memory")
+            raise InsufficientResources(
+                f"NUMA cell {node.cell} has not that much memory",
+                hint="spread its nodes over other cells, or choose another host",
+            )
 
 
 def check_room(pool: Pool, size_bytes: int) -> None:
@@ -128,7 +142,9 @@ def device_at(host: FakeHost, address: PciAddress) -> PciDevice:
     for device in host.size.devices:
         if device.address == address:
             return device
-    raise InsufficientResources(f"the host has no device {address}", vendor_code="FAKE_NO_DEVICE")
+    raise InsufficientResources(
+        f"the host has no device {address}", vendor_code="FAKE_NO_DEVICE", hint=DEVICES
+    )
 
 
 def check_device_free(host: FakeHost, address: PciAddress) -> None:
@@ -139,7 +155,9 @@ def check_device_free(host: FakeHost, address: PciAddress) -> None:
     for claim in host.claims:
         if claim.address in related:
             raise InsufficientResources(
-                f"device {claim.address} belongs to another machine", vendor_code="FAKE_CLAIMED"
+                f"device {claim.address} belongs to another machine",
+                vendor_code="FAKE_CLAIMED",
+                hint=OTHER_DEVICE,
             )
 
 
@@ -157,7 +175,7 @@ def find_slice(host: FakeHost, kind: str, parent: PciAddress | None) -> PciAddre
         for each in device.mediated_types:
             if each.name == kind and used[device.address] < each.available:
                 return device.address
-    raise InsufficientResources(f"no {kind} is left", vendor_code="FAKE_CLAIMED")
+    raise InsufficientResources(f"no {kind} is left", vendor_code="FAKE_CLAIMED", hint=OTHER_SLICE)
 
 
 def claimed_by(host: FakeHost, owner: UUID) -> bool:

@@ -216,9 +216,14 @@ class FakeConfig(DriverConfig):
         """
         parts = urlsplit(url)
         if "@" in parts.netloc or ":" in parts.netloc or parts.path not in {"", "/"}:
-            raise InvalidRequest("a fake host's URL is fake:// or fake://NAME, and nothing more")
+            raise InvalidRequest(
+                "a fake host's URL has a name, and no user, port or path",
+                hint="name the host alone: fake://NAME",
+            )
         if parts.query or parts.fragment:
-            raise InvalidRequest("a fake host's URL takes no options: pass them to connect()")
+            raise InvalidRequest(
+                "a fake host's URL takes no options", hint="give them to connect() as arguments"
+            )
         named: dict[str, object] = {"host": parts.netloc} if parts.netloc else {}
         return cls.model_validate(named | options)
 
@@ -228,5 +233,8 @@ class FakeConfig(DriverConfig):
         from hvdrivers.fake.world import FakeWorld
 
         if self.world is not None and not isinstance(self.world, FakeWorld):
-            raise InvalidRequest("world must be a FakeWorld")
+            raise InvalidRequest(
+                "world must be a FakeWorld",
+                hint="make one from hvdrivers.fake.FakeWorld, or leave world out",
+            )
         return self.world

@@ -140,7 +140,9 @@ class Controls:
         with self._it.world.lock:
             machine = self._find(uuid)
             if machine.state not in POWERED_ON:
-                raise InvalidRequest("only a machine that is powered on can crash")
+                raise InvalidRequest(
+                    "only a machine that is powered on can crash", hint="power_on() it first"
+                )
             machine.write_console("Kernel panic - not syncing")
             self._it.remove_disks(uuid, "rescue")
             if Limit.NEVER_CRASHED in self._it.size.limits:
@@ -181,7 +183,7 @@ class Controls:
         with self._it.world.lock:
             machine = self._find(uuid)
             if machine.frozen:
-                raise InvalidRequest("the guest's file systems are frozen")
+                raise InvalidRequest("the guest's file systems are frozen", hint="thaw() it first")
             holder = self._disk(machine, disk)
             holder.content = (*holder.content, f"write:{text}")
 
@@ -203,7 +205,10 @@ class Controls:
                 return attached.record
         disk = self._it.disk(machine.uuid, name)
         if disk is None:
-            raise VolumeNotFound(f"the machine has no disk {name!r}")
+            raise VolumeNotFound(
+                f"the machine has no disk {name!r}",
+                hint="name root, ephemeral or swap, or the id of a volume that is attached",
+            )
         return disk
 
     # ---- the surroundings ----------------------------------------------------------------------
@@ -231,7 +236,9 @@ class Controls:
         uuid = uuid or uuid4()
         with host.world.lock:
             if uuid in host.machines:
-                raise InvalidRequest(f"there is a machine {uuid} already")
+                raise InvalidRequest(
+                    f"there is a machine {uuid} already", hint="choose another UUID"
+                )
             host.machines[uuid] = Machine(
                 uuid=uuid,
                 name=name,
@@ -270,7 +277,7 @@ class Controls:
         with self._it.world.lock:
             machine = self._find(uuid)
             if machine.ours:
-                raise InvalidRequest("that is one of ours: destroy() it")
+                raise InvalidRequest("that is one of ours", hint="destroy() it")
             self._it.remove_disks(uuid)
             self._it.unlock(uuid)
             del self._it.machines[uuid]

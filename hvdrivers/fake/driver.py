@@ -160,7 +160,9 @@ class FakeDriver(
             ConnectionFailed: the named host is not reachable (``FakeHost.unreachable()``).
         """
         if not isinstance(config, FakeConfig):
-            raise errors.InvalidRequest("the fake driver takes a FakeConfig")
+            raise errors.InvalidRequest(
+                "the fake driver takes a FakeConfig", hint='connect("fake", host=...) makes one'
+            )
         if config.host is not None:
             host = (config.in_world or default_world()).host(config.host, config)
             host.check_reachable()

@@ -12,6 +12,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.records import Machine
+from hvdrivers.hints import ACCOUNT, USER
 from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
 from hvdrivers.models.vif import NetworkVif
 
@@ -29,9 +30,9 @@ class _Agent(FakeBase):
         if accounts is None:
             return
         if credentials is None:
-            raise errors.InvalidRequest("the guest's agent asks for credentials")
+            raise errors.InvalidRequest("the guest's agent asks for credentials", hint=ACCOUNT)
         if accounts.get(credentials.user) != credentials.password.get_secret_value():
-            raise errors.PermissionDenied("the guest refused the credentials")
+            raise errors.PermissionDenied("the guest refused the credentials", hint=ACCOUNT)
 
 
 class FakeGuestPassword(_Agent, GuestPassword):
@@ -56,7 +57,7 @@ class FakeGuestPassword(_Agent, GuestPassword):
         machine = self._ask_agent("set_guest_password", uuid)
         self._log_in(machine, credentials)
         if user not in machine.guest.users:
-            raise errors.InvalidRequest(f"the guest has no user {user!r}")
+            raise errors.InvalidRequest(f"the guest has no user {user!r}", hint=USER)
         machine.passwords[user] = password
 
 
@@ -106,7 +107,10 @@ class FakeGuestExec(_Agent, GuestExec):
         machine = self._ask_agent("guest_exec", uuid)
         self._log_in(machine, credentials)
         if not command or command[0] not in machine.guest.programs:
-            raise errors.InvalidRequest("the guest has no such program")
+            raise errors.InvalidRequest(
+                "the guest has no such program",
+                hint="name one of the guest's programs: GuestBehaviour.programs",
+            )
         return machine
 
 

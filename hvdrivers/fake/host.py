@@ -149,7 +149,9 @@ class FakeHost(Controls):
         if name is None:
             return self.default_pool
         if name not in self.pools:
-            raise errors.VolumeNotFound(f"the host has no pool {name!r}")
+            raise errors.VolumeNotFound(
+                f"the host has no pool {name!r}", hint=f"there are: {', '.join(self.pools)}"
+            )
         return self.pools[name]
 
     def ours(self) -> list[Machine]:

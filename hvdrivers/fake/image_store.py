@@ -163,4 +163,7 @@ def whole(seed: SeedDisc) -> SeedDisc:
     try:
         return seed.model_copy(update={"content": SecretBytes(seed.read()), "path": None})
     except (OSError, ValueError) as error:
-        raise errors.InvalidRequest(f"the seed disc cannot be used: {error}") from error
+        raise errors.InvalidRequest(
+            f"the seed disc cannot be used: {error}",
+            hint="give content=, or name such a file of this machine",
+        ) from error

@@ -11,6 +11,7 @@ from hvdrivers.driverkit.images import partial_upload, refuse_alive
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.image_store import Images
 from hvdrivers.fake.records import ImageRecord
+from hvdrivers.hints import ON_THE_HOST, USED_IMAGE
 from hvdrivers.models.image import CachedImage, HostImage, ImageRef
 from hvdrivers.models.progress import ProgressCallback
 
@@ -28,7 +29,7 @@ class FakeImageCache(FakeBase, ImageCache):
     ) -> CachedImage:
         """1 call if it is there, else 4."""
         if isinstance(image, HostImage):
-            raise errors.InvalidRequest("a host image is on the host already")
+            raise errors.InvalidRequest("a host image is on the host already", hint=ON_THE_HOST)
         with self.link.task(
             "cache_image", None, timeout, progress=progress, slow="upload-image"
         ) as task:
@@ -79,7 +80,9 @@ class FakeImageCache(FakeBase, ImageCache):
             self._refuse_alive(upload)
             del self.fake_host.default_pool.uploads[key]
         if self._in_use(key):
-            raise errors.DeviceBusy(f"a disk is based on image {key}", retryable=False)
+            raise errors.DeviceBusy(
+                f"a disk is based on image {key}", retryable=False, hint=USED_IMAGE
+            )
         self.fake_host.default_pool.images.pop(key, None)
 
     def _refuse_alive(self, upload: ImageRecord) -> None:

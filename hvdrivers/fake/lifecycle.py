@@ -20,6 +20,7 @@ from hvdrivers.fake.ports import Ports
 from hvdrivers.fake.records import Claim, ImageRecord, Machine
 from hvdrivers.fake.steps import Task
 from hvdrivers.fake.volumes import Volumes
+from hvdrivers.hints import OPEN_HOST, SHARE_OUT
 from hvdrivers.models.base import Name
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.instance import (
@@ -77,15 +78,21 @@ class FakeLifecycle(FakeBase, Lifecycle):
         for attachment in spec.volumes:
             self.volumes.check_free(spec.uuid, attachment)
         if len(spec.volumes) > self.fake_host.size.disk_slots:
-            raise errors.InsufficientResources("the machine has not that many slots for disks")
+            raise errors.InsufficientResources(
+                "the machine has not that many slots for disks", hint=SHARE_OUT
+            )
         if len(spec.vifs) > self.fake_host.size.nic_slots:
-            raise errors.InsufficientResources("the machine has not that many slots for NICs")
+            raise errors.InsufficientResources(
+                "the machine has not that many slots for NICs", hint=SHARE_OUT
+            )
 
     def _check_new(self, uuid: UUID) -> None:
         if uuid in self.fake_host.machines or uuid in self.fake_host.incoming:
             raise errors.InstanceExists(f"the UUID {uuid} is taken", instance=uuid)
         if self.fake_host.maintenance:
-            raise errors.InsufficientResources("the host is in maintenance: no new machines")
+            raise errors.InsufficientResources(
+                "the host is in maintenance: no new machines", hint=OPEN_HOST
+            )
 
     def _define(self, task: Task, spec: InstanceSpec, image: ImageRecord | None) -> None:
         self._check_new(spec.uuid)
@@ -142,7 +149,8 @@ class FakeLifecycle(FakeBase, Lifecycle):
             and spec.flavor.numa_nodes > self.fake_host.size.sockets
         ):
             raise errors.InsufficientResources(
-                f"the host has {self.fake_host.size.sockets} NUMA cells"
+                f"the host has {self.fake_host.size.sockets} NUMA cells",
+                hint="choose a flavor with fewer numa_nodes, or another host",
             )
         if spec.start:
             check_power(self.fake_host, machine)

@@ -60,7 +60,8 @@ class Machines:
         for pool in self.host.pools.values():
             if name in {*pool.disks, *pool.images, *pool.uploads}:
                 raise errors.InvalidRequest(
-                    f"{name!r} is a disk of an instance, or a cached image, and nothing to name"
+                    f"{name!r} is a disk of an instance, or a cached image, and nothing to name",
+                    hint="destroy(keep={Keep.ROOT_DISK}) makes a volume of an instance's root disk",
                 )
 
     def checked(self, operation: str, uuid: UUID, variant: Enum | None = None) -> Machine:

@@ -144,7 +144,9 @@ class FakeLiveMigrationForce(FakeBase, LiveMigrationForce):
     def _force(self, uuid: UUID) -> None:
         migration = self.machines.checked("force_migration", uuid).migration
         if migration is None or not migration.active:
-            raise errors.InvalidState("no migration of this instance is under way")
+            raise errors.InvalidState(
+                "no migration of this instance is under way", hint="live_migrate() begins one"
+            )
         migration.forced = True
         migration.wake.set()
 

@@ -14,6 +14,7 @@ from hvdrivers.fake.connections import replace_connections, volumes_at
 from hvdrivers.fake.host import FakeHost
 from hvdrivers.fake.moving import stand_alone
 from hvdrivers.fake.records import Lock, Machine, MoveRecord, Port
+from hvdrivers.hints import SAME_DISKS
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.instance import Flavor, InstanceInfo
 from hvdrivers.models.migration import Destination, Move, MovePhase
@@ -71,7 +72,7 @@ class FakeMoveInSteps(FakeBase, MoveInSteps):
         before = machine.flavor
         extra = (flavor.ephemeral_gib, flavor.swap_mib)
         if extra != (before.ephemeral_gib, before.swap_mib):
-            raise errors.InvalidRequest("the ephemeral or swap disk would change")
+            raise errors.InvalidRequest("the ephemeral or swap disk would change", hint=SAME_DISKS)
         root = self.fake_host.disk(machine.uuid, "root")
         if root is not None and flavor.disk_gib:
             require_growth("the root disk", root.size_bytes, flavor.disk_gib << 30)
@@ -139,7 +140,10 @@ class FakeMoveInSteps(FakeBase, MoveInSteps):
         if machine is not None and machine.move is not None and machine.move.move == move:
             if move.destination is None:
                 return self._finish_here(machine, move)
-            raise errors.InvalidRequest("this host is the source of the move")
+            raise errors.InvalidRequest(
+                "this host is the source of the move",
+                hint="call finish_move() of a driver that is connected to the destination",
+            )
         if machine is not None and machine.arrived == move.token:
             return self.showing.info(machine)
         incoming = self.fake_host.incoming.get(move.uuid)

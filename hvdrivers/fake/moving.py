@@ -14,6 +14,7 @@ from hvdrivers.fake.groups import Groups
 from hvdrivers.fake.ports import port_names
 from hvdrivers.fake.records import Disk, Machine, Pool
 from hvdrivers.fake.steps import Task
+from hvdrivers.hints import MEND_MOVE
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.migration import (
     Blocker,
@@ -214,7 +215,11 @@ class Moving:
         target = self.host.world.find(destination.host)
         if not plan.possible or target is None:
             reasons = "; ".join(f"{each.kind}: {each.reason}" for each in plan.blockers)
-            raise errors.InvalidRequest(f"the instance cannot move: {reasons}", instance=uuid)
+            raise errors.InvalidRequest(
+                f"the instance cannot move: {reasons}",
+                instance=uuid,
+                hint=MEND_MOVE,
+            )
         return target
 
     def _receive(self, task: Task, operation: str, uuid: UUID, destination: Destination) -> None:

@@ -10,6 +10,7 @@ from hvdrivers.contract.network import Network, VifQosControl
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.ports import Ports
 from hvdrivers.fake.records import Machine
+from hvdrivers.hints import ATTACHED, GUEST_KEEPS
 from hvdrivers.models.events import DeviceKind
 from hvdrivers.models.vif import AttachedVif, Vif, VifQos
 
@@ -58,7 +59,8 @@ class FakeNetwork(FakeBase, Network):
                     if not task.wait_for(machine.guest.detach_seconds):
                         machine.asked_for.add(vif_id)
                         raise errors.DeviceBusy(
-                            f"the guest did not let go of {vif_id!r} within the deadline"
+                            f"the guest did not let go of {vif_id!r} within the deadline",
+                            hint=GUEST_KEEPS,
                         )
                 task.call("unplug-nic", lambda: self._unplug_nic(uuid, vif_id))
             task.call(
@@ -69,7 +71,7 @@ class FakeNetwork(FakeBase, Network):
     def _ask_guest(self, machine: Machine, device: str) -> None:
         if machine.guest.refuses_unplug:
             self.fake_host.tell_device(machine, DeviceKind.REMOVAL_FAILED, device)
-            raise errors.DeviceBusy(f"the guest refuses to let go of {device!r}")
+            raise errors.DeviceBusy(f"the guest refuses to let go of {device!r}", hint=GUEST_KEEPS)
 
     def _unplug_nic(self, uuid: UUID, vif_id: str) -> None:
         machine = self.machines.checked("unplug_vif", uuid)
@@ -93,5 +95,5 @@ class FakeVifQos(FakeBase, VifQosControl):
         self.machines.checked("set_vif_qos", uuid)
         port = self.fake_host.ports.get((uuid, vif_id))
         if port is None or not port.plugged:
-            raise errors.NetworkNotFound(f"the instance has no NIC {vif_id!r}")
+            raise errors.NetworkNotFound(f"the instance has no NIC {vif_id!r}", hint=ATTACHED)
         port.vif = port.vif.model_copy(update={"qos": qos})

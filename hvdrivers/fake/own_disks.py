@@ -19,6 +19,7 @@ from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.image_store import whole
 from hvdrivers.fake.records import Disk, ImageRecord
 from hvdrivers.fake.steps import Task
+from hvdrivers.hints import DETACH_FIRST, LARGER_DISK, VOLUMES
 from hvdrivers.models.disk import DiskRole, OwnDisk
 from hvdrivers.models.instance import InstanceSpec, Keep
 
@@ -131,15 +132,19 @@ class OwnDisks:
                     mine = replace(disk, size_bytes=size, content=record.content, base=None)
                     pool.disks[mine.name] = mine
                     return
-        raise errors.VolumeNotFound(f"the host has no volume {volume_id!r}")
+        raise errors.VolumeNotFound(f"the host has no volume {volume_id!r}", hint=VOLUMES)
 
     def check_kept(self, disk: Disk, volume_id: str) -> None:
         record = next(each for each in self.host.volumes() if each.volume_id == volume_id)
         attached = any(volume_id in each.volumes for each in self.host.machines.values())
         if record.locks or attached:
-            raise errors.DeviceBusy(f"volume {volume_id!r} is attached to a machine")
+            raise errors.DeviceBusy(
+                f"volume {volume_id!r} is attached to a machine", hint=DETACH_FIRST
+            )
         if disk.size_bytes and disk.size_bytes < record.size_bytes:
-            raise errors.InvalidRequest(f"volume {volume_id!r} is larger than the disk of the spec")
+            raise errors.InvalidRequest(
+                f"volume {volume_id!r} is larger than the disk of the spec", hint=LARGER_DISK
+            )
 
     def give_back(self, disk: Disk, volume_id: str, token: int) -> None:
         pool_name, _, name = volume_id.partition("/")

@@ -11,6 +11,7 @@ from hvdrivers.driverkit.checks import Holder, require_port_free
 from hvdrivers.fake.capacity import check_device_free, device_at
 from hvdrivers.fake.records import Claim, Machine, Port
 from hvdrivers.fake.steps import Task
+from hvdrivers.hints import UNPLUG_ONE
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.state import POWERED_ON, InstanceState
 from hvdrivers.models.vif import (
@@ -127,7 +128,8 @@ class Ports:
     def check_slot(self, uuid: UUID) -> None:
         if len(self.of(uuid)) >= self.host.size.nic_slots:
             raise errors.InsufficientResources(
-                f"the machine has {self.host.size.nic_slots} NICs, and no slot for another"
+                f"the machine has {self.host.size.nic_slots} NICs, and no slot for another",
+                hint=UNPLUG_ONE,
             )
 
     def create(self, task: Task, uuid: UUID, vif: Vif) -> None:

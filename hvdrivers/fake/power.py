@@ -69,7 +69,8 @@ class FakePower(FakeBase, Power):
                 seconds = guest.shutdown_seconds if guest.acpi else float("inf")
                 if not task.wait_for(seconds):
                     raise errors.DeviceBusy(
-                        "the guest did not go down within the deadline; it runs on"
+                        "the guest did not go down within the deadline; it runs on",
+                        hint="use RebootKind.HARD, or give it longer",
                     )
             task.call("reset-machine", lambda: self._reset(uuid, kind))
 

@@ -12,6 +12,7 @@ from hvdrivers.contract.storage import Reconnect
 from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.ports import Ports
 from hvdrivers.fake.volumes import Volumes
+from hvdrivers.hints import ATTACHED
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import VolumeAttachment
 
@@ -43,12 +44,16 @@ class FakeReconnect(FakeBase, Reconnect):
         for attachment in volumes:
             if attachment.volume_id not in machine.volumes:
                 raise errors.VolumeNotFound(
-                    f"the instance has no volume {attachment.volume_id!r}", instance=uuid
+                    f"the instance has no volume {attachment.volume_id!r}",
+                    instance=uuid,
+                    hint=ATTACHED,
                 )
             self.volumes.check_free(uuid, attachment)
         for vif in vifs:
             port = self.fake_host.ports.get((uuid, vif.id))
             if port is None or not port.plugged:
-                raise errors.NetworkNotFound(f"the instance has no NIC {vif.id!r}", instance=uuid)
+                raise errors.NetworkNotFound(
+                    f"the instance has no NIC {vif.id!r}", instance=uuid, hint=ATTACHED
+                )
             self.ports.check_wiring(vif)
         replace_connections(self.fake_host, machine, volumes, vifs)

@@ -13,6 +13,7 @@ from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import Taken, check_fits, check_placement, check_power, check_room
 from hvdrivers.fake.image_store import Images, whole
 from hvdrivers.fake.records import Disk, ImageRecord, Machine
+from hvdrivers.hints import RESIZE_OFF, SAME_DISKS, SMALLER_FLAVOR, WRITE_VOLUME
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.image import ImageRef
 from hvdrivers.models.instance import Flavor
@@ -131,12 +132,12 @@ class FakeResize(FakeBase, Resize):
         check_fits(self.fake_host.size, alone)
         if flavor.vcpus > self.fake_host.size.threads:
             raise errors.InsufficientResources(
-                f"the host has {self.fake_host.size.threads} hardware threads"
+                f"the host has {self.fake_host.size.threads} hardware threads", hint=SMALLER_FLAVOR
             )
         before = machine.flavor
         extra = (flavor.ephemeral_gib, flavor.swap_mib)
         if extra != (before.ephemeral_gib, before.swap_mib):
-            raise errors.InvalidRequest("the ephemeral or swap disk would change")
+            raise errors.InvalidRequest("the ephemeral or swap disk would change", hint=SAME_DISKS)
         root = self.fake_host.disk(uuid, "root")
         # a machine that boots from a volume has no root disk, whatever its flavor says
         if root is not None and flavor.disk_gib:
@@ -163,16 +164,20 @@ class _HotResize(FakeBase):
         if wanted == now:
             return
         if wanted > (most or now):
-            raise errors.InvalidRequest(f"the flavor's headroom ends at {most or now}")
+            raise errors.InvalidRequest(
+                f"the flavor's headroom ends at {most or now}", hint=RESIZE_OFF
+            )
         try:
             changed = Flavor.model_validate(flavor.model_dump() | {field: wanted})
         except ValueError as error:
-            raise errors.InvalidRequest("the flavor does not allow that size") from error
+            raise errors.InvalidRequest(
+                "the flavor does not allow that size", hint=RESIZE_OFF
+            ) from error
         check_placement(machine, changed)
         check_power(self.fake_host, machine, changed)
         asks = Limit.GROWTH_UNASKED not in self.fake_host.size.limits
         if asks and not machine.guest.accepts_hotplug:
-            raise errors.DeviceBusy("the guest did not take it")
+            raise errors.DeviceBusy("the guest did not take it", hint=RESIZE_OFF)
         machine.flavor = changed
 
 
@@ -230,7 +235,9 @@ class FakeRebuild(FakeBase, Rebuild):
     def _check_rebuild(self, uuid: UUID) -> Machine:
         machine = self.machines.checked("rebuild", uuid)
         if self.fake_host.disk(uuid, "root") is None:
-            raise errors.InvalidRequest("the instance boots from a volume: there is no root disk")
+            raise errors.InvalidRequest(
+                "the instance boots from a volume: there is no root disk", hint=WRITE_VOLUME
+            )
         if machine.snapshots:
             raise errors.DeviceBusy(
                 "snapshots depend on the root disk",
@@ -250,7 +257,10 @@ class FakeRebuild(FakeBase, Rebuild):
     def _switch_to(self, uuid: UUID, image: ImageRef, record: ImageRecord, token: int) -> None:
         made = [each for each in self.fake_host.disks_of(uuid) if each[1].role.startswith(_NEW)]
         if not any(disk.role == _new(token) for _, disk in made):
-            raise errors.DeviceBusy("another rebuild() has put its disk in place meanwhile")
+            raise errors.DeviceBusy(
+                "another rebuild() has put its disk in place meanwhile",
+                hint="get_instance() shows its image; call again if it is to have another one",
+            )
         # the others are of callers who have died, or will see that they come too late
         for pool, disk in made:
             del pool.disks[disk.name]

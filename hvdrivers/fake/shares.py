@@ -21,10 +21,16 @@ class FakeShares(FakeBase, Shares):
     def _add(self, uuid: UUID, share: Share) -> None:
         machine = self.machines.checked("attach_share", uuid)
         if share.path not in self.fake_host.size.directories:
-            raise errors.VolumeNotFound(f"the host has no directory {share.path!r}")
+            raise errors.VolumeNotFound(
+                f"the host has no directory {share.path!r}",
+                hint="make it on the host first: drivers make none",
+            )
         there = machine.shares.get(share.tag)
         if there is not None and there != share:
-            raise errors.InvalidRequest(f"the tag {share.tag!r} is taken by {there.path!r}")
+            raise errors.InvalidRequest(
+                f"the tag {share.tag!r} is taken by {there.path!r}",
+                hint="choose another tag, or detach_share() that one first",
+            )
         machine.shares[share.tag] = share
 
     def detach_share(self, uuid: UUID, tag: str, *, timeout: float | None = None) -> None:

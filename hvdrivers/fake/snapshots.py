@@ -15,6 +15,13 @@ from hvdrivers.fake.base import FakeBase
 from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.own_disks import role_of
 from hvdrivers.fake.records import BackupRecord, Content, Disk, Machine, SnapshotRecord
+from hvdrivers.hints import (
+    COPY_VOLUME,
+    NO_MEMORY,
+    OTHER_HARDWARE,
+    SNAPSHOTS,
+    TAKEN_SNAPSHOT,
+)
 from hvdrivers.models.base import Name
 from hvdrivers.models.events import LifecycleKind
 from hvdrivers.models.image import ImageFormat, ImageInfo
@@ -40,9 +47,11 @@ class FakeSnapshots(FakeBase, Snapshots):
     def _take(self, uuid: UUID, name: str, memory: bool) -> Snapshot:
         machine = self.machines.checked("create_snapshot", uuid)
         if any(each.name == name for each in machine.snapshots.values()):
-            raise errors.InvalidRequest(f"there is a snapshot {name!r} of this instance already")
+            raise errors.InvalidRequest(
+                f"there is a snapshot {name!r} of this instance already", hint=TAKEN_SNAPSHOT
+            )
         if memory and machine.state not in POWERED_ON:
-            raise errors.InvalidRequest("a stopped machine has no memory to keep")
+            raise errors.InvalidRequest("a stopped machine has no memory to keep", hint=NO_MEMORY)
         size = _OVERHEAD + ((machine.flavor.memory_mib << 20) if memory else 0)
         pool = self.fake_host.home(uuid)
         check_room(pool, size)
@@ -91,12 +100,15 @@ class FakeSnapshots(FakeBase, Snapshots):
         machine = self.machines.checked("revert_snapshot", uuid)
         record = machine.snapshots.get(snapshot_id)
         if record is None:
-            raise errors.VolumeNotFound(f"the instance has no snapshot {snapshot_id!r}")
+            raise errors.VolumeNotFound(
+                f"the instance has no snapshot {snapshot_id!r}", hint=SNAPSHOTS
+            )
         if record.memory:
             # the guest in that memory knows these CPUs and devices, and no others
             if (record.flavor, record.devices) != (machine.flavor, self._devices(machine)):
                 raise errors.InvalidRequest(
-                    "flavor or devices differ from those of the snapshot's memory"
+                    "flavor or devices differ from those of the snapshot's memory",
+                    hint=OTHER_HARDWARE,
                 )
             self.starting.check(machine)
         for _, disk in self.fake_host.disks_of(uuid):
@@ -183,7 +195,9 @@ class FakeSnapshotToImage(FakeBase, SnapshotToImage):
             "snapshot_to_image", uuid, timeout, progress=progress, slow="read-disk"
         ) as task:
             if format not in {ImageFormat.RAW, ImageFormat.QCOW2}:
-                raise errors.NotSupported(f"the fake writes raw and qcow2 images, not {format}")
+                raise errors.NotSupported(
+                    f"the fake writes raw and qcow2 images, not {format}", hint="take raw or qcow2"
+                )
             size, content = task.call("look-up", lambda: self._view(uuid), changes=False)
             with new_file(target) as file:
                 task.call("open-disk", lambda: self._view(uuid), changes=False)
@@ -202,7 +216,9 @@ class FakeSnapshotToImage(FakeBase, SnapshotToImage):
         self.machines.checked("snapshot_to_image", uuid)
         root = self.fake_host.disk(uuid, "root")
         if root is None:
-            raise errors.InvalidRequest("the instance boots from a volume: it has no root disk")
+            raise errors.InvalidRequest(
+                "the instance boots from a volume: it has no root disk", hint=COPY_VOLUME
+            )
         return root.size_bytes, root.content
 
 
@@ -219,7 +235,10 @@ class FakeIncrementalBackup(FakeBase, IncrementalBackup):
     def _begin(self, uuid: UUID, since: str | None) -> Backup:
         machine = self.machines.checked("begin_backup", uuid)
         if any(backup.open for backup in machine.backups.values()):
-            raise errors.DeviceBusy("a backup of this instance is open already")
+            raise errors.DeviceBusy(
+                "a backup of this instance is open already",
+                hint="end_backup() closes it, also if its client has died",
+            )
         if since is not None and since not in machine.backups:
             raise errors.VolumeNotFound(
                 f"there is no checkpoint {since!r} any more", hint="make a full backup"

@@ -21,6 +21,7 @@ from hvdrivers.fake.capacity import check_room
 from hvdrivers.fake.records import AttachedDisk, Disk, Machine, VolumeRecord
 from hvdrivers.fake.steps import Task
 from hvdrivers.fake.volumes import Volumes, shown
+from hvdrivers.hints import ATTACHED, BOOTS, DETACH_FIRST, GUEST_KEEPS, VOLUMES
 from hvdrivers.models.events import DeviceKind
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.progress import ProgressCallback
@@ -89,18 +90,20 @@ class FakeStorage(FakeBase, Storage):
         machine = self.machines.checked("detach_volume", uuid)
         disk = machine.volumes.get(volume_id)
         if disk is not None and disk.attachment.boot_index == 0:
-            raise errors.InvalidRequest("the instance boots from this volume")
+            raise errors.InvalidRequest("the instance boots from this volume", hint=BOOTS)
         return machine
 
     def _ask_unplug(self, machine: Machine, device: str) -> None:
         if machine.guest.refuses_unplug:
             self.fake_host.tell_device(machine, DeviceKind.REMOVAL_FAILED, device)
-            raise errors.DeviceBusy(f"the guest refuses to let go of {device!r}")
+            raise errors.DeviceBusy(f"the guest refuses to let go of {device!r}", hint=GUEST_KEEPS)
 
     def _wait_for_guest(self, task: Task, machine: Machine, device: str) -> None:
         if not task.wait_for(machine.guest.detach_seconds):
             machine.asked_for.add(device)
-            raise errors.DeviceBusy(f"the guest did not let go of {device!r} within the deadline")
+            raise errors.DeviceBusy(
+                f"the guest did not let go of {device!r} within the deadline", hint=GUEST_KEEPS
+            )
 
     def _unplug_disk(self, uuid: UUID, volume_id: str) -> None:
         machine = self.machines.checked("detach_volume", uuid)
@@ -134,7 +137,9 @@ class _Attached(FakeBase):
     def _disk_of(self, operation: str, uuid: UUID, volume_id: str) -> AttachedDisk:
         machine = self.machines.checked(operation, uuid)
         if volume_id not in machine.volumes:
-            raise errors.VolumeNotFound(f"volume {volume_id!r} is not attached to this instance")
+            raise errors.VolumeNotFound(
+                f"volume {volume_id!r} is not attached to this instance", hint=ATTACHED
+            )
         return machine.volumes[volume_id]
 
 
@@ -187,9 +192,15 @@ class FakeSwapVolume(_Attached, SwapVolume):
     def _check_swap(self, uuid: UUID, volume_id: str, replacement: VolumeAttachment) -> None:
         disk = self._disk_of("swap_volume", uuid, volume_id)
         if replacement.volume_id in self.machines.find(uuid).volumes:
-            raise errors.InvalidRequest("the replacement is attached to this instance already")
+            raise errors.InvalidRequest(
+                "the replacement is attached to this instance already",
+                hint="name another one, or detach_volume() it first",
+            )
         if self.volumes.check_free(uuid, replacement).size_bytes < disk.seen_bytes:
-            raise errors.InvalidRequest("the replacement is smaller than the volume")
+            raise errors.InvalidRequest(
+                "the replacement is smaller than the volume",
+                hint="make one that is at least as large",
+            )
 
     def _switch_volume(
         self, uuid: UUID, volume_id: str, replacement: VolumeAttachment
@@ -276,7 +287,7 @@ class FakeHostVolumes(FakeBase, HostVolumes):
         for volume in self._list_volumes():
             if volume.volume_id == volume_id:
                 return volume
-        raise errors.VolumeNotFound(f"there is no volume {volume_id!r}")
+        raise errors.VolumeNotFound(f"there is no volume {volume_id!r}", hint=VOLUMES)
 
     def delete_volume(self, volume_id: str, *, timeout: float | None = None) -> None:
         """1 call."""
@@ -290,7 +301,9 @@ class FakeHostVolumes(FakeBase, HostVolumes):
                     continue
                 if record.locks:
                     raise errors.DeviceBusy(
-                        f"volume {volume_id!r} is attached to a machine", retryable=False
+                        f"volume {volume_id!r} is attached to a machine",
+                        retryable=False,
+                        hint=DETACH_FIRST,
                     )
                 del pool.volumes[record.name]
 

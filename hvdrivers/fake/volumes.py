@@ -14,6 +14,7 @@ from hvdrivers.contract.requirements import SERVED_VOLUMES
 from hvdrivers.driverkit.checks import Holder, free_name, require_volume_free
 from hvdrivers.fake.records import AttachedDisk, Lock, Machine, Secret, VolumeRecord
 from hvdrivers.fake.steps import Task
+from hvdrivers.hints import DETACH_ONE, VOLUMES
 from hvdrivers.models.volume import (
     AttachedVolume,
     DeviceType,
@@ -64,7 +65,10 @@ class Volumes:
         """
         volume = attachment.volume
         if volume.volume_id in self.host.lost_volumes:
-            raise errors.VolumeNotFound(f"the host cannot open volume {volume.volume_id!r}")
+            raise errors.VolumeNotFound(
+                f"the host cannot open volume {volume.volume_id!r}",
+                hint="look at it where it is kept; reconnect() it if it is elsewhere now",
+            )
         if isinstance(volume, PoolVolume):
             return self.pool_volume(volume)
         if isinstance(volume, LocalVolume):
@@ -84,7 +88,7 @@ class Volumes:
             return found
         if self.host.accept_any_volume:
             return self.anything(volume.volume_id)
-        raise errors.VolumeNotFound(f"the pool has no volume {volume.data.name!r}")
+        raise errors.VolumeNotFound(f"the pool has no volume {volume.data.name!r}", hint=VOLUMES)
 
     @provides(Capability.VOLUME_LOCAL)
     def local_volume(self, volume: LocalVolume) -> VolumeRecord:
@@ -93,7 +97,10 @@ class Volumes:
             return found
         if self.host.accept_any_volume:
             return self.anything(volume.volume_id)
-        raise errors.VolumeNotFound(f"the host has no {volume.path!r}")
+        raise errors.VolumeNotFound(
+            f"the host has no {volume.path!r}",
+            hint="HostSize.local_volumes names those that it has",
+        )
 
     @provides(*SERVED_VOLUMES)
     def served_volume(self, volume: Served) -> VolumeRecord:
@@ -197,7 +204,8 @@ class Volumes:
     def check_slot(self, machine: Machine) -> None:
         if len(machine.volumes) >= self.host.size.disk_slots:
             raise errors.InsufficientResources(
-                f"the machine has {self.host.size.disk_slots} disks, and no slot for another"
+                f"the machine has {self.host.size.disk_slots} disks, and no slot for another",
+                hint=DETACH_ONE,
             )
 
     def disconnect(self, uuid: UUID, volume_id: str) -> None:

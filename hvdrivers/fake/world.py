@@ -9,6 +9,7 @@ from uuid import UUID
 
 from hvdrivers.contract.errors import InvalidRequest
 from hvdrivers.fake.records import Pool, VolumeRecord
+from hvdrivers.hints import ANOTHER_NAME
 
 if TYPE_CHECKING:
     from hvdrivers.fake.config import FakeConfig
@@ -90,7 +91,7 @@ class FakeWorld:
         """
         with self.lock:
             if host.name in self._hosts:
-                raise InvalidRequest(f"there is a fake host {host.name} already")
+                raise InvalidRequest(f"there is a fake host {host.name} already", hint=ANOTHER_NAME)
             self._hosts[host.name] = host
 
     def has_open(self, host_name: str, uuid: UUID) -> bool:

@@ -13,12 +13,15 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from hvdrivers.addresses import bracketed
 from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.hints import CA_FILE
 from hvdrivers.hyperv.naming import meeting, plain_path
 from hvdrivers.invalid import in_words
 from hvdrivers.limits import WAIT_SECONDS
 from hvdrivers.models.base import PrintableText, TextSecret
 from hvdrivers.models.config import CREDENTIALS_HINT, DriverConfig
 from hvdrivers.models.instance import Firmware
+
+_OPTIONS = "the documentation of HypervConfig names the options"
 
 
 class Authentication(StrEnum):
@@ -152,8 +155,7 @@ class HypervConfig(DriverConfig):
                 path.read_bytes()
             except OSError as error:
                 raise InvalidRequest(
-                    f"{name} cannot be read: {path}: {error.strerror}",
-                    hint="name a PEM file of this machine that the user may read",
+                    f"{name} cannot be read: {path}: {error.strerror}", hint=CA_FILE
                 ) from error
 
     @classmethod
@@ -165,7 +167,10 @@ class HypervConfig(DriverConfig):
             port = parts.port
         except ValueError:
             # the URL itself may hold a password: it is not repeated
-            raise InvalidRequest("the URL's port is no number") from None
+            raise InvalidRequest(
+                "the URL's port is no number",
+                hint="hyperv://USER@HOST:PORT, with a port from 1 to 65535; or leave the port out",
+            ) from None
         if port is not None:
             values["port"] = port
         if parts.username is not None:
@@ -175,7 +180,7 @@ class HypervConfig(DriverConfig):
         try:
             return cls(**(values | options))
         except ValidationError as error:
-            hint = None if "password" in {*values, *options} else CREDENTIALS_HINT
+            hint = _OPTIONS if "password" in {*values, *options} else CREDENTIALS_HINT
             raise InvalidRequest(in_words(error), hint=hint) from None
 
     @property

@@ -43,7 +43,7 @@ class HypervConsoles(Topic, InteractiveConsole, ScreenCapture, GuestAddresses):
         it (``\\host\pipe\…``); only on the host itself may it be opened without file sharing.
         """
         if kind not in (ConsoleKind.RDP, ConsoleKind.SERIAL):
-            raise errors.NotSupported(f"Hyper-V has no {kind} console")
+            raise errors.NotSupported(f"Hyper-V has no {kind} console", hint="use rdp or serial")
         found = self.session.change("get_console", "Console", uuid, {"kind": kind.value}, timeout)
         host = self.config.host
         if kind is ConsoleKind.RDP:

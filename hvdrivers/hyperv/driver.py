@@ -112,7 +112,10 @@ class HypervDriver(
     def connect(cls, config: DriverConfig) -> Self:
         """Budget: 1 call, and the start of PowerShell on the host."""
         if not isinstance(config, HypervConfig):
-            raise errors.InvalidRequest("the hyperv driver needs a HypervConfig")
+            raise errors.InvalidRequest(
+                "the hyperv driver needs a HypervConfig",
+                hint='connect("hyperv", host=...) makes one',
+            )
         config.check_files()
         driver = cls(config)
         try:

@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 from hvdrivers.contract import errors as e
+from hvdrivers.hints import CALL_AGAIN
+from hvdrivers.hyperv.own_errors import HINTS, OWN, REMOVE_FIRST, SHARE
 from hvdrivers.messages import shortened
 
 
@@ -42,79 +44,6 @@ class ScriptError(Exception):
         self.line = int(error.get("line") or 0)
         super().__init__(f"{full}: {self.message}")
 
-
-OWN: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
-    {
-        "InstanceExists": e.InstanceExists,
-        "InstanceNotFound": e.InstanceNotFound,
-        "InvalidState": e.InvalidState,
-        "InsufficientResources": e.InsufficientResources,
-        "Closed": e.InsufficientResources,
-        "GoingDown": e.InsufficientResources,
-        "NetworkNotFound": e.NetworkNotFound,
-        "ManySwitches": e.NetworkNotFound,
-        "VolumeNotFound": e.VolumeNotFound,
-        "SnapshotNotFound": e.VolumeNotFound,
-        "DiskBusy": e.DeviceBusy,
-        "DiskInUse": e.DeviceBusy,
-        "DeviceKept": e.DeviceBusy,
-        "PortBusy": e.DeviceBusy,
-        "AddressTaken": e.DeviceBusy,
-        "HasSnapshots": e.DeviceBusy,
-        "Remains": e.DeviceBusy,
-        "GuestDoesNotStop": e.DeviceBusy,
-        "BetweenStates": e.DeviceBusy,
-        "ColdOnly": e.NotSupported,
-        "Adopted": e.NotSupported,
-        "Clustered": e.NotSupported,
-        "Replica": e.NotSupported,
-        "Checkpoints": e.NotSupported,
-        "NoImage": e.InvalidRequest,
-        "BootVolume": e.InvalidRequest,
-        "TooSmall": e.InvalidRequest,
-        "NameTaken": e.VolumeExists,
-        "HasVolumes": e.InvalidRequest,
-        "Refused": e.InvalidRequest,
-        "MachinesOn": e.InvalidState,
-        "NoRight": e.PermissionDenied,
-        "ShareRefused": e.PermissionDenied,
-        "NoPicture": e.HypervisorFault,
-        "ImageMissing": e.VolumeNotFound,
-        "ImageEvicted": e.DeviceBusy,
-        "UploadAlive": e.DeviceBusy,
-        "ImageTooLarge": e.ImageRejected,
-        "ImageRefused": e.ImageRejected,
-        "Download": e.HypervisorFault,
-        "NotMoved": e.HypervisorFault,
-        "NotMerged": e.HypervisorFault,
-        "FolderGone": e.HypervisorFault,
-        "Changed": e.DeviceBusy,
-        "NoAgent": e.GuestAgentUnavailable,
-        "GuestRefused": e.PermissionDenied,
-        "GuestDenied": e.PermissionDenied,
-        "NoProgram": e.InvalidRequest,
-        "NotStarted": e.HypervisorFault,
-        "StillRuns": e.OutcomeUnknown,
-        "NoAccount": e.InvalidRequest,
-        "NoUser": e.InvalidRequest,
-        "PasswordRefused": e.InvalidRequest,
-        "Unsupported": e.NotSupported,
-        "NoController": e.NotSupported,
-        "NoFunctions": e.NotSupported,
-        "ManyPaths": e.NotSupported,
-        "SameName": e.NotSupported,
-        "NoMultipath": e.NotSupported,
-        "PathMissing": e.VolumeNotFound,
-        "OffOnly": e.NotSupported,
-        "NotUndone": e.OutcomeUnknown,
-        "Deadline": e.OperationTimeout,
-        "Stopped": e.OperationTimeout,
-    }
-)
-"""Errors that the scripts raise themselves (``Stop-Hv``)."""
-
-_REMOVE_FIRST = frozenset({"DiskInUse", "HasSnapshots", "Remains", "AddressTaken"})
-"""Of those that are DeviceBusy: waiting does not help."""
 
 BY_ID: Mapping[str, type[e.HypervisorError]] = MappingProxyType(
     {
@@ -200,15 +129,15 @@ BY_HRESULT: Mapping[int, type[e.HypervisorError]] = MappingProxyType(
 
 _VAGUE = frozenset({"OperationFailed", "Unspecified", "ObjectNotFound"})
 
-_SHARE = (
-    "the user, and the computer account of the host, need full control of the share and of the"
-    " file. A session by NTLM or Kerberos has no credentials to go on with (the 'double hop'): use"
-    " authentication='credssp' or Kerberos delegation, or local paths"
-)
 _HINTS: Mapping[type[e.HypervisorError], str] = {
     e.PermissionDenied: "the user must be in 'Hyper-V Administrators', and Hyper-V's own service"
-    f" must be able to open the file; if it is on another server, {_SHARE}",
+    f" must be able to open the file; if it is on another server, {SHARE}",
     e.InsufficientResources: "free memory or disk space on the host, or choose another host",
+    e.InvalidState: "get_instance() shows the state that it has: bring it into another one first",
+    e.InvalidRequest: "change what Hyper-V names, or leave it out",
+    e.DeviceBusy: "a program or a machine of the host uses it: end that, and call again",
+    e.VolumeNotFound: "a path on the host, or on a share, leads to nothing: put the file back, or"
+    " name another",
     e.NotSupported: "the host's Windows or its Hyper-V PowerShell module lacks this",
     e.HypervisorFault: "the log Microsoft-Windows-Hyper-V-VMMS-Admin on the host has the details",
 }
@@ -230,56 +159,19 @@ _CODE_HINTS: Mapping[int, str] = MappingProxyType(
 )
 """Where a code says more about what to do than the class."""
 
-_STOPPING = (
-    "repeat it. Hyper-V gives a guest that it has asked to shut down five minutes, also if somebody"
-    " calls the shutdown off in the guest; power_off() without graceful= cuts the power"
-)
-_OWN_HINTS: Mapping[str, str] = MappingProxyType(
-    {
-        "Clustered": "take its role out of the cluster first: Remove-ClusterGroup -RemoveResources",
-        "Replica": "adopt() it on the host that it runs on, or Remove-VMReplication first",
-        "Adopted": "spawn() another instance from the image. destroy(keep=) leaves the disk of"
-        " this one as a volume",
-        "Checkpoints": "Set-VM -CheckpointType Standard on the host",
-        "NoImage": "name the image to boot",
-        "NoController": "power_off() it, and add one on the host: Add-VMScsiController",
-        "ShareRefused": _SHARE,
-        "NoFunctions": "New-VMSwitch -EnableIov on an adapter with SR-IOV, which the firmware has"
-        " switched on (Get-VMHost, Get-NetAdapterSriov), or sriov=False",
-        "GuestDoesNotStop": _STOPPING,
-        "BetweenStates": _STOPPING,
-        "FolderGone": "bring the drive of folder= online again, or put the folder back. A new"
-        " connection makes an empty one, and then the machines count as those of others",
-        "NoMultipath": "Install-WindowsFeature Multipath-IO and Enable-MSDSMAutomaticClaim -BusType"
-        " iSCSI, then start the host again; or leave enforce_multipath out",
-        "PathMissing": "Test-NetConnection PORTAL -Port 3260 on the host tells which portal does"
-        " not answer; or leave enforce_multipath out",
-        "ManyPaths": "Install-WindowsFeature Multipath-IO and Enable-MSDSMAutomaticClaim -BusType"
-        " iSCSI (mpclaim for Fibre Channel) make one disk of them, after the host has started"
-        " again; or log the host out of all paths but one",
-        "ManySwitches": "give each virtual switch of the host a name of its own: Rename-VMSwitch",
-        "OffOnly": "power_off() the instance first",
-        "NotMerged": "the log Microsoft-Windows-Hyper-V-VMMS-Admin on the host says why; a file"
-        " that the disk is based on may be gone. destroy() again when the disks are merged",
-        "Closed": "exit_maintenance() on that host, or another host",
-        "GoingDown": "another host, or this one when it is up again. If somebody has called the"
-        " shutdown off, it takes machines five minutes after it was asked for",
-        "MachinesOn": "stop them, or move them to another host, first",
-        "HasSnapshots": "delete the instance's snapshots first",
-        "Remains": "destroy() removes what is left",
-        "SameName": "leave them where they are: the driver keeps a machine's disks in one folder",
-        "HasVolumes": "detach the volumes first",
-        "GuestRefused": "give credentials= that the guest's Windows takes",
-        "GuestDenied": "give credentials= of an administrator of the guest",
-        "NoAccount": "give credentials=",
-        "NoProgram": "name it by its absolute path in the guest",
-        "NoUser": "name a local user of the guest",
-        "PasswordRefused": "does the guest's policy take such a password?",
-        "UploadAlive": "it can be evicted after 10 minutes without a write",
-        "Download": "the host itself must reach the URL; image_route='push' fetches it from here",
-        "DiskInUse": "detach it, or destroy the instances that have it, first",
-    }
-)
+
+_ISCSI = "HRESULT 0xefff"
+"""How the ids of the iSCSI initiator begin."""
+_ISCSI_HINTS: Mapping[type[e.HypervisorError], str] = {
+    e.VolumeNotFound: "look whether the storage server answers at the volume's portals, has its"
+    " target, and lets in the initiator that get_volume_connector() names; and at auth_username and"
+    " auth_password",
+    e.NotSupported: "start the initiator on the host: Start-Service MSiSCSI",
+    e.InvalidRequest: "give target_iqn, auth_username and auth_password as the storage server has"
+    " them",
+    e.InsufficientResources: "log the host out of targets that nobody uses",
+    e.DeviceBusy: CALL_AGAIN,
+}
 
 
 def translate(error: ScriptError) -> e.HypervisorError:
@@ -287,17 +179,18 @@ def translate(error: ScriptError) -> e.HypervisorError:
     if error.id.startswith("Hv."):
         own = error.id.removeprefix("Hv.")
         cls = OWN.get(own, e.HypervisorFault)
-        retryable = False if own in _REMOVE_FIRST else None
+        retryable = False if own in REMOVE_FIRST else None
         return cls(
             error.message or own,
             vendor_code=error.id,
-            hint=_OWN_HINTS.get(own),
+            hint=HINTS.get(own),
             retryable=retryable,
         )
     cls, code = _class_of(error)
     message = shortened(error.message) or "the host gave no message"
+    by_class = _ISCSI_HINTS if error.id.startswith(_ISCSI) else _HINTS
     hint = next((_CODE_HINTS[code] for code in error.codes if code in _CODE_HINTS), None)
-    return cls(message, vendor_code=code, hint=hint or _HINTS.get(cls))
+    return cls(message, vendor_code=code, hint=hint or by_class.get(cls) or _HINTS.get(cls))
 
 
 def _class_of(error: ScriptError) -> tuple[type[e.HypervisorError], str]:

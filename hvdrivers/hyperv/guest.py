@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestExec, GuestPassword
+from hvdrivers.hints import PROGRAM
 from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.library import Json, Secret
 from hvdrivers.models.guest import ExecResult, GuestCredentials
@@ -88,7 +89,9 @@ def _bare(user: str) -> str:
 def _check(what: str, text: str) -> None:
     """Refuse a text that no session carries. The error does not show it."""
     if not text or "\0" in text:
-        raise errors.InvalidRequest(f"{what} is empty, or has a NUL in it")
+        raise errors.InvalidRequest(
+            f"{what} is empty, or has a NUL in it", hint="give it as the guest's Windows knows it"
+        )
 
 
 def _accounts(credentials: GuestCredentials | None) -> list[Json]:
@@ -103,10 +106,13 @@ def _accounts(credentials: GuestCredentials | None) -> list[Json]:
 
 def _program(command: Sequence[str]) -> str:
     if not command:
-        raise errors.InvalidRequest("no program is named")
+        raise errors.InvalidRequest("no program is named", hint=PROGRAM)
     for each in command:
         if "\0" in each:
-            raise errors.InvalidRequest("an argument has a NUL in it")
+            raise errors.InvalidRequest(
+                "an argument has a NUL in it",
+                hint="put such bytes into a file of the guest, and name that",
+            )
     program = command[0]
     if not program or '"' in program:
         raise errors.InvalidRequest(

@@ -30,7 +30,10 @@ def disk_path(volume: IscsiVolume | FibreChannelVolume) -> str:
         first = volume.targets[0]
         return f"iscsi:{first.iqn},{first.lun}"
     if not volume.targets:
-        raise errors.VolumeNotFound("no target port of the volume is named")
+        raise errors.VolumeNotFound(
+            "no target port of the volume is named",
+            hint="give target_wwn as the storage server shows it",
+        )
     port = volume.targets[0]
     return f"fc:{port.wwn},{port.lun}"
 
@@ -44,7 +47,9 @@ def disk_of(volume: Volume) -> dict[str, Json] | None:
         )
     if isinstance(volume, IscsiVolume):
         if volume.driver_volume_type != "iscsi":
-            raise errors.NotSupported("the initiator of Windows has no iSER")
+            raise errors.NotSupported(
+                "the initiator of Windows has no iSER", hint="export the volume as iscsi"
+            )
         for each in volume.targets:
             if _PATTERN.search(each.iqn):
                 raise errors.InvalidRequest(

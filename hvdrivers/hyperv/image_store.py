@@ -97,11 +97,17 @@ class ImageStore:
         if not isinstance(image, HostImage) or image.cached:
             return f"{root}\\images\\{key}.vhdx"
         if image.format not in (None, ImageFormat.VHDX, ImageFormat.VHD):
-            raise errors.NotSupported("a host image is a VHDX or VHD file")
+            raise errors.NotSupported(
+                "a host image is a VHDX or VHD file", hint="say format=vhdx or vhd, or leave it out"
+            )
         absolute = image.name[1:3] == ":\\" or image.name.startswith("\\\\")
         path = image.name if absolute else f"{root}\\templates\\{image.name}.vhdx"
         if not plain_path(path) or (absolute and belongs_to_host(path, root)):
-            raise errors.VolumeNotFound("there is no image of this name on the host")
+            raise errors.VolumeNotFound(
+                "there is no image of this name on the host",
+                hint=f"name a file of {root}\\templates without its ending, or another one by its"
+                " whole path",
+            )
         return path
 
     @provides(
@@ -161,7 +167,10 @@ class ImageStore:
             if format_ is ImageFormat.RAW:
                 capacity = padded(length)
                 if not 0 < capacity <= MOST_BYTES:
-                    raise errors.ImageRejected("a raw image has 1 byte to 2040 GiB")
+                    raise errors.ImageRejected(
+                        "a raw image has 1 byte to 2040 GiB",
+                        hint="convert a larger one to VHDX first; an empty file is no image",
+                    )
                 self._send(names, capacity, footer(capacity), deadline)
                 format_ = ImageFormat.VHD
             end = {**names, "format": format_.value, "check": True}

@@ -14,6 +14,7 @@ from hvdrivers.driverkit.images import (
     partial_upload,
     staged_key,
 )
+from hvdrivers.hints import EVICTED, ON_THE_HOST
 from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.image_store import ImageStore
 from hvdrivers.models.image import (
@@ -46,7 +47,7 @@ class HypervImages(Topic, ImageCache):
     ) -> CachedImage:
         """Budget: 1 call if it is in the cache, and as spawn() otherwise."""
         if isinstance(image, HostImage):
-            raise errors.InvalidRequest("a host image is on the host already")
+            raise errors.InvalidRequest("a host image is on the host already", hint=ON_THE_HOST)
         deadline = Deadline(timeout)
         key = self.store.known_key(image)
         found = self._entries(deadline).get(key) if key is not None else None
@@ -54,7 +55,7 @@ class HypervImages(Topic, ImageCache):
             key = self.store.bring(image, deadline, progress)
             found = self._entries(deadline).get(key)
         if found is None:
-            raise errors.DeviceBusy("the image was evicted from the cache meanwhile")
+            raise errors.DeviceBusy("the image was evicted from the cache meanwhile", hint=EVICTED)
         return found
 
     def list_cached_images(self, *, timeout: float | None = None) -> Sequence[CachedImage]:

@@ -83,7 +83,10 @@ class HypervLifecycle(Topic, Lifecycle):
     def _spawn_arguments(self, spec: InstanceSpec, key: str | None) -> dict[str, Json]:
         firmware = spec.firmware or self.config.default_firmware
         if spec.vtpm and firmware is not Firmware.UEFI:
-            raise errors.NotSupported("Hyper-V gives a TPM only to machines with UEFI")
+            raise errors.NotSupported(
+                "Hyper-V gives a TPM only to machines with UEFI",
+                hint="say firmware=uefi, or leave vtpm out",
+            )
         flavor = spec.flavor
         extra = [
             {"name": name, "size": size}

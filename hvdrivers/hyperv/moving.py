@@ -15,6 +15,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.driver import OPERATIONS, Driver
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import changed, undoing
+from hvdrivers.hints import MEND_MOVE
 from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.hyperv.library import Json
@@ -194,7 +195,7 @@ class Move:
         if blockers or self._there is None:
             raise errors.InvalidRequest(
                 "the instance cannot move: " + "; ".join(each.reason for each in blockers),
-                hint=next((each.hint for each in blockers if each.hint), None),
+                hint=next((each.hint for each in blockers if each.hint), MEND_MOVE),
             )
         there, look = self._there, self._look
         if progress is not None:

@@ -27,7 +27,12 @@ def check_size(flavor: Flavor) -> None:
             hint="choose an even number of MiB",
         )
     if flavor.memory_mib > _MOST_MIB:
-        raise errors.InsufficientResources("Hyper-V gives no machine so much memory")
+        raise errors.InsufficientResources(
+            "Hyper-V gives no machine so much memory", hint="choose a smaller flavor"
+        )
     largest = max(flavor.disk_gib, flavor.ephemeral_gib, flavor.swap_mib >> 10)
     if largest > _MOST_GIB:
-        raise errors.InsufficientResources("no virtual disk of Hyper-V is larger than 64 TiB")
+        raise errors.InsufficientResources(
+            "no virtual disk of Hyper-V is larger than 64 TiB",
+            hint="choose a smaller flavor; create_volume() and attach_volume() give more disks",
+        )

@@ -13,6 +13,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.storage import DiskQosControl, ExtendVolume, HostVolumes, Storage
 from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.hints import VOLUMES
 from hvdrivers.hyperv.base import Topic
 from hvdrivers.hyperv.instances import volumes_of
 from hvdrivers.hyperv.naming import (
@@ -92,7 +93,9 @@ class HypervStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
     def create_volume(self, spec: VolumeSpec, *, timeout: float | None = None) -> Volume:
         """Budget: 1 call."""
         if spec.format not in (None, ImageFormat.VHDX):
-            raise errors.NotSupported("the volumes of a Hyper-V host are VHDX")
+            raise errors.NotSupported(
+                "the volumes of a Hyper-V host are VHDX", hint="leave format out, or say vhdx"
+            )
         name = spec.name or f"volume-{secrets.token_hex(8)}"
         pool = spec.pool or "default"
         self.sources.pool_path(pool)
@@ -120,7 +123,7 @@ class HypervStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             for volume in self._listed([pool], timeout, file_of(name)):
                 if volume.volume_id == volume_id:
                     return volume
-        raise errors.VolumeNotFound(f"the host has no volume {volume_id!r}")
+        raise errors.VolumeNotFound(f"the host has no volume {volume_id!r}", hint=VOLUMES)
 
     def _listed(self, pools: list[str], timeout: float | None, only: str = "") -> list[HostVolume]:
         arguments = {"pools": pools, "file": only}

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.hints import VOLUME_KINDS, VOLUMES
 from hvdrivers.hyperv.host_disks import disk_of, disk_path
 from hvdrivers.hyperv.library import Json
 from hvdrivers.hyperv.naming import (
@@ -42,7 +43,10 @@ class VolumeSources:
             return f"{self._session.facts().root}\\volumes"
         path = self._session.config.pools.get(pool)
         if path is None:
-            raise errors.VolumeNotFound(f"there is no pool {pool}")
+            raise errors.VolumeNotFound(
+                f"there is no pool {pool}",
+                hint=f"there are: {', '.join(['default', *self._session.config.pools])}",
+            )
         return path
 
     @provides(
@@ -62,12 +66,17 @@ class VolumeSources:
             )
         if isinstance(volume, PoolVolume):
             if volume.data.format not in (None, ImageFormat.VHDX):
-                raise errors.NotSupported("the volumes of a Hyper-V host are VHDX")
+                raise errors.NotSupported(
+                    "the volumes of a Hyper-V host are VHDX", hint="leave format out, or say vhdx"
+                )
             pool = volume.data.pool or "default"
             return f"{self.pool_path(pool)}\\{file_of(volume.data.name)}"
         if isinstance(volume, SmbfsVolume):
             if volume.data.format not in (ImageFormat.VHDX, ImageFormat.VHD):
-                raise errors.NotSupported("Hyper-V attaches VHDX and VHD files only")
+                raise errors.NotSupported(
+                    "Hyper-V attaches VHDX and VHD files only",
+                    hint="convert it first (qemu-img convert -O vhdx)",
+                )
             if volume.username or volume.password is not None:
                 raise errors.NotSupported(
                     "Hyper-V opens a file on a share as the computer account of the host and as the"
@@ -77,11 +86,16 @@ class VolumeSources:
                 )
             path = volume.unc_path
             if not plain_path(path) or belongs_to_host(path, self._session.facts().root):
-                raise errors.VolumeNotFound("the path leads to no volume on a share")
+                raise errors.VolumeNotFound(
+                    "the path leads to no volume on a share",
+                    hint="give export and name of a file on a share, outside the driver's folder",
+                )
             return path
         if isinstance(volume, IscsiVolume | FibreChannelVolume):
             return disk_path(volume)
-        raise errors.NotSupported(f"this driver has no volumes of type {volume.driver_volume_type}")
+        raise errors.NotSupported(
+            f"this driver has no volumes of type {volume.driver_volume_type}", hint=VOLUME_KINDS
+        )
 
     @provides(Capability.BOOT_FROM_VOLUME)
     def attachment(self, attachment: VolumeAttachment) -> dict[str, Json]:
@@ -138,4 +152,4 @@ def file_of(name: str) -> str:
         return volume_file(name)
     except errors.InvalidRequest as error:
         # there cannot be one
-        raise errors.VolumeNotFound("there is no volume of so long a name") from error
+        raise errors.VolumeNotFound("there is no volume of so long a name", hint=VOLUMES) from error

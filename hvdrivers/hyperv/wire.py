@@ -202,9 +202,17 @@ def _broken(error: BaseException) -> errors.HypervisorError:
     return ReplyLost("the connection broke")
 
 
+_RIGHTS = (
+    "the user must be in 'Remote Management Users' and 'Hyper-V Administrators', or"
+    " an administrator; local accounts need LocalAccountTokenFilterPolicy"
+)
+
+
 def _http(code: int) -> errors.HypervisorError:
     if code == 403:
-        return errors.PermissionDenied("the WinRM service refuses this user", vendor_code="403")
+        return errors.PermissionDenied(
+            "the WinRM service refuses this user", vendor_code="403", hint=_RIGHTS
+        )
     if code in {404, 405}:
         return errors.ConnectionFailed(
             "there is no WinRM service behind this port", vendor_code=str(code), retryable=False
@@ -221,10 +229,7 @@ def _fault(error: Any) -> errors.HypervisorError:
         return ShellLost("a quota of the WinRM service was reached", vendor_code=text)
     if code == ACCESS_DENIED:
         return errors.PermissionDenied(
-            "the host does not let this user open a remote shell",
-            vendor_code=text,
-            hint="the user must be in 'Remote Management Users' and 'Hyper-V Administrators', or"
-            " an administrator; local accounts need LocalAccountTokenFilterPolicy",
+            "the host does not let this user open a remote shell", vendor_code=text, hint=_RIGHTS
         )
     reason = shortened(" ".join(str(error.reason).split()))
     return errors.ConnectionFailed(f"the WinRM service refused: {reason}", vendor_code=text)

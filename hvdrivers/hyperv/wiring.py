@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.hints import VIF_KINDS
 from hvdrivers.hyperv.library import Json
 from hvdrivers.hyperv.naming import plain_mac, word
 from hvdrivers.hyperv.record import NicRecord, packed
@@ -22,10 +23,13 @@ class Wiring:
             switch = vif.switch
         elif isinstance(vif, NetworkVif):
             if vif.portgroup is not None:
-                raise errors.NotSupported("Hyper-V's switches have no port groups")
+                raise errors.NotSupported(
+                    "Hyper-V's switches have no port groups",
+                    hint="leave portgroup out; vlan sets the VLAN of the NIC",
+                )
             switch = vif.network
         else:
-            raise errors.NotSupported(f"this driver has no VIFs of type {vif.type}")
+            raise errors.NotSupported(f"this driver has no VIFs of type {vif.type}", hint=VIF_KINDS)
         return {
             "name": vif.id,
             "word": word(vif.id),
@@ -77,5 +81,7 @@ def outbound(qos: VifQos | None) -> int:
     if limit is None:
         return 0
     if limit.peak is not None or limit.burst is not None:
-        raise errors.NotSupported("Hyper-V's limit knows no peak and no burst")
+        raise errors.NotSupported(
+            "Hyper-V's limit knows no peak and no burst", hint="give average alone"
+        )
     return limit.average * 1000

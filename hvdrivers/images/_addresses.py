@@ -13,6 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from hvdrivers.contract.errors import InvalidRequest
+from hvdrivers.hints import IMAGE_URL
 
 Trace = Callable[[str, Mapping[str, Any]], None]
 _NAT64 = 0x0064_FF9B << 96
@@ -51,7 +52,7 @@ def refuse_local(host: str, port: int, shown: str) -> None:
     try:
         found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
     except UnicodeError:
-        raise InvalidRequest(f"{shown}, which is no host name") from None
+        raise InvalidRequest(f"{shown}, which is no host name", hint=IMAGE_URL) from None
     except OSError:
         return  # a proxy may know it; else connecting says so
     if any(is_local(str(each[4][0])) for each in found):

@@ -23,6 +23,7 @@ from hvdrivers.contract.errors import (
     PermissionDenied,
 )
 from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.hints import IMAGE_URL, TOO_LARGE, WEB_URL
 from hvdrivers.images import _addresses
 from hvdrivers.images._alarm import Alarm
 from hvdrivers.images._ova import inspector_of
@@ -76,7 +77,7 @@ class Download:
         try:
             self._url = httpx.URL(str(image.url))
         except (httpx.InvalidURL, ValueError) as error:
-            raise InvalidRequest(f"{image.display_url} is no valid URL") from error
+            raise InvalidRequest(f"{image.display_url} is no valid URL", hint=WEB_URL) from error
         self._writer = SparseWriter(descriptor)
         self._deadline = deadline
         self._progress = progress
@@ -163,7 +164,9 @@ class Download:
                 },
             )
         except UnicodeError as error:  # IDNA: httpx decodes the name for the Host header
-            raise InvalidRequest(f"{shown_url(str(url))} has no valid host name") from error
+            raise InvalidRequest(
+                f"{shown_url(str(url))} has no valid host name", hint=WEB_URL
+            ) from error
         # One transport per request: nothing to gain from keeping a connection for one file.
         try:
             transport = httpx.HTTPTransport(verify=self._trust(), proxy=proxy)
@@ -218,7 +221,8 @@ class Download:
         self._place = self._read_place(url, response, resumed=resumed)
         if self._max_bytes is not None and (self._place.total or 0) > self._max_bytes:
             raise ImageRejected(
-                f"the image has {self._place.total} bytes, more than the {self._max_bytes} allowed"
+                f"the image has {self._place.total} bytes, more than the {self._max_bytes} allowed",
+                hint=TOO_LARGE,
             )
         for data in response.iter_raw():
             self._deadline.check(_DOING)
@@ -277,7 +281,10 @@ class Download:
             )
         if status == 403:
             raise PermissionDenied(
-                f"the server does not allow {shown}", host=host, vendor_code=code
+                f"the server does not allow {shown}",
+                host=host,
+                vendor_code=code,
+                hint="give headers= that allow it, or a URL that is signed",
             )
         if status in (404, 410):
             # Not VolumeNotFound: that is about the hypervisor, and this is the caller's argument.
@@ -288,6 +295,7 @@ class Download:
             f"the server answers the request for {shown} with an unexpected status",
             host=host,
             vendor_code=code,
+            hint="ask whoever runs that server, or give another URL",
         )
 
     # ------------------------------------------------------------------------------- errors
@@ -323,11 +331,15 @@ class Download:
                 raise _Interrupted(unreachable) from error
             raise unreachable from error
         except UnicodeError as error:  # what the name service cannot be asked for
-            raise InvalidRequest(f"{shown_url(str(url))} has no valid host name") from error
+            raise InvalidRequest(
+                f"{shown_url(str(url))} has no valid host name", hint=WEB_URL
+            ) from error
         except httpx.TransportError as error:
             self._deadline.check(_DOING)
             if isinstance(error, (httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
-                raise InvalidRequest("the image's URL or headers cannot be sent") from error
+                raise InvalidRequest(
+                    "the image's URL or headers cannot be sent", hint="correct the URL or headers="
+                ) from error
             raise _Interrupted(self._cut(url)) from error
 
     def _report(self, *, final: bool = False) -> None:
@@ -347,10 +359,12 @@ def _redirect(url: httpx.URL, response: httpx.Response) -> httpx.URL:
     try:
         target = url.join(response.headers["location"])
     except (httpx.InvalidURL, ValueError) as error:
-        raise InvalidRequest(f"{shown_url(str(url))} redirects to no valid URL") from error
+        raise InvalidRequest(
+            f"{shown_url(str(url))} redirects to no valid URL", hint=IMAGE_URL
+        ) from error
     shown = f"{shown_url(str(url))} redirects to {shown_url(str(target))}"
     if target.scheme not in ("http", "https") or not target.raw_host:
-        raise InvalidRequest(f"{shown}, which is no web address")
+        raise InvalidRequest(f"{shown}, which is no web address", hint=IMAGE_URL)
     if url.scheme == "https" and target.scheme != "https":
         raise InvalidRequest(
             f"{shown}: from HTTPS to plain HTTP", hint="give the URL of the file itself"

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from hvdrivers.contract.errors import ImageRejected
+from hvdrivers.hints import UNREADABLE
 from hvdrivers.images.sparse import sparse_extents
 
 PIECE_BYTES = 1024 * 1024
@@ -137,7 +138,9 @@ class VerifiedReader:
                     self._descriptor, wanted - len(data), number * PIECE_BYTES + len(data)
                 )
             except OSError as error:
-                raise ImageRejected(f"the image file cannot be read ({error.strerror})") from error
+                raise ImageRejected(
+                    f"the image file cannot be read ({error.strerror})", hint=UNREADABLE
+                ) from error
             if not part:
                 raise changed()
             data += part

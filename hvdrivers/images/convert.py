@@ -40,6 +40,7 @@ _NAMES = {
     ImageFormat.VHDX: "vhdx",
     ImageFormat.VDI: "vdi",
 }
+_KNOWN = f"formats that are converted: {', '.join(_NAMES)}"
 _MEMORY = 1 << 30
 """Bytes of address space, as Nova allows. A crafted image makes a parser allocate more."""
 _STACK = 2 << 20
@@ -108,7 +109,8 @@ def converted(
     if image.info.format not in _NAMES or target not in _NAMES:
         raise errors.NotSupported(
             f"an image in the format {image.info.format.value} cannot be converted to"
-            f" {target.value}"
+            f" {target.value}",
+            hint=_KNOWN,
         )
     until = deadline or Deadline(None)
     command = ["-f", _NAMES[image.info.format], "-O", _NAMES[target]]
@@ -139,7 +141,7 @@ def converted_disk(
         HypervisorError: as :func:`converted`.
     """
     if target not in _NAMES:
-        raise errors.NotSupported(f"a disk cannot be converted to {target.value}")
+        raise errors.NotSupported(f"a disk cannot be converted to {target.value}", hint=_KNOWN)
     size = os.fstat(descriptor).st_size
     command = ["-f", _NAMES[ImageFormat.RAW], "-O", _NAMES[target]]
     source = contextlib.nullcontext(descriptor)
@@ -252,7 +254,8 @@ def _check(status: int, said: bytes) -> None:
         return
     if status in (-signal.SIGXFSZ, -signal.SIGXCPU):
         raise errors.ImageRejected(
-            "the image takes more room or time to convert than an image of its size may"
+            "the image takes more room or time to convert than an image of its size may",
+            hint="convert it by hand (qemu-img convert), and give the result",
         )
     text = " ".join(said.decode(errors="replace").split())[-300:]
     if "No space left on device" in text:
@@ -260,4 +263,7 @@ def _check(status: int, said: bytes) -> None:
             "there is no room to convert the image on this machine",
             hint="TMPDIR names the folder for temporary files",
         )
-    raise errors.ImageRejected(f"qemu-img could not convert the image: {text or status}")
+    raise errors.ImageRejected(
+        f"qemu-img could not convert the image: {text or status}",
+        hint="look at the image with qemu-img check, or fetch it anew",
+    )

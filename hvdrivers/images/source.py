@@ -12,6 +12,7 @@ from typing import assert_never
 
 from hvdrivers.contract.errors import ImageRejected, InvalidRequest, PermissionDenied
 from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.hints import TOO_LARGE, UNREADABLE
 from hvdrivers.images._http import Download
 from hvdrivers.images._ova import extracted_disk, inspector_of
 from hvdrivers.images._pieces import PieceDigests, Segment, VerifiedReader, changed
@@ -149,7 +150,8 @@ def open_image(
             opened = _open_http(ref, deadline, progress, limit, workdir)
         case HostImage():
             raise InvalidRequest(
-                "a host image is on the hypervisor already: there is nothing to open here"
+                "a host image is on the hypervisor already: there is nothing to open here",
+                hint="give the image as a file or URL to read it here",
             )
         case _:
             assert_never(ref)
@@ -179,7 +181,10 @@ def _open_file(
         try:
             file = stack.enter_context(open_regular(ref.path))
         except PermissionError as error:
-            raise PermissionDenied(f"the image file {ref.path} may not be read") from error
+            raise PermissionDenied(
+                f"the image file {ref.path} may not be read",
+                hint="let the user that this process runs as read it",
+            ) from error
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a path"
             raise InvalidRequest(
@@ -191,7 +196,9 @@ def _open_file(
         stamp, total = _stamp_in(status), status.st_size
         inspector = inspector_of(ref.format, checksum=ref.checksum, max_bytes=max_bytes)
         if total > max_bytes:
-            raise ImageRejected(f"the image has {total} bytes, more than the {max_bytes} allowed")
+            raise ImageRejected(
+                f"the image has {total} bytes, more than the {max_bytes} allowed", hint=TOO_LARGE
+            )
         reported = 0
         while data := _read(descriptor, inspector.size):
             inspector.feed(data)
@@ -241,14 +248,18 @@ def _tables(descriptor: int, info: ImageInfo, inspected: PieceDigests) -> None:
     try:
         check_tables(descriptor, info, inspected)
     except OSError as error:
-        raise ImageRejected(f"the image file cannot be read ({error.strerror})") from error
+        raise ImageRejected(
+            f"the image file cannot be read ({error.strerror})", hint=UNREADABLE
+        ) from error
 
 
 def _read(descriptor: int, offset: int) -> bytes:
     try:
         return os.pread(descriptor, CHUNK_BYTES, offset)
     except OSError as error:
-        raise ImageRejected(f"the image file cannot be read ({error.strerror})") from error
+        raise ImageRejected(
+            f"the image file cannot be read ({error.strerror})", hint=UNREADABLE
+        ) from error
 
 
 def _stamp(descriptor: int) -> tuple[int, int, int]:

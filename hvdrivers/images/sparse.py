@@ -60,7 +60,10 @@ def iter_chunks(descriptor: int, chunk_size: int = 1024 * 1024) -> Iterator[tupl
         while position < end:
             data = os.pread(descriptor, min(chunk_size, end - position), position)
             if not data:
-                raise ImageRejected("the image file shrank while it was read")
+                raise ImageRejected(
+                    "the image file shrank while it was read",
+                    hint="call again when nobody writes to the file",
+                )
             yield position, data
             position += len(data)
 

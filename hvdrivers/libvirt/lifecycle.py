@@ -71,11 +71,12 @@ from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState, StartAs
 from hvdrivers.models.vif import MacvtapVif
 
-_NOT_WRITTEN = "VIR_ERR_SYSTEM_ERROR/ENOSPC"
+_NOT_WRITTEN = {f"VIR_ERR_SYSTEM_ERROR/{each}" for each in ("ENOSPC", "EDQUOT", "EROFS")}
+_WRITABLE = "libvirt's own files (/etc/libvirt/qemu) need room, and a file system that is writable"
 _FORGOTTEN = (
-    "free room for libvirt's own files (/etc/libvirt/qemu). libvirt could not write the definition"
-    " and has lost sight of the machine's process, which runs on without its disks: restart"
-    " libvirtd on the host, and destroy() the machine then"
+    f"{_WRITABLE}. libvirt could not write the definition and has lost sight of the machine's"
+    " process, which runs on without its disks: restart libvirtd on the host, and destroy() the"
+    " machine then"
 )
 """libvirt 9.0 takes a machine that runs without a definition off its list when it cannot write
 one. Its daemon finds the process again when it starts."""
@@ -204,9 +205,10 @@ class LibvirtLifecycle(Topic, Lifecycle):
         # whether the image is still there may come out beside it: a machine is removed again
         made: list[Remote] = []
         try:
-            self.connection.together(
-                lambda: made.append(make()), partial(self.overlays.require_still_cached, base)
-            )
+            with self.overlays.over(base):
+                self.connection.together(
+                    lambda: made.append(make()), partial(self.overlays.require_still_cached, base)
+                )
         except (errors.HypervisorFault, errors.VolumeNotFound):
             self.overlays.require_still_cached(base)  # that is why it could not be started
             raise
@@ -239,8 +241,8 @@ class LibvirtLifecycle(Topic, Lifecycle):
     def _defined(self, spec: InstanceSpec, xml: str) -> Remote:
         try:
             return define(self.connection.remote, xml, validated=spec.start)
-        except errors.InsufficientResources as error:
-            if error.vendor_code == _NOT_WRITTEN and self._is_forgotten(spec):
+        except (errors.InsufficientResources, errors.PermissionDenied) as error:
+            if error.vendor_code in _NOT_WRITTEN and self._is_forgotten(spec):
                 error.hint = _FORGOTTEN
             raise
 
@@ -359,13 +361,15 @@ class LibvirtLifecycle(Topic, Lifecycle):
             flags = affecting(domain, state)
             try:
                 keep(domain, METADATA_NAMESPACE, content, flags)
-            except errors.InsufficientResources as error:
+            except (errors.InsufficientResources, errors.PermissionDenied) as error:
+                if error.vendor_code not in _NOT_WRITTEN:
+                    raise
                 # libvirt 9.0 changes the definition that it has in memory, and then writes it
                 raise errors.OutcomeUnknown(
                     "libvirt could not write the definition, and shows the new metadata until it is"
                     f" restarted: {error.message}",
                     vendor_code=error.vendor_code,
-                    hint="free room for libvirt's own files (/etc/libvirt/qemu), and call again",
+                    hint=f"{_WRITABLE}: call again then",
                 ) from error
             if not flags & libvirt.VIR_DOMAIN_AFFECT_LIVE:
                 require_off(domain)

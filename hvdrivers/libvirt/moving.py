@@ -88,7 +88,7 @@ class Move:
         with undoing() as undo:
             self._prepare(deadline, undo)
             for attachment in call.destination.volumes:
-                there.secrets.make(uuid, attachment, undo)
+                there.secrets.make(uuid, attachment, undo, needed=self._is_there)
             forget = undo.callback(self._forget)
             self._note.on(call.domain, running=call.running)
             if not call.running:
@@ -179,6 +179,13 @@ class Move:
         if plan.adoption is not None:
             moving_adopted.arrived(there, uuid, there.domains.find(uuid))
         _leave(self._here, uuid, plan, by_name=plan.adoption is None)
+
+    def _is_there(self) -> bool:
+        """Whether the machine has come to the other host: the reply to its move was lost. One
+        call."""
+        with suppress(errors.InstanceNotFound):  # another machine has its UUID
+            return self._there.domains.if_there(self._call.uuid) is not None
+        return False
 
     def _forget(self) -> None:
         """A machine that stays."""

@@ -53,6 +53,8 @@ _ALIAS_ESCAPE = re.compile(rb"[^A-Za-z0-9-]")
 
 HELPER_PREFIX = "hv-snapshot-of-"
 """Of a domain that is there for the moment of an operation (see ``turns.py``)."""
+PROBE = "hvdrivers-probe"
+"""Of a machine that is there to try KVM (see ``accelerator.py``), or its beginning with a dash."""
 
 _RESCUED, _MOVING = "%rescued", "%moving"
 """No label brings them: in a name each ``%`` of a label is ``%25``."""
@@ -103,7 +105,7 @@ def label_of(name: str, uuid: UUID) -> str | None:
 
 def is_helper(name: str) -> bool:
     """Whether a domain is there for the moment of an operation."""
-    return name.startswith(HELPER_PREFIX)
+    return name.startswith((HELPER_PREFIX, f"{PROBE}-")) or name == PROBE
 
 
 def disk_name(uuid: UUID, role: str) -> str:

@@ -33,6 +33,7 @@ _UNSAVED = (
     "devices/interface[@type='vdpa']",
 )
 _DAEMON_FOLDER = "/var/lib/libvirt/qemu"
+_RUN_FOLDER = "/run/libvirt/qemu"
 _SAVE_FOLDER = f"{_DAEMON_FOLDER}/save"
 _HELPER = "VIR_ERR_INTERNAL_ERROR"
 """What libvirt says of nearly everything that it could not write."""
@@ -283,39 +284,55 @@ def full_daemon(
     remote: Remote, error: errors.HypervisorFault
 ) -> errors.InsufficientResources | None:
     """After a failure: the system daemon has no room for what it writes down of its machines; None
-    if it has some, or does not tell. Three calls."""
+    if it has some, or does not tell. Seven calls."""
     if error.vendor_code != _HELPER:
         return None
-    free = None
     with last_calls(), suppress(errors.HypervisorError):
-        if urlsplit(str(remote.getURI())).path != "/session":
-            free = _free_in(remote, _DAEMON_FOLDER)
-    if free is None or free >= _LEAST:
+        if urlsplit(str(remote.getURI())).path == "/session":
+            return None
+        for folder in (_RUN_FOLDER, _DAEMON_FOLDER):
+            free = _free_of_daemon(remote, folder)
+            if free is not None and free < _LEAST:
+                return errors.InsufficientResources(
+                    f"the host has {free / _MIB:.1f} MiB of room left in {folder}, where libvirt"
+                    f" writes down what it knows of its machines: {error.message}",
+                    vendor_code=error.vendor_code,
+                    hint=f"free room on the host (df {folder})",
+                )
+    return None
+
+
+def _free_of_daemon(remote: Remote, folder: str) -> int | None:
+    """Bytes of room in one of the daemon's folders; None if it does not tell. Three calls."""
+    try:
+        return _free_below(remote, folder)
+    except errors.InsufficientResources:
+        # libvirt writes down below /run which pools are active, this one too
+        return 0 if folder == _RUN_FOLDER else None
+    except errors.HypervisorError:
         return None
-    return errors.InsufficientResources(
-        f"the host has {free / _MIB:.1f} MiB of room left in {_DAEMON_FOLDER}, where libvirt writes"
-        f" down what it knows of its machines: {error.message}",
-        vendor_code=error.vendor_code,
-        hint="free room on the host",
-    )
 
 
 def _free_in(remote: Remote, folder: str) -> int | None:
     """Bytes of room in a folder of the host; None if it does not tell. Three calls."""
+    with suppress(errors.HypervisorError):
+        return _free_below(remote, folder)
+    return None
+
+
+def _free_below(remote: Remote, folder: str) -> int:
     pool_xml = el(
         "pool",
         el("name", f"{LOOK}{token_hex(8)}"),
         el("target", el("path", folder)),
         type="dir",
     )
-    with suppress(errors.HypervisorError):
-        pool = remote.storagePoolCreateXML(text(pool_xml), 0)
-        try:
-            return int(pool.info()[3])
-        finally:
-            with last_calls():
-                pool.destroy()
-    return None
+    pool = remote.storagePoolCreateXML(text(pool_xml), 0)
+    try:
+        return int(pool.info()[3])
+    finally:
+        with last_calls():
+            pool.destroy()
 
 
 def _free(pool: Remote) -> int | None:

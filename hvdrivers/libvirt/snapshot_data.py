@@ -86,6 +86,11 @@ class LiveDisk:
     """Of the format, as QEMU calls it."""
 
 
+def _jobs_of(turn: Turn) -> str:
+    """How the ids of QEMU's jobs that are this turn's begin."""
+    return f"{JOB}{turn.id}-"
+
+
 def _copied() -> errors.DeviceBusy:
     return errors.DeviceBusy(
         "a job, such as a backup that is open, is at the machine's disks",
@@ -190,7 +195,7 @@ class SnapshotData:
             HypervisorFault: QEMU cannot; its words are in the message.
         """
         domain, deadline = machine.domain, machine.deadline
-        job = f"{JOB}{token_hex(8)}"
+        job = f"{_jobs_of(machine.turn)}{token_hex(4)}"
         nodes = [disk.node for disk in disks]
         arguments = {"job-id": job, "tag": name, "vmstate": nodes[0], "devices": nodes}
         machine.turn.check()
@@ -218,6 +223,16 @@ class SnapshotData:
             monitor.ask(domain, "job-dismiss", {"id": job})
         if found.get("error"):
             raise errors.HypervisorFault(f"QEMU: {found['error']}", vendor_code="QMP_job")
+
+    def forget_jobs(self, uuid: UUID, turn: Turn) -> None:
+        """Undo ``run_live()``: QEMU keeps no job of this turn that has ended. Two calls, and one
+        for each."""
+        # the machine is looked up now: this is how things are undone after a connection was lost
+        with suppress(errors.InstanceNotFound, errors.InvalidState):
+            domain = self._connection.remote.lookupByUUIDString(str(uuid))
+            for job in monitor.ask(domain, "query-jobs", reads=True):
+                if str(job["id"]).startswith(_jobs_of(turn)) and job["status"] == "concluded":
+                    monitor.ask(domain, "job-dismiss", {"id": job["id"]})
 
     def _end_jobs(self, domain: Remote) -> None:
         """Clear away what QEMU keeps of a dead client's ``run_live()``. One call, and one for

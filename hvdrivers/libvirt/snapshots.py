@@ -23,7 +23,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
-from hvdrivers.driverkit.undo import changed, undoing
+from hvdrivers.driverkit.undo import Undo, changed, undoing
 from hvdrivers.libvirt import points
 from hvdrivers.libvirt.adopted import name_disks
 from hvdrivers.libvirt.base import Topic
@@ -95,6 +95,8 @@ class LibvirtSnapshots(Topic, Snapshots):
             # a job at the disks, which is refused, would keep libvirt from writing anything down
             disks = self.snapshot_data.disks_now(machine)
             with undoing() as undo:
+                if memory:
+                    undo.callback(self.snapshot_data.forget_jobs, uuid, turn)
                 again = partial(remember, name=made, note=note, parent=tree.current, xml=xml)
                 undo.callback(self._take_back_snapshot, uuid, turn, made, again)
                 with needing_room(self.pools.disks()):
@@ -103,7 +105,7 @@ class LibvirtSnapshots(Topic, Snapshots):
                     self._save(machine, note, made, disks)
                 except errors.DeviceBusy:
                     forget(half)  # QEMU has refused it as a whole
-                    undo.forget()
+                    undo.forget_all()
                     raise
                 except errors.HypervisorFault as error:
                     self._look_again_if_moved(domain, state, error)
@@ -242,11 +244,13 @@ class LibvirtSnapshots(Topic, Snapshots):
         except errors.HypervisorFault as error:
             if _POINTS not in error.message:
                 raise
-            _, live = self._start_to_load(machine)
-            own = own_files(machine.uuid, machine.xml)
-            disks = self.snapshot_data.live_disks(machine.domain, live, own)
-            removed = _without_points(machine.domain, disks)
-            cut(machine.domain)
+            with undoing() as undo:
+                _, live = self._start_to_load(machine, undo)
+                with changed():
+                    own = own_files(machine.uuid, machine.xml)
+                    disks = self.snapshot_data.live_disks(machine.domain, live, own)
+                    removed = _without_points(machine.domain, disks)
+                    cut(machine.domain)
             if not removed:
                 raise  # others have made them
             self.snapshot_data.apply(machine.turn, machine.xml, name)
@@ -267,35 +271,39 @@ class LibvirtSnapshots(Topic, Snapshots):
         if is_off:
             self.networks.refuse_ports(machine.uuid, live)
             self.rescues.leave(machine.uuid, domain)
-            run, live = self._start_to_load(machine)
-        elif state is InstanceState.RUNNING and not runs:
-            domain.suspend()
-        with changed():
-            try:
-                if is_off:
-                    disks = self.snapshot_data.live_disks(domain, live, node.files())
-                _without_points(domain, disks)
-                goes_on = runs and state is not InstanceState.RUNNING
-                self.snapshot_data.run_live(
-                    "snapshot-load", machine, disks, name, domain.resume if goes_on else None
-                )
-            except (errors.HypervisorFault, errors.InvalidState) as error:
-                if xml_of(domain).get("id") != run:
-                    # another client has switched it off, restarted it, or rescues it
-                    raise LookAgain from error
-                cut(domain)  # half of it may have been brought back
-                raise
+        with undoing() as undo:
+            undo.callback(self.snapshot_data.forget_jobs, machine.uuid, machine.turn)
+            if is_off:
+                run, live = self._start_to_load(machine, undo)
+            elif state is InstanceState.RUNNING and not runs:
+                domain.suspend()
+            with changed():
+                try:
+                    if is_off:
+                        disks = self.snapshot_data.live_disks(domain, live, node.files())
+                    _without_points(domain, disks)
+                    goes_on = runs and state is not InstanceState.RUNNING
+                    self.snapshot_data.run_live(
+                        "snapshot-load", machine, disks, name, domain.resume if goes_on else None
+                    )
+                except (errors.HypervisorFault, errors.InvalidState) as error:
+                    if xml_of(domain).get("id") != run:
+                        # another client has switched it off, restarted it, or rescues it
+                        raise LookAgain from error
+                    cut(domain)  # half of it may have been brought back
+                    raise
 
-    def _start_to_load(self, machine: Machine) -> tuple[str, Element]:
+    def _start_to_load(self, machine: Machine, undo: Undo) -> tuple[str, Element]:
         """Start the machine with its CPUs frozen; the id of this run, and what runs. Four calls. It
         runs by a definition that is not stored, and that names the turn: if this client dies before
-        the memory is there, the next turn knows the machine by it."""
+        the memory is there, the next turn knows the machine by it. So does the undo."""
         domain = machine.domain
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
         xml = definable(parse(domain.XMLDesc(flags)))
         name_disks(xml)
         put(xml, LOADING_NAMESPACE, str(machine.turn.id))
         machine.turn.check()
+        undo.callback(self.turns.end_half_loaded, machine.uuid, str(machine.turn.id))
         try:
             with self.dedicated.placed(machine.uuid, xml):
                 started = start_new(domain.connect(), text(xml), paused=True)

@@ -41,7 +41,7 @@ from hvdrivers.libvirt.event_hub import EventHub, Lifecycle, RawEvent
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.left_files import end_copies, noted_in
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept
-from hvdrivers.libvirt.naming import HELPER_PREFIX, is_helper
+from hvdrivers.libvirt.naming import HELPER_PREFIX
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection, last_calls, unnoticed
 from hvdrivers.libvirt.start import cut
@@ -83,7 +83,7 @@ class Robbed(Exception):
 
 def instance_of(name: str) -> str | None:
     """The UUID of the instance whose turn a domain is; None for any other domain."""
-    found = name.removeprefix(HELPER_PREFIX) if is_helper(name) else None
+    found = name.removeprefix(HELPER_PREFIX) if name.startswith(HELPER_PREFIX) else None
     return None if found in {str(HOST), str(DEVICES)} else found
 
 
@@ -233,7 +233,7 @@ class Turns:
             raise
         try:
             if turn.after is not None:
-                self._end_half_loaded(uuid, turn.after)
+                self.end_half_loaded(uuid, turn.after)
                 self._end_copies(uuid)
             yield turn
         except BaseException as original:
@@ -380,15 +380,19 @@ class Turns:
             xml = parse(domain.XMLDesc(0))
             end_copies(domain, xml, noted_in(uuid, xml))
 
-    def _end_half_loaded(self, uuid: UUID, after: str) -> None:
-        """Switch a machine off that a dead client has started for a snapshot's memory, and that
-        has not got it: no CPU of it has run, and QEMU knows of no job that has succeeded."""
+    def end_half_loaded(self, uuid: UUID, after: str) -> None:
+        """Switch a machine off that was started for a snapshot's memory, by a client that has died
+        or lost the host, and that has not got it: no CPU of it has run, and QEMU knows of no job
+        that has succeeded.
+
+        Args:
+            after: the UUID of that client's turn.
+        """
         with suppress(errors.InstanceNotFound, errors.InvalidState):
             domain = self._domains.find(uuid)
             if kept(parse(domain.XMLDesc(0)), LOADING_NAMESPACE) != after:
                 return
-            status = monitor.ask(domain, "query-status", reads=True)
-            if status["status"] != "prelaunch":
+            if monitor.ask(domain, "query-status", reads=True)["status"] != "prelaunch":
                 return
             # it answers when it has read the memory
             jobs = monitor.ask(domain, "query-jobs", reads=True)

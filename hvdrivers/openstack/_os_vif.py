@@ -24,7 +24,10 @@ def parse_os_vif(vif: object) -> Vif:
     name = primitive.get("versioned_object.name") if isinstance(primitive, Mapping) else None
     data = unwrap(primitive)
     if not isinstance(name, str) or not isinstance(data, dict):
-        raise InvalidRequest("not an os-vif object, nor the primitive form of one")
+        raise InvalidRequest(
+            "not an os-vif object, nor the primitive form of one",
+            hint="give the object that Nova has made, or what its obj_to_primitive gave",
+        )
     reader = _OS_VIF.get(name)
     if reader is None:
         raise NotSupported(
@@ -121,7 +124,9 @@ _DEPTH = 64
 def unwrap(value: object, depth: int = 0) -> object:
     """Take the ``versioned_object.*`` wrappers off, at every depth; lists of objects too."""
     if depth > _DEPTH:
-        raise InvalidRequest("the os-vif object is nested too deeply")
+        raise InvalidRequest(
+            "the os-vif object is nested too deeply", hint="give one VIF as os-vif itself makes it"
+        )
     if isinstance(value, Mapping):
         if "versioned_object.data" in value:
             data = unwrap(value["versioned_object.data"], depth + 1)

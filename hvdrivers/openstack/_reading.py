@@ -13,6 +13,7 @@ from hvdrivers.models.vif import Vif
 
 Map = Mapping[str, object]
 
+_AS_THEY_ARE = "give it as Neutron, Nova or os-vif has it"
 _ADAPTER: TypeAdapter[Vif] = TypeAdapter(Vif, config=ConfigDict(hide_input_in_errors=True))
 
 
@@ -36,20 +37,22 @@ def validate(fields: dict[str, object]) -> Vif:
         return _ADAPTER.validate_python(given(fields))
     except ValidationError as error:
         problems = in_words(error, below=1, whole="the VIF")
-        raise InvalidRequest(f"VIF {fields.get('id', '(no id)')}: {problems}") from error
+        raise InvalidRequest(
+            f"VIF {fields.get('id', '(no id)')}: {problems}", hint=_AS_THEY_ARE
+        ) from error
 
 
 def text_of(source: Map, key: str) -> str | None:
     value = source.get(key)
     if value is not None and not isinstance(value, str):
-        raise InvalidRequest(f"{key} is not text")
+        raise InvalidRequest(f"{key} is not text", hint=_AS_THEY_ARE)
     return value or None
 
 
 def map_of(source: Map, key: str) -> Map:
     value = source.get(key)
     if value is not None and not isinstance(value, Mapping):
-        raise InvalidRequest(f"{key} is not a mapping")
+        raise InvalidRequest(f"{key} is not a mapping", hint=_AS_THEY_ARE)
     return value or {}
 
 
@@ -58,7 +61,7 @@ def maps_of(source: Map, key: str) -> Sequence[Map]:
     if value is None:
         return ()
     if not isinstance(value, list | tuple) or not all(isinstance(v, Mapping) for v in value):
-        raise InvalidRequest(f"{key} is not a list of mappings")
+        raise InvalidRequest(f"{key} is not a list of mappings", hint=_AS_THEY_ARE)
     return value
 
 
@@ -78,7 +81,9 @@ def addresses_of(subnets: Sequence[Map]) -> list[dict[str, object]]:
         try:
             prefix = ip_network(str(cidr), strict=False).prefixlen if cidr else None
         except ValueError:
-            raise InvalidRequest("the cidr of a subnet is not an IP network") from None
+            raise InvalidRequest(
+                "the cidr of a subnet is not an IP network", hint=_AS_THEY_ARE
+            ) from None
         shared = {
             "prefix_length": prefix,
             "gateway": _ip(subnet.get("gateway")),

@@ -171,7 +171,10 @@ def providers(
         _ratio("disk_allocation_ratio", disk_allocation_ratio, 1.0),
     )
     if reserved_memory_mib is not None and reserved_memory_mib < 0:
-        raise InvalidRequest("reserved_memory_mib is negative")
+        raise InvalidRequest(
+            "reserved_memory_mib is negative",
+            hint="give the MiB that the host keeps for itself, or 0",
+        )
     root = resources.host.hostname
     found = [
         PlacementProvider(

@@ -33,6 +33,7 @@ from hvdrivers.openstack._reading import (
 
 __all__ = ["parse_nova_vif", "parse_os_vif", "parse_port"]
 
+_OTHER_TYPE = "give the instance a port of another vnic_type: normal or direct"
 _NIC_NAME_LENGTH = 14
 _PASS_THROUGH = frozenset(
     {"direct", "direct-physical", "accelerator-direct", "accelerator-direct-physical"}
@@ -162,7 +163,10 @@ def _build(port: _Port) -> Vif:
     if port.type in UNWIRED:
         raise InvalidRequest(f"VIF {port.id}: vif_type is {port.type}", hint=UNWIRED[port.type])
     if port.vnic_type == "baremetal":
-        raise NotSupported(f"VIF {port.id}: vnic_type baremetal is not for virtual machines")
+        raise NotSupported(
+            f"VIF {port.id}: vnic_type baremetal is not for virtual machines",
+            hint=_OTHER_TYPE,
+        )
     reader = _NEUTRON.get(port.type)
     if reader is None:
         raise NotSupported(
@@ -191,7 +195,10 @@ def _ovs(port: _Port) -> dict[str, object]:
     if port.vnic_type == "remote-managed":  # a DPU plugs the representor on its own side
         return {**_pci_device(port), "type": "hw_veb", "vlan": None}
     if port.vnic_type != "normal":
-        raise NotSupported(f"VIF {port.id}: vnic_type {port.vnic_type} with vif_type ovs")
+        raise NotSupported(
+            f"VIF {port.id}: vnic_type {port.vnic_type} with vif_type ovs",
+            hint=_OTHER_TYPE,
+        )
     if port.details.get("nsx-logical-switch-id"):
         return {"type": "dvs", "opaque_network_id": port.details["nsx-logical-switch-id"]}
     return {
@@ -245,7 +252,10 @@ def _pci_device(port: _Port) -> dict[str, object]:
 def _vhostuser(port: _Port) -> dict[str, object]:
     for plug in ("vhostuser_fp_plug", "vhostuser_vrouter_plug"):
         if port.details.get(plug):
-            raise NotSupported(f"VIF {port.id}: {plug} needs a switch that os-vif no longer knows")
+            raise NotSupported(
+                f"VIF {port.id}: {plug} needs a switch that os-vif no longer knows",
+                hint="use a port of Open vSwitch, or of another vhost-user switch",
+            )
     return {
         "type": "vhostuser",
         "socket": port.need(

@@ -90,7 +90,10 @@ def _resolve(
         among = installed()
         cls = load_driver(driver_of_scheme(scheme, among), among)
         if not addressed_by_url(cls.config_model):
-            raise InvalidRequest(f"the driver of {scheme}: is not addressed by a URL")
+            raise InvalidRequest(
+                f"the driver of {scheme}: is not addressed by a URL",
+                hint="call connect() with the driver's name and its options",
+            )
         with _no_bare_errors(cls.config_model, f"{scheme} URL"):
             return cls, cls.config_model.from_url(target, **options), _shown(target)
     among = installed()
@@ -147,9 +150,15 @@ def _no_bare_errors(model: type[DriverConfig], where: str) -> Iterator[None]:
                 hint = hint or (CREDENTIALS_HINT if key == "password" else None)
             else:
                 problems.append(": ".join(filter(None, (key, plain(problem["msg"])))))
-        raise InvalidRequest(f"{where}: {'; '.join(problems)}", hint=hint) from None
+        raise InvalidRequest(
+            f"{where}: {'; '.join(problems)}",
+            hint=hint or f"the documentation of {model.__name__} names the options",
+        ) from None
     except (ValueError, RecursionError):  # urlsplit(): brackets, a port; and what quotes its input
-        raise InvalidRequest(f"{where}: it cannot be read") from None
+        raise InvalidRequest(
+            f"{where}: it cannot be read",
+            hint="look at the brackets and the port of a URL, and at values that are nested deeply",
+        ) from None
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from hvdrivers.models._veil import holds_secret
 from hvdrivers.models.config import DriverConfig
 from hvdrivers.plugins.discovery import Installed, registered
 
+_TABLES = 'a host is a table [hosts.NAME], with driver = "..." and the options of that driver'
 _FILE = "_file"
 
 
@@ -89,20 +90,22 @@ def read_hosts(
     except FileNotFoundError:
         if config_file is None:
             return {}
-        raise InvalidRequest(f"{path}: there is no such file") from None
+        raise InvalidRequest(
+            f"{path}: there is no such file", hint="make it, or leave config_file= out"
+        ) from None
     import tomllib  # a URL needs no file
 
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InvalidRequest(f"{path}: {error}") from None
+        raise InvalidRequest(f"{path}: {error}", hint=_TABLES) from None
     except (ValueError, RecursionError):  # a number of thousands of digits; nested too deeply
-        raise InvalidRequest(f"{path}: it is no TOML that can be read") from None
+        raise InvalidRequest(f"{path}: it is no TOML that can be read", hint=_TABLES) from None
     tables = content.pop("hosts", {})
     if content:
-        raise InvalidRequest(f"{path}: unknown key {min(content)!r}: only [hosts.NAME] is known")
+        raise InvalidRequest(f"{path}: unknown key {min(content)!r}", hint=_TABLES)
     if not isinstance(tables, dict):
-        raise InvalidRequest(f"{path}: 'hosts' must be tables: [hosts.NAME]")
+        raise InvalidRequest(f"{path}: 'hosts' must be tables", hint=_TABLES)
     drivers = registered(among=among) if tables else {}
     return {name: _host(path, name, table, private, drivers) for name, table in tables.items()}
 
@@ -110,11 +113,14 @@ def read_hosts(
 def _host(path: Path, name: str, table: object, private: bool, drivers: Collection[str]) -> Host:
     where = f"{path}: [hosts.{name}]"
     if not isinstance(table, dict):
-        raise InvalidRequest(f"{where} must be a table")
+        raise InvalidRequest(f"{where} must be a table", hint=_TABLES)
     options = dict(table)
     driver = options.pop("driver", None)
     if not isinstance(driver, str):
-        raise InvalidRequest(f'{where} must name its driver: driver = "..."')
+        raise InvalidRequest(
+            f'{where} must name its driver: driver = "..."',
+            hint="hvdrivers drivers shows those that are installed",
+        )
     if name in drivers:
         raise InvalidRequest(
             f"{where} has the name of a driver, which connect({name!r}) would mean",
@@ -135,7 +141,9 @@ def options_of(host: Host, model: type[DriverConfig]) -> tuple[dict[str, object]
         if key in model.model_fields or field == key or not is_secret(model, field):
             continue
         if field in options:
-            raise InvalidRequest(f"{host.where} has both {field!r} and {key!r}")
+            raise InvalidRequest(
+                f"{host.where} has both {field!r} and {key!r}", hint="leave one of them out"
+            )
         options[field] = _secret_file(host, key, options.pop(key))
         filled.add(field)
     return options, filled
@@ -159,15 +167,22 @@ def is_secret(model: type[DriverConfig], field: str) -> bool:
 
 def _secret_file(host: Host, key: str, value: object) -> str:
     if not isinstance(value, str):
-        raise InvalidRequest(f"{host.where} {key}: must be a path")
+        raise InvalidRequest(
+            f"{host.where} {key}: must be a path", hint="name a file that holds the secret alone"
+        )
     try:
         path = host.path.parent / Path(value).expanduser()
     except (ValueError, RuntimeError):  # ~ and a user who does not exist
-        raise InvalidRequest(f"{host.where} {key}: is no path") from None
+        raise InvalidRequest(
+            f"{host.where} {key}: is no path", hint="name a file of this machine"
+        ) from None
     try:
         text, private = _read(path)
     except FileNotFoundError:
-        raise InvalidRequest(f"{host.where} {key}: there is no file {path}") from None
+        raise InvalidRequest(
+            f"{host.where} {key}: there is no file {path}",
+            hint="make it, with the secret alone in it",
+        ) from None
     if not private:
         raise InvalidRequest(
             f"{host.where} {key}: everybody on this machine can read {path}",
@@ -193,22 +208,28 @@ def _read(path: Path) -> tuple[str, bool]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise InvalidRequest(f"{path}: {error.strerror}") from error
+        raise InvalidRequest(
+            f"{path}: {error.strerror}", hint="name a file that this process may read"
+        ) from error
     except ValueError:  # a NUL, or a character that the file system cannot have
-        raise InvalidRequest(f"{os.fspath(path)!r} is no path") from None
+        raise InvalidRequest(
+            f"{os.fspath(path)!r} is no path", hint="name a file of this machine"
+        ) from None
     if len(data) > HOSTS_FILE_BYTES:
-        raise InvalidRequest(f"{path}: is longer than {HOSTS_FILE_BYTES} bytes")
+        raise InvalidRequest(
+            f"{path}: is longer than {HOSTS_FILE_BYTES} bytes", hint="give a shorter file"
+        )
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        raise InvalidRequest(f"{path}: is not UTF-8 text") from None
+        raise InvalidRequest(f"{path}: is not UTF-8 text", hint="write it again as UTF-8") from None
     return text, os.name != "posix" or not status.st_mode & stat.S_IROTH
 
 
 def _refuse_writable(path: Path, status: os.stat_result) -> None:
     """Who can write the file decides what is in it, or can put another in its place."""
     if not stat.S_ISREG(status.st_mode):
-        raise InvalidRequest(f"{path}: is no regular file")
+        raise InvalidRequest(f"{path}: is no regular file", hint="name a file of this machine")
     if os.name != "posix":
         return
     if status.st_uid not in {os.geteuid(), 0}:

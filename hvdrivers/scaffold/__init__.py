@@ -48,7 +48,10 @@ def scaffold(name: str, directory: Path | None = None) -> Scaffold:
         raise InvalidRequest(f"a driver {name!r} is installed already", hint="hvdrivers drivers")
     directory = Path(f"hv-{name}") if directory is None else directory
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise InvalidRequest(f"{directory} is there already, and not an empty directory")
+        raise InvalidRequest(
+            f"{directory} is there already, and not an empty directory",
+            hint="name another directory",
+        )
     words = {
         "name": name,
         "package": f"hv_{name.replace('-', '_')}",

@@ -50,7 +50,10 @@ class VmwareAdopt(Topic, Adopt):
         if not rows:
             raise errors.InstanceNotFound("there is no machine with this UUID", instance=uuid)
         if len(rows) > 1:
-            raise errors.InvalidRequest(f"{len(rows)} machines have this UUID")
+            raise errors.InvalidRequest(
+                f"{len(rows)} machines have this UUID",
+                hint="unregister the copies, or give each a UUID of its own",
+            )
         row = rows[0]
         if not self.places.holds(row.get("runtime.host")):
             raise errors.InstanceNotFound(
@@ -64,7 +67,10 @@ class VmwareAdopt(Topic, Adopt):
         if mark is not None:
             return info_of(Machine(uuid, row, mark, state))
         if row.get("config.template"):
-            raise errors.InvalidRequest("a template is no machine that can run")
+            raise errors.InvalidRequest(
+                "a template is no machine that can run",
+                hint="make a machine of it first (MarkAsVirtualMachine), or deploy one from it",
+            )
         label = _label(row, name)
         values = [
             option(MARK, Mark(uuid=uuid, name=label, sev=is_encrypted(row))),

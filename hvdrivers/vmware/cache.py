@@ -10,6 +10,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.images import ImageCache
 from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.images import partial_upload, staged_key, staging_name
+from hvdrivers.hints import ON_THE_HOST
 from hvdrivers.models.image import CachedImage, HostImage, ImageFormat, ImageRef
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.vmware.base import Topic
@@ -35,7 +36,7 @@ class VmwareImages(Topic, ImageCache):
         MiB of zeros. On vCenter 4 more if its template is there, else 12."""
         del timeout
         if isinstance(image, HostImage):
-            raise errors.InvalidRequest("a host image is on the host already")
+            raise errors.InvalidRequest("a host image is on the host already", hint=ON_THE_HOST)
         base = self.images.bring(image, progress)
         if not self.files.exists(base.path):  # evicted by another client
             self.seen.forget(base)

@@ -75,7 +75,9 @@ class Changes:
         def change(found: Machine) -> None:
             if alone and found.mark.rescued != rescued:
                 raise errors.DeviceBusy(
-                    "another client has begun or ended a rescue meanwhile", retryable=True
+                    "another client has begun or ended a rescue meanwhile",
+                    retryable=True,
+                    hint="get_instance() shows whether it is rescued now; then call again",
                 )
             mark = found.mark.model_copy(update=values)
             config = vim.vm.ConfigSpec(

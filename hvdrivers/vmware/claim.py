@@ -139,6 +139,7 @@ class Claims:
                 "another client has removed the instance's folder while it was being spawned",
                 instance=uuid,
                 retryable=True,
+                hint="call again, unless the other client is right: it has called destroy()",
             ) from error
 
     def _unclaim(self, uuid: UUID, token: str) -> None:

@@ -31,6 +31,9 @@ def _folder_name(value: str) -> str:
     return value
 
 
+_OPTIONS = "the documentation of VmwareConfig names the options"
+
+
 class VmwareConfig(DriverConfig):
     """One vCenter cluster, one host of a vCenter, or one ESXi host."""
 
@@ -89,7 +92,9 @@ class VmwareConfig(DriverConfig):
         """
         parts = urlsplit(url)
         if parts.password is not None:
-            raise InvalidRequest("the URL holds a password: give password= instead")
+            raise InvalidRequest(
+                "the URL holds a password", hint="leave it out of the URL, and give password="
+            )
         values: dict[str, Any] = dict(parse_qsl(parts.query))
         path = [unquote(part) for part in parts.path.split("/") if part]
         values |= dict(zip(("datacenter", "compute"), path, strict=False))
@@ -100,10 +105,13 @@ class VmwareConfig(DriverConfig):
             values["username"] = unquote(parts.username)
         try:
             if len(path) > 2:
-                raise InvalidRequest("the path of the URL is /datacenter/compute")
+                raise InvalidRequest(
+                    "the path of the URL has more than two parts",
+                    hint="name the datacenter, and the cluster or host in it: vcenter://HOST/DATACENTER/COMPUTE",
+                )
             return cls(**(values | options))
         except ValidationError as error:
-            hint = None if "password" in {*values, *options} else CREDENTIALS_HINT
+            hint = _OPTIONS if "password" in {*values, *options} else CREDENTIALS_HINT
             raise InvalidRequest(in_words(error), hint=hint) from None
 
     @property

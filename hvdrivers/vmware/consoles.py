@@ -49,7 +49,9 @@ class VmwareConsoles(Topic, Consoles, InteractiveConsole, ScreenCapture, CrashDu
         del timeout
         found = self.machines.checked("get_console", uuid)
         if kind not in _TICKETS:
-            raise errors.NotSupported(f"vSphere has no {kind.value} console")
+            raise errors.NotSupported(
+                f"vSphere has no {kind.value} console", hint="use webmks or mks"
+            )
         ticket = found.obj.AcquireTicket(_TICKETS[kind])
         return ConsoleAccess(
             kind=kind,

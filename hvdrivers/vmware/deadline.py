@@ -49,6 +49,7 @@ def timed(operation: _F) -> _F:
                         instance=uuid.uuid,
                         vendor_code=error.vendor_code,
                         retryable=True,
+                        hint="call again, unless the other client is right",
                     ) from error
                 if (
                     isinstance(uuid, UUID)

@@ -15,6 +15,7 @@ from typing import Any
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
+from hvdrivers.hints import UNPLUG_ONE
 from hvdrivers.models.volume import DiskBus
 
 _dev = vim.vm.device
@@ -111,7 +112,9 @@ class Slots:
             InsufficientResources: the machine has the most that it can have.
         """
         if self._nics >= NIC_LIMIT:
-            raise errors.InsufficientResources(f"a machine has at most {NIC_LIMIT} NICs")
+            raise errors.InsufficientResources(
+                f"a machine has at most {NIC_LIMIT} NICs", hint=UNPLUG_ONE
+            )
         self._nics += 1
 
     def disk(self, bus: DiskBus, *, hot: bool = False) -> tuple[int, int, str]:

@@ -229,7 +229,10 @@ class VmwareDriver(
     def connect(cls, config: DriverConfig) -> Self:
         """Budget: 2 requests and 2 calls, 2 more where a datastore, folder or pool is named."""
         if not isinstance(config, VmwareConfig):
-            raise errors.InvalidRequest("the vSphere driver needs a VmwareConfig")
+            raise errors.InvalidRequest(
+                "the vSphere driver needs a VmwareConfig",
+                hint='connect("vsphere", host=...) makes one',
+            )
         driver = cls(config)
         try:
             with driver.session.link.use():  # a server that is silent is given up in time

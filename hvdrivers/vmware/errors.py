@@ -102,6 +102,12 @@ ROOTS = frozenset({"VimFault", "RuntimeFault", "MethodFault"})
 _HINTS: dict[type[e.HypervisorError], str] = {
     e.PermissionDenied: "give the user the privilege that the fault names on that object",
     e.InsufficientResources: "free memory, CPU or disk space, or choose another host or datastore",
+    e.InvalidState: "get_instance() shows the state that it has: bring it into another one first",
+    e.DeviceBusy: "call again when what uses it has ended: vSphere's tasks of the object show it",
+    e.VolumeNotFound: "list_volumes() shows the volumes; or a datastore is out of the host's reach",
+    e.NetworkNotFound: "drivers make no networks: vSphere's client shows those that the host has",
+    e.InvalidRequest: "change what vSphere names, or leave it out",
+    e.NotSupported: "leave out what vSphere names, or use a host whose version and licence have it",
     e.HypervisorFault: "vSphere's events and tasks of the object have the details",
     e.AuthenticationFailed: "check username and password; an account may be locked after attempts",
 }

@@ -23,6 +23,7 @@ from hvdrivers.contract.snapshots import SnapshotToImage
 from hvdrivers.driverkit import undoing
 from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.files import writing
+from hvdrivers.hints import NEW_FILE
 from hvdrivers.models.image import ImageFormat, ImageInfo
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
@@ -117,7 +118,7 @@ class VmwareExport(Topic, SnapshotToImage):
 def _beside(target: Path) -> Iterator[Path]:
     """A folder for what is not whole yet, on the file system of the target."""
     if os.path.lexists(target):
-        raise errors.InvalidRequest(f"{target} exists already")
+        raise errors.InvalidRequest(f"{target} exists already", hint=NEW_FILE)
     with writing(target), TemporaryDirectory(prefix=".hvdrivers-", dir=target.parent) as folder:
         yield Path(folder)
 

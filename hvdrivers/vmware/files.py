@@ -179,7 +179,11 @@ class Files:
         """
         status = self._session.http("GET", self._address(path), sink=sink).status
         if status == 404:
-            raise errors.VolumeNotFound(f"there is no file {path}", vendor_code="HTTP 404")
+            raise errors.VolumeNotFound(
+                f"there is no file {path}",
+                vendor_code="HTTP 404",
+                hint="another client may have removed it: call again",
+            )
         if status != 200:
             raise _refused("read", status)
 
@@ -250,7 +254,10 @@ class _Text:
         """The next bytes."""
         self.data += data
         if len(self.data) > _DESCRIPTION:
-            raise errors.VolumeNotFound(f"{self._path} is no virtual disk")
+            raise errors.VolumeNotFound(
+                f"{self._path} is no virtual disk",
+                hint="name the VMDK that describes the disk, not the one with its content",
+            )
 
 
 def capacity_in(descriptor: bytes) -> int:
@@ -271,5 +278,9 @@ def _refused(what: str, status: int) -> errors.HypervisorError:
             hint="the privilege is Datastore.FileManagement, and Datastore.Browse",
         )
     if status in (413, 507):
-        return errors.InsufficientResources("the datastore is full", vendor_code=code)
+        return errors.InsufficientResources(
+            "the datastore is full",
+            vendor_code=code,
+            hint="free room there, or use another datastore",
+        )
     return errors.HypervisorFault(f"the server could not {what} a file", vendor_code=code)

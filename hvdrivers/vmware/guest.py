@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestPassword
+from hvdrivers.hints import USER
 from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
 from hvdrivers.vmware.base import Topic
 from hvdrivers.vmware.deadline import timed
@@ -88,10 +89,11 @@ class VmwareGuest(Topic, GuestAddresses, GuestExec, GuestPassword):
         account = _account(credentials)
         secret = password.get_secret_value()
         if not user or any(each in user for each in ":\n\0"):
-            raise errors.InvalidRequest("no user of a guest has such a name")
+            raise errors.InvalidRequest("no user of a guest has such a name", hint=USER)
         if not secret or "\n" in secret or "\0" in secret:
             raise errors.InvalidRequest(
-                "the guest's chpasswd takes no empty password, and none with a line break"
+                "the guest's chpasswd takes no empty password, and none with a line break",
+                hint="give another password",
             )
         accounts = [account]
         if user == account.user:
@@ -104,7 +106,9 @@ class VmwareGuest(Topic, GuestAddresses, GuestExec, GuestPassword):
             if error.vendor_code != "FileNotFound":
                 raise
             raise errors.NotSupported(
-                f"the guest has no {_CHPASSWD}", vendor_code=error.vendor_code
+                f"the guest has no {_CHPASSWD}",
+                vendor_code=error.vendor_code,
+                hint="set it by guest_exec(), with a program that the guest has",
             ) from error
         if done.exit_code:
             # not what it has said: that may have the password in it

@@ -66,7 +66,10 @@ class Insides:
             check_text("the password of the account", each.password.get_secret_value())
         managers = self._places.get().guests
         if managers is None:
-            raise errors.NotSupported("the server has no guest operations: vSphere has since 5.0")
+            raise errors.NotSupported(
+                "the server has no guest operations: vSphere has since 5.0",
+                hint="do it through the guest's network, or by cloud-init at spawn()",
+            )
 
         def transfer(method: str, url: str, body: bytes | None, sink: Sink | None) -> Reply:
             return self._elsewhere.send(

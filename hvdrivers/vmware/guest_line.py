@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Sequence
 
 from hvdrivers.contract import errors
+from hvdrivers.hints import PROGRAM
 
 _NOT_IN_XML = re.compile("[\0-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
 """What an XML text does not hold, and the carriage return, which comes out as a line feed."""
@@ -42,7 +43,7 @@ def program_of(command: Sequence[str]) -> str:
         InvalidRequest: there is none, or it is not named by its absolute path.
     """
     if not command:
-        raise errors.InvalidRequest("no program is named")
+        raise errors.InvalidRequest("no program is named", hint=PROGRAM)
     for number, each in enumerate(command):
         check_text(f"argument {number}" if number else "the path of the program", each)
     program = command[0]

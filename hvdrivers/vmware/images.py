@@ -140,9 +140,14 @@ class ImageStore:
     def _host_image(self, image: HostImage) -> Base:
         """A virtual disk that an administrator put into ``hvdrivers/host-images``."""
         if image.format not in (None, ImageFormat.VMDK):
-            raise errors.InvalidRequest("an image on the host is a VMDK")
+            raise errors.InvalidRequest(
+                "an image on the host is a VMDK", hint="say format=vmdk, or leave it out"
+            )
         if "/" in image.name or "\\" in image.name or image.name.startswith("."):
-            raise errors.VolumeNotFound("the name of an image on the host has no folder in it")
+            raise errors.VolumeNotFound(
+                "the name of an image on the host has no folder in it",
+                hint="put the VMDK into hvdrivers/host-images itself, and name the file alone",
+            )
         path = self._folders.path("host-images", f"{image.name.removesuffix('.vmdk')}.vmdk")
         size = None if is_part(image.name.removesuffix(".vmdk")) else self._files.disk_size(path)
         if size is None:

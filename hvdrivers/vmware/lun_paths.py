@@ -56,7 +56,9 @@ def meant(rows: Sequence[Row], volume: LunVolume) -> Lun:
             )
         if volume.data.enforce_multipath and len(seen) < 2:
             raise errors.InsufficientResources(
-                f"the host {row.get('name')} has one path to the volume, and it is to have more"
+                f"the host {row.get('name')} has one path to the volume, and it is to have more",
+                hint="let the host reach it by a second port of its storage server, or leave"
+                " enforce_multipath out",
             )
         for lun in seen:
             _refuse_lun(row, lun, volume)
@@ -64,7 +66,8 @@ def meant(rows: Sequence[Row], volume: LunVolume) -> Lun:
     if len(found) != 1:
         raise errors.InvalidRequest(
             "the targets of the volume lead to different LUNs:"
-            f" {', '.join(sorted(each.canonicalName for each in found.values()))}"
+            f" {', '.join(sorted(each.canonicalName for each in found.values()))}",
+            hint="name only targets of the volume, each with the number that it has there",
         )
     (lun,) = found.values()
     names = {way.target for way in _ways(volume)} if isinstance(volume, IscsiVolume) else set()
@@ -88,26 +91,31 @@ def refuse_wishes(attachment: VolumeAttachment) -> None:
         )
     if bus_of(attachment.bus) is not DiskBus.SCSI:
         raise errors.NotSupported("vSphere maps a LUN to a SCSI disk", hint="use bus=scsi")
-    for refused, what in (
-        (attachment.read_only, "a read-only disk"),
-        (attachment.qos is not None, "a disk with limits"),
-        (attachment.volume.multiattach, "a disk of several machines"),
+    for refused, what, field in (
+        (attachment.read_only, "a read-only disk", "read_only"),
+        (attachment.qos is not None, "a disk with limits", "qos"),
+        (attachment.volume.multiattach, "a disk of several machines", "multiattach"),
     ):
         if refused:
             raise errors.NotSupported(
-                f"a LUN that is mapped is not {what}: the guest talks to its array itself"
+                f"a LUN that is mapped is not {what}: the guest talks to its array itself",
+                hint=f"leave {field} out",
             )
 
 
 def _refuse_lun(row: Row, lun: Any, volume: LunVolume) -> None:
     name = lun.canonicalName
     if not isinstance(lun, vim.host.ScsiDisk):
-        raise errors.InvalidRequest(f"{name} is no disk, but a {lun.lunType}")
+        raise errors.InvalidRequest(
+            f"{name} is no disk, but a {lun.lunType}",
+            hint="give the number that the volume has at its target",
+        )
     for mount in row.get(_MOUNTS) or ():
         extents = getattr(mount.volume, "extent", None) or ()
         if any(each.diskName == name for each in extents):
             raise errors.InvalidRequest(
-                f"the LUN {name} holds the datastore {mount.volume.name!r}, and is no volume"
+                f"the LUN {name} holds the datastore {mount.volume.name!r}, and is no volume",
+                hint="give the number that the volume has at its target",
             )
     if "ok" not in (lun.operationalState or ("ok",)):
         raise errors.InsufficientResources(
@@ -117,7 +125,8 @@ def _refuse_lun(row: Row, lun: Any, volume: LunVolume) -> None:
         )
     if volume.data.wwn is not None and not _is_named(lun, volume.data.wwn):
         raise errors.VolumeNotFound(
-            f"the LUN at the volume's address is {name}, and not {volume.data.wwn}"
+            f"the LUN at the volume's address is {name}, and not {volume.data.wwn}",
+            hint="give wwn as the storage server shows it, or leave it out",
         )
 
 

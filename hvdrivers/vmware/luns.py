@@ -48,7 +48,7 @@ from hvdrivers.vmware.lun_paths import (
 )
 from hvdrivers.vmware.machines import Machines, uuid_in
 from hvdrivers.vmware.moved import VolumeRecord
-from hvdrivers.vmware.place import Places, Surroundings
+from hvdrivers.vmware.place import NO_HOST, Places, Surroundings
 from hvdrivers.vmware.reader import Reader, Row
 from hvdrivers.vmware.specs import Lun
 from hvdrivers.vmware.told_targets import ToldTargets
@@ -114,7 +114,7 @@ class Luns:
         hosts = [row.obj for row in around.usable_hosts]
         if not hosts:
             raise errors.InsufficientResources(
-                "no host takes machines now: each is in maintenance or not connected"
+                "no host takes machines now: each is in maintenance or not connected", hint=NO_HOST
             )
         rows = self._reader.many(hosts, *STORAGE)
         if all(is_known(row, volume) for row in rows):

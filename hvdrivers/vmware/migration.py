@@ -18,6 +18,7 @@ from pyVmomi import vim, vmodl
 from hvdrivers.contract import errors
 from hvdrivers.contract.migration import ColdMigration, LiveMigration, LiveMigrationAbort
 from hvdrivers.driverkit import changed
+from hvdrivers.hints import MEND_MOVE
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.migration import (
     Blocker,
@@ -156,7 +157,7 @@ class VmwareMigration(Topic, LiveMigration, LiveMigrationAbort, ColdMigration):
         if there is None or blockers:
             raise errors.InvalidRequest(
                 "the instance cannot move: " + "; ".join(each.reason for each in blockers),
-                hint=next((each.hint for each in blockers if each.hint), None),
+                hint=next((each.hint for each in blockers if each.hint), MEND_MOVE),
             )
         place = there.places.get()
         spec = vim.vm.RelocateSpec(host=there.host)

@@ -7,6 +7,7 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.network import Network, VifQosControl
+from hvdrivers.hints import ATTACHED, TAKEN_ADDRESS
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import AttachedVif, Vif, VifQos
 from hvdrivers.vmware.base import Topic
@@ -48,7 +49,9 @@ class VmwareNetwork(Topic, Network, VifQosControl):
         cards = by_mac(hardware)
         if mac in cards:
             raise errors.DeviceBusy(
-                f"the instance has a NIC with the MAC address {mac} already", retryable=False
+                f"the instance has a NIC with the MAC address {mac} already",
+                retryable=False,
+                hint=TAKEN_ADDRESS,
             )
         plan = Plan(self.room.slots(hardware))
         nic(plan, vif, backings[vif.id], function=functions.get(vif.id))
@@ -87,7 +90,7 @@ class VmwareNetwork(Topic, Network, VifQosControl):
         mac = _mac_of(devices, vif_id)
         card = by_mac(found.row.get("config.hardware.device") or ()).get(mac or "")
         if card is None:
-            raise errors.NetworkNotFound("the instance has no such VIF")
+            raise errors.NetworkNotFound("the instance has no such VIF", hint=ATTACHED)
         refuse_with_functions([card], "limits a NIC of")
         card.resourceAllocation = nic_limits(qos)
         self.changes.change_devices(found, [editing(card)], devices)

@@ -13,6 +13,7 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.own_disks import wanted_disks
 from hvdrivers.driverkit.undo import Undo, changed
+from hvdrivers.hints import VOLUMES
 from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.volume import DiskBus
 from hvdrivers.vmware.devices import bus_of
@@ -74,7 +75,7 @@ class KeptDisks:
             there = pool in surroundings.datastores and not is_part(name)
             size = self._files.disk_size(path) if there else None
             if size is None:
-                raise errors.VolumeNotFound(f"the host has no volume {disk.kept!r}")
+                raise errors.VolumeNotFound(f"the host has no volume {disk.kept!r}", hint=VOLUMES)
             if disk.size and size > disk.size:
                 raise errors.InvalidRequest(
                     f"the volume {disk.kept!r} has {size} bytes, and the disk of the spec"

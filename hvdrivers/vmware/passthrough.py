@@ -15,6 +15,7 @@ from uuid import UUID
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
+from hvdrivers.hints import DEVICES, OTHER_DEVICE, OTHER_SLICE
 from hvdrivers.models.instance import Firmware, InstanceSpec, VgpuRequest
 from hvdrivers.models.pci import PciAddress
 from hvdrivers.models.resources import MediatedType
@@ -133,15 +134,21 @@ class Passthrough:
         addresses = [each.address for each in spec.pci_devices]
         for address in addresses:
             if addresses.count(address) > 1:
-                raise errors.InsufficientResources(f"the PCI device {address} is asked for twice")
+                raise errors.InsufficientResources(
+                    f"the PCI device {address} is asked for twice", hint="name it once"
+                )
         if len(addresses) > _MOST or len(spec.vgpus) > _MOST_SLICES:
             raise errors.InsufficientResources(
-                f"a machine has at most {_MOST} PCI devices, and {_MOST_SLICES} slices of GPUs"
+                f"a machine has at most {_MOST} PCI devices, and {_MOST_SLICES} slices of GPUs",
+                hint="share them out between several machines",
             )
         place = self._places.get()
         only = place.only_host
         if only is None:
-            raise errors.NotSupported("a cluster of several hosts shows no devices of theirs")
+            raise errors.NotSupported(
+                "a cluster of several hosts shows no devices of theirs",
+                hint="connect to a single host; or leave pci_devices and vgpus out",
+            )
         host, target = host_and_target(self._reader, only, place.compute, DEVICES_OF_A_HOST)
         others = self._others(spec.uuid)
         profiles = profiles_in(target)
@@ -159,14 +166,18 @@ class Passthrough:
         for address in addresses:
             device, info = device_at(host, address)
             if device is None:
-                raise errors.InsufficientResources(f"the host has no PCI device {address}")
+                raise errors.InsufficientResources(
+                    f"the host has no PCI device {address}", hint=DEVICES
+                )
             if not is_passed(info) or device.id not in systems:
                 raise errors.InsufficientResources(
                     f"the PCI device {address} is not for machines",
                     hint="let its administrator enable passthrough for it, and start the host anew",
                 )
             if address in taken:
-                raise errors.InsufficientResources(f"another machine has the PCI device {address}")
+                raise errors.InsufficientResources(
+                    f"another machine has the PCI device {address}", hint=OTHER_DEVICE
+                )
             yield _passed(device, systems[device.id])
 
     def require_alone(self, spec: InstanceSpec, found: Found) -> None:
@@ -181,7 +192,8 @@ class Passthrough:
         others = self._others(spec.uuid)
         if _addresses(others) & {each.address for each in spec.pci_devices}:
             raise errors.InsufficientResources(
-                "another machine has got a PCI device of this one at the same moment"
+                "another machine has got a PCI device of this one at the same moment",
+                hint=OTHER_DEVICE,
             )
         _slices(spec.vgpus, gpus_of(found.host, found.profiles, _holders(others)))
 
@@ -244,7 +256,9 @@ def _slices(wanted: Sequence[VgpuRequest], gpus: Sequence[Gpu]) -> list[Passed]:
                 )
             able = there
         if not any(gpu.take(each.type) for gpu in able):
-            raise errors.InsufficientResources(f"no GPU has a slice of the type {each.type} left")
+            raise errors.InsufficientResources(
+                f"no GPU has a slice of the type {each.type} left", hint=OTHER_SLICE
+            )
         found.append(Passed(_Pci.VmiopBackingInfo(vgpu=each.type), is_gpu=True))
     return found
 

@@ -40,6 +40,8 @@ DATASTORE = ("name", "summary.accessible", "summary.capacity", "summary.freeSpac
 NETWORK = ("name",)
 PORT_GROUP = ("name", "key", "config.distributedVirtualSwitch", "config.uplink")
 OPAQUE = ("name", "summary")
+NO_HOST = "exit_maintenance(), or connect a host again in vSphere"
+"""The hint where no host takes machines."""
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,10 @@ class VmwarePower(Topic, Power, Suspend):
         networks = {each.obj for each in surroundings.networks}
         for network in row.get("network") or ():
             if network not in networks:
-                raise errors.NetworkNotFound("a network of the instance has gone")
+                raise errors.NetworkNotFound(
+                    "a network of the instance has gone",
+                    hint="bring it back, or reconnect() the NIC to another one",
+                )
         disks = by_address(hardware)
         for address in (*devices.own, *devices.volumes):
             if devices.own.get(address) in DISCS:
@@ -91,7 +94,10 @@ class VmwarePower(Topic, Power, Suspend):
                 continue
             path = file_of(disks[address]) if address in disks else None
             if path is None or not self.files.exists(path):
-                raise errors.VolumeNotFound(f"a disk of the instance ({address}) has gone")
+                raise errors.VolumeNotFound(
+                    f"a disk of the instance ({address}) has gone",
+                    hint="put its file back; or reconnect() or detach_volume() the volume",
+                )
         self.usage.require_free(
             found.uuid,
             volumes=[each.held for each in devices.volumes.values() if not each.multiattach],

@@ -9,6 +9,7 @@ from uuid import UUID
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import Reconnect
 from hvdrivers.driverkit import undoing
+from hvdrivers.hints import ANOTHER_DISK, ATTACHED
 from hvdrivers.models.vif import Vif
 from hvdrivers.models.volume import DiskBus, VolumeAttachment
 from hvdrivers.vmware.base import Topic
@@ -76,7 +77,7 @@ def _place_of(attachment: VolumeAttachment, devices: Devices, hardware: Sequence
         if volume.id == attachment.volume_id and address in disks:
             require_sure(devices, address, "the volume")
             return address
-    raise errors.VolumeNotFound(f"the instance has no volume {attachment.volume_id}")
+    raise errors.VolumeNotFound(f"the instance has no volume {attachment.volume_id}", hint=ATTACHED)
 
 
 def _replaced(
@@ -97,7 +98,9 @@ def _replaced(
     for attachment, source, address in zip(volumes, sources, places, strict=True):
         named = source.lun.uuid if source.lun is not None else source.path
         if named in wanted or any(is_on(disk, source) for disk in others):
-            raise errors.InvalidRequest("the instance has this disk already, as another volume")
+            raise errors.InvalidRequest(
+                "the instance has this disk already, as another volume", hint=ANOTHER_DISK
+            )
         wanted.append(named)
         old, before = disks[address], devices.volumes[address]
         kept = {"boot_index": before.boot_index} if attachment.boot_index is None else {}

@@ -26,6 +26,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from pyVmomi import vim
 
 from hvdrivers.contract import errors
+from hvdrivers.hints import VOLUME_ROOT
 from hvdrivers.models.base import Model, Name
 from hvdrivers.models.group import ServerGroup
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec, Metadata
@@ -160,7 +161,7 @@ def root_disk(row: Row) -> Any:
     root = own_disk(row, "root")
     if root is None:
         raise errors.InvalidRequest(
-            "the instance has no root disk of its own: it boots from a volume"
+            "the instance has no root disk of its own: it boots from a volume", hint=VOLUME_ROOT
         )
     return root
 

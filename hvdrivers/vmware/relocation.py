@@ -9,6 +9,7 @@ from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.storage import StorageMigration
+from hvdrivers.hints import ROOM_IN_POOL
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 from hvdrivers.models.state import InstanceState
 from hvdrivers.vmware.base import Topic
@@ -42,14 +43,18 @@ class VmwareRelocation(Topic, StorageMigration):
         found = self.machines.checked("migrate_storage", uuid, *_PATHS)
         store = self.places.datastores().datastores.get(pool)
         if store is None or not store.get("summary.accessible"):
-            raise errors.VolumeNotFound(f"there is no datastore {pool!r} on this cluster or host")
+            raise errors.VolumeNotFound(
+                f"there is no datastore {pool!r} on this cluster or host",
+                hint="name one that get_available_resource().storage has",
+            )
         moving = _elsewhere(found, pool)
         if not moving:
             return
         wanted, room = sum(map(capacity_of, moving)), int(store.get("summary.freeSpace") or 0)
         if wanted > room:
             raise errors.InsufficientResources(
-                f"the disks need up to {wanted} bytes, and the datastore has {room} free"
+                f"the disks need up to {wanted} bytes, and the datastore has {room} free",
+                hint=ROOM_IN_POOL,
             )
         if found.state is not InstanceState.STOPPED:
             refuse_with_functions(found.row.get("config.hardware.device"), "moves the disks of")

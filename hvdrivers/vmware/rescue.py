@@ -86,7 +86,11 @@ class VmwareRescue(Topic, Rescue, Rebuild):
             disks = by_address(found.row["config.hardware.device"]).values()
             added = next((each.key for each in disks if file_of(each) == path), None)
             if added is None:
-                raise errors.DeviceBusy("another client has ended the rescue", retryable=True)
+                raise errors.DeviceBusy(
+                    "another client has ended the rescue",
+                    retryable=True,
+                    hint="call again, unless the other client is right",
+                )
             self.changes.reconfigure(found.obj, vim.vm.ConfigSpec(bootOptions=boots(added)))
             self.power.on(found.obj)
 
@@ -100,7 +104,11 @@ class VmwareRescue(Topic, Rescue, Rebuild):
             DeviceBusy: another client rescues it.
         """
         if _has_rescue_disk(found) or found.state is InstanceState.RESCUED:
-            raise errors.DeviceBusy("another client rescues the instance", retryable=True)
+            raise errors.DeviceBusy(
+                "another client rescues the instance",
+                retryable=True,
+                hint="get_instance() shows when it is rescued: unrescue() ends it",
+            )
         hardware = found.row.get("config.hardware.device") or ()
         plan = Plan(self.room.slots(hardware))
         own_disk(plan, RESCUE, path, base.virtual_size, create=False)

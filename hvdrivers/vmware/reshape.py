@@ -9,6 +9,7 @@ from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.lifecycle import HotResizeCpu, HotResizeMemory, Resize
+from hvdrivers.hints import LARGER_DISK, RESIZE_OFF, SAME_DISKS
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.vmware.base import Topic
@@ -53,7 +54,9 @@ class VmwareReshape(Topic, Resize, HotResizeCpu, HotResizeMemory):
         check_flavor(flavor)
         now = record.flavor
         if (flavor.ephemeral_gib, flavor.swap_mib) != (now.ephemeral_gib, now.swap_mib):
-            raise errors.InvalidRequest("a resize does not change the ephemeral and the swap disk")
+            raise errors.InvalidRequest(
+                "a resize does not change the ephemeral and the swap disk", hint=SAME_DISKS
+            )
         if flavor.max_memory_mib is not None:
             refuse_with_devices(found.row.get("config.hardware.device"), "adds memory to")
         if flavor.max_vcpus is not None:
@@ -138,9 +141,11 @@ def _check_growth(what: str, now: int, wanted: int, most: int | None) -> None:
             hint="spawn it with max_vcpus and max_memory_mib, or resize() it while it is stopped",
         )
     if wanted > most:
-        raise errors.InvalidRequest(f"the flavor allows at most {most} ({what})")
+        raise errors.InvalidRequest(f"the flavor allows at most {most} ({what})", hint=RESIZE_OFF)
     if wanted < now:
-        raise errors.InvalidRequest(f"vSphere takes no {what} from a machine that runs")
+        raise errors.InvalidRequest(
+            f"vSphere takes no {what} from a machine that runs", hint=RESIZE_OFF
+        )
 
 
 def _grown(found: Machine, flavor: Flavor) -> Any:
@@ -150,7 +155,9 @@ def _grown(found: Machine, flavor: Flavor) -> Any:
         return None
     wanted = flavor.disk_gib * _GIB
     if wanted < capacity_of(disk):
-        raise errors.InvalidRequest("the root disk would shrink, which destroys data")
+        raise errors.InvalidRequest(
+            "the root disk would shrink, which destroys data", hint=LARGER_DISK
+        )
     if wanted == capacity_of(disk):
         return None
     if found.row.get("snapshot") is not None:

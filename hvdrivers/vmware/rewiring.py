@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from hvdrivers.contract import errors
+from hvdrivers.hints import ATTACHED, TAKEN_ADDRESS
 from hvdrivers.models.vif import Vif
 from hvdrivers.vmware.devices import by_mac, editing, removing
 from hvdrivers.vmware.host_devices import cards_with_functions
@@ -92,13 +93,15 @@ def _addresses(
     found: dict[str, str] = {}
     for vif in vifs:
         if vif.id not in places:
-            raise errors.NetworkNotFound(f"the instance has no VIF {vif.id}")
+            raise errors.NetworkNotFound(f"the instance has no VIF {vif.id}", hint=ATTACHED)
         found[vif.id] = vif.mac.lower() if vif.address else places[vif.id]
     kept = set(taken) - {places[each] for each in found}
     for mac in found.values():
         if mac in kept:
             raise errors.DeviceBusy(
-                f"the instance has a NIC with the MAC address {mac} already", retryable=False
+                f"the instance has a NIC with the MAC address {mac} already",
+                retryable=False,
+                hint=TAKEN_ADDRESS,
             )
         kept.add(mac)
     return found

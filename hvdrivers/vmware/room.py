@@ -9,7 +9,7 @@ from hvdrivers.contract import errors
 from hvdrivers.models.instance import Flavor, InstanceSpec
 from hvdrivers.vmware.config import VmwareConfig
 from hvdrivers.vmware.devices import Slots
-from hvdrivers.vmware.place import Places, Surroundings
+from hvdrivers.vmware.place import NO_HOST, Places, Surroundings
 
 _GIB = 1 << 30
 _MIB = 1 << 20
@@ -35,7 +35,7 @@ class Room:
         hosts = surroundings.usable_hosts
         if not hosts:
             raise errors.InsufficientResources(
-                "no host takes machines now: each is in maintenance or not connected"
+                "no host takes machines now: each is in maintenance or not connected", hint=NO_HOST
             )
         fitting = [
             host

@@ -22,6 +22,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
 from hvdrivers.driverkit.undo import changed, undoing
+from hvdrivers.hints import CALL_AGAIN, NO_MEMORY, OTHER_HARDWARE, SNAPSHOTS, TAKEN_SNAPSHOT
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.snapshot import Snapshot
 from hvdrivers.models.state import InstanceState
@@ -64,12 +65,14 @@ class VmwareSnapshots(Topic, Snapshots):
             "create_snapshot", uuid, SNAPSHOT, path_of(DEVICES), "config.hardware.device"
         )
         if any(each.snapshot.name == name for each in nodes(found.row)):
-            raise errors.InvalidRequest("the instance has a snapshot of this name")
+            raise errors.InvalidRequest(
+                "the instance has a snapshot of this name", hint=TAKEN_SNAPSHOT
+            )
         refuse_with_devices(found.row.get("config.hardware.device"), "makes snapshots of")
         if memory:
             refuse_encrypted(found.mark, "keeps the memory of")
         if memory and found.state is InstanceState.STOPPED:
-            raise errors.InvalidRequest("a stopped machine has no memory to keep")
+            raise errors.InvalidRequest("a stopped machine has no memory to keep", hint=NO_MEMORY)
         found = self.rescues.over(found)
         devices = devices_in(found.row)
         if strange := _others_frozen(found.row, devices.sure):
@@ -103,7 +106,9 @@ class VmwareSnapshots(Topic, Snapshots):
                 raise
             if _node(self.machines.get(uuid, SNAPSHOT), snapshot_id) is not None:
                 raise
-            raise errors.VolumeNotFound("another client has deleted the snapshot") from error
+            raise errors.VolumeNotFound(
+                "another client has deleted the snapshot", hint=SNAPSHOTS
+            ) from error
 
     def _refuse_second(self, machine: Any, mine: Node, tree: Sequence[Node]) -> None:
         """Remove a snapshot again whose name another client has taken since the check: vSphere
@@ -112,7 +117,9 @@ class VmwareSnapshots(Topic, Snapshots):
         if any(each.snapshot.name == name and int(each.snapshot.id) < number for each in tree):
             with changed():
                 self.tasks.run(lambda: mine.obj.RemoveSnapshot_Task(False, True), entity=machine)
-            raise errors.InvalidRequest("another client has just made a snapshot of this name")
+            raise errors.InvalidRequest(
+                "another client has just made a snapshot of this name", hint=TAKEN_SNAPSHOT
+            )
 
     @timed
     def list_snapshots(self, uuid: UUID, *, timeout: float | None = None) -> Sequence[Snapshot]:
@@ -134,7 +141,7 @@ class VmwareSnapshots(Topic, Snapshots):
         refuse_with_functions(found.row.get("config.hardware.device"), "reverts")
         node = _node(found, snapshot_id)
         if node is None:
-            raise errors.VolumeNotFound("the instance has no such snapshot")
+            raise errors.VolumeNotFound("the instance has no such snapshot", hint=SNAPSHOTS)
         found = self.rescues.over(found)
         with self._unless_deleted(uuid, snapshot_id):
             then = self.reader.one(node.obj, *WATCHED)
@@ -156,7 +163,8 @@ class VmwareSnapshots(Topic, Snapshots):
         if wanted is None:
             if memory and not same_hardware(found.row, then):
                 raise errors.InvalidRequest(
-                    "its flavor or devices are others than those of the snapshot's memory"
+                    "its flavor or devices are others than those of the snapshot's memory",
+                    hint=OTHER_HARDWARE,
                 )
             wanted = changed_since(found.row, then)
         with undoing() as undo:
@@ -181,7 +189,9 @@ class VmwareSnapshots(Topic, Snapshots):
         now = self.reader.one(found.obj, VERSION).get(VERSION)
         if now != found.row.get(VERSION):
             raise errors.DeviceBusy(
-                "another client has changed the machine", vendor_code="ConcurrentAccess"
+                "another client has changed the machine",
+                vendor_code="ConcurrentAccess",
+                hint=CALL_AGAIN,
             )
 
     @staticmethod

@@ -235,7 +235,7 @@ def nic_limits(qos: VifQos | None) -> Any:
     if qos is not None and qos.outbound is not None:
         if qos.outbound.average % 1000:
             raise errors.NotSupported(
-                "vSphere limits a NIC in whole Mbit/s: 1000 kbit/s and multiples"
+                "vSphere limits a NIC in whole Mbit/s", hint="give a multiple of 1000 (kbit/s)"
             )
         limit = qos.outbound.average // 1000
     return _dev.VirtualEthernetCard.ResourceAllocation(
@@ -305,7 +305,9 @@ def nic(
         InvalidRequest: another NIC of the request has its address, by which the driver knows it.
     """
     if vif.mac.lower() in plan.vifs:
-        raise errors.InvalidRequest(f"two NICs of the instance have the MAC address {vif.mac}")
+        raise errors.InvalidRequest(
+            f"two NICs of the instance have the MAC address {vif.mac}", hint="give each another mac"
+        )
     if not replaces:
         plan.slots.nic()
     model = model_of(vif)
@@ -392,5 +394,6 @@ def check_flavor(flavor: Flavor, guest_memory_step: int = 4) -> None:
     check_nodes(flavor)
     if flavor.memory_mib % guest_memory_step:
         raise errors.InvalidRequest(
-            f"vSphere takes memory in steps of {guest_memory_step} MiB, not {flavor.memory_mib} MiB"
+            f"vSphere takes memory in steps of {guest_memory_step} MiB",
+            hint="choose another memory_mib",
         )

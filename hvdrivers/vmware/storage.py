@@ -16,6 +16,16 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.storage import DiskQosControl, ExtendVolume, HostVolumes, Storage
 from hvdrivers.driverkit import undoing
+from hvdrivers.hints import (
+    ANOTHER_DISK,
+    ANOTHER_NAME,
+    AT_STORAGE,
+    ATTACHED,
+    BOOTS,
+    NO_SHRINKING,
+    ROOM_IN_POOL,
+    VOLUMES,
+)
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import (
@@ -84,7 +94,9 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         luns = [source.lun.uuid] if source.lun is not None and running else []
         self.usage.require_free(uuid, volumes=alone, shared=shared, luns=luns)
         if any(is_on(disk, source) for disk in disks.values()):
-            raise errors.InvalidRequest("the instance has this disk already, as another volume")
+            raise errors.InvalidRequest(
+                "the instance has this disk already, as another volume", hint=ANOTHER_DISK
+            )
         plan = Plan(self.room.slots(found.row.get("config.hardware.device") or ()))
         address = volume_disk(plan, attachment, source, hot=running)
         changed = devices.model_copy(
@@ -114,7 +126,7 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         if address is None:
             return
         if devices.volumes[address].boot_index == 0:
-            raise errors.InvalidRequest("the instance boots from this volume")
+            raise errors.InvalidRequest("the instance boots from this volume", hint=BOOTS)
         require_sure(devices, address, "the volume")
         gone = [disks[address]] if address in disks else []
         if gone:
@@ -173,7 +185,9 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         devices, disks = _has(found)
         address = _address(devices, volume_id)
         if address is None or address not in disks:
-            raise errors.VolumeNotFound("the volume is not attached to this instance")
+            raise errors.VolumeNotFound(
+                "the volume is not attached to this instance", hint=ATTACHED
+            )
         require_sure(devices, address, "the volume")
         disk = disks[address]
         if lun_of(disk) is not None:
@@ -181,7 +195,8 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
             return
         if size_bytes < capacity_of(disk):
             raise errors.InvalidRequest(
-                f"the machine sees {capacity_of(disk)} bytes already: a disk does not shrink"
+                f"the machine sees {capacity_of(disk)} bytes already: a disk does not shrink",
+                hint=NO_SHRINKING,
             )
         disk.capacityInBytes, disk.capacityInKB = size_bytes, size_bytes // 1024
         config = vim.vm.ConfigSpec(
@@ -200,11 +215,15 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         devices, disks = _has(found)
         address = _address(devices, volume_id)
         if address is None or address not in disks:
-            raise errors.VolumeNotFound("the volume is not attached to this instance")
+            raise errors.VolumeNotFound(
+                "the volume is not attached to this instance", hint=ATTACHED
+            )
         require_sure(devices, address, "the volume")
         disk = disks[address]
         if lun_of(disk) is not None:
-            raise errors.NotSupported("vSphere does not limit a LUN: the guest has it whole")
+            raise errors.NotSupported(
+                "vSphere does not limit a LUN: the guest has it whole", hint=AT_STORAGE
+            )
         disk.storageIOAllocation = disk_limits(qos)
         self.changes.change_devices(found, [editing(disk)], devices)
 
@@ -215,15 +234,21 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         """Budget: 3 calls."""
         del timeout
         if spec.format not in (None, ImageFormat.VMDK):
-            raise errors.NotSupported("volumes of vSphere are VMDKs")
+            raise errors.NotSupported(
+                "volumes of vSphere are VMDKs", hint="leave format out, or say vmdk"
+            )
         pool = spec.pool or self.places.get().datastore
         store = self.places.datastores().datastore(pool)
         room = int(store.get("summary.freeSpace") or 0)
         if spec.capacity_bytes > room:
-            raise errors.InsufficientResources(f"the datastore has {room} bytes free")
+            raise errors.InsufficientResources(
+                f"the datastore has {room} bytes free", hint=ROOM_IN_POOL
+            )
         name = spec.name or f"volume-{secrets.token_hex(8)}"
         if name.startswith(_DELETING):
-            raise errors.InvalidRequest(f"names that begin with {_DELETING!r} are the driver's own")
+            raise errors.InvalidRequest(
+                f"names that begin with {_DELETING!r} are the driver's own", hint=ANOTHER_NAME
+            )
         if is_part(name):
             raise errors.InvalidRequest(
                 f"a disk of the name {name!r} would be a part of another one",
@@ -261,7 +286,9 @@ class VmwareStorage(Topic, Storage, ExtendVolume, DiskQosControl, HostVolumes):
         del timeout
         for volume in self._volumes(self.places.datastores(), only=volume_id):
             return volume
-        raise errors.VolumeNotFound(f"there is no volume {volume_id!r} on this cluster or host")
+        raise errors.VolumeNotFound(
+            f"there is no volume {volume_id!r} on this cluster or host", hint=VOLUMES
+        )
 
     def _volumes(self, stores: Datastores, only: str | None = None) -> list[HostVolume]:
         found = []

@@ -26,6 +26,7 @@ from typing import Protocol
 from hvdrivers.contract import errors
 from hvdrivers.driverkit import NotSent, ReplyLost
 from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.hints import CA_FILE
 from hvdrivers.vmware.config import VmwareConfig
 
 
@@ -300,7 +301,9 @@ def _tls(config: VmwareConfig) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=config.ca_file)
     except OSError as error:
-        raise errors.InvalidRequest(f"ca_file cannot be read: {_words(error)}") from error
+        raise errors.InvalidRequest(
+            f"ca_file cannot be read: {_words(error)}", hint=CA_FILE
+        ) from error
 
 
 def _words(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from pyVmomi import vim
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
+from hvdrivers.hints import VOLUME_KINDS, VOLUMES
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.volume import (
     FcdVolume,
@@ -90,11 +91,11 @@ class VolumeSources:
             return Source(file, lun.size, lun.uuid, lun=lun)
         else:
             raise errors.NotSupported(
-                f"this driver has no volumes of type {volume.driver_volume_type}"
+                f"this driver has no volumes of type {volume.driver_volume_type}", hint=VOLUME_KINDS
             )
         size = self._files.disk_size(path)
         if size is None:
-            raise errors.VolumeNotFound(f"there is no disk {path}")
+            raise errors.VolumeNotFound(f"there is no disk {path}", hint=VOLUMES)
         native = self._native_id(volume)
         return Source(path, size, native, named=native is not None)
 
@@ -108,10 +109,14 @@ class VolumeSources:
     def _pool_path(self, volume: PoolVolume, surroundings: Surroundings) -> str:
         pool = volume.data.pool
         if volume.data.format not in {None, ImageFormat.VMDK}:
-            raise errors.NotSupported("the volumes of a vSphere host are VMDK")
+            raise errors.NotSupported(
+                "the volumes of a vSphere host are VMDK", hint="leave format out, or say vmdk"
+            )
         surroundings.datastore(pool or self._places.get().datastore)
         if is_part(volume.data.name):
-            raise errors.VolumeNotFound(f"{volume.data.name!r} is a part of a volume, and none")
+            raise errors.VolumeNotFound(
+                f"{volume.data.name!r} is a part of a volume, and none", hint=VOLUMES
+            )
         return self._folders.path("volumes", f"{volume.data.name}.vmdk", datastore=pool)
 
     @provides(Capability.VOLUME_VMDK)
@@ -127,7 +132,8 @@ class VolumeSources:
                 if isinstance(device, vim.vm.device.VirtualDisk) and file_of(device):
                     return self._not_ours(str(file_of(device)))
         raise errors.VolumeNotFound(
-            f"there is no machine {volume.shadow_vm} that holds the volume, or it has no disk"
+            f"there is no machine {volume.shadow_vm} that holds the volume, or it has no disk",
+            hint="volume is vCenter's reference of the machine that holds the disk, as in vm-123",
         )
 
     @provides(Capability.VOLUME_FCD)
@@ -157,7 +163,10 @@ class VolumeSources:
 
     def _not_ours(self, path: str) -> str:
         if self._folders.holds(path, "instances", "images"):
-            raise errors.VolumeNotFound("the disk of an instance or of an image is no volume")
+            raise errors.VolumeNotFound(
+                "the disk of an instance or of an image is no volume",
+                hint="destroy(keep={Keep.ROOT_DISK}) makes a volume of an instance's root disk",
+            )
         return path
 
 
@@ -175,7 +184,10 @@ def _datastore_of(reference: str, surroundings: Surroundings) -> str:
 def _file_in(backing: Any) -> str:
     """The VMDK of a first class disk."""
     if isinstance(backing, vim.vslm.BaseConfigInfo.RawDiskMappingBackingInfo):
-        raise errors.NotSupported("the first class disk is a mapping of a LUN, and no file")
+        raise errors.NotSupported(
+            "the first class disk is a mapping of a LUN, and no file",
+            hint="attach the LUN itself, as an iSCSI or Fibre Channel volume",
+        )
     return str(backing.filePath)
 
 
@@ -189,7 +201,9 @@ def exclusive(
     """
     named = [each.lun.uuid if each.lun is not None else each.path for each in sources]
     if len(set(named)) != len(named):
-        raise errors.InvalidRequest("two volumes of the instance are one disk")
+        raise errors.InvalidRequest(
+            "two volumes of the instance are one disk", hint="name each disk once"
+        )
     alone: list[str] = []
     shared: list[str] = []
     for each, source in zip(attachments, sources, strict=True):

@@ -82,7 +82,10 @@ def _named(name: str, surroundings: Surroundings) -> Row:
 
 
 def _absent(what: str) -> errors.NetworkNotFound:
-    return errors.NetworkNotFound(f"there is no {what} on this cluster or host")
+    return errors.NetworkNotFound(
+        f"there is no {what} on this cluster or host",
+        hint="make it on the hosts first: drivers make no networks",
+    )
 
 
 def _switch(row: Row, surroundings: Surroundings) -> str:
@@ -97,7 +100,10 @@ def _of(row: Row, port_key: str | None, surroundings: Surroundings) -> Any:
         )
         return _card.DistributedVirtualPortBackingInfo(port=port)
     if port_key is not None:
-        raise errors.NotSupported("only a distributed port group has ports to choose from")
+        raise errors.NotSupported(
+            "only a distributed port group has ports to choose from",
+            hint="leave port_key out, or name a distributed port group",
+        )
     if isinstance(row.obj, vim.OpaqueNetwork):
         summary = row["summary"]
         return _card.OpaqueNetworkBackingInfo(

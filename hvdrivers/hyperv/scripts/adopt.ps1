@@ -23,7 +23,7 @@ function Invoke-HvAdopt {
         $state = Get-HvState $vm $false
         if ($Arguments.legal -notcontains $state) { Stop-Hv 'InvalidState' $state }
         if (-not $Arguments.name -and -not (Test-HvLabel $vm.Name)) {
-            Stop-Hv 'Refused' 'the name of the machine is no valid label; give another'
+            Stop-Hv 'BadLabel' 'the name of the machine is no valid label'
         }
         # the lock is ours: nobody works at an adoption that is not complete. Its client has died
         if (Test-HvHalfAdopted $uuid) { Remove-HvInstance $uuid }

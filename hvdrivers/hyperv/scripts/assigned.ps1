@@ -114,7 +114,7 @@ function Find-HvTakenFromHost {
     ''
 }
 
-function Stop-HvNoDevice { Stop-Hv 'InsufficientResources' 'the host has no such device that is free' }
+function Stop-HvNoDevice { Stop-Hv 'NoDevice' 'the host has no such device that is free' }
 
 # Gives a machine that is off its devices. Returns the record's lines.
 function Add-HvDevices {

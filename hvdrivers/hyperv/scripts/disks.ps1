@@ -134,7 +134,7 @@ function Connect-HvDisk {
         }
     }
     if ($null -ne $unreachable) { throw $unreachable }
-    Stop-Hv 'VolumeNotFound' 'the storage server does not show this volume to the host'
+    Stop-Hv 'NotShown' 'the storage server does not show this volume to the host'
 }
 
 # A host without Multipath I/O takes each path to a unit for a disk. Two machines could have one each, and
@@ -196,7 +196,7 @@ function Find-HvFreePlace {
             }
         }
     }
-    Stop-Hv 'InsufficientResources' 'the machine has no slot for another disk'
+    Stop-Hv 'NoSlot' 'the machine has no slot for another disk'
 }
 
 # Gives a machine the volume, and says so in the record first. Returns the drive; gives the new lines to
@@ -293,7 +293,7 @@ function Repair-HvDisks {
 function Set-HvDiskNumbers {
     param($VM, $Wrong)
     if ($VM.State.ToString() -notmatch '^Off') {
-        Stop-Hv 'DiskBusy' ('a disk has another number since the host has started again, and' +
+        Stop-Hv 'OldNumber' ('a disk has another number since the host has started again, and' +
             ' Hyper-V changes no saved machine')
     }
     $boot = "$(Get-HvBootPlace $VM)"
@@ -338,19 +338,19 @@ function Find-HvUnique {
         }
         if ($attempt -eq 1) { Update-HostStorageCache }
     }
-    Stop-Hv 'VolumeNotFound' 'a volume of the instance is gone'
+    Stop-Hv 'VolumeGone' 'a volume of the instance is gone'
 }
 
 # The volume has grown at its server: the host looks, and the machine sees it.
 function Sync-HvDiskSize {
     param($Drive, [long]$Size)
     $before = [long](Get-Disk -Number $Drive.DiskNumber).Size
-    if ($Size -lt $before) { Stop-Hv 'TooSmall' "$before" }
+    if ($Size -lt $before) { Stop-Hv 'TooSmall' "the disk has $before bytes, and would shrink" }
     foreach ($attempt in 1..10) {
         # the driver asks for whole blocks
         if ([long](Get-Disk -Number $Drive.DiskNumber).Size -gt $Size - 4096) { return }
         Update-HostStorageCache
         if ($attempt -gt 2) { Wait-Hv 500 }
     }
-    Stop-Hv 'Refused' 'the volume is not so large at its server'
+    Stop-Hv 'SmallAtServer' 'the volume is not so large at its server'
 }

@@ -18,7 +18,7 @@ function Invoke-HvExport {
         $found = Find-HvLegal $Arguments
         $root = Find-HvRoot $found
         if ($null -eq $root) {
-            Stop-Hv 'Refused' 'the instance has no root disk of its own: it boots from a volume'
+            Stop-Hv 'VolumeRoot' 'the instance has no root disk of its own: it boots from a volume'
         }
         if (Test-HvPoweredOn $found.VM) { Assert-HvCheckpoints $found.VM $false }
         # what a client has left that died in the middle

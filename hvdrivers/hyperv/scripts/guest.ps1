@@ -176,7 +176,7 @@ function Invoke-HvGuestPassword {
         '' { return }
         'UserNotFound' { Stop-Hv 'NoUser' 'the guest knows no such user' }
         'AccessDenied' { Stop-Hv 'GuestDenied' 'the account may not set it' }
-        'CommandNotFoundException' { Stop-Hv 'Unsupported' 'the guest has no Set-LocalUser' }
+        'CommandNotFoundException' { Stop-Hv 'OldGuest' 'the guest has no Set-LocalUser' }
         default { Stop-Hv 'PasswordRefused' "the guest did not set the password ($($done.failed))" }
     }
 }

@@ -399,7 +399,7 @@ function Get-HvPool {
     param([string]$Name)
     if (-not $Name -or $Name -ceq 'default') { return "$($HvShared.Facts.Root)\volumes" }
     foreach ($each in $HvShared.Facts.Pools) { if ($each.name -ceq $Name) { return $each.path } }
-    Stop-Hv 'VolumeNotFound' 'there is no such pool'
+    Stop-Hv 'NoPool' 'there is no such pool'
 }
 
 function Get-HvSwitch {

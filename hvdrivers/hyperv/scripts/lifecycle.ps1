@@ -23,7 +23,7 @@ function Invoke-HvSpawn {
     foreach ($volume in $Arguments.volumes) {
         # the disk that generation 1 boots from is on IDE, the others are on SCSI
         if ($volume.ide -and -not ($volume.boot -and $Arguments.generation -eq 1)) {
-            Stop-Hv 'Unsupported' 'only the disk that generation 1 boots from is made on IDE'
+            Stop-Hv 'NoIde' 'only the disk that generation 1 boots from is made on IDE'
         }
         Assert-HvVolume $volume
     }
@@ -208,7 +208,7 @@ function Add-HvDrive {
         if ($drive.ControllerType.ToString() -eq 'SCSI') { $taken++ }
     }
     if ($taken -ge $HvShared.Facts.Disks) {
-        Stop-Hv 'InsufficientResources' 'the machine has no slot for another disk'
+        Stop-Hv 'NoSlot' 'the machine has no slot for another disk'
     }
     Hyper-V\Add-VMHardDiskDrive -VM $VM -ControllerType SCSI -Path $Path -Passthru
 }

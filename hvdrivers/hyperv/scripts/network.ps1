@@ -36,7 +36,7 @@ function Add-HvNic {
     $most = $HvShared.Facts.Nics
     if ($VM.Generation -eq 1) { $most = [Math]::Min(8, $most) }
     if (@(Hyper-V\Get-VMNetworkAdapter -VM $VM).Count -ge $most) {
-        Stop-Hv 'InsufficientResources' 'the machine has no slot for another NIC'
+        Stop-Hv 'NoSlot' 'the machine has no slot for another NIC'
     }
     $adapter = Hyper-V\Add-VMNetworkAdapter -VM $VM -Name $Nic.name `
         -StaticMacAddress $Nic.mac -Passthru
@@ -127,7 +127,7 @@ function Invoke-HvVifQos {
         if (Find-HvLine (Get-HvRecord $found.Folder) "nic $($Arguments.word)") {
             $nic = Find-HvNic $found.VM $Arguments.name
         }
-        if ($null -eq $nic) { Stop-Hv 'NetworkNotFound' 'the instance has no such NIC' }
+        if ($null -eq $nic) { Stop-Hv 'NoNic' 'the instance has no such NIC' }
         $before = 0L
         if ($null -ne $nic.BandwidthSetting) {
             $before = [long]$nic.BandwidthSetting.MaximumBandwidth

@@ -87,7 +87,7 @@ function Assert-HvOnOtherHost {
         $ours = @($kept | Where-Object { "$_" -and $file.StartsWith("$_\", 'OrdinalIgnoreCase') })
         if (-not $folder -or $ours.Count -gt 0 -or @(Get-HvUsers $file).Count -gt 0 -or
             (Get-HvParents)[$file.ToLowerInvariant()]) {
-            Stop-Hv 'VolumeNotFound' 'the path leads to a share of this host, and to no disk for others'
+            Stop-Hv 'OwnShare' 'the path leads to a share of this host, and to no disk for others'
         }
     }
 }

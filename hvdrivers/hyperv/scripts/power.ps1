@@ -42,7 +42,7 @@ function Invoke-HvPower {
             'suspend' {
                 if ($found.State -ne 'suspended') {
                     if (Test-HvHasDevices $vm) {
-                        Stop-Hv 'Unsupported' 'Hyper-V saves no machine with a device of the host'
+                        Stop-Hv 'NotSaved' 'Hyper-V saves no machine with a device of the host'
                     }
                     Hyper-V\Save-VM -VM $vm -Confirm:$false
                 }
@@ -187,7 +187,7 @@ function Assert-HvStartable {
             $path = ConvertFrom-HvWord $word[2]
             if (Test-HvOfHost $path) { continue }
             if (-not (Test-HvFile $path -Blind)) {
-                Stop-Hv 'VolumeNotFound' 'a volume of the instance is gone'
+                Stop-Hv 'VolumeGone' 'a volume of the instance is gone'
             }
             if ($line -notmatch '"multiattach":true') { Assert-HvDiskFree $path $Found.VM }
         }
@@ -196,7 +196,7 @@ function Assert-HvStartable {
     foreach ($nic in Hyper-V\Get-VMNetworkAdapter -VM $Found.VM) {
         if (Find-HvLine $lines "nic $([Uri]::EscapeDataString($nic.Name))") {
             if (Test-HvSwitchGone $nic $lines) {
-                Stop-Hv 'NetworkNotFound' 'a virtual switch of the instance is gone'
+                Stop-Hv 'SwitchGone' 'a virtual switch of the instance is gone'
             }
             Assert-HvPortFree ([string]$nic.Name) $Found.VM
         }

@@ -87,7 +87,7 @@ function Invoke-HvReconnect {
         foreach ($nic in $Arguments.nics) { Assert-HvSwitch $nic }
         $wired = Get-HvRewired $found.VM $lines $Arguments.nics
         if ($wired.missing.Count -gt 0) {
-            Stop-Hv 'NetworkNotFound' 'the instance has no such NIC'
+            Stop-Hv 'NoNic' 'the instance has no such NIC'
         }
         $old += $wired.old
         $new += $wired.new
@@ -154,20 +154,20 @@ function Find-HvReconnected {
         $path = ConvertFrom-HvWord ($line.Split(' ')[2])
         $drive = Find-HvVolumeDrive $Found.VM $Lines $Volume.id $path
     }
-    if ($null -eq $drive) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
+    if ($null -eq $drive) { Stop-Hv 'NotAttached' 'it is not attached to this instance' }
     Assert-HvVolume $Volume $Found.VM
     if ("$($drive.Path)" -match '\.avhdx?$') {
         # what was written since the checkpoint is in its file, and would be lost to the volume
         Stop-Hv 'HasSnapshots' 'a checkpoint that somebody has made contains the volume'
     }
     if ((Test-HvOfHost $path) -ne (Test-HvOfHost $Volume.path)) {
-        Stop-Hv 'Unsupported' 'a volume that is a file stays one, and a disk of the host stays one'
+        Stop-Hv 'StaysSo' 'a volume that is a file stays one, and a disk of the host stays one'
     }
     if ($Volume.bus -and $Volume.bus -ne $drive.ControllerType.ToString()) {
-        Stop-Hv 'Unsupported' 'a volume stays on its controller: detach it, and attach it to the other'
+        Stop-Hv 'StaysSo' 'a volume stays on its controller'
     }
     if ($Volume.indexed -and $Volume.boot -ne ($line -match '"boot_index":0[,}]')) {
-        Stop-Hv 'Unsupported' 'the machine goes on booting from the disk that it boots from'
+        Stop-Hv 'BootOrder' 'the machine goes on booting from the disk that it boots from'
     }
     $drive
 }
@@ -181,7 +181,7 @@ function Assert-HvOnce {
         $word = $line.Split(' ')
         $places["$($word[1]) $($word[2]) $($word[3])"] = $true
         $path = (ConvertFrom-HvWord $word[4]).ToLowerInvariant()
-        if ($paths[$path]) { Stop-Hv 'Refused' 'two volumes are to be the same disk' }
+        if ($paths[$path]) { Stop-Hv 'SameDisk' 'two volumes are to be the same disk' }
         $paths[$path] = $true
     }
     if ($paths.Count -eq 0) { return }
@@ -189,7 +189,7 @@ function Assert-HvOnce {
         $source = Get-HvSource $drive
         if ($places[(Get-HvPlace $drive)] -or -not $source) { continue }
         if ($paths[(Get-HvBase $source).ToLowerInvariant()]) {
-            Stop-Hv 'Refused' 'the instance has this disk already, as another volume'
+            Stop-Hv 'SameDisk' 'the instance has this disk already, as another volume'
         }
     }
 }
@@ -210,7 +210,7 @@ function Get-HvWiring {
         $tags = "$([int]$vlan.NativeVlanId)/$($vlan.AllowedVlanIdListString)"
     }
     elseif ($mode -ne 'Untagged') {
-        Stop-Hv 'Unsupported' "somebody has put the NIC into the VLAN mode $mode, which the driver does not set"
+        Stop-Hv 'VlanMode' "somebody has put the NIC into the VLAN mode $mode, which the driver does not set"
     }
     $most = 0L
     if ($null -ne $Nic.BandwidthSetting) { $most = [long]$Nic.BandwidthSetting.MaximumBandwidth }

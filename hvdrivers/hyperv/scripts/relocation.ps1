@@ -134,7 +134,7 @@ function Invoke-HvRelocate {
             Stop-Hv 'HasSnapshots' 'disks with checkpoints stay where they are'
         }
         if ($bytes -gt [long](Get-HvSpace $Arguments.pool).free) {
-            Stop-Hv 'InsufficientResources' 'the pool has no room for the disks'
+            Stop-Hv 'PoolFull' 'the pool has no room for the disks'
         }
         $begun = $true
         $null = New-Item -ItemType Directory -Force -Path $target

@@ -51,7 +51,7 @@ function Invoke-HvResize {
         $new = ConvertFrom-Json -InputObject $Arguments.flavor
         if ([long]$old.ephemeral_gib -ne [long]$new.ephemeral_gib -or
             [long]$old.swap_mib -ne [long]$new.swap_mib) {
-            Stop-Hv 'Refused' 'a resize does not change the ephemeral and the swap disk'
+            Stop-Hv 'OtherDisks' 'a resize does not change the ephemeral and the swap disk'
         }
         Assert-HvFits $Arguments.cpus $Arguments.memory
         $root = Find-HvRoot $found
@@ -59,7 +59,7 @@ function Invoke-HvResize {
         if ($null -eq $root -or $Arguments.size -le 0) { $new.disk_gib = $old.disk_gib }
         else {
             $before = [long](Hyper-V\Get-VHD -Path $root.Path).Size
-            if ($Arguments.size -lt $before) { Stop-Hv 'TooSmall' "$before" }
+            if ($Arguments.size -lt $before) { Stop-Hv 'TooSmall' "the disk has $before bytes, and would shrink" }
             if ($Arguments.size -gt $before -and @(Hyper-V\Get-VMSnapshot -VM $vm).Count -gt 0) {
                 Stop-Hv 'HasSnapshots' 'a disk with checkpoints does not grow'
             }
@@ -97,10 +97,10 @@ function Assert-HvFits {
     param([long]$Cpus, [long]$Memory)
     $vmhost = Hyper-V\Get-VMHost
     if ($Cpus -gt $vmhost.LogicalProcessorCount) {
-        Stop-Hv 'InsufficientResources' 'the host has not so many logical processors'
+        Stop-Hv 'TooLarge' 'the host has not so many logical processors'
     }
     if ($Memory -gt $vmhost.MemoryCapacity) {
-        Stop-Hv 'InsufficientResources' 'the host has not so much memory'
+        Stop-Hv 'TooLarge' 'the host has not so much memory'
     }
 }
 
@@ -118,10 +118,10 @@ function Invoke-HvHotMemory {
         $flavor = Get-HvFlavor $lines
         $before = [long]$vm.MemoryStartup
         if ($null -eq $flavor.max_memory_mib) {
-            Stop-Hv 'Refused' 'the flavor has no max_memory_mib'
+            Stop-Hv 'Headroom' 'the flavor has no max_memory_mib'
         }
         if ($Arguments.mib -gt [long]$flavor.max_memory_mib) {
-            Stop-Hv 'Refused' 'more than the max_memory_mib of the flavor'
+            Stop-Hv 'Headroom' 'more than the max_memory_mib of the flavor'
         }
         if ($Arguments.memory -ne $before) {
             $changed = $true
@@ -167,7 +167,7 @@ function Invoke-HvRebuild {
             if (Find-HvLine $lines 'adopted') {
                 Stop-Hv 'Adopted' 'the driver replaces no disk of a machine that others have made'
             }
-            Stop-Hv 'Refused' 'the instance was booted from a volume'
+            Stop-Hv 'VolumeRoot' 'the instance was booted from a volume'
         }
         Assert-HvImage $Arguments.image
         $begun = $true
@@ -304,7 +304,7 @@ function Invoke-HvRescue {
         }
         if ($Arguments.image) { Assert-HvImage $image }
         elseif (-not (Test-HvFile $image)) {
-            Stop-Hv 'VolumeNotFound' 'the image is not on the host'
+            Stop-Hv 'ImageGone' 'the image is not on the host'
         }
         Assert-HvMayStart
         if ($found.State -eq 'stopped') { Assert-HvStartable $found }
@@ -395,7 +395,7 @@ function Move-HvIde {
             -ToControllerNumber $place[0] -ToControllerLocation $place[1]
         return
     }
-    Stop-Hv 'InsufficientResources' 'the machine has no free place on IDE'
+    Stop-Hv 'NoSlot' 'the machine has no free place on IDE'
 }
 
 # Takes the rescue disk out of a machine that is off, and boots from its own disk again.

@@ -128,13 +128,13 @@ function Invoke-HvSnapshot {
     try {
         $found = Find-HvLegal $Arguments
         if ($found.State -eq 'stopped') {
-            if ($Arguments.memory) { Stop-Hv 'Refused' 'a stopped machine has no memory' }
+            if ($Arguments.memory) { Stop-Hv 'NoMemory' 'a stopped machine has no memory' }
             Exit-HvRescue $found
         }
         $vm = Wait-HvIdle $found.VM
         foreach ($each in Hyper-V\Get-VMSnapshot -VM $vm) {
             if ($each.Name -ceq $Arguments.name) {
-                Stop-Hv 'Refused' 'the instance has a snapshot of this name'
+                Stop-Hv 'SnapshotTaken' 'the instance has a snapshot of this name'
             }
         }
         $lines = Get-HvRecord $found.Folder
@@ -148,7 +148,7 @@ function Invoke-HvSnapshot {
             }
         }
         if (Test-HvHasDevices $vm) {
-            Stop-Hv 'Unsupported' 'a machine with a device of the host has no checkpoints'
+            Stop-Hv 'NoCheckpoint' 'a machine with a device of the host has no checkpoints'
         }
         if (@(Get-HvStrangeDrives $found.Uuid $vm $lines).Count -gt 0) {
             Stop-Hv 'HasVolumes' 'somebody has attached a disk, which a checkpoint would contain'
@@ -220,7 +220,7 @@ function Invoke-HvRevert {
         if ($null -eq $snapshot) { Stop-Hv 'SnapshotNotFound' 'there is no such snapshot' }
         $type = "$($snapshot.SnapshotType)"
         if ($type -match '^(Recovery|Planned|Missing)$') {
-            Stop-Hv 'Refused' "it is no snapshot to go back to, but Hyper-V's own ($type), of a backup for instance"
+            Stop-Hv 'NoSnapshot' "it is no snapshot to go back to, but Hyper-V's own ($type), of a backup for instance"
         }
         if ($found.State -eq 'stopped') { Exit-HvRescue $found }
         $lines = Get-HvRecord $found.Folder
@@ -243,7 +243,7 @@ function Invoke-HvRevert {
             $fits = $now.StartsWith("$then;", 'Ordinal')
             if ($line) { $fits = $now -ceq (ConvertFrom-HvWord ($line.Split(' ')[3])) }
             if (-not $fits) {
-                Stop-Hv 'Refused' 'the memory of the snapshot belongs to another flavor or devices'
+                Stop-Hv 'OtherHardware' 'the memory of the snapshot belongs to another flavor or devices'
             }
             Assert-HvMayStart
         }
@@ -317,7 +317,7 @@ function Reset-HvDevices {
         try { $line = Get-HvNicLine $nic }
         catch {
             # it had a VLAN mode then that the driver does not set
-            if ($_.FullyQualifiedErrorId -notmatch '^Hv\.Unsupported') { throw }
+            if ($_.FullyQualifiedErrorId -notmatch '^Hv\.VlanMode') { throw }
         }
         if ($wanted.ContainsKey($line)) { $wanted.Remove($line) }
         else { Hyper-V\Remove-VMNetworkAdapter -VMNetworkAdapter $nic }

@@ -97,7 +97,7 @@ function Invoke-HvAttach {
             Assert-HvVolume $volume $found.VM
             if ($volume.ide) {
                 if ($found.VM.Generation -ne 1) {
-                    Stop-Hv 'Unsupported' 'only a machine of generation 1 has IDE'
+                    Stop-Hv 'NoIde' 'only a machine of generation 1 has IDE'
                 }
             }
             elseif (-not (Hyper-V\Get-VMScsiController -VM $found.VM)) {
@@ -189,11 +189,11 @@ function Invoke-HvDiskQos {
         if ($line) {
             $path = ConvertFrom-HvWord ($line.Split(' ')[2])
             if (Test-HvOfHost $path) {
-                Stop-Hv 'Unsupported' 'Hyper-V limits no disk that it passes through'
+                Stop-Hv 'NoLimit' 'Hyper-V limits no disk that it passes through'
             }
             $drive = Find-HvDrive $found.VM $path
         }
-        if ($null -eq $drive) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
+        if ($null -eq $drive) { Stop-Hv 'NotAttached' 'it is not attached to this instance' }
         $before = [long]$drive.MaximumIOPS
         Set-HvDriveLimit $drive $Arguments.iops
         Assert-HvBudget
@@ -247,10 +247,10 @@ function Invoke-HvExtend {
         Begin-HvChange $lock $found.Uuid
         $lines = Get-HvRecord $found.Folder
         $line = Find-HvLine $lines "volume $($Arguments.id)"
-        if (-not $line) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
+        if (-not $line) { Stop-Hv 'NotAttached' 'it is not attached to this instance' }
         $path = ConvertFrom-HvWord ($line.Split(' ')[2])
         $drive = Find-HvVolumeDrive $found.VM $lines $Arguments.id $path
-        if ($null -eq $drive) { Stop-Hv 'VolumeNotFound' 'it is not attached to this instance' }
+        if ($null -eq $drive) { Stop-Hv 'NotAttached' 'it is not attached to this instance' }
         if (Test-HvOfHost $path) {
             if ($found.State -eq 'stopped') {
                 Repair-HvDisks $found $lines
@@ -260,7 +260,7 @@ function Invoke-HvExtend {
             return
         }
         $size = (Hyper-V\Get-VHD -Path $drive.Path).Size
-        if ($Arguments.size -lt $size) { Stop-Hv 'TooSmall' "$size" }
+        if ($Arguments.size -lt $size) { Stop-Hv 'TooSmall' "the disk has $size bytes, and would shrink" }
         if ($Arguments.size -gt $size) {
             Hyper-V\Resize-VHD -Path $drive.Path -SizeBytes $Arguments.size
         }

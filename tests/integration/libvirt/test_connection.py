@@ -18,6 +18,7 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.guard import TOLERANCE, guarded
+from hvdrivers.libvirt import accelerator
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.cloudinit import CloudInit
@@ -363,3 +364,47 @@ def test_an_error_that_the_client_library_has_lost(host: LibvirtDriver) -> None:
         assert len(made) == 1
         assert fault.value.hint is not None
         assert "garbage collector" in fault.value.hint
+
+
+class _Emulates:
+    """A daemon, at which a machine for KVM is emulated: the trial needs no KVM then."""
+
+    def __init__(self, remote: Any) -> None:
+        self._remote = remote
+
+    def createXML(self, document: str, flags: int) -> Any:
+        return self._remote.createXML(document.replace('type="kvm"', 'type="qemu"'), flags)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._remote, name)
+
+
+def test_a_trial_of_kvm_is_nobodys_machine(
+    host: LibvirtDriver, peer: LibvirtPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No client takes it for an instance, for one whose spawn was cut, or for a machine of others.
+    All trials write to one log of QEMU's. One beside another has a log of its own."""
+    names: list[set[str]] = []
+
+    def look(*_: object) -> bool:
+        names.append({each.name() for each in host.connection.remote.listAllDomains(0)})
+        with closing(connect(peer)) as other:
+            other.complete_spawns()
+            assert (list(other.list_instances()), list(other.list_foreign())) == ([], [])
+            if len(names) == 1:
+                assert trial()
+        return True
+
+    def trial() -> bool:
+        return accelerator.kvm_works(emulates, "x86_64", "q35")
+
+    monkeypatch.setattr(accelerator, "_speaks", look)
+    emulates: Any = _Emulates(host.connection.remote)
+    before = residue(peer)
+    for _ in range(2):
+        assert trial()
+    assert residue(peer) == before
+    assert [len(each) for each in names] == [1, 2, 1]
+    assert names[0] == names[2]
+    logs = {each.stem for each in peer.path("/var/log/libvirt/qemu").glob("hvdrivers-probe*")}
+    assert logs == names[1]

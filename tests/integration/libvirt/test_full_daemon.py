@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.integration.libvirt.machines import Host, Machine
 from tests.peers.libvirtd import LibvirtPeer
 
 FOLDER = "/var/lib/libvirt/qemu"
+RUN, POOLS = "/run/libvirt/qemu", "/run/libvirt/storage"
 S = InstanceState
 
 
@@ -85,6 +87,20 @@ def test_what_needs_none(host: Host, machines: tuple[Machine, Machine], full: No
     for vcpus in (2, 1):
         host.driver.resize(off.uuid, Flavor(vcpus=vcpus, memory_mib=64))
     host.driver.set_metadata(off.uuid, {"a": "b"})
+    with host.made_empty():
+        pass
+
+
+@pytest.mark.parametrize("folders", [(RUN,), (RUN, POOLS)], ids=["machines", "all of it"])
+def test_no_room_for_what_runs(
+    host: Host, machines: tuple[Machine, Machine], folders: tuple[str, ...]
+) -> None:
+    """Below /run, which is a small file system of its own on most hosts. QEMU writes there too."""
+    with ExitStack() as small:
+        for folder in folders:
+            small.enter_context(host.peer.small(folder, 4096))
+            host.peer.inside("sh", "-c", f"cat /dev/zero >{folder}/fill", check=False)
+        refused(host, lambda: host.driver.spawn(host.empty()))
     with host.made_empty():
         pass
 

@@ -136,21 +136,39 @@ def test_what_was_sent_is_compared(host: Host) -> None:
     assert missing.value.hint
 
 
-def test_no_room_for_libvirts_own_definition(host: Host) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        ("cat /dev/zero >{}/fill", errors.InsufficientResources),
+        ("mount -o remount,ro {}", errors.PermissionDenied),
+    ],
+    ids=["full", "read-only"],
+)
+def test_libvirts_own_definition_cannot_be_written(
+    host: Host, spoil: str, kind: type[errors.HypervisorError]
+) -> None:
     """libvirt forgets the machine that it has started. The error says so, and what it says helps;
-    of a machine that was not to be started nothing is left."""
+    of a machine that was not to be started nothing is left. Of one that runs libvirt shows what it
+    could not write."""
     driver, peer = host.driver, host.peer
     folder = "/etc/libvirt/qemu"
     peer.inside("mkdir", "-p", folder)
     with host.unchanged():
-        with peer.small(folder, 4096):
-            peer.inside("sh", "-c", f"cat /dev/zero >{folder}/fill", check=False)
-            with host.unchanged(), pytest.raises(errors.InsufficientResources):
+        with peer.small(folder, 64 << 10):
+            running = host.made(host.empty())
+            peer.inside("sh", "-c", spoil.format(folder), check=False)
+            with host.unchanged(), pytest.raises(kind):
                 host.made(host.empty(start=False))
+            with host.unchanged(), pytest.raises(errors.OutcomeUnknown) as unknown:
+                driver.set_metadata(running.uuid, {"a": "b"})
+            assert unknown.value.hint
+            assert running.info.metadata == {"a": "b"}
             spec = host.empty()
-            with pytest.raises(errors.InsufficientResources, match="space") as refused:
+            with pytest.raises(kind, match=r"space|Read-only") as refused:
                 host.made(spec)
             assert "restart libvirtd" in (refused.value.hint or "")
+            peer.inside("mount", "-o", "remount,rw", folder)
+            driver.destroy(running.uuid)
         assert driver.list_instances() == []
         assert peer.qemu_pid(str(spec.uuid))
         peer.restart()

@@ -21,7 +21,8 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.guard import guarded
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.libvirt.driver import LibvirtDriver
-from hvdrivers.libvirt.turns import HOST, is_helper
+from hvdrivers.libvirt.naming import is_helper
+from hvdrivers.libvirt.turns import HOST
 from hvdrivers.libvirt.xml import attribute, parse
 from hvdrivers.models.instance import CpuPolicy, Flavor
 from hvdrivers.models.numa import NumaNode

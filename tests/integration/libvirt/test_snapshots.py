@@ -12,7 +12,7 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.driver import LibvirtDriver
-from hvdrivers.libvirt.turns import is_helper
+from hvdrivers.libvirt.naming import is_helper
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Firmware, Flavor, InstanceSpec
 from hvdrivers.models.snapshot import Snapshot

@@ -19,7 +19,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.driver import OPERATIONS
 
 ROOT = Path(hvdrivers.__file__).parent
-OTHERS = {"connect", "fork", "answer_again", "add_network"}
+OTHERS = {"connect", "fork", "answer_again", "add_network", "passphrase"}
 """What hints name beside operations: Python's own, and what makes a fake host."""
 _CALL = re.compile(r"\b([a-z_]+)\([^()\n]*\)")
 
@@ -36,12 +36,18 @@ def options_of(words: str) -> set[str]:
 
 
 def hints() -> Iterator[tuple[str, str]]:
-    """Every text of the library that is given as a hint, and where."""
+    """Every text of the library that is given as a hint, or is in a table of hints, and where."""
     for path in sorted(ROOT.rglob("*.py")):
         if "conformance" in path.parts or "simulator" in path.parts:
             continue
+        tables = path.name == "hints.py"
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.keyword) and node.arg == "hint":
+            named = isinstance(node, ast.AnnAssign) and (
+                tables or ast.unparse(node.target).endswith("HINTS")
+            )
+            if named or (isinstance(node, ast.keyword) and node.arg == "hint"):
+                assert isinstance(node, ast.AnnAssign | ast.keyword)
+                assert node.value is not None
                 for part in ast.walk(node.value):
                     if isinstance(part, ast.Constant) and isinstance(part.value, str):
                         yield f"{path.relative_to(ROOT)}:{node.value.lineno}", part.value

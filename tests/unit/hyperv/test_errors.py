@@ -8,7 +8,8 @@ from importlib import resources
 import pytest
 
 from hvdrivers.contract import errors as e
-from hvdrivers.hyperv.errors import BY_HRESULT, BY_ID, OWN, ScriptError, translate
+from hvdrivers.hyperv.errors import BY_HRESULT, BY_ID, ScriptError, translate
+from hvdrivers.hyperv.own_errors import HINTS, OWN
 
 
 def script_error(full_id: str, *codes: int, message: str = "") -> ScriptError:
@@ -89,3 +90,42 @@ def test_a_lock_that_only_a_call_removes_is_not_retryable() -> None:
 def test_each_entry_is_an_error_of_the_contract() -> None:
     for table in (OWN, BY_ID, BY_HRESULT):
         assert all(issubclass(each, e.HypervisorError) for each in table.values())
+
+
+HELPED = (
+    e.VolumeNotFound,
+    e.NetworkNotFound,
+    e.InvalidRequest,
+    e.NotSupported,
+    e.InvalidState,
+    e.DeviceBusy,
+    e.InsufficientResources,
+    e.PermissionDenied,
+)
+"""What a caller ends by another call or another argument."""
+
+
+@pytest.mark.parametrize("own", sorted(id_ for id_, cls in OWN.items() if issubclass(cls, HELPED)))
+def test_a_script_s_own_error_says_what_to_do(own: str) -> None:
+    assert translate(script_error(f"Hv.{own}", message="words")).hint
+
+
+@pytest.mark.parametrize("id_", sorted(id_ for id_, cls in BY_ID.items() if cls in HELPED))
+def test_an_error_of_the_host_says_what_to_do(id_: str) -> None:
+    assert translate(script_error(f"{id_},X")).hint
+
+
+@pytest.mark.parametrize("code", sorted(c for c, cls in BY_HRESULT.items() if cls in HELPED))
+def test_a_code_of_the_host_says_what_to_do(code: int) -> None:
+    assert translate(script_error("OperationFailed,X", code)).hint
+
+
+def test_each_hint_is_of_an_error_that_there_is() -> None:
+    assert HINTS.keys() <= OWN.keys()
+
+
+def test_an_id_in_the_table_is_raised_by_a_script() -> None:
+    folder = resources.files("hvdrivers.hyperv") / "scripts"
+    texts = [each.read_text(encoding="utf-8") for each in folder.iterdir()]
+    raised = {id_ for text in texts for id_ in re.findall(r"'(?:Hv\.)?(\w+)'", text)}
+    assert OWN.keys() <= raised

@@ -82,3 +82,19 @@ def test_a_long_message_keeps_its_end() -> None:
 def test_a_missing_privilege_is_named() -> None:
     fault = vim.fault.NoPermission(privilegeId="VirtualMachine.Interact.PowerOn", msg="no")
     assert "VirtualMachine.Interact.PowerOn" in str(translate(fault))
+
+
+def test_a_fault_that_a_caller_can_do_something_about_says_what() -> None:
+    helped = (
+        errors.VolumeNotFound,
+        errors.NetworkNotFound,
+        errors.InvalidRequest,
+        errors.NotSupported,
+        errors.InvalidState,
+        errors.DeviceBusy,
+        errors.InsufficientResources,
+        errors.PermissionDenied,
+    )
+    kinds = [kind for kind in faults() if class_of(kind) in helped]
+    assert len(kinds) > 300
+    assert [kind._wsdlName for kind in kinds if not translate(kind()).hint] == []
