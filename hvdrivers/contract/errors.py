@@ -34,12 +34,33 @@ from __future__ import annotations
 from typing import ClassVar
 from uuid import UUID
 
+_LONGEST = 2000
+"""Characters of a message, and of a hint."""
+_JOINERS = "\u200c\u200d"
+"""Harmless, and names are unreadable without them."""
+_BREAKS = frozenset("\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029")
+
+
+def _one_line(text: str) -> str:
+    r"""A text that any log and any encoding takes: names and paths that it quotes come from others.
+    A line break is a space, what else is not printable is written out (``\x1b``, ``\u202e``), and
+    of a long text both ends are kept."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(char: str) -> str:
+    if char.isprintable() or char in _JOINERS:
+        return char
+    return " " if char in _BREAKS else char.encode("unicode_escape").decode("ascii")
+
 
 class HypervisorError(Exception):
     """The root. ``str(error)`` is one line; ``hint`` says what to do about it.
 
     Attributes:
-        message: what went wrong, without secrets.
+        message: what went wrong, without secrets: printable text of 2,000 characters at most.
         operation: the contract operation that failed (``"spawn"``), once known.
         host: the host as the caller named it (without credentials).
         instance: UUID of the instance concerned.
@@ -63,13 +84,13 @@ class HypervisorError(Exception):
         hint: str | None = None,
         retryable: bool | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = _one_line(message)
+        super().__init__(self.message)
         self.operation = operation
         self.host = host
         self.instance = instance
         self.vendor_code = vendor_code
-        self.hint = hint if hint is not None else self.hint_default
+        self.hint = _one_line(hint) if hint is not None else self.hint_default
         self.retryable = self.retryable_default if retryable is None else retryable
 
     def locate(

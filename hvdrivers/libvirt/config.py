@@ -44,10 +44,16 @@ def _uri(value: str) -> str:
 
 
 def _absolute(value: PurePosixPath) -> PurePosixPath:
-    if not value.is_absolute():
-        raise ValueError("must be an absolute path on the host")
+    if not value.is_absolute() or ".." in value.parts:
+        raise ValueError("must be an absolute path on the host, without '..'")
     if not is_printable(str(value)):
         raise ValueError("contains what cannot be printed")
+    return value
+
+
+def _without_zone(value: str) -> str:
+    if "%" in value:
+        raise ValueError("has a zone, which libvirt takes for no screen")
     return value
 
 
@@ -83,7 +89,7 @@ class LibvirtConfig(DriverConfig):
     """Folder on the host in which missing pools are made (``disks`` and ``consoles`` below it).
     None: ``/var/lib/libvirt/hvdrivers`` for a system daemon, ``~/.local/share/hvdrivers`` for a
     session daemon on this machine."""
-    machine: PrintableText | None = None
+    machine: Annotated[PrintableText, Field(min_length=1)] | None = None
     """Machine type; None: q35 on x86_64, virt elsewhere."""
     hotplug_slots: Annotated[int, Field(ge=1, le=28)] = 12
     """Disks and NICs that can be plugged beside the ones given at spawn."""
@@ -114,7 +120,9 @@ class LibvirtConfig(DriverConfig):
     """The screen of new machines. ``vnc`` or ``spice``: a server of QEMU's, which lets nobody in
     until ``get_console()`` gives it a password. ``both``: one of each. ``none`` is for hosts of
     machines without a screen; screenshots then do not exist either."""
-    graphics_listen: Annotated[PrintableText, AfterValidator(ip_text)] = "127.0.0.1"
+    graphics_listen: Annotated[
+        PrintableText, AfterValidator(ip_text), AfterValidator(_without_zone)
+    ] = "127.0.0.1"
     """The address on the host at which new machines' screens listen. VNC is not encrypted, nor is
     SPICE unless the host has it so: another one than loopback belongs to a network of its own."""
 

@@ -20,6 +20,8 @@ from hvdrivers.models.volume import IscsiVolume, NfsVolume, RbdVolume, VolumeAtt
 _USAGE = {"iscsi": "target", "ceph": "name", "volume": "volume"}
 """What libvirt calls the name of a secret, by what it is for."""
 _FORMATS = {ImageFormat.RAW: "raw", ImageFormat.QCOW2: "qcow2"}
+WRONG_KEY = "is the encrypted volume in the format LUKS 1, and is this its passphrase?"
+"""A hint: QEMU's words about it have no code."""
 _MOST_LUNS = 1 << 32
 _MOST_SECRET = 65536
 """Bytes of a secret: REMOTE_SECRET_VALUE_MAX of libvirt's protocol."""
@@ -140,6 +142,11 @@ def encryption_element(instance: UUID, attachment: VolumeAttachment) -> Element 
         return None
     uuid = _uuid(instance, "volume", attachment.volume_id)
     return el("encryption", el("secret", type="passphrase", uuid=uuid), format="luks")
+
+
+def is_encrypted_disk(disk: Element) -> bool:
+    """Whether QEMU itself decrypts a ``<disk>``."""
+    return disk.find("source/encryption") is not None
 
 
 def initiator_name(host_uuid: str) -> str:

@@ -12,11 +12,16 @@ _NEEDED_BY = (
     "devices/filesystem/driver[@type='virtiofs']",
     "devices/interface[@type='vhostuser']",
 )
+_CELLS = "cpu/numa/cell"
+_ACCESS = "memoryBacking/access"
 
 
 def is_shared(domain: Element) -> bool:
-    """Whether a machine's memory is shared with other programs."""
-    return attribute(domain, "memoryBacking/access", "mode") == "shared"
+    """Whether all of a machine's memory is shared with other programs. A NUMA cell that has no mode
+    of its own has the machine's."""
+    mode = attribute(domain, _ACCESS, "mode")
+    modes = [each.get("memAccess", mode) for each in domain.iterfind(_CELLS)] or [mode]
+    return all(each == "shared" for each in modes)
 
 
 def fit_memory(domain: Element) -> Element:
@@ -24,13 +29,16 @@ def fit_memory(domain: Element) -> Element:
     Huge pages stay, and encrypted memory gets what it needs."""
     backing = domain.find("memoryBacking")
     if any(domain.find(each) is not None for each in _NEEDED_BY):
-        if backing is None:
-            backing = el("memoryBacking")
-            domain.append(backing)
+        for cell in domain.iterfind(_CELLS):
+            if cell.get("memAccess") == "private":
+                del cell.attrib["memAccess"]  # private without the machine's mode, too
         if not is_shared(domain):
+            if backing is None:
+                backing = el("memoryBacking")
+                domain.append(backing)
             _remove(backing)
             backing.extend([el("source", type="memfd"), el("access", mode="shared")])
-    elif backing is not None and is_shared(domain):
+    elif backing is not None and attribute(domain, _ACCESS, "mode") == "shared":
         _remove(backing)
         if not len(backing):
             domain.remove(backing)

@@ -7,6 +7,7 @@ and whether it has the memory at all.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from uuid import uuid4
 
@@ -38,6 +39,7 @@ from hvdrivers.libvirt.network_checks import (
 )
 from hvdrivers.libvirt.odd_files import odd_file
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.remote_volumes import WRONG_KEY, is_encrypted_disk
 from hvdrivers.libvirt.session import unnoticed
 from hvdrivers.libvirt.shared_directories import missing_directory
 from hvdrivers.libvirt.states import state_of
@@ -283,9 +285,23 @@ def explained(
         error.hint = f"{error.hint}; {switch}" if error.hint else switch
     for interface in xml.iterfind("devices/interface"):
         error.hint = macvtap_hint(interface, error) or error.hint
-    if error.vendor_code == "VIR_ERR_INTERNAL_ERROR" and caches & {"none", "directsync"}:
-        error.hint = f"{error.hint}; {_NO_DIRECT_IO}" if error.hint else _NO_DIRECT_IO
+    if error.vendor_code == "VIR_ERR_INTERNAL_ERROR":
+        more = [_NO_DIRECT_IO] if caches & {"none", "directsync"} else []
+        error.hint = "; ".join(filter(None, (error.hint, *_of_qemu(xml), *more)))
     return error
+
+
+_EVERYWHERE = frozenset({"127.0.0.1", "::1", "0.0.0.0", "::"})  # noqa: S104 - in a definition
+"""Addresses that each host has."""
+
+
+def _of_qemu(xml: Element) -> Iterator[str]:
+    """What may be wrong with a part of the machine of which QEMU's words have no code."""
+    if any(map(is_encrypted_disk, xml.iterfind("devices/disk"))):
+        yield WRONG_KEY
+    for listen in {e.get("address") for e in xml.iterfind("devices/graphics/listen")}:
+        if listen not in {None, *_EVERYWHERE}:
+            yield f"{listen}, where the screen listens, must be an address of the host"
 
 
 def _too_large(remote: Remote, xml: Element) -> errors.InsufficientResources | None:

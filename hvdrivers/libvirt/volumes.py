@@ -24,8 +24,10 @@ from hvdrivers.libvirt.odd_files import no_disk, odd_file, require_file
 from hvdrivers.libvirt.pools import Pools, find
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import (
+    WRONG_KEY,
     encryption_element,
     initiator_name,
+    is_encrypted_disk,
     iscsi_source,
     nfs_source,
     rbd_source,
@@ -190,6 +192,8 @@ class VolumeSources:
         odd = odd_file(self._connection.remote, [disk])
         if odd is not None:
             raise odd from error
+        if is_encrypted_disk(disk):
+            error.hint = f"{WRONG_KEY}; {error.hint}"
         if disk.get("type") == "block":
             error.hint = f"is {source_of(disk)} a block device of the host (lsblk)? {error.hint}"
 

@@ -110,7 +110,8 @@ def test_restored_byte_for_byte(host: Host, tmp_path: Path) -> None:
 
 def test_points_outlive_power_and_not_accidents(empty: Machine) -> None:
     """They are in the disk's file, where QEMU writes them at its end; one that was killed has not,
-    and then a point is gone, rather than wrong."""
+    and then a point is gone, rather than wrong. abbbi/virtnbdbackup#185 and #266: no further backup
+    could be made as the bitmap of an earlier one was missing or broken."""
     driver, peer = empty.host.driver, empty.host.peer
     first = ended(empty)
     driver.power_off(empty.uuid)

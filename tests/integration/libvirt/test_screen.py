@@ -7,17 +7,19 @@ import ssl
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.guard import guarded
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.console import ConsoleKind
 from tests.peers.libvirtd import LibvirtPeer
 
+from .conftest import connect
 from .faults import Fault, after, before, script
 from .machines import Host, Machine, host
 
@@ -226,3 +228,11 @@ def test_a_machine_that_was_made_without_a_screen(host: Host, headless: Host) ->
             host.driver.get_console(machine.uuid, ConsoleKind.VNC)
         with pytest.raises(errors.NotSupported, match="screen"):
             host.driver.screenshot(machine.uuid)
+
+
+def test_an_address_that_the_host_has_not(host: Host) -> None:
+    """QEMU's words have no code; the hint has the address."""
+    elsewhere = guarded(connect(host.peer, graphics_listen="192.0.2.77"))
+    with closing(elsewhere), host.unchanged(), pytest.raises(errors.HypervisorError) as refused:
+        elsewhere.spawn(host.empty())
+    assert "192.0.2.77" in (refused.value.hint or "")

@@ -73,3 +73,23 @@ def test_a_class_brings_its_hint_and_whether_to_retry() -> None:
     assert not errors.AuthenticationFailed("x").retryable
     assert errors.GuestAgentUnavailable("x").hint
     assert errors.GuestAgentUnavailable("x", hint="y").hint == "y"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\0b\x1b[31m", r"a\x00b\x1b[31m"),
+        ("half \ud800, of a file's name \udcff", r"half \ud800, of a file's name \udcff"),
+        ("gnp\u202eexe", r"gnp\u202eexe"),
+        ("two\r\nlines\u2028or three", "two  lines or three"),
+        ("ü 👩\u200d🚀 \u05d0", "ü 👩\u200d🚀 \u05d0"),
+        ("a" * 2000, "a" * 2000),
+        (f"begin{'x' * 10000}end", f"begin{'x' * 995} ... {'x' * 997}end"),
+    ],
+)
+def test_any_log_takes_an_error(text: str, shown: str) -> None:
+    """What it quotes comes from others: a path that is no UTF-8, a name that is 10,000 long."""
+    error = errors.VolumeNotFound(text, hint=text)
+    assert (error.message, str(error), error.hint, error.args) == (shown, shown, shown, (shown,))
+    assert str(error).encode()
+    assert str(pickle.loads(pickle.dumps(error))) == shown
