@@ -7,6 +7,7 @@ import socket
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
+_DNS_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 """What is behind ``%``: the name or number of a network interface. Python takes any text there,
 line breaks and markup too."""
@@ -40,6 +41,25 @@ def ip_text(value: str) -> str:
     except ValueError:
         raise ValueError("is no IP address") from None  # its own words quote the value
     return str(known_zone(address))
+
+
+def check_host(value: str) -> str:
+    """A host: an IP address, in its canonical spelling, or a DNS name. IPv6 without brackets."""
+    bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    address, _, zone = bare.partition("%")
+    if ":" in address or address.replace(".", "").isdigit():
+        try:
+            canonical = str(ip_address(address))
+        except ValueError:
+            raise ValueError("is not an IP address") from None
+        if not zone:
+            return canonical
+        bare = zone  # an interface name, held to the rules of a DNS name
+        if _DNS_NAME.fullmatch(zone):
+            return f"{canonical}%{zone}"
+    if not _DNS_NAME.fullmatch(bare):
+        raise ValueError("is neither an IP address nor a DNS name")
+    return bare
 
 
 def address_of(name: str | None) -> str | None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import Driver
+from hvdrivers.invalid import in_words
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.config import LibvirtConfig
 from hvdrivers.models.migration import Blocker, BlockerKind, Destination
@@ -29,11 +30,19 @@ def reached(here: Topic, destination: Destination) -> Iterator[Topic | Blocker]:
     try:
         config = LibvirtConfig(**(here.config.model_dump() | options))
         there = cast(Topic, cast(type[Driver], type(here)).connect(config))
-    except (ValidationError, errors.HypervisorError) as error:
-        reason = error.message if isinstance(error, errors.HypervisorError) else "no such host"
+    except ValidationError as error:
+        # its fields are those of a configuration: uri, username, password, pool
         yield Blocker(
             kind=BlockerKind.CONNECTION,
-            reason=f"the destination does not answer: {reason}",
+            reason=f"the destination is none: {in_words(error, most=3)}",
+            hint="host= is its libvirt URI, as this process reaches it, storage= one of its pools,"
+            " and user= and password= are those of SASL",
+        )
+        return
+    except errors.HypervisorError as error:
+        yield Blocker(
+            kind=BlockerKind.CONNECTION,
+            reason=f"the destination does not answer: {error.message}",
             hint="host= is its libvirt URI, as this process reaches it",
         )
         return

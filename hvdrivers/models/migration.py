@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Annotated, Self
 from uuid import UUID
 
-from pydantic import SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from hvdrivers.addresses import check_host
 from hvdrivers.models._once import named_twice
 from hvdrivers.models.base import Identifier, Model, PrintableText, TextSecret
 from hvdrivers.models.flavor import Flavor
@@ -24,8 +25,12 @@ class Destination(Model):
     the driver). vSphere: host or cluster name. Hyper-V: computer name."""
     storage: Identifier | None = None
     """Pool, datastore or path to put the disks in. None: shared storage, or the same name."""
-    address: PrintableText | None = None
-    """Address of the migration network on the destination, where it differs from ``host``."""
+    address: (
+        Annotated[PrintableText, Field(min_length=1, max_length=270), AfterValidator(check_host)]
+        | None
+    ) = None
+    """IP address or DNS name of the destination on the migration network, where it differs from
+    ``host``."""
     user: PrintableText | None = None
     password: TextSecret | None = None
     """Where the destination needs its own credentials."""

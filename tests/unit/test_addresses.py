@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from hvdrivers.addresses import address_of, bracketed
 from hvdrivers.hyperv.config import HypervConfig
 from hvdrivers.libvirt.config import LibvirtConfig
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.vif import FixedIp, FixedIpRoute
 from hvdrivers.models.volume import VolumeConnector
 
@@ -94,3 +95,15 @@ def test_credentials_are_text(text: str) -> None:
         assert "hunter2" not in f"{caught.value}{caught.value.errors()}{caught.value.json()}"
     with pytest.raises(ValidationError):
         HypervConfig(host="h", username="u", password=secret)
+
+
+ADDRESSES = ("", "a b", "127.0.0.1:1/x", "127.0.0.1?x=1", "-x", "x'<>", "[", "\u202e", "%2f", "a,b")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_a_destinations_address_is_a_hosts(address: str) -> None:
+    """Drivers put it into a URL."""
+    with pytest.raises(ValidationError):
+        Destination(host="h", address=address)
+    for good in ("192.0.2.1", "fd00::1", "kvm1.example.org"):
+        assert Destination(host="h", address=good).address == good

@@ -6,7 +6,6 @@ be (control characters, a path that climbs), and nothing else. Quoting is the dr
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import Annotated
 
@@ -19,30 +18,11 @@ from pydantic import (
     StringConstraints,
 )
 
+from hvdrivers.addresses import check_host
 from hvdrivers.limits import SECRET_CHARACTERS
 from hvdrivers.models.base import PrintableText, TextSecret
 
-_DNS_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 _PORTAL = re.compile(r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<host>[^:\[\]]+))(?::(?P<port>[0-9]{1,5}))?")
-
-
-def check_host(value: str) -> str:
-    """A host: an IP address, in its canonical spelling, or a DNS name. IPv6 without brackets."""
-    bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
-    address, _, zone = bare.partition("%")
-    if ":" in address or address.replace(".", "").isdigit():
-        try:
-            canonical = str(ipaddress.ip_address(address))
-        except ValueError:
-            raise ValueError("is not an IP address") from None
-        if not zone:
-            return canonical
-        bare = zone  # an interface name, held to the rules of a DNS name
-        if _DNS_NAME.fullmatch(zone):
-            return f"{canonical}%{zone}"
-    if not _DNS_NAME.fullmatch(bare):
-        raise ValueError("is neither an IP address nor a DNS name")
-    return bare
 
 
 def split_portal(value: str, default_port: int) -> tuple[str, int]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
 
+from hvdrivers.addresses import check_host
 from hvdrivers.models.base import Model, PrintableText
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.volume._base import VolumeBase, VolumeData
@@ -16,7 +17,6 @@ from hvdrivers.models.volume._text import (
     Host,
     Port,
     Secret,
-    check_host,
     join_portal,
     unveil,
 )

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from hvdrivers.contract import errors
 from hvdrivers.models.image import Checksum, FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor
+from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import BridgeVif
 from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
@@ -231,6 +232,22 @@ def test_what_the_host_may_not_open(host: Host, machine: Machine) -> None:
     finally:
         host.peer.path(folder).rmdir()
         host.peer.virsh("pool-refresh", POOL)
+
+
+def test_a_destination_that_is_none(host: Host) -> None:
+    """It is told what is wrong with it, without its password."""
+    uri = host.peer.uri
+    with host.unchanged(), host.made_empty() as machine:
+        for named, wrong in (
+            (Destination(host="qemu://["), "uri"),
+            (Destination(host=uri, storage="a,b"), "pool"),
+            (Destination(host="qemu+tcp://u:hunter2@192.0.2.1/system"), "uri"),
+            (Destination(host="qemu+ssh://-oProxyCommand=x/system"), "host"),
+        ):
+            with pytest.raises(errors.InvalidRequest, match=wrong) as refused:
+                host.driver.cold_migrate(machine.uuid, named)
+            assert refused.value.hint
+            assert "hunter2" not in str(refused.value)
 
 
 def test_no_memory(host: Host) -> None:
