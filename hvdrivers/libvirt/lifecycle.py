@@ -205,9 +205,10 @@ class LibvirtLifecycle(Topic, Lifecycle):
         # whether the image is still there may come out beside it: a machine is removed again
         made: list[Remote] = []
         try:
-            self.connection.together(
-                lambda: made.append(make()), partial(self.overlays.require_still_cached, base)
-            )
+            with self.overlays.over(base):
+                self.connection.together(
+                    lambda: made.append(make()), partial(self.overlays.require_still_cached, base)
+                )
         except (errors.HypervisorFault, errors.VolumeNotFound):
             self.overlays.require_still_cached(base)  # that is why it could not be started
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -12,6 +12,7 @@ from hvdrivers.driverkit.undo import Undo
 from hvdrivers.libvirt.pools import Pools, refresh, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import needing_room
+from hvdrivers.libvirt.xml import attribute, parse
 
 
 class Overlays:
@@ -37,13 +38,32 @@ class Overlays:
 
     @contextmanager
     def over(self, base: Base) -> Iterator[None]:
-        """Stands around the making of a disk over an image: tells that the image has gone."""
+        """Stands around the making of a disk over an image, and its first use: tells that the image
+        has gone, or is not any more what was uploaded. No call; after a failure four."""
         try:
             yield
         except (errors.VolumeNotFound, errors.HypervisorFault) as error:
             if self.hollow(base):
                 raise evicted(error) from error
+            if self._is_damaged(base):
+                raise errors.HypervisorFault(
+                    f"the cached image {base.key} was changed on the host: {error.message}",
+                    vendor_code=error.vendor_code,
+                    hint=f"evict_image({base.key!r}), and call again: the image is brought to the"
+                    " host again. What crashed the host, or wrote to its pool, may have hit others",
+                ) from error
             raise
+
+    def _is_damaged(self, base: Base) -> bool:
+        """Whether an image that is there cannot be read as what it was. Two calls. Of a raw one
+        every content can be."""
+        if base.record is None or base.format == "raw":
+            return False
+        with suppress(errors.VolumeNotFound):
+            content = self._pools.disks().storageVolLookupByName(PurePosixPath(base.path).name)
+            # as the pool has just seen it: see hollow()
+            return attribute(parse(content.XMLDesc(0)), "target/format", "type") != base.format
+        return False
 
     def require_still_cached(self, base: Base) -> None:
         """Called when a disk was based on an image. Eviction removes the record, looks for disks

@@ -130,7 +130,9 @@ class OwnDisks:
         except errors.HypervisorFault as error:
             # libvirt has no code for "the base is missing"
             raise errors.HypervisorFault(
-                f"the disk could not be made: {error.message}", vendor_code=error.vendor_code
+                f"the disk could not be made: {error.message}",
+                vendor_code=error.vendor_code,
+                hint=error.hint,
             ) from error
         return made
 

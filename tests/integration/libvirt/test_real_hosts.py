@@ -159,6 +159,43 @@ def test_a_record_without_content(own: Host) -> None:
         driver.evict_image(key)
 
 
+@pytest.mark.parametrize("at", ["StoragePool.createXML", "Connect.createXML"])
+@pytest.mark.parametrize("removed", [True, False], ids=["removed", "emptied"])
+def test_an_image_that_is_spoilt_under_a_spawn(own: Host, at: str, removed: bool) -> None:
+    """By hand, or by the crash of a host that had not written it yet."""
+    driver, peer = own.driver, own.peer
+    path = peer.root / "spoilt.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"], check=True)
+    image = FileImage(path=path, format=ImageFormat.QCOW2)
+    key = driver.cache_image(image).key
+    folder = peer.path(own.raw.pools.path(own.raw.pools.disks()))
+    (content,) = folder.glob(f"hv-image-{key}.*")
+
+    def seam(name: str, send: Callable[[], Any]) -> Any:
+        if name == at and content.exists() and content.stat().st_size:
+            content.unlink() if removed else content.write_bytes(b"")
+        return send()
+
+    spec = own.empty(image=image)
+    own.raw.connection.seam = seam
+    try:
+        kind = errors.DeviceBusy if removed else errors.HypervisorFault
+        with (
+            own.unchanged(),
+            pytest.raises(kind, match="evicted" if removed else "was changed") as refused,
+        ):
+            driver.spawn(spec)
+    finally:
+        own.raw.connection.seam = None
+    assert refused.value.hint
+    if not removed:
+        assert f"evict_image('{key}')" in refused.value.hint
+        driver.evict_image(key)
+    driver.spawn(spec)
+    driver.destroy(spec.uuid)
+    driver.evict_image(key)
+
+
 def test_a_file_that_is_copied_into_the_pool(own: Host) -> None:
     folder = own.peer.path(own.raw.pools.path(own.raw.pools.disks()))
     for name in ("by-hand.raw", "by-hand-2.raw"):
