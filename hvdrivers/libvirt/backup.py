@@ -108,15 +108,21 @@ class LibvirtBackup(Topic, IncrementalBackup):
                     raise
                 points.forget_checkpoints(domain)
                 here = self._here(socket)
-                extents = tuple(
-                    ChangedExtent(
-                        disk=_role(disk), offset=each.offset, length=each.length, zero=each.zero
+                try:
+                    extents = tuple(
+                        ChangedExtent(
+                            disk=_role(disk), offset=each.offset, length=each.length, zero=each.zero
+                        )
+                        for disk in disks
+                        for each in nbd.extents(
+                            here, _role(disk), None if since is None else _BITMAP, deadline
+                        )
                     )
-                    for disk in disks
-                    for each in nbd.extents(
-                        here, _role(disk), None if since is None else _BITMAP, deadline
-                    )
-                )
+                except (errors.NotSupported, errors.HypervisorFault) as error:
+                    now = job_of(domain)
+                    if now is None or _id_of(now) != made:
+                        raise LookAgain from error  # another client has ended it
+                    raise
                 old = points.outdated(known, since)
                 by_node = {disk.node: disk.points for disk in disks}
                 points.remove(domain, by_node, old)

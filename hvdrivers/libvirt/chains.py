@@ -208,7 +208,9 @@ class Chains:
                 return found
         return None
 
-    def refuse_not_free(self, path: str, volume: Remote | None) -> None:
+    def refuse_not_free(
+        self, path: str, volume: Remote | None, seen: Element | None = None
+    ) -> None:
         """Raise InvalidRequest if a file that the driver has not made is a disk of an instance, or
         a cached image, under another name: the top file of a snapshot, or a symlink.
 
@@ -216,14 +218,15 @@ class Chains:
         2 for each snapshot's file, and for each disk that is in another pool.
 
         Args:
-            volume: None for a file in no pool, which is known by its path only.
+            volume: None for a file in no pool.
+            seen: what libvirt has said of such a file; None: it is known by its path only.
         """
         tops, away = self._tops()
         if clean(path) in tops:
             raise not_free()
-        if volume is None:
+        if volume is None and seen is None:
             return
-        first = _times(volume)
+        first = _times(volume) if volume is not None else _times_in(seen)
         reserved = [
             _times(each)
             for name, each in self._pools.volumes(self._pools.disks()).items()
@@ -232,7 +235,7 @@ class Chains:
         for each in away:
             with suppress(errors.VolumeNotFound):
                 reserved.append(_times(self._connection.remote.storageVolLookupByPath(each)))
-        last = _times(volume)
+        last = _times(volume) if volume is not None else first
         # one that is being written to is open in a running machine, and QEMU's lock refuses it
         if first is not None and first == last and first in reserved:
             raise not_free()
@@ -352,7 +355,11 @@ def same_file(one: Remote, other: Remote) -> bool:
 
 
 def _times(volume: Remote) -> Times | None:
-    description = described(volume)
+    return _times_in(described(volume))
+
+
+def _times_in(description: Element | None) -> Times | None:
+    """Of the file that a volume's XML describes."""
     return times_of(description.find("target")) if description is not None else None
 
 

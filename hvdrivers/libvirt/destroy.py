@@ -162,12 +162,13 @@ class Removal:
         """Remove what there is of a machine that is off: whether it had console logs.
 
         Two things are done at the same time: the helper, the definition and the disks go, in this
-        order; and the console pool is looked through, whose files of the machine go once it is
-        defined no more. They are deleted over the link that found them: when both are done, that
-        link may be another operation's.
+        order; and the console pool is looked through, whose files of the machine go last: one of
+        them is the claim on the UUID, which nobody else gets while there is a disk. They are
+        deleted over the link that found them: when both are done, that link may be another
+        operation's.
         """
         logs: dict[str, Remote] = {}
-        undefined = Future[bool]()
+        undefined, deleted = Future[bool](), Future[bool]()
 
         def remove() -> None:
             try:
@@ -175,10 +176,12 @@ class Removal:
                 self._delete_all(found.away.items())
                 self._undefine(uuid, domain, disks)
                 undefined.set_result(True)
+                self._delete_disks(uuid, disks)
+                deleted.set_result(True)
             finally:
-                if not undefined.done():
-                    undefined.set_result(False)
-            self._delete_disks(uuid, disks)
+                for each in (undefined, deleted):
+                    if not each.done():
+                        each.set_result(False)
 
         def look() -> None:
             self._look_for_logs()
@@ -187,7 +190,8 @@ class Removal:
             # volume out of the definition.
             if undefined.result():
                 self._secrets.delete(uuid, self.delete_left if domain is None else None)
-                self._delete_all(logs.items())
+                if deleted.result():
+                    self._delete_all(logs.items())
 
         self._connection.together(remove, look)
         return bool(logs)

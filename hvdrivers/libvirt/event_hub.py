@@ -230,6 +230,8 @@ class EventHub(Hub[RawEvent]):
             self.put(BackupEnded(domain.name(), UUID(domain.UUIDString()), success, message))
 
     def _on_secret(self, _c: Any, secret: Any, event: int, _detail: int, _o: Any) -> None:
+        if secret.usageType() != libvirt.VIR_SECRET_USAGE_TYPE_TLS:
+            return  # a volume's, whose id may be any text
         usage = str(secret.usageID() or "")
         rescue = rescue_in(usage)
         if rescue is not None:

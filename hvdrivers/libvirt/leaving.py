@@ -6,11 +6,13 @@ whether they have: it keeps the machine, PAUSED. So the machine has a note here 
 and the one that arrives has the same token. live_migrate() to the same destination looks for that
 machine, and leaves one of both. Until then nothing lets the machine here run.
 
-The note is in the live machine alone, and goes with its power.
+The note is in the live machine alone, and goes with its power; that of a machine that is off is in
+its definition.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from secrets import token_hex
 from typing import Any
 from uuid import UUID
@@ -27,7 +29,7 @@ from hvdrivers.libvirt.xml import Element, parse
 from hvdrivers.models.base import Model
 
 LEAVING_NAMESPACE = f"{NAMESPACE}/leaving"
-_LIVE = libvirt.VIR_DOMAIN_AFFECT_LIVE
+_LIVE, _STORED = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
 _ALLOWED = frozenset({"live_migrate", "abort_migration", "force_migration", "power_off"})
 """What a machine takes of which it is not known whether it has gone. power_off() decides that it
 has not."""
@@ -44,14 +46,14 @@ class Leaving(Model):
     """Both hosts have the disks."""
     log_shared: bool
 
-    def on(self, domain: Remote) -> None:
+    def on(self, domain: Remote, *, running: bool) -> None:
         """Note it. One call."""
-        keep(domain, LEAVING_NAMESPACE, self.model_dump_json(), _LIVE)
+        keep(domain, LEAVING_NAMESPACE, self.model_dump_json(), _LIVE if running else _STORED)
 
 
-def forget(domain: Remote) -> None:
+def forget(domain: Remote, *, running: bool = True) -> None:
     """Remove the note of a machine that stays. One call."""
-    keep(domain, LEAVING_NAMESPACE, None, _LIVE)
+    keep(domain, LEAVING_NAMESPACE, None, _LIVE if running else _STORED)
 
 
 def leaving_in(xml: Element) -> Leaving | None:
@@ -116,3 +118,14 @@ def job_of(domain: Remote) -> dict[str, Any]:
     if found.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT:
         return {}
     return found
+
+
+def bytes_of(found: dict[str, Any]) -> tuple[int, int]:
+    """All there is to move, and what is left of it."""
+    return int(found.get("data_total", 0)), int(found.get("data_remaining", 0))
+
+
+def abort(domain: Remote) -> None:
+    """End the move that is under way. One call."""
+    with suppress(errors.InvalidState, errors.InstanceNotFound):  # it has ended
+        domain.abortJob()

@@ -27,11 +27,12 @@ from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
-from hvdrivers.libvirt.leaving import cut_in, job_of
-from hvdrivers.libvirt.moving import Call, Move, abort, bytes_of
+from hvdrivers.libvirt.leaving import Leaving, abort, bytes_of, cut_in, job_of, leaving_in
+from hvdrivers.libvirt.moving import Call, Move
 from hvdrivers.libvirt.moving_checks import MovingChecks
 from hvdrivers.libvirt.moving_plan import Plan
 from hvdrivers.libvirt.other_host import reached
+from hvdrivers.libvirt.xml import Element
 from hvdrivers.models.migration import (
     Blocker,
     BlockerKind,
@@ -153,10 +154,10 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
                 raise errors.InvalidRequest(there.reason, hint=there.hint)
             if maybe_gone and self._settled(call, there):
                 return
-            plan = MovingChecks(self, there).plan(
-                call.uuid, call.domain, call.destination, running=call.running
-            )
-            _look_at_memory(plan)
+            plan = self._plan(call, there)
+            note = leaving_in(plan.xml) if plan.blockers else None
+            if note is not None and self._as_noted(call, there, plan.xml, note).leave_one(note):
+                plan = self._plan(call, there)
             if plan.blockers:
                 raise errors.InvalidRequest(
                     "; ".join(each.reason for each in plan.blockers),
@@ -166,14 +167,24 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
                 progress(Progress(phase=Phase.MIGRATE, done=0))
             Move(self, there, call, plan).make(deadline, progress)
 
+    def _plan(self, call: Call, there: Topic) -> Plan:
+        plan = MovingChecks(self, there).plan(
+            call.uuid, call.domain, call.destination, running=call.running
+        )
+        _look_at_memory(plan)
+        return plan
+
+    def _as_noted(self, call: Call, there: Topic, xml: Element, note: Leaving) -> Move:
+        """An earlier migration."""
+        plan = Plan(xml, shared=note.shared, log_shared=note.log_shared, adoption=adoption_in(xml))
+        return Move(self, there, call, plan)
+
     def _settled(self, call: Call, there: Topic) -> bool:
         """Whether a migration that was cut at its end has brought the machine there."""
         note = cut_in(call.domain)
         if note is None:
             return False
-        xml = xml_of(call.domain)
-        plan = Plan(xml, shared=note.shared, log_shared=note.log_shared, adoption=adoption_in(xml))
-        return Move(self, there, call, plan).settle(note)
+        return self._as_noted(call, there, xml_of(call.domain), note).settle(note)
 
 
 def _look_at_memory(plan: Plan) -> None:

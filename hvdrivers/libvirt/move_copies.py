@@ -22,7 +22,6 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.move_mark import copy_name, document_name, nvram_name
-from hvdrivers.libvirt.moving import carry
 from hvdrivers.libvirt.moving_plan import Own
 from hvdrivers.libvirt.naming import NVRAM, console_name, disk_name
 from hvdrivers.libvirt.pools import backing_of, refresh, volume_xml
@@ -36,6 +35,8 @@ from hvdrivers.libvirt.xml import Element, parse
 _CHUNK = 240 * 1024
 _HOLE = -3
 """What libvirt returns instead of data where a sparse stream comes to a hole."""
+_LARGEST = 64 << 20
+"""Bytes of a seed disc or a log that are carried over in memory."""
 _A_SIGN = 64 << 20
 """Bytes after which other clients are shown that this one lives."""
 Told = Callable[[int], None]
@@ -222,3 +223,26 @@ def drop_beside(here: Topic, uuid: UUID, token: str) -> None:
         if volume.name().endswith(f"-{token}")
     }
     here.removal.delete(ours)
+
+
+def carry(volume: Remote, there: Topic, pool: Remote, name: str, deadline: Deadline) -> None:
+    """Copy a small file. Five calls.
+
+    Args:
+        there: the host that the copy is made on.
+        pool: where it is made, on that host.
+        name: of the copy.
+
+    Raises:
+        InsufficientResources: the pool has no room for it.
+    """
+    size = int(volume.info()[1])
+    data = b""
+    if size:
+        stream = volume.connect().newStream(0)
+        volume.download(stream, 0, min(size, _LARGEST), 0)
+        data = read_stream(stream, min(size, _LARGEST), deadline)
+    with needing_room(pool, len(data)):
+        copy = pool.createXML(volume_xml(name, len(data), "raw", allocation=len(data)), 0)
+    if data:
+        there.images.upload_bytes(copy, data)

@@ -14,10 +14,9 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import undefine
 from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
 from hvdrivers.libvirt.metadata import keep
-from hvdrivers.libvirt.move_copies import clear, drop_beside
+from hvdrivers.libvirt.move_copies import carry, clear, drop_beside
 from hvdrivers.libvirt.move_mark import MOVE_NAMESPACE, Mark, Step, mark_in, nvram_name
 from hvdrivers.libvirt.move_shapes import as_before, finished, without
-from hvdrivers.libvirt.moving import carry
 from hvdrivers.libvirt.naming import NVRAM, disk_name, domain_name, is_moving, is_root, label_of
 from hvdrivers.libvirt.other_host import reached
 from hvdrivers.libvirt.pools import refresh

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -15,14 +16,24 @@ import libvirt
 from hvdrivers.addresses import bracketed
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
-from hvdrivers.driverkit.undo import Undo, changed, undoing
+from hvdrivers.driverkit.undo import Step, Undo, changed, undoing
 from hvdrivers.libvirt import moving_adopted
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import undefine
 from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.domains import xml_of
-from hvdrivers.libvirt.leaving import LEAVING_NAMESPACE, Leaving, cut_in, forget, go_on, job_of
+from hvdrivers.libvirt.leaving import (
+    LEAVING_NAMESPACE,
+    Leaving,
+    abort,
+    bytes_of,
+    cut_in,
+    forget,
+    go_on,
+    job_of,
+)
 from hvdrivers.libvirt.metadata import kept, put
+from hvdrivers.libvirt.move_copies import carry
 from hvdrivers.libvirt.move_mark import ARRIVED_NAMESPACE
 from hvdrivers.libvirt.move_shapes import without
 from hvdrivers.libvirt.moving_plan import Plan
@@ -33,7 +44,7 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import lacking_room, needing_room, size_alone
 from hvdrivers.libvirt.start import cut
 from hvdrivers.libvirt.states import is_restoring
-from hvdrivers.libvirt.streams import read_stream
+from hvdrivers.libvirt.unseen import arrived, end, one_of_both
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
@@ -47,8 +58,6 @@ _FLAGS = (
 _LOOKS_APART = 0.5
 """Seconds between two looks at a migration: libvirt has no event for its progress. Its end is seen
 at once."""
-_LARGEST = 64 << 20
-"""Bytes of a seed disc or a log that are carried over in memory."""
 
 
 @dataclass(frozen=True)
@@ -80,23 +89,49 @@ class Move:
             self._prepare(deadline, undo)
             for attachment in call.destination.volumes:
                 there.secrets.make(uuid, attachment, undo, needed=self._is_there)
-            if call.running:
-                undo.callback(self._forget)
-                self._note.on(call.domain)
-            else:
+            forget = undo.callback(self._forget)
+            self._note.on(call.domain, running=call.running)
+            if not call.running:
                 undo.callback(self._stop_again)
                 self._start_frozen()
             try:
                 _await_end(call.domain, self._sending(), deadline, progress)
-            except errors.HypervisorFault as error:
-                lacking = self._lacking_room(error)
-                if lacking is None:
-                    raise
-                raise lacking from error
+            except errors.HypervisorError as error:
+                self._look_there(error, forget)
         with changed():
             if not call.running:
                 cut(there.domains.find(uuid))
             self._clear()
+
+    def _look_there(self, error: errors.HypervisorError, forget: Step) -> None:
+        """After a failure: return if the machine has arrived all the same. Calls as for
+        one_of_both(), and those of a lack of room."""
+        uuid, there, running = self._call.uuid, self._there, self._call.running
+        find = partial(arrived, there, uuid, self._note.token)
+        try:
+            if one_of_both(self._here, find, uuid, running=running, error=error):
+                return
+        except errors.OutcomeUnknown:
+            forget.block()  # the next call finds the machine there by the note
+            raise
+        if isinstance(error, errors.HypervisorFault):
+            lacking = self._lacking_room(error)
+            if lacking is not None:
+                raise lacking from error
+        raise error
+
+    def leave_one(self, note: Leaving) -> bool:
+        """After a migration of which it is not known how it has ended, and whose machine goes on
+        here: end the one that it has brought there, if it has. Calls as for arrived(); where it has
+        arrived three more, and those of a destroy()."""
+        found = arrived(self._there, self._call.uuid, note.token)
+        if found is None:
+            return False
+        end(found)
+        with changed():
+            by_name = self._plan.adoption is None
+            _leave(self._there, self._call.uuid, self._plan, by_name=by_name)
+        return True
 
     def _lacking_room(self, error: errors.HypervisorFault) -> errors.InsufficientResources | None:
         """After a failure: the pool there has less room than the copies lack; None if it has as
@@ -157,8 +192,8 @@ class Move:
         domain = self._here.domains.if_there(self._call.uuid)
         if domain is not None:
             with suppress(errors.InvalidState):  # it has gone off meanwhile
-                if cut_in(domain) is None:
-                    forget(domain)
+                if not self._call.running or cut_in(domain) is None:
+                    forget(domain, running=self._call.running)
 
     def _prepare(self, deadline: Deadline, undo: Undo) -> None:
         """Make what the machine needs there: the claim first, which is its log."""
@@ -217,8 +252,7 @@ class Move:
                 without_own_pins(each)
             plan.rewiring.on(each)
             without(each, LEAVING_NAMESPACE)
-            if call.running:
-                put(each, ARRIVED_NAMESPACE, self._note.token)
+            put(each, ARRIVED_NAMESPACE, self._note.token)
             if plan.adoption is None:
                 place(each, self._call.uuid, self._here, self._there)
             else:
@@ -255,29 +289,6 @@ class Move:
         domain = self._here.domains.if_there(self._call.uuid)
         if domain is not None:
             cut(domain)
-
-
-def carry(volume: Remote, there: Topic, pool: Remote, name: str, deadline: Deadline) -> None:
-    """Copy a small file. Five calls.
-
-    Args:
-        there: the host that the copy is made on.
-        pool: where it is made, on that host.
-        name: of the copy.
-
-    Raises:
-        InsufficientResources: the pool has no room for it.
-    """
-    size = int(volume.info()[1])
-    data = b""
-    if size:
-        stream = volume.connect().newStream(0)
-        volume.download(stream, 0, min(size, _LARGEST), 0)
-        data = read_stream(stream, min(size, _LARGEST), deadline)
-    with needing_room(pool, len(data)):
-        copy = pool.createXML(volume_xml(name, len(data), "raw", allocation=len(data)), 0)
-    if data:
-        there.images.upload_bytes(copy, data)
 
 
 def place(xml: Element, uuid: UUID, here: Topic, there: Topic) -> None:
@@ -372,14 +383,3 @@ def _leave(host: Topic, uuid: UUID, plan: Plan, *, by_name: bool = True) -> None
     host.secrets.delete(uuid, host.removal.delete_left)
     if not plan.log_shared:
         host.removal.delete_console(uuid)
-
-
-def bytes_of(found: dict[str, Any]) -> tuple[int, int]:
-    """All there is to move, and what is left of it."""
-    return int(found.get("data_total", 0)), int(found.get("data_remaining", 0))
-
-
-def abort(domain: Remote) -> None:
-    """End the move that is under way. One call."""
-    with suppress(errors.InvalidState, errors.InstanceNotFound):  # it has ended
-        domain.abortJob()

@@ -111,7 +111,12 @@ class MovingChecks:
             self._there.connection.remote.lookupByUUIDString(str(uuid))
         except errors.InstanceNotFound:
             return
-        plan.add(BlockerKind.STATE, "a machine with this UUID is there")
+        plan.add(
+            BlockerKind.STATE,
+            "a machine with this UUID is there",
+            hint="get_instance() there shows it: destroy() the one of both that is too many, unless"
+            " they have the same disks",
+        )
 
     @staticmethod
     def _look_at_moves(plan: Plan) -> None:

@@ -36,8 +36,11 @@ _NOT_A_DISK = frozenset({"VIR_ERR_SYSTEM_ERROR/EISDIR", "VIR_ERR_SYSTEM_ERROR/EN
 """What libvirt answers about the size of a folder, and of a socket or a terminal."""
 
 
-def require_file(remote: Remote, path: str) -> None:
-    """See that a path, which is in no pool and not below /dev, names a file. Three calls.
+def require_file(remote: Remote, path: str) -> Element | None:
+    """See that a path, which is in no pool and not below /dev, names a file. Four calls.
+
+    Returns:
+        What libvirt says of the file, as of a volume; None if it does not tell.
 
     Raises:
         VolumeNotFound: it names nothing, or what is no file.
@@ -48,13 +51,13 @@ def require_file(remote: Remote, path: str) -> None:
     path = clean(path)
     try:
         with pool_on(remote, str(PurePosixPath(path).parent)) as pool:
-            pool.storageVolLookupByName(PurePosixPath(path).name)
+            return parse(pool.storageVolLookupByName(PurePosixPath(path).name).XMLDesc(0))
     except errors.VolumeNotFound as error:
         raise errors.VolumeNotFound(
             f"the host has no file {path!r}", vendor_code=error.vendor_code, hint=_DISKS
         ) from error
     except (errors.HypervisorFault, errors.PermissionDenied):
-        return  # the daemon may not list the folder, and may open the file all the same
+        return None  # the daemon may not list the folder, and may open the file all the same
 
 
 def odd_file(remote: Remote, disks: Iterable[Element]) -> errors.InvalidRequest | None:

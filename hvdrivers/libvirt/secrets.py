@@ -3,9 +3,11 @@ attached. They never stand in a definition."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from uuid import UUID, uuid5
+
+import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import Undo
@@ -91,14 +93,13 @@ class Secrets:
 
     def forget_left(self, instance: UUID) -> None:
         """Forget these files. One call, and one for each."""
-        for name, secret in self._of(instance):
-            if _left_in(name, instance) is not None:
-                _undefine(secret)
+        for _, secret in self._left_of(instance):
+            _undefine(secret)
 
     def delete_of(self, instance: UUID, volume_id: str) -> None:
         """Remove those of one volume. One call, and one for each."""
         for name, secret in self._of(instance):
-            if name == secret_name(instance, volume_id):
+            if name == secret_name(instance, volume_id) and not _is_note(secret):
                 _undefine(secret)
 
     def delete(
@@ -110,11 +111,20 @@ class Secrets:
             first: is called before with the files that are left of a move, if there are any.
         """
         found = list(self._of(instance))
-        left = [path for name, _ in found if (path := _left_in(name, instance)) is not None]
+        left = [path for path, _ in self._left_of(instance, found)]
         if left and first is not None:
             first(instance, left)
         for _, secret in found:
             _undefine(secret)
+
+    def _left_of(
+        self, instance: UUID, found: Iterable[tuple[str, Remote]] | None = None
+    ) -> Iterator[tuple[str, Remote]]:
+        """The paths of files that are noted, and their notes."""
+        prefix = secret_name(instance, _LEFT)
+        for name, secret in self._of(instance) if found is None else found:
+            if name.startswith(prefix) and _is_note(secret):
+                yield name.removeprefix(prefix), secret
 
     def _of(self, instance: UUID) -> Iterator[tuple[str, Remote]]:
         try:
@@ -127,10 +137,10 @@ class Secrets:
                 yield name, secret
 
 
-def _left_in(name: str, instance: UUID) -> str | None:
-    """The file that a secret of this name notes."""
-    prefix = secret_name(instance, _LEFT)
-    return name.removeprefix(prefix) if name.startswith(prefix) else None
+def _is_note(secret: Remote) -> bool:
+    """Whether it is one of the driver's notes. A volume's id may be any text, so its secret may
+    have the name of a note; its kind is another one. No call."""
+    return bool(secret.usageType() == libvirt.VIR_SECRET_USAGE_TYPE_TLS)
 
 
 def _undefine(secret: Remote) -> None:

@@ -69,7 +69,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
     ) -> AttachedVolume:
         """Budget for a machine that is on: 6 calls, 9 for a volume of a pool, 4 if it is there
         already; for a stopped one 8, 10 and 5. 2 more for each secret of a volume. A file by its
-        path costs 1 more, and 3 more if it is in no pool. If create_volume() has not made it, it is
+        path costs 1 more, and 4 more if it is in no pool. If create_volume() has not made it, it is
         compared with the instances' disks: 4 more, 1 for each disk and image in the driver's pool,
         and 1 or 2 for each instance."""
         del timeout

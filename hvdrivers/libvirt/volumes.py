@@ -169,11 +169,11 @@ class VolumeSources:
         if is_no_disk(volume.path):
             raise no_disk(volume.path)
         if kind == "file":
-            stored = self.in_a_pool(volume.path)
+            stored, seen = self.in_a_pool(volume.path), None
             if stored is None:
-                require_file(self._connection.remote, volume.path)
+                seen = require_file(self._connection.remote, volume.path)
             if not named:
-                self._chains.refuse_not_free(volume.path, stored)
+                self._chains.refuse_not_free(volume.path, stored, seen)
         return volume.path, format_, kind
 
     def in_a_pool(self, path: str) -> Remote | None:

@@ -41,6 +41,8 @@ class LibvirtProxy:
         delay: seconds that each message takes, each way.
         swallows: nothing gets through, and nobody is told.
         hangs_up: so many of the next connections are accepted and closed.
+        loses: number of a procedure whose next reply is lost: the connection breaks instead.
+        hangs_up_then: so many connections after that are accepted and closed.
     """
 
     def __init__(self, daemon: Path, path: Path) -> None:
@@ -48,6 +50,8 @@ class LibvirtProxy:
         self.delay = 0.0
         self.swallows = False
         self.hangs_up = 0
+        self.loses: int | None = None
+        self.hangs_up_then = 0
         self.wires: list[Wire] = []
         self._daemon = daemon
         self._listener = socket.socket(socket.AF_UNIX)
@@ -97,10 +101,10 @@ class LibvirtProxy:
                 continue
             wire = Wire(client, server)
             self.wires.append(wire)
-            for source, sink, counts in ((client, server, True), (server, client, False)):
+            for source, sink, calls in ((client, server, True), (server, client, False)):
                 queue: SimpleQueue[tuple[float, bytes]] = SimpleQueue()
                 threading.Thread(
-                    target=self._read, args=(wire, source, queue, counts), daemon=True
+                    target=self._read, args=(wire, source, queue, calls), daemon=True
                 ).start()
                 threading.Thread(target=self._write, args=(wire, sink, queue), daemon=True).start()
 
@@ -109,15 +113,19 @@ class LibvirtProxy:
         wire: Wire,
         source: socket.socket,
         queue: SimpleQueue[tuple[float, bytes]],
-        counts: bool,
+        calls: bool,
     ) -> None:
         with suppress(OSError):
             while (head := _exactly(source, _HEAD.size)) is not None:
-                length, program, _, _, kind, _, _ = _HEAD.unpack(head)
+                length, program, _, procedure, kind, _, _ = _HEAD.unpack(head)
                 body = _exactly(source, length - _HEAD.size)
                 if body is None:
                     break
-                wire.calls += counts and program == _REMOTE_PROGRAM and kind == 0
+                remote = program == _REMOTE_PROGRAM
+                wire.calls += calls and remote and kind == 0
+                if remote and not calls and kind == 1 and procedure == self.loses:
+                    self.loses, self.hangs_up = None, self.hangs_up_then
+                    break
                 queue.put((time.monotonic() + self.delay, head + body))
         queue.put((0.0, b""))
 

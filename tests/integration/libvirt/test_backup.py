@@ -16,6 +16,7 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
+from hvdrivers.guard import guarded
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.libvirt.nbd import backups_elsewhere
 from hvdrivers.libvirt.points import MOST
@@ -24,7 +25,7 @@ from hvdrivers.models.instance import Flavor
 from hvdrivers.models.snapshot import Backup
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import VolumeAttachment, VolumeSpec
-from tests.integration.libvirt.faults import Send
+from tests.integration.libvirt.faults import Send, script
 from tests.integration.libvirt.machines import BOOT, Host, Machine
 from tests.integration.libvirt.test_budgets import calls, numbers
 from tests.peers.libvirtd import LibvirtPeer
@@ -223,6 +224,35 @@ def test_while_one_is_open(empty: Machine) -> None:
     driver.end_backup(uuid, backup.id)
     driver.power_on(uuid)
     assert ended(empty, backup.id).since == backup.id
+
+
+@pytest.mark.parametrize("ended_by", ["end_backup", "power_off"])
+def test_another_client_ends_it_as_it_begins(empty: Machine, ended_by: str) -> None:
+    """Before it is known what there is to copy: as if the other had come first."""
+    driver, uuid = empty.host.driver, empty.uuid
+    with closing(guarded(LibvirtDriver.connect(empty.host.raw.config))) as other:
+
+        def meanwhile(_name: str, send: Send) -> Any:
+            getattr(other, ended_by)(uuid)
+            return send()
+
+        call = "Domain.listAllCheckpoints"  # the first one after it has begun
+        with script(empty.host.raw, call, meanwhile) as seam:
+            if ended_by == "power_off":
+                with pytest.raises(errors.InvalidState):
+                    driver.begin_backup(uuid)
+                driver.power_on(uuid)
+                ended(empty)
+            else:
+                backup = driver.begin_backup(uuid)
+                with pytest.raises(errors.DeviceBusy):
+                    other.begin_backup(uuid)
+                other.end_backup(uuid, "hv-backup-9-00000000")  # another one
+                assert empty.host.peer.virsh("backup-dumpxml", str(uuid))
+                other.end_backup(uuid, backup.id)
+                driver.end_backup(uuid, backup.id)
+                assert ended(empty, backup.id).since == backup.id
+        assert seam.reached
 
 
 class Dying:

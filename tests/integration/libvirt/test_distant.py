@@ -24,6 +24,7 @@ from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor, InstanceSpec
 from hvdrivers.models.state import InstanceState
+from hvdrivers.models.vif import UserVif
 from hvdrivers.models.volume import VolumeAttachment
 from tests.integration.libvirt.faults import Send, script, sees_the_end
 from tests.integration.libvirt.machines import Host
@@ -157,14 +158,21 @@ def _cut(port: int) -> None:
         ("attach_volume", "Domain.attachDeviceFlags"),
         ("create_snapshot", "Domain.snapshotCreateXML"),
         ("destroy", "Domain.undefineFlags"),
+        ("begin_backup", "Domain.backupBegin"),
+        ("end_backup", "Domain.abortJob"),
+        ("rescue", "Connect.createXML"),
+        ("unrescue", "Domain.createWithFlags"),
+        ("plug_vif", "Domain.attachDeviceFlags"),
+        ("revert_snapshot", "Domain.monitor[snapshot-load]"),
     ],
 )
 def test_cut_in_the_middle(own: Host, port: int, client: Path, operation: str, call: str) -> None:
     """The host has done what it was asked, and its answer is lost: the caller learns that it does
     not know, a repetition converges, and nothing is left."""
     spec = own.empty()
+    uri = f"qemu+tls://localhost:{port}/system?pkipath={client}"
     far = LibvirtDriver.connect(
-        LibvirtConfig(uri=f"qemu+tls://localhost:{port}/system?pkipath={client}", virt_type="qemu")
+        LibvirtConfig(uri=uri, virt_type="qemu", host_root=own.peer.host_root)
     )
     far.host()
 
@@ -177,18 +185,31 @@ def test_cut_in_the_middle(own: Host, port: int, client: Path, operation: str, c
 
     with closing(guarded(far)) as driver, own.volume() as volume, own.unchanged():
         if operation != "spawn":
-            own.driver.spawn(spec)
-        arguments = {
+            driver.spawn(spec)
+        arguments: dict[str, tuple[object, ...]] = {
             "spawn": (spec,),
             "attach_volume": (spec.uuid, VolumeAttachment(volume=volume)),
             "create_snapshot": (spec.uuid, "one"),
-            "destroy": (spec.uuid,),
-        }[operation]
+            "plug_vif": (spec.uuid, UserVif(id="nic", address="52:54:00:00:04:09")),
+            "rescue": (spec.uuid, spec.image),
+        }
+        if operation == "end_backup":
+            driver.begin_backup(spec.uuid)
+        elif operation == "unrescue":
+            driver.rescue(spec.uuid, spec.image)
+        elif operation == "revert_snapshot":
+            made = driver.create_snapshot(spec.uuid, "one", memory=True)
+            arguments[operation] = (spec.uuid, made.id)
+        chosen = arguments.get(operation, (spec.uuid,))
         with script(far, call, lost) as seam, pytest.raises(errors.OutcomeUnknown):
-            getattr(driver, operation)(*arguments)
+            getattr(driver, operation)(*chosen)
         assert seam.reached
-        getattr(driver, operation)(*arguments)
-        if operation == "create_snapshot":
+        getattr(driver, operation)(*chosen)
+        rescued = operation == "rescue"
+        state = InstanceState.RESCUED if rescued else InstanceState.RUNNING
+        found = [each.state for each in own.driver.list_instances()]
+        assert found == ([] if operation == "destroy" else [state])
+        if operation.endswith("snapshot"):
             assert [each.name for each in own.driver.list_snapshots(spec.uuid)] == ["one"]
         driver.destroy(spec.uuid)
 

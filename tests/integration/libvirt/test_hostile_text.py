@@ -15,9 +15,23 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.capabilities import Capability
+from hvdrivers.guard import guarded
 from hvdrivers.libvirt.remote_volumes import secret_name
+from hvdrivers.models.guest import Share
 from hvdrivers.models.instance import InstanceInfo, InstanceSpec
-from hvdrivers.models.vif import BridgeVif, NetworkVif, OvsVif, TapVif, UserVif, Vif
+from hvdrivers.models.vif import (
+    BridgeVif,
+    HostdevVif,
+    MacvtapVif,
+    NetworkVif,
+    OvsVif,
+    TapVif,
+    UserVif,
+    VdpaVif,
+    VhostUserVif,
+    Vif,
+)
 from hvdrivers.models.volume import (
     IscsiVolume,
     LocalVolume,
@@ -49,6 +63,12 @@ def own(guest_image: Path) -> Iterator[Host]:
     """A host of this module's own: its daemon is restarted, and machines are spoilt."""
     with started(LibvirtPeer) as peer:
         host = Host(peer, guest_image)
+        # emulated machines are refused such a NIC; here none starts
+        lacking = {**host.raw.narrowed()}
+        lacking.pop(Capability.VIF_VHOSTUSER, None)
+        host.raw.networks.refuse_emulated = lambda *_: None  # type: ignore[method-assign]
+        host.raw.facts.narrowed = lambda: lacking  # type: ignore[method-assign]
+        host.driver = guarded(host.raw)
         yield host
         host.close()
 
@@ -207,6 +227,34 @@ def _interface_id(host: Host, text: str) -> Read:
     return _xml(machine, "devices/interface/virtualport/parameters", "interfaceid")
 
 
+def _socket(host: Host, text: str) -> Read:
+    folder = "/var/lib/libvirt/qemu"
+    name = text.replace("/", "-")
+    machine = _wired(host, VhostUserVif(id="n", socket=f"{folder}/{name}", mode="server"))
+    read = _xml(machine, "devices/interface/source", "path")
+    return lambda host: text if read(host) == f"{folder}/{name}" else read(host)
+
+
+def _share(host: Host, text: str) -> Read:
+    folder = f"{host.peer.images}/{uuid4().hex}"
+    share = Share(tag=text, path=folder)
+    host.peer.path(folder).mkdir()
+    machine = _machine(host)
+    host.driver.attach_share(machine.uuid, share)
+    return _xml(machine, "devices/filesystem/target", "dir")
+
+
+def _directory(host: Host, text: str) -> Read:
+    name = text.replace("/", "-")
+    folder = f"{host.peer.images}/{uuid4().hex}"
+    share = Share(tag="t", path=f"{folder}/{name}")
+    host.peer.path(share.path).mkdir(parents=True)
+    machine = _machine(host)
+    host.driver.attach_share(machine.uuid, share)
+    read = _xml(machine, "devices/filesystem/source", "dir")
+    return lambda host: text if read(host) == share.path else read(host)
+
+
 def _snapshot(host: Host, text: str) -> Read:
     machine = _machine(host)
     host.driver.create_snapshot(machine.uuid, text)
@@ -306,6 +354,9 @@ FIELDS: dict[str, Define] = {
     "TapVif.device": _device,
     "OvsVif.profile_id": _profile,
     "OvsVif.interface_id": _interface_id,
+    "VhostUserVif.socket": _socket,
+    "Share.tag": _share,
+    "Share.path": _directory,
     "Snapshot.name": _snapshot,
     "RbdData.name": _ceph_image,
     "RbdData.auth_username": _ceph_user,
@@ -321,7 +372,7 @@ FIELDS: dict[str, Define] = {
 MAY_REFUSE = {"OvsVif.profile_id", "OvsVif.interface_id", "IscsiData.target_iqn"}
 MAY_REFUSE |= {"IscsiData.target_portal", "RbdData.hosts", "RbdData.secret_uuid"}
 """Libvirt itself, or the standard, takes only some characters there."""
-KINDS = ("Network", "Bridge", "Ovs", "Tap", "User")
+KINDS = ("Network", "Bridge", "Ovs", "Tap", "User", "VhostUser", "Vdpa", "Macvtap", "Hostdev")
 REMOTE = ("Rbd", "Nfs", "Iscsi")
 ELSEWHERE = {
     "PoolData.name": "VolumeSpec.name",
@@ -356,7 +407,14 @@ NOT_WRITTEN = {
     "NfsData.options",
     "NfsVolume.mount_point_base",
     "RbdData.cluster_name",  # part of a file name, and held to letters and digits
-    "UserVif.address",
+    *(f"{kind}Vif.address" for kind in ("User", "VhostUser", "Vdpa", "Macvtap", "Hostdev")),
+    "VhostUserVif.bridge",  # for os-vif
+    "VhostUserVif.interface_id",
+    "VhostUserVif.device",
+    "VdpaVif.device",  # one that the host has, by its exact name
+    "MacvtapVif.source",  # an interface that the host has
+    "MacvtapVif.physical_interface",
+    "HostdevVif.physical_network",  # for whoever chooses the device
     "NetworkVif.address",  # a MAC address, in one spelling
     "BridgeVif.address",
     "OvsVif.address",
@@ -370,6 +428,7 @@ MODELS: tuple[type[BaseModel], ...] = (
     PoolVolume,
 )
 MODELS += (LocalData, PoolData, NetworkVif, BridgeVif, OvsVif, TapVif, UserVif)
+MODELS += (VhostUserVif, VdpaVif, MacvtapVif, HostdevVif, Share)
 MODELS += (RbdVolume, RbdData, NfsVolume, NfsData, IscsiVolume, IscsiData)
 
 

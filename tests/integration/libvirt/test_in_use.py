@@ -309,6 +309,34 @@ def test_disks_of_instances_under_another_name(own: Host, folder: str) -> None:
     assert not (inside / "snap.qcow2").exists()
 
 
+def test_a_disk_of_an_instance_by_a_link_in_no_pool(own: Host, folder: str) -> None:
+    """At each operation that takes a file by its path."""
+    driver, links = own.driver, "/var/lib/libvirt/links"
+    inside = own.peer.path(links)
+    inside.mkdir()
+    with own.file() as path, own.made_empty() as victim, own.made_empty() as other:
+        (inside / "a").symlink_to(f"{folder}/{victim.uuid}.root")
+        (inside / "b").symlink_to(f"{links}/a")
+        (inside / "c").hardlink_to(own.peer.path(folder) / f"{victim.uuid}.root")
+        other.attach(local(path, "v"))
+        for name in ("a", "b", "c"):
+            linked = VolumeAttachment(volume=local(f"{links}/{name}", "w", format="qcow2"))
+            same = VolumeAttachment(volume=local(f"{links}/{name}", "v", format="qcow2"))
+            for refused in (
+                lambda linked=linked: driver.attach_volume(other.uuid, linked),
+                lambda same=same: driver.reconnect(other.uuid, volumes=[same]),
+                lambda linked=linked: driver.spawn(own.empty(start=False, volumes=(linked,))),
+            ):
+                with pytest.raises(errors.InvalidRequest, match="instance") as error:
+                    refused()
+                assert error.value.hint
+        assert [each.volume_id for each in other.info.volumes] == ["v"]
+        driver.detach_volume(other.uuid, "v")
+        for each in inside.iterdir():
+            each.unlink()
+    inside.rmdir()
+
+
 def test_destroy_leaves_what_is_below_a_disk_of_others(own: Host, folder: str) -> None:
     """A machine that others have put on a file of theirs: its base is not the machine's."""
     inside = own.peer.path(folder)

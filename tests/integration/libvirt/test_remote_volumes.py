@@ -23,6 +23,7 @@ from hvdrivers.conformance.engine.report import Status
 from hvdrivers.conformance.engine.runner import Session
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.conformance.target import LibvirtTarget
+from hvdrivers.libvirt.event_hub import Adopted, Rescued
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.volume import (
     IscsiVolume,
@@ -34,7 +35,7 @@ from hvdrivers.models.volume import (
 )
 from tests.integration.libvirt.faults import Send, after, before, script
 from tests.peers.fixtures import started
-from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.libvirtd import POOL, LibvirtPeer
 from tests.peers.tgt import PASSWORD, USER, IscsiServer
 from tests.peers.waiting import wait_until
 
@@ -330,3 +331,37 @@ def test_ceph_and_nfs_by_their_definition(host: Host) -> None:
             driver.attach_volume(
                 machine.uuid, VolumeAttachment(volume=odd.model_copy(update={"serial": "c2"}))
             )
+
+
+def test_a_volume_named_as_the_drivers_notes(host: Host) -> None:
+    """The notes of moves are secrets of libvirt's too. By its id a volume is none of them: a file
+    that it names was deleted with the instance, and a note with the volume."""
+    data = {"target_portal": "192.0.2.1:3260", "target_iqn": "iqn.x:a"}
+    data |= {"auth_method": "CHAP", "auth_username": "u", "auth_password": "password-1"}
+
+    def attach(machine: Machine, serial: str, lun: int) -> None:
+        volume = {"serial": serial, "data": {**data, "target_lun": lun}}
+        machine.attach(IscsiVolume.model_validate(volume))
+
+    kept = host.raw.secrets
+    with host.unchanged(), host.file() as path:
+        host.peer.virsh("pool-refresh", POOL)
+        with host.made_empty() as machine:
+            attach(machine, f"/left{path}", 1)
+            attach(machine, "/move in steps/", 2)
+            kept.keep_note(machine.uuid, "a note")
+            kept.forget_left(machine.uuid)
+            assert len(secrets(host)) == 3
+            host.driver.detach_volume(machine.uuid, "/move in steps/")
+            assert kept.note(machine.uuid) == "a note"
+            with host.raw.hub.listening() as events:
+                attach(machine, "/adopted/1/running/nobody", 3)
+                attach(machine, "/rescued/rescue-ab", 4)
+                host.raw.identity.put_rescue(machine.uuid, "rescue-cd")
+                told = events.wait(lambda event: isinstance(event, Adopted | Rescued), 60)
+                assert isinstance(told, Rescued)
+                assert told.name == "rescue-cd"
+                host.raw.identity.remove_rescues(machine.uuid, ["rescue-cd"])
+            host.peer.virsh("undefine", str(machine.uuid))
+        assert secrets(host) == set()
+        assert host.peer.path(path).exists()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -24,8 +23,12 @@ from tests.integration.libvirt.faults import Send, script, sees_the_end
 from tests.integration.libvirt.machines import Host
 from tests.peers.fixtures import started
 from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.observer import VirshError
 from tests.peers.sshd import SshServer
 from tests.peers.waiting import wait_until
+
+MOST_CALLS = 60
+"""Of an operation that is cut at each of its calls: more than any makes."""
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +171,7 @@ def test_cut_at_each_call(
         }[operation]
         failed = 0
         there = False
-        for number in count():
+        for number in range(MOST_CALLS):
             if not there:
                 own.driver.spawn(spec)
                 there = True
@@ -202,5 +205,49 @@ def test_cut_at_each_call(
                 driver.end_backup(spec.uuid)
             if not seam.reached:
                 break
+        else:
+            pytest.fail(f"{operation} makes {MOST_CALLS} calls or more: {seam.calls}")
         assert failed > 2
         driver.destroy(spec.uuid)
+
+
+@pytest.mark.parametrize(
+    ("operation", "call"),
+    [
+        ("begin_backup", "Domain.backupBegin"),
+        ("end_backup", "Domain.abortJob"),
+        ("create_snapshot", "Domain.monitor[snapshot-save]"),
+    ],
+)
+def test_a_reply_that_is_lost(own: Host, server: SshServer, operation: str, call: str) -> None:
+    """Of an increment, of the end of one, and of a snapshot with memory: the caller learns that it
+    does not know, a repetition converges, and nothing is left."""
+    config = LibvirtConfig(uri=server.uri(), virt_type="qemu", host_root=own.peer.host_root)
+    far = LibvirtDriver.connect(config)
+    far.host()
+
+    def lost(_name: str, send: Send) -> object:
+        def cut() -> None:
+            server.cut()
+            sees_the_end(far.connection.links.links)
+
+        return lose_the_reply(send, config, cut)
+
+    with closing(guarded(far)) as driver, own.unchanged(), own.empty_machine() as machine:
+        uuid = machine.uuid
+        since = driver.begin_backup(uuid).id
+        if operation != "end_backup":
+            driver.end_backup(uuid)
+        act: Callable[[], object] = {
+            "begin_backup": lambda: driver.begin_backup(uuid, since=since),
+            "end_backup": lambda: driver.end_backup(uuid, since),
+            "create_snapshot": lambda: driver.create_snapshot(uuid, "one", memory=True),
+        }[operation]
+        with script(far, call, lost) as seam, pytest.raises(errors.OutcomeUnknown):
+            act()
+        assert seam.reached
+        assert own.driver.list_snapshots(uuid) == []
+        with pytest.raises(VirshError):  # no backup is open
+            own.peer.virsh("backup-dumpxml", str(uuid))
+        act()
+        driver.end_backup(uuid)
