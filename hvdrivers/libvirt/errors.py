@@ -107,6 +107,17 @@ _HINTS: dict[type[e.HypervisorError], str] = {
     e.HypervisorFault: "the daemon's log on the host has the details",
 }
 
+_BUSY_HINT = (
+    "another job of the machine is under way, such as a backup, a copy or a migration: wait for its"
+    " end, or end it; end_backup() ends a backup"
+)
+_CODE_HINTS = MappingProxyType(
+    dict.fromkeys(
+        ("VIR_ERR_OPERATION_TIMEOUT", "VIR_ERR_RESOURCE_BUSY", "VIR_ERR_BLOCK_COPY_ACTIVE"),
+        _BUSY_HINT,
+    )
+)
+
 _OPENING_HINTS = MappingProxyType(
     {
         errno.ENOENT: (
@@ -140,17 +151,16 @@ def translate(error: libvirt.libvirtError) -> e.HypervisorError:
         cls = BY_ERRNO.get(error.get_int1() or 0, e.HypervisorFault)
         name = f"{name}/{errno.errorcode.get(error.get_int1() or 0, error.get_int1())}"
     # QEMU's own words may come on lines of their own, and the reason is in the last of them
-    lines = [each.strip() for each in (error.get_error_message() or "").splitlines()]
-    message = " ".join(filter(None, lines)) or "libvirt gave no message"
+    message = " ".join((error.get_error_message() or "").split()) or "libvirt gave no message"
     if is_lost(error):
-        return e.HypervisorFault(message, vendor_code=name, hint=_LOST_HINT)
+        return e.HypervisorFault(shortened(message), vendor_code=name, hint=_LOST_HINT)
     if cls is e.HypervisorFault and _NO_SHAPING.search(message):
         return e.NotSupported(
             f"the host's kernel cannot limit this NIC: {shortened(message)}",
             vendor_code=name,
             hint=_LIMIT_HINT,
         )
-    return cls(shortened(message), vendor_code=name, hint=_HINTS.get(cls))
+    return cls(shortened(message), vendor_code=name, hint=_CODE_HINTS.get(name) or _HINTS.get(cls))
 
 
 def translate_unreadable(message: str) -> e.HypervisorError:

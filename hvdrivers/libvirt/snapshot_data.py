@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from secrets import token_hex
+from typing import cast
 from uuid import UUID
 
 import libvirt
@@ -38,6 +39,7 @@ from hvdrivers.libvirt.snapshot_tree import (
     bare,
     being_deleted,
     forget,
+    give_back,
     known_to,
     live_names,
     make_current,
@@ -52,8 +54,8 @@ from hvdrivers.models.state import InstanceState
 _FIRST_LOOK, _LOOKS_APART = 0.05, 1.0
 """Seconds: where no event comes, a job is looked at."""
 _REDEFINE = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
-_WRITTEN = "written"
-"""A snapshot of the helper that says nothing."""
+_ROOM, _LONG = "room", 2 << 10
+"""The name of a helper's snapshot that takes room, and how often it is in there."""
 
 _OFF = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED, InstanceState.CRASHED})
 
@@ -298,18 +300,21 @@ class SnapshotData:
         turn.disks = disks
         return shape
 
-    def require_written(self, turn: Turn, xml: Element) -> None:
-        """See that libvirt can write snapshots down, before anything of the machine's is lost. One
-        call.
+    # ---- what libvirt writes down ----------------------------------------------------------------
 
-        Libvirt 9.0 writes down a deletion, or which snapshot is the current one, after the data has
-        changed. If it cannot, it forgets snapshots that are there, until it is restarted, or brings
-        back those that are gone. So the helper gets a snapshot without data first, as long as the
-        machine's own are. It goes with the helper.
+    def keep_room(self, turn: Turn, xml: Element) -> Remote:
+        """Take room where libvirt writes snapshots down, before any data changes; ``give_back()``
+        is for what is written down at the end. One call.
+
+        Libvirt 9.0 writes down last which snapshots there are, and which is the current one. If it
+        cannot, it forgets some that are there, until it is restarted, or brings back some that are
+        gone. So the helper gets a snapshot without data first, longer than the machine's own are.
+        It goes with the helper, if not before.
         """
         with turn.own(), unnoticed():
             shape = bare(xml, turn.name, str(turn.id))
-            turn.helper.snapshotCreateXML(known_to(shape, _WRITTEN), _REDEFINE)
+            kept = known_to(shape, _ROOM, note=_ROOM * _LONG)
+            return cast(Remote, turn.helper.snapshotCreateXML(kept, _REDEFINE))
 
     # ---- what dead clients have left -------------------------------------------------------------
 
@@ -345,13 +350,19 @@ class SnapshotData:
         return tree_of(domain)
 
     def erase(
-        self, machine: Machine, nodes: Collection[Node], disks: list[LiveDisk], begun: set[str]
+        self,
+        machine: Machine,
+        nodes: Collection[Node],
+        disks: list[LiveDisk],
+        begun: set[str],
+        room: Remote | None = None,
     ) -> None:
         """Remove snapshots, and their data where there is any. Of a machine that is off three
         calls, and three for each; of one that is on one for each, and two for each of its disks.
 
         Args:
             begun: gets the names of those that have lost data and are in the tree still.
+            room: what ``keep_room()`` has taken.
         """
         uuid, domain, xml, turn = machine.uuid, machine.domain, machine.xml, machine.turn
         if machine.state in _OFF:
@@ -369,6 +380,9 @@ class SnapshotData:
                 if name in disk.tags:
                     self._untag_live(turn, domain, disk, name)
                     begun.add(name)
+            if room is not None:
+                give_back(room)
+                room = None
             forget(node.remote)
             begun.discard(name)
 

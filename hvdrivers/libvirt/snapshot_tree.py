@@ -34,6 +34,7 @@ from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import OWN_ALIAS, own_disks_in
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept, record_in
 from hvdrivers.libvirt.remote import Remote
+from hvdrivers.libvirt.session import unnoticed
 from hvdrivers.libvirt.xml import Element, attribute, el, parse, text
 from hvdrivers.models.base import Model, Name
 from hvdrivers.models.snapshot import Snapshot
@@ -217,16 +218,23 @@ def forget(snapshot: Remote) -> None:
         snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
 
 
+def give_back(room: Remote) -> None:
+    """Give back the room that a snapshot without data has kept. One call."""
+    with unnoticed(), suppress(errors.InstanceNotFound):  # another client has the turn
+        forget(room)
+
+
 def make_current(domain: Remote, node: Node) -> None:
     """Make a snapshot the current one. One call."""
     domain.snapshotCreateXML(text(node.xml), _CURRENT)
 
 
-def known_to(xml: Element, name: str) -> str:
+def known_to(xml: Element, name: str, *, note: str | None = None) -> str:
     """A snapshot as a machine knows it that is off, and that has not made it."""
     described = el(
         "domainsnapshot",
         el("name", name),
+        el("description", note) if note is not None else None,
         el("creationTime", "1"),
         el("state", "shutoff"),
         el("memory", snapshot="no"),

@@ -38,6 +38,7 @@ from hvdrivers.libvirt.snapshot_tree import (
     Node,
     Note,
     forget,
+    give_back,
     make_current,
     new_id,
     note_deletion,
@@ -66,8 +67,8 @@ class LibvirtSnapshots(Topic, Snapshots):
     def create_snapshot(
         self, uuid: UUID, name: Name, *, memory: bool = False, timeout: float | None = None
     ) -> Snapshot:
-        """Budget: 12 calls for a machine that is on, 14 with its memory, and one more for each look
-        at QEMU's job; 12 for one that is off. Where there are snapshots 1 more, and 1 for each.
+        """Budget: 14 calls for a machine that is on, 16 with its memory, and one more for each look
+        at QEMU's job; 14 for one that is off. Where there are snapshots 1 more, and 1 for each.
         1 more for an adopted machine."""
         del timeout
         deadline = current_deadline()
@@ -99,6 +100,7 @@ class LibvirtSnapshots(Topic, Snapshots):
                     undo.callback(self.snapshot_data.forget_jobs, uuid, turn)
                 again = partial(remember, name=made, note=note, parent=tree.current, xml=xml)
                 undo.callback(self._take_back_snapshot, uuid, turn, made, again)
+                room = self.snapshot_data.keep_room(turn, xml)
                 with needing_room(self.pools.disks()):
                     half = again(domain, half=True)
                 try:
@@ -110,6 +112,7 @@ class LibvirtSnapshots(Topic, Snapshots):
                 except errors.HypervisorFault as error:
                     self._look_again_if_moved(domain, state, error)
                     raise
+                give_back(room)
                 with needing_room(self.pools.disks()):
                     remember(domain, made, note, tree.current, xml)
                 turn.check()
@@ -189,7 +192,7 @@ class LibvirtSnapshots(Topic, Snapshots):
     def revert_snapshot(
         self, uuid: UUID, snapshot_id: str, *, timeout: float | None = None
     ) -> None:
-        """Budget: 13 calls, 18 for a machine that is on, 14 with memory and one more for each look
+        """Budget: 15 calls, 19 for a machine that is on, 15 with memory and one more for each look
         at QEMU's job, and 1 for each snapshot; 6 more with the memory of one that is off, and 1
         where that one has macvtap NICs. Of an adopted machine 1 more, and for each disk 1 and those
         of delete_volume()."""
@@ -208,8 +211,7 @@ class LibvirtSnapshots(Topic, Snapshots):
             _refuse_other_disks(uuid, xml, node)
             _refuse_checkpoints(domain)
             self.adopting.require_alone(uuid, xml)
-            if node.note.with_memory or state is not InstanceState.STOPPED:
-                self.snapshot_data.require_written(turn, xml)
+            room = self.snapshot_data.keep_room(turn, xml)
             if not node.note.with_memory:
                 _without_points(domain, self.snapshot_data.disks_now(machine))
             try:
@@ -231,6 +233,7 @@ class LibvirtSnapshots(Topic, Snapshots):
                 self._look_again_if_moved(domain, now, error)
                 raise
             with changed():
+                give_back(room)
                 make_current(domain, node)
 
         self.turns.change("revert_snapshot", uuid, deadline, act)
@@ -326,7 +329,7 @@ class LibvirtSnapshots(Topic, Snapshots):
         children: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Budget: 16 calls for a machine that is off, 15 for one that is on, and 1 for each
+        """Budget: 18 calls for a machine that is off, 16 for one that is on, and 1 for each
         snapshot; with children 4 more for each of them, and of one that is on 2 for each further
         disk. 1 more for an adopted machine."""
         del timeout
@@ -344,14 +347,13 @@ class LibvirtSnapshots(Topic, Snapshots):
             disks = self.snapshot_data.disks_now(machine)
             flags = affecting(domain, state)
             begun: set[str] = set()
-            if disks:  # those of a machine that is off are reached by what is written down first
-                self.snapshot_data.require_written(turn, xml)
+            room = self.snapshot_data.keep_room(turn, xml)
             turn.check()  # what is noted will be done
             note_deletion(domain, family, flags)
             with changed():
                 try:
                     self.snapshot_data.erase(
-                        machine, [tree.nodes[each] for each in family], disks, begun
+                        machine, [tree.nodes[each] for each in family], disks, begun, room
                     )
                 except (errors.DeviceBusy, errors.HypervisorFault) as error:
                     turn.check()  # or the other client has done it

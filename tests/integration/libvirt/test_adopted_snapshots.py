@@ -238,7 +238,7 @@ def test_the_calls_that_it_takes(own: Host) -> None:
         uuid = machine.uuid
         raw.adopt(uuid)
         made: list[Snapshot] = []
-        for on, expected in ((False, (12, 17)), (True, (12, 15))):
+        for on, expected in ((False, (14, 19)), (True, (14, 17))):
             if on:
                 raw.power_on(uuid)
             created = beside(
@@ -249,7 +249,7 @@ def test_the_calls_that_it_takes(own: Host) -> None:
             look = look_at_users(raw)
             id_ = made.pop().id
             back = beside("revert_snapshot", lambda id_=id_: raw.revert_snapshot(uuid, id_), more=1)
-            assert back <= 17 + 1 + 1 + look
+            assert back <= 19 + 1 + 1 + look
             if on:
                 raw.power_on(uuid)
             gone = beside("delete_snapshot", lambda id_=id_: raw.delete_snapshot(uuid, id_), more=1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,10 @@ from tests.peers.libvirtd import LibvirtPeer
 FOLDER = "/var/lib/libvirt/qemu"
 RUN, POOLS = "/run/libvirt/qemu", "/run/libvirt/storage"
 S = InstanceState
+_CHANGING = {
+    f"Domain.monitor[{each}]"
+    for each in ("transaction", "snapshot-load", "blockdev-snapshot-delete-internal-sync")
+}
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +111,46 @@ def test_no_room_for_what_runs(
         pass
 
 
+def test_what_fills_up_on_the_way(host: Host, machines: tuple[Machine, Machine]) -> None:
+    """As soon as data changes: what libvirt writes down at the end has kept its room."""
+    driver, on = host.driver, machines[0]
+    uuid, peer = on.uuid, host.peer
+    above = next(each for each in driver.list_snapshots(uuid) if each.with_memory)
+
+    def seam(name: str, send: Callable[[], Any]) -> Any:
+        if name in _CHANGING:
+            filled.append(name)
+            peer.inside("sh", "-c", f"cat /dev/zero >{FOLDER}/fill", check=False)
+        return send()
+
+    for call in (
+        lambda: driver.create_snapshot(uuid, "new"),
+        lambda: driver.revert_snapshot(uuid, above.id),
+        lambda: driver.delete_snapshot(uuid, above.id),
+    ):
+        filled: list[str] = []
+        host.raw.connection.seam = seam
+        try:
+            call()
+        finally:
+            host.raw.connection.seam = None
+            peer.inside("rm", f"{FOLDER}/fill")
+        assert filled
+        shown = driver.list_snapshots(uuid)
+        told = peer.virsh("qemu-monitor-command", str(uuid), '{"execute":"query-block"}')
+        assert set(re.findall(r"\bhv-[0-9a-f]{16}\b", told)) == {each.id for each in shown}
+        peer.restart()
+        assert driver.list_snapshots(uuid) == shown
+    driver.create_snapshot(uuid, "above", memory=True)
+
+
 def test_afterwards(host: Host, machines: tuple[Machine, Machine], tmp_path: Path) -> None:
     """Nothing that was refused stands in the way."""
     driver, (on, off) = host.driver, machines
     shown = driver.list_snapshots(on.uuid)
     host.peer.restart()
     assert driver.list_snapshots(on.uuid) == shown
-    driver.revert_snapshot(on.uuid, shown[1].id)
+    driver.revert_snapshot(on.uuid, shown[-1].id)
     driver.delete_snapshot(on.uuid, shown[0].id)
     driver.snapshot_to_image(on.uuid, tmp_path / "copy")  # a job, too
     snapshot = driver.create_snapshot(on.uuid, "a", memory=True)
