@@ -51,6 +51,12 @@ def _absolute(value: PurePosixPath) -> PurePosixPath:
     return value
 
 
+def _without_nul(value: Path) -> Path:
+    if "\0" in str(value):
+        raise ValueError("contains a NUL, which no path has")
+    return value
+
+
 def _without_zone(value: str) -> str:
     if "%" in value:
         raise ValueError("has a zone, which libvirt takes for no screen")
@@ -126,7 +132,7 @@ class LibvirtConfig(DriverConfig):
     """The address on the host at which new machines' screens listen. VNC is not encrypted, nor is
     SPICE unless the host has it so: another one than loopback belongs to a network of its own."""
 
-    host_root: Path | None = None
+    host_root: Annotated[Path, AfterValidator(_without_nul)] | None = None
     """Where this process sees the host's file system, if not at ``/``: for one that runs in a
     container on the host. Only backups are read there (``begin_backup()``)."""
 

@@ -88,6 +88,7 @@ def test_credentials_are_text(text: str) -> None:
         {"pool_path": f"/{text}"},
         {"pool_path": f"/a{text}/b"},
         {"pool_path": "/a/../b"},
+        {"host_root": "/a\0b"},
         {"machine": ""},
     ):
         with pytest.raises(ValidationError) as caught:
