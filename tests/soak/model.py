@@ -171,7 +171,7 @@ class Expected:
                 if state is not None and not self._row(operation, variant)[state].legal
             }
             self._keep(illegal, f"{operation}() says that the state forbids it")
-            self._late = Late()
+            self.possible |= self._late.states  # a refusal is a read, and waits for nothing
             self._goes_on()
         elif not isinstance(error, UNCHANGED):
             before = self.possible

@@ -366,9 +366,23 @@ def test_a_stream_that_says_something_else_in_the_end(
     assert any("watch() says" in each for each in soak.violations)
 
 
+def test_a_refusal_does_not_tell_that_nothing_will_come() -> None:
+    """It is a read, and the host may still be at what was lost."""
+    model = Expected(known=True)
+    model.succeeded("spawn")
+    model.succeeded("pause")
+    model.failed("suspend", errors.OutcomeUnknown("lost"))
+    model.seen(S.PAUSED, "get")
+    model.failed("resume", errors.InvalidState("paused"))
+    model.seen(S.SUSPENDED, "get")
+    with pytest.raises(Violation, match="possible is suspended"):
+        model.seen(S.PAUSED, "get")
+
+
 def test_what_comes_late_although_it_was_possible_already() -> None:
     """A client took over, and does not know the state: seen() must not forget what may come."""
     model = Expected(known=False)
+    model.succeeded("set_metadata")  # so nothing of the other client is under way
     model.failed("pause", errors.InvalidState("no"))
     model.failed("power_on", errors.OutcomeUnknown("lost"))
     model.seen(S.STOPPED, "get")
