@@ -66,7 +66,7 @@ def one_of_both(
     error: errors.HypervisorError,
 ) -> bool:
     """After a failure: leave the machine at one of both hosts. Whether that is the destination: the
-    machine stands still here. One call here and one there if it has not arrived.
+    machine stands still here. Up to four calls here, and one there if it has not arrived.
 
     Args:
         find: looks for the machine at the destination, as :func:`arrived` does.
