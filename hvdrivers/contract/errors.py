@@ -45,6 +45,8 @@ def _one_line(text: str) -> str:
     r"""A text that any log and any encoding takes: names and paths that it quotes come from others.
     A line break is a space, what else is not printable is written out (``\x1b``, ``\u202e``), and
     of a long text both ends are kept."""
+    if not isinstance(text, str):
+        return text  # a driver has made it badly, which the guard tells
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
     return text if text.isprintable() else "".join(map(_shown, text))
