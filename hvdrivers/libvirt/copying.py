@@ -18,6 +18,7 @@ from uuid import UUID
 
 import libvirt
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.snapshots import SnapshotToImage
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
@@ -105,7 +106,7 @@ class LibvirtCopying(Topic, SnapshotToImage):
                 if own_disk(xml, ROOT) is None:
                     raise errors.InvalidRequest(
                         "the instance was booted from a volume: it has no root disk",
-                        hint="copy the volume at its storage server",
+                        hint=hints.COPY_VOLUME,
                     )
                 if state in {InstanceState.RUNNING, InstanceState.PAUSED} and (
                     not domain.isPersistent()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.adopted import adoption_in
 from hvdrivers.libvirt.held_volumes import source_of, volumes_of
@@ -151,9 +152,7 @@ def has_free_port(domain: Element) -> bool:
 
 def no_such_nic(vif_id: str) -> errors.NetworkNotFound:
     """What to say of a NIC that a machine has not."""
-    return errors.NetworkNotFound(
-        f"the instance has no NIC {vif_id!r}", hint="get_instance() shows those that it has"
-    )
+    return errors.NetworkNotFound(f"the instance has no NIC {vif_id!r}", hint=hints.ATTACHED)
 
 
 def no_free_port() -> errors.InsufficientResources:

@@ -18,6 +18,7 @@ from uuid import UUID
 import libvirt
 from pydantic import SecretStr
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
@@ -217,9 +218,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         del timeout
         _refuse_account(credentials)
         if not command:
-            raise errors.InvalidRequest(
-                "no program is named", hint="the first word of command is the program's path"
-            )
+            raise errors.InvalidRequest("no program is named", hint=hints.PROGRAM)
         if len(json.dumps(list(command))) > _MOST_INPUT:
             raise errors.InvalidRequest(
                 f"the program's arguments take more than {_MOST_INPUT} bytes in the message to the"

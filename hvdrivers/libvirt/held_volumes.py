@@ -17,6 +17,7 @@ from collections.abc import Callable
 import libvirt
 from pydantic import ValidationError
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.metadata import NAMESPACE, keep, kept, put
 from hvdrivers.libvirt.naming import alias, from_alias
@@ -51,9 +52,7 @@ def _slot_text(slot: Slot) -> str:
 
 def not_attached(volume_id: str) -> errors.VolumeNotFound:
     """What to say of a volume that a machine has not."""
-    return errors.VolumeNotFound(
-        f"the instance has no volume {volume_id!r}", hint="get_instance() shows those that it has"
-    )
+    return errors.VolumeNotFound(f"the instance has no volume {volume_id!r}", hint=hints.ATTACHED)
 
 
 def source_of(disk: Element) -> str:

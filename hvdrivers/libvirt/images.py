@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import PurePosixPath
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.images import ImageCache
 from hvdrivers.driverkit.deadline import current_deadline
@@ -36,7 +37,7 @@ class LibvirtImages(Topic, ImageCache):
         del timeout
         if isinstance(image, HostImage):
             raise errors.InvalidRequest(
-                "a host image is on the host already", hint="spawn() from it as it is"
+                "a host image is on the host already", hint=hints.ON_THE_HOST
             )
         deadline = current_deadline()
         base = self.images.base(image, deadline, progress)

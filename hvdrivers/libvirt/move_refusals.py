@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.checks import require_growth
 from hvdrivers.libvirt.base import Topic
@@ -84,5 +85,5 @@ def require_memory(host: Topic, flavor: Flavor) -> None:
     if flavor.memory_mib > total:
         raise errors.InsufficientResources(
             f"the machine would have {flavor.memory_mib} MiB of memory, the host has {total} MiB",
-            hint="choose a smaller flavor, or another host",
+            hint=hints.SMALLER_FLAVOR,
         )

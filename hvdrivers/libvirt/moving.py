@@ -19,7 +19,6 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.undo import Step, Undo, changed, undoing
 from hvdrivers.libvirt import moving_adopted
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.definition import undefine
 from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.leaving import (
@@ -167,9 +166,8 @@ class Move:
                 instance=uuid,
                 hint="look at both machines, and destroy() the one that is too many",
             )
-        cut(domain)
+        end(domain)
         with changed():
-            undefine(domain)
             self._clear()
         return True
 

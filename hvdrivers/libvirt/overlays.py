@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import Undo
 from hvdrivers.libvirt.pools import Pools, refresh, volume_xml
@@ -107,5 +108,5 @@ def evicted(error: errors.HypervisorError) -> errors.DeviceBusy:
     return errors.DeviceBusy(
         "the image was evicted from the cache meanwhile",
         vendor_code=error.vendor_code,
-        hint="call again: the image is brought to the host again",
+        hint=hints.EVICTED,
     )

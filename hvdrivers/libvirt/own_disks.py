@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from uuid import UUID
 
+from hvdrivers import hints
 from hvdrivers.cloudinit import build_seed
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
@@ -176,7 +177,7 @@ class OwnDisks:
         if most and size > most:
             raise errors.InvalidRequest(
                 f"the volume {volume_id!r} has {size} bytes, and the disk of the spec {most}",
-                hint="choose a flavor with a larger disk",
+                hint=hints.LARGER_DISK,
             )
         self._stored.refuse_used(volume)
         return pool, volume

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import libvirt
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, declared, provides
 from hvdrivers.driverkit.deadline import current_deadline
@@ -107,7 +108,7 @@ class Passthrough:
                 if each in holders and holders[each] != str(but):
                     raise errors.InsufficientResources(
                         f"machine {holders[each]} has the device {each}",
-                        hint="destroy() that machine, or choose another device",
+                        hint=hints.OTHER_DEVICE,
                     )
 
     def device_at(self, address: PciAddress) -> PciDevice:

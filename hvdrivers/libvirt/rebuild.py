@@ -31,6 +31,7 @@ from uuid import UUID
 
 import libvirt
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.lifecycle import Rebuild
 from hvdrivers.driverkit.checks import root_disk_bytes
@@ -338,7 +339,7 @@ class LibvirtRebuild(Topic, Rebuild):
 def _no_root() -> errors.InvalidRequest:
     return errors.InvalidRequest(
         "the instance boots from a volume: there is no root disk",
-        hint="write the image to the volume at its storage server",
+        hint=hints.WRITE_VOLUME,
     )
 
 

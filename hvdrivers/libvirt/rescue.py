@@ -25,6 +25,7 @@ from uuid import UUID
 
 import libvirt
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.lifecycle import Rescue
@@ -220,7 +221,7 @@ class LibvirtRescue(Topic, Rescue):
             else:
                 return started
         raise errors.DeviceBusy(
-            "other clients start the machine again and again", hint="call again", retryable=True
+            "other clients start the machine again and again", hint=hints.CALL_AGAIN, retryable=True
         )
 
     def _has_disk(self, name: str) -> bool:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import libvirt
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.lifecycle import HotResizeCpu, HotResizeMemory, Resize
 from hvdrivers.driverkit.checks import require_growth
@@ -110,7 +111,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
         if memory_mib > total:
             raise errors.InsufficientResources(
                 f"the machine would have {memory_mib} MiB of memory, the host has {total} MiB",
-                hint="choose a smaller flavor, or another host",
+                hint=hints.SMALLER_FLAVOR,
             )
 
     def _grow_root(
@@ -160,7 +161,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             raise errors.DeviceBusy(
                 "another client has taken the turn at the instance's snapshots: the root disk"
                 " stays larger",
-                hint="call again",
+                hint=hints.CALL_AGAIN,
             ) from error
         with suppress(errors.VolumeNotFound):
             volume = self.connection.remote.storageVolLookupByPath(path)

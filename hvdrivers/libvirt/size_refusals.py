@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.metadata import Record
 from hvdrivers.libvirt.sizes import huge_page_of
@@ -29,8 +30,7 @@ def refuse_other_disks(before: Flavor, after: Flavor) -> None:
     if (before.ephemeral_gib, before.swap_mib) != (after.ephemeral_gib, after.swap_mib):
         raise errors.InvalidRequest(
             "the ephemeral or swap disk would change",
-            hint="choose a flavor with the same ephemeral_gib and swap_mib; create_volume() and"
-            " attach_volume() give more room",
+            hint=hints.SAME_DISKS,
         )
 
 

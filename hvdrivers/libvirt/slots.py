@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.devices import bus_of
 from hvdrivers.libvirt.disk_plan import planned
@@ -49,5 +50,5 @@ def _refuse(buses: Iterable[str | None], others: int) -> None:
         raise errors.InsufficientResources(
             f"{len(disks) + others} disks and NICs are more than a machine has slots for,"
             f" {MOST_DEVICES}",
-            hint="share the disks and NICs out between several machines",
+            hint=hints.SHARE_OUT,
         )

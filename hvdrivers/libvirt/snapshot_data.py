@@ -24,6 +24,7 @@ from uuid import UUID
 
 import libvirt
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
@@ -243,7 +244,7 @@ class SnapshotData:
             if str(job["id"]).startswith(JOB):
                 if job["status"] != "concluded":
                     raise errors.DeviceBusy(
-                        "QEMU is at a snapshot still, whose client has died", hint="call again"
+                        "QEMU is at a snapshot still, whose client has died", hint=hints.CALL_AGAIN
                     )
                 monitor.ask(domain, "job-dismiss", {"id": job["id"]})
 

@@ -19,6 +19,7 @@ from uuid import UUID
 
 import libvirt
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.snapshots import Snapshots
@@ -87,7 +88,7 @@ class LibvirtSnapshots(Topic, Snapshots):
             if any(node.note.name == name for node in tree.nodes.values()):
                 raise errors.InvalidRequest(
                     f"the instance has a snapshot {name!r} already",
-                    hint="choose another name, or delete_snapshot() that one",
+                    hint=hints.TAKEN_SNAPSHOT,
                 )
             note = Note(name=name, created_at=datetime.now(UTC))
             if memory:
@@ -206,7 +207,7 @@ class LibvirtSnapshots(Topic, Snapshots):
             if node is None:
                 raise errors.VolumeNotFound(
                     f"the instance has no snapshot {snapshot_id!r}",
-                    hint="list_snapshots() shows those that it has",
+                    hint=hints.SNAPSHOTS,
                 )
             _refuse_other_disks(uuid, xml, node)
             _refuse_checkpoints(domain)

@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import libvirt
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.chains import described
@@ -313,7 +314,7 @@ def _too_large(remote: Remote, xml: Element) -> errors.InsufficientResources | N
         return None
     return errors.InsufficientResources(
         f"the machine wants {wanted >> 20} MiB of memory, the host has {total >> 20} MiB",
-        hint="choose a smaller flavor, or another host",
+        hint=hints.SMALLER_FLAVOR,
     )
 
 

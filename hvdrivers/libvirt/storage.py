@@ -8,6 +8,7 @@ from uuid import UUID
 
 import libvirt
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import declared, provides
 from hvdrivers.contract.storage import DiskQosControl, Storage
@@ -241,7 +242,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
                 if disk is not None and attribute(disk, "boot", "order") == "1":
                     raise errors.InvalidRequest(
                         "the instance boots from this volume",
-                        hint="destroy() leaves the volume as it is",
+                        hint=hints.BOOTS,
                     )
             name = _alias_of(volume_id, live, stored)
             self.plugging.take_out(domain, name, live, stored, deadline)

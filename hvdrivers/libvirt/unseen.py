@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline, waitable
 from hvdrivers.driverkit.undo import changed
@@ -102,5 +103,5 @@ def one_of_both(
         "the destination's last answer was lost: the machine goes on here, and the one that had"
         " arrived there is ended",
         vendor_code=error.vendor_code,
-        hint="call again",
+        hint=hints.CALL_AGAIN,
     ) from error

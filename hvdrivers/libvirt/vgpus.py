@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 
 import libvirt
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.libvirt.node_devices import device_in, node_name
@@ -87,7 +88,7 @@ class Vgpus:
         if wanted.type in known:
             raise errors.InsufficientResources(
                 f"{where} has no slice of type {wanted.type!r} left",
-                hint="destroy() a machine that has one, or choose another type or host",
+                hint=hints.OTHER_SLICE,
             )
         raise errors.InsufficientResources(
             f"{where} has no slices of type {wanted.type!r}",

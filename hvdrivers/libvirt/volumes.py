@@ -10,6 +10,7 @@ from uuid import UUID
 
 import libvirt
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.libvirt.chains import Chains
@@ -99,7 +100,7 @@ class VolumeSources:
         else:
             raise errors.NotSupported(
                 f"volumes of type {volume.driver_volume_type}",
-                hint="the driver's capabilities name the kinds that there are (volume-...)",
+                hint=hints.VOLUME_KINDS,
             )
         if not volume.multiattach and kind == "network":
             self._refuse_shared_remote(path)

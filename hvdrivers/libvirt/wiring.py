@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.libvirt.host_nics import function_of, host_nic, nic_alias, whole_device
 from hvdrivers.libvirt.xml import Element, attribute, el
@@ -132,7 +133,7 @@ def _wiring_without_device(vif: Vif, instance: UUID) -> tuple[str, list[Element]
         return host_nic(vif, instance)
     raise errors.NotSupported(
         f"VIFs of type {vif.type} are not supported here",
-        hint="the driver's capabilities name the kinds that there are (vif-...)",
+        hint=hints.VIF_KINDS,
     )
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from pyVmomi import vim
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.models.disk import DiskRole
 from hvdrivers.models.instance import InstanceSpec
@@ -137,7 +138,7 @@ class Cloning:
                 raise errors.DeviceBusy(
                     f"another machine was deleted meanwhile: {error.message}",
                     vendor_code=error.vendor_code,
-                    hint="call again",
+                    hint=hints.CALL_AGAIN,
                     retryable=True,
                 ) from error
             if not gone and error.vendor_code == "FileNotFound":
@@ -187,6 +188,6 @@ def evicted(error: errors.HypervisorError) -> errors.DeviceBusy:
     return errors.DeviceBusy(
         "the image was evicted from the cache meanwhile",
         vendor_code=error.vendor_code,
-        hint="call again: the image is brought to the host again",
+        hint=hints.EVICTED,
         retryable=True,
     )

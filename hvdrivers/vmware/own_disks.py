@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.own_disks import wanted_disks
 from hvdrivers.driverkit.undo import Undo, changed
@@ -80,7 +81,7 @@ class KeptDisks:
                 raise errors.InvalidRequest(
                     f"the volume {disk.kept!r} has {size} bytes, and the disk of the spec"
                     f" {disk.size}",
-                    hint="choose a flavor with a larger disk",
+                    hint=hints.LARGER_DISK,
                 )
             self._usage.require_unattached(None, path)
             found[disk.role] = Source(path, max(size, disk.size))

@@ -8,6 +8,7 @@ from pyVmomi.VmomiSupport import GetWsdlTypes
 
 from hvdrivers.contract import errors
 from hvdrivers.vmware.errors import ROOTS, TABLE, class_of, translate
+from tests.unit.test_hints import ACTED_ON
 
 
 def faults() -> list[type]:
@@ -85,16 +86,6 @@ def test_a_missing_privilege_is_named() -> None:
 
 
 def test_a_fault_that_a_caller_can_do_something_about_says_what() -> None:
-    helped = (
-        errors.VolumeNotFound,
-        errors.NetworkNotFound,
-        errors.InvalidRequest,
-        errors.NotSupported,
-        errors.InvalidState,
-        errors.DeviceBusy,
-        errors.InsufficientResources,
-        errors.PermissionDenied,
-    )
-    kinds = [kind for kind in faults() if class_of(kind) in helped]
+    kinds = [kind for kind in faults() if class_of(kind) in ACTED_ON]
     assert len(kinds) > 300
     assert [kind._wsdlName for kind in kinds if not translate(kind()).hint] == []
