@@ -30,21 +30,23 @@ class EventStreams:
             limit: events that may wait for its consumer.
         """
         rescues: dict[UUID, frozenset[str]] = {}
-        """As the last reading of the states has found them."""
+        """Of each instance that the last reading of the states has found."""
 
         def states() -> dict[UUID, InstanceState]:
             found = self._read()
             rescues.clear()
-            rescues.update((uuid, roles) for uuid, (_, roles) in found.items() if roles)
+            rescues.update((uuid, roles) for uuid, (_, roles) in found.items())
             return {uuid: state for uuid, (state, _) in found.items()}
 
         return InstanceStream(self._hub, states, lambda: self._translation(rescues), limit=limit)
 
     def _translation(self, rescues: Mapping[UUID, frozenset[str]]) -> Translation:
-        # after an interrupted spawn there are such: the end of their power is their end
+        # After an interrupted spawn there are machines without a definition: the end of their power
+        # is their end. One that has ended since the states were read is not listed any more, so
+        # those that have a definition are asked for.
         with self._connection.operation(None):
-            transient = self._listing.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
-        return Translation(transient, rescues)
+            defined = self._listing.uuids_of(libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT)
+        return Translation(rescues.keys() - defined, rescues)
 
     def _read(self) -> dict[UUID, tuple[InstanceState, frozenset[str]]]:
         """The state of each instance, and what marks it as rescued."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -105,6 +106,33 @@ def test_the_life_of_a_machine(host: Host, watch: Watch) -> None:
     driver.destroy(uuid)
     watch.steps(uuid, (K.DESTROYED, None))
     watch.silent()
+
+
+def test_a_machine_without_a_definition_that_ends_while_a_stream_begins(host: Host) -> None:
+    """The undo of a spawn whose reply was lost ends one. The end of its power is its end, also for
+    a stream that has read its state a moment before and cannot find it any more."""
+    uuid = host.made(host.empty()).uuid
+    host.peer.virsh("undefine", str(uuid))
+    calls: list[str] = []
+
+    def seam(name: str, send: Callable[[], Any]) -> Any:
+        if name == "Connect.listAllDomains" and "Connect.getAllDomainStats" in calls:
+            host.raw.connection.seam = None
+            host.peer.virsh("destroy", str(uuid))
+        calls.append(name)
+        return send()
+
+    try:
+        host.raw.connection.seam = seam
+        with host.driver.watch() as stream:
+            assert host.raw.connection.seam is None, calls
+            watch = Watch(stream)
+            assert uuid not in watch.resync()
+            watch.steps(uuid, (K.DESTROYED, None))
+            watch.silent()
+    finally:
+        host.raw.connection.seam = None
+        host.driver.destroy(uuid)
 
 
 def test_others_cause_it(host: Host, watch: Watch) -> None:
