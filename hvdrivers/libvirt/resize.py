@@ -15,12 +15,21 @@ from hvdrivers.driverkit.checks import require_growth
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import Undo, undoing
 from hvdrivers.libvirt.base import Topic
-from hvdrivers.libvirt.cold_size import Size, has_nodes, reshape, set_size, size_in, size_of
+from hvdrivers.libvirt.cold_size import (
+    PARTS,
+    Size,
+    has_nodes,
+    reshape,
+    set_size,
+    size_in,
+    size_of,
+)
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.disguised import refuse_disguised
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, require_off, xml_of
 from hvdrivers.libvirt.encrypted_memory import is_encrypted, refuse_growth
+from hvdrivers.libvirt.halves import WRITABLE, is_unwritten
 from hvdrivers.libvirt.huge_pages import pages_in
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.naming import ROOT
@@ -79,7 +88,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                     wanted = size_of(flavor)
                     if record.numa:  # its size is in its nodes, and stays
                         wanted = before._replace(flavor=wanted.flavor)
-                    undo.callback(self._put_back_size, uuid, before)
+                    for part in PARTS:
+                        undo.callback(self._put_back, uuid, part, before)
                     self._set_size(domain, before, wanted, deadline)
                     return
                 reshape(self.hub, uuid, domain, flavor)
@@ -91,7 +101,12 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
         """Set the size by several calls, and look at what came of it: another client may have set
         another size meanwhile, or have started the machine."""
         while True:
-            set_size(domain, now, wanted)
+            try:
+                set_size(domain, now, wanted)
+            except errors.HypervisorError as error:
+                if is_unwritten(error):
+                    error.hint = f"{WRITABLE}: call again then"
+                raise
             found = xml_of(domain)
             now = size_in(found)
             if now == wanted:
@@ -100,11 +115,13 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                 raise LookAgain
             deadline.check("another client sets another size")
 
-    def _put_back_size(self, uuid: UUID, before: Size) -> None:
+    def _put_back(
+        self, uuid: UUID, part: Callable[[Remote, Size, Size], None], before: Size
+    ) -> None:
         # the machine is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.InstanceNotFound):
             domain = self.domains.find(uuid)
-            set_size(domain, size_in(xml_of(domain, inactive=True)), before)
+            part(domain, size_in(xml_of(domain, inactive=True)), before)
 
     def _require_memory(self, memory_mib: int) -> None:
         total = int(self.connection.remote.getInfo()[1])

@@ -3,6 +3,7 @@ its definition did not."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from tests.peers.bridge import LinuxBridge
 from tests.peers.libvirtd import LibvirtPeer
 
 FOLDER = "/etc/libvirt/qemu"
+_ROOM = 60
+"""Bytes that are left in the last page of a definition's file: fewer than a new flavor takes."""
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +158,29 @@ def has_nic(machine: Machine) -> tuple[bool, bool]:
     """Whether virsh shows a NIC in the running machine, and in the definition."""
     live, stored = (machine.xml(inactive=each) for each in (False, True))
     return live.find("devices/interface") is not None, stored.find("devices/interface") is not None
+
+
+def test_a_size_of_which_the_last_part_finds_no_room(host: Host) -> None:
+    """A cold resize writes the definition several times, and the last one is the longest: its
+    flavor is new there. What was written before is taken back, in the file too."""
+    root = Path(f"/proc/{host.peer.daemon_pid}/root{FOLDER}")
+    page = os.statvfs(root).f_bsize
+    flavor = Flavor(vcpus=1, memory_mib=64)
+    with host.made_empty(flavor=flavor) as machine:
+        file = root / f"{host.peer.virsh('domname', str(machine.uuid)).strip()}.xml"
+        host.driver.set_metadata(machine.uuid, {"pad": ""})
+        room = (-file.stat().st_size - 1) % page
+        host.driver.set_metadata(machine.uuid, {"pad": "x" * room})
+        assert 0 < -file.stat().st_size % page <= _ROOM
+        before, shown = file.read_text(), machine.info
+        pages = -(-file.stat().st_size // page)
+        free = os.statvfs(root).f_bavail - pages
+        (root / "fill").write_bytes(bytes(free * page))
+        try:
+            with pytest.raises(errors.InsufficientResources) as refused:
+                host.driver.resize(machine.uuid, Flavor(vcpus=2, memory_mib=96))
+            assert file.read_text() == before
+            assert FOLDER in (refused.value.hint or "")
+        finally:
+            (root / "fill").unlink()
+        assert machine.info == shown
