@@ -89,7 +89,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                     if record.numa:  # its size is in its nodes, and stays
                         wanted = before._replace(flavor=wanted.flavor)
                     for part in PARTS:
-                        undo.callback(self._put_back, uuid, part, before)
+                        undo.callback(self._put_back_size, uuid, part, before)
                     self._set_size(domain, before, wanted, deadline)
                     return
                 reshape(self.hub, uuid, domain, flavor)
@@ -115,7 +115,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                 raise LookAgain
             deadline.check("another client sets another size")
 
-    def _put_back(
+    def _put_back_size(
         self, uuid: UUID, part: Callable[[Remote, Size, Size], None], before: Size
     ) -> None:
         # the machine is looked up now: this is how things are undone after a connection was lost
