@@ -31,6 +31,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
+from hvdrivers.libvirt.halves import put_back, unwritten, whole
 from hvdrivers.libvirt.metadata import put
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import growing, needing_room, unsaved_in
@@ -350,7 +351,9 @@ class LibvirtSnapshots(Topic, Snapshots):
             begun: set[str] = set()
             room = self.snapshot_data.keep_room(turn, xml)
             turn.check()  # what is noted will be done
-            note_deletion(domain, family, flags)
+            undone = partial(note_deletion, domain, (), flags)
+            with whole(partial(put_back, undone)):
+                note_deletion(domain, family, flags)
             with changed():
                 try:
                     self.snapshot_data.erase(
@@ -360,12 +363,13 @@ class LibvirtSnapshots(Topic, Snapshots):
                     turn.check()  # or the other client has done it
                     if isinstance(error, errors.HypervisorFault):
                         self._look_again_if_moved(domain, state, error)
-                    note_deletion(domain, begun, flags)
+                    with unwritten():
+                        note_deletion(domain, begun, flags)
                     raise
                 except Robbed:
-                    note_deletion(domain, (), flags)
+                    put_back(undone)
                     raise
-                note_deletion(domain, (), flags)
+                put_back(undone)  # a note of snapshots that have gone says nothing
 
         self.turns.change("delete_snapshot", uuid, deadline, act)
 
