@@ -23,7 +23,7 @@ from hvdrivers.models.volume import DiskQos, VolumeAttachment
 from tests.integration.libvirt.machines import Host, Machine
 from tests.integration.libvirt.test_budgets import calls, numbers
 from tests.peers.bridge import LinuxBridge
-from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.libvirtd import POOL, LibvirtPeer
 from tests.peers.openvswitch import OvsBridge
 
 FOLDER = "/etc/libvirt/qemu"
@@ -353,3 +353,35 @@ def test_a_backup_ends(host: Host) -> None:
             host.driver.begin_backup(machine.uuid)
         host.driver.begin_backup(machine.uuid)
         host.driver.end_backup(machine.uuid)
+
+
+def test_disks_that_are_in_another_pool(host: Host) -> None:
+    """The folder fills up while QEMU copies: the old file stays until the definition names the new
+    one."""
+    driver = host.driver
+    with host.empty_machine() as machine:
+        before = disks(machine)
+
+        def filling(name: str, send: Callable[[], Any]) -> Any:
+            if name == "Domain.blockJobAbort":
+                fill(host)
+            return send()
+
+        host.raw.connection.seam = filling
+        try:
+            with room_afterwards(host), pytest.raises(errors.OutcomeUnknown) as caught:
+                driver.migrate_storage(machine.uuid, POOL)
+        finally:
+            host.raw.connection.seam = None
+        assert FOLDER in (caught.value.hint or "")
+        assert all(host.peer.path(each).exists() for each in before)
+        assert disks(machine) == disks(machine, inactive=True) != before
+        driver.migrate_storage(machine.uuid, POOL)
+        host.peer.restart()
+        assert disks(machine) == disks(machine, inactive=True) != before
+        assert not any(host.peer.path(each).exists() for each in before)
+
+
+def disks(machine: Machine, *, inactive: bool = False) -> list[str]:
+    found = machine.xml(inactive=inactive).iterfind("devices/disk/source")
+    return [file for each in found if (file := each.get("file"))]
