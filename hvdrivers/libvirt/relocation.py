@@ -89,7 +89,7 @@ class LibvirtRelocation(Topic, StorageMigration):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: 9 calls for disks that are there. Else for one disk 30 calls if it runs, and 2
+        """Budget: 9 calls for disks that are there. Else for one disk 31 calls if it runs, and 2
         for each further look, about one a second; 35 if it is off, and 5 for each look. For each
         further disk 15 more; for each one of an adopted machine 5 more, and those of
         delete_volume(); 2 for each root disk that rebuild() has made. It waits for what
