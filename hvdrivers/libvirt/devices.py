@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 
 from hvdrivers import hints
 from hvdrivers.contract import errors
@@ -163,6 +164,16 @@ def no_free_port() -> errors.InsufficientResources:
     )
 
 
+def as_defined(disk: Element) -> Element:
+    """A running machine's ``<disk>`` for its definition, without what libvirt adds for the run."""
+    defined = deepcopy(disk)
+    for each in [each for each in defined if each.tag in _OF_A_RUN]:
+        defined.remove(each)
+    for source in defined.iterfind("source"):
+        source.attrib.pop("index", None)
+    return defined
+
+
 def attached_volume(volume_id: str, disk: Element) -> AttachedVolume:
     """What a ``<disk>`` says."""
     bus = attribute(disk, "target", "bus")
@@ -177,6 +188,9 @@ def attached_volume(volume_id: str, disk: Element) -> AttachedVolume:
     )
 
 
+_OF_A_RUN = frozenset({"backingStore", "mirror", "address"})
+"""What a disk has while its machine runs. The definition's address is libvirt's own choice there,
+too."""
 _VIF_TYPES: tuple[VifType, ...] = (
     "network",
     "bridge",

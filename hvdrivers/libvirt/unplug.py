@@ -13,7 +13,7 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.domains import Domains, Moved, xml_of
@@ -22,9 +22,12 @@ from hvdrivers.libvirt.late_unplug import LateUnplugs, Request
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, text
+from hvdrivers.models.state import InstanceState
 
 _ASK_AGAIN = 5.0
 """Seconds after which an unplug request is repeated: QEMU refuses a second one earlier."""
+_TAKING_BACK = 10.0
+"""Seconds for which a guest is asked for what it got and is not to keep."""
 _SETTLING = 30.0
 """Seconds to take a device out of a definition, in the background."""
 
@@ -89,6 +92,30 @@ class Plugging:
             if stored is not None:
                 with changed():
                     self.forget(domain, device_alias, stored)
+
+    def take_back(self, domain: Remote, found: Callable[[Element], Element | None]) -> bool:
+        """Take a device out of the running machine that has just been plugged, and that its
+        definition has not. A guest that is paused would let go of it later, when it is wanted
+        again: it is not asked. Up to three calls, and those of take_out().
+
+        Args:
+            found: the device in a machine's XML.
+
+        Returns:
+            Whether the machine had it.
+
+        Raises:
+            DeviceBusy: the guest does not let go of it.
+        """
+        live = found(xml_of(domain)) if domain.isActive() else None
+        if live is None or found(xml_of(domain, inactive=True)) is not None:
+            return False
+        if self._domains.state(domain) is InstanceState.PAUSED:
+            raise errors.DeviceBusy("it is paused", hint="unpause() it")
+        name = attribute(live, "alias", "name") or ""
+        seconds = min(_TAKING_BACK, current_deadline().left / 2)
+        self.take_out(domain, name, live, None, Deadline(seconds))
+        return True
 
     def forget(self, domain: Remote, device_alias: str, stored: Element) -> None:
         """Take a device out of the definition. One call, two if another client was faster."""

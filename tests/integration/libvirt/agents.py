@@ -25,6 +25,10 @@ from tests.peers.waiting import wait_until
 MAC = "52:54:00:00:ae:01"
 NAME = "org.qemu.guest_agent.0"
 
+# In the guest, before another speaks in its place: its port opens for one program at a time, and a
+# shell whose `exec` cannot open a file ends. killall's status counts the names it has not found.
+END_AGENT = "killall hv-agent; while killall qemu-ga; do sleep 1; done"
+
 
 @pytest.fixture(scope="module")
 def agent_host(libvirt_peer: LibvirtPeer, agent_image: Path) -> Iterator[Host]:

@@ -15,13 +15,13 @@ from hvdrivers.contract import errors
 from hvdrivers.models.guest import AddressSource, GuestCredentials
 from tests.peers.waiting import wait_until
 
-from .agents import MAC
+from .agents import END_AGENT, MAC
 from .faults import answered, script, vendor_error
 from .machines import BOOT, Host, Machine
 
 ENEMY = rf"""#!/bin/sh
 # speaks the agent's protocol, until it is asked for what it answers its own way
-while killall hv-agent qemu-ga; do sleep 1; done
+{END_AGENT}
 port=/dev/virtio-ports/org.qemu.guest_agent.0
 nic='"ip-addresses":[{{"ip-address":"10.9.8.7","ip-address-type":"ipv4","prefix":4000000000}}]'
 # libvirt connects when the port is opened: a read before it has would find the end of a file

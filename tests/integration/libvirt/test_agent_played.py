@@ -18,7 +18,7 @@ from hvdrivers.contract import errors
 from tests.peers.bridge import LinuxBridge
 from tests.peers.waiting import wait_until
 
-from .agents import MAC, PlayedAgent, answers, played_agent, refused, returned
+from .agents import END_AGENT, MAC, PlayedAgent, answers, played_agent, refused, returned
 from .faults import script
 from .machines import Host, Machine
 
@@ -293,7 +293,7 @@ def test_interfaces_of_one_name(machine: Machine, agent: PlayedAgent) -> None:
 def test_a_channel_that_the_guest_has_closed(machine: Machine, agent: PlayedAgent) -> None:
     """Runs last: nobody opens it again. Each operation says so at once."""
     driver, uuid = machine.host.driver, machine.uuid
-    machine.type("killall hv-agent; killall qemu-ga")
+    machine.type(END_AGENT)
     wait_until(lambda: not answers(machine), timeout=60, what="the channel is closed")
     agent.asked.clear()
     for call in (

@@ -11,12 +11,12 @@ from hvdrivers.contract import errors
 from hvdrivers.models.guest import AddressSource
 from tests.peers.waiting import wait_until
 
-from .agents import MAC
+from .agents import END_AGENT, MAC
 from .faults import Fault, script
 from .machines import Machine
 
 AGENT = rf"""#!/bin/sh
-while killall hv-agent qemu-ga; do sleep 1; done
+{END_AGENT}
 exec 4<>/dev/virtio-ports/org.qemu.guest_agent.0
 sleep 1
 be=well

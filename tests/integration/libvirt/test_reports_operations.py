@@ -21,7 +21,7 @@ from hvdrivers.models.migration import BlockerKind, Destination
 from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import BridgeVif
 from hvdrivers.models.volume import VolumeAttachment
-from tests.integration.libvirt.agents import MAC, answers
+from tests.integration.libvirt.agents import END_AGENT, MAC, answers
 from tests.integration.libvirt.machines import BOOT, Host, Machine
 from tests.integration.libvirt.test_remote_volumes import luks, make_luks
 from tests.integration.libvirt.theirs import Theirs, theirs
@@ -86,7 +86,7 @@ def test_a_clone_on_the_originals_disk(own: Host, spelled: str) -> None:
 
 SILENT = rf"""#!/bin/sh
 # an agent that answers all but the request to freeze, which it takes and never ends
-while killall hv-agent qemu-ga; do sleep 1; done
+{END_AGENT}
 port=/dev/virtio-ports/org.qemu.guest_agent.0
 again() {{ exec 4>&-; sleep 1; exec 4<>$port; sleep 1; }}
 exec 4<>$port
