@@ -34,6 +34,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domain import OWN_ALIAS
 from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.event_hub import BackupEnded
+from hvdrivers.libvirt.halves import unwritten
 from hvdrivers.libvirt.metadata import BACKUP_NAMESPACE, keep, kept
 from hvdrivers.libvirt.naming import disk_name
 from hvdrivers.libvirt.pools import refresh
@@ -153,7 +154,8 @@ class LibvirtBackup(Topic, IncrementalBackup):
                 self._stop(uuid, domain, found, deadline)
                 with changed():
                     points.forget_checkpoints(domain)
-                    keep(domain, BACKUP_NAMESPACE, None, _BOTH)
+                    with unwritten():  # it says nothing without the job
+                        keep(domain, BACKUP_NAMESPACE, None, _BOTH)
 
         self.domains.change("end_backup", uuid, deadline, act)
 

@@ -8,6 +8,8 @@ has a node: only such a machine is defined anew (:func:`reshape`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 from uuid import UUID
 
@@ -65,38 +67,33 @@ def has_nodes(domain: Element, flavor: Flavor) -> bool:
     return any(domain.find(each) is not None for each in there) or numa_element(flavor) is not None
 
 
-def set_memory(domain: Remote, now: Size, wanted: Size) -> None:
-    """The memory, from one size to another. Up to two calls, none for what is so already."""
+def set_size(
+    domain: Remote,
+    now: Size,
+    wanted: Size,
+    *,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """From one size to another. Up to five calls, none for what is so already.
+
+    Args:
+        around: what stands around each call.
+    """
     if now.memory_kib != wanted.memory_kib:
-        domain.setMemoryFlags(wanted.memory_kib, _CONFIG | libvirt.VIR_DOMAIN_MEM_MAXIMUM)
+        with around():
+            domain.setMemoryFlags(wanted.memory_kib, _CONFIG | libvirt.VIR_DOMAIN_MEM_MAXIMUM)
     if min(now.in_use_kib, wanted.memory_kib) != wanted.in_use_kib:
-        domain.setMemoryFlags(wanted.in_use_kib, _CONFIG)
-
-
-def set_vcpus(domain: Remote, now: Size, wanted: Size) -> None:
-    """The CPUs, in the same way."""
+        with around():
+            domain.setMemoryFlags(wanted.in_use_kib, _CONFIG)
     if now.most_vcpus != wanted.most_vcpus:
-        domain.setVcpusFlags(wanted.most_vcpus, _CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
+        with around():
+            domain.setVcpusFlags(wanted.most_vcpus, _CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
     if min(now.vcpus, wanted.most_vcpus) != wanted.vcpus:
-        domain.setVcpusFlags(wanted.vcpus, _CONFIG)
-
-
-def set_flavor(domain: Remote, now: Size, wanted: Size) -> None:
-    """What says which flavor that is. One call, none if it does so already."""
+        with around():
+            domain.setVcpusFlags(wanted.vcpus, _CONFIG)
     if now.flavor != wanted.flavor:
-        keep(domain, FLAVOR_NAMESPACE, wanted.flavor, _CONFIG)
-
-
-PARTS = (set_memory, set_vcpus, set_flavor)
-"""The parts of a size, as they are set. Each call writes the definition into its file, which may
-not have the room for the next one. So a size is taken back in the other order: each definition that
-is written then is one that has had room."""
-
-
-def set_size(domain: Remote, now: Size, wanted: Size) -> None:
-    """From one size to another. Up to five calls, none for what is so already."""
-    for part in PARTS:
-        part(domain, now, wanted)
+        with around():
+            keep(domain, FLAVOR_NAMESPACE, wanted.flavor, _CONFIG)
 
 
 def reshape(hub: EventHub, uuid: UUID, domain: Remote, flavor: Flavor) -> None:

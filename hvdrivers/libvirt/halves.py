@@ -19,6 +19,7 @@ from contextlib import contextmanager
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.remote import Remote
 
 WRITABLE = "libvirt's own files (/etc/libvirt/qemu) need room, and a file system that is writable"
 _OF_A_FILE = "VIR_ERR_SYSTEM_ERROR/"
@@ -55,21 +56,32 @@ def whole(take_back: Callable[[], bool]) -> Iterator[None]:
         except errors.OutcomeUnknown:
             raise
         except errors.HypervisorError as stays:
-            raise half(error, f", and does not let go of it: {stays.message}") from error
+            raise half(error, f": {stays.message}") from error
         if not had:
             raise
         raise _taken_back(error) from error
 
 
 @contextmanager
-def second_half() -> Iterator[None]:
-    """Stands around a call that writes into the definition what the running machine has."""
+def second_half(domain: Remote, before: Callable[[], object] | None = None) -> Iterator[None]:
+    """Stands around a call that writes into the definition what has come of a running machine. One
+    call where it fails.
+
+    Args:
+        before: sends what the definition had, where the daemon shows what it could not write.
+    """
     try:
         yield
     except errors.HypervisorError as error:
         if not is_unwritten(error):
             raise
-        raise half(error) from error
+        with changed():
+            if before is not None:
+                put_back(before)
+            if domain.isActive():
+                raise half(error) from error
+        error.hint = f"{WRITABLE}: call again then"
+        raise
 
 
 @contextmanager
@@ -81,6 +93,14 @@ def unwritten() -> Iterator[None]:
     except errors.HypervisorError as error:
         if not is_unwritten(error):
             raise
+
+
+def put_back(send: Callable[[], object]) -> bool:
+    """Send a call that sets what was there before, in the machine and its definition: for
+    :func:`whole`."""
+    with unwritten():
+        send()
+    return True
 
 
 def half(error: errors.HypervisorError, more: str = "") -> errors.OutcomeUnknown:

@@ -27,7 +27,7 @@ from hvdrivers.libvirt.devices import (
 )
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.encrypted_memory import fitted, is_encrypted, refuse_nic
-from hvdrivers.libvirt.halves import second_half, whole
+from hvdrivers.libvirt.halves import put_back, second_half, whole
 from hvdrivers.libvirt.hardware import with_model
 from hvdrivers.libvirt.host_nics import HOST_NICS, nic_alias
 from hvdrivers.libvirt.metadata import hardware_in
@@ -66,6 +66,8 @@ _REFUSALS = (
     errors.DeviceBusy,
 )
 """What libvirt and the driver answer if the VIF has been plugged meanwhile."""
+
+_LIMITS = ("average", "peak", "burst")
 
 
 class LibvirtNetwork(Topic, Network, VifQosControl):
@@ -148,7 +150,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             return
         (vif,) = self.networks.found([vif])
         interface = fitted(vif_element(vif, uuid), xml)
-        with second_half():
+        with second_half(domain):
             domain.attachDeviceFlags(text(interface), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     def _take_vif_back(self, domain: Remote, vif_id: str) -> bool:
@@ -231,10 +233,30 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             domain.setInterfaceParameters(
                 nic.device or nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_LIVE
             )
-        with changed() if live else nullcontext():
+        with (
+            changed() if live else nullcontext(),
+            whole(lambda: self._limit_again(domain, nic, found[1], running=bool(live))),
+        ):
             domain.setInterfaceParameters(nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         if not live:
             require_off(domain)
+
+    @staticmethod
+    def _limit_again(
+        domain: Remote, nic: AttachedVif, interface: Element, *, running: bool
+    ) -> bool:
+        """Set the limits of a NIC that it had before. One call; two, if it is in a machine that
+        runs."""
+        before = {
+            f"{direction}.{name}": int(attribute(interface, f"bandwidth/{direction}", name) or 0)
+            for direction in ("inbound", "outbound")
+            for name in _LIMITS
+        }
+        if running:
+            device = nic.device or nic.address
+            domain.setInterfaceParameters(device, before, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        config = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        return put_back(partial(domain.setInterfaceParameters, nic.address, before, config))
 
 
 def _alias_of(vif_id: str, kind: VifType, device: Element) -> str:
@@ -244,5 +266,5 @@ def _alias_of(vif_id: str, kind: VifType, device: Element) -> str:
 
 def _limits(direction: str, limits: Bandwidth | None) -> dict[str, int]:
     # zero is libvirt's "no limit"
-    values = dict.fromkeys(("average", "peak", "burst"), 0) | (kilobytes(limits) if limits else {})
+    values = dict.fromkeys(_LIMITS, 0) | (kilobytes(limits) if limits else {})
     return {f"{direction}.{name}": value for name, value in values.items()}

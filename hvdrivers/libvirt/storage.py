@@ -20,6 +20,7 @@ from hvdrivers.libvirt.devices import (
     attached_volume,
     bus_of,
     has_free_port,
+    limits_in,
     limits_of,
     no_free_port,
     source_of,
@@ -29,7 +30,7 @@ from hvdrivers.libvirt.devices import (
 from hvdrivers.libvirt.domain import next_target
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.encrypted_memory import fitted
-from hvdrivers.libvirt.halves import second_half, whole
+from hvdrivers.libvirt.halves import put_back, second_half, unwritten, whole
 from hvdrivers.libvirt.hardware import with_bus
 from hvdrivers.libvirt.held_volumes import free_alias, not_attached, slot_of, write_slot
 from hvdrivers.libvirt.metadata import hardware_in
@@ -187,7 +188,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
         """Let the definition have a volume that the running machine has. One call, two if it had it
         not."""
         if volume_id not in volumes_of(xml_of(domain, inactive=True)):
-            with second_half():
+            with second_half(domain):
                 domain.attachDeviceFlags(text(as_defined(disk)), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     def _is_attached(self, uuid: UUID, volume_id: str, target: str) -> bool:
@@ -267,7 +268,8 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
             with changed() if stored is not None or live is not None else nullcontext():
                 self.secrets.delete_of(uuid, volume_id)
                 if any(each is not None and slot_of(xml, each) for xml, each in held):
-                    write_slot(domain, name, None)
+                    with unwritten():  # it says nothing without the disk
+                        write_slot(domain, name, None)
 
         self.domains.change("detach_volume", uuid, deadline, act)
 
@@ -285,9 +287,11 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
 
             disk = found()
             if disk is not None:
-                device = attribute(disk, "target", "dev")
+                limit = partial(domain.setBlockIoTune, attribute(disk, "target", "dev"))
+                flags = affecting(domain, state)
                 try:
-                    domain.setBlockIoTune(device, limits_of(qos), affecting(domain, state))
+                    with whole(partial(put_back, partial(limit, limits_in(disk), flags))):
+                        limit(limits_of(qos), flags)
                 except (errors.InvalidRequest, errors.HypervisorFault):
                     disk = found()  # another client may have detached it
                     if disk is not None:

@@ -18,6 +18,7 @@ from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.domains import Domains, Moved, xml_of
 from hvdrivers.libvirt.event_hub import Device, EventHub, Lifecycle, RawEvent
+from hvdrivers.libvirt.halves import second_half, unwritten
 from hvdrivers.libvirt.late_unplug import LateUnplugs, Request
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
@@ -62,8 +63,9 @@ class Plugging:
         running = xml_of(domain)
         for device_alias in expected:
             if not _has(running, device_alias):
-                self._drop(domain, uuid, device_alias)
-                self.late.forget(uuid, device_alias)
+                with unwritten():  # then it is expected further on
+                    self._drop(domain, uuid, device_alias)
+                    self.late.forget(uuid, device_alias)
 
     def _drop(self, domain: Remote, uuid: UUID, device_alias: str) -> None:
         for device in xml_of(domain, inactive=True).iterfind("devices/*"):
@@ -84,13 +86,14 @@ class Plugging:
         if live is None:
             self.late.forget(uuid, device_alias)
             if stored is not None:
-                self.forget(domain, device_alias, stored)
+                with second_half(domain):
+                    self.forget(domain, device_alias, stored)
                 self._require_gone(domain, device_alias)
             return
         with self.late.expecting(uuid, device_alias) as request:
             self._unplug(uuid, domain, device_alias, deadline, request)
             if stored is not None:
-                with changed():
+                with changed(), second_half(domain):
                     self.forget(domain, device_alias, stored)
 
     def take_back(self, domain: Remote, found: Callable[[Element], Element | None]) -> bool:
