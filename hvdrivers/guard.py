@@ -8,7 +8,8 @@
    the one that connected;
 2. has its arguments checked against the contract's annotations (InvalidRequest) and completed by
    the contract's defaults, among them the MAC address of a NIC that was given none;
-3. waits its turn: changes of one instance never overlap, different instances never wait;
+3. waits its turn: changes of one instance never overlap, different instances never wait. Reads
+   and the few changes that are not ``serialised`` (guest_exec()) neither wait nor are waited for;
 4. runs for at most its ``timeout`` (the operation's default, if none is given) and a tolerance of
    ``TOLERANCE`` seconds in which the driver may undo what it began. A driver that overruns that
    is left to itself in its thread; the caller gets OperationTimeout for a read and OutcomeUnknown

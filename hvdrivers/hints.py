@@ -13,6 +13,9 @@ VOLUMES: Final = "list_volumes() shows those that the host has"
 SNAPSHOTS: Final = "list_snapshots() shows those that it has"
 DEVICES: Final = "get_available_resource().devices names those that the host has"
 PROGRAM: Final = "the first word of command is the program's path"
+PROGRAM_LOST: Final = (
+    "the program may have run, and another call runs it again: look in the guest for what it does"
+)
 NEW_FILE: Final = "name a file that does not exist, in a folder that this process may write to"
 CA_FILE: Final = "name a PEM file of this machine that the user may read"
 ANOTHER_NAME: Final = "choose another name"

@@ -81,13 +81,18 @@ class AsyncGuestExec(Running):
     ) -> ExecResult:
         """Run a program in the guest and wait for its end.
 
+        Not serialised: no other operation on the instance waits until the program has ended, and
+        several programs may run at once.
+
         Args:
             command: the program's path and its arguments; no shell reads them.
             credentials: as in set_guest_password().
 
         Raises:
             InvalidRequest: the guest has no such program.
-            OutcomeUnknown: it still ran at the deadline, and may run on.
+            OutcomeUnknown: it was started, and its end is not known. It still ran at the deadline,
+                and may run on; or the instance was powered off, rebooted, destroyed or moved
+                meanwhile.
         """
         return await self._run(
             self._driver.guest_exec,

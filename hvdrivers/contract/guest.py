@@ -73,7 +73,7 @@ class GuestFreeze(Interface, capability=Capability.GUEST_FREEZE):
 class GuestExec(Interface, capability=Capability.GUEST_EXEC):
     """Run something inside."""
 
-    @operation(states=row(same=(R,)), timeout=300, repeat=Repeat.AGAIN)
+    @operation(serialised=False, states=row(same=(R,)), timeout=300, repeat=Repeat.AGAIN)
     @abstractmethod
     def guest_exec(
         self,
@@ -86,13 +86,18 @@ class GuestExec(Interface, capability=Capability.GUEST_EXEC):
     ) -> ExecResult:
         """Run a program in the guest and wait for its end.
 
+        Not serialised: no other operation on the instance waits until the program has ended, and
+        several programs may run at once.
+
         Args:
             command: the program's path and its arguments; no shell reads them.
             credentials: as in set_guest_password().
 
         Raises:
             InvalidRequest: the guest has no such program.
-            OutcomeUnknown: it still ran at the deadline, and may run on.
+            OutcomeUnknown: it was started, and its end is not known. It still ran at the deadline,
+                and may run on; or the instance was powered off, rebooted, destroyed or moved
+                meanwhile.
         """
 
 

@@ -26,7 +26,8 @@ class Scope(Enum):
     """What an operation acts on. It decides which calls may run at the same time."""
 
     INSTANCE = "instance"
-    """One instance: its first argument is a UUID. Changes of one instance never overlap."""
+    """One instance: its first argument is a UUID. Changes of one instance never overlap, but for
+    those that are not ``serialised``."""
     HOST = "host"
     """The host as a whole. May overlap with anything."""
 
@@ -52,7 +53,8 @@ class Operation:
     changes: bool
     """False: a read, which may be repeated freely."""
     serialised: bool
-    """True: calls for the same instance wait for each other."""
+    """True: calls for the same instance wait for each other. False: a read; a change that is to
+    end one that is under way; or one that waits in the guest, for as long as that likes."""
     timeout: float
     """Seconds that bound the call when the caller gives no ``timeout=``."""
     repeat: Repeat

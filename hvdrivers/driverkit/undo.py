@@ -18,6 +18,9 @@ Some operations change one thing that stays, and then do more. There :func:`chan
 the rest, and a lost connection becomes OutcomeUnknown. A driver whose session knows which calls
 change something needs no :func:`changed`: it puts :func:`operating` around each operation and calls
 :func:`note_change` after each change, as :func:`~hvdrivers.driverkit.session.exchange` does.
+
+No step brings back a guest's run: a machine that was switched off and is started again has booted
+anew. A driver calls :func:`note_loss` after such a change, and the undo does not hide it.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ __all__ = [
     "changed",
     "has_changed",
     "note_change",
+    "note_loss",
     "operating",
     "truthful",
     "undoing",
@@ -168,6 +172,7 @@ def undoing() -> Iterator[Undo]:
     try:
         yield undo
     except BaseException as original:
+        lost = changes is not None and changes.lost
         try:
             undo.close()
         except errors.HypervisorError as failed:
@@ -184,7 +189,8 @@ def undoing() -> Iterator[Undo]:
                 with changed():
                     raise
             if changes is not None:
-                changes.made = before
+                # what the steps have ended was the operation's own
+                changes.made, changes.lost = before or lost, lost
         raise
 
 
@@ -206,6 +212,8 @@ def changed() -> Iterator[None]:
 @dataclass
 class _Changes:
     made: bool = False
+    lost: bool = False
+    """One of them is a :func:`note_loss`."""
 
 
 _changes: ContextVar[_Changes | None] = ContextVar("hvdrivers-changes", default=None)
@@ -246,6 +254,14 @@ def note_change() -> None:
     changes = _changes.get()
     if changes is not None:
         changes.made = True
+
+
+def note_loss() -> None:
+    """A call of the operation that this thread is in has ended what no undo brings back: the run of
+    a guest."""
+    changes = _changes.get()
+    if changes is not None:
+        changes.made = changes.lost = True
 
 
 def has_changed() -> bool:

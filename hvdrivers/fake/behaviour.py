@@ -57,6 +57,8 @@ class GuestBehaviour:
     """What it writes to its serial console when it has booted."""
     exec_seconds: float = 0.0
     """How long a program runs."""
+    endless: set[str] = field(default_factory=set)
+    """Programs that run until their guest goes off, however long."""
     accounts: dict[str, str] | None = None
     """Users and passwords that the agent asks for before it does anything. None: it does not."""
     users: set[str] = field(default_factory=lambda: {"root", "Administrator"})
@@ -72,4 +74,10 @@ class GuestBehaviour:
     def copy(self) -> Self:
         """The same behaviour, to be changed by itself."""
         accounts = None if self.accounts is None else dict(self.accounts)
-        return replace(self, accounts=accounts, users=set(self.users), programs=dict(self.programs))
+        return replace(
+            self,
+            accounts=accounts,
+            users=set(self.users),
+            programs=dict(self.programs),
+            endless=set(self.endless),
+        )

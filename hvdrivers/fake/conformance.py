@@ -186,11 +186,15 @@ class FakeTarget(Target):
     @contextmanager
     def endless_program(self, driver: ComputeDriver, uuid: UUID) -> Iterator[Sequence[str]]:
         guest = self.host.guest(uuid)
-        guest.exec_seconds = 86400.0
+        guest.endless.add("/bin/true")
         try:
             yield ["/bin/true"]
         finally:
-            guest.exec_seconds = 0.0
+            guest.endless.clear()
+            self.host.end_programs(uuid)
+
+    def program_runs(self, driver: ComputeDriver, uuid: UUID) -> bool:
+        return self.host.runs_programs(uuid)
 
     def other_host(self) -> tuple[Destination, ComputeDriver]:
         config = self._config_of("elsewhere", self._config.size)

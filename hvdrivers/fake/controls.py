@@ -123,6 +123,21 @@ class Controls:
         with self._it.world.lock:
             return self._find(uuid).guest
 
+    def runs_programs(self, uuid: UUID) -> bool:
+        """Whether guest_exec() waits for a program of the guest."""
+        with self._it.world.lock:
+            return bool(self._find(uuid).programs)
+
+    def end_programs(self, uuid: UUID) -> None:
+        """Nobody learns any more how the programs have ended that run in the guest; not an error
+        if there is no such machine."""
+        with self._it.world.lock:
+            machine = self._it.machines.get(uuid)
+            if machine is not None:
+                for each in machine.programs:
+                    each.set()
+                machine.programs.clear()
+
     def let_go(self, uuid: UUID) -> None:
         """The guest lets go, too late, of the volumes and NICs that it was asked for in vain."""
         with self._it.world.lock:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from ipaddress import IPv4Address
+from math import inf
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -11,8 +13,9 @@ from pydantic import SecretStr
 from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
 from hvdrivers.fake.base import FakeBase
+from hvdrivers.fake.clock import Wake
 from hvdrivers.fake.records import Machine
-from hvdrivers.hints import ACCOUNT, USER
+from hvdrivers.hints import ACCOUNT, PROGRAM_LOST, USER
 from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
 from hvdrivers.models.vif import NetworkVif
 
@@ -92,14 +95,40 @@ class FakeGuestExec(_Agent, GuestExec):
     ) -> ExecResult:
         """2 calls."""
         with self.link.task("guest_exec", uuid, timeout) as task:
-            machine = task.call("start-program", lambda: self._run(uuid, command, credentials))
-            if not task.wait_for(machine.guest.exec_seconds):
+            machine = task.call(
+                "start-program", lambda: self._start_program(uuid, command, credentials, task.wake)
+            )
+            try:
+                endless = command[0] in machine.guest.endless
+                in_time = task.wait_for(inf if endless else machine.guest.exec_seconds)
+            finally:
+                self._leave_program(machine, task.wake)
+            if task.wake.is_set():
+                raise errors.OutcomeUnknown(
+                    "the guest went off while the program ran, or moved", hint=PROGRAM_LOST
+                )
+            if not in_time:
                 raise errors.OutcomeUnknown("the program still ran at the deadline, and runs on")
             # outside the host's lock: the program is a test's own code
             program = machine.guest.programs[command[0]]
             result = program(command, stdin)
             task.call("read-output", lambda: None, changes=False)
             return result
+
+    def _start_program(
+        self,
+        uuid: UUID,
+        command: Sequence[str],
+        credentials: GuestCredentials | None,
+        wake: Wake,
+    ) -> Machine:
+        machine = self._run(uuid, command, credentials)
+        machine.programs.append(wake)
+        return machine
+
+    def _leave_program(self, machine: Machine, wake: Wake) -> None:
+        with self.fake_host.world.lock, suppress(ValueError):
+            machine.programs.remove(wake)
 
     def _run(
         self, uuid: UUID, command: Sequence[str], credentials: GuestCredentials | None

@@ -257,6 +257,7 @@ class FakeHost(Controls):
         machine.claims = False
         if state not in POWERED_ON:
             machine.frozen = False
+            self.end_programs(machine.uuid)
             for backup in machine.backups.values():
                 backup.open = False
         self.tell_lifecycle(machine, kind, state)
@@ -290,6 +291,7 @@ class FakeHost(Controls):
         machine.asked_for.clear()
         machine.started_at = self.clock.now()
         machine.frozen = False
+        self.end_programs(machine.uuid)
         machine.write_console(f"Booting (start {machine.boots}, {machine.firmware.value})")
         machine.write_console(machine.guest.console)
 

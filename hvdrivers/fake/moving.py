@@ -251,6 +251,7 @@ class Moving:
                 move.target.disks[move.disk.name] = move.disk
         stand_alone(there, uuid)
         del there.incoming[uuid]
+        here.end_programs(uuid)  # who waits for one here has lost it
         del here.machines[uuid]
         there.machines[uuid] = machine
         Groups(here).leave(machine)

@@ -239,6 +239,8 @@ class Machine:
     started_at: float = 0.0
     frozen: bool = False
     passwords: dict[str, SecretStr] = field(default_factory=dict)
+    programs: list[Wake] = field(default_factory=list)
+    """Of those who wait for a program of the guest."""
     seed: dict[str, SecretBytes] = field(default_factory=dict)
     """Files on the seed disk."""
     seed_disc: SeedDisc | None = None

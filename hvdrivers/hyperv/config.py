@@ -97,9 +97,9 @@ class HypervConfig(DriverConfig):
     """Seconds for one attempt to connect: the session, PowerShell's start, the Hyper-V module."""
     workers: Annotated[int, Field(ge=2, le=32)] = 6
     """Requests of a kind that the host runs at the same time: so many long ones (migrations,
-    copies, snapshots), so many other changes, and so many that only look or end a long one. Each is
-    a runspace of one PowerShell. The time in which a request waits for it is part of its
-    deadline."""
+    copies, snapshots), so many that wait in a guest, so many other changes, and so many that only
+    look or end a long one. Each is a runspace of one PowerShell. The time in which a request waits
+    for it is part of its deadline."""
     requests_per_process: Annotated[int, Field(ge=100)] = 20000
     """Requests after which the driver starts another PowerShell, as its memory grows slowly."""
     folder: Folder | None = None

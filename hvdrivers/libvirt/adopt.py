@@ -22,6 +22,7 @@ from hvdrivers.libvirt.adopted import ADOPTED_NAMESPACE, adoption_in
 from hvdrivers.libvirt.adopting import foreign_marks
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
+from hvdrivers.libvirt.halves import unwritten
 from hvdrivers.libvirt.held_volumes import in_both
 from hvdrivers.libvirt.identity import Mark
 from hvdrivers.libvirt.metadata import NAMESPACE, Record, keep, record_text
@@ -141,7 +142,8 @@ class LibvirtAdopt(Topic, Adopt):
         with suppress(errors.InstanceNotFound):
             domain = self.connection.remote.lookupByUUIDString(str(uuid))
             if self.identity.label(domain.name(), uuid) is None:
-                in_both(partial(keep, domain, namespace, None))
+                with unwritten():
+                    in_both(partial(keep, domain, namespace, None))
 
 
 def _record(label: str, metadata: dict[str, str], defined: Element) -> Record:

@@ -31,7 +31,7 @@ _AGENT_HINT = (
     "install and start the guest agent in the guest, or wait until it has booted; if one runs,"
     " start it anew: libvirt gives up an agent whose answer it could not read"
 )
-_NO = "VIR_ERR_INTERNAL_ERROR"
+NO = "VIR_ERR_INTERNAL_ERROR"
 """libvirt's code for an agent's no, and for an answer that is none."""
 _NO_ANSWER = frozenset({"VIR_ERR_SYSTEM_ERROR/ERANGE", UNREADABLE})
 """What libvirt answers once an agent's answer is longer than it reads, to the next question too;
@@ -117,7 +117,7 @@ def tell(domain: Remote, command: str, *, patience: float, otherwise: str, **arg
         try:
             return ask(domain, command, reads=False, patience=patience, **arguments)
         except errors.HypervisorFault as error:
-            if error.vendor_code != _NO:
+            if error.vendor_code != NO:
                 raise
             # an answer of any other kind has this code too, and libvirt gives its agent up
             try:
@@ -171,7 +171,7 @@ def ask(
     except errors.HypervisorFault as error:
         if error.vendor_code in _NO_ANSWER:
             raise failed(error.message, error.vendor_code) from error
-        if not reads or error.vendor_code != _NO:
+        if not reads or error.vendor_code != NO:
             raise
         # there is no reason for a no
         raise failed(error.message, error.vendor_code) from error

@@ -34,6 +34,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.domain import OWN_ALIAS
 from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.event_hub import BackupEnded
+from hvdrivers.libvirt.halves import unwritten
 from hvdrivers.libvirt.metadata import BACKUP_NAMESPACE, keep, kept
 from hvdrivers.libvirt.naming import disk_name
 from hvdrivers.libvirt.pools import refresh
@@ -140,7 +141,9 @@ class LibvirtBackup(Topic, IncrementalBackup):
         self, uuid: UUID, backup_id: str | None = None, *, timeout: float | None = None
     ) -> None:
         """Budget: 3 calls where none is open; else 6, and one for each further look at the job,
-        which ends at once. 3 for a machine that is off. 1 more for an adopted machine."""
+        which ends at once. 3 for a machine that is off. 1 more for an adopted machine; 2 more with
+        ``backup_id``, as it waits for what another client does with the snapshots then: libvirt
+        ends whatever backup is open, which must not be one that has just been begun."""
         del timeout
         deadline = current_deadline()
 
@@ -153,9 +156,15 @@ class LibvirtBackup(Topic, IncrementalBackup):
                 self._stop(uuid, domain, found, deadline)
                 with changed():
                     points.forget_checkpoints(domain)
-                    keep(domain, BACKUP_NAMESPACE, None, _BOTH)
+                    with unwritten():  # it says nothing without the job
+                        keep(domain, BACKUP_NAMESPACE, None, _BOTH)
 
-        self.domains.change("end_backup", uuid, deadline, act)
+        if backup_id is None:
+            self.domains.change("end_backup", uuid, deadline, act)
+        else:
+            self.turns.change(
+                "end_backup", uuid, deadline, lambda _, domain, state: act(domain, state)
+            )
 
     def _stop(self, uuid: UUID, domain: Remote, backup_id: str, deadline: Deadline) -> None:
         """End the job of this backup, and wait for its end. Two calls, and one for each look; after

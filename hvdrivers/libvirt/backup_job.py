@@ -30,6 +30,7 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import Element, parse
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
 
+OPEN, END_IT = "a backup of the machine is open", "end_backup() it"
 FIRST_LOOK, LOOKS_APART = 0.05, 1.0
 """Seconds: where no event comes, a job is looked at for its progress."""
 
@@ -49,6 +50,25 @@ def backup_target(domain: Remote) -> str | None:
         return None
     targets = (each.get("file") for each in xml.iterfind("disks/disk/target"))
     return next(filter(None, targets), None)
+
+
+def is_open(domain: Remote) -> bool:
+    """Whether others read a backup of a machine: one that lasts until somebody ends it. A job that
+    writes a file ends by itself. One call."""
+    job = job_of(domain)
+    return job is not None and job.get("mode") == "pull"
+
+
+def open_backup() -> errors.DeviceBusy:
+    """What to say then."""
+    return errors.DeviceBusy(OPEN, hint=END_IT, retryable=False)
+
+
+def refuse_open_backup(domain: Remote) -> None:
+    """Before what libvirt makes one at a time, and waits half a minute for: see that no backup is
+    open. One call."""
+    if is_open(domain):
+        raise open_backup()
 
 
 @dataclass(frozen=True)

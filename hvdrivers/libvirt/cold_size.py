@@ -8,6 +8,8 @@ has a node: only such a machine is defined anew (:func:`reshape`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 from uuid import UUID
 
@@ -65,18 +67,33 @@ def has_nodes(domain: Element, flavor: Flavor) -> bool:
     return any(domain.find(each) is not None for each in there) or numa_element(flavor) is not None
 
 
-def set_size(domain: Remote, now: Size, wanted: Size) -> None:
-    """From one size to another. Up to five calls, none for what is so already."""
+def set_size(
+    domain: Remote,
+    now: Size,
+    wanted: Size,
+    *,
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> None:
+    """From one size to another. Up to five calls, none for what is so already.
+
+    Args:
+        around: what stands around each call.
+    """
     if now.memory_kib != wanted.memory_kib:
-        domain.setMemoryFlags(wanted.memory_kib, _CONFIG | libvirt.VIR_DOMAIN_MEM_MAXIMUM)
+        with around():
+            domain.setMemoryFlags(wanted.memory_kib, _CONFIG | libvirt.VIR_DOMAIN_MEM_MAXIMUM)
     if min(now.in_use_kib, wanted.memory_kib) != wanted.in_use_kib:
-        domain.setMemoryFlags(wanted.in_use_kib, _CONFIG)
+        with around():
+            domain.setMemoryFlags(wanted.in_use_kib, _CONFIG)
     if now.most_vcpus != wanted.most_vcpus:
-        domain.setVcpusFlags(wanted.most_vcpus, _CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
+        with around():
+            domain.setVcpusFlags(wanted.most_vcpus, _CONFIG | libvirt.VIR_DOMAIN_VCPU_MAXIMUM)
     if min(now.vcpus, wanted.most_vcpus) != wanted.vcpus:
-        domain.setVcpusFlags(wanted.vcpus, _CONFIG)
+        with around():
+            domain.setVcpusFlags(wanted.vcpus, _CONFIG)
     if now.flavor != wanted.flavor:
-        keep(domain, FLAVOR_NAMESPACE, wanted.flavor, _CONFIG)
+        with around():
+            keep(domain, FLAVOR_NAMESPACE, wanted.flavor, _CONFIG)
 
 
 def reshape(hub: EventHub, uuid: UUID, domain: Remote, flavor: Flavor) -> None:

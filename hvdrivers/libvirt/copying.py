@@ -24,7 +24,7 @@ from hvdrivers.contract.snapshots import SnapshotToImage
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.files import new_file
 from hvdrivers.driverkit.undo import undoing
-from hvdrivers.libvirt.backup_job import Backup, backup_target
+from hvdrivers.libvirt.backup_job import Backup, backup_target, refuse_open_backup
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.devices import source_of
@@ -86,7 +86,7 @@ class LibvirtCopying(Topic, SnapshotToImage):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> ImageInfo:
-        """Budget: 12 calls, those of the stream, and, for a machine that is on, one more and one
+        """Budget: 12 calls, those of the stream, and, for a machine that is on, two more and one
         for each look at the job, about one a second; two with ``progress``. One more for each copy
         that a dead process has left, and one for all of them; one for a raw disk, which an adopted
         machine may have."""
@@ -108,10 +108,10 @@ class LibvirtCopying(Topic, SnapshotToImage):
                         "the instance was booted from a volume: it has no root disk",
                         hint=hints.COPY_VOLUME,
                     )
-                if state in {InstanceState.RUNNING, InstanceState.PAUSED} and (
-                    not domain.isPersistent()
-                ):
-                    complete(domain)  # or it would vanish with its power
+                if state in {InstanceState.RUNNING, InstanceState.PAUSED}:
+                    refuse_open_backup(domain)
+                    if not domain.isPersistent():
+                        complete(domain)  # or it would vanish with its power
                 if file is None:
                     file = stack.enter_context(new_file(target))
                     self._remove_dead_copies(uuid, domain)

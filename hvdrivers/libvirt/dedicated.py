@@ -22,6 +22,7 @@ from hvdrivers.driverkit.deadline import current_deadline
 from hvdrivers.driverkit.undo import undoing
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.event_hub import EventHub
+from hvdrivers.libvirt.halves import put_back
 from hvdrivers.libvirt.host_facts import HostFacts
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.pinning import (
@@ -145,7 +146,8 @@ class Dedicated:
             more = added(vcpus, host, taken=taken, before=pins_in(xml))
             size = max(host.shared | host.aside) + 1
             for vcpu, cpu in more.items():
-                undo.callback(domain.pinVcpuFlags, vcpu, _map(rest, size), _BOTH)
+                before = partial(domain.pinVcpuFlags, vcpu, _map(rest, size), _BOTH)
+                undo.callback(put_back, before)
                 domain.pinVcpuFlags(vcpu, _map({cpu}, size), _BOTH)
             yield
 

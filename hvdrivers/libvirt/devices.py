@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 
 from hvdrivers import hints
 from hvdrivers.contract import errors
@@ -135,6 +136,12 @@ def limits_of(qos: DiskQos | None) -> dict[str, int]:
     return dict.fromkeys(DiskQos.model_fields, 0) | (qos.limits() if qos else {})
 
 
+def limits_in(disk: Element) -> dict[str, int]:
+    """The limits that a ``<disk>`` has, as libvirt's call takes them."""
+    found = {each.tag: each.text or "" for each in disk.iterfind("iotune/*")}
+    return limits_of(None) | {name: int(text) for name, text in found.items() if text.isdecimal()}
+
+
 def has_free_port(domain: Element) -> bool:
     """Whether a running machine can take another PCI device. PCI Express plugs only into empty
     root ports, and nothing adds one while it runs; older machines (pc) have none, and a bus with
@@ -163,6 +170,17 @@ def no_free_port() -> errors.InsufficientResources:
     )
 
 
+def as_defined(device: Element) -> Element:
+    """A running machine's disk or memory for its definition, without what libvirt adds for the
+    run."""
+    defined = deepcopy(device)
+    for each in [each for each in defined if each.tag in _OF_A_RUN]:
+        defined.remove(each)
+    for source in defined.iterfind("source"):
+        source.attrib.pop("index", None)
+    return defined
+
+
 def attached_volume(volume_id: str, disk: Element) -> AttachedVolume:
     """What a ``<disk>`` says."""
     bus = attribute(disk, "target", "bus")
@@ -177,6 +195,9 @@ def attached_volume(volume_id: str, disk: Element) -> AttachedVolume:
     )
 
 
+_OF_A_RUN = frozenset({"backingStore", "mirror", "address"})
+"""What a device has while its machine runs. The definition's address is libvirt's own choice there,
+too."""
 _VIF_TYPES: tuple[VifType, ...] = (
     "network",
     "bridge",

@@ -18,11 +18,13 @@ from uuid import UUID
 import libvirt
 from pydantic import SecretStr
 
-from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
+from hvdrivers.driverkit.hub import Listener, is_gap
+from hvdrivers.hints import PROGRAM, PROGRAM_LOST
 from hvdrivers.libvirt.agent import (
+    NO,
     Refused,
     ask,
     field,
@@ -34,6 +36,7 @@ from hvdrivers.libvirt.agent import (
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import vifs_of
 from hvdrivers.libvirt.domains import xml_of
+from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import attribute
 from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
@@ -71,9 +74,6 @@ _THAWED_BEFORE_HINT = (
     " may not be consistent, so freeze() and copy again"
 )
 _ACCOUNT_HINT = "the guest may have the new password or the old one: set it again"
-_EXEC_HINT = (
-    "the program may have run, and another call runs it again: look in the guest for what it does"
-)
 _LONGEST_PASSWORD = 4096
 """Bytes. What sets a password in a guest reads lines of at most 8 KiB (chpasswd), and the agent
 that waits for it answers nobody."""
@@ -83,6 +83,11 @@ _OUTPUT_HINT = (
 )
 """The agent's whole answer is one text, in base64. libvirt's own messages take 4 MiB
 (REMOTE_STRING_MAX), and it reads 10 MiB of an agent's (QEMU_AGENT_MAX_RESPONSE)."""
+_GOING = frozenset({libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_CRASHED})
+_ON = frozenset(
+    {libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED}
+)
+"""States from which a program goes on."""
 _FIRST_LOOK = 0.02
 _LOOKS_APART = 1.0
 """Seconds: the agent has no event for the end of a program, so it is asked, ever less often."""
@@ -214,11 +219,12 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         timeout: float | None = None,
     ) -> ExecResult:
         """Budget: 4 calls, and one each time that the agent is asked whether the program has
-        ended: after 20 ms, and then ever less often, at least once a second."""
+        ended: after 20 ms, and then ever less often, at least once a second. Two while the agent
+        cannot be asked: the machine is paused, or its guest frozen."""
         del timeout
         _refuse_account(credentials)
         if not command:
-            raise errors.InvalidRequest("no program is named", hint=hints.PROGRAM)
+            raise errors.InvalidRequest("no program is named", hint=PROGRAM)
         if len(json.dumps(list(command))) > _MOST_INPUT:
             raise errors.InvalidRequest(
                 f"the program's arguments take more than {_MOST_INPUT} bytes in the message to the"
@@ -232,9 +238,10 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
             )
         deadline = current_deadline()
         domain, _ = self.domains.checked("guest_exec", uuid, deadline)
-        require(domain)
-        pid = self._started_program(domain, command, stdin, deadline)
-        return self._ended_program(domain, pid, deadline)
+        with self.hub.listening() as events:
+            require(domain)
+            pid = self._started_program(domain, command, stdin, deadline)
+            return self._ended_program(uuid, domain, pid, deadline, events)
 
     def _started_program(
         self, domain: Remote, command: Sequence[str], stdin: bytes, deadline: Deadline
@@ -244,7 +251,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
                 domain,
                 "guest-exec",
                 patience=deadline.left,
-                otherwise=_EXEC_HINT,
+                otherwise=PROGRAM_LOST,
                 **{
                     "path": command[0],
                     "arg": list(command[1:]),
@@ -261,32 +268,65 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         pid = field(answer, "pid", int)
         if pid is None:
             raise errors.OutcomeUnknown(
-                "the guest's agent did not say which program it started", hint=_EXEC_HINT
+                "the guest's agent did not say which program it started", hint=PROGRAM_LOST
             )
         return int(pid)
 
-    def _ended_program(self, domain: Remote, pid: int, deadline: Deadline) -> ExecResult:
+    def _ended_program(
+        self,
+        uuid: UUID,
+        domain: Remote,
+        pid: int,
+        deadline: Deadline,
+        events: Listener[RawEvent],
+    ) -> ExecResult:
+        def ends(event: RawEvent) -> bool:
+            """The guest goes off or starts anew, and its programs with it."""
+            stopped = isinstance(event, Lifecycle) and event.event in _GOING
+            return (stopped or isinstance(event, Reboot)) and event.uuid == uuid
+
         pause = _FIRST_LOOK
         silence = Deadline(_LONGEST_SILENCE)
+        ended = False
         while True:
             try:
                 status = ask(domain, "guest-exec-status", reads=True, pid=pid)
                 silence = Deadline(_LONGEST_SILENCE)
+                ended = False  # it was an earlier end that was told late
             except errors.HypervisorError as error:
+                silent = is_silent(error)
                 # late, or begun anew: it may still have the program's end to tell
-                if not is_silent(error) or silence.passed:
+                waits = not silence.passed if silent else self._is_held(domain, error)
+                if ended or not waits:
                     raise errors.OutcomeUnknown(
                         f"the program was started, and its end is not known: {error.message}",
                         vendor_code=error.vendor_code,
-                        hint=_OUTPUT_HINT,
+                        hint=PROGRAM_LOST if ended or _is_gone(error) else _OUTPUT_HINT,
                     ) from error
+                if not silent:
+                    silence = Deadline(_LONGEST_SILENCE)
                 status = None
             if field(status, "exited", bool):
                 return _result(status)
             if deadline.left <= pause:
                 raise errors.OutcomeUnknown("the program still runs", hint="give a longer timeout=")
-            deadline.pause(pause, "the program ran")
+            event = events.wait(ends, pause)
+            ended = event is not None and not is_gap(event)
             pause = min(2 * pause, _LOOKS_APART)
+
+    def _is_held(self, domain: Remote, error: errors.HypervisorError) -> bool:
+        """Whether the agent could not be asked, and can be later: somebody else asks it, the
+        machine is paused, or the guest frozen. One call."""
+        with suppress(errors.GuestAgentUnavailable, errors.InvalidState, errors.InstanceNotFound):
+            if isinstance(error, errors.InvalidState):
+                return domain.state(0)[0] in _ON
+            if error.vendor_code == NO:
+                return self._frozen(domain)
+        return isinstance(error, errors.DeviceBusy)
+
+
+def _is_gone(error: errors.HypervisorError) -> bool:
+    return isinstance(error, errors.InvalidState | errors.InstanceNotFound)
 
 
 def _refuse_account(credentials: GuestCredentials | None) -> None:
@@ -329,7 +369,7 @@ def _result(status: Any) -> ExecResult:
         code = 128 + signal if signal in _SIGNALS else signal
     if code is None or code not in _EXIT_CODES:
         raise errors.OutcomeUnknown(
-            "the program has ended, and the agent told no exit code", hint=_EXEC_HINT
+            "the program has ended, and the agent told no exit code", hint=PROGRAM_LOST
         )
     return ExecResult(
         exit_code=code,
@@ -344,5 +384,5 @@ def _decoded(text: str | None) -> bytes:
         return base64.b64decode(text or "", validate=True)
     except ValueError as error:  # also of letters that are no ASCII
         raise errors.OutcomeUnknown(
-            "the program has ended, and its output is not readable", hint=_EXEC_HINT
+            "the program has ended, and its output is not readable", hint=PROGRAM_LOST
         ) from error

@@ -35,6 +35,7 @@ from hvdrivers.libvirt.definition import complete, define
 from hvdrivers.libvirt.domain import domain_xml
 from hvdrivers.libvirt.domains import affecting, require_off
 from hvdrivers.libvirt.encrypted_memory import refuse_unencrypted
+from hvdrivers.libvirt.halves import WRITABLE, is_unwritten
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
 from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.image_store import ImageStore
@@ -71,10 +72,8 @@ from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState, StartAs
 from hvdrivers.models.vif import MacvtapVif
 
-_NOT_WRITTEN = {f"VIR_ERR_SYSTEM_ERROR/{each}" for each in ("ENOSPC", "EDQUOT", "EROFS")}
-_WRITABLE = "libvirt's own files (/etc/libvirt/qemu) need room, and a file system that is writable"
 _FORGOTTEN = (
-    f"{_WRITABLE}. libvirt could not write the definition and has lost sight of the machine's"
+    f"{WRITABLE}. libvirt could not write the definition and has lost sight of the machine's"
     " process, which runs on without its disks: restart libvirtd on the host, and destroy() the"
     " machine then"
 )
@@ -241,8 +240,8 @@ class LibvirtLifecycle(Topic, Lifecycle):
     def _defined(self, spec: InstanceSpec, xml: str) -> Remote:
         try:
             return define(self.connection.remote, xml, validated=spec.start)
-        except (errors.InsufficientResources, errors.PermissionDenied) as error:
-            if error.vendor_code in _NOT_WRITTEN and self._is_forgotten(spec):
+        except errors.HypervisorError as error:
+            if is_unwritten(error) and self._is_forgotten(spec):
                 error.hint = _FORGOTTEN
             raise
 
@@ -361,15 +360,15 @@ class LibvirtLifecycle(Topic, Lifecycle):
             flags = affecting(domain, state)
             try:
                 keep(domain, METADATA_NAMESPACE, content, flags)
-            except (errors.InsufficientResources, errors.PermissionDenied) as error:
-                if error.vendor_code not in _NOT_WRITTEN:
+            except errors.HypervisorError as error:
+                if not is_unwritten(error):
                     raise
                 # libvirt 9.0 changes the definition that it has in memory, and then writes it
                 raise errors.OutcomeUnknown(
                     "libvirt could not write the definition, and shows the new metadata until it is"
                     f" restarted: {error.message}",
                     vendor_code=error.vendor_code,
-                    hint=f"{_WRITABLE}: call again then",
+                    hint=f"{WRITABLE}: call again then",
                 ) from error
             if not flags & libvirt.VIR_DOMAIN_AFFECT_LIVE:
                 require_off(domain)

@@ -56,7 +56,7 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
     def check_live_migration(
         self, uuid: UUID, destination: Destination, *, timeout: float | None = None
     ) -> MigrationPlan:
-        """Budget: 6 calls and 3 for each disk here; there those of a connection, 10, and 2 for each
+        """Budget: 7 calls and 3 for each disk here; there those of a connection, 10, and 2 for each
         disk and NIC, 4 for a NIC on a libvirt network."""
         del timeout
         domain, _ = self.domains.checked("check_live_migration", uuid, current_deadline())

@@ -12,7 +12,7 @@ import libvirt
 
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.hub import is_gap
-from hvdrivers.libvirt.backup_job import job_of
+from hvdrivers.libvirt.backup_job import job_of, open_backup
 from hvdrivers.libvirt.destroy import is_about
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, xml_of
@@ -36,9 +36,7 @@ class Mirroring:
         """Copy the disks of a machine that runs, and go on with the copies."""
         domain, turn = move.machine.domain, move.machine.turn
         if job_of(domain) is not None:
-            raise errors.DeviceBusy(
-                "a backup of the machine is open", hint="end_backup() it", retryable=False
-            )
+            raise open_backup()
         for part in move.parts:
             with needing_room(move.pool):
                 move.pool.createXML(part.document(), 0)

@@ -15,6 +15,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability
 from hvdrivers.libvirt.adopted import adoption_in
+from hvdrivers.libvirt.backup_job import END_IT, OPEN, is_open
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import source_of, vif_in_alias, vifs_of, volumes_of
 from hvdrivers.libvirt.domains import xml_of
@@ -56,8 +57,9 @@ class MovingChecks:
         running: bool,
         flavor: Flavor | None = None,
     ) -> Plan:
-        """What the move comes to, with everything that speaks against it. Here 3 calls and 2 for
-        each disk; there about 10, 2 for each disk and NIC, 4 for a NIC on a libvirt network.
+        """What the move comes to, with everything that speaks against it. Here 3 calls, 4 for one
+        that runs, and 2 for each disk; there about 10, 2 for each disk and NIC, 4 for a NIC on a
+        libvirt network.
 
         Args:
             flavor: that it has there; None: its own.
@@ -88,6 +90,7 @@ class MovingChecks:
         for look in (
             partial(self._look_at_identity, uuid),
             self._look_at_moves,
+            partial(self._look_at_backups, domain),
             self._look_at_machine,
             self._look_at_devices,
             partial(self._look_at_cpus, flavor),
@@ -127,6 +130,11 @@ class MovingChecks:
                 "what it was before a move in steps is kept on this host",
                 hint="confirm_move() or revert_move()",
             )
+
+    @staticmethod
+    def _look_at_backups(domain: Remote, plan: Plan) -> None:
+        if plan.xml.get("id") is not None and is_open(domain):
+            plan.add(BlockerKind.STATE, OPEN, hint=END_IT)
 
     def _look_at_machine(self, plan: Plan) -> None:
         if self._there.facts.architecture() != self._here.facts.architecture():

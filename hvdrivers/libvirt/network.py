@@ -7,6 +7,7 @@ host does the rest.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from uuid import UUID
 
 import libvirt
@@ -26,6 +27,7 @@ from hvdrivers.libvirt.devices import (
 )
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.encrypted_memory import fitted, is_encrypted, refuse_nic
+from hvdrivers.libvirt.halves import put_back, second_half, whole
 from hvdrivers.libvirt.hardware import with_model
 from hvdrivers.libvirt.host_nics import HOST_NICS, nic_alias
 from hvdrivers.libvirt.metadata import hardware_in
@@ -65,19 +67,21 @@ _REFUSALS = (
 )
 """What libvirt and the driver answer if the VIF has been plugged meanwhile."""
 
+_LIMITS = ("average", "peak", "burst")
+
 
 class LibvirtNetwork(Topic, Network, VifQosControl):
     """Core network, and limits."""
 
     @provides(*declared(Networks), *declared(Passthrough) & {Capability.VIF_HOSTDEV})
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
-        """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network, 3
-        if it is there already; for a stopped one 8, 7, 9 and 4, 8 for a function of such a network,
-        and 8 for the first vhost-user port. For macvtap as for a bridge, and 1 more for a machine
-        that is on. For a device of the host 5 more than for a tap device, 4 for a stopped machine,
-        and 1 for each machine of the host, 2 if it is on. By a PCI address macvtap and vDPA need 1
-        more, and 1 for each such device of the host; 3 where QEMU makes the socket of a vhost-user
-        port."""
+        """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network, 4
+        if it is there already, 5 if the machine has it and its definition has not; for a stopped
+        one 8, 7, 9 and 4, 8 for a function of such a network, and 8 for the first vhost-user port.
+        For macvtap as for a bridge, and 1 more for a machine that is on. For a device of the host 5
+        more than for a tap device, 4 for a stopped machine, and 1 for each machine of the host, 2
+        if it is on. By a PCI address macvtap and vDPA need 1 more, and 1 for each such device of
+        the host; 3 where QEMU makes the socket of a vhost-user port."""
         del timeout
         return self.domains.change(
             "plug_vif", uuid, current_deadline(), lambda *at: self._plugged(uuid, vif, *at)
@@ -90,6 +94,8 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         present = vifs_of(xml).get(vif.id)
         if present is not None:
             self.plugging.late.recall(uuid, _alias_of(vif.id, *present))
+            if not stopped:
+                self._define_vif(uuid, vif, domain, xml)
             return attached_vif(vif.id, *present)
         refuse_one_more(xml)
         self.networks.refuse_emulated([vif], xml.get("type"))
@@ -120,7 +126,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             return attached_vif(vif.id, *vifs_of(xml_of(domain, inactive=True))[vif.id])
         self.plugging.late.forget(uuid, nic_alias(vif))
         try:
-            self._plug(domain, fitted(vif_element(vif, uuid), xml), flags)
+            self._plug(domain, vif.id, fitted(vif_element(vif, uuid), xml), flags)
         except _REFUSALS:
             # another client may have plugged this VIF; or the definition alone has it
             present = vifs_of(xml_of(domain, inactive=stopped)).get(vif.id)
@@ -130,16 +136,36 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             if stored is None:
                 raise
             interface = fitted(vif_element(vif, uuid), xml)
-            self._plug(domain, interface, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+            self._plug(domain, vif.id, interface, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         with changed():
             present = vifs_of(xml_of(domain)).get(vif.id)
         if present is None:
             raise Moved  # started meanwhile, without it; or another client has unplugged it
         return attached_vif(vif.id, *present)
 
-    def _plug(self, domain: Remote, interface: Element, flags: int) -> None:
+    def _define_vif(self, uuid: UUID, vif: Vif, domain: Remote, xml: Element) -> None:
+        """Let the definition have a VIF that the running machine has. One call, two if it had it
+        not; more for a device of the host that is named by its PCI address."""
+        if vif.id in vifs_of(xml_of(domain, inactive=True)):
+            return
+        (vif,) = self.networks.found([vif])
+        interface = fitted(vif_element(vif, uuid), xml)
+        with second_half(domain):
+            domain.attachDeviceFlags(text(interface), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+
+    def _take_vif_back(self, domain: Remote, vif_id: str) -> bool:
+        """Unplug a VIF that the definition has not; False: the machine has it not either."""
+
+        def found(xml: Element) -> Element | None:
+            present = vifs_of(xml).get(vif_id)
+            return present and present[1]
+
+        return self.plugging.take_back(domain, found)
+
+    def _plug(self, domain: Remote, vif_id: str, interface: Element, flags: int) -> None:
         try:
-            domain.attachDeviceFlags(text(interface), flags)
+            with whole(partial(self._take_vif_back, domain, vif_id)):
+                domain.attachDeviceFlags(text(interface), flags)
         except errors.HypervisorFault as error:
             remote = self.connection.remote
             reason = unplugged(remote, interface, error)
@@ -207,10 +233,30 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             domain.setInterfaceParameters(
                 nic.device or nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_LIVE
             )
-        with changed() if live else nullcontext():
+        with (
+            changed() if live else nullcontext(),
+            whole(lambda: self._limit_again(domain, nic, found[1], running=bool(live))),
+        ):
             domain.setInterfaceParameters(nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         if not live:
             require_off(domain)
+
+    @staticmethod
+    def _limit_again(
+        domain: Remote, nic: AttachedVif, interface: Element, *, running: bool
+    ) -> bool:
+        """Set the limits of a NIC that it had before. One call; two, if it is in a machine that
+        runs."""
+        before = {
+            f"{direction}.{name}": int(attribute(interface, f"bandwidth/{direction}", name) or 0)
+            for direction in ("inbound", "outbound")
+            for name in _LIMITS
+        }
+        if running:
+            device = nic.device or nic.address
+            domain.setInterfaceParameters(device, before, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        config = libvirt.VIR_DOMAIN_AFFECT_CONFIG
+        return put_back(partial(domain.setInterfaceParameters, nic.address, before, config))
 
 
 def _alias_of(vif_id: str, kind: VifType, device: Element) -> str:
@@ -220,5 +266,5 @@ def _alias_of(vif_id: str, kind: VifType, device: Element) -> str:
 
 def _limits(direction: str, limits: Bandwidth | None) -> dict[str, int]:
     # zero is libvirt's "no limit"
-    values = dict.fromkeys(("average", "peak", "burst"), 0) | (kilobytes(limits) if limits else {})
+    values = dict.fromkeys(_LIMITS, 0) | (kilobytes(limits) if limits else {})
     return {f"{direction}.{name}": value for name, value in values.items()}

@@ -13,6 +13,7 @@ from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, StartP
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
+from hvdrivers.libvirt.backup_job import refuse_open_backup
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domains import LookAgain, Moved, xml_of
@@ -273,7 +274,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
                 raise errors.OperationTimeout("the guest did not wake in time") from None
 
     def suspend(self, uuid: UUID, *, timeout: float | None = None) -> None:
-        """Budget: 6 calls.
+        """Budget: 7 calls.
 
         A paused machine is saved as paused, and restore() lets it run. With libvirt's flag for
         "save it as running" a save that fails, for want of room, would let it run at once.
@@ -285,6 +286,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
         def act(turn: Turn, domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.SUSPENDED:
                 return
+            refuse_open_backup(domain)
             turn.check()
             try:
                 domain.managedSave(0)

@@ -34,6 +34,7 @@ from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.files import Times, clean
+from hvdrivers.libvirt.halves import second_half
 from hvdrivers.libvirt.held_volumes import in_both
 from hvdrivers.libvirt.left_files import (
     File,
@@ -88,7 +89,7 @@ class LibvirtRelocation(Topic, StorageMigration):
         timeout: float | None = None,
         progress: ProgressCallback | None = None,
     ) -> None:
-        """Budget: 9 calls for disks that are there. Else for one disk 30 calls if it runs, and 2
+        """Budget: 9 calls for disks that are there. Else for one disk 31 calls if it runs, and 2
         for each further look, about one a second; 35 if it is off, and 5 for each look. For each
         further disk 15 more; for each one of an adopted machine 5 more, and those of
         delete_volume(); 2 for each root disk that rebuild() has made. It waits for what
@@ -168,7 +169,7 @@ class _Relocating:
                 undo.forget()
             else:
                 Mirroring(self._here.hub).mirror(move, live)
-            with changed():
+            with changed(), second_half(machine.domain):
                 self._name_root(move)
                 undo.close()  # the old files go
                 _record(move)
@@ -301,7 +302,8 @@ class _Relocating:
     def clear(self, uuid: UUID, turn: Turn, parts: Sequence[Part]) -> None:
         """End the copies that run, and delete each file that is noted, or of these parts, and that
         the machine has not. Six calls for a machine that is off, five for one that runs, and two
-        for each file; one more for each in another pool than the driver's own."""
+        for each file; one more for each in another pool than the driver's own, and where one is
+        deleted that a running machine had."""
         files = files_of(parts)
         # all is looked up now: this is how things are undone after a connection was lost
         try:
@@ -321,6 +323,9 @@ class _Relocating:
         if end_copies(domain, live, files):
             live = xml_of(domain)
         gone = self._unused(uuid, unnamed(files, stored, live))
+        if mine and live.get("id") is not None and {*gone} - {part.new for part in parts}:
+            # libvirt does not tell whether it could write which files the machine has gone on with
+            note(domain, files)
         away = delete_files(self._here.pools, gone)
         if mine:
             # what only one of both names is left when the machine goes off

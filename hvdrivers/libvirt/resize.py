@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from uuid import UUID
 
 import libvirt
@@ -16,21 +17,28 @@ from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import Undo, undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.cold_size import Size, has_nodes, reshape, set_size, size_in, size_of
-from hvdrivers.libvirt.devices import source_of
+from hvdrivers.libvirt.devices import as_defined, source_of
 from hvdrivers.libvirt.disguised import refuse_disguised
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, require_off, xml_of
 from hvdrivers.libvirt.encrypted_memory import is_encrypted, refuse_growth
+from hvdrivers.libvirt.halves import put_back, second_half, unwritten, whole
 from hvdrivers.libvirt.huge_pages import pages_in
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.naming import ROOT
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import growing
 from hvdrivers.libvirt.size_refusals import refuse_other_disks, refuse_placed
-from hvdrivers.libvirt.sizes import MEMORY_BLOCK_MIB, huge_page_of, plugged_memory, vcpus_of
+from hvdrivers.libvirt.sizes import (
+    MEMORY_BLOCK_MIB,
+    huge_page_of,
+    plugged_in,
+    plugged_memory,
+    vcpus_of,
+)
 from hvdrivers.libvirt.snapshot_data import Machine
 from hvdrivers.libvirt.turns import Robbed, Turn
-from hvdrivers.libvirt.xml import Element, text
+from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.progress import ProgressCallback
 from hvdrivers.models.state import InstanceState
@@ -104,7 +112,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
         # the machine is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.InstanceNotFound):
             domain = self.domains.find(uuid)
-            set_size(domain, size_in(xml_of(domain, inactive=True)), before)
+            now = size_in(xml_of(domain, inactive=True))
+            set_size(domain, now, before, around=unwritten)
 
     def _require_memory(self, memory_mib: int) -> None:
         total = int(self.connection.remote.getInfo()[1])
@@ -169,7 +178,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                 volume.resize(before, libvirt.VIR_STORAGE_VOL_RESIZE_SHRINK)
 
     def hot_resize_cpu(self, uuid: UUID, vcpus: int, *, timeout: float | None = None) -> None:
-        """Budget: 4 calls. QEMU gives the CPUs to the guest whether or not it takes them."""
+        """Budget: 4 calls; 4 if it has so many, and 5 if its definition has not. QEMU gives the
+        CPUs to the guest whether or not it takes them."""
         del timeout
 
         def act(domain: Remote, state: InstanceState) -> None:
@@ -186,9 +196,13 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                     hint="give a number that each node has the same part of",
                 )
             if vcpus == now:
+                self._define_cpus(domain, xml, vcpus)
                 return
             try:
-                with self.dedicated.growing(domain, xml, vcpus):
+                with (
+                    self.dedicated.growing(domain, xml, vcpus),
+                    whole(partial(_undefine_cpus, domain, now)),
+                ):
                     domain.setVcpusFlags(vcpus, _BOTH)
             except errors.HypervisorFault as error:
                 self._refuse_moved(domain, vcpus_of, now, error)
@@ -196,10 +210,24 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
 
         self.domains.change("hot_resize_cpu", uuid, current_deadline(), act)
 
+    def _define_cpus(self, domain: Remote, xml: Element, vcpus: int) -> None:
+        """Let the definition have the CPUs that the running machine has got. One call, two if it
+        had them not."""
+        before = vcpus_of(xml_of(domain, inactive=True))
+        if before == vcpus:
+            return
+        define = partial(domain.setVcpusFlags, flags=libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        with (
+            second_half(domain, partial(define, before)),
+            self.dedicated.growing(domain, xml, vcpus),
+        ):
+            define(vcpus)
+
     def hot_resize_memory(
         self, uuid: UUID, memory_mib: int, *, timeout: float | None = None
     ) -> None:
-        """Budget: 5 calls. QEMU gives the memory to the guest whether or not it takes it."""
+        """Budget: 5 calls; 4 if it has so much, and 1 more for each piece that its definition has
+        not. QEMU gives the memory to the guest whether or not it takes it."""
         del timeout
 
         def act(domain: Remote, state: InstanceState) -> None:
@@ -212,6 +240,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             _require_headroom(now, memory_mib, flavor.max_memory_mib)
             more = memory_mib - now
             if not more:
+                self._define_memory(uuid, domain, xml)
                 return
             self._require_memory(memory_mib)
             if more % MEMORY_BLOCK_MIB:
@@ -229,13 +258,31 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             # The caller says how much there shall be, and libvirt takes how much more. The name
             # of what is plugged in says what was there before it: of two clients that both saw
             # that, libvirt takes one, and the other finds out here.
+            piece = plugged_memory(more, after=now)
+            name = attribute(piece, "alias", "name") or ""
+            self.plugging.late.forget(uuid, name)
             try:
-                domain.attachDeviceFlags(text(plugged_memory(more, after=now)), _BOTH)
+                with whole(
+                    lambda: self.plugging.take_back(domain, lambda xml: plugged_in(xml).get(name))
+                ):
+                    domain.attachDeviceFlags(text(piece), _BOTH)
             except (errors.NotSupported, errors.InvalidRequest, errors.HypervisorFault) as error:
                 self._refuse_moved(domain, _memory_mib, now, error)
                 raise
 
         self.domains.change("hot_resize_memory", uuid, current_deadline(), act)
+
+    def _define_memory(self, uuid: UUID, domain: Remote, xml: Element) -> None:
+        """Let the definition have the memory that the running machine has got. One call, and one
+        for each piece that it has not."""
+        stored = plugged_in(xml_of(domain, inactive=True))
+        for name, piece in plugged_in(xml).items():
+            self.plugging.late.recall(uuid, name)
+            if name not in stored:
+                with second_half(domain):
+                    domain.attachDeviceFlags(
+                        text(as_defined(piece)), libvirt.VIR_DOMAIN_AFFECT_CONFIG
+                    )
 
     def _refuse_moved(
         self,
@@ -249,6 +296,16 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
         xml = xml_of(domain)
         if xml.get("id") is None or read(xml) != before:
             raise LookAgain from error
+
+
+def _undefine_cpus(domain: Remote, before: int) -> bool:
+    """Let the definition, as the daemon shows it, have so many CPUs again. Two calls. The guest is
+    not asked for those it got: QEMU 7.2 has died of it (TCG), and libvirt cannot tell for long
+    whether the guest lets go."""
+    put_back(partial(domain.setVcpusFlags, before, libvirt.VIR_DOMAIN_AFFECT_CONFIG))
+    if vcpus_of(xml_of(domain)) == before:
+        return False
+    raise errors.DeviceBusy("a running machine gives no CPU back", hint="power_off() it")
 
 
 def _memory_mib(domain: Element) -> int:

@@ -18,10 +18,11 @@ from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.device_names import is_device
 from hvdrivers.libvirt.encrypted_memory import is_encrypted
 from hvdrivers.libvirt.files import base_path, clean
-from hvdrivers.libvirt.pools import LOOK, refresh
+from hvdrivers.libvirt.odd_files import pool_on
+from hvdrivers.libvirt.pools import LOOK, refresh, volume_xml
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import last_calls
-from hvdrivers.libvirt.xml import Element, el, parse, text
+from hvdrivers.libvirt.xml import Element, parse
 
 _MIB, _GIB = 1 << 20, 1 << 30
 _LEAST = _MIB
@@ -284,55 +285,49 @@ def full_daemon(
     remote: Remote, error: errors.HypervisorFault
 ) -> errors.InsufficientResources | None:
     """After a failure: the system daemon has no room for what it writes down of its machines; None
-    if it has some, or does not tell. Seven calls."""
+    if it has some, or does not tell. Eleven calls."""
     if error.vendor_code != _HELPER:
         return None
     with last_calls(), suppress(errors.HypervisorError):
         if urlsplit(str(remote.getURI())).path == "/session":
             return None
         for folder in (_RUN_FOLDER, _DAEMON_FOLDER):
-            free = _free_of_daemon(remote, folder)
-            if free is not None and free < _LEAST:
+            lacking = _lacking_of_daemon(remote, folder)
+            if lacking is not None:
                 return errors.InsufficientResources(
-                    f"the host has {free / _MIB:.1f} MiB of room left in {folder}, where libvirt"
+                    f"the host has {lacking} in {folder}, where libvirt"
                     f" writes down what it knows of its machines: {error.message}",
                     vendor_code=error.vendor_code,
-                    hint=f"free room on the host (df {folder})",
+                    hint=f"free room on the host (df {folder}; df -i {folder})",
                 )
     return None
 
 
-def _free_of_daemon(remote: Remote, folder: str) -> int | None:
-    """Bytes of room in one of the daemon's folders; None if it does not tell. Three calls."""
+def _lacking_of_daemon(remote: Remote, folder: str) -> str | None:
+    """What one of the daemon's folders lacks: bytes, or files, of which a file system has so many;
+    None if it lacks neither, or does not tell. Five calls."""
     try:
-        return _free_below(remote, folder)
+        with pool_on(remote, folder) as pool:
+            free = int(pool.info()[3])
+            if free < _LEAST:
+                return f"{free / _MIB:.1f} MiB of room left"
+            try:
+                pool.createXML(volume_xml(f"{LOOK}{token_hex(8)}", 0, "raw"), 0).delete(0)
+            except errors.InsufficientResources:
+                return "no room for one more file"
     except errors.InsufficientResources:
         # libvirt writes down below /run which pools are active, this one too
-        return 0 if folder == _RUN_FOLDER else None
+        return "no room left" if folder == _RUN_FOLDER else None
     except errors.HypervisorError:
         return None
+    return None
 
 
 def _free_in(remote: Remote, folder: str) -> int | None:
     """Bytes of room in a folder of the host; None if it does not tell. Three calls."""
-    with suppress(errors.HypervisorError):
-        return _free_below(remote, folder)
-    return None
-
-
-def _free_below(remote: Remote, folder: str) -> int:
-    pool_xml = el(
-        "pool",
-        el("name", f"{LOOK}{token_hex(8)}"),
-        el("target", el("path", folder)),
-        type="dir",
-    )
-    pool = remote.storagePoolCreateXML(text(pool_xml), 0)
-    try:
+    with suppress(errors.HypervisorError), pool_on(remote, folder) as pool:
         return int(pool.info()[3])
-    finally:
-        with last_calls():
-            pool.destroy()
+    return None
 
 
 def _free(pool: Remote) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hvdrivers.libvirt.shared_memory import fit_memory
-from hvdrivers.libvirt.xml import Element, el
+from hvdrivers.libvirt.xml import Element, attribute, el
 from hvdrivers.models.instance import Flavor
 
 MEMORY_BLOCK_MIB = 128
@@ -18,6 +18,8 @@ MEMORY_BLOCK_MIB = 128
 _ORDINARY_PAGE_KIB = 4
 _SLOTS = 64
 """How often memory can be added between two cold resizes; a slot that is empty costs nothing."""
+_PLUGGED = "ua-memory-"
+"""How the aliases of memory that has been plugged in begin."""
 
 
 def vcpu_element(flavor: Flavor, *, placed: bool = False) -> Element:
@@ -119,9 +121,15 @@ def plugged_memory(size_mib: int, *, after: int) -> Element:
     return el(
         "memory",
         el("target", el("size", str(size_mib), unit="MiB"), el("node", "0")),
-        el("alias", name=f"ua-memory-{after}"),
+        el("alias", name=f"{_PLUGGED}{after}"),
         model="dimm",
     )
+
+
+def plugged_in(domain: Element) -> dict[str, Element]:
+    """What :func:`plugged_memory` has plugged into a machine, by its aliases."""
+    found = {attribute(each, "alias", "name"): each for each in domain.iterfind("devices/memory")}
+    return {name: each for name, each in found.items() if name and name.startswith(_PLUGGED)}
 
 
 def vcpus_of(domain: Element) -> int | None:

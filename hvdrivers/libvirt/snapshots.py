@@ -31,6 +31,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
+from hvdrivers.libvirt.halves import put_back, whole
 from hvdrivers.libvirt.metadata import put
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import growing, needing_room, unsaved_in
@@ -350,22 +351,23 @@ class LibvirtSnapshots(Topic, Snapshots):
             begun: set[str] = set()
             room = self.snapshot_data.keep_room(turn, xml)
             turn.check()  # what is noted will be done
-            note_deletion(domain, family, flags)
+            unnote = partial(put_back, partial(note_deletion, domain, (), flags))
+            with whole(unnote):
+                note_deletion(domain, family, flags)
             with changed():
                 try:
-                    self.snapshot_data.erase(
-                        machine, [tree.nodes[each] for each in family], disks, begun, room
-                    )
+                    nodes = [tree.nodes[each] for each in family]
+                    self.snapshot_data.erase(machine, nodes, disks, begun, room)
                 except (errors.DeviceBusy, errors.HypervisorFault) as error:
                     turn.check()  # or the other client has done it
                     if isinstance(error, errors.HypervisorFault):
                         self._look_again_if_moved(domain, state, error)
-                    note_deletion(domain, begun, flags)
+                    put_back(partial(note_deletion, domain, begun, flags))
                     raise
                 except Robbed:
-                    note_deletion(domain, (), flags)
+                    unnote()
                     raise
-                note_deletion(domain, (), flags)
+                unnote()  # a note of snapshots that have gone says nothing
 
         self.turns.change("delete_snapshot", uuid, deadline, act)
 

@@ -15,7 +15,7 @@ import libvirt
 
 from hvdrivers import hints
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.undo import changed
+from hvdrivers.driverkit.undo import changed, note_loss
 from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import definable, own_disk, used_sources
@@ -109,6 +109,7 @@ def cut(domain: Remote) -> bool:
         if domain.isActive():
             raise
         return False
+    note_loss()
     with changed(), suppress(errors.InstanceNotFound):
         if has_old_memory(domain):
             domain.managedSaveRemove(0)

@@ -16,9 +16,11 @@ from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.undo import changed, undoing
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import (
+    as_defined,
     attached_volume,
     bus_of,
     has_free_port,
+    limits_in,
     limits_of,
     no_free_port,
     source_of,
@@ -28,6 +30,7 @@ from hvdrivers.libvirt.devices import (
 from hvdrivers.libvirt.domain import next_target
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.encrypted_memory import fitted
+from hvdrivers.libvirt.halves import put_back, second_half, unwritten, whole
 from hvdrivers.libvirt.hardware import with_bus
 from hvdrivers.libvirt.held_volumes import free_alias, not_attached, slot_of, write_slot
 from hvdrivers.libvirt.metadata import hardware_in
@@ -68,11 +71,11 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
     def attach_volume(
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
-        """Budget for a machine that is on: 6 calls, 9 for a volume of a pool, 4 if it is there
-        already; for a stopped one 8, 10 and 5. 2 more for each secret of a volume. A file by its
-        path costs 1 more, and 4 more if it is in no pool. If create_volume() has not made it, it is
-        compared with the instances' disks: 4 more, 1 for each disk and image in the driver's pool,
-        and 1 or 2 for each instance."""
+        """Budget for a machine that is on: 6 calls, 9 for a volume of a pool, 5 if it is there
+        already, 6 if the machine has it and its definition has not; for a stopped one 8, 10 and 5.
+        2 more for each secret of a volume. A file by its path costs 1 more, and 4 more if it is in
+        no pool. If create_volume() has not made it, it is compared with the instances' disks: 4
+        more, 1 for each disk and image in the driver's pool, and 1 or 2 for each instance."""
         del timeout
         deadline = current_deadline()
         return self.domains.change(
@@ -131,6 +134,8 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
                 self.plugging.late.recall(uuid, _alias_of(volume_id, present))
                 if has_secrets(present):  # those of an attempt whose reply was lost may be gone
                     self.secrets.make(uuid, attachment)
+                if not stopped:
+                    self._define_volume(domain, volume_id, present)
                 return attached_volume(volume_id, present)
             refuse_one_more(xml, bus_of(attachment))
             if not stopped and bus_of(attachment) is DiskBus.VIRTIO and not has_free_port(xml):
@@ -153,7 +158,8 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
                         undo,
                         needed=partial(self._is_attached, uuid, volume_id, target),
                     )
-                    domain.attachDeviceFlags(text(fitted(disk, xml)), flags)
+                    with whole(partial(self._take_volume_back, domain, volume_id)):
+                        domain.attachDeviceFlags(text(fitted(disk, xml)), flags)
                 break
             except _REFUSALS as error:
                 # another client may have attached this volume, or one under this name
@@ -172,6 +178,18 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
         if present is None:
             raise Moved  # started meanwhile, without it; or another client has detached it
         return attached_volume(volume_id, present)
+
+    def _take_volume_back(self, domain: Remote, volume_id: str) -> bool:
+        """Detach a volume that the definition has not; False: the machine has it not either."""
+        return self.plugging.take_back(domain, lambda xml: volumes_of(xml).get(volume_id))
+
+    @staticmethod
+    def _define_volume(domain: Remote, volume_id: str, disk: Element) -> None:
+        """Let the definition have a volume that the running machine has. One call, two if it had it
+        not."""
+        if volume_id not in volumes_of(xml_of(domain, inactive=True)):
+            with second_half(domain):
+                domain.attachDeviceFlags(text(as_defined(disk)), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
 
     def _is_attached(self, uuid: UUID, volume_id: str, target: str) -> bool:
         """Whether an attachment that has failed has taken effect after all: the reply to it may
@@ -250,7 +268,8 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
             with changed() if stored is not None or live is not None else nullcontext():
                 self.secrets.delete_of(uuid, volume_id)
                 if any(each is not None and slot_of(xml, each) for xml, each in held):
-                    write_slot(domain, name, None)
+                    with unwritten():  # it says nothing without the disk
+                        write_slot(domain, name, None)
 
         self.domains.change("detach_volume", uuid, deadline, act)
 
@@ -268,9 +287,11 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
 
             disk = found()
             if disk is not None:
-                device = attribute(disk, "target", "dev")
+                limit = partial(domain.setBlockIoTune, attribute(disk, "target", "dev"))
+                flags = affecting(domain, state)
                 try:
-                    domain.setBlockIoTune(device, limits_of(qos), affecting(domain, state))
+                    with whole(partial(put_back, partial(limit, limits_in(disk), flags))):
+                        limit(limits_of(qos), flags)
                 except (errors.InvalidRequest, errors.HypervisorFault):
                     disk = found()  # another client may have detached it
                     if disk is not None:

@@ -28,6 +28,7 @@ from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.destroy import is_about
 from hvdrivers.libvirt.devices import attached_volume, limits_of, serial_of
 from hvdrivers.libvirt.domains import LookAgain, xml_of
+from hvdrivers.libvirt.halves import second_half
 from hvdrivers.libvirt.held_volumes import (
     Slot,
     in_both,
@@ -92,7 +93,7 @@ class LibvirtSwap(Topic, SwapVolume):
                 self._begin(swap, domain, undo)
                 self.deletions.require_kept(replacement.volume, deadline)
                 self._pivoted(swap, domain, deadline, progress)
-            with changed():
+            with changed(), second_half(domain):
                 return self._completed(swap, domain, swap.disk)
 
         return self.domains.change("swap_volume", uuid, deadline, act)
@@ -253,8 +254,9 @@ class LibvirtSwap(Topic, SwapVolume):
         raise explained_write(self.connection.remote, source_of(swap.new), error)
 
     def _completed(self, swap: Swap, domain: Remote, before: Element | None) -> AttachedVolume:
-        """What follows the pivot: the definition, the limits, and the old one's secrets. Another
-        client may have switched the machine off meanwhile.
+        """What follows the pivot: the limits, the old one's secrets, and the definition, whose
+        number of the disk says that all is done. Another client may have switched the machine off
+        meanwhile.
 
         Args:
             before: the disk with the old volume; None where nobody knows it any more.
@@ -265,12 +267,12 @@ class LibvirtSwap(Topic, SwapVolume):
                 "another client has detached the replacement meanwhile",
                 hint="get_instance() shows what is attached",
             )
-        self._define_on(swap, domain, disk)
         qos = swap.replacement.qos
         if qos is not None or before is None or before.find("iotune") is not None:
             in_both(lambda flags: domain.setBlockIoTune(swap.device, limits_of(qos), flags))
         if before is None or has_secrets(before):
             self.secrets.delete_of(swap.uuid, swap.volume_id)
+        self._define_on(swap, domain, disk)
         return attached_volume(swap.replacement.volume_id, disk)
 
     @staticmethod
@@ -303,7 +305,7 @@ class LibvirtSwap(Topic, SwapVolume):
         stored = volumes_of(xml_of(domain, inactive=True)).get(replacement.volume_id)
         if stored is None or stored.findtext("serial") == serial_of(replacement.volume_id):
             return
-        with changed():
+        with changed(), second_half(domain):
             swap = Swap(
                 uuid=uuid,
                 volume_id=volume_id,

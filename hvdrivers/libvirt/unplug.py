@@ -13,18 +13,22 @@ from uuid import UUID
 import libvirt
 
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.domains import Domains, Moved, xml_of
 from hvdrivers.libvirt.event_hub import Device, EventHub, Lifecycle, RawEvent
+from hvdrivers.libvirt.halves import second_half, unwritten
 from hvdrivers.libvirt.late_unplug import LateUnplugs, Request
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.session import Connection
 from hvdrivers.libvirt.xml import Element, attribute, text
+from hvdrivers.models.state import InstanceState
 
 _ASK_AGAIN = 5.0
 """Seconds after which an unplug request is repeated: QEMU refuses a second one earlier."""
+_TAKING_BACK = 10.0
+"""Seconds for which a guest is asked for what it got and is not to keep."""
 _SETTLING = 30.0
 """Seconds to take a device out of a definition, in the background."""
 
@@ -59,8 +63,9 @@ class Plugging:
         running = xml_of(domain)
         for device_alias in expected:
             if not _has(running, device_alias):
-                self._drop(domain, uuid, device_alias)
-                self.late.forget(uuid, device_alias)
+                with unwritten():  # then it is expected further on
+                    self._drop(domain, uuid, device_alias)
+                    self.late.forget(uuid, device_alias)
 
     def _drop(self, domain: Remote, uuid: UUID, device_alias: str) -> None:
         for device in xml_of(domain, inactive=True).iterfind("devices/*"):
@@ -81,14 +86,39 @@ class Plugging:
         if live is None:
             self.late.forget(uuid, device_alias)
             if stored is not None:
-                self.forget(domain, device_alias, stored)
+                with second_half(domain):
+                    self.forget(domain, device_alias, stored)
                 self._require_gone(domain, device_alias)
             return
         with self.late.expecting(uuid, device_alias) as request:
             self._unplug(uuid, domain, device_alias, deadline, request)
             if stored is not None:
-                with changed():
+                with changed(), second_half(domain):
                     self.forget(domain, device_alias, stored)
+
+    def take_back(self, domain: Remote, found: Callable[[Element], Element | None]) -> bool:
+        """Take a device out of the running machine that has just been plugged, and that its
+        definition has not. A guest that is paused would let go of it later, when it is wanted
+        again: it is not asked. Up to three calls, and those of take_out().
+
+        Args:
+            found: the device in a machine's XML.
+
+        Returns:
+            Whether the machine had it.
+
+        Raises:
+            DeviceBusy: the guest does not let go of it.
+        """
+        live = found(xml_of(domain)) if domain.isActive() else None
+        if live is None or found(xml_of(domain, inactive=True)) is not None:
+            return False
+        if self._domains.state(domain) is InstanceState.PAUSED:
+            raise errors.DeviceBusy("it is paused", hint="unpause() it")
+        name = attribute(live, "alias", "name") or ""
+        seconds = min(_TAKING_BACK, current_deadline().left / 2)
+        self.take_out(domain, name, live, None, Deadline(seconds))
+        return True
 
     def forget(self, domain: Remote, device_alias: str, stored: Element) -> None:
         """Take a device out of the definition. One call, two if another client was faster."""

@@ -108,8 +108,8 @@ class BlockerKind(StrEnum):
     VERSION = "version"
     """The destination's hypervisor is too old."""
     STATE = "state"
-    """It is there already, or another machine with its UUID. Or its server group has members with
-    another policy there."""
+    """It is there already, or another machine with its UUID; or a backup of it is open. Or its
+    server group has members with another policy there."""
     RESOURCES = "resources"
     """Not enough memory or CPUs, or the destination is in maintenance. Or the policy of its server
     group leaves no host for it there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hvdrivers.contract import errors
+from hvdrivers.driverkit.undo import note_loss
 from hvdrivers.vmware.moves import Moves
 from hvdrivers.vmware.questions import PENDING, end, ending_questions
 from hvdrivers.vmware.reader import Reader
@@ -46,6 +47,7 @@ class PowerSwitch:
                 raise
             self._answer(obj)
             self._tasks.run(obj.PowerOffVM_Task, entity=obj)
+        note_loss()
 
     def off_at_once(self, obj: Any) -> None:
         """Switch a machine off, also one that is moving: the migration ends."""

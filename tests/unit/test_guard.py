@@ -24,12 +24,13 @@ from hvdrivers import guarded_call
 from hvdrivers.contract import errors
 from hvdrivers.contract.capabilities import Capability, provides
 from hvdrivers.contract.driver import OPERATIONS, ComputeDriver
-from hvdrivers.contract.guest import GuestPassword
+from hvdrivers.contract.guest import GuestExec, GuestPassword
 from hvdrivers.contract.power import Pause, RebootKind
 from hvdrivers.contract.snapshots import Snapshots
 from hvdrivers.contract.storage import Reconnect
 from hvdrivers.guard import asynchronous
 from hvdrivers.models.console import ConsoleKind
+from hvdrivers.models.guest import ExecResult
 from hvdrivers.models.image import HostImage
 from hvdrivers.models.instance import Firmware, InstanceSummary
 from hvdrivers.models.progress import Phase, Progress
@@ -282,6 +283,38 @@ def test_different_instances_and_reads_do_not_wait_for_each_other() -> None:
         thread.join(PATIENCE)
     assert not failures
     assert together.n_waiting == 0
+
+
+class Executing(LeastDriver, GuestExec):
+    """The least driver whose guests run programs."""
+
+    def guest_exec(self, uuid, command, *, stdin=b"", credentials=None, timeout=None):
+        raise NotImplementedError
+
+
+def test_a_program_in_the_guest_keeps_nobody_from_the_instance() -> None:
+    """Two programs run until the machine is off, and the instance is nobody's meanwhile."""
+    together = threading.Barrier(3)
+    off = threading.Event()
+
+    def guest_exec(self, uuid, command, *, stdin=b"", credentials=None, timeout=None):
+        together.wait(PATIENCE)
+        assert off.wait(PATIENCE)
+        return ExecResult(exit_code=0, stdout=b"", stderr=b"")
+
+    driver, _ = make(
+        like=Executing,
+        guest_exec=guest_exec,
+        power_off=lambda self, uuid, *, graceful=0, timeout=None: off.set(),
+    )
+    uuid = uuid4()
+    found = []
+    threads = [in_thread(lambda: found.append(driver.guest_exec(uuid, ["x"]))) for _ in range(2)]
+    together.wait(PATIENCE)
+    driver.power_off(uuid, timeout=PATIENCE)
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert [each.exit_code for each in found] == [0, 0]
 
 
 def test_spawn_takes_turns_by_the_uuid_in_its_spec() -> None:

@@ -79,7 +79,6 @@ GUEST_012 = clause(
     operation="freeze",
     level=Level.SHOULD,
 )
-
 _PASSWORD = "hvct-Secret-1"  # noqa: S105 - of a machine that lives for a moment
 _ASKS: dict[str, tuple[Capability, Callable[[Trial, UUID], object]]] = {
     "set_guest_password": (
@@ -90,7 +89,7 @@ _ASKS: dict[str, tuple[Capability, Callable[[Trial, UUID], object]]] = {
     "thaw": (Capability.GUEST_FREEZE, lambda t, uuid: t.driver.thaw(uuid)),
     "guest_exec": (
         Capability.GUEST_EXEC,
-        lambda t, uuid: _run(t, uuid, ["/bin/true"]),
+        lambda t, uuid: run_program(t, uuid, ["/bin/true"]),
     ),
 }
 
@@ -107,7 +106,8 @@ def _set_password(trial: Trial, uuid: UUID, user: str, password: str) -> None:
     trial.driver.set_guest_password(uuid, user, SecretStr(password), credentials=account)
 
 
-def _run(trial: Trial, uuid: UUID, command: Sequence[str], **options: Any) -> ExecResult:
+def run_program(trial: Trial, uuid: UUID, command: Sequence[str], **options: Any) -> ExecResult:
+    """guest_exec(), with an account where the guest asks for one."""
     account = trial.target.guest_account(trial.driver, uuid)
     return trial.driver.guest_exec(uuid, command, credentials=account, **options)
 
@@ -176,7 +176,7 @@ def thawing_twice_is_a_success(trial: Trial) -> None:
 @check(GUEST_006)
 def runs_a_program(trial: Trial) -> None:
     uuid = booted(trial)
-    run = partial(_run, trial)
+    run = partial(run_program, trial)
     hostile = ["a b", "$(id)", "; false", "'\"\\", "*"]
     echoed = run(uuid, ["/bin/echo", *hostile])
     expected = (0, " ".join(hostile).encode() + b"\n", b"")
@@ -193,7 +193,7 @@ def runs_a_program(trial: Trial) -> None:
 def program_is_unknown(trial: Trial) -> None:
     uuid = booted(trial)
     with trial.unchanged(), trial.raises(errors.InvalidRequest):
-        _run(trial, uuid, ["/hvct/no-such-program"])
+        run_program(trial, uuid, ["/hvct/no-such-program"])
 
 
 @check(GUEST_008)
@@ -202,7 +202,7 @@ def program_outlives_the_deadline(trial: Trial) -> None:
     with trial.target.endless_program(trial.driver, uuid) as command:
         began = time.monotonic()
         with trial.raises(errors.OutcomeUnknown):
-            _run(trial, uuid, command, timeout=0.5 * trial.target.time_scale)
+            run_program(trial, uuid, command, timeout=0.5 * trial.target.time_scale)
         took = time.monotonic() - began
         trial.check(took < 0.5 * trial.target.time_scale + 60, f"it took {took:.1f} seconds")
 

@@ -254,6 +254,10 @@ class Target(ABC):
         raise PreconditionMissing("the target names no endless program (endless_program)")
         yield
 
+    def program_runs(self, driver: ComputeDriver, uuid: UUID) -> bool:
+        """Whether the command of endless_program() runs in the guest by now."""
+        raise PreconditionMissing("the target does not see what runs in a guest (program_runs)")
+
     # ---- other hosts: for migration -------------------------------------------------------------
 
     def other_host(self) -> tuple[Destination, ComputeDriver]:

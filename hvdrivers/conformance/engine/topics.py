@@ -51,6 +51,7 @@ TOPICS = (
     "snapshot_tree",
     "export_backup",
     "guest",
+    "guest_programs",
     "migration",
     "migration_under_way",
     "migration_effects",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Final
 from uuid import UUID
 
@@ -18,8 +20,6 @@ from hvdrivers.hyperv.simulator.state.machine import Machine
 from hvdrivers.models.guest import GuestCredentials
 
 _USER: Final = "Administrator"
-_LONG: Final = "30"
-"""Seconds that a program runs on which nobody waits for any more."""
 
 
 class PlayedGuest(Target):
@@ -63,4 +63,21 @@ class PlayedGuest(Target):
 
     @contextmanager
     def endless_program(self, driver: ComputeDriver, uuid: UUID) -> Iterator[Sequence[str]]:
-        yield ["/bin/sleep", _LONG]
+        """Its programs are those of this computer, and no guest's end ends them: this one runs for
+        as long as there is a file, and makes another one first."""
+        lasts, begun = _file(uuid, "lasts"), _file(uuid, "begun")
+        lasts.touch()
+        script = f"echo >'{begun}'; while [ -e '{lasts}' ]; do /bin/sleep 0.1; done"
+        try:
+            yield ["/bin/sh", "-c", script]
+        finally:
+            lasts.unlink()
+            begun.unlink(missing_ok=True)
+
+    def program_runs(self, driver: ComputeDriver, uuid: UUID) -> bool:
+        return _file(uuid, "begun").exists()
+
+
+def _file(uuid: UUID, what: str) -> Path:
+    """A file of this computer that belongs to an instance's endless program."""
+    return Path(gettempdir(), f"hvct-{uuid}-{what}")

@@ -133,18 +133,20 @@ function Get-HvCallsPool {
     finally { [System.Threading.Monitor]::Exit($HvShared.Done) }
 }
 
-# What takes minutes, what changes something, and what must not wait for either: looks, and requests
-# that end one of the others.
+# What takes minutes, what waits in a guest, what changes something, and what must not wait for any of
+# these: looks, and requests that end one of the others.
 function Get-HvKind {
     param([string]$Operation)
     $long = @('Move', 'Relocate', 'Export', 'ImagePull', 'ImageEnd', 'Rebuild',
-        'Snapshot', 'DeleteSnapshot', 'Revert', 'GuestExec')
+        'Snapshot', 'DeleteSnapshot', 'Revert')
     $looks = @('Ping', 'Get', 'List', 'Host', 'Metrics', 'ListVolumes', 'Images', 'Snapshots',
         'Events', 'EventsBegin', 'Console', 'Addresses', 'Connector', 'Screen', 'ExportRead',
         'InMaintenance', 'MoveLook', 'MoveFits', 'MoveCompare', 'MoveState', 'Examine',
         'MoveAbort', 'RelocateEnd')
     if ($long -ccontains $Operation) { return 'long' }
     if ($looks -ccontains $Operation) { return 'looks' }
+    # they take as long as a guest likes
+    if ('GuestExec', 'GuestPassword' -ccontains $Operation) { return 'guests' }
     'changes'
 }
 

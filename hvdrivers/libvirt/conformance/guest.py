@@ -15,11 +15,13 @@ import libvirt_qemu
 
 from hvdrivers.conformance.engine.observer import PreconditionMissing
 from hvdrivers.conformance.engine.target import Target
+from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.libvirt.conformance.raw_host import RawHost
 from hvdrivers.libvirt.devices import source_of, volumes_of
 from hvdrivers.libvirt.xml import attribute, parse
 from hvdrivers.models.image import FileImage
+from hvdrivers.models.state import InstanceState
 from hvdrivers.testing.serialguest import BOOT_SECONDS, SerialShell, in_time
 
 _LOOKS = 60
@@ -160,10 +162,19 @@ class SerialGuest(SerialShell, Target):
     @contextmanager
     def endless_program(self, driver: ComputeDriver, uuid: UUID) -> Iterator[Sequence[str]]:
         self.wait_booted(driver, uuid)
+        boots = self.boots(driver, uuid)
         try:
             yield ["/bin/sleep", "100000"]
         finally:
-            self.shell(driver, uuid, "killall sleep")
+            with suppress(errors.InstanceNotFound):  # it has gone, and the program with it
+                on = driver.get_instance(uuid).state is InstanceState.RUNNING
+                if on and self.boots(driver, uuid) == boots:
+                    self.shell(driver, uuid, "killall sleep")
+
+    def program_runs(self, driver: ComputeDriver, uuid: UUID) -> bool:
+        # grep does not find itself
+        look = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'slee[p] 100000'"
+        return self.shell(driver, uuid, look).strip() not in {"", "0"}
 
     def said(self, driver: ComputeDriver, uuid: UUID) -> bytes:
         self._open_console(uuid)  # so that QEMU listens when the guest does

@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+from pydantic import SecretStr
 from pyVmomi import vim
 
 from hvdrivers.conformance.engine.observer import PreconditionMissing
@@ -125,20 +127,32 @@ class PlayedGuest(Target):
         yield self.guest_account(driver, uuid)
 
     def accepts_password(self, driver: ComputeDriver, uuid: UUID, user: str, password: str) -> bool:
-        account = vim.vm.guest.NamePasswordAuthentication(
-            username=user, password=password, interactiveSession=False
-        )
-        manager = self.server.content.guestOperationsManager
-        processes = self.server.of(manager, "processManager")["processManager"]
+        account = GuestCredentials(user=user, password=SecretStr(password))
         try:
-            processes.ListProcessesInGuest(self.server.machine(uuid), account, [])
+            self._processes(uuid, account)
         except vim.fault.InvalidGuestLogin:
             return False
         return True
 
+    def _processes(self, uuid: UUID, account: GuestCredentials) -> Sequence[Any]:
+        """What VMware Tools have started in the guest."""
+        login = vim.vm.guest.NamePasswordAuthentication(
+            username=account.user,
+            password=account.password.get_secret_value(),
+            interactiveSession=False,
+        )
+        manager = self.server.content.guestOperationsManager
+        processes = self.server.of(manager, "processManager")["processManager"]
+        found: Sequence[Any] = processes.ListProcessesInGuest(self.server.machine(uuid), login, [])
+        return found or ()
+
     @contextmanager
     def endless_program(self, driver: ComputeDriver, uuid: UUID) -> Iterator[Sequence[str]]:
-        yield ["/bin/sleep", "3600"]
+        yield ["/bin/sleep", "1000000"]
+
+    def program_runs(self, driver: ComputeDriver, uuid: UUID) -> bool:
+        found = self._processes(uuid, self.guest_account(driver, uuid))
+        return any(each.name == "sleep" and each.endTime is None for each in found)
 
     def set_extra(self, uuid: UUID, key: str, value: str) -> None:
         spec = vim.vm.ConfigSpec(extraConfig=[vim.option.OptionValue(key=key, value=value)])

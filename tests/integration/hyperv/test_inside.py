@@ -13,8 +13,6 @@ import pytest
 from pydantic import SecretStr
 
 from hvdrivers.contract import errors
-from hvdrivers.guard import guarded
-from hvdrivers.hyperv.driver import HypervDriver
 from hvdrivers.hyperv.simulator.guests.played import USERS, Behaviour
 from hvdrivers.models.guest import GuestCredentials
 from hvdrivers.models.image import FileImage
@@ -187,16 +185,39 @@ def test_a_guest_that_does_not_answer(site: Site, guest: UUID) -> None:
     assert site.driver.guest_exec(guest, ["/bin/true"], credentials=ADMIN).exit_code == 0
 
 
-def test_a_program_that_runs_on_holds_no_other_client_back(site: Site, guest: UUID) -> None:
-    driver, other = site.driver, guarded(HypervDriver.connect(site.config))
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(
-            driver.guest_exec, guest, ["/bin/sleep", "25"], credentials=ADMIN, timeout=8
-        )
-        other.power_off(guest)
-        assert not running.done()
-        assert isinstance(running.exception(60), errors.OutcomeUnknown)
-    other.close()
+def test_programs_that_run_on_hold_nobody_back(site: Site, guest: UUID, tmp_path: Path) -> None:
+    """They are more than there are runspaces for requests of one kind; the last waits for one."""
+    driver = site.driver
+    script = "echo >$1.begun; while [ -e $2 ]; do /bin/sleep 0.1; done"
+    lasts = tmp_path / "lasts"
+    lasts.touch()
+    many = site.config.workers + 2  # one is in the first runspace
+    begun = [tmp_path / f"{number}" for number in range(many)]
+    with ThreadPoolExecutor(many) as pool:
+        running = [
+            pool.submit(
+                driver.guest_exec,
+                guest,
+                ["/bin/sh", "-c", script, "sh", str(each), str(lasts)],
+                credentials=ADMIN,
+                timeout=3600,
+            )
+            for each in begun
+        ]
+        try:
+            wait_until(
+                lambda: len(list(tmp_path.glob("*.begun"))) == many - 1,
+                timeout=120,
+                what="the programs run",
+            )
+            taken = driver.create_snapshot(guest, "beside")
+            driver.delete_snapshot(guest, taken.id)
+            driver.power_off(guest)
+            ended = [each.exception(120) for each in running]
+        finally:
+            lasts.unlink()
+    kinds = sorted(type(each).__name__ for each in ended)
+    assert kinds == ["InvalidState", *["OutcomeUnknown"] * (many - 1)]
     with pytest.raises(errors.InvalidState):
         driver.guest_exec(guest, ["/bin/true"], credentials=ADMIN)
 

@@ -7,7 +7,9 @@ One guest for all of it; see ``agents.PlayedAgent``.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from pydantic import SecretStr
@@ -181,6 +183,54 @@ def test_how_a_program_ended(
             machine.host.driver.guest_exec(machine.uuid, ["/x"])
     else:
         assert machine.host.driver.guest_exec(machine.uuid, ["/x"]).exit_code == code
+
+
+@pytest.mark.parametrize("how", ["paused", "frozen", "busy"])
+def test_a_program_goes_on_while_the_agent_cannot_be_asked(
+    machine: Machine, agent: PlayedAgent, how: str
+) -> None:
+    """Its end is told afterwards. QEMU's agent refuses that question while the guest is frozen, and
+    libvirt while the machine is paused, or another client waits for the agent."""
+    driver, uuid = machine.host.driver, machine.uuid
+    over = threading.Event()
+
+    def status(question: dict[str, object]) -> bytes:
+        if agent.frozen:
+            return refused(
+                "Command guest-exec-status has been disabled: the agent is in frozen state"
+            )
+        return agent.well(question) if over.is_set() else returned({"exited": False})
+
+    def busy(name: str, send: Callable[[], object]) -> object:
+        raise errors.DeviceBusy("another client asks the agent")
+
+    agent.say["guest-exec-status"] = status
+    name = "Domain.getAgent[guest-exec-status]"
+    began: dict[str, Callable[[], object]] = {"paused": driver.pause, "frozen": driver.freeze}
+    ends = {"paused": driver.unpause, "frozen": driver.thaw}
+    with ThreadPoolExecutor(1) as pool, machine.host.raw.connection.counting() as calls:
+        running = pool.submit(driver.guest_exec, uuid, ["/x"], timeout=600)
+
+        def looks(more: int) -> None:
+            wanted = calls[name] + more
+            wait_until(
+                lambda: calls[name] >= wanted or running.done(), timeout=120, what="it is asked"
+            )
+
+        looks(2)
+        if how == "busy":
+            with script(machine.host.raw, name, busy) as seam:
+                wait_until(lambda: seam.reached or running.done(), timeout=120, what="it is asked")
+        else:
+            began[how](uuid)
+            try:
+                looks(2)
+            finally:
+                ends[how](uuid)
+        looks(2)
+        assert not running.done()
+        over.set()
+        assert running.result(120).stdout == b"ok"
 
 
 def test_answers_to_no_question(machine: Machine, agent: PlayedAgent) -> None:

@@ -303,7 +303,10 @@ def test_budgets(host: Host, empty: Machine) -> None:
     raw.end_backup(uuid)
     assert calls(raw, lambda: raw.end_backup(uuid)) == 3
     assert {12, 2} <= set(numbers("begin_backup"))
-    assert {3, 6} <= set(numbers("end_backup"))
+    made.append(raw.begin_backup(uuid))
+    assert calls(raw, lambda: raw.end_backup(uuid, made[-1].id)) - 8 in range(20)
+    assert calls(raw, lambda: raw.end_backup(uuid, made[-1].id)) == 5
+    assert {3, 6, 2} <= set(numbers("end_backup"))
 
 
 def test_a_host_whose_files_are_not_here(libvirt_peer: LibvirtPeer, guest_image: Path) -> None:
@@ -338,3 +341,26 @@ def test_the_socket_is_closed_to_others(empty: Machine) -> None:
     assert path.parent.stat().st_mode & 0o007 == 0
     empty.host.driver.end_backup(empty.uuid)
     assert not path.exists()
+
+
+def test_the_end_of_one_is_not_the_end_of_the_next(host: Host, empty: Machine) -> None:
+    """Another client ends it in the moment before, and would open one of its own: libvirt has no
+    word for which backup it is to end."""
+    uuid = empty.uuid
+    first = host.driver.begin_backup(uuid).id
+    with closing(guarded(LibvirtDriver.connect(host.raw.config))) as other:
+
+        def meanwhile(_name: str, send: Send) -> Any:
+            other.end_backup(uuid)
+            with pytest.raises((errors.DeviceBusy, errors.OperationTimeout)):
+                other.begin_backup(uuid, timeout=1)
+            return send()
+
+        with script(host.raw, "Domain.abortJob", meanwhile) as seam:
+            host.driver.end_backup(uuid, first)
+        assert seam.reached
+        second = other.begin_backup(uuid)
+        host.driver.end_backup(uuid, first)
+        with pytest.raises(errors.DeviceBusy, match=second.id):
+            other.begin_backup(uuid)
+        other.end_backup(uuid, second.id)

@@ -10,13 +10,17 @@ import pytest
 
 from hvdrivers.contract import errors
 from hvdrivers.contract.power import RebootKind
+from hvdrivers.libvirt.backup_job import job_of
 from hvdrivers.models.image import ImageFormat
 from hvdrivers.models.instance import Flavor
+from hvdrivers.models.migration import BlockerKind
 from hvdrivers.models.state import InstanceState
+from tests.integration.libvirt.faults import script
 from tests.integration.libvirt.machines import Host, Machine
 from tests.integration.libvirt.test_backup import content, ended, restored
 from tests.peers.fixtures import started
 from tests.peers.libvirtd import LibvirtPeer
+from tests.peers.waiting import wait_until
 
 _number = itertools.count(1)
 
@@ -186,3 +190,52 @@ def test_between(
             driver.end_backup(machine.uuid, increment.id)
         finally:
             there.driver.destroy(machine.uuid)
+
+
+def _begun_by_others(machine: Machine) -> None:
+    """Other software reads it."""
+    socket = f"{machine.host.peer.images}/read-by-others"
+    file = machine.host.peer.root / "others.xml"
+    file.write_text(
+        f"<domainbackup mode='pull'><server transport='unix' socket='{socket}'/></domainbackup>"
+    )
+    machine.host.peer.virsh("backup-begin", str(machine.uuid), str(file))
+
+
+def _begun_by_us(machine: Machine) -> None:
+    machine.host.driver.begin_backup(machine.uuid)
+
+
+@pytest.mark.parametrize("begin", [_begun_by_us, _begun_by_others], ids=["ours", "theirs"])
+def test_what_cannot_be_while_one_is_open_is_refused_at_once(
+    host: Host, there: Host, tmp_path: Path, begin: Callable[[Machine], None]
+) -> None:
+    """Libvirt makes them wait for half a minute. So the call that would wait is not made."""
+    driver, to = host.driver, there.destination()
+    target = tmp_path / "copy.raw"
+    with host.unchanged(), host.empty_machine() as machine:
+        uuid = machine.uuid
+        begin(machine)
+        with script(host.raw) as seam:
+            for act in (
+                lambda: driver.suspend(uuid),
+                lambda: driver.snapshot_to_image(uuid, target, ImageFormat.RAW),
+            ):
+                with pytest.raises(errors.DeviceBusy) as refused:
+                    act()
+                assert "end_backup()" in str(refused.value.hint)
+                assert not refused.value.retryable
+            (blocker,) = driver.check_live_migration(uuid, to).blockers
+            assert blocker.kind is BlockerKind.STATE
+            assert "end_backup()" in str(blocker.hint)
+            with pytest.raises(errors.InvalidRequest, match="backup of the machine is open"):
+                driver.live_migrate(uuid, to)
+        waiting = {"Domain.managedSave", "Domain.backupBegin", "Domain.migrateToURI3"}
+        assert not waiting & set(seam.calls)
+        assert machine.state is InstanceState.RUNNING
+        assert not target.exists()
+        host.peer.virsh("domjobabort", str(uuid))
+        wait_until(
+            lambda: job_of(host.raw.domains.find(uuid)) is None, timeout=60, what="it has ended"
+        )
+        driver.suspend(uuid)

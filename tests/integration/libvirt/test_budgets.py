@@ -221,7 +221,7 @@ def test_changes(host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBrid
         ("unpause", lambda: host.unpause(uuid), 3),
         ("inject_nmi", lambda: host.inject_nmi(uuid), 3),
         ("reboot", lambda: host.reboot(uuid), 4),
-        ("suspend", lambda: host.suspend(uuid), 6),
+        ("suspend", lambda: host.suspend(uuid), 7),
         ("set_metadata", lambda: host.set_metadata(uuid, {"a": "c"}), 7),
         ("resume", lambda: host.resume(uuid), 8),
         ("power_off", lambda: host.power_off(uuid), 6),
@@ -237,7 +237,7 @@ def test_changes(host: LibvirtDriver, spec: SpecFactory, linux_bridge: LinuxBrid
         ("power_off", lambda: host.power_off(uuid), 6),
         ("start_paused", lambda: host.start_paused(uuid), 5),
         ("start_paused", lambda: host.start_paused(uuid), 3),
-        ("suspend", lambda: host.suspend(uuid), 6),
+        ("suspend", lambda: host.suspend(uuid), 7),
         ("start_paused", lambda: host.start_paused(uuid), 5),
     ):
         assert calls(host, operation) == expected, name

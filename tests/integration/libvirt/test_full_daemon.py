@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -23,6 +24,9 @@ _CHANGING = {
     f"Domain.monitor[{each}]"
     for each in ("transaction", "snapshot-load", "blockdev-snapshot-delete-internal-sync")
 }
+
+
+_NO_ROOM = re.compile("room|No space")
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +52,27 @@ def machines(host: Host) -> Iterator[tuple[Machine, Machine]]:
         yield on, off
 
 
-@pytest.fixture
-def full(host: Host, machines: tuple[Machine, Machine]) -> Iterator[None]:
-    host.peer.inside("sh", "-c", f"cat /dev/zero >{FOLDER}/fill", check=False)
+@pytest.fixture(params=["bytes", "files"])
+def full(
+    host: Host, machines: tuple[Machine, Machine], request: pytest.FixtureRequest
+) -> Iterator[None]:
+    """It has no bytes left; or it has, and can have no more files."""
+    if request.param == "bytes":
+        host.peer.inside("sh", "-c", f"cat /dev/zero >{FOLDER}/fill", check=False)
+        yield
+        host.peer.inside("rm", f"{FOLDER}/fill")
+        return
+    there = os.statvfs(f"/proc/{host.peer.daemon_pid}/root{FOLDER}")
+    host.peer.inside("mount", "-o", f"remount,nr_inodes={there.f_files - there.f_ffree}", FOLDER)
     yield
-    host.peer.inside("rm", f"{FOLDER}/fill")
+    host.peer.inside("mount", "-o", f"remount,nr_inodes={there.f_files}", FOLDER)
 
 
 def refused(host: Host, call: Callable[[], object]) -> None:
-    with host.unchanged(), pytest.raises(errors.InsufficientResources, match="room") as caught:
+    with (
+        host.unchanged(),
+        pytest.raises(errors.InsufficientResources, match=_NO_ROOM) as caught,
+    ):
         call()
     assert caught.value.hint
 

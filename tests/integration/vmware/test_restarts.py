@@ -24,6 +24,8 @@ from tests.peers.vcsim import VcsimPeer
 
 _REFUSED = 12
 """Requests that find nobody, while the service starts."""
+_SENDINGS = 3
+"""How often one request is sent before an operation gives it up."""
 
 
 @pytest.fixture
@@ -120,3 +122,28 @@ def test_operation_comes_to_its_end_when_it_is_repeated(
         driver.destroy(uuid)
     driver.delete_volume(volume.volume_id)
     assert observer.residue() == clean
+
+
+@pytest.mark.parametrize("operation", ["rescue", "rebuild"])
+def test_a_guest_that_was_switched_off_and_started_again_is_no_nothing(
+    driver: VmwareDriver, spec: SpecFactory, operation: str
+) -> None:
+    """The server is away for one call after the end of the guest, and answers the undo: the machine
+    runs, and its guest has booted anew."""
+    wanted = spec(start=True)
+    uuid = driver.spawn(wanted).uuid
+    off, refused = False, 0
+
+    def layer(name: str, send: Callable[[], Any]) -> Any:
+        nonlocal off, refused
+        if off and refused < _SENDINGS and name == "ReconfigVM_Task":
+            refused += 1
+            raise NotSent("the service does not answer")
+        off = off or name == "PowerOffVM_Task"
+        return send()
+
+    with driver.session.seam.through(layer), pytest.raises(errors.OutcomeUnknown):
+        getattr(driver, operation)(uuid, wanted.image)
+    assert refused == _SENDINGS
+    assert driver.get_instance(uuid).state is InstanceState.RUNNING
+    driver.destroy(uuid)

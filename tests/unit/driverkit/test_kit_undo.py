@@ -17,6 +17,7 @@ from hvdrivers.driverkit import (
     current_deadline,
     has_changed,
     note_change,
+    note_loss,
     operating,
     truthful,
     undoing,
@@ -213,6 +214,39 @@ def test_an_operation_that_has_changed_something_does_not_say_that_it_has_not(
     with pytest.raises(errors.OutcomeUnknown), truthful():
         cut_after_two_of_which_one_is_taken_back()
     note_change()  # outside of any operation: nobody asks
+    assert not has_changed()
+
+
+def _loses(then: errors.HypervisorError) -> None:
+    with undoing() as undo:
+        undo.callback(note_loss)  # it ends what the block has begun
+        note_loss()
+        raise then
+
+
+def _loses_and_tries_again() -> None:
+    with suppress(errors.DeviceBusy):
+        _loses(errors.DeviceBusy("the first attempt"))
+    assert has_changed()
+    with undoing():
+        raise errors.OperationTimeout("the second")
+
+
+def _ends_what_it_has_begun() -> None:
+    with undoing() as undo:
+        undo.callback(note_loss)
+        note_change()
+        raise errors.ConnectionFailed("the next call")
+
+
+def test_what_no_undo_brings_back_is_not_hidden() -> None:
+    with pytest.raises(errors.OutcomeUnknown), truthful(), undoing():
+        _loses(errors.ConnectionFailed("the next call"))
+    with pytest.raises(errors.OutcomeUnknown), truthful():
+        _loses_and_tries_again()
+    with pytest.raises(errors.ConnectionFailed), truthful(), undoing():
+        _ends_what_it_has_begun()
+    note_loss()  # outside of any operation: nobody asks
     assert not has_changed()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fakery import CIRROS, bridge_nic, build, chap, local, nic, rbd, spec, state_of
@@ -256,6 +257,19 @@ def test_an_abort_ends_a_wait():
         thread.join(60)
         assert not thread.is_alive()
         assert len(failures) == 1
+
+
+def test_whoever_waits_for_a_program_loses_it_with_its_guest():
+    """As with a guest that goes off (GUEST-014): this host has it no more."""
+    world, clock = FakeWorld(), ManualClock(auto=False)
+    alpha, _ = (FakeHost(name, world=world, clock=clock) for name in ("alpha", "beta"))
+    with alpha.connect() as driver, ThreadPoolExecutor(1) as pool:
+        uuid = build(alpha, driver, R)
+        alpha.guest(uuid).endless.add("/bin/true")
+        running = pool.submit(driver.guest_exec, uuid, ["/bin/true"])
+        clock.until_waiting()
+        driver.live_migrate(uuid, BETA)
+        assert isinstance(running.exception(60), errors.OutcomeUnknown)
 
 
 def test_nothing_else_happens_to_an_instance_that_moves(host, driver, other):

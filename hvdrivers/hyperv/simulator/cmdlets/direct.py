@@ -35,6 +35,14 @@ def enter(call: Call) -> None:
         call.write("in" if known.get(user) == call.text("Password") else "refused")
 
 
+@cmdlet("Get-SimulatedRun")
+def get_run(call: Call) -> None:
+    """The run of the guest that a session is in, as long as it lasts. No cmdlet of Windows."""
+    machine = _machine(call)
+    if machine is not None and machine.guest is not None:
+        call.write(f"{machine.guest_runs}")
+
+
 @cmdlet("Get-LocalUser")
 def get_users(call: Call) -> None:
     for name in _accounts(_machine(call)):

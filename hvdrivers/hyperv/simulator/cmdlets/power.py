@@ -85,6 +85,7 @@ def start(machine: Machine) -> None:
         with host.unlocked():
             guest = host.guests(machine, saved)
         machine.guest = guest
+        machine.guest_runs += 1
         machine.saved = None
         machine.set_state("Running")
     machine.forget_memory(saved)
@@ -334,6 +335,7 @@ def reset(machine: Machine) -> None:
     if machine.state == "Paused":
         machine.guest.resume()
     machine.guest.reset()
+    machine.guest_runs += 1
     machine.set_state("Running")
     machine.host.record("reset", machine)
 

@@ -15,6 +15,7 @@ function Microsoft.PowerShell.Commands.InvokeCommandCommand {
     process {
         $asked = @{ VMId = "$VMId"; UserName = $Credential.UserName
             Password = $Credential.GetNetworkCredential().Password }
+        $run = Get-SimulatedRun "$VMId"
         $found = Get-SimulatedEntry $asked
         # a function of a module does not see the preference of its caller
         if (-not $PSBoundParameters.ContainsKey('ErrorAction')) {
@@ -61,10 +62,18 @@ function Microsoft.PowerShell.Commands.InvokeCommandCommand {
             foreach ($each in $ArgumentList) { $null = $guest.AddArgument((Copy-Simulated $each)) }
             $said = [System.Management.Automation.PSDataCollection[psobject]]::new()
             $task = $guest.BeginInvoke([System.Management.Automation.PSDataCollection[psobject]]::new(), $said)
-            while ($true) {
+            for ($turn = 1; $true; $turn++) {
                 $over = $task.AsyncWaitHandle.WaitOne(10)
                 foreach ($each in $said.ReadAll()) { Copy-Simulated $each }
                 if ($over) { break }
+                # the bus of the machine ends with its guest's run, and the session with that
+                if ($turn % 20 -eq 0 -and (Get-SimulatedRun "$VMId") -ne $run) {
+                    $exception = [System.Management.Automation.Remoting.PSRemotingTransportException]::new(
+                        'The Hyper-V socket target process has ended.')
+                    $PSCmdlet.WriteError([System.Management.Automation.ErrorRecord]::new(
+                        $exception, 'PSSessionStateBroken', 'OpenError', "$VMId"))
+                    return
+                }
             }
             try { $null = $guest.EndInvoke($task) } catch { $PSCmdlet.ThrowTerminatingError($_.Exception.InnerException.ErrorRecord) }
             foreach ($each in $guest.Streams.Error) { $PSCmdlet.WriteError($each) }
@@ -80,6 +89,13 @@ function Get-SimulatedEntry {
     [CmdletBinding()]
     param($Asked)
     process { Invoke-SimulatedCmdlet $PSCmdlet 'Invoke-Command' $Asked '' }
+}
+
+# Which run of its guest a machine is in; nothing while it is off.
+function Get-SimulatedRun {
+    [CmdletBinding()]
+    param([string]$Id)
+    process { Invoke-SimulatedCmdlet $PSCmdlet 'Get-SimulatedRun' @{ VMId = $Id } '' }
 }
 
 function Copy-Simulated($Thing) {

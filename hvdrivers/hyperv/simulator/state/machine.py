@@ -119,6 +119,8 @@ class Machine:
     checkpoints: dict[UUID, Checkpoint] = field(default_factory=dict)
     current_parent: UUID | None = None
     guest: Guest | None = None
+    guest_runs: int = 0
+    """How often its guest has begun: sessions in it end with its run."""
     saved: object = None
     metering: float | None = None
     merging: int = 0
