@@ -40,6 +40,7 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.remote_volumes import initiator_name
 from hvdrivers.libvirt.secrets import has_secrets
 from hvdrivers.libvirt.slots import refuse_one_more
+from hvdrivers.libvirt.unplug import taking_back
 from hvdrivers.libvirt.volumes import VolumeSources
 from hvdrivers.libvirt.xml import Element, attribute, text
 from hvdrivers.models.state import InstanceState
@@ -60,8 +61,6 @@ _REFUSALS = (
     errors.DeviceBusy,
 )
 """What libvirt and the driver answer if the volume has been attached meanwhile."""
-_TAKING_BACK = 10.0
-"""Seconds for which a guest is asked for a volume that has been deleted."""
 
 
 class LibvirtStorage(Topic, Storage, DiskQosControl):
@@ -115,9 +114,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
         if stored is not None:
             self.plugging.forget(domain, name, stored)
         with suppress(errors.DeviceBusy):
-            self.plugging.take_out(
-                domain, name, live, None, Deadline(min(_TAKING_BACK, deadline.left / 2))
-            )
+            self.plugging.take_out(domain, name, live, None, taking_back(deadline))
         self.secrets.delete_of(uuid, volume_id)
 
     def _attach(

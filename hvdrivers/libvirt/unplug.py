@@ -28,7 +28,7 @@ from hvdrivers.models.state import InstanceState
 _ASK_AGAIN = 5.0
 """Seconds after which an unplug request is repeated: QEMU refuses a second one earlier."""
 _TAKING_BACK = 10.0
-"""Seconds for which a guest is asked for what it got and is not to keep."""
+"""Seconds."""
 _SETTLING = 30.0
 """Seconds to take a device out of a definition, in the background."""
 
@@ -116,8 +116,7 @@ class Plugging:
         if self._domains.state(domain) is InstanceState.PAUSED:
             raise errors.DeviceBusy("it is paused", hint="unpause() it")
         name = attribute(live, "alias", "name") or ""
-        seconds = min(_TAKING_BACK, current_deadline().left / 2)
-        self.take_out(domain, name, live, None, Deadline(seconds))
+        self.take_out(domain, name, live, None, taking_back(current_deadline()))
         return True
 
     def forget(self, domain: Remote, device_alias: str, stored: Element) -> None:
@@ -194,6 +193,11 @@ class Plugging:
             # "already in the process of unplug" and "no such device" share their codes with others
             return not gone()
         return True
+
+
+def taking_back(deadline: Deadline) -> Deadline:
+    """How long an operation asks a guest for what it got and is not to keep."""
+    return Deadline(min(_TAKING_BACK, deadline.left / 2))
 
 
 def _has(domain: Element, device_alias: str) -> bool:
