@@ -171,6 +171,7 @@ function Invoke-HvRequest {
     $global:ConfirmPreference = 'None'
     $global:HvDeadline = [long]$Part[3]
     $global:HvNotUndone = $null
+    $global:HvRunLost = $false
     $global:HvId = $Part[0]
     $HvShared.Started[$Part[0]] = $true
     if ($HvShared.Stopped.ContainsKey($Part[0])) { return }
@@ -197,6 +198,11 @@ function Invoke-HvRequest {
     finally {
         # a stopped pipeline comes only here
         if ($null -eq $reply) { $reply = @{ ok = $false; error = (New-HvStopped) } }
+        # to start a guest again is no undo, and these two promise that nothing has changed
+        if ($HvRunLost -and $null -eq $HvNotUndone -and -not $reply.ok -and
+            $reply.error.id -in 'Hv.Deadline', 'Hv.Stopped') {
+            $global:HvNotUndone = 'the guest was switched off, and started again'
+        }
         if ($null -ne $HvNotUndone) {
             $message = $HvNotUndone
             if ($reply.error -and $reply.error.message) { $message += ". Why: $($reply.error.message)" }

@@ -186,7 +186,10 @@ function Invoke-HvRebuild {
         $was = $found.State
         if ($was -eq 'running') { Assert-HvMayStart }
         Set-HvFile $file $new
-        if ($was -eq 'running') { Stop-HvMachine $found.VM 0 }
+        if ($was -eq 'running') {
+            $global:HvRunLost = $true
+            Stop-HvMachine $found.VM 0
+        }
         Move-Item -LiteralPath $path -Destination $aside
         Move-Item -LiteralPath $fresh -Destination $path
         Reset-HvRootDrive $found
@@ -314,7 +317,10 @@ function Invoke-HvRescue {
         Remove-HvTree $path
         $null = Hyper-V\New-VHD -Path $path -ParentPath $image -Differencing
         Assert-HvBudget
-        if ($was -ne 'stopped') { Stop-HvMachine $found.VM 0 }
+        if ($was -ne 'stopped') {
+            $global:HvRunLost = $true
+            Stop-HvMachine $found.VM 0
+        }
         $null = New-HvFile (Get-HvFlag $found.Uuid)
         $found.Rescued = $true
         if ($found.VM.Generation -eq 1) {

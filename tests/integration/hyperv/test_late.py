@@ -15,6 +15,7 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.contract.driver import ComputeDriver
 from hvdrivers.models.image import FileImage
+from hvdrivers.models.state import InstanceState
 from hvdrivers.models.vif import HypervVif
 from hvdrivers.models.volume import Volume, VolumeAttachment, VolumeSpec
 from tests.integration.hyperv.site import SWITCH, Site, spec
@@ -105,4 +106,24 @@ def test_a_spawn_that_comes_late(
     driver.spawn(wanted)
     assert len(site.host.state.machines) == 1
     driver.destroy(wanted.uuid)
+    assert site.left() == []
+
+
+@pytest.mark.parametrize("operation", ["rescue", "rebuild"])
+def test_a_guest_that_was_switched_off_and_started_again_is_no_nothing(
+    site: Site,
+    image: FileImage,
+    slow: Callable[[str, float], None],
+    operation: str,
+) -> None:
+    driver, counts = site.driver, site.host.state.faults.counts
+    uuid = driver.spawn(spec(image, start=True)).uuid
+    stops = counts.get("Stop-VM", 0)
+    slow("Add-VMHardDiskDrive", SOON)
+    with pytest.raises((errors.OperationTimeout, errors.OutcomeUnknown)) as caught:
+        getattr(driver, operation)(uuid, image, timeout=TIMEOUT)
+    if counts.get("Stop-VM", 0) > stops:
+        assert type(caught.value) is errors.OutcomeUnknown
+    assert driver.get_instance(uuid).state is InstanceState.RUNNING
+    driver.destroy(uuid)
     assert site.left() == []
