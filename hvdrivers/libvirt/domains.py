@@ -16,6 +16,7 @@ from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
 from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.definition import complete
+from hvdrivers.libvirt.errors import LEFT_START
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
 from hvdrivers.libvirt.identity import Identity, Known
 from hvdrivers.libvirt.leaving import refuse_cut
@@ -185,7 +186,8 @@ class Domains:
                 if deadline.passed:
                     raise errors.DeviceBusy(
                         "another client is starting the machine",
-                        hint="call again: the start ends by itself",
+                        hint="call again: the start ends by itself; "
+                        + LEFT_START.format(file=f"{domain.name()}.xml"),
                     )
                 # a start that fails has no event
                 event = events.wait(

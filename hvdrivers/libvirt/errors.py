@@ -111,11 +111,20 @@ _BUSY_HINT = (
     "another job of the machine is under way, such as a backup, a copy or a migration: wait for its"
     " end, or end it; end_backup() ends a backup"
 )
+LEFT_START = (
+    "where a start never ends, the daemon was killed in the middle of it: stop the daemon on the"
+    " host, remove {file} below /run/libvirt/qemu, and start it"
+)
+"""What helps where libvirt 9.0 has written down that it starts a machine (PAUSED, STARTING_UP, and
+no process of QEMU) and was killed before QEMU began: with each start of the daemon the machine has
+a job that never ends, and every call that would change it waits for that. ``file`` is named for the
+domain."""
 _CODE_HINTS = MappingProxyType(
     dict.fromkeys(
         ("VIR_ERR_OPERATION_TIMEOUT", "VIR_ERR_RESOURCE_BUSY", "VIR_ERR_BLOCK_COPY_ACTIVE"),
         _BUSY_HINT,
     )
+    | {"VIR_ERR_OPERATION_TIMEOUT": f"{_BUSY_HINT}. {LEFT_START.format(file='NAME.xml')}"}
 )
 
 _OPENING_HINTS = MappingProxyType(

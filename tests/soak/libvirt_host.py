@@ -229,9 +229,14 @@ class LibvirtSoakHost(SoakHost):
         try:
             wait_until(self._quiet, timeout=120, what="no machine is being started any more")
         except AssertionError:
-            # A daemon that was killed in the middle of a start, and started again, has been seen to
-            # wait for that QEMU for ever. Whoever runs such a host starts the daemon once more.
+            # A daemon that was killed in the middle of a start waits for that QEMU for ever, also
+            # when it is started again. Whoever runs such a host does what the driver's hint says.
+            with libvirt.open(self.peer.uri) as raw:
+                left = [each.name() for each in raw.listAllDomains() if is_starting(*each.state())]
             self.peer.kill()
+            for name in left:
+                for file in self.peer.folder("run").rglob(f"{name}.xml"):
+                    file.unlink()
             self.peer.start()
             try:
                 wait_until(self._quiet, timeout=120, what="no machine is being started any more")
