@@ -317,11 +317,15 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
     def _is_held(self, domain: Remote, error: errors.HypervisorError) -> bool:
         """Whether the agent could not be asked, and can be later: somebody else asks it, the
         machine is paused, or the guest frozen. One call."""
-        with suppress(errors.GuestAgentUnavailable, errors.InvalidState, errors.InstanceNotFound):
+        try:
             if isinstance(error, errors.InvalidState):
                 return domain.state(0)[0] in _ON
             if error.vendor_code == NO:
                 return self._frozen(domain)
+        except errors.DeviceBusy:
+            return True
+        except errors.HypervisorError:
+            return False  # an error of the look would say that no program was started
         return isinstance(error, errors.DeviceBusy)
 
 

@@ -53,7 +53,7 @@ def whole(take_back: Callable[[], bool]) -> Iterator[None]:
         try:
             with changed():
                 had = take_back()
-        except errors.OutcomeUnknown:
+        except (errors.OutcomeUnknown, errors.InstanceNotFound):
             raise
         except errors.HypervisorError as stays:
             raise half(error, f": {stays.message}") from error
@@ -95,9 +95,16 @@ def unwritten() -> Iterator[None]:
             raise
 
 
-def put_back(send: Callable[[], object]) -> bool:
+def put_back(send: Callable[[], object], *, ours: Callable[[], bool] = lambda: True) -> bool:
     """Send a call that sets what was there before, in the machine and its definition: for
-    :func:`whole`."""
+    :func:`whole`.
+
+    Args:
+        ours: whether what has been set is still there. What another client has set since then
+            stays.
+    """
+    if not ours():
+        return False
     with unwritten():
         send()
     return True

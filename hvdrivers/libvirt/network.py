@@ -235,7 +235,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             )
         with (
             changed() if live else nullcontext(),
-            whole(lambda: self._limit_again(domain, nic, found[1], running=bool(live))),
+            whole(lambda: self._limit_again(domain, nic, found[1], parameters, live)),
         ):
             domain.setInterfaceParameters(nic.address, parameters, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
         if not live:
@@ -243,18 +243,16 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
 
     @staticmethod
     def _limit_again(
-        domain: Remote, nic: AttachedVif, interface: Element, *, running: bool
+        domain: Remote, nic: AttachedVif, interface: Element, wanted: dict[str, int], live: int
     ) -> bool:
-        """Set the limits of a NIC that it had before. One call; two, if it is in a machine that
-        runs."""
-        before = {
-            f"{direction}.{name}": int(attribute(interface, f"bandwidth/{direction}", name) or 0)
-            for direction in ("inbound", "outbound")
-            for name in _LIMITS
-        }
-        if running:
-            device = nic.device or nic.address
-            domain.setInterfaceParameters(device, before, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        """Set the limits of a NIC that it had before, where another client has set no others since
+        then. Two calls; three, if it is in a machine that runs."""
+        found = vifs_of(xml_of(domain)).get(nic.id)
+        if found is None or _limits_in(found[1]) != wanted:
+            return False
+        before = _limits_in(interface)
+        if live:
+            domain.setInterfaceParameters(nic.device or nic.address, before, live)
         config = libvirt.VIR_DOMAIN_AFFECT_CONFIG
         return put_back(partial(domain.setInterfaceParameters, nic.address, before, config))
 
@@ -268,3 +266,11 @@ def _limits(direction: str, limits: Bandwidth | None) -> dict[str, int]:
     # zero is libvirt's "no limit"
     values = dict.fromkeys(_LIMITS, 0) | (kilobytes(limits) if limits else {})
     return {f"{direction}.{name}": value for name, value in values.items()}
+
+
+def _limits_in(interface: Element) -> dict[str, int]:
+    return {
+        f"{direction}.{name}": int(attribute(interface, f"bandwidth/{direction}", name) or 0)
+        for direction in ("inbound", "outbound")
+        for name in _LIMITS
+    }

@@ -201,7 +201,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             try:
                 with (
                     self.dedicated.growing(domain, xml, vcpus),
-                    whole(partial(_undefine_cpus, domain, now)),
+                    whole(partial(_undefine_cpus, domain, now, vcpus)),
                 ):
                     domain.setVcpusFlags(vcpus, _BOTH)
             except errors.HypervisorFault as error:
@@ -268,7 +268,10 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                     domain.attachDeviceFlags(text(piece), _BOTH)
             except (errors.NotSupported, errors.InvalidRequest, errors.HypervisorFault) as error:
                 self._refuse_moved(domain, _memory_mib, now, error)
-                raise
+                # what its guest has let go of, the definition may have from another client
+                if name not in plugged_in(xml_of(domain, inactive=True)):
+                    raise
+                domain.attachDeviceFlags(text(piece), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
         self.domains.change("hot_resize_memory", uuid, current_deadline(), act)
 
@@ -298,11 +301,14 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             raise LookAgain from error
 
 
-def _undefine_cpus(domain: Remote, before: int) -> bool:
-    """Let the definition, as the daemon shows it, have so many CPUs again. Two calls. The guest is
-    not asked for those it got: QEMU 7.2 has died of it (TCG), and libvirt cannot tell for long
+def _undefine_cpus(domain: Remote, before: int, vcpus: int) -> bool:
+    """Let the definition, as the daemon shows it, have so many CPUs again. Three calls. The guest
+    is not asked for those it got: QEMU 7.2 has died of it (TCG), and libvirt cannot tell for long
     whether the guest lets go."""
-    put_back(partial(domain.setVcpusFlags, before, libvirt.VIR_DOMAIN_AFFECT_CONFIG))
+    put_back(
+        partial(domain.setVcpusFlags, before, libvirt.VIR_DOMAIN_AFFECT_CONFIG),
+        ours=lambda: vcpus_of(xml_of(domain, inactive=True)) == vcpus,
+    )
     if vcpus_of(xml_of(domain)) == before:
         return False
     raise errors.DeviceBusy("a running machine gives no CPU back", hint="power_off() it")

@@ -282,13 +282,20 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
             def found() -> Element | None:
                 return volumes_of(xml_of(domain, inactive=stopped)).get(volume_id)
 
+            wanted = limits_of(qos)
+
+            def ours() -> bool:
+                now = found()
+                return now is not None and limits_in(now) == wanted
+
             disk = found()
             if disk is not None:
                 limit = partial(domain.setBlockIoTune, attribute(disk, "target", "dev"))
                 flags = affecting(domain, state)
+                before = partial(limit, limits_in(disk), flags)
                 try:
-                    with whole(partial(put_back, partial(limit, limits_in(disk), flags))):
-                        limit(limits_of(qos), flags)
+                    with whole(partial(put_back, before, ours=ours)):
+                        limit(wanted, flags)
                 except (errors.InvalidRequest, errors.HypervisorFault):
                     disk = found()  # another client may have detached it
                     if disk is not None:

@@ -99,7 +99,8 @@ class Plugging:
     def take_back(self, domain: Remote, found: Callable[[Element], Element | None]) -> bool:
         """Take a device out of the running machine that has just been plugged, and that its
         definition has not. A guest that is paused would let go of it later, when it is wanted
-        again: it is not asked. Up to three calls, and those of take_out().
+        again: it is not asked. Up to four calls, and those of an unplugging. If the guest lets go
+        late, nothing is to be done: the definition has it not, or has it from another client.
 
         Args:
             found: the device in a machine's XML.
@@ -109,14 +110,18 @@ class Plugging:
 
         Raises:
             DeviceBusy: the guest does not let go of it.
+            Moved: another client has written it into the definition meanwhile, and has been told
+                that the machine has it.
         """
         live = found(xml_of(domain)) if domain.isActive() else None
         if live is None or found(xml_of(domain, inactive=True)) is not None:
             return False
         if self._domains.state(domain) is InstanceState.PAUSED:
             raise errors.DeviceBusy("it is paused", hint="unpause() it")
-        name = attribute(live, "alias", "name") or ""
-        self.take_out(domain, name, live, None, taking_back(current_deadline()))
+        uuid, name = UUID(domain.UUIDString()), attribute(live, "alias", "name") or ""
+        self._unplug(uuid, domain, name, taking_back(current_deadline()), Request())
+        if found(xml_of(domain, inactive=True)) is not None:
+            raise Moved
         return True
 
     def forget(self, domain: Remote, device_alias: str, stored: Element) -> None:

@@ -233,6 +233,38 @@ def test_a_program_goes_on_while_the_agent_cannot_be_asked(
         assert running.result(120).stdout == b"ok"
 
 
+@pytest.mark.parametrize("how", ["busy", "cut", "late"])
+@pytest.mark.parametrize("held", ["paused", "frozen"])
+def test_a_program_of_which_it_cannot_be_told_why_the_agent_says_no(
+    machine: Machine, agent: PlayedAgent, held: str, how: str
+) -> None:
+    """It has been started: no error says that it has not, or that the call may be repeated."""
+    driver, uuid = machine.host.driver, machine.uuid
+    raw = machine.host.raw
+    kinds = {
+        "busy": errors.DeviceBusy("another client asks the agent"),
+        "cut": errors.ConnectionFailed("the connection broke"),
+        "late": errors.OperationTimeout("the host did not answer"),
+    }
+
+    def fault(name: str, send: Callable[[], object]) -> object:
+        if name == "Domain.getAgent[guest-exec-status]":
+            if held == "paused":
+                raise errors.InvalidState("the machine is paused")
+            raise errors.GuestAgentUnavailable("no", vendor_code="VIR_ERR_INTERNAL_ERROR")
+        looked = {"paused": "Domain.state", "frozen": "Domain.getAgent[guest-fsfreeze-status]"}
+        if name == looked[held] and "guest-exec" in agent.asked:
+            raise kinds[how]
+        return send()
+
+    raw.connection.seam = fault
+    try:
+        with pytest.raises(errors.OutcomeUnknown):
+            driver.guest_exec(uuid, ["/x"], timeout=5)
+    finally:
+        raw.connection.seam = None
+
+
 def test_answers_to_no_question(machine: Machine, agent: PlayedAgent) -> None:
     """One of them may be taken for the answer to a question of that moment: the caller is told that
     the outcome is unknown, or gets what the guest says, and soon the right answer again."""
