@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import lacking_room, needing_room, size_alone
 from hvdrivers.libvirt.start import cut
 from hvdrivers.libvirt.states import is_restoring
-from hvdrivers.libvirt.unseen import arrived, end, one_of_both
+from hvdrivers.libvirt.unseen import arrived, end, has_ended, one_of_both
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.progress import Phase, Progress, ProgressCallback
@@ -176,7 +176,8 @@ class Move:
         uuid, there, plan = self._call.uuid, self._there, self._plan
         if plan.adoption is not None:
             moving_adopted.arrived(there, uuid, there.domains.find(uuid))
-        _leave(self._here, uuid, plan, by_name=plan.adoption is None)
+        by_name, ended = plan.adoption is None, partial(has_ended, self._note.token)
+        _leave(self._here, uuid, plan, by_name=by_name, ended=ended)
 
     def _is_there(self) -> bool:
         """Whether the machine has come to the other host: the reply to its move was lost. One
@@ -366,14 +367,23 @@ def _watch(
             progress(Progress(phase=Phase.MIGRATE, done=done, total=max(total, done) or None))
 
 
-def _leave(host: Topic, uuid: UUID, plan: Plan, *, by_name: bool = True) -> None:
+def _leave(
+    host: Topic,
+    uuid: UUID,
+    plan: Plan,
+    *,
+    by_name: bool = True,
+    ended: Callable[[Remote], bool] = lambda _: False,
+) -> None:
     """Remove what is left of a machine that has gone to the other host, or has not come here.
     Nothing of one that is here.
 
     Args:
         by_name: its disks have names of the driver's; an adopted machine's are noted.
+        ended: ends one that is here and has gone; False: it has not.
     """
-    if host.domains.if_there(uuid) is not None:
+    domain = host.domains.if_there(uuid)
+    if domain is not None and not ended(domain):
         return
     if by_name and not plan.shared:
         disks = {volume.name(): volume for volume in host.removal.disks_of(uuid)}

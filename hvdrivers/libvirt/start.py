@@ -100,16 +100,21 @@ def start_new(remote: Remote, xml: str, *, paused: bool = False) -> Remote:
     return domain
 
 
-def cut(domain: Remote) -> bool:
+def cut(domain: Remote, *, loses: bool = True) -> bool:
     """Power off at once; it being off is as good. True if it was this call that ended it. Two
-    calls, one if it was off; one more where there is saved memory."""
+    calls, one if it was off; one more where there is saved memory.
+
+    Args:
+        loses: it is a guest's run that ends; False: one that goes on elsewhere, or has not begun.
+    """
     try:
         domain.destroyFlags(0)
     except errors.InvalidState:
         if domain.isActive():
             raise
         return False
-    note_loss()
+    if loses:
+        note_loss()
     with changed(), suppress(errors.InstanceNotFound):
         if has_old_memory(domain):
             domain.managedSaveRemove(0)

@@ -397,4 +397,4 @@ class Turns:
             # it answers when it has read the memory
             jobs = monitor.ask(domain, "query-jobs", reads=True)
             if all(job.get("error") for job in jobs if str(job["id"]).startswith(JOB)):
-                cut(domain)
+                cut(domain, loses=False)

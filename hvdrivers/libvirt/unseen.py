@@ -1,8 +1,12 @@
-"""Machines that a migration has brought to the destination, and of which nobody was told.
+"""Machines that a migration has brought to the destination, and of which a host was not told.
 
 The destination starts the machine and answers that it has. If that answer is lost, libvirt's client
 takes it for a failure and lets the machine go on at the source, too. So after a failure the
 destination is asked, and one of both is ended.
+
+Then the client tells the source, which removes the machine. If that call is lost, libvirt's client
+takes no notice: the migration has ended well, and the source keeps the machine, with its CPUs
+frozen. So after a success the source is asked, and that one is ended.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import undefine
 from hvdrivers.libvirt.domains import xml_of
-from hvdrivers.libvirt.leaving import cut_in, job_of
+from hvdrivers.libvirt.leaving import cut_in, job_of, leaving_in
 from hvdrivers.libvirt.metadata import kept
 from hvdrivers.libvirt.move_mark import ARRIVED_NAMESPACE
 from hvdrivers.libvirt.remote import Remote
@@ -53,9 +57,26 @@ def arrived(there: Topic, uuid: UUID, token: str) -> Remote | None:
 
 def end(domain: Remote) -> None:
     """End one of both. Its disks stay. Three calls."""
-    cut(domain)
+    cut(domain, loses=False)
     with changed():
         undefine(domain)
+
+
+def has_ended(token: str, domain: Remote) -> bool:
+    """End the machine that the source has kept after the migration with this token; whether it was
+    that one. One call, three more if it was.
+
+    Raises:
+        OutcomeUnknown: it is another one, or its power has gone since, and its note.
+    """
+    note = leaving_in(xml_of(domain))
+    if note is None or note.token != token:
+        raise errors.OutcomeUnknown(
+            "the machine has arrived, and there is one with its UUID here, too",
+            hint="look at both, and destroy() the one that is too many",
+        )
+    end(domain)
+    return True
 
 
 def one_of_both(

@@ -42,7 +42,9 @@ class LibvirtProxy:
         swallows: nothing gets through, and nobody is told.
         hangs_up: so many of the next connections are accepted and closed.
         loses: number of a procedure whose next reply is lost: the connection breaks instead.
-        hangs_up_then: so many connections after that are accepted and closed.
+        loses_call: of one whose next call is lost.
+        hangs_up_then: so many connections after either are accepted and closed; all that there are
+            break.
     """
 
     def __init__(self, daemon: Path, path: Path) -> None:
@@ -51,6 +53,7 @@ class LibvirtProxy:
         self.swallows = False
         self.hangs_up = 0
         self.loses: int | None = None
+        self.loses_call: int | None = None
         self.hangs_up_then = 0
         self.wires: list[Wire] = []
         self._daemon = daemon
@@ -81,6 +84,11 @@ class LibvirtProxy:
         """Cut every connection."""
         for wire in self.wires:
             wire.cut()
+
+    def _hang_up(self) -> None:
+        self.hangs_up = self.hangs_up_then
+        if self.hangs_up:
+            self.cut()
 
     def _accept(self) -> None:
         while True:
@@ -124,7 +132,12 @@ class LibvirtProxy:
                 remote = program == _REMOTE_PROGRAM
                 wire.calls += calls and remote and kind == 0
                 if remote and not calls and kind == 1 and procedure == self.loses:
-                    self.loses, self.hangs_up = None, self.hangs_up_then
+                    self.loses = None
+                    self._hang_up()
+                    break
+                if remote and calls and kind == 0 and procedure == self.loses_call:
+                    self.loses_call = None
+                    self._hang_up()
                     break
                 queue.put((time.monotonic() + self.delay, head + body))
         queue.put((0.0, b""))

@@ -1,16 +1,23 @@
-"""Migrations whose last answer is lost: the destination has the machine, and did not get to say so.
-libvirt's client then lets the machine go on at the source, too."""
+"""Migrations whose end one of both hosts does not hear of.
+
+The destination has the machine, and did not get to say so: libvirt's client lets the machine go on
+at the source, too. Or the source is not told that it has arrived there: libvirt's client takes no
+notice, and the source keeps the machine.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hvdrivers.contract import errors
+from hvdrivers.contract.driver import ComputeDriver
+from hvdrivers.guard import guarded
+from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.machines import Host, Machine
@@ -23,6 +30,8 @@ from tests.peers.proxy import LibvirtProxy
 _FINISH = 306
 """REMOTE_PROC_DOMAIN_MIGRATE_FINISH3_PARAMS of libvirt's remote_protocol.x: the destination starts
 the machine."""
+_CONFIRM = 307
+"""REMOTE_PROC_DOMAIN_MIGRATE_CONFIRM3_PARAMS: the source removes it."""
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +94,12 @@ def machine(request: pytest.FixtureRequest, pair: tuple[Host, Host]) -> Iterator
 
 def migrate(pair: tuple[Host, Host], machine: Machine, proxy: LibvirtProxy) -> None:
     here, there = pair
-    destination = Destination(host=proxy.uri(there.peer.uri), address="127.0.0.1")
-    if machine.state is InstanceState.STOPPED:
-        here.driver.cold_migrate(machine.uuid, destination)
-    else:
-        here.driver.live_migrate(machine.uuid, destination)
+    move(here.driver, machine, Destination(host=proxy.uri(there.peer.uri), address="127.0.0.1"))
+
+
+def move(driver: ComputeDriver, machine: Machine, destination: Destination) -> None:
+    stopped = machine.state is InstanceState.STOPPED
+    (driver.cold_migrate if stopped else driver.live_migrate)(machine.uuid, destination)
 
 
 def test_one_of_both_is_left(
@@ -122,4 +132,42 @@ def test_the_next_call_leaves_one_of_both(
     assert states(pair, machine)[1] == ("running" if lives else "paused")
     proxy.hangs_up = 0
     migrate(pair, machine, proxy)
+    assert states(pair, machine) == [None, was]
+
+
+@pytest.fixture
+def source(pair: tuple[Host, Host]) -> Iterator[tuple[LibvirtProxy, ComputeDriver]]:
+    """Before the daemon of the first host, and a client that comes that way."""
+    here = pair[0]
+    with LibvirtProxy(here.peer.socket, here.peer.root / "untold") as made:
+        config = here.raw.config.model_copy(update={"uri": made.uri(here.peer.uri)})
+        with closing(guarded(LibvirtDriver.connect(config))) as driver:
+            yield made, driver
+
+
+def test_the_source_is_not_told(
+    pair: tuple[Host, Host], machine: Machine, source: tuple[LibvirtProxy, ComputeDriver]
+) -> None:
+    was, (proxy, driver) = states(pair, machine)[0], source
+    proxy.loses_call = _CONFIRM
+    move(driver, machine, pair[1].destination())
+    assert proxy.loses_call is None
+    assert states(pair, machine) == [None, was]
+
+
+def test_the_source_is_not_told_and_away(
+    pair: tuple[Host, Host], machine: Machine, source: tuple[LibvirtProxy, ComputeDriver]
+) -> None:
+    """It is not known what the source has: the next call leaves one. A machine that was off stands
+    there with its CPUs frozen."""
+    was, (proxy, driver) = states(pair, machine)[0], source
+    proxy.loses_call, proxy.hangs_up_then = _CONFIRM, 10_000
+    with pytest.raises(errors.OutcomeUnknown):
+        move(driver, machine, pair[1].destination())
+    assert states(pair, machine)[1] == was
+    proxy.hangs_up = 0
+    if was == "shut off":
+        assert machine.state is InstanceState.PAUSED
+        driver.power_off(machine.uuid)
+    move(driver, machine, pair[1].destination())
     assert states(pair, machine) == [None, was]
