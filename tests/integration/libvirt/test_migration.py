@@ -75,7 +75,7 @@ def test_guest_that_counts_while_it_moves(
             here.driver.live_migrate(machine.uuid, destination)
         # the looks at its progress are as many as it takes half seconds
         del calls["Domain.jobStats"]
-        assert sum(calls.values()) == (23 if shared else 41), calls
+        assert sum(calls.values()) == (24 if shared else 42), calls
         with pytest.raises(errors.InstanceNotFound):
             here.driver.get_instance(machine.uuid)
         # it goes on from where it was, and has lost nothing
