@@ -15,7 +15,7 @@ from typing import Any
 import libvirt_qemu
 
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.deadline import current_deadline
+from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.lost_errors import UNREADABLE
 from hvdrivers.libvirt.remote import Remote, call_about
@@ -127,6 +127,38 @@ def tell(domain: Remote, command: str, *, patience: float, otherwise: str, **arg
                     "the guest's agent gave an answer that is none", vendor_code=error.vendor_code
                 ) from error
             raise Refused(error.message, vendor_code=error.vendor_code) from error
+
+
+def tell_thawed(
+    domain: Remote, command: str, deadline: Deadline, *, otherwise: str, **arguments: Any
+) -> Any:
+    """As tell(), what an agent refuses while its guest is frozen. If that is not frozen, it is told
+    once more: it may have been thawed before that was looked at. Three calls more if the agent
+    refuses, and its reason is another one.
+
+    Raises:
+        DeviceBusy: the guest is frozen.
+    """
+    try:
+        return tell(domain, command, patience=deadline.left, otherwise=otherwise, **arguments)
+    except Refused as error:
+        try:
+            frozen = is_frozen(domain)
+        except (errors.GuestAgentUnavailable, errors.DeviceBusy):
+            raise error from None  # what it has said stands
+        if frozen:
+            raise errors.DeviceBusy(
+                "the guest's file systems are frozen, and its agent does nothing else",
+                vendor_code=error.vendor_code,
+                hint="thaw() it, and call again",
+            ) from error
+    return tell(domain, command, patience=deadline.left, otherwise=otherwise, **arguments)
+
+
+def is_frozen(domain: Remote) -> bool:
+    """Whether the guest's file systems are frozen. One call."""
+    status = ask(domain, "guest-fsfreeze-status", reads=True)
+    return bool(status == "frozen")
 
 
 def ask(

@@ -29,9 +29,11 @@ from hvdrivers.libvirt.agent import (
     ask,
     field,
     interfaces,
+    is_frozen,
     is_silent,
     require,
     tell,
+    tell_thawed,
 )
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import vifs_of
@@ -132,7 +134,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         credentials: GuestCredentials | None = None,
         timeout: float | None = None,
     ) -> None:
-        """Budget: 4 calls."""
+        """Budget: 4 calls. Four more where the agent says no."""
         del timeout
         _refuse_account(credentials)
         if len(password.get_secret_value().encode()) > _LONGEST_PASSWORD:
@@ -144,10 +146,10 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         domain, _ = self.domains.checked("set_guest_password", uuid, deadline)
         require(domain)
         try:
-            tell(
+            tell_thawed(
                 domain,
                 "guest-set-user-password",
-                patience=deadline.left,
+                deadline,
                 otherwise=_ACCOUNT_HINT,
                 username=user,
                 password=base64.b64encode(password.get_secret_value().encode()).decode(),
@@ -166,7 +168,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         del timeout
         deadline = current_deadline()
         domain, _ = self.domains.checked("freeze", uuid, deadline)
-        if self._frozen(domain):
+        if is_frozen(domain):
             return
         try:
             tell(domain, "guest-fsfreeze-freeze", patience=deadline.left, otherwise=_FREEZE_HINT)
@@ -199,15 +201,11 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
     def _frozen_after(self, domain: Remote, error: Refused, otherwise: str) -> bool:
         """Whether the guest is frozen after its agent has refused. One call."""
         try:
-            return self._frozen(domain)
+            return is_frozen(domain)
         except errors.GuestAgentUnavailable:
             raise errors.OutcomeUnknown(
                 error.message, vendor_code=error.vendor_code, hint=otherwise
             ) from error
-
-    def _frozen(self, domain: Remote) -> bool:
-        status = ask(domain, "guest-fsfreeze-status", reads=True)
-        return bool(status == "frozen")
 
     def guest_exec(
         self,
@@ -220,7 +218,8 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
     ) -> ExecResult:
         """Budget: 4 calls, and one each time that the agent is asked whether the program has
         ended: after 20 ms, and then ever less often, at least once a second. Two while the agent
-        cannot be asked: the machine is paused, or its guest frozen."""
+        cannot be asked: the machine is paused, or its guest frozen. Four more where the agent does
+        not start it."""
         del timeout
         _refuse_account(credentials)
         if not command:
@@ -247,10 +246,10 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         self, domain: Remote, command: Sequence[str], stdin: bytes, deadline: Deadline
     ) -> int:
         try:
-            answer = tell(
+            answer = tell_thawed(
                 domain,
                 "guest-exec",
-                patience=deadline.left,
+                deadline,
                 otherwise=PROGRAM_LOST,
                 **{
                     "path": command[0],
@@ -287,17 +286,20 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
 
         pause = _FIRST_LOOK
         silence = Deadline(_LONGEST_SILENCE)
-        ended = False
+        ended = refused = False
         while True:
             try:
                 status = ask(domain, "guest-exec-status", reads=True, pid=pid)
                 silence = Deadline(_LONGEST_SILENCE)
-                ended = False  # it was an earlier end that was told late
+                ended = refused = False  # it was an earlier end that was told late
             except errors.HypervisorError as error:
                 silent = is_silent(error)
                 # late, or begun anew: it may still have the program's end to tell
                 waits = not silence.passed if silent else self._is_held(domain, error)
-                if ended or not waits:
+                # once: the guest may have been thawed before that was looked at
+                again = not (silent or waits or refused or _is_gone(error))
+                refused = not (silent or waits)
+                if ended or not (waits or again):
                     raise errors.OutcomeUnknown(
                         f"the program was started, and its end is not known: {error.message}",
                         vendor_code=error.vendor_code,
@@ -321,7 +323,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
             if isinstance(error, errors.InvalidState):
                 return domain.state(0)[0] in _ON
             if error.vendor_code == NO:
-                return self._frozen(domain)
+                return is_frozen(domain)
         except errors.DeviceBusy:
             return True
         except errors.HypervisorError:

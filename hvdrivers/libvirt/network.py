@@ -76,7 +76,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
     @provides(*declared(Networks), *declared(Passthrough) & {Capability.VIF_HOSTDEV})
     def plug_vif(self, uuid: UUID, vif: Vif, *, timeout: float | None = None) -> AttachedVif:
         """Budget for a machine that is on: 6 calls, 5 for a tap device, 7 for a libvirt network, 4
-        if it is there already, 5 if the machine has it and its definition has not; for a stopped
+        if it is there already, 6 if the machine has it and its definition has not; for a stopped
         one 8, 7, 9 and 4, 8 for a function of such a network, and 8 for the first vhost-user port.
         For macvtap as for a bridge, and 1 more for a machine that is on. For a device of the host 5
         more than for a tap device, 4 for a stopped machine, and 1 for each machine of the host, 2
@@ -144,7 +144,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         return attached_vif(vif.id, *present)
 
     def _define_vif(self, uuid: UUID, vif: Vif, domain: Remote, xml: Element) -> None:
-        """Let the definition have a VIF that the running machine has. One call, two if it had it
+        """Let the definition have a VIF that the running machine has. One call, three if it had it
         not; more for a device of the host that is named by its PCI address."""
         if vif.id in vifs_of(xml_of(domain, inactive=True)):
             return
@@ -152,6 +152,7 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         interface = fitted(vif_element(vif, uuid), xml)
         with second_half(domain):
             domain.attachDeviceFlags(text(interface), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+        self.plugging.require_kept(domain, lambda xml: vifs_of(xml).get(vif.id))
 
     def _take_vif_back(self, domain: Remote, vif_id: str) -> bool:
         """Unplug a VIF that the definition has not; False: the machine has it not either."""

@@ -226,8 +226,8 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
     def hot_resize_memory(
         self, uuid: UUID, memory_mib: int, *, timeout: float | None = None
     ) -> None:
-        """Budget: 5 calls; 4 if it has so much, and 1 more for each piece that its definition has
-        not. QEMU gives the memory to the guest whether or not it takes it."""
+        """Budget: 5 calls; 4 if it has so much, 6 if its definition lacks a piece of it, and 2 more
+        for each other one. QEMU gives the memory to the guest whether or not it takes it."""
         del timeout
 
         def act(domain: Remote, state: InstanceState) -> None:
@@ -262,9 +262,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
             name = attribute(piece, "alias", "name") or ""
             self.plugging.late.forget(uuid, name)
             try:
-                with whole(
-                    lambda: self.plugging.take_back(domain, lambda xml: plugged_in(xml).get(name))
-                ):
+                with whole(partial(self.plugging.take_back, domain, partial(_piece, name))):
                     domain.attachDeviceFlags(text(piece), _BOTH)
             except (errors.NotSupported, errors.InvalidRequest, errors.HypervisorFault) as error:
                 self._refuse_moved(domain, _memory_mib, now, error)
@@ -276,7 +274,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
         self.domains.change("hot_resize_memory", uuid, current_deadline(), act)
 
     def _define_memory(self, uuid: UUID, domain: Remote, xml: Element) -> None:
-        """Let the definition have the memory that the running machine has got. One call, and one
+        """Let the definition have the memory that the running machine has got. One call, and two
         for each piece that it has not."""
         stored = plugged_in(xml_of(domain, inactive=True))
         for name, piece in plugged_in(xml).items():
@@ -286,6 +284,7 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                     domain.attachDeviceFlags(
                         text(as_defined(piece)), libvirt.VIR_DOMAIN_AFFECT_CONFIG
                     )
+                self.plugging.require_kept(domain, partial(_piece, name))
 
     def _refuse_moved(
         self,
@@ -299,6 +298,10 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
         xml = xml_of(domain)
         if xml.get("id") is None or read(xml) != before:
             raise LookAgain from error
+
+
+def _piece(name: str, domain: Element) -> Element | None:
+    return plugged_in(domain).get(name)
 
 
 def _undefine_cpus(domain: Remote, before: int, vcpus: int) -> bool:

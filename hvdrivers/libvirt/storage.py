@@ -71,7 +71,7 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
         self, uuid: UUID, attachment: VolumeAttachment, *, timeout: float | None = None
     ) -> AttachedVolume:
         """Budget for a machine that is on: 6 calls, 9 for a volume of a pool, 5 if it is there
-        already, 6 if the machine has it and its definition has not; for a stopped one 8, 10 and 5.
+        already, 7 if the machine has it and its definition has not; for a stopped one 8, 10 and 5.
         2 more for each secret of a volume. A file by its path costs 1 more, and 4 more if it is in
         no pool. If create_volume() has not made it, it is compared with the instances' disks: 4
         more, 1 for each disk and image in the driver's pool, and 1 or 2 for each instance."""
@@ -180,13 +180,13 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
         """Detach a volume that the definition has not; False: the machine has it not either."""
         return self.plugging.take_back(domain, lambda xml: volumes_of(xml).get(volume_id))
 
-    @staticmethod
-    def _define_volume(domain: Remote, volume_id: str, disk: Element) -> None:
-        """Let the definition have a volume that the running machine has. One call, two if it had it
-        not."""
+    def _define_volume(self, domain: Remote, volume_id: str, disk: Element) -> None:
+        """Let the definition have a volume that the running machine has. One call, three if it had
+        it not."""
         if volume_id not in volumes_of(xml_of(domain, inactive=True)):
             with second_half(domain):
                 domain.attachDeviceFlags(text(as_defined(disk)), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+            self.plugging.require_kept(domain, lambda xml: volumes_of(xml).get(volume_id))
 
     def _is_attached(self, uuid: UUID, volume_id: str, target: str) -> bool:
         """Whether an attachment that has failed has taken effect after all: the reply to it may

@@ -124,6 +124,13 @@ class Plugging:
             raise Moved
         return True
 
+    def require_kept(self, domain: Remote, found: Callable[[Element], object]) -> None:
+        """After the definition has got what the running machine had: again if the machine has it no
+        more, as another client has taken it back meanwhile. One call."""
+        with changed():
+            if found(xml_of(domain)) is None:
+                raise Moved
+
     def forget(self, domain: Remote, device_alias: str, stored: Element) -> None:
         """Take a device out of the definition. One call, two if another client was faster."""
         try:

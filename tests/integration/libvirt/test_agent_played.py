@@ -233,6 +233,34 @@ def test_a_program_goes_on_while_the_agent_cannot_be_asked(
         assert running.result(120).stdout == b"ok"
 
 
+@pytest.mark.parametrize("command", ["guest-exec", "guest-exec-status"])
+def test_a_program_and_a_guest_that_is_thawed_meanwhile(
+    machine: Machine, agent: PlayedAgent, command: str
+) -> None:
+    """The agent says no to what comes while the guest is frozen, and the guest is thawed before it
+    is asked for the reason: the question comes once more."""
+    noes = [refused(f"Command {command} has been disabled: the agent is in frozen state")]
+    agent.say[command] = lambda question: noes.pop() if noes else agent.well(question)
+    assert machine.host.driver.guest_exec(machine.uuid, ["/x"]).stdout == b"ok"
+    assert not noes
+
+
+def test_what_a_frozen_guest_does_not_take(machine: Machine, agent: PlayedAgent) -> None:
+    """Nothing is wrong with what was asked for."""
+    driver, uuid = machine.host.driver, machine.uuid
+    driver.freeze(uuid)
+    for command in ("guest-exec", "guest-set-user-password"):
+        agent.say[command] = refused(f"Command {command} has been disabled")
+    for call in (
+        lambda: driver.guest_exec(uuid, ["/x"]),
+        lambda: driver.set_guest_password(uuid, "root", SecretStr("hv-Secret-9")),
+    ):
+        with pytest.raises(errors.DeviceBusy, match="frozen") as told:
+            call()
+        assert "thaw()" in (told.value.hint or "")
+    driver.thaw(uuid)
+
+
 @pytest.mark.parametrize("how", ["busy", "cut", "late"])
 @pytest.mark.parametrize("held", ["paused", "frozen"])
 def test_a_program_of_which_it_cannot_be_told_why_the_agent_says_no(

@@ -134,6 +134,50 @@ def test_what_the_other_client_has_attached_stays_when_the_guest_lets_go_late(
         driver.detach_volume(machine.uuid, volume_id)
 
 
+@pytest.mark.parametrize("what", ["volume", "nic"])
+def test_what_is_taken_back_while_the_other_client_writes_it(
+    host: Host, booted: Machine, linux_bridge: LinuxBridge, what: str
+) -> None:
+    """The guest lets go of it after this client has seen it there: it gets it again."""
+    driver, uuid = host.driver, booted.uuid
+    vif = BridgeVif(id=str(uuid4()), address="52:54:00:00:05:14", bridge=linux_bridge.name)
+    with host.volume() as volume:
+
+        def plug() -> None:
+            if what == "nic":
+                driver.plug_vif(uuid, vif)
+            else:
+                driver.attach_volume(uuid, VolumeAttachment(volume=volume))
+
+        def there() -> tuple[bool, bool]:
+            return has_nic(booted) if what == "nic" else booted.has(volume.volume_id)
+
+        driver.pause(uuid)  # so that it is not taken back
+        with full(host), pytest.raises(errors.OutcomeUnknown):
+            plug()
+        driver.unpause(uuid)
+        assert there() == (True, False)
+        (name,) = (
+            name
+            for each in booted.xml().iterfind("devices/*/alias")
+            if (name := each.get("name", "")).startswith(("ua-vif-", "ua-volume-"))
+        )
+
+        def taken_back(_name: str, send: Callable[[], Any]) -> Any:
+            host.peer.virsh("detach-device-alias", str(uuid), name, "--live")
+            wait_until(lambda: there() == (False, False), timeout=60, what="it is taken back")
+            return send()
+
+        with script(host.raw, "Domain.attachDeviceFlags", taken_back) as seam:
+            plug()
+        assert seam.reached
+        assert there() == (True, True)
+        if what == "nic":
+            driver.unplug_vif(uuid, vif.id)
+        else:
+            driver.detach_volume(uuid, volume.volume_id)
+
+
 @pytest.mark.parametrize("what", ["disk", "nic", "cpus"])
 def test_sizes_that_the_other_client_sets_before_the_old_ones_are_put_back(
     host: Host, other: ComputeDriver, ovs_bridge: OvsBridge, what: str

@@ -149,7 +149,7 @@ def test_a_volume(host: Host, booted: Machine, deaf: Machine) -> None:
 
         half(host, lambda: driver.attach_volume(deaf.uuid, attachment))
         assert deaf.has(volume_id) == (True, False)
-        for expected in (6, 5):
+        for expected in (7, 5):
             budget(
                 host,
                 "attach_volume",
@@ -176,7 +176,7 @@ def test_a_vif(host: Host, booted: Machine, deaf: Machine, linux_bridge: LinuxBr
 
     half(host, lambda: driver.plug_vif(deaf.uuid, vif))
     assert has_nic(deaf) == (True, False)
-    for expected in (5, 4):
+    for expected in (6, 4):
         budget(host, "plug_vif", expected, lambda: host.raw.plug_vif(deaf.uuid, vif))
     host.peer.restart()
     driver.power_off(deaf.uuid)
@@ -238,7 +238,7 @@ def vcpus(machine: Machine) -> list[str | None]:
 
 def test_memory(host: Host, deaf: Machine) -> None:
     half(host, lambda: host.driver.hot_resize_memory(deaf.uuid, 64 + 128))
-    for expected in (5, 4):
+    for expected in (6, 4):
         budget(
             host,
             "hot_resize_memory",
