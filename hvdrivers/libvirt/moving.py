@@ -24,18 +24,16 @@ from hvdrivers.libvirt.domains import xml_of
 from hvdrivers.libvirt.leaving import (
     LEAVING_NAMESPACE,
     Leaving,
-    abort,
-    bytes_of,
     cut_in,
     forget,
     go_on,
-    job_of,
 )
-from hvdrivers.libvirt.metadata import kept, put
+from hvdrivers.libvirt.metadata import METADATA_NAMESPACE, keep, kept, put
 from hvdrivers.libvirt.move_copies import carry
 from hvdrivers.libvirt.move_mark import ARRIVED_NAMESPACE
 from hvdrivers.libvirt.move_shapes import without
 from hvdrivers.libvirt.moving_plan import Plan
+from hvdrivers.libvirt.moving_wait import await_end
 from hvdrivers.libvirt.naming import console_name, disk_name
 from hvdrivers.libvirt.pinning import without_own_pins
 from hvdrivers.libvirt.pools import volume_xml
@@ -46,7 +44,7 @@ from hvdrivers.libvirt.states import is_restoring
 from hvdrivers.libvirt.unseen import arrived, end, has_ended, one_of_both
 from hvdrivers.libvirt.xml import Element, attribute, parse, text
 from hvdrivers.models.migration import Destination
-from hvdrivers.models.progress import Phase, Progress, ProgressCallback
+from hvdrivers.models.progress import ProgressCallback
 
 _FLAGS = (
     libvirt.VIR_MIGRATE_LIVE
@@ -54,9 +52,6 @@ _FLAGS = (
     | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
     | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
 )
-_LOOKS_APART = 0.5
-"""Seconds between two looks at a migration: libvirt has no event for its progress. Its end is seen
-at once."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +75,9 @@ class Move:
         self._note = Leaving(
             where=call.destination.host, shared=plan.shared, log_shared=plan.log_shared
         )
+        self._metadata: str | None = None
+        """What has been sent of set_metadata()."""
+        self._news: str | None = None
 
     def make(self, deadline: Deadline, progress: ProgressCallback | None) -> None:
         """Move it; all that was made on the way goes again if the move fails."""
@@ -94,13 +92,28 @@ class Move:
                 undo.callback(self._stop_again)
                 self._start_frozen()
             try:
-                _await_end(call.domain, self._sending(), deadline, progress)
+                await_end(call.domain, self._sending(), deadline, progress, self._look_again)
             except errors.HypervisorError as error:
                 self._look_there(error, forget)
         with changed():
             if not call.running:
                 cut(there.domains.find(uuid))
             self._clear()
+            self._bring_news()
+
+    def _look_again(self) -> None:
+        """Another client may have set metadata between the look at the definition and the beginning
+        of the migration, from which on libvirt lets nobody change the machine. One call."""
+        now = kept(xml_of(self._call.domain, inactive=True), METADATA_NAMESPACE)
+        self._news = now if now != self._metadata else None
+
+    def _bring_news(self) -> None:
+        """No call, two there if another client has set metadata."""
+        if self._news is None:
+            return
+        live = libvirt.VIR_DOMAIN_AFFECT_LIVE if self._call.running else 0
+        flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG | live
+        keep(self._there.domains.find(self._call.uuid), METADATA_NAMESPACE, self._news, flags)
 
     def _look_there(self, error: errors.HypervisorError, forget: Step) -> None:
         """After a failure: return if the machine has arrived all the same. Calls as for
@@ -243,6 +256,7 @@ class Move:
         secure = libvirt.VIR_DOMAIN_XML_SECURE | libvirt.VIR_DOMAIN_XML_MIGRATABLE
         live = parse(domain.XMLDesc(secure))
         stored = parse(domain.XMLDesc(secure | libvirt.VIR_DOMAIN_XML_INACTIVE))
+        self._metadata = kept(stored, METADATA_NAMESPACE)
         copied = [each.target for each in plan.disks if not each.read_only]
         for each in (live, stored):
             if not plan.shared:
@@ -315,56 +329,6 @@ def _alone(xml: Element, targets: Collection[str]) -> None:
         below = disk.find("backingStore")
         if below is not None and attribute(disk, "target", "dev") in targets:
             disk.remove(below)
-
-
-def _await_end(
-    domain: Remote,
-    sending: Future[None],
-    deadline: Deadline,
-    progress: ProgressCallback | None,
-) -> None:
-    try:
-        _watch(domain, sending, deadline, progress)
-    except BaseException:
-        while not sending.done():
-            with suppress(errors.HypervisorError):
-                abort(domain)
-            with suppress(TimeoutError, errors.HypervisorError):
-                sending.result(timeout=_LOOKS_APART)
-        if sending.exception() is not None:
-            raise
-    if (failed := sending.exception()) is not None:
-        raise failed
-
-
-def _watch(
-    domain: Remote,
-    sending: Future[None],
-    deadline: Deadline,
-    progress: ProgressCallback | None,
-) -> None:
-    """Tell how far it has come until it has ended."""
-    done = 0
-    while True:
-        try:
-            sending.result(timeout=min(deadline.within(_LOOKS_APART), _LOOKS_APART))
-        except TimeoutError:
-            if sending.done():
-                return
-        except errors.HypervisorError:
-            return  # the caller looks at it
-        else:
-            return
-        deadline.check("the machine was moved")
-        if progress is None:
-            continue
-        found: dict[str, Any] = {}
-        with suppress(errors.HypervisorError):  # what came of it the move itself says
-            found = job_of(domain)
-        if found:
-            total, remaining = bytes_of(found)
-            done = max(done, total - remaining)
-            progress(Progress(phase=Phase.MIGRATE, done=done, total=max(total, done) or None))
 
 
 def _leave(

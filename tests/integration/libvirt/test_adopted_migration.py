@@ -306,6 +306,6 @@ def test_the_calls_that_it_takes(own: Host, there: Host) -> None:
         del counter["Domain.jobStats"]
         # before the disk goes, nothing may use it
         look = look_at_users(raw, volumes=1)
-        assert sum(counter.values()) <= 10 + 6 + 2 + 4 + 4 + look
-        assert {6, 2, 4} <= set(numbers("live_migrate"))
+        assert sum(counter.values()) <= 10 + 7 + 2 + 4 + 4 + look
+        assert {7, 2, 4} <= set(numbers("live_migrate"))
         there.driver.destroy(machine.uuid)

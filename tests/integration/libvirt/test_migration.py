@@ -75,7 +75,8 @@ def test_guest_that_counts_while_it_moves(
             here.driver.live_migrate(machine.uuid, destination)
         # the looks at its progress are as many as it takes half seconds
         del calls["Domain.jobStats"]
-        assert sum(calls.values()) == (24 if shared else 42), calls
+        budget = 25 if shared else 43
+        assert budget - sum(calls.values()) in (0, 1), calls  # it may end before it is looked at
         with pytest.raises(errors.InstanceNotFound):
             here.driver.get_instance(machine.uuid)
         # it goes on from where it was, and has lost nothing

@@ -7,7 +7,7 @@ notice, and the source keeps the machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hvdrivers.guard import guarded
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.migration import Destination
 from hvdrivers.models.state import InstanceState
+from tests.integration.libvirt.faults import script
 from tests.integration.libvirt.machines import Host, Machine
 from tests.integration.libvirt.test_cut_migrations import states
 from tests.integration.libvirt.test_migration import without_pools
@@ -171,3 +172,26 @@ def test_the_source_is_not_told_and_away(
         driver.power_off(machine.uuid)
     move(driver, machine, pair[1].destination())
     assert states(pair, machine) == [None, was]
+
+
+def test_metadata_that_another_client_sets_before_it_begins(
+    pair: tuple[Host, Host], machine: Machine
+) -> None:
+    """Between the driver's look at the definition and the beginning, from which on libvirt lets
+    nobody change it."""
+    here, there = pair
+    was, meanwhile = states(pair, machine)[0], {"set": "meanwhile"}
+
+    def sets(_name: str, send: Callable[[], Any]) -> Any:
+        with closing(guarded(LibvirtDriver.connect(here.raw.config))) as other:
+            other.set_metadata(machine.uuid, meanwhile)
+        return send()
+
+    with script(here.raw, "Domain.migrate3", sets) as seam:
+        move(here.driver, machine, there.destination())
+    assert seam.reached
+    assert states(pair, machine) == [None, was]
+    for _ in range(2):
+        assert there.driver.get_instance(machine.uuid).metadata == meanwhile
+        there.driver.power_off(machine.uuid)
+        there.driver.power_on(machine.uuid)
