@@ -467,7 +467,7 @@ class LibvirtPeer:
         daemon.send_signal(number)
         if number != signal.SIGKILL:
             daemon.send_signal(signal.SIGCONT)  # a stopped process does not notice a request
-        daemon.wait(30)
+        daemon.wait(120)  # it gives what it is doing 30 s before it ends all the same
 
 
 def _find_programs() -> dict[str, str]:
