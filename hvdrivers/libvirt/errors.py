@@ -120,11 +120,11 @@ no process of QEMU) and was killed before QEMU began: with each start of the dae
 a job that never ends, and every call that would change it waits for that. ``file`` is named for the
 domain."""
 _CODE_HINTS = MappingProxyType(
-    dict.fromkeys(
-        ("VIR_ERR_OPERATION_TIMEOUT", "VIR_ERR_RESOURCE_BUSY", "VIR_ERR_BLOCK_COPY_ACTIVE"),
-        _BUSY_HINT,
-    )
-    | {"VIR_ERR_OPERATION_TIMEOUT": f"{_BUSY_HINT}. {LEFT_START.format(file='NAME.xml')}"}
+    {
+        "VIR_ERR_OPERATION_TIMEOUT": f"{_BUSY_HINT}. {LEFT_START.format(file='NAME.xml')}",
+        "VIR_ERR_RESOURCE_BUSY": _BUSY_HINT,
+        "VIR_ERR_BLOCK_COPY_ACTIVE": _BUSY_HINT,
+    }
 )
 
 _OPENING_HINTS = MappingProxyType(

@@ -22,6 +22,7 @@ from hvdrivers.driverkit.undo import changed
 from hvdrivers.libvirt.remote import Remote
 
 WRITABLE = "libvirt's own files (/etc/libvirt/qemu) need room, and a file system that is writable"
+WRITABLE_THEN = f"{WRITABLE}: call again then"
 _OF_A_FILE = "VIR_ERR_SYSTEM_ERROR/"
 """An errno: what libvirt reports of a file that it cannot write."""
 
@@ -80,7 +81,7 @@ def second_half(domain: Remote, before: Callable[[], object] | None = None) -> I
                 put_back(before)
             if domain.isActive():
                 raise half(error) from error
-        error.hint = f"{WRITABLE}: call again then"
+        error.hint = WRITABLE_THEN
         raise
 
 
@@ -116,7 +117,7 @@ def half(error: errors.HypervisorError, more: str = "") -> errors.OutcomeUnknown
         "the running machine has the change until its power goes, as libvirt could not write its"
         f" definition ({error.message}){more}",
         vendor_code=error.vendor_code,
-        hint=f"{WRITABLE}: call again then",
+        hint=WRITABLE_THEN,
     )
 
 
@@ -127,5 +128,5 @@ def _taken_back(error: errors.HypervisorError) -> errors.HypervisorError:
         "libvirt could not write the machine's definition, and the change has been taken back:"
         f" {error.message}",
         vendor_code=error.vendor_code,
-        hint=f"{WRITABLE}: call again then",
+        hint=WRITABLE_THEN,
     )

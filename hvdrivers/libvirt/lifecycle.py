@@ -35,7 +35,7 @@ from hvdrivers.libvirt.definition import complete, define
 from hvdrivers.libvirt.domain import domain_xml
 from hvdrivers.libvirt.domains import affecting, require_off
 from hvdrivers.libvirt.encrypted_memory import refuse_unencrypted
-from hvdrivers.libvirt.halves import WRITABLE, is_unwritten
+from hvdrivers.libvirt.halves import WRITABLE, WRITABLE_THEN, is_unwritten
 from hvdrivers.libvirt.hardware import refuse_hardware, wished
 from hvdrivers.libvirt.huge_pages import HugePageStock
 from hvdrivers.libvirt.image_store import ImageStore
@@ -368,7 +368,7 @@ class LibvirtLifecycle(Topic, Lifecycle):
                     "libvirt could not write the definition, and shows the new metadata until it is"
                     f" restarted: {error.message}",
                     vendor_code=error.vendor_code,
-                    hint=f"{WRITABLE}: call again then",
+                    hint=WRITABLE_THEN,
                 ) from error
             if not flags & libvirt.VIR_DOMAIN_AFFECT_LIVE:
                 require_off(domain)

@@ -22,22 +22,23 @@ from hvdrivers.models.volume import DiskQos, VolumeAttachment
 from tests.integration.libvirt.conftest import connect
 from tests.integration.libvirt.faults import script
 from tests.integration.libvirt.machines import Host, Machine
-from tests.integration.libvirt.test_half_written import FOLDER, fill, full, has_nic, room_afterwards
+from tests.integration.libvirt.test_half_written import (
+    FOLDER,
+    fill,
+    full,
+    has_nic,
+    room_afterwards,
+    with_little_room,
+)
 from tests.peers.bridge import LinuxBridge
-from tests.peers.libvirtd import LibvirtPeer
 from tests.peers.openvswitch import OvsBridge
 from tests.peers.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
 def host(guest_image: Path) -> Iterator[Host]:
-    """A host whose daemon has that folder on a small file system."""
-    with LibvirtPeer() as peer:
-        peer.inside("mkdir", "-p", FOLDER)
-        with peer.small(FOLDER, 128 << 10):
-            made = Host(peer, guest_image, host_root=peer.host_root)
-            yield made
-            made.close()
+    with with_little_room(guest_image) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ _ROOM = 60
 """Bytes that are left in the last page of a definition's file: fewer than a new flavor takes."""
 
 
-@pytest.fixture(scope="module")
-def host(guest_image: Path) -> Iterator[Host]:
+@contextmanager
+def with_little_room(guest_image: Path) -> Iterator[Host]:
     """A host whose daemon has that folder on a small file system."""
     with LibvirtPeer() as peer:
         peer.inside("mkdir", "-p", FOLDER)
@@ -41,6 +41,12 @@ def host(guest_image: Path) -> Iterator[Host]:
             made = Host(peer, guest_image, host_root=peer.host_root)
             yield made
             made.close()
+
+
+@pytest.fixture(scope="module")
+def host(guest_image: Path) -> Iterator[Host]:
+    with with_little_room(guest_image) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
