@@ -1,0 +1,176 @@
+"""How the end of a program in a guest is waited for: what its agent says, when, and what libvirt
+tells of the machine meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import uuid4
+
+import libvirt
+import pytest
+
+from hvdrivers.contract import errors
+from hvdrivers.driverkit.deadline import Deadline
+from hvdrivers.driverkit.hub import Lost
+from hvdrivers.hints import PROGRAM_LOST
+from hvdrivers.libvirt import guest
+from hvdrivers.libvirt.agent import NO
+from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
+
+OURS = uuid4()
+RUNS, ENDED = {"exited": False}, {"exited": True, "exitcode": 0}
+SILENT = errors.GuestAgentUnavailable("late", vendor_code="VIR_ERR_AGENT_UNRESPONSIVE")
+REFUSED = errors.GuestAgentUnavailable("no", vendor_code=NO)
+NOT_RUNNING = errors.InvalidState("the machine is not running")
+BUSY = errors.DeviceBusy("another client asks the agent")
+_OFF, _CRASH = libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_CRASHED
+
+
+@dataclass
+class Said:
+    """What a question of the driver gets."""
+
+    what: object
+    at: float = 0
+    """Seconds since the program was started."""
+    then: object = None
+    """The event that comes before the next question."""
+
+
+@dataclass
+class Guest:
+    """A guest whose agent says one thing after the other, and a clock that follows it."""
+
+    said: Iterator[Said]
+    state: int = libvirt.VIR_DOMAIN_RUNNING
+    frozen: bool | errors.HypervisorError = False
+    now: float = 0
+    event: object = None
+
+    def ask(self, _domain: object, _command: str, *, reads: bool, **_arguments: object) -> object:
+        assert reads
+        one = next(self.said)
+        self.now, self.event = one.at, one.then
+        return _answered(one.what)
+
+    def is_frozen(self, _domain: object) -> object:
+        return _answered(self.frozen)
+
+    def wait(self, matches: Callable[[Any], bool], _timeout: float) -> object:
+        event = self.event
+        return event if isinstance(event, Lost) or (event and matches(event)) else None
+
+
+def _answered(what: object) -> object:
+    if isinstance(what, errors.HypervisorError):
+        raise what
+    return what
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """The exit code of a program whose agent says what is given; all of that must be asked for."""
+
+    def run(*said: object, **state: Any) -> int:
+        left = iter([each if isinstance(each, Said) else Said(each) for each in said])
+        made = Guest(left, **state)
+        monkeypatch.setattr(guest, "ask", made.ask)
+        monkeypatch.setattr(guest, "is_frozen", made.is_frozen)
+        monkeypatch.setattr(guest, "Deadline", partial(Deadline, now=lambda: made.now))
+        domain: Any = SimpleNamespace(state=lambda _flags: [made.state, 0])
+        driver = object.__new__(guest.LibvirtGuest)
+        try:
+            result = driver._ended_program(OURS, domain, 7, Deadline(None), cast(Any, made))
+        finally:
+            assert next(left, None) is None
+        return result.exit_code
+
+    return run
+
+
+@pytest.fixture
+def lost(ended: Callable[..., int]) -> Callable[..., str | None]:
+    """The hint where the end of the program is not known after what is said."""
+
+    def run(*said: object, **state: Any) -> str | None:
+        with pytest.raises(errors.OutcomeUnknown, match="was started") as caught:
+            ended(*said, **state)
+        return caught.value.hint
+
+    return run
+
+
+def test_what_holds_the_agent_up(
+    ended: Callable[..., int], lost: Callable[..., str | None]
+) -> None:
+    """For as long as it lasts."""
+    assert ended(BUSY, BUSY, BUSY, ENDED) == 0
+    for state in (
+        libvirt.VIR_DOMAIN_RUNNING,
+        libvirt.VIR_DOMAIN_PAUSED,
+        libvirt.VIR_DOMAIN_PMSUSPENDED,
+    ):
+        assert ended(NOT_RUNNING, NOT_RUNNING, NOT_RUNNING, ENDED, state=state) == 0
+    assert lost(NOT_RUNNING, state=libvirt.VIR_DOMAIN_SHUTOFF) == PROGRAM_LOST
+    assert lost(errors.InstanceNotFound("gone")) == PROGRAM_LOST
+    assert ended(REFUSED, REFUSED, REFUSED, ENDED, frozen=True) == 0
+    assert ended(REFUSED, REFUSED, REFUSED, ENDED, frozen=BUSY) == 0  # the look at it is held up
+
+
+def test_what_is_asked_once_more(
+    ended: Callable[..., int], lost: Callable[..., str | None]
+) -> None:
+    """A no that nothing explains; an answer ends the count."""
+    assert ended(REFUSED, ENDED) == 0
+    assert ended(REFUSED, RUNS, REFUSED, ENDED) == 0
+    assert "file" in (lost(REFUSED, REFUSED) or "")
+    for unknown in (SILENT, errors.ConnectionFailed("broken"), errors.OperationTimeout("late")):
+        assert lost(REFUSED, REFUSED, frozen=unknown)
+
+
+def test_an_agent_that_is_silent(
+    ended: Callable[..., int], lost: Callable[..., str | None]
+) -> None:
+    """For half a minute, counted from its last sign of life."""
+    assert ended(Said(SILENT, 20), Said(RUNS, 25), Said(SILENT, 50), Said(ENDED, 56)) == 0
+    assert ended(Said(SILENT, 20), Said(BUSY, 29), Said(SILENT, 50), Said(ENDED, 60)) == 0
+    assert lost(Said(SILENT, 20), Said(SILENT, 31))
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Lifecycle("one", OURS, _OFF, libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN),
+        Lifecycle("one", OURS, _OFF, libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED),
+        Lifecycle("one", OURS, _CRASH, libvirt.VIR_DOMAIN_EVENT_CRASHED_PANICKED),
+        Reboot("one", OURS),
+    ],
+)
+def test_events_after_which_it_has_gone(
+    ended: Callable[..., int], lost: Callable[..., str | None], event: RawEvent
+) -> None:
+    """If the agent does not answer then. One that does has outlived it: it was told late."""
+    assert lost(Said(RUNS, then=event), SILENT) == PROGRAM_LOST
+    assert ended(Said(RUNS, then=event), RUNS, SILENT, ENDED) == 0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Lifecycle("other", uuid4(), _OFF, libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN),
+        Reboot("other", uuid4()),
+        Lifecycle(
+            "one",
+            OURS,
+            libvirt.VIR_DOMAIN_EVENT_SUSPENDED,
+            libvirt.VIR_DOMAIN_EVENT_SUSPENDED_PAUSED,
+        ),
+        Lost(),
+    ],
+)
+def test_events_after_which_it_goes_on(ended: Callable[..., int], event: object) -> None:
+    assert ended(Said(RUNS, then=event), SILENT, ENDED) == 0
