@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from hvdrivers.contract.errors import OutcomeUnknown
-from hvdrivers.libvirt.guest import _result
+from hvdrivers.libvirt.programs import result_of
 
 
 @pytest.mark.parametrize("code", [0, 255, -1, (1 << 32) - 1])
 def test_exit_codes(code: int) -> None:
-    assert _result({"exited": True, "exitcode": code}).exit_code == code
-    assert _result({"exited": True, "signal": 9}).exit_code == 128 + 9
+    assert result_of({"exited": True, "exitcode": code}).exit_code == code
+    assert result_of({"exited": True, "signal": 9}).exit_code == 128 + 9
 
 
 @pytest.mark.parametrize(
@@ -19,4 +19,4 @@ def test_exit_codes(code: int) -> None:
 )
 def test_what_is_no_exit_code(said: dict[str, int]) -> None:
     with pytest.raises(OutcomeUnknown):
-        _result({"exited": True, **said})
+        result_of({"exited": True, **said})
