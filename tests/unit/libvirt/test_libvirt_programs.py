@@ -17,9 +17,10 @@ from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import Lost
 from hvdrivers.hints import PROGRAM_LOST
-from hvdrivers.libvirt import guest
+from hvdrivers.libvirt import programs
 from hvdrivers.libvirt.agent import NO
-from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
+from hvdrivers.libvirt.event_hub import AgentLeft, Lifecycle, RawEvent, Reboot
+from hvdrivers.libvirt.programs import Program, result_of
 
 OURS = uuid4()
 RUNS, ENDED = {"exited": False}, {"exited": True, "exitcode": 0}
@@ -27,7 +28,12 @@ SILENT = errors.GuestAgentUnavailable("late", vendor_code="VIR_ERR_AGENT_UNRESPO
 REFUSED = errors.GuestAgentUnavailable("no", vendor_code=NO)
 NOT_RUNNING = errors.InvalidState("the machine is not running")
 BUSY = errors.DeviceBusy("another client asks the agent")
+RUN = 7
+"""The number of the run in which the program was started."""
 _OFF, _CRASH = libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_CRASHED
+PAUSED = Lifecycle(
+    "one", OURS, libvirt.VIR_DOMAIN_EVENT_SUSPENDED, libvirt.VIR_DOMAIN_EVENT_SUSPENDED_PAUSED
+)
 
 
 @dataclass
@@ -46,7 +52,7 @@ class Guest:
     """A guest whose agent says one thing after the other, and a clock that follows it."""
 
     said: Iterator[Said]
-    state: int = libvirt.VIR_DOMAIN_RUNNING
+    run: int | errors.HypervisorError = RUN
     frozen: bool | errors.HypervisorError = False
     now: float = 0
     event: object = None
@@ -60,9 +66,14 @@ class Guest:
     def is_frozen(self, _domain: object) -> object:
         return _answered(self.frozen)
 
-    def wait(self, matches: Callable[[Any], bool], _timeout: float) -> object:
-        event = self.event
+    def wait(self, matches: Callable[[Any], bool], timeout: float) -> object:
+        if not timeout:
+            return None
+        event, self.event = self.event, None
         return event if isinstance(event, Lost) or (event and matches(event)) else None
+
+    def find(self, _uuid: object) -> object:
+        return SimpleNamespace(ID=partial(int, cast(int, _answered(self.run))))
 
 
 def _answered(what: object) -> object:
@@ -78,13 +89,13 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     def run(*said: object, **state: Any) -> int:
         left = iter([each if isinstance(each, Said) else Said(each) for each in said])
         made = Guest(left, **state)
-        monkeypatch.setattr(guest, "ask", made.ask)
-        monkeypatch.setattr(guest, "is_frozen", made.is_frozen)
-        monkeypatch.setattr(guest, "Deadline", partial(Deadline, now=lambda: made.now))
-        domain: Any = SimpleNamespace(state=lambda _flags: [made.state, 0])
-        driver = object.__new__(guest.LibvirtGuest)
+        monkeypatch.setattr(programs, "ask", made.ask)
+        monkeypatch.setattr(programs, "is_frozen", made.is_frozen)
+        monkeypatch.setattr(programs, "Deadline", partial(Deadline, now=lambda: made.now))
+        domain: Any = SimpleNamespace(ID=lambda: RUN)
+        program = Program(cast(Any, made), OURS, domain, 7)
         try:
-            result = driver._ended_program(OURS, domain, 7, Deadline(None), cast(Any, made))
+            result = program.end(cast(Any, made), Deadline(None))
         finally:
             assert next(left, None) is None
         return result.exit_code
@@ -109,13 +120,9 @@ def test_what_holds_the_agent_up(
 ) -> None:
     """For as long as it lasts."""
     assert ended(BUSY, BUSY, BUSY, ENDED) == 0
-    for state in (
-        libvirt.VIR_DOMAIN_RUNNING,
-        libvirt.VIR_DOMAIN_PAUSED,
-        libvirt.VIR_DOMAIN_PMSUSPENDED,
-    ):
-        assert ended(NOT_RUNNING, NOT_RUNNING, NOT_RUNNING, ENDED, state=state) == 0
-    assert lost(NOT_RUNNING, state=libvirt.VIR_DOMAIN_SHUTOFF) == PROGRAM_LOST
+    assert ended(NOT_RUNNING, NOT_RUNNING, NOT_RUNNING, ENDED) == 0  # it is paused
+    for run in (-1, RUN + 1, errors.InstanceNotFound("gone"), errors.ConnectionFailed("broken")):
+        assert lost(NOT_RUNNING, run=run) == PROGRAM_LOST
     assert lost(errors.InstanceNotFound("gone")) == PROGRAM_LOST
     assert ended(REFUSED, REFUSED, REFUSED, ENDED, frozen=True) == 0
     assert ended(REFUSED, REFUSED, REFUSED, ENDED, frozen=BUSY) == 0  # the look at it is held up
@@ -147,15 +154,35 @@ def test_an_agent_that_is_silent(
         Lifecycle("one", OURS, _OFF, libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN),
         Lifecycle("one", OURS, _OFF, libvirt.VIR_DOMAIN_EVENT_STOPPED_SAVED),
         Lifecycle("one", OURS, _CRASH, libvirt.VIR_DOMAIN_EVENT_CRASHED_PANICKED),
-        Reboot("one", OURS),
     ],
 )
 def test_events_after_which_it_has_gone(
     ended: Callable[..., int], lost: Callable[..., str | None], event: RawEvent
 ) -> None:
-    """If the agent does not answer then. One that does has outlived it: it was told late."""
+    """If the agent does not answer then. One that does in the same run has outlived it: it was told
+    late. In another run it speaks of another program."""
     assert lost(Said(RUNS, then=event), SILENT) == PROGRAM_LOST
     assert ended(Said(RUNS, then=event), RUNS, SILENT, ENDED) == 0
+    for run in (-1, RUN + 1, errors.InstanceNotFound("gone"), errors.ConnectionFailed("broken")):
+        for answer in (RUNS, ENDED):
+            assert lost(Said(RUNS, then=event), answer, run=run) == PROGRAM_LOST
+
+
+@pytest.mark.parametrize("event", [Reboot("one", OURS), Lost()])
+@pytest.mark.parametrize("answer", [RUNS, ENDED, SILENT])
+def test_events_after_which_nothing_is_believed(
+    lost: Callable[..., str | None], event: object, answer: object
+) -> None:
+    """The guest has begun anew in the same run, or may have."""
+    assert lost(Said(RUNS, then=event), answer) == PROGRAM_LOST
+
+
+def test_an_agent_that_leaves(ended: Callable[..., int], lost: Callable[..., str | None]) -> None:
+    """It was begun anew, and may know the program; unless the machine stood still, as it does for
+    the memory of a snapshot."""
+    left = AgentLeft("one", OURS)
+    assert ended(Said(RUNS, then=left), SILENT, ENDED) == 0
+    assert lost(Said(RUNS, then=PAUSED), Said(RUNS, then=left), ENDED) == PROGRAM_LOST
 
 
 @pytest.mark.parametrize(
@@ -163,14 +190,22 @@ def test_events_after_which_it_has_gone(
     [
         Lifecycle("other", uuid4(), _OFF, libvirt.VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN),
         Reboot("other", uuid4()),
-        Lifecycle(
-            "one",
-            OURS,
-            libvirt.VIR_DOMAIN_EVENT_SUSPENDED,
-            libvirt.VIR_DOMAIN_EVENT_SUSPENDED_PAUSED,
-        ),
-        Lost(),
+        PAUSED,
     ],
 )
 def test_events_after_which_it_goes_on(ended: Callable[..., int], event: object) -> None:
     assert ended(Said(RUNS, then=event), SILENT, ENDED) == 0
+
+
+@pytest.mark.parametrize("code", [0, 255, -1, (1 << 32) - 1])
+def test_exit_codes(code: int) -> None:
+    assert result_of({"exited": True, "exitcode": code}).exit_code == code
+    assert result_of({"exited": True, "signal": 9}).exit_code == 128 + 9
+
+
+@pytest.mark.parametrize(
+    "said", [{"exitcode": 10**20}, {"exitcode": -(10**20)}, {"signal": 10**20}]
+)
+def test_what_is_no_exit_code(said: dict[str, int]) -> None:
+    with pytest.raises(errors.OutcomeUnknown):
+        result_of({"exited": True, **said})
