@@ -113,7 +113,8 @@ class Plugging:
             Moved: another client has written it into the definition meanwhile, and has been told
                 that the machine has it.
         """
-        live = found(xml_of(domain)) if domain.isActive() else None
+        live = found(xml_of(domain))
+        # a machine that has gone off since then shows its definition
         if live is None or found(xml_of(domain, inactive=True)) is not None:
             return False
         if self._domains.state(domain) is InstanceState.PAUSED:
