@@ -25,13 +25,12 @@ class Sending(Future[None]):
         self.looks, self.error = looks, error
 
     def result(self, timeout: float | None = None) -> None:
-        if not self.done():
-            self.looks -= 1
-            if self.looks < 0:
-                self.end()
-            else:
-                raise TimeoutError
+        self.looks -= 1
         assert self.looks > -5
+        if not self.done():
+            if self.looks >= 0:
+                raise TimeoutError
+            self.end()
         return super().result(0)
 
     def end(self) -> None:

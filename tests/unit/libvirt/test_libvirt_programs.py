@@ -86,7 +86,7 @@ def _answered(what: object) -> object:
 def ended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """The exit code of a program whose agent says what is given; all of that must be asked for."""
 
-    def run(*said: object, **state: Any) -> int:
+    def run(*said: object, timeout: float | None = None, **state: Any) -> int:
         left = iter([each if isinstance(each, Said) else Said(each) for each in said])
         made = Guest(left, **state)
         monkeypatch.setattr(programs, "ask", made.ask)
@@ -95,7 +95,7 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         domain: Any = SimpleNamespace(ID=lambda: RUN)
         program = Program(cast(Any, made), OURS, domain, 7)
         try:
-            result = program.end(cast(Any, made), Deadline(None))
+            result = program.end(cast(Any, made), Deadline(timeout))
         finally:
             assert next(left, None) is None
         return result.exit_code
@@ -183,6 +183,9 @@ def test_an_agent_that_leaves(ended: Callable[..., int], lost: Callable[..., str
     left = AgentLeft("one", OURS)
     assert ended(Said(RUNS, then=left), SILENT, ENDED) == 0
     assert lost(Said(RUNS, then=PAUSED), Said(RUNS, then=left), ENDED) == PROGRAM_LOST
+    resumed = Lifecycle("one", OURS, libvirt.VIR_DOMAIN_EVENT_RESUMED, 0)
+    said = Said(RUNS, then=PAUSED), Said(RUNS, then=resumed), Said(RUNS, then=left), ENDED
+    assert lost(*said) == PROGRAM_LOST
 
 
 @pytest.mark.parametrize(
@@ -195,6 +198,16 @@ def test_an_agent_that_leaves(ended: Callable[..., int], lost: Callable[..., str
 )
 def test_events_after_which_it_goes_on(ended: Callable[..., int], event: object) -> None:
     assert ended(Said(RUNS, then=event), SILENT, ENDED) == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "words"), [(RUNS, "still runs"), (SILENT, "was started"), (BUSY, "was started")]
+)
+def test_the_deadline(ended: Callable[..., int], said: object, words: str) -> None:
+    """That it still runs is said where the agent says so."""
+    with pytest.raises(errors.OutcomeUnknown, match=words) as caught:
+        ended(said, timeout=0)
+    assert "timeout=" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("code", [0, 255, -1, (1 << 32) - 1])
