@@ -13,7 +13,7 @@ from hvdrivers.contract import errors
 from hvdrivers.models.instance import Flavor
 from hvdrivers.models.state import InstanceState
 from tests.integration.libvirt.faults import Send
-from tests.integration.libvirt.machines import Host, Machine
+from tests.integration.libvirt.machines import Host
 from tests.integration.libvirt.test_half_written import (
     FOLDER,
     fill,
