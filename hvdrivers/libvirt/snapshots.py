@@ -226,8 +226,7 @@ class LibvirtSnapshots(Topic, Snapshots):
                         self.plugging.settle_before_the_end(uuid, domain)
                         turn.check()
                         if not cut(domain):
-                            # another client has switched it off, or saved memory that knows the
-                            # disks as they are
+                            # it is off, or has saved memory that knows the disks as they are
                             raise LookAgain
                     with nullcontext() if state is InstanceState.STOPPED else rest():
                         self._bring_back(machine, snapshot_id)
