@@ -100,6 +100,27 @@ def unwritten() -> Iterator[None]:
 
 
 @contextmanager
+def rest() -> Iterator[None]:
+    """Stands around what follows a change that stays, as
+    :func:`~hvdrivers.driverkit.undo.changed`, where that writes the definition, too.
+
+    Raises:
+        OutcomeUnknown: that could not be written.
+    """
+    try:
+        with changed():
+            yield
+    except errors.HypervisorError as error:
+        if not is_unwritten(error):
+            raise
+        raise errors.OutcomeUnknown(
+            f"a part has been done, and libvirt could not write the definition: {error.message}",
+            vendor_code=error.vendor_code,
+            hint=WRITABLE_THEN,
+        ) from error
+
+
+@contextmanager
 def taking_out(reason: errors.HypervisorError) -> Iterator[None]:
     """Stands around what takes a volume out of a definition that is not to keep it.
 

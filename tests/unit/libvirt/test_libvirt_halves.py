@@ -156,6 +156,7 @@ def test_a_device_that_another_client_writes_while_it_is_taken_back() -> None:
 
 def test_a_device_that_was_written_down_is_still_there() -> None:
     plugging, found = object.__new__(Plugging), lambda xml: xml.find("devices/disk")
+    plugging._unheard = {}
     there: Any = Plugged(live=True, stored=True)
     plugging.require_kept(there, found)
     taken_back: Any = Plugged(live=False, stored=True)
