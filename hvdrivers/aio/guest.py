@@ -91,8 +91,8 @@ class AsyncGuestExec(Running):
         Raises:
             InvalidRequest: the guest has no such program.
             OutcomeUnknown: it was started, and its end is not known. It still ran at the deadline,
-                and may run on; or the instance was powered off, rebooted, destroyed or moved
-                meanwhile.
+                and may run on; or the instance was powered off, suspended, rebooted, destroyed or
+                moved meanwhile.
         """
         return await self._run(
             self._driver.guest_exec,

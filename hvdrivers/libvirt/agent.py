@@ -122,9 +122,11 @@ def tell(domain: Remote, command: str, *, patience: float, otherwise: str, **arg
             # an answer of any other kind has this code too, and libvirt gives its agent up
             try:
                 require(domain)
-            except errors.GuestAgentUnavailable:
+            except errors.HypervisorError as silent:
+                # also one of the connection, which would say that nothing has been done
                 raise errors.OutcomeUnknown(
-                    "the guest's agent gave an answer that is none", vendor_code=error.vendor_code
+                    f"the guest's agent gave an answer that may be none: {silent.message}",
+                    vendor_code=error.vendor_code,
                 ) from error
             raise Refused(error.message, vendor_code=error.vendor_code) from error
 

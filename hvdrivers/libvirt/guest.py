@@ -21,16 +21,12 @@ from pydantic import SecretStr
 from hvdrivers.contract import errors
 from hvdrivers.contract.guest import GuestAddresses, GuestExec, GuestFreeze, GuestPassword
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
-from hvdrivers.driverkit.hub import Listener, is_gap
 from hvdrivers.hints import PROGRAM, PROGRAM_LOST
 from hvdrivers.libvirt.agent import (
-    NO,
     Refused,
-    ask,
     field,
     interfaces,
     is_frozen,
-    is_silent,
     require,
     tell,
     tell_thawed,
@@ -38,7 +34,7 @@ from hvdrivers.libvirt.agent import (
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.devices import vifs_of
 from hvdrivers.libvirt.domains import xml_of
-from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
+from hvdrivers.libvirt.programs import Program
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.xml import attribute
 from hvdrivers.models.guest import AddressSource, ExecResult, GuestAddress, GuestCredentials
@@ -58,11 +54,6 @@ _NOT_TOLD = (
 _MOST_INPUT = 1 << 20
 """Bytes of input to a program, and of its arguments. They travel in one message, the input as
 base64, which libvirt bounds."""
-_EXIT_CODES = range(-(1 << 31), 1 << 32)
-"""32 bits: Linux has 8 of them, and Windows shows them with or without a sign."""
-_SIGNALS = range(1, 128)
-"""Of Linux and BSD. What an agent in Windows tells as a signal is the code of an exception, and
-less than 0 (QEMU, qga/commands.c)."""
 _FREEZE_HINT = "the guest may be frozen, or freeze later: thaw() it, and freeze() it again"
 _NOT_FROZEN_HINT = (
     "the guest's file systems are thawed: see the agent's log and its freeze hooks in the guest"
@@ -79,22 +70,6 @@ _ACCOUNT_HINT = "the guest may have the new password or the old one: set it agai
 _LONGEST_PASSWORD = 4096
 """Bytes. What sets a password in a guest reads lines of at most 8 KiB (chpasswd), and the agent
 that waits for it answers nobody."""
-_OUTPUT_HINT = (
-    "libvirt carries 3 MiB of output, and after 7 MiB it gives the agent up until that starts anew"
-    " in the guest: let the program write more to a file, and read that in parts"
-)
-"""The agent's whole answer is one text, in base64. libvirt's own messages take 4 MiB
-(REMOTE_STRING_MAX), and it reads 10 MiB of an agent's (QEMU_AGENT_MAX_RESPONSE)."""
-_GOING = frozenset({libvirt.VIR_DOMAIN_EVENT_STOPPED, libvirt.VIR_DOMAIN_EVENT_CRASHED})
-_ON = frozenset(
-    {libvirt.VIR_DOMAIN_RUNNING, libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED}
-)
-"""States from which a program goes on."""
-_FIRST_LOOK = 0.02
-_LOOKS_APART = 1.0
-"""Seconds: the agent has no event for the end of a program, so it is asked, ever less often."""
-_LONGEST_SILENCE = 30.0
-"""Seconds without an answer after which an agent is given up that has started a program."""
 
 
 class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec):
@@ -240,7 +215,7 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
         with self.hub.listening() as events:
             require(domain)
             pid = self._started_program(domain, command, stdin, deadline)
-            return self._ended_program(uuid, domain, pid, deadline, events)
+            return Program(self.domains, uuid, domain, pid).end(events, deadline)
 
     def _started_program(
         self, domain: Remote, command: Sequence[str], stdin: bytes, deadline: Deadline
@@ -270,69 +245,6 @@ class LibvirtGuest(Topic, GuestAddresses, GuestPassword, GuestFreeze, GuestExec)
                 "the guest's agent did not say which program it started", hint=PROGRAM_LOST
             )
         return int(pid)
-
-    def _ended_program(
-        self,
-        uuid: UUID,
-        domain: Remote,
-        pid: int,
-        deadline: Deadline,
-        events: Listener[RawEvent],
-    ) -> ExecResult:
-        def ends(event: RawEvent) -> bool:
-            """The guest goes off or starts anew, and its programs with it."""
-            stopped = isinstance(event, Lifecycle) and event.event in _GOING
-            return (stopped or isinstance(event, Reboot)) and event.uuid == uuid
-
-        pause = _FIRST_LOOK
-        silence = Deadline(_LONGEST_SILENCE)
-        ended = refused = False
-        while True:
-            try:
-                status = ask(domain, "guest-exec-status", reads=True, pid=pid)
-                silence = Deadline(_LONGEST_SILENCE)
-                ended = refused = False  # it was an earlier end that was told late
-            except errors.HypervisorError as error:
-                silent = is_silent(error)
-                # late, or begun anew: it may still have the program's end to tell
-                waits = not silence.passed if silent else self._is_held(domain, error)
-                # once: the guest may have been thawed before that was looked at
-                again = not (silent or waits or refused or _is_gone(error))
-                refused = not (silent or waits)
-                if ended or not (waits or again):
-                    raise errors.OutcomeUnknown(
-                        f"the program was started, and its end is not known: {error.message}",
-                        vendor_code=error.vendor_code,
-                        hint=PROGRAM_LOST if ended or _is_gone(error) else _OUTPUT_HINT,
-                    ) from error
-                if not silent:
-                    silence = Deadline(_LONGEST_SILENCE)
-                status = None
-            if field(status, "exited", bool):
-                return _result(status)
-            if deadline.left <= pause:
-                raise errors.OutcomeUnknown("the program still runs", hint="give a longer timeout=")
-            event = events.wait(ends, pause)
-            ended = event is not None and not is_gap(event)
-            pause = min(2 * pause, _LOOKS_APART)
-
-    def _is_held(self, domain: Remote, error: errors.HypervisorError) -> bool:
-        """Whether the agent could not be asked, and can be later: somebody else asks it, the
-        machine is paused, or the guest frozen. One call."""
-        try:
-            if isinstance(error, errors.InvalidState):
-                return domain.state(0)[0] in _ON
-            if error.vendor_code == NO:
-                return is_frozen(domain)
-        except errors.DeviceBusy:
-            return True
-        except errors.HypervisorError:
-            return False  # an error of the look would say that no program was started
-        return isinstance(error, errors.DeviceBusy)
-
-
-def _is_gone(error: errors.HypervisorError) -> bool:
-    return isinstance(error, errors.InvalidState | errors.InstanceNotFound)
 
 
 def _refuse_account(credentials: GuestCredentials | None) -> None:
@@ -366,29 +278,3 @@ def _addresses(answer: Iterable[tuple[str, Any]], source: AddressSource) -> Iter
                 source=source,
                 interface=(str(name)[:64] or None) if source is AddressSource.AGENT else None,
             )
-
-
-def _result(status: Any) -> ExecResult:
-    code, signal = field(status, "exitcode", int), field(status, "signal", int)
-    if code is None and signal is not None:
-        # as a shell counts: a program that a signal has ended
-        code = 128 + signal if signal in _SIGNALS else signal
-    if code is None or code not in _EXIT_CODES:
-        raise errors.OutcomeUnknown(
-            "the program has ended, and the agent told no exit code", hint=PROGRAM_LOST
-        )
-    return ExecResult(
-        exit_code=code,
-        stdout=_decoded(field(status, "out-data", str)),
-        stderr=_decoded(field(status, "err-data", str)),
-        truncated=bool(status.get("out-truncated")) or bool(status.get("err-truncated")),
-    )
-
-
-def _decoded(text: str | None) -> bytes:
-    try:
-        return base64.b64decode(text or "", validate=True)
-    except ValueError as error:  # also of letters that are no ASCII
-        raise errors.OutcomeUnknown(
-            "the program has ended, and its output is not readable", hint=PROGRAM_LOST
-        ) from error

@@ -24,12 +24,15 @@ from hvdrivers.libvirt.remote import Remote
 WRITABLE = "libvirt's own files (/etc/libvirt/qemu) need room, and a file system that is writable"
 WRITABLE_THEN = f"{WRITABLE}: call again then"
 _OF_A_FILE = "VIR_ERR_SYSTEM_ERROR/"
-"""An errno: what libvirt reports of a file that it cannot write."""
+"""An errno: what libvirt reports of a file that it cannot write. And of a connection that ends, of
+which an error says nothing about a file."""
+_OF_A_CONNECTION = errors.OutcomeUnknown | errors.ConnectionFailed | errors.OperationTimeout
 
 
 def is_unwritten(error: errors.HypervisorError) -> bool:
     """Whether it may be libvirt's own file that could not be written."""
-    return (error.vendor_code or "").startswith(_OF_A_FILE)
+    code = error.vendor_code or ""
+    return code.startswith(_OF_A_FILE) and not isinstance(error, _OF_A_CONNECTION)
 
 
 @contextmanager
@@ -94,6 +97,47 @@ def unwritten() -> Iterator[None]:
     except errors.HypervisorError as error:
         if not is_unwritten(error):
             raise
+
+
+@contextmanager
+def rest() -> Iterator[None]:
+    """Stands around what follows a change that stays, as
+    :func:`~hvdrivers.driverkit.undo.changed`, where that writes the definition, too.
+
+    Raises:
+        OutcomeUnknown: that could not be written.
+    """
+    try:
+        with changed():
+            yield
+    except errors.HypervisorError as error:
+        if not is_unwritten(error):
+            raise
+        raise errors.OutcomeUnknown(
+            f"a part has been done, and libvirt could not write the definition: {error.message}",
+            vendor_code=error.vendor_code,
+            hint=WRITABLE_THEN,
+        ) from error
+
+
+@contextmanager
+def taking_out(reason: errors.HypervisorError) -> Iterator[None]:
+    """Stands around what takes a volume out of a definition that is not to keep it.
+
+    Raises:
+        OutcomeUnknown: the definition could not be written, and has the volume.
+    """
+    try:
+        yield
+    except errors.HypervisorError as error:
+        if not is_unwritten(error):
+            raise
+        raise errors.OutcomeUnknown(
+            f"{reason.message}; the machine has the volume all the same, as libvirt could not write"
+            f" its definition ({error.message})",
+            vendor_code=error.vendor_code,
+            hint=f"{WRITABLE}: detach_volume() it then",
+        ) from reason
 
 
 def put_back(send: Callable[[], object], *, ours: Callable[[], bool] = lambda: True) -> bool:

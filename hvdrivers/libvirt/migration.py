@@ -81,9 +81,10 @@ class LibvirtMigration(Topic, LiveMigration, LiveMigrationAbort, LiveMigrationFo
         progress: ProgressCallback | None = None,
     ) -> None:
         """Budget: that of check_live_migration() and 7 calls, and 2 for each disk that is copied;
-        one more for each half second that it takes, and for each tenth of one until it has begun. 2
-        there if another client sets metadata at that moment. Of an adopted machine 4 more, and for
-        each disk that is copied 4 and those of delete_volume(); 8 more there."""
+        one more for each tenth of a second until it has begun, and with ``progress`` for each half
+        second from then on. 2 there if another client sets metadata at that moment. Of an adopted
+        machine 4 more, and for each disk that is copied 4 and those of delete_volume(); 8 more
+        there."""
         del timeout
         deadline = current_deadline()
         domain, state = self.domains.checked("live_migrate", uuid, deadline)

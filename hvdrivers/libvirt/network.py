@@ -152,16 +152,11 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
         interface = fitted(vif_element(vif, uuid), xml)
         with second_half(domain):
             domain.attachDeviceFlags(text(interface), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
-        self.plugging.require_kept(domain, lambda xml: vifs_of(xml).get(vif.id))
+        self.plugging.require_kept(domain, partial(_device_in, vif.id))
 
     def _take_vif_back(self, domain: Remote, vif_id: str) -> bool:
         """Unplug a VIF that the definition has not; False: the machine has it not either."""
-
-        def found(xml: Element) -> Element | None:
-            present = vifs_of(xml).get(vif_id)
-            return present and present[1]
-
-        return self.plugging.take_back(domain, found)
+        return self.plugging.take_back(domain, partial(_device_in, vif_id))
 
     def _plug(self, domain: Remote, vif_id: str, interface: Element, flags: int) -> None:
         try:
@@ -256,6 +251,11 @@ class LibvirtNetwork(Topic, Network, VifQosControl):
             domain.setInterfaceParameters(nic.device or nic.address, before, live)
         config = libvirt.VIR_DOMAIN_AFFECT_CONFIG
         return put_back(partial(domain.setInterfaceParameters, nic.address, before, config))
+
+
+def _device_in(vif_id: str, domain: Element) -> Element | None:
+    present = vifs_of(domain).get(vif_id)
+    return present and present[1]
 
 
 def _alias_of(vif_id: str, kind: VifType, device: Element) -> str:

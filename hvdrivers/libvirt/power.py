@@ -18,6 +18,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domains import LookAgain, Moved, xml_of
 from hvdrivers.libvirt.event_hub import Lifecycle, RawEvent, Reboot
+from hvdrivers.libvirt.halves import rest
 from hvdrivers.libvirt.metadata import STATE_NAMESPACE, is_to_run, keep
 from hvdrivers.libvirt.network_checks import macvtap_taken
 from hvdrivers.libvirt.remote import Remote
@@ -113,7 +114,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
                 return
             if state is InstanceState.SUSPENDED:
                 domain.managedSaveRemove(0)
-                with changed():
+                with rest():
                     self._tell_stopped(domain)
                     # another client may have resumed it meanwhile; or QEMU died in a resume
                     if self.domains.state(domain) is not InstanceState.STOPPED:
@@ -121,7 +122,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
                 return
             if state is InstanceState.CRASHED and not domain.isActive():
                 forget_crash(domain)
-                with changed():
+                with rest():
                     self._tell_stopped(domain)
                 return
             if not domain.isPersistent():
@@ -133,7 +134,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
                 uuid, domain, left
             ):
                 domain.destroyFlags(0)
-            with changed():
+            with rest():
                 if to_run:  # an operation was cut after it had started the machine: that is over
                     keep(domain, STATE_NAMESPACE, None, libvirt.VIR_DOMAIN_AFFECT_CONFIG)
                 if has_old_memory(domain):

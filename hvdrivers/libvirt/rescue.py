@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from uuid import UUID
 
@@ -47,6 +48,7 @@ from hvdrivers.libvirt.domain import (
 from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.encrypted_memory import fitted
 from hvdrivers.libvirt.files import base_path
+from hvdrivers.libvirt.halves import put_back, rest, whole
 from hvdrivers.libvirt.hardware import bus_of_own
 from hvdrivers.libvirt.metadata import (
     STATE_NAMESPACE,
@@ -181,7 +183,8 @@ class LibvirtRescue(Topic, Rescue):
                     raise LookAgain
             elif state is not InstanceState.STOPPED:
                 cut(domain)
-            self.rescues.begin(domain, uuid, role)
+            with rest() if state is InstanceState.RUNNING else nullcontext():
+                self.rescues.begin(domain, uuid, role)
             # only now: a device that the guest had let go of has left the definition
             xml = definable(parse(domain.XMLDesc(_FLAGS)))
             hardware = hardware_in(xml)
@@ -267,17 +270,19 @@ class LibvirtRescue(Topic, Rescue):
 
         def act(_: Turn, domain: Remote, state: InstanceState) -> None:
             if state is InstanceState.RESCUED:
-                keep(domain, STATE_NAMESPACE, to_run_text(), _CONFIG)
+                unmark = partial(keep, domain, STATE_NAMESPACE, None, _CONFIG)
+                with whole(partial(put_back, unmark)):
+                    keep(domain, STATE_NAMESPACE, to_run_text(), _CONFIG)
                 self.plugging.settle_before_the_end(uuid, domain)
                 if not cut(domain):  # it has gone down by itself, and stays down
-                    keep(domain, STATE_NAMESPACE, None, _CONFIG)
+                    unmark()
                     raise LookAgain
-                with changed():
+                with rest():
                     note_disk(domain)
                 runs = True
             else:
                 runs = shall_run(domain, xml_of(domain, inactive=True))
-            with changed():
+            with rest():
                 if state is InstanceState.CRASHED and not cut(domain):
                     forget_crash(domain)
                 if state is not InstanceState.RUNNING:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from hvdrivers.libvirt.disguised import refuse_disguised
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, require_off, xml_of
 from hvdrivers.libvirt.encrypted_memory import is_encrypted, refuse_growth
-from hvdrivers.libvirt.halves import put_back, second_half, unwritten, whole
+from hvdrivers.libvirt.halves import is_unwritten, put_back, second_half, whole
 from hvdrivers.libvirt.huge_pages import pages_in
 from hvdrivers.libvirt.metadata import record_in
 from hvdrivers.libvirt.naming import ROOT
@@ -87,19 +87,32 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                     wanted = size_of(flavor)
                     if record.numa:  # its size is in its nodes, and stays
                         wanted = before._replace(flavor=wanted.flavor)
-                    undo.callback(self._put_back_size, uuid, before)
-                    self._set_size(domain, before, wanted, deadline)
+                    written: list[Size] = []
+                    undo.callback(self._put_back_size, uuid, before, written)
+                    self._set_size(domain, before, wanted, deadline, written)
                     return
                 reshape(self.hub, uuid, domain, flavor)
             require_off(domain)
 
         self.domains.change("resize", uuid, deadline, act)
 
-    def _set_size(self, domain: Remote, now: Size, wanted: Size, deadline: Deadline) -> None:
+    def _set_size(
+        self, domain: Remote, now: Size, wanted: Size, deadline: Deadline, written: list[Size]
+    ) -> None:
         """Set the size by several calls, and look at what came of it: another client may have set
-        another size meanwhile, or have started the machine."""
+        another size meanwhile, or have started the machine.
+
+        Args:
+            written: gets the size once the definition's file has a part of it.
+        """
+
+        @contextmanager
+        def noting() -> Iterator[None]:
+            yield
+            written.append(wanted)
+
         while True:
-            set_size(domain, now, wanted)
+            set_size(domain, now, wanted, around=noting)
             found = xml_of(domain)
             now = size_in(found)
             if now == wanted:
@@ -108,12 +121,27 @@ class LibvirtResize(Topic, Resize, HotResizeCpu, HotResizeMemory):
                 raise LookAgain
             deadline.check("another client sets another size")
 
-    def _put_back_size(self, uuid: UUID, before: Size) -> None:
+    def _put_back_size(self, uuid: UUID, before: Size, written: list[Size]) -> None:
+        unwritten: list[errors.HypervisorError] = []
+
+        @contextmanager
+        def each() -> Iterator[None]:
+            """The daemon shows what it could not write; the next call may write it."""
+            try:
+                yield
+                unwritten.clear()
+            except errors.HypervisorError as error:
+                if not is_unwritten(error):
+                    raise
+                unwritten.append(error)
+
         # the machine is looked up now: this is how things are undone after a connection was lost
         with suppress(errors.InstanceNotFound):
             domain = self.domains.find(uuid)
             now = size_in(xml_of(domain, inactive=True))
-            set_size(domain, now, before, around=unwritten)
+            set_size(domain, now, before, around=each)
+        if unwritten and written:
+            raise unwritten[-1]
 
     def _require_memory(self, memory_mib: int) -> None:
         total = int(self.connection.remote.getInfo()[1])

@@ -12,7 +12,7 @@ still meanwhile. It leaves volumes out, as well as the variables of UEFI, which 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
@@ -31,7 +31,7 @@ from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.domain import definable
 from hvdrivers.libvirt.domains import LookAgain, affecting, xml_of
-from hvdrivers.libvirt.halves import put_back, whole
+from hvdrivers.libvirt.halves import put_back, rest, whole
 from hvdrivers.libvirt.metadata import put
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.room import growing, needing_room, unsaved_in
@@ -226,10 +226,10 @@ class LibvirtSnapshots(Topic, Snapshots):
                         self.plugging.settle_before_the_end(uuid, domain)
                         turn.check()
                         if not cut(domain):
-                            # another client has switched it off, or saved memory that knows the
-                            # disks as they are
+                            # it is off, or has saved memory that knows the disks as they are
                             raise LookAgain
-                    self._bring_back(machine, snapshot_id)
+                    with nullcontext() if state is InstanceState.STOPPED else rest():
+                        self._bring_back(machine, snapshot_id)
             except errors.HypervisorFault as error:
                 now = InstanceState.STOPPED if not node.note.with_memory else state
                 self._look_again_if_moved(domain, now, error)

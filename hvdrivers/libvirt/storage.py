@@ -30,7 +30,7 @@ from hvdrivers.libvirt.devices import (
 from hvdrivers.libvirt.domain import next_target
 from hvdrivers.libvirt.domains import Moved, affecting, require_off, xml_of
 from hvdrivers.libvirt.encrypted_memory import fitted
-from hvdrivers.libvirt.halves import put_back, second_half, unwritten, whole
+from hvdrivers.libvirt.halves import put_back, second_half, taking_out, unwritten, whole
 from hvdrivers.libvirt.hardware import with_bus
 from hvdrivers.libvirt.held_volumes import free_alias, not_attached, slot_of, write_slot
 from hvdrivers.libvirt.metadata import hardware_in
@@ -100,8 +100,8 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
                 self.deletions.require_kept(attachment.volume, deadline)
         except errors.OutcomeUnknown:
             raise
-        except errors.HypervisorError:
-            with changed():
+        except errors.HypervisorError as error:
+            with changed(), taking_out(error):
                 self._take_back(uuid, attachment.volume_id, domain, deadline)
             raise
         return attached
@@ -232,7 +232,8 @@ class LibvirtStorage(Topic, Storage, DiskQosControl):
             if not size and disk.get("type") == "block":
                 raise empty_device(source_of(disk))
         except errors.HypervisorError as error:
-            domain.detachDeviceFlags(text(disk), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
+            with taking_out(error):
+                domain.detachDeviceFlags(text(disk), libvirt.VIR_DOMAIN_AFFECT_CONFIG)
             if is_no_disk(error):
                 raise no_disk(source_of(disk)) from error
             raise

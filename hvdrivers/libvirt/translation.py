@@ -14,6 +14,7 @@ from hvdrivers.driverkit.events import Change, DeviceChange
 from hvdrivers.libvirt.devices import vif_in_alias
 from hvdrivers.libvirt.event_hub import (
     Adopted,
+    AgentLeft,
     BackupEnded,
     Device,
     Dropped,
@@ -143,7 +144,7 @@ class Translation:
         self, raw: RawEvent, seen: Mapping[UUID, InstanceState], at: datetime
     ) -> Iterator[Change | DeviceChange]:
         """The changes of one event; see ``driverkit.events.Translate``."""
-        if isinstance(raw, BackupEnded | Marked | Rescued):
+        if isinstance(raw, AgentLeft | BackupEnded | Marked | Rescued):
             self._note(raw)
             return
         if isinstance(raw, Adopted):

@@ -8,6 +8,7 @@ the device plugged both ways.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from uuid import UUID
 
 import libvirt
@@ -41,6 +42,9 @@ class Plugging:
         self._hub = hub
         self._domains = domains
         self.late = LateUnplugs(hub, self._settle_late)
+        self._unheard: dict[tuple[UUID, str], Deadline] = {}
+        """Devices that a guest has been asked for to take them back, when the connection broke; and
+        how long it may be about to let go of them."""
 
     def _settle_late(self, uuid: UUID, device_alias: str, let_go: bool) -> bool:
         """Take a device out of the definition that the guest has let go of when nobody waited for
@@ -113,23 +117,48 @@ class Plugging:
             Moved: another client has written it into the definition meanwhile, and has been told
                 that the machine has it.
         """
-        live = found(xml_of(domain)) if domain.isActive() else None
+        live = found(xml_of(domain))
+        # a machine that has gone off since then shows its definition
         if live is None or found(xml_of(domain, inactive=True)) is not None:
             return False
         if self._domains.state(domain) is InstanceState.PAUSED:
             raise errors.DeviceBusy("it is paused", hint="unpause() it")
         uuid, name = UUID(domain.UUIDString()), attribute(live, "alias", "name") or ""
-        self._unplug(uuid, domain, name, taking_back(current_deadline()), Request())
+        request = Request()
+        try:
+            self._unplug(uuid, domain, name, taking_back(current_deadline()), request)
+        except (errors.OutcomeUnknown, errors.ConnectionFailed, errors.OperationTimeout):
+            if request.sent:
+                self._unheard[uuid, name] = Deadline(_TAKING_BACK)
+            raise
         if found(xml_of(domain, inactive=True)) is not None:
             raise Moved
         return True
 
-    def require_kept(self, domain: Remote, found: Callable[[Element], object]) -> None:
+    def require_kept(self, domain: Remote, found: Callable[[Element], Element | None]) -> None:
         """After the definition has got what the running machine had: again if the machine has it no
-        more, as another client has taken it back meanwhile. One call."""
+        more, as another client has taken it back meanwhile. One call; at least one more, and up to
+        ten seconds, where the connection broke while this driver took it back: the guest may heed
+        that yet."""
         with changed():
-            if found(xml_of(domain)) is None:
+            device = found(xml_of(domain))
+            if device is None or self._lets_go(domain, attribute(device, "alias", "name") or ""):
                 raise Moved
+
+    def _lets_go(self, domain: Remote, device_alias: str) -> bool:
+        if not self._unheard:
+            return False
+        uuid = UUID(domain.UUIDString())
+        until = self._unheard.pop((uuid, device_alias), None)
+        if until is None:
+            return False
+        with self._hub.listening() as events:
+            while _has(xml_of(domain), device_alias):
+                left = min(until.left, current_deadline().left)
+                if left <= 0:
+                    return False
+                events.wait(partial(_tells, uuid, device_alias), left)
+        return True
 
     def forget(self, domain: Remote, device_alias: str, stored: Element) -> None:
         """Take a device out of the definition. One call, two if another client was faster."""
@@ -151,15 +180,7 @@ class Plugging:
     ) -> None:
         """Ask the guest to let go of a device, until it does."""
 
-        def ours(event: RawEvent) -> bool:
-            if isinstance(event, Lifecycle):
-                return event.uuid == uuid and event.event == libvirt.VIR_DOMAIN_EVENT_STOPPED
-            return (
-                isinstance(event, Device)
-                and event.uuid == uuid
-                and event.alias == device_alias
-                and event.kind != "added"
-            )
+        ours = partial(_tells, uuid, device_alias)
 
         def gone() -> bool:
             return not _has(xml_of(domain), device_alias)
@@ -215,4 +236,16 @@ def taking_back(deadline: Deadline) -> Deadline:
 def _has(domain: Element, device_alias: str) -> bool:
     return any(
         attribute(each, "alias", "name") == device_alias for each in domain.iterfind("devices/*")
+    )
+
+
+def _tells(uuid: UUID, device_alias: str, event: RawEvent) -> bool:
+    """Whether an event tells what has become of a request to unplug."""
+    if isinstance(event, Lifecycle):
+        return event.uuid == uuid and event.event == libvirt.VIR_DOMAIN_EVENT_STOPPED
+    return (
+        isinstance(event, Device)
+        and event.uuid == uuid
+        and event.alias == device_alias
+        and event.kind != "added"
     )

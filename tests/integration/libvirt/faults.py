@@ -9,7 +9,7 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import libvirt
@@ -114,6 +114,24 @@ def after(driver: LibvirtDriver, peer: LibvirtPeer) -> Fault:
     return fault
 
 
+def in_flight(driver: LibvirtDriver, peer: LibvirtPeer, *, made: bool) -> Fault:
+    """The connection breaks while the client waits for the answer: what libvirt raises then has the
+    code of a file that cannot be read.
+
+    Args:
+        made: the daemon has made the call before.
+    """
+
+    def fault(_name: str, send: Send) -> Any:
+        if made:
+            with suppress(libvirt.libvirtError):  # the reply that is lost may have been an error
+                send()
+        cut(driver, peer)
+        raise HUNG_UP
+
+    return fault
+
+
 def vendor_error(code: int, message: str, *, domain: int = 0, number: int = 0) -> Exception:
     """A libvirtError as the client library makes it from the daemon's answer."""
     error = libvirt.libvirtError("")
@@ -121,7 +139,14 @@ def vendor_error(code: int, message: str, *, domain: int = 0, number: int = 0) -
     return error
 
 
-# As recorded from libvirtd 9.0: a full file system, a file that QEMU's user may not open, a bug.
+# As recorded from libvirt 9.0: the end of a connection on which a call waits, a full file system, a
+# file that QEMU's user may not open, a bug.
+HUNG_UP = vendor_error(
+    libvirt.VIR_ERR_SYSTEM_ERROR,
+    "End of file while reading data: Input/output error",
+    domain=libvirt.VIR_FROM_RPC,
+    number=errno.EIO,
+)
 NO_SPACE = vendor_error(
     libvirt.VIR_ERR_SYSTEM_ERROR,
     "cannot extend file '/var/lib/libvirt/images/x': No space left on device",

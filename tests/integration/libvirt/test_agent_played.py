@@ -280,7 +280,10 @@ def test_a_program_of_which_it_cannot_be_told_why_the_agent_says_no(
             if held == "paused":
                 raise errors.InvalidState("the machine is paused")
             raise errors.GuestAgentUnavailable("no", vendor_code="VIR_ERR_INTERNAL_ERROR")
-        looked = {"paused": "Domain.state", "frozen": "Domain.getAgent[guest-fsfreeze-status]"}
+        looked = {
+            "paused": "Connect.lookupByUUIDString",
+            "frozen": "Domain.getAgent[guest-fsfreeze-status]",
+        }
         if name == looked[held] and "guest-exec" in agent.asked:
             raise kinds[how]
         return send()

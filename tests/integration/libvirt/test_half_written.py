@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from uuid import uuid4
 from xml.etree import ElementTree as ET
@@ -15,7 +16,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from hvdrivers.contract import errors
-from hvdrivers.libvirt import snapshots
+from hvdrivers.libvirt import adopt, snapshots, storage
 from hvdrivers.libvirt.remote import Remote
 from hvdrivers.libvirt.snapshot_tree import note_deletion
 from hvdrivers.models.instance import Flavor
@@ -23,6 +24,7 @@ from hvdrivers.models.vif import Bandwidth, BridgeVif, OvsVif, VifQos
 from hvdrivers.models.volume import DiskQos, VolumeAttachment
 from tests.integration.libvirt.machines import Host, Machine
 from tests.integration.libvirt.test_budgets import calls, numbers
+from tests.integration.libvirt.theirs import is_foreign, theirs
 from tests.peers.bridge import LinuxBridge
 from tests.peers.libvirtd import POOL, LibvirtPeer
 from tests.peers.openvswitch import OvsBridge
@@ -84,6 +86,22 @@ def full(host: Host) -> Iterator[None]:
     with room_afterwards(host):
         fill(host)
         yield
+
+
+@contextmanager
+def filling_at(host: Host, module: ModuleType, name: str) -> Iterator[None]:
+    """It fills up where a function of the driver is called in the block."""
+    original, reached = getattr(module, name), []
+
+    def filling(*arguments: object, **further: object) -> object:
+        reached.append(name)
+        fill(host)
+        return original(*arguments, **further)
+
+    with room_afterwards(host), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, name, filling)
+        yield
+    assert reached
 
 
 @contextmanager
@@ -363,11 +381,13 @@ def test_a_swap_that_cannot_be_written_at_its_end(host: Host) -> None:
 
         host.raw.connection.seam = filling
         try:
-            with room_afterwards(host), pytest.raises(errors.OutcomeUnknown) as caught:
-                swap()
+            with room_afterwards(host):
+                for _ in range(2):
+                    with pytest.raises(errors.OutcomeUnknown) as caught:
+                        swap()
+                    assert FOLDER in (caught.value.hint or "")
         finally:
             host.raw.connection.seam = None
-        assert FOLDER in (caught.value.hint or "")
         with pytest.raises(errors.VolumeNotFound):
             swap()
         host.peer.restart()
@@ -376,7 +396,28 @@ def test_a_swap_that_cannot_be_written_at_its_end(host: Host) -> None:
         stored = machine.xml(inactive=True)
         assert stored.findtext(".//iotune/total_iops_sec") == "1000"
         assert new.volume_id[:20] in [each.text for each in stored.iter("serial")]
-        driver.detach_volume(machine.uuid, new.volume_id)
+        with filling_at(host, storage, "write_slot"):  # a note of a disk that has gone
+            driver.detach_volume(machine.uuid, new.volume_id)
+        assert machine.has(new.volume_id) == (False, False)
+
+
+@pytest.mark.parametrize("start", [True, False], ids=["running", "stopped"])
+def test_a_machine_of_others_stays_theirs(host: Host, start: bool) -> None:
+    with theirs(host) as machine:
+        if start:
+            machine.start()
+        before = machine.bare("--inactive")
+        with (
+            filling_at(host, adopt, "record_text"),
+            pytest.raises(errors.InsufficientResources) as caught,
+        ):
+            host.driver.adopt(machine.uuid)
+        assert "could not be removed" not in "".join(getattr(caught.value, "__notes__", ()))
+        assert is_foreign(host.driver, machine.uuid)
+        assert machine.bare("--inactive") == before
+        for options in ((), ("--inactive",)):
+            assert machine.xml(*options).find("metadata/*") is None
+        assert host.driver.adopt(machine.uuid).uuid == machine.uuid
 
 
 def test_a_backup_ends(host: Host) -> None:

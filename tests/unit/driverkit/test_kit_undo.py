@@ -224,6 +224,11 @@ def _loses(then: errors.HypervisorError) -> None:
         raise then
 
 
+def _loses_without_an_undo() -> None:
+    note_loss()
+    raise errors.ConnectionFailed("the next call")
+
+
 def _loses_and_tries_again() -> None:
     with suppress(errors.DeviceBusy):
         _loses(errors.DeviceBusy("the first attempt"))
@@ -244,6 +249,8 @@ def test_what_no_undo_brings_back_is_not_hidden() -> None:
         _loses(errors.ConnectionFailed("the next call"))
     with pytest.raises(errors.OutcomeUnknown), truthful():
         _loses_and_tries_again()
+    with pytest.raises(errors.OutcomeUnknown), truthful():
+        _loses_without_an_undo()
     with pytest.raises(errors.ConnectionFailed), truthful(), undoing():
         _ends_what_it_has_begun()
     note_loss()  # outside of any operation: nobody asks
