@@ -38,7 +38,9 @@ __all__ = [
     "Step",
     "Undo",
     "changed",
+    "ended",
     "has_changed",
+    "has_lost",
     "note_change",
     "note_loss",
     "operating",
@@ -54,6 +56,20 @@ _SECONDS = 3.0
 waits five seconds after the deadline, for the operation's last calls and for them."""
 
 _UNREACHABLE = (errors.ConnectionFailed, errors.OutcomeUnknown, errors.OperationTimeout)
+_UNCHANGED = (
+    errors.NotSupported,
+    errors.InvalidRequest,
+    errors.InvalidState,
+    errors.InstanceExists,
+    errors.VolumeNotFound,
+    errors.VolumeExists,
+    errors.NetworkNotFound,
+    errors.DeviceBusy,
+    errors.InsufficientResources,
+    errors.GuestAgentUnavailable,
+    errors.PermissionDenied,
+)
+"""Errors that say why nothing was changed, beside those of the connection and of the deadline."""
 
 
 @dataclass(eq=False)
@@ -164,7 +180,8 @@ def undoing() -> Iterator[Undo]:
     The caller learns why the operation failed, even if a step of the undo fails too (the host has
     died): the step's error becomes a note of the original one. ConnectionFailed and
     OperationTimeout promise that nothing has changed. Where a failed or blocked step makes that
-    untrue, OutcomeUnknown takes their place.
+    untrue, OutcomeUnknown takes their place; and the place of each error that promises it where a
+    guest has lost its run (:func:`note_loss`).
     """
     undo = Undo()
     changes = _changes.get()
@@ -184,9 +201,12 @@ def undoing() -> Iterator[Undo]:
                     hint="call again, or destroy() what is left, when the host answers",
                 ) from original
             original.add_note(rest)
+            if lost:  # and the guest is not back
+                with ended():
+                    raise original from original.__cause__
         else:
             if undo.steps:  # those that were blocked
-                with changed():
+                with ended() if lost else changed():
                     raise
             if changes is not None:
                 # what the steps have ended was the operation's own
@@ -206,6 +226,25 @@ def changed() -> Iterator[None]:
     except (errors.ConnectionFailed, errors.OperationTimeout) as error:
         raise errors.OutcomeUnknown(
             f"{error.message}, and a part had been done", vendor_code=error.vendor_code
+        ) from error
+
+
+@contextmanager
+def ended() -> Iterator[None]:
+    """Stands around what follows a change that stays and that no error may hide, as the end of a
+    guest's run: as :func:`changed`, for each error that promises that nothing has changed.
+
+    What is left of the error, its hint and whether to repeat the call, stays.
+    """
+    try:
+        with changed():
+            yield
+    except _UNCHANGED as error:
+        raise errors.OutcomeUnknown(
+            f"{error.message}, and a part had been done",
+            vendor_code=error.vendor_code,
+            hint=error.hint,
+            retryable=error.retryable,
         ) from error
 
 
@@ -269,3 +308,10 @@ def has_changed() -> bool:
     taken it back. False outside of :func:`truthful`."""
     changes = _changes.get()
     return changes is not None and changes.made
+
+
+def has_lost() -> bool:
+    """Whether the operation that this thread is in has ended a guest's run (:func:`note_loss`),
+    also where the guest was started again. False outside of :func:`truthful`."""
+    changes = _changes.get()
+    return changes is not None and changes.lost

@@ -14,7 +14,7 @@ from hvdrivers.contract.driver import OPERATIONS, check_state
 from hvdrivers.contract.power import RebootKind
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
-from hvdrivers.driverkit.undo import changed
+from hvdrivers.driverkit.undo import changed, ended, has_lost
 from hvdrivers.libvirt.definition import complete
 from hvdrivers.libvirt.errors import LEFT_START
 from hvdrivers.libvirt.event_hub import EventHub, Lifecycle
@@ -210,7 +210,8 @@ class Domains:
         had come first."""
         part = False
         while True:
-            with changed() if part else nullcontext():
+            # a look again does not hide that this operation has switched the machine off
+            with ended() if has_lost() else changed() if part else nullcontext():
                 domain, state = self.checked(operation, uuid, deadline, variant)
                 try:
                     return act(domain, state)
@@ -220,8 +221,9 @@ class Domains:
                     pass
                 except errors.InvalidState as error:
                     if not self._is_another(domain, state):
-                        self._refuse_copied(domain, error)
-                        raise
+                        with ended() if has_lost() else nullcontext():
+                            self._refuse_copied(domain, error)
+                            raise
                 deadline.check("another client changed the machine's state")
 
     def _is_another(self, domain: Remote, state: InstanceState) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.undo import changed
+from hvdrivers.driverkit.undo import changed, ended
 from hvdrivers.libvirt.remote import Remote
 
 WRITABLE = "libvirt's own files (/etc/libvirt/qemu) need room, and a file system that is writable"
@@ -101,18 +101,21 @@ def unwritten() -> Iterator[None]:
 
 @contextmanager
 def rest() -> Iterator[None]:
-    """Stands around what follows a change that stays, as
-    :func:`~hvdrivers.driverkit.undo.changed`, where that writes the definition, too.
+    """Stands around what follows a change that stays, as :func:`~hvdrivers.driverkit.undo.ended`,
+    where that writes the definition, too.
 
     Raises:
-        OutcomeUnknown: that could not be written.
+        OutcomeUnknown: that could not be written, or libvirt has refused it.
+        InvalidState: another client may have changed the state: ``Domains.change()`` looks again.
     """
     try:
-        with changed():
-            yield
+        yield
+    except errors.InvalidState:
+        raise
     except errors.HypervisorError as error:
         if not is_unwritten(error):
-            raise
+            with ended():
+                raise
         raise errors.OutcomeUnknown(
             f"a part has been done, and libvirt could not write the definition: {error.message}",
             vendor_code=error.vendor_code,

@@ -12,7 +12,7 @@ from hvdrivers.contract import errors
 from hvdrivers.contract.power import CrashDump, Pause, Power, RebootKind, StartPaused, Suspend
 from hvdrivers.driverkit.deadline import Deadline, current_deadline
 from hvdrivers.driverkit.hub import is_gap
-from hvdrivers.driverkit.undo import changed
+from hvdrivers.driverkit.undo import changed, ended
 from hvdrivers.libvirt.backup_job import refuse_open_backup
 from hvdrivers.libvirt.base import Topic
 from hvdrivers.libvirt.definition import complete
@@ -191,7 +191,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
             elif state is InstanceState.CRASHED or not self._reset(domain, state):
                 if not cut(domain) and state is not InstanceState.CRASHED:
                     raise LookAgain  # another client has switched it off, or suspended it
-                with changed():
+                with ended() if state is not InstanceState.CRASHED else changed():
                     if state is not InstanceState.RESCUED:
                         self.rescues.leave(uuid, domain)
                     with self._starting(uuid, domain):
@@ -209,7 +209,7 @@ class LibvirtPower(Topic, Power, Pause, StartPaused, Suspend, CrashDump):
                 domain.resume()
             except errors.InvalidState:
                 return False
-        with changed() if state is InstanceState.PAUSED else nullcontext():
+        with ended() if state is InstanceState.PAUSED else nullcontext():
             domain.reset(0)
         return True
 

@@ -43,6 +43,7 @@ from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import own_disk
 from hvdrivers.libvirt.domains import LookAgain, xml_of
 from hvdrivers.libvirt.files import clean
+from hvdrivers.libvirt.halves import rest
 from hvdrivers.libvirt.held_volumes import in_both
 from hvdrivers.libvirt.left_files import File, delete_files, note, noted_in, unnamed
 from hvdrivers.libvirt.metadata import (
@@ -142,7 +143,8 @@ class LibvirtRebuild(Topic, Rebuild):
                     keep(domain, disk_namespace(role), root_text(placed), _CONFIG)
                     if runs or not self._is_off_with(path, domain, state, base):
                         self._restarted(domain, is_off=runs and state is not InstanceState.RUNNING)
-                    now = parse(domain.XMLDesc(_FLAGS))
+                    with rest():
+                        now = parse(domain.XMLDesc(_FLAGS))
             except errors.OutcomeUnknown:
                 back.block()  # the new disk may be the machine's
                 raise
@@ -236,6 +238,7 @@ class LibvirtRebuild(Topic, Rebuild):
         with suppress(errors.InstanceNotFound):
             domain = self.domains.find(uuid)
             if clean(source_of(_root_of(parse(domain.XMLDesc(_FLAGS))))) == new.path:
+                _refuse_running(domain, new.path)
                 domain.updateDeviceFlags(text(old), _CONFIG)
 
     def _note_away(self, machine: Machine, pool: Remote, name: str) -> None:
@@ -293,7 +296,8 @@ class LibvirtRebuild(Topic, Rebuild):
             # its memory knows the old disk
             keep(domain, STATE_NAMESPACE, None, _CONFIG)
             raise LookAgain
-        keep(domain, STATE_NAMESPACE, None, _CONFIG)
+        with rest():
+            keep(domain, STATE_NAMESPACE, None, _CONFIG)
 
     def _run_again(self, uuid: UUID) -> None:
         """Undo the end of a machine that ran: the mark says that it did."""
@@ -312,6 +316,7 @@ class LibvirtRebuild(Topic, Rebuild):
             new = _root_of(parse(domain.XMLDesc(_FLAGS)))
             if _name_of(new) != name:
                 return
+            _refuse_running(domain, source_of(new))
             domain.updateDeviceFlags(text(old), _CONFIG)
             try:
                 self.connection.remote.storageVolLookupByPath(source_of(old))
@@ -334,6 +339,13 @@ class LibvirtRebuild(Topic, Rebuild):
             role = name.removeprefix(f"{uuid}.")
             if role in remembered:
                 self._forget_root(uuid, role)
+
+
+def _refuse_running(domain: Remote, path: str) -> None:
+    """What is not to be taken back: the machine has been started with the new disk. One call."""
+    xml = xml_of(domain)
+    if xml.get("id") is not None and clean(source_of(_root_of(xml))) == clean(path):
+        raise errors.DeviceBusy("the machine runs with its new disk", retryable=False)
 
 
 def _no_root() -> errors.InvalidRequest:

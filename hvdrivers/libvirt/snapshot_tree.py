@@ -180,7 +180,8 @@ def _note(name: str, xml: Element, *, half: bool = False) -> Note | None:
 def remember(
     domain: Remote, name: str, note: Note, parent: str | None, xml: Element, *, half: bool = False
 ) -> Remote:
-    """Add a snapshot, whose data is there, below another one, and make it current. One call.
+    """Add a snapshot, whose data is there, below another one, and make it current. One call; two
+    where the machine went off since it was written down as a half.
 
     Args:
         xml: the machine's.
@@ -198,8 +199,27 @@ def remember(
         _inside(xml),
         bare(xml, xml.findtext("name") or "", xml.findtext("uuid") or ""),
     )
-    flags = _REDEFINE if half else _CURRENT
-    return cast(Remote, domain.snapshotCreateXML(text(described), flags))
+    return _write_down(domain, described, _REDEFINE if half else _CURRENT)
+
+
+def _write_down(domain: Remote, described: Element, flags: int) -> Remote:
+    """Add a snapshot without its data, or write it down anew. One call, and where libvirt has
+    written it down otherwise one more.
+
+    Libvirt holds a ``<domain>`` against the one that it has, after it has added what it takes for
+    usual to both. That differs: of a machine that ran when the daemon began, it does not know
+    which CPU is the usual one. A snapshot that comes without keeps the ``<domain>`` that it has.
+    """
+    try:
+        return cast(Remote, domain.snapshotCreateXML(text(described), flags))
+    except errors.NotSupported:
+        has = described.find("domain")
+        if has is None:
+            raise
+        without = el(described.tag, *(each for each in described if each is not has))
+        with suppress(errors.HypervisorFault):  # it has none, so that was not the reason
+            return cast(Remote, domain.snapshotCreateXML(text(without), flags))
+        raise
 
 
 def note_deletion(domain: Remote, names: Iterable[str], flags: int) -> None:
@@ -225,8 +245,9 @@ def give_back(room: Remote) -> None:
 
 
 def make_current(domain: Remote, node: Node) -> None:
-    """Make a snapshot the current one. One call."""
-    domain.snapshotCreateXML(text(node.xml), _CURRENT)
+    """Make a snapshot the current one. One call; two where the daemon began anew while the machine
+    ran."""
+    _write_down(domain, node.xml, _CURRENT)
 
 
 def known_to(xml: Element, name: str, *, note: str | None = None) -> str:

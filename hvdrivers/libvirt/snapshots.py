@@ -207,8 +207,7 @@ class LibvirtSnapshots(Topic, Snapshots):
             node = self.snapshot_data.settled(machine).nodes.get(snapshot_id)
             if node is None:
                 raise errors.VolumeNotFound(
-                    f"the instance has no snapshot {snapshot_id!r}",
-                    hint=hints.SNAPSHOTS,
+                    f"the instance has no snapshot {snapshot_id!r}", hint=hints.SNAPSHOTS
                 )
             _refuse_other_disks(uuid, xml, node)
             _refuse_checkpoints(domain)
@@ -234,7 +233,7 @@ class LibvirtSnapshots(Topic, Snapshots):
                 now = InstanceState.STOPPED if not node.note.with_memory else state
                 self._look_again_if_moved(domain, now, error)
                 raise
-            with changed():
+            with rest():
                 give_back(room)
                 make_current(domain, node)
 

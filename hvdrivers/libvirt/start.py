@@ -15,7 +15,7 @@ import libvirt
 
 from hvdrivers import hints
 from hvdrivers.contract import errors
-from hvdrivers.driverkit.undo import changed, note_loss
+from hvdrivers.driverkit.undo import changed, ended, note_loss
 from hvdrivers.libvirt.chains import described
 from hvdrivers.libvirt.devices import source_of
 from hvdrivers.libvirt.domain import definable, own_disk, used_sources
@@ -115,7 +115,7 @@ def cut(domain: Remote, *, loses: bool = True) -> bool:
         return False
     if loses:
         note_loss()
-    with changed(), suppress(errors.InstanceNotFound):
+    with ended() if loses else changed(), suppress(errors.InstanceNotFound):
         if has_old_memory(domain):
             domain.managedSaveRemove(0)
     return True

@@ -32,7 +32,7 @@ import libvirt
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.driverkit.hub import is_gap
-from hvdrivers.driverkit.undo import changed
+from hvdrivers.driverkit.undo import changed, ended
 from hvdrivers.libvirt import monitor
 from hvdrivers.libvirt.config import VirtType
 from hvdrivers.libvirt.definition import define, undefine
@@ -239,7 +239,7 @@ class Turns:
         except BaseException as original:
             self._give_up_after(original, made)
             raise
-        with changed():
+        with ended():
             try:
                 with unnoticed(), last_calls():
                     undefine(turn.helper)

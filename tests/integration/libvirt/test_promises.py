@@ -1,5 +1,6 @@
 """What an error promises: ConnectionFailed and OperationTimeout say that nothing has changed. Each
-operation of several calls is disturbed at each of them, and virsh looks past the driver."""
+operation of several calls is disturbed at each of them, and virsh looks past the driver. Where
+libvirt refuses a call, most errors promise the same, and no machine is off that was on."""
 
 from __future__ import annotations
 
@@ -17,10 +18,18 @@ from hvdrivers.contract import errors
 from hvdrivers.libvirt.driver import LibvirtDriver
 from hvdrivers.models.image import FileImage, ImageFormat
 from hvdrivers.models.instance import Flavor
-from tests.integration.libvirt.faults import Fault, Send, before, script
+from tests.integration.libvirt.faults import (
+    Fault,
+    Send,
+    answered,
+    before,
+    script,
+    vendor_error,
+)
 from tests.integration.libvirt.machines import Host, Machine
 from tests.integration.part_of_suite import WHOLE
 from tests.peers.libvirtd import LibvirtPeer
+from tests.soak.model import UNCHANGED
 
 MOST_CALLS = 80
 """Of an operation: more than any makes."""
@@ -154,6 +163,7 @@ def seen(machine: Machine) -> list[object]:
         ]
 
 
+PROMISES = (errors.ConnectionFailed, errors.OperationTimeout)
 FAULTS = {"cut": before, "late": late}
 CASES = [
     (plan, fault)
@@ -170,7 +180,33 @@ def test_an_error_that_says_that_nothing_has_changed_is_right(
     _disturb(own, PLANS[plan], FAULTS[fault])
 
 
-def _disturb(own: Host, plan: Plan, fault: Callable[[LibvirtDriver, LibvirtPeer], Fault]) -> None:
+ENDING = {
+    *("rescue", "unrescue", "rebuild", "reboot", "reboot, paused", "suspend", "power_off"),
+    *("create_snapshot", "revert_snapshot", "revert_snapshot, memory"),
+}
+"""Of a machine that is on, and may be off afterwards."""
+REFUSED = vendor_error(libvirt.VIR_ERR_CONFIG_UNSUPPORTED, "unsupported configuration")
+
+
+@pytest.mark.parametrize("plan", sorted(ENDING) if WHOLE else ["revert_snapshot", "reboot"])
+def test_a_machine_that_was_switched_off_is_back_or_the_error_says_so(own: Host, plan: str) -> None:
+    def as_before(machine: Machine, was: list[object]) -> bool:
+        return seen(machine)[1:2] == was[1:2]
+
+    _disturb(own, PLANS[plan], lambda *_: answered(REFUSED), UNCHANGED, as_before)
+
+
+def _same(machine: Machine, was: list[object]) -> bool:
+    return seen(machine) == was
+
+
+def _disturb(
+    own: Host,
+    plan: Plan,
+    fault: Callable[[LibvirtDriver, LibvirtPeer], Fault],
+    promises: tuple[type[errors.HypervisorError], ...] = PROMISES,
+    kept: Callable[[Machine, list[object]], bool] = _same,
+) -> None:
     machine: Machine | None = None
     for number in range(-1, MOST_CALLS):  # first undisturbed: the image may come to the host
         if machine is None:
@@ -184,9 +220,9 @@ def _disturb(own: Host, plan: Plan, fault: Callable[[LibvirtDriver, LibvirtPeer]
                 getattr(own.driver, plan.operation)(machine.uuid, *arguments, timeout=TIMEOUT)
             except errors.HypervisorError as error:
                 raised = error
-        if isinstance(raised, errors.ConnectionFailed | errors.OperationTimeout):
-            assert seen(machine) == was, (seam.calls[number], raised)
-        else:
+        if isinstance(raised, promises):
+            assert kept(machine, was), (seam.calls[: number + 1][-4:], raised)
+        if not isinstance(raised, PROMISES):
             own.driver.destroy(machine.uuid)
             machine = None
         if number >= 0 and not seam.reached:

@@ -246,6 +246,64 @@ def test_a_process_that_dies_leaves_nothing_that_destroy_does_not_remove(
         own.driver.destroy(made.uuid)
 
 
+@pytest.mark.parametrize("restart", ["before", "between"])
+def test_the_daemon_began_anew_while_the_machine_ran(own: Host, restart: str) -> None:
+    """Libvirt remembers less of the QEMU of such a run: a snapshot that is written down then has no
+    CPU, and gets one when it is written down again after the run."""
+    driver = own.driver
+    with own.unchanged(), own.empty_machine() as machine:
+        uuid = machine.uuid
+        if restart == "before":
+            own.peer.restart()
+            driver.ping()
+        first = driver.create_snapshot(uuid, "first")
+        memory = driver.create_snapshot(uuid, "memory", memory=True)
+        if restart == "between":
+            own.peer.restart()
+            driver.ping()
+        driver.revert_snapshot(uuid, first.id)
+        assert machine.state is InstanceState.STOPPED
+        assert _current(own, uuid) == "first"
+        driver.revert_snapshot(uuid, memory.id)
+        assert machine.state is InstanceState.RUNNING
+        assert _current(own, uuid) == "memory"
+        below = driver.create_snapshot(uuid, "below")
+        assert below.parent == memory.id
+        driver.delete_snapshot(uuid, first.id, children=True)
+        assert not driver.list_snapshots(uuid)
+        assert tags(own, f"{uuid}.root") == 0
+
+
+def test_the_guest_goes_off_while_its_snapshot_is_written_down(own: Host) -> None:
+    """Between the two times that it is, and the daemon began anew while the guest ran."""
+    with own.unchanged(), own.empty_machine() as machine:
+        own.peer.restart()
+        own.driver.ping()
+        written = 0
+
+        def seam(name: str, send: Any) -> Any:
+            nonlocal written
+            # its note, the room that is kept, and the whole
+            written += name == "Domain.snapshotCreateXML"
+            if name == "Domain.snapshotCreateXML" and written == 3:
+                with closing(libvirt.open(own.peer.uri)) as raw:
+                    raw.lookupByUUIDString(str(machine.uuid)).destroy()
+            return send()
+
+        own.raw.connection.seam = seam
+        try:
+            made = own.driver.create_snapshot(machine.uuid, "first")
+        finally:
+            own.raw.connection.seam = None
+        assert written >= 3
+        assert own.driver.list_snapshots(machine.uuid) == [made]
+        own.driver.revert_snapshot(machine.uuid, made.id)
+
+
+def _current(own: Host, uuid: UUID) -> str:
+    return next(each.name for each in own.driver.list_snapshots(uuid) if each.current)
+
+
 def test_budgets(peer: LibvirtPeer, spec: SpecFactory) -> None:
     with closing(connect(peer)) as host:
         host.connection.links.spare = lambda: None  # type: ignore[method-assign]

@@ -15,7 +15,9 @@ from hvdrivers.driverkit import (
     bounding,
     changed,
     current_deadline,
+    ended,
     has_changed,
+    has_lost,
     note_change,
     note_loss,
     operating,
@@ -24,6 +26,17 @@ from hvdrivers.driverkit import (
 )
 
 Step = Callable[[], object]
+PROMISES = (
+    errors.NotSupported,
+    errors.ImageRejected,
+    errors.InvalidState,
+    errors.VolumeNotFound,
+    errors.NetworkNotFound,
+    errors.DeviceBusy,
+    errors.InsufficientResources,
+    errors.PermissionDenied,
+)
+"""Of those that say why nothing was changed."""
 
 
 def operation(*steps: Step, fails_with: BaseException | None = None, forgets: int = 0) -> None:
@@ -125,6 +138,29 @@ def test_after_a_change_other_errors_stay_what_they_are() -> None:
         raise errors.DeviceBusy("in use")
 
 
+@pytest.mark.parametrize("promise", PROMISES)
+def test_after_the_end_of_a_guests_run_no_error_promises_that_nothing_has_changed(
+    promise: type[errors.HypervisorError],
+) -> None:
+    """What the caller can do about it stays."""
+    with pytest.raises(errors.OutcomeUnknown, match="a part had been done") as told, ended():
+        raise promise("no", hint="ask for less", vendor_code="V", retryable=False)
+    assert (told.value.hint, told.value.vendor_code) == ("ask for less", "V")
+    assert not told.value.retryable
+    stays = failing(errors.HypervisorFault("it does not start"))
+    with pytest.raises(errors.OutcomeUnknown) as lost, truthful():
+        _loses_and_then(lambda: operation(stays, fails_with=promise("no")))
+    assert "it does not start" in str(getattr(lost.value.__cause__, "__notes__", ""))
+    with pytest.raises(promise), truthful():  # the run that ended was the operation's own
+        operation(stays, note_loss, fails_with=promise("no"))
+
+
+def test_after_the_end_of_a_guests_run_other_errors_stay_what_they_are() -> None:
+    for told in (errors.HypervisorFault, errors.InstanceNotFound, errors.OutcomeUnknown):
+        with pytest.raises(told, match=r"^no$"), ended():
+            raise told("no")
+
+
 @pytest.mark.parametrize("promise", [errors.ConnectionFailed, errors.OperationTimeout])
 def test_after_a_change_that_stays_no_error_promises_that_there_was_none(
     promise: type[errors.HypervisorError],
@@ -217,6 +253,11 @@ def test_an_operation_that_has_changed_something_does_not_say_that_it_has_not(
     assert not has_changed()
 
 
+def _loses_and_then(then: Step) -> None:
+    note_loss()
+    then()
+
+
 def _loses(then: errors.HypervisorError) -> None:
     with undoing() as undo:
         undo.callback(note_loss)  # it ends what the block has begun
@@ -233,6 +274,7 @@ def _loses_and_tries_again() -> None:
     with suppress(errors.DeviceBusy):
         _loses(errors.DeviceBusy("the first attempt"))
     assert has_changed()
+    assert has_lost()
     with undoing():
         raise errors.OperationTimeout("the second")
 
@@ -255,6 +297,7 @@ def test_what_no_undo_brings_back_is_not_hidden() -> None:
         _ends_what_it_has_begun()
     note_loss()  # outside of any operation: nobody asks
     assert not has_changed()
+    assert not has_lost()
 
 
 def _late() -> None:
