@@ -46,6 +46,8 @@ class AsyncLiveMigration(Running):
             InvalidRequest: a blocker, as check_live_migration() would list it.
             OperationTimeout: it did not converge; it runs at the source.
             HypervisorFault: it was aborted, or failed on the way; it runs at the source.
+            OutcomeUnknown: a host could not be asked at its end, and the instance may be on either
+                host, or on both. The same call, before any other on the instance, leaves one.
         """
         await self._run(
             self._driver.live_migrate, uuid, destination, timeout=timeout, progress=progress
@@ -98,6 +100,8 @@ class AsyncColdMigration(Running):
         Raises:
             InvalidRequest: a blocker: the destination does not answer, lacks what the instance
                 needs, or is the host that it is on already; or the instance has a share.
+            OutcomeUnknown: a host could not be asked at its end, and the instance may be on either
+                host, or on both. The same call, before any other on the instance, leaves one.
         """
         await self._run(
             self._driver.cold_migrate, uuid, destination, timeout=timeout, progress=progress

@@ -56,6 +56,8 @@ class LiveMigration(Interface, capability=Capability.LIVE_MIGRATION):
             InvalidRequest: a blocker, as check_live_migration() would list it.
             OperationTimeout: it did not converge; it runs at the source.
             HypervisorFault: it was aborted, or failed on the way; it runs at the source.
+            OutcomeUnknown: a host could not be asked at its end, and the instance may be on either
+                host, or on both. The same call, before any other on the instance, leaves one.
         """
 
     @operation(changes=False, states=ANY_STATE, timeout=30)
@@ -108,6 +110,8 @@ class ColdMigration(Interface, capability=Capability.COLD_MIGRATION):
         Raises:
             InvalidRequest: a blocker: the destination does not answer, lacks what the instance
                 needs, or is the host that it is on already; or the instance has a share.
+            OutcomeUnknown: a host could not be asked at its end, and the instance may be on either
+                host, or on both. The same call, before any other on the instance, leaves one.
         """
 
 

@@ -15,6 +15,7 @@ from hvdrivers.contract.driver import OPERATIONS, ComputeDriver
 from hvdrivers.models.instance import Flavor, InstanceInfo, InstanceSpec
 from hvdrivers.models.migration import Destination, Move, MovePhase
 from hvdrivers.models.state import InstanceState
+from tests.soak.doubts import Doubt, Doubts, Hands, settle
 from tests.soak.errors import Violation
 from tests.soak.hosts import image_of, uuid_of
 from tests.soak.whereabouts import Here, Step, Whereabouts, World
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _NAME = "mover"
 _BETWEEN = 0.05
 """Seconds between two attempts to end a migration that may not have begun."""
+_UNTIL_IT_ANSWERS = 0.2
+"""Seconds between two attempts to settle what has come of one."""
 _WHOLE = frozenset({Here.PLAIN, Here.FINISHED, Here.HALF_CONFIRMED})
 _SOURCE = frozenset({Here.AWAY, Here.EMPTIED})
 
@@ -47,6 +50,7 @@ class Mover:
         self.off = client.config["fresh"]
         """It is surely not running."""
         self._destroyed = False
+        self._doubts = Doubts(client.folder)
         self._move: Move | None = None
         self._wanted: Flavor | None = None
         """The flavor of the move that is open, with which prepare_move() is repeated."""
@@ -54,12 +58,14 @@ class Mover:
     def step(self) -> None:
         """One random operation, and often a look at what it did."""
         try:
-            if not self.model.known:
+            if (doubt := self._doubts.of(self.uuid)) is not None:
+                self._settle(doubt)
+            elif not self.model.known:
                 self._take_over()
-                return
-            self._act()
-            if self.rng.random() < 0.5:
-                self._look()
+            else:
+                self._act()
+                if self._doubts.of(self.uuid) is None and self.rng.random() < 0.5:
+                    self._look()
         except Violation as violation:
             self.client.violated(str(violation), self.uuid)
             self.model = Whereabouts(len(self.hosts), known=False)
@@ -166,10 +172,10 @@ class Mover:
         self._power("power_on", host)
 
     def _power_off(self, host: int) -> None:
-        if self._power("power_off", host):
+        if self._power("power_off", host) is None:
             self.off = True
 
-    def _power(self, operation: str, host: int) -> bool:
+    def _power(self, operation: str, host: int) -> errors.HypervisorError | None:
         def step(world: World) -> list[World]:
             return [world] if world.at[host] in _WHOLE else []
 
@@ -359,16 +365,31 @@ class Mover:
                 call = getattr(self.drivers[host], operation)
                 return call(self.uuid, self._to(other), timeout=timeout)
 
-        done = self._do(
-            operation,
-            host,
-            move,
-            step,
-            refusable=live or not self.off,
-            maybe=lambda world: world.at[host] is not Here.PLAIN,
-        )
-        if not done:
+        self._doubts.begin(self.uuid, Doubt(operation, host))
+        try:
+            error = self._do(
+                operation,
+                host,
+                move,
+                step,
+                refusable=live or not self.off,
+                maybe=lambda world: world.at[host] is not Here.PLAIN,
+            )
+        except Violation:
+            self._doubts.settled(self.uuid)
+            raise
+        self._doubts.end(self.uuid, error)
+        if error is not None:
             self.off = False
+
+    def _settle(self, doubt: Doubt) -> None:
+        """The model has both outcomes, and learns nothing from this: the instance may be on both
+        hosts meanwhile."""
+        destinations = [self._to(host) for host in range(len(self.hosts))]
+        if settle(Hands(self.uuid, self.drivers, destinations, self.client.call), doubt):
+            self._doubts.settled(self.uuid)
+        else:
+            self.client.stopping.wait(_UNTIL_IT_ANSWERS)
 
     @contextmanager
     def _meddled(self, host: int) -> Iterator[None]:
@@ -487,17 +508,17 @@ class Mover:
         refusable: bool = False,
         maybe: Callable[[World], bool] = lambda _: False,
         waits: bool = True,
-    ) -> bool:
-        """One change; whether it succeeded."""
+    ) -> errors.HypervisorError | None:
+        """One change, and its error."""
         try:
             self.client.call(self.uuid, operation, work, host)
         except errors.HypervisorError as error:
             self.model.failed(
                 operation, host, error, step, halves=halves, refusable=refusable, maybe=maybe
             )
-            return False
+            return error
         self.model.succeeded(operation, host, step, waits=waits)
-        return True
+        return None
 
 
 def _emptied(world: World, host: int) -> World:

@@ -29,6 +29,7 @@ from hvdrivers.models.instance import InstanceSpec
 from hvdrivers.models.migration import MovePhase
 from hvdrivers.models.volume import PoolVolume, VolumeSpec
 from tests.soak.client import Client
+from tests.soak.doubts import Doubts, Hands, settle
 from tests.soak.further import SCRATCH
 from tests.soak.hosts import SoakHost, hosts, pattern, uuid_of
 from tests.soak.mover import mover_uuid
@@ -259,7 +260,12 @@ class Soak:
     def _judge_moves(self, drivers: Sequence[ComputeDriver]) -> None:
         """Each instance that moves is whole on one host at most; and where one host keeps the
         source of a move, it is whole after confirm_move() or revert_move()."""
+        doubts = Doubts(self.folder)
+        destinations = [host.destination() for host in self.hosts]
         for uuid in self._movers():
+            doubt = doubts.of(uuid)
+            if doubt is not None and not settle(Hands(uuid, drivers, destinations), doubt):
+                self.violations.append(f"{uuid}: {doubt.operation}() called again settles nothing")
             found = {each: _moving(each, uuid) for each in drivers}
             kept = [each for each, phases in found.items() if MovePhase.PREPARED in phases]
             whole = [each for each, phases in found.items() if phases and each not in kept]
