@@ -345,7 +345,11 @@ def _refuse_running(domain: Remote, path: str) -> None:
     """What is not to be taken back: the machine has been started with the new disk. One call."""
     xml = xml_of(domain)
     if xml.get("id") is not None and clean(source_of(_root_of(xml))) == clean(path):
-        raise errors.DeviceBusy("the machine runs with its new disk", retryable=False)
+        raise errors.DeviceBusy(
+            "the machine runs with its new disk",
+            hint=hints.CALL_AGAIN,
+            retryable=False,
+        )
 
 
 def _no_root() -> errors.InvalidRequest:
