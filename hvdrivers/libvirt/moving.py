@@ -33,7 +33,7 @@ from hvdrivers.libvirt.move_copies import carry
 from hvdrivers.libvirt.move_mark import ARRIVED_NAMESPACE
 from hvdrivers.libvirt.move_shapes import without
 from hvdrivers.libvirt.moving_plan import Plan
-from hvdrivers.libvirt.moving_wait import await_end
+from hvdrivers.libvirt.moving_wait import await_end, told
 from hvdrivers.libvirt.naming import console_name, disk_name
 from hvdrivers.libvirt.pinning import without_own_pins
 from hvdrivers.libvirt.pools import volume_xml
@@ -117,7 +117,7 @@ class Move:
 
     def _look_there(self, error: errors.HypervisorError, forget: Step) -> None:
         """After a failure: return if the machine has arrived all the same. Calls as for
-        one_of_both(), and those of a lack of room."""
+        one_of_both() and told(), and those of a lack of room."""
         uuid, there, running = self._call.uuid, self._there, self._call.running
         find = partial(arrived, there, uuid, self._note.token)
         try:
@@ -130,7 +130,7 @@ class Move:
             lacking = self._lacking_room(error)
             if lacking is not None:
                 raise lacking from error
-        raise error
+        raise told(error, self._call.domain, running=running)
 
     def leave_one(self, note: Leaving) -> bool:
         """After a migration of which it is not known how it has ended, and whose machine goes on

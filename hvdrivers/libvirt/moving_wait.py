@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+from hvdrivers import hints
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.libvirt.leaving import abort, bytes_of, job_of
@@ -45,6 +46,27 @@ def await_end(
             raise
     if (failed := sending.exception()) is not None:
         raise failed
+
+
+def told(error: errors.HypervisorError, domain: Remote, *, running: bool) -> errors.HypervisorError:
+    """What the caller learns of a migration that has failed. Of one whose QEMU has died libvirt
+    says that the machine "is not being migrated", with the code of a state that forbids it: but for
+    a guest that has gone off, its state does not. One call for such an error of a guest that ran.
+
+    Args:
+        running: it ran when the migration began.
+    """
+    if not isinstance(error, errors.InvalidState):
+        return error
+    if running:
+        with suppress(errors.HypervisorError):
+            if not domain.isActive():
+                return error
+    fault = errors.HypervisorFault(
+        error.message, vendor_code=error.vendor_code, hint=hints.CALL_AGAIN
+    )
+    fault.__cause__ = error
+    return fault
 
 
 def _watch(

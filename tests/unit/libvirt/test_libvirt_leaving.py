@@ -12,7 +12,7 @@ import pytest
 from hvdrivers.contract import errors
 from hvdrivers.driverkit.deadline import Deadline
 from hvdrivers.libvirt.leaving import LEAVING_NAMESPACE, Leaving
-from hvdrivers.libvirt.moving_wait import await_end
+from hvdrivers.libvirt.moving_wait import await_end, told
 from hvdrivers.libvirt.unseen import has_ended
 from hvdrivers.models.progress import Progress
 
@@ -142,3 +142,38 @@ def test_a_machine_that_has_not_left_is_not_ended(token: str | None) -> None:
         has_ended("one", other)
     assert "look at both" in (caught.value.hint or "")
     assert not other.ended
+
+
+class Active:
+    """A machine that runs, or does not, or of which nobody knows."""
+
+    def __init__(self, answer: bool | errors.HypervisorError) -> None:
+        self.answer = answer
+
+    def isActive(self) -> bool:
+        if isinstance(self.answer, errors.HypervisorError):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("running", "answer", "kind"),
+    [
+        (False, False, errors.HypervisorFault),
+        (True, True, errors.HypervisorFault),
+        (True, errors.ConnectionFailed("cut"), errors.HypervisorFault),
+        (True, False, errors.InvalidState),
+    ],
+)
+def test_no_state_forbids_a_migration_that_has_begun(
+    running: bool, answer: Any, kind: type[errors.HypervisorError]
+) -> None:
+    """The words of libvirt 9.0 where the QEMU of the machine has died on the way."""
+    error = errors.InvalidState("domain 'x' is not being migrated", vendor_code="code")
+    found = told(error, Active(answer), running=running)  # type: ignore[arg-type]
+    assert (type(found), found.message, found.vendor_code) == (kind, error.message, "code")
+
+
+def test_any_other_error_is_told_as_it_is() -> None:
+    error = errors.InsufficientResources("no room")
+    assert told(error, Active(False), running=False) is error  # type: ignore[arg-type]
