@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import subprocess
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from tests.peers.libvirtd import LibvirtPeer
-from tests.peers.waiting import wait_until
+from tests.peers.waiting import T, wait_until
 
 PREFIX = "hv-guest: "
 
@@ -55,8 +56,12 @@ class Console:
         def found() -> re.Match[str] | None:
             return next(filter(None, map(expression.match, self.lines()[after:])), None)
 
+        return self.until(found, timeout=timeout, what=f"the guest says {pattern!r}")
+
+    def until(self, condition: Callable[[], T | None], *, timeout: float, what: str) -> T:
+        """:func:`wait_until` for what the guest writes; a failure shows what it wrote last."""
         try:
-            return wait_until(found, timeout=timeout, what=f"the guest says {pattern!r}")
+            return wait_until(condition, timeout=timeout, what=what)
         except AssertionError as error:
             raise AssertionError(f"{error}; the console:\n{self.text()[-3000:]}") from None
 

@@ -202,17 +202,22 @@ class Machine:
         before = len(self.console.text())
         pieces = [line[at : at + 16] for at in range(0, len(line), 16)]
         terminal = os.open(source.attrib["path"], os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        came = bytearray()
 
         def echoed() -> bool:
             # QEMU sees within a second that somebody is there; it wants its output read
             with suppress(BlockingIOError):
-                os.read(terminal, 65536)
+                came.extend(os.read(terminal, 65536))
             text = self.console.text()[before:]
             return sum(piece not in text for piece in pieces) <= len(pieces) // 4
 
         try:
             os.write(terminal, line.encode() + b"\n")
-            wait_until(echoed, timeout=120, what=f"the guest echoes {line!r}")
+            self.console.until(echoed, timeout=120, what=f"the guest echoes {line!r}")
+        except AssertionError as error:
+            state = self.host.peer.virsh("domstate", "--reason", str(self.uuid)).strip()
+            error.add_note(f"the machine: {state}; its terminal: {bytes(came[-1000:])!r}")
+            raise
         finally:
             os.close(terminal)
 
